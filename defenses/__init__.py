@@ -1,0 +1,1 @@
+"""Judges inputs, outputs and feedback: screens give scores, calibration turns them into p-values, policy decides."""

@@ -1,0 +1,1 @@
+"""Keeps the record and brings it back: the audit log, metrics, logs, backup and recovery."""

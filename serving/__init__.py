@@ -1,0 +1,1 @@
+"""Runs models: signed bundles, catalog, batching, engines and the recipes that train them."""
