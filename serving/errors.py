@@ -1,0 +1,114 @@
+"""Everything that can go wrong while a model is loaded or run.
+
+```
+ServingError
+├── BundleRejected      a bundle is not exactly what a trusted key signed, or holds what we never load
+├── ModelUnknown        no such model, or no such version of it
+├── QueueFull           a batcher's queue is at its bound
+└── EngineError
+    ├── GraphRejected   the runtime cannot build a session, or the graph does not match its manifest
+    ├── BackendFailed   a run raised, or returned something other than what the manifest promises
+    └── EngineClosed    infer was called after close
+```
+
+Errors carry data; the sentence a client sees is chosen by the gateway. Training has its own tree in `serving.train.errors`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = [
+    "BackendFailed",
+    "BundleRejected",
+    "EngineClosed",
+    "EngineError",
+    "GraphRejected",
+    "ModelUnknown",
+    "QueueFull",
+    "Rejection",
+    "ServingError",
+]
+
+
+class Rejection(StrEnum):
+    """Why a bundle was rejected; one word for each rule of `serving.bundle`."""
+
+    UNREADABLE = "unreadable"
+    NOT_A_FILE = "not_a_file"
+    NAME = "name"
+    KIND = "kind"
+    SIZE = "size"
+    COUNT = "count"
+    UNSIGNED = "unsigned"
+    SIGNATURE_MALFORMED = "signature_malformed"
+    SIGNATURE_WRONG = "signature_wrong"
+    KEY_UNTRUSTED = "key_untrusted"
+    KEY_UNUSABLE = "key_unusable"
+    FILE_MISSING = "file_missing"
+    FILE_EXTRA = "file_extra"
+    DIGEST = "digest"
+    MANIFEST = "manifest"
+    GRAPH = "graph"
+    TENSORS = "tensors"
+
+
+class ServingError(Exception):
+    """Root of this package's errors."""
+
+
+class BundleRejected(ServingError):
+    """A bundle was refused; nothing of it has been interpreted beyond the failing check."""
+
+    def __init__(self, reason: Rejection, file: str, problem: str = "") -> None:
+        super().__init__(f"{file}: {reason.value}" + (f" ({problem})" if problem else ""))
+        self.reason = reason
+        self.file = file
+        self.problem = problem
+
+
+class ModelUnknown(ServingError):
+    """The catalog holds no bundle of this name and version."""
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(f"{name!r} version {version!r}")
+        self.name = name
+        self.version = version
+
+
+class QueueFull(ServingError):
+    """A batcher's queue is at its bound; the item was not taken."""
+
+    def __init__(self, retry_after_ms: int) -> None:
+        super().__init__(f"retry after {retry_after_ms} ms")
+        self.retry_after_ms = retry_after_ms
+
+
+class EngineError(ServingError):
+    """Root of what an engine raises."""
+
+
+class GraphRejected(EngineError):
+    """No session can be made of this graph, or its tensors are not the manifest's."""
+
+    def __init__(self, model: str, problem: str) -> None:
+        super().__init__(f"{model}: {problem}")
+        self.model = model
+        self.problem = problem
+
+
+class BackendFailed(EngineError):
+    """A run failed. `problem` is for logs only: it may quote the runtime."""
+
+    def __init__(self, model: str, problem: str) -> None:
+        super().__init__(f"{model}: {problem}")
+        self.model = model
+        self.problem = problem
+
+
+class EngineClosed(EngineError):
+    """The engine was closed before this call."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.model = model
