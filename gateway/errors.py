@@ -1,0 +1,291 @@
+"""What a request can be refused with, and how each refusal looks on the wire: one table.
+
+```
+Refusal
+├── CredentialMissing, CredentialInvalid, CredentialExpired     who is it?
+├── MethodForbidden, ModelUnknown, MethodUnimplemented          may they, and is it there?
+├── MalformedMessage, TensorInvalid, RequestTooLarge            is the request one?
+├── InputRejected                                               a screen says no
+├── DeadlinePassed, DeadlineUnmeetable, Cancelled               is anybody waiting for the answer?
+├── ModelError                                                  the model, or our own code, failed
+└── RetryLater                                                  the same request may succeed later
+    ├── RateLimited, QuotaExceeded, QueueFull                   ... when the caller has room again
+    └── Overloaded, Draining, ModelLoading, ScreenUnavailable, AuditUnavailable, BackendUnavailable
+```
+
+Rules:
+- Refusals carry data, never prose. A caller reads a fixed sentence, for a bad tensor also the path of the field and a
+  fixed problem text. Nothing of what was sent comes back, nor any `str(exc)`.
+- Errors of the packages below stand in the same table. An exception that is not in it is a fault of ours and reads
+  MODEL_ERROR.
+- `details` begins with the reason in brackets, because some clients show nothing else (tritonclient drops trailers).
+
+See google.rpc (error_details.proto, status.proto) and gRFC A6 for the pushback.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+import serving.errors
+
+DOMAIN = "stockade"
+NEVER_MS = -1  # a negative pushback: do not retry
+QUOTED_CHARACTERS_MAX = 200  # of a field path or a rule's name; keeps all trailers below 4 KB
+
+
+class Refusal(Exception):  # noqa: N818  a refusal is an answer, not a fault
+    """Root of this package's errors: the request gets no answer, for a reason in the table."""
+
+
+class CredentialMissing(Refusal):
+    """No credential was presented."""
+
+
+class CredentialInvalid(Refusal):
+    """The credential is not one of ours. `problem` is for the log: the caller learns only that it was refused."""
+
+    def __init__(self, problem: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+class CredentialExpired(Refusal):
+    """The credential was one of ours."""
+
+
+class MethodForbidden(Refusal):
+    """The principal has no right to this method."""
+
+
+class ModelUnknown(Refusal):
+    """No such model, or none that this principal may know of."""
+
+
+class MethodUnimplemented(Refusal):
+    """The method exists in the protocol and is not offered."""
+
+
+class MalformedMessage(Refusal):
+    """The bytes are not a message of the expected type."""
+
+
+class TensorInvalid(Refusal):
+    """The request does not fit the model. `field` is a path such as `inputs[0].shape`, `problem` one of our texts."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class RequestTooLarge(Refusal):
+    """The request is beyond a limit of the gateway: `what` (a fixed text) may be `limit` at most."""
+
+    def __init__(self, what: str = "message", limit: int | None = None) -> None:
+        super().__init__(what, limit)
+        self.what = what
+        self.limit = limit
+
+
+class InputRejected(Refusal):
+    """The policy refuses the input. Says neither which screen nor how close."""
+
+
+class DeadlinePassed(Refusal):
+    """The caller's deadline passed before there was an answer."""
+
+
+class DeadlineUnmeetable(Refusal):
+    """The answer could not be there in time, so nothing was started."""
+
+
+class Cancelled(Refusal):
+    """The caller hung up. Nobody reads this one but the record."""
+
+
+class ModelError(Refusal):
+    """The model raised, or answered something that its manifest does not promise."""
+
+
+class RetryLater(Refusal):
+    """The same request may succeed after `retry_after_ms`."""
+
+    def __init__(self, retry_after_ms: int = 1000) -> None:
+        super().__init__(retry_after_ms)
+        self.retry_after_ms = retry_after_ms
+
+
+class RateLimited(RetryLater):
+    """A rate or concurrency limit of the principal or tenant has no room. `rule` is its name in the policy."""
+
+    def __init__(self, rule: str = "", retry_after_ms: int = 1000) -> None:
+        super().__init__(retry_after_ms)
+        self.rule = rule
+
+
+class QuotaExceeded(RateLimited):
+    """A budget of the principal or tenant is spent."""
+
+
+class QueueFull(RetryLater):
+    """The queue of the model is at its bound, or the request was displaced from it."""
+
+
+class Overloaded(RetryLater):
+    """The gateway has more requests in flight than it may."""
+
+
+class Draining(RetryLater):
+    """The gateway is shutting down and takes nothing new."""
+
+
+class ModelLoading(RetryLater):
+    """The model is there and cannot answer yet."""
+
+
+class ScreenUnavailable(RetryLater):
+    """A screen that must judge cannot, and the policy fails closed."""
+
+
+class AuditUnavailable(RetryLater):
+    """There is no durable record, so there is no answer."""
+
+
+class BackendUnavailable(RetryLater):
+    """The engine did not accept the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one exception class looks on the wire."""
+
+    code: grpc.StatusCode
+    reason: str
+    sentence: str
+    detail: Callable[[Any], tuple[str, tuple[Message, ...]]] | None = None  # text after the sentence, further details
+    retry_after_ms: Callable[[Any], int] | None = None  # None: the same request will never succeed
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A refusal as gRPC sends it. `trailers` are the ones that belong to the refusal; the service adds its own."""
+
+    code: grpc.StatusCode
+    details: str
+    trailers: tuple[tuple[str, str | bytes], ...]
+    reason: str
+
+
+def clipped(text: str) -> str:
+    """`text` in printable ASCII and bounded: declared names and rules come from files that others write."""
+    plain = "".join(character if " " <= character <= "~" else "?" for character in text[: QUOTED_CHARACTERS_MAX + 1])
+    return plain if len(plain) <= QUOTED_CHARACTERS_MAX else plain[: QUOTED_CHARACTERS_MAX - 3] + "..."
+
+
+def bad_field(exc: TensorInvalid) -> tuple[str, tuple[Message, ...]]:
+    field = clipped(exc.field)
+    violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=exc.problem)
+    return f": {field} {exc.problem}", (error_details_pb2.BadRequest(field_violations=[violation]),)
+
+
+def exceeded_limit(exc: RequestTooLarge) -> tuple[str, tuple[Message, ...]]:
+    return f": {clipped(exc.what)}" + ("" if exc.limit is None else f" (at most {exc.limit})"), ()
+
+
+def spent_rule(exc: RateLimited) -> tuple[str, tuple[Message, ...]]:
+    violation = error_details_pb2.QuotaFailure.Violation(subject=clipped(exc.rule), description="no room left")
+    return "", (error_details_pb2.QuotaFailure(violations=[violation]),)
+
+
+def its_own(exc: RetryLater | serving.errors.QueueFull) -> int:
+    return exc.retry_after_ms
+
+
+def a_second(_: Exception) -> int:
+    return 1000
+
+
+_Code = grpc.StatusCode
+_MODEL_UNKNOWN = Row(_Code.NOT_FOUND, "MODEL_UNKNOWN", "There is no such model for you.")
+_QUEUE_FULL = Row(_Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", "The queue of the model is full.", retry_after_ms=its_own)
+_MODEL_ERROR = Row(_Code.INTERNAL, "MODEL_ERROR", "The request failed inside; look for its id in the log.")
+
+_ROWS: dict[type[Exception], Row] = {
+    CredentialMissing: Row(_Code.UNAUTHENTICATED, "CREDENTIAL_MISSING", "A credential is required."),
+    CredentialInvalid: Row(_Code.UNAUTHENTICATED, "CREDENTIAL_INVALID", "The credential was not accepted."),
+    CredentialExpired: Row(_Code.UNAUTHENTICATED, "CREDENTIAL_EXPIRED", "The credential has expired."),
+    MethodForbidden: Row(_Code.PERMISSION_DENIED, "METHOD_FORBIDDEN", "You may not call this method."),
+    ModelUnknown: _MODEL_UNKNOWN,
+    MethodUnimplemented: Row(_Code.UNIMPLEMENTED, "METHOD_UNIMPLEMENTED", "This method is not offered."),
+    MalformedMessage: Row(_Code.INVALID_ARGUMENT, "MESSAGE_MALFORMED", "The body is not a message of this method."),
+    TensorInvalid: Row(_Code.INVALID_ARGUMENT, "TENSOR_INVALID", "The request does not fit the model", bad_field),
+    RequestTooLarge: Row(_Code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "The request is too large", exceeded_limit),
+    InputRejected: Row(_Code.PERMISSION_DENIED, "INPUT_REJECTED", "The input was not accepted."),
+    DeadlinePassed: Row(_Code.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "The deadline has passed."),
+    DeadlineUnmeetable: Row(_Code.DEADLINE_EXCEEDED, "DEADLINE_UNMEETABLE", "The deadline is too near."),
+    Cancelled: Row(_Code.CANCELLED, "CANCELLED", "The caller cancelled the request."),
+    ModelError: _MODEL_ERROR,
+    RateLimited: Row(
+        _Code.RESOURCE_EXHAUSTED, "RATE_LIMITED", "You have reached a limit.", spent_rule, retry_after_ms=its_own
+    ),
+    QuotaExceeded: Row(
+        _Code.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", "Your budget is spent.", spent_rule, retry_after_ms=its_own
+    ),
+    QueueFull: _QUEUE_FULL,
+    Overloaded: Row(_Code.UNAVAILABLE, "OVERLOADED", "The gateway is overloaded.", retry_after_ms=its_own),
+    Draining: Row(_Code.UNAVAILABLE, "DRAINING", "The gateway is shutting down.", retry_after_ms=its_own),
+    ModelLoading: Row(_Code.UNAVAILABLE, "MODEL_LOADING", "The model is being loaded.", retry_after_ms=its_own),
+    ScreenUnavailable: Row(
+        _Code.UNAVAILABLE, "SCREEN_UNAVAILABLE", "The input cannot be screened now.", retry_after_ms=its_own
+    ),
+    AuditUnavailable: Row(
+        _Code.UNAVAILABLE, "AUDIT_UNAVAILABLE", "The answer cannot be recorded now.", retry_after_ms=its_own
+    ),
+    BackendUnavailable: Row(
+        _Code.UNAVAILABLE, "BACKEND_UNAVAILABLE", "No replica took the request.", retry_after_ms=its_own
+    ),
+    serving.errors.ModelUnknown: _MODEL_UNKNOWN,
+    serving.errors.QueueFull: _QUEUE_FULL,
+    serving.errors.BackendFailed: _MODEL_ERROR,
+    serving.errors.GraphRejected: _MODEL_ERROR,
+    serving.errors.EngineClosed: Row(
+        _Code.UNAVAILABLE, "DRAINING", "The gateway is shutting down.", retry_after_ms=a_second
+    ),
+}
+TABLE = MappingProxyType(_ROWS)
+
+
+def row_of(exc: BaseException) -> Row:
+    """The row of the nearest class of `exc` that has one; MODEL_ERROR for everything else."""
+    for kind in type(exc).__mro__:
+        row = TABLE.get(kind)
+        if row is not None:
+            return row
+    return _MODEL_ERROR
+
+
+def render(exc: BaseException, request_id: str) -> Rendered:
+    """Turn any exception into what the caller may see of it."""
+    row = row_of(exc)
+    text, further = row.detail(exc) if row.detail is not None else ("", ())
+    details = f"[{row.reason}] {row.sentence}{text} (request_id={request_id})"
+    pushback_ms = NEVER_MS if row.retry_after_ms is None else max(0, row.retry_after_ms(exc))
+    status = status_pb2.Status(code=row.code.value[0], message=details)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN))
+    if row.retry_after_ms is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(pushback_ms)
+        status.details.add().Pack(retry)
+    for message in further:
+        status.details.add().Pack(message)
+    trailers = (
+        ("grpc-status-details-bin", status.SerializeToString()),
+        ("grpc-retry-pushback-ms", str(pushback_ms)),
+    )
+    return Rendered(row.code, details, trailers, row.reason)
