@@ -1,0 +1,353 @@
+"""`stockade.yaml`: what a gateway is made of. Static: a change takes a restart. The field texts are the manual.
+
+Rules: unknown keys are refused; relative paths are relative to the file; secrets appear only as paths; every insecure
+choice has a loud name (`unsafe_...`); values carry units and come out as integers with the unit in the name.
+`parse_config` is pure; `load_config` adds the one thing that needs the disk: nobody but the owner may read a secret
+(its group may, read-only: that is how secrets are mounted into containers). Whether files exist and hold what they
+should is `gateway.check`'s business, because a recorder and a worker do not see the same files.
+"""
+
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
+
+from gateway.document import ConfigRejected, Fault, Section, fill, parse, read_bounded
+from gateway.units import Duration, Size
+
+__all__ = ["Address", "Config", "FilePath", "load_config", "parse_config"]
+
+CONFIG_BYTES_MAX = 256 * 1024
+SECRET_MODE_FORBIDDEN = 0o037  # others: nothing; the group: reading at most
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
+_ORIGIN = re.compile(r"[a-z0-9][a-z0-9._-]*(/[A-Za-z0-9._~-]+)*", re.ASCII)
+
+
+def _resolve(value: object, info: ValidationInfo) -> object:
+    if not isinstance(value, str):
+        return value
+    if not value or "\0" in value:
+        raise ValueError("is an empty path; name a file, or leave the key out")
+    return os.path.normpath((info.context or {}).get("directory", Path()) / value)
+
+
+def _address(value: object) -> object:
+    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
+    if match is None or int(match["port"]) > 65_535:
+        raise ValueError(f'{value!r} is not an address; write "127.0.0.1:8001", "[::1]:8001" or "name:8001"')
+    if match["v6"] is not None:
+        try:
+            ipaddress.IPv6Address(match["v6"])
+        except ValueError:
+            raise ValueError(f'{value!r} is not an address; "{match["v6"]}" is not IPv6') from None
+    return value
+
+
+def _origin(value: object) -> object:
+    if not isinstance(value, str) or _ORIGIN.fullmatch(value) is None or len(value) > 255:
+        raise ValueError(
+            f'{value!r} is not an origin; write a name without spaces or "+", such as "example.org/gateway-1"'
+        )
+    return value
+
+
+FilePath = Annotated[
+    Path,
+    BeforeValidator(_resolve),
+    PlainSerializer(str, when_used="json"),
+    WithJsonSchema({"type": "string", "description": "A path; a relative one is relative to the file it stands in."}),
+]
+Address = Annotated[
+    str, BeforeValidator(_address), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8001", "[::1]:8001"]})
+]
+Origin = Annotated[str, BeforeValidator(_origin), WithJsonSchema({"type": "string", "maxLength": 255})]
+
+
+class Listen(Section):
+    """Where the gateway listens. Port 0 takes any free port."""
+
+    data: Address
+    """gRPC for clients: inference, health, reflection, feedback. TLS, unless `unsafe_plaintext`."""
+    data_mtls: Address | None = None
+    """A second port for clients that must show a certificate of `tls.client_ca` (SPIFFE identities)."""
+    metrics: Address | None = "127.0.0.1:8002"
+    """HTTP for /metrics, /healthz and /readyz. It has no credentials and no TLS, so keep it on loopback."""
+    unsafe_metrics_plaintext: bool = False
+    """Accepts a metrics address beyond loopback, for instance on a network that only Prometheus can reach."""
+    admin: Address | None = None
+    """gRPC for operators: policy, models, audit. Always asks for a client certificate."""
+
+
+class Tls(Section):
+    """TLS 1.2 or newer for every gRPC port."""
+
+    certificate: FilePath
+    """PEM; the server certificate first, then what clients need to reach a root they trust."""
+    key: FilePath
+    """PEM private key of that certificate; mode 0600."""
+    client_ca: FilePath | None = None
+    """PEM; issuers of the client certificates that `listen.data_mtls` and `listen.admin` accept."""
+
+
+class Engine(Section):
+    """What runs the models. Queues are bounded; what does not fit is refused with QUEUE_FULL."""
+
+    kind: Literal["inprocess"] = "inprocess"
+    """`inprocess`: ONNX Runtime in threads of the worker."""
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    """Batches that run at the same time, each on one thread."""
+    batch_rows_max: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Rows in a batch. A batch takes what is waiting when a thread is free; nothing waits for it to fill."""
+    queue_rows_max: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    """Rows that may wait for a model."""
+    queue_bytes_max: Annotated[int, Size("64KiB", "16GiB")] = Field("64MiB", validate_default=True)
+    """Bytes of input that may wait for a model."""
+
+
+class Bundles(Section):
+    """The signed models."""
+
+    directory: FilePath
+    """Holds <name>/<version>/manifest.json and its files."""
+    trusted_keys: Annotated[tuple[FilePath, ...], Field(min_length=1, max_length=16)]
+    """PEM public keys; a bundle must be signed by one of them before a byte of it is loaded."""
+
+
+class Audit(Section):
+    """The tamper-evident log. No answer leaves before its record is durable here."""
+
+    directory: FilePath
+    """The log: segments, tiles, checkpoints."""
+    origin: Origin
+    """The log's name in every checkpoint; unique, and never used for another log."""
+    signing_key: FilePath
+    """PEM Ed25519 private key that signs checkpoints; only the recorder reads it. Mode 0600."""
+    vkey: FilePath
+    """Its public half as a C2SP vkey: give it to everybody who verifies."""
+    master_key: FilePath
+    """32 random bytes that wrap the payload keys; losing it loses every captured payload. Mode 0600."""
+    key_database: FilePath
+    """SQLite file of the wrapped payload keys; back it up for at most seven days, so that erasure becomes final."""
+    append_timeout_ms: Annotated[int, Duration("10ms", "60s")] = Field(
+        "2s", alias="append_timeout", validate_default=True
+    )
+    """A record that is not durable after this long turns its answer into AUDIT_UNAVAILABLE."""
+    backlog_bytes_max: Annotated[int, Size("64KiB", "1GiB")] = Field(
+        "32MiB", alias="backlog_max", validate_default=True
+    )
+    """Records waiting for the recorder in one worker; beyond it answers are refused with AUDIT_UNAVAILABLE."""
+
+
+class PolicySource(Section):
+    """Where the policy is, and whose signature it carries."""
+
+    file: FilePath
+    """policy.yaml; its detached signature stands beside it with `.sig` appended."""
+    public_key: FilePath
+    """PEM Ed25519 public key of those who may change the policy."""
+    pepper: FilePath
+    """32 random bytes under which API keys are hashed; mode 0600."""
+
+
+class Transport(Section):
+    """Limits of the wire."""
+
+    message_bytes_max: Annotated[int, Size("1KiB", "256MiB")] = Field(
+        "4MiB", alias="message_max", validate_default=True
+    )
+    """A request message; larger ones are refused with REQUEST_TOO_LARGE."""
+    metadata_bytes_max: Annotated[int, Size("1KiB", "64KiB")] = Field(
+        "8KiB", alias="metadata_max", validate_default=True
+    )
+    """The metadata of a call."""
+    rows_max: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Rows in one request."""
+    in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = 2048
+    """Calls being worked on in one worker; beyond it the lowest priority is refused with OVERLOADED."""
+    connection_age_max_ms: Annotated[int, Duration("1s", "1d")] = Field(
+        "5m", alias="connection_age_max", validate_default=True
+    )
+    """A connection is asked to reconnect after this long, so that load spreads over new workers."""
+    drain_timeout_ms: Annotated[int, Duration("100ms", "1h")] = Field(
+        "30s", alias="drain_timeout", validate_default=True
+    )
+    """After SIGTERM, how long accepted calls may take to finish."""
+
+
+class Log(Section):
+    """The structured log on standard error. It never holds a secret or a payload."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is written."""
+    format: Literal["auto", "json", "text"] = "auto"
+    """`auto`: text for a terminal, JSON lines otherwise."""
+
+
+class Config(Section):
+    """Stockade's static configuration (`stockade.yaml`)."""
+
+    version: Literal[1]
+    """The format of this file."""
+    state_dir: FilePath
+    """Sockets, in-flight rings and metrics; may be deleted while the gateway is stopped."""
+    listen: Listen
+    tls: Tls | None = None
+    unsafe_plaintext: bool = False
+    """Serves without TLS, instead of `tls`: credentials and inputs can then be read on the network."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the data port."""
+    reflection: bool = True
+    """Lets clients such as grpcurl list the services and their messages."""
+    engine: Engine = Engine()
+    bundles: Bundles
+    audit: Audit
+    policy: PolicySource
+    transport: Transport = Transport()
+    log: Log = Log()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, hex, of `masked()` in canonical JSON. The same directory elsewhere has the same digest."""
+        text = json.dumps(self.masked(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def masked(self) -> dict[str, Any]:
+        """The effective configuration, defaults filled in, as it may be shown: paths, never what is in them."""
+        shown: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        root = f"{self.state_dir.parent}{os.sep}"
+        return {key: _relative(value, root) for key, value in shown.items()}
+
+    def secret_files(self) -> Iterator[tuple[tuple[str, ...], Path]]:
+        """(key in the file, path) of everything that must stay secret."""
+        if self.tls is not None:
+            yield ("tls", "key"), self.tls.key
+        yield ("audit", "signing_key"), self.audit.signing_key
+        yield ("audit", "master_key"), self.audit.master_key
+        yield ("policy", "pepper"), self.policy.pepper
+
+
+def _relative(value: Any, root: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _relative(item, root) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_relative(item, root) for item in value]
+    return value.removeprefix(root) if isinstance(value, str) else value
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach the address."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name can resolve to anything
+
+
+def _addresses(config: Config) -> Iterator[tuple[str, str]]:
+    for name in ("data", "data_mtls", "metrics", "admin"):
+        address: str | None = getattr(config.listen, name)
+        if address is not None:
+            yield name, address
+
+
+def _transport_security(config: Config) -> Iterator[Fault]:
+    if config.tls is not None and config.unsafe_plaintext:
+        yield Fault(("unsafe_plaintext",), "contradicts `tls`; remove one of the two")
+    if config.tls is None and not config.unsafe_plaintext:
+        beyond = (
+            "" if is_loopback(config.listen.data) else f", and {config.listen.data} can be reached from other machines"
+        )
+        advice = "add `tls` (`stockade init` makes certificates), or say `unsafe_plaintext: true`"
+        yield Fault(("tls",), f"is missing{beyond}; {advice}")
+    if config.listen.metrics and not (is_loopback(config.listen.metrics) or config.listen.unsafe_metrics_plaintext):
+        advice = "use a loopback address, or say `unsafe_metrics_plaintext: true`"
+        yield Fault(
+            ("listen", "metrics"), f"{config.listen.metrics} shows metrics to other machines without TLS; {advice}"
+        )
+
+
+def _client_certificates(config: Config) -> Iterator[Fault]:
+    for name in ("admin", "data_mtls"):
+        if getattr(config.listen, name) is None:
+            continue
+        if config.tls is None:
+            yield Fault(
+                ("listen", name),
+                f"needs client certificates and there is no `tls`; add `tls` or remove `listen.{name}`",
+            )
+        elif config.tls.client_ca is None:
+            yield Fault(
+                ("listen", name), "needs client certificates; add `tls.client_ca`, the file of those who issue them"
+            )
+
+
+def _distinct_addresses(config: Config) -> Iterator[Fault]:
+    seen: dict[str, str] = {}
+    for name, address in _addresses(config):
+        if address in seen and not address.endswith(":0"):
+            yield Fault(
+                ("listen", name), f"{address} is already taken by `listen.{seen[address]}`; give each its own port"
+            )
+        seen.setdefault(address, name)
+
+
+def _distinct_files(config: Config) -> Iterator[Fault]:
+    seen: dict[Path, str] = {}
+    for at, path in config.secret_files():
+        if path in seen:
+            yield Fault(at, f"is the same file as `{seen[path]}`; a secret serves one purpose")
+        seen.setdefault(path, ".".join(at))
+    if config.audit.directory == config.state_dir or config.state_dir in config.audit.directory.parents:
+        yield Fault(("audit", "directory"), "lies in `state_dir`, which may be deleted; keep the log elsewhere")
+    if config.state_dir in config.audit.key_database.parents:
+        yield Fault(("audit", "key_database"), "lies in `state_dir`, which may be deleted; keep the keys elsewhere")
+
+
+def _sizes_agree(config: Config) -> Iterator[Fault]:
+    if config.transport.rows_max > config.engine.queue_rows_max:
+        problem = (
+            f"is larger than `engine.queue_rows_max` ({config.engine.queue_rows_max}); such a request could never run"
+        )
+        yield Fault(("transport", "rows_max"), problem)
+    if config.transport.message_bytes_max > config.engine.queue_bytes_max:
+        yield Fault(
+            ("transport", "message_max"), "is larger than `engine.queue_bytes_max`; such a request could never run"
+        )
+
+
+_RULES = (_transport_security, _client_certificates, _distinct_addresses, _distinct_files, _sizes_agree)
+
+
+def parse_config(data: bytes, file: Path) -> Config:
+    """The bytes of stockade.yaml to a checked Config. Raises ConfigRejected with every problem found."""
+    return fill(Config, parse(data, file, ConfigRejected), _RULES, ConfigRejected)
+
+
+def load_config(path: Path) -> Config:
+    """Reads, checks and returns stockade.yaml. Raises ConfigRejected, also when others can read a secret it names."""
+    data = read_bounded(path, CONFIG_BYTES_MAX, ConfigRejected)
+    document = parse(data, path, ConfigRejected)
+    config = fill(Config, document, _RULES, ConfigRejected)
+    if faults := list(_exposed_secrets(config)):
+        raise ConfigRejected(document.messages(faults))
+    return config
+
+
+def _exposed_secrets(config: Config) -> Iterator[Fault]:
+    for at, path in config.secret_files():
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+        except OSError:
+            continue  # a recorder's key is out of a worker's sight; `stockade check` reports what is missing
+        if mode & SECRET_MODE_FORBIDDEN:
+            yield Fault(at, f"{path.name} has mode {mode:04o}, so others can use the secret; run `chmod 600 {path}`")

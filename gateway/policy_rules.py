@@ -1,0 +1,156 @@
+"""What can be wrong with a policy whose every part is well-formed: names that do not exist, identities used twice,
+rights that mean nothing. Pure; each rule yields all its faults, so one look at the answer is enough to mend the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from gateway.document import Fault, Location
+
+if TYPE_CHECKING:
+    from gateway.policy import Policy
+
+__all__ = ["METHODS", "MODEL_METHODS", "PUBLIC_METHODS", "RULES"]
+
+MODEL_METHODS = frozenset(
+    {
+        "ModelConfig",
+        "ModelInfer",
+        "ModelMetadata",
+        "ModelReady",
+        "ModelStatistics",
+        "ModelStreamInfer",
+        "RepositoryModelLoad",
+        "RepositoryModelUnload",
+    }
+)
+"""Methods of `inference.GRPCInferenceService` that are about one model."""
+PUBLIC_METHODS = frozenset({"ServerLive", "ServerReady", "ServerMetadata", "Health", "Reflection"})
+"""What can be offered without a credential: nothing in it touches a model or a tenant."""
+METHODS = (
+    MODEL_METHODS
+    | PUBLIC_METHODS
+    | {"RepositoryIndex", "TraceSetting", "LogSettings", "Feedback", "Admin", "Audit", "Channelz"}
+)
+"""Everything a role can grant: methods of the inference service by name, the other services as a whole."""
+
+_SPIFFE = re.compile(r"spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+", re.ASCII)
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def _missing(name: str, known: Iterable[str], what: str) -> str:
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    advice = (
+        f"did you mean `{near[0]}`?"
+        if near
+        else f"add it, or name one of: {', '.join(names[:8]) or '(there are none)'}"
+    )
+    return f"{name!r} is not a {what}; {advice}"
+
+
+def _grants(policy: Policy) -> Iterator[Fault]:
+    for role, grants in policy.roles.items():
+        for index, grant in enumerate(grants):
+            at: Location = ("roles", role, index)
+            for position, method in enumerate(grant.methods):
+                if method != "*" and method not in METHODS:
+                    yield Fault((*at, "methods", position), _missing(method, METHODS, "method"))
+            for position, model in enumerate(grant.models):
+                if model != "*" and model not in policy.models:
+                    yield Fault((*at, "models", position), _missing(model, policy.models, "model of this policy"))
+            if not grant.models and (about := [name for name in grant.methods if name == "*" or name in MODEL_METHODS]):
+                yield Fault((*at, "models"), f'is missing, and {about[0]!r} is about a model; name models, or ["*"]')
+
+
+def _references(policy: Policy) -> Iterator[Fault]:
+    for name, tenant in policy.tenants.items():
+        yield from _refers(("tenants", name, "limits"), tenant.limits, policy.limits, "limit set")
+        yield from _refers(("tenants", name, "class"), tenant.priority_class, policy.classes, "class")
+    for name, principal in policy.principals.items():
+        at: Location = ("principals", name)
+        yield from _refers((*at, "tenant"), principal.tenant, policy.tenants, "tenant")
+        yield from _refers((*at, "limits"), principal.limits, policy.limits, "limit set")
+        for index, role in enumerate(principal.roles):
+            yield from _refers((*at, "roles", index), role, policy.roles, "role")
+        for index, subject in enumerate(principal.subjects):
+            yield from _refers((*at, "subjects", index, "issuer"), subject.issuer, policy.issuers, "issuer")
+
+
+def _refers(at: Location, name: str, known: Mapping[str, object], what: str) -> Iterator[Fault]:
+    if name not in known:
+        yield Fault(at, _missing(name, known, what))
+
+
+def _identities(policy: Policy) -> Iterator[Fault]:
+    """Each API key id, key, subject and SPIFFE id belongs to one principal; each principal has one at least."""
+    owners: dict[tuple[str, ...], str] = {}
+    for name, principal in policy.principals.items():
+        at: Location = ("principals", name)
+        found: list[tuple[Location, tuple[str, ...]]] = []
+        for index, key in enumerate(principal.api_keys):
+            found.append(((*at, "api_keys", index, "id"), ("the API key id", key.id)))
+            found.append(((*at, "api_keys", index, "hmac"), ("the API key with HMAC", key.hmac)))
+        for index, subject in enumerate(principal.subjects):
+            found.append(((*at, "subjects", index), ("the subject", subject.issuer, subject.subject)))
+        for index, spiffe in enumerate(principal.spiffe):
+            found.append(((*at, "spiffe", index), ("the SPIFFE id", spiffe)))
+            if _SPIFFE.fullmatch(spiffe) is None:
+                yield Fault((*at, "spiffe", index), f'{spiffe!r} is not a SPIFFE id; write "spiffe://example.org/name"')
+        if not found:
+            yield Fault(at, "has no way to prove who it is; add `api_keys`, `subjects` or `spiffe`")
+        for place, identity in found:
+            if identity in owners:
+                shown = f"{identity[0]} {'/'.join(identity[1:])}"
+                yield Fault(place, f"{shown} already belongs to {owners[identity]!r}; an identity has one principal")
+            owners.setdefault(identity, name)
+
+
+def _issuers(policy: Policy) -> Iterator[Fault]:
+    seen: dict[tuple[str, str], str] = {}
+    for name, issuer in policy.issuers.items():
+        at: Location = ("issuers", name)
+        url = urlsplit(issuer.url_or_file) if issuer.jwks_url else None
+        if url is not None and url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
+            yield Fault(
+                (*at, "url_or_file"), "keys fetched without TLS can be replaced on the way; use https or a file"
+            )
+        if (issuer.issuer, issuer.audience) in seen:
+            other = seen[issuer.issuer, issuer.audience]
+            yield Fault((*at, "issuer"), f"is the same issuer and audience as {other!r}; keep one of the two")
+        seen.setdefault((issuer.issuer, issuer.audience), name)
+
+
+def _models(policy: Policy) -> Iterator[Fault]:
+    for name, model in policy.models.items():
+        at: Location = ("models", name)
+        for screen, rule in model.screens.items():
+            if rule.refuse_alpha is not None and rule.refuse_alpha > rule.flag_alpha:
+                problem = f"{rule.refuse_alpha} is above `flag` ({rule.flag_alpha})"
+                yield Fault((*at, "screens", screen, "refuse"), f"{problem}; a row worth refusing is worth flagging")
+        if model.capture == "sampled" and model.capture_rate is None:
+            yield Fault((*at, "capture_rate"), "is missing, and `capture` is `sampled`; write a share such as 0.01")
+        if model.capture != "sampled" and model.capture_rate is not None:
+            yield Fault((*at, "capture_rate"), "means nothing unless `capture` is `sampled`; remove it")
+
+
+def _public_methods(policy: Policy) -> Iterator[Fault]:
+    for index, method in enumerate(policy.unsafe_public_methods):
+        if method not in PUBLIC_METHODS:
+            allowed = ", ".join(sorted(PUBLIC_METHODS))
+            yield Fault(("unsafe_public_methods", index), f"{method!r} cannot be public; only these can: {allowed}")
+
+
+RULES: tuple[Callable[[Policy], Iterable[Fault]], ...] = (
+    _grants,
+    _references,
+    _identities,
+    _issuers,
+    _models,
+    _public_methods,
+)
