@@ -3,6 +3,7 @@
 ```
 ServingError
 ├── BundleRejected      a bundle is not exactly what a trusted key signed, or holds what we never load
+├── BundleDuplicate     two bundles claim one name and version
 ├── ModelUnknown        no such model, or no such version of it
 ├── QueueFull           a batcher's queue is at its bound
 └── EngineError
@@ -11,7 +12,8 @@ ServingError
     └── EngineClosed    infer was called after close
 ```
 
-Errors carry data; the sentence a client sees is chosen by the gateway. Training has its own tree in `serving.train.errors`.
+Errors carry data; the sentence a client sees is chosen by the gateway. Training has its own tree in
+`serving.train.errors`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from enum import StrEnum
 
 __all__ = [
     "BackendFailed",
+    "BundleDuplicate",
     "BundleRejected",
     "EngineClosed",
     "EngineError",
@@ -65,6 +68,15 @@ class BundleRejected(ServingError):
         self.reason = reason
         self.file = file
         self.problem = problem
+
+
+class BundleDuplicate(ServingError):
+    """Two bundles of one catalog claim the same name and version."""
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(f"{name!r} version {version!r}")
+        self.name = name
+        self.version = version
 
 
 class ModelUnknown(ServingError):

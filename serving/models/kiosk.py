@@ -1,0 +1,52 @@
+"""The kiosk classifier: a small strided CNN whose cost is set by the gateway's budget, not by the data set.
+
+Every stage is convolution, batch norm, ReLU; batch norm folds into the convolution when the graph is written. Strides
+replace pooling (one memory pass less); channels are multiples of 16, the width of ONNX Runtime's blocked layout.
+The latent is the mean over positions of the last stage, the head one linear map of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["STAGES", "KioskNet", "Stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One convolution; padding keeps ceil(size / stride)."""
+
+    channels: int
+    kernel: int
+    stride: int
+
+
+STAGES = (Stage(32, 3, 2), Stage(48, 3, 2), Stage(48, 3, 1), Stage(96, 3, 2))
+
+
+class KioskNet(nn.Module):
+    """Images float (n, 1, 28, 28) in [0, 1] to (latent (n, D), logits (n, classes))."""
+
+    def __init__(self, classes: int, stages: tuple[Stage, ...] = STAGES) -> None:
+        super().__init__()
+        self.stages = stages
+        self.convolutions = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        channels = 1
+        for stage in stages:
+            self.convolutions.append(
+                nn.Conv2d(channels, stage.channels, stage.kernel, stage.stride, padding=stage.kernel // 2, bias=False)
+            )
+            self.norms.append(nn.BatchNorm2d(stage.channels))
+            channels = stage.channels
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = images
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            features = torch.relu(norm(convolution(features)))
+        latent = features.mean(dim=(2, 3))
+        return latent, self.head(latent)
