@@ -35,7 +35,7 @@ _OPERATOR_SET_PLAIN = frozenset({2})
 Span = tuple[int, int]
 
 
-class _Malformed(Exception):  # noqa: N818 - never leaves this module
+class _Malformed(Exception):
     pass
 
 

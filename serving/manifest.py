@@ -1,8 +1,8 @@
 """The manifest of a bundle: the part that code acts on, typed; the rest is for people and tools.
 
 `parse_manifest` is pure: bytes to values, or `BundleRejected(MANIFEST)`. Acted on: names, versions, tensors, class
-names and which file is what. Lineage, training, metrics, calibration report and gates are free-form JSON objects under the
-known keys below; an unknown key is refused.
+names and which file is what. Lineage, training, metrics, calibration report and gates are free-form JSON objects
+under the known keys below; an unknown key is refused.
 """
 
 from __future__ import annotations
