@@ -1,0 +1,255 @@
+"""Signed notes and checkpoints: c2sp.org/signed-note, c2sp.org/tlog-checkpoint. Ed25519 (type 0x01).
+
+Pure: bytes in, values or `NoteError` out. Rules:
+
+1. A note is text, a blank line, and one to 64 signature lines `— <name> <base64(key id || signature)>`, UTF-8 without
+   control characters other than newline. The signed bytes are the text with its final newline.
+2. Signatures by unknown keys (name and id) are ignored. A known key with a bad signature rejects the whole note,
+   whatever else it carries. At least one known key must have signed.
+3. Base64 is canonical: another spelling of the same bytes is refused.
+4. A checkpoint is exactly three lines: origin, decimal size, base64 root. We write no extension lines and accept none.
+
+It keeps no keys and reads no files.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from ops.audit.errors import CheckpointError, NoteError, SignatureInvalid, SignatureMissing, VerifierKeyError
+from ops.audit.merkle import HASH_BYTES
+
+ED25519 = 0x01
+SIGNATURES_MAX = 64
+NOTE_BYTES_MAX = 64 * 1024
+SIZE_MAX = 2**63 - 1
+_DASH = "— "
+_SECRET = "PRIVATE+KEY+"  # noqa: S105 (the prefix that marks a signer key, not a secret)
+
+
+def _decode64(text: str) -> bytes | None:
+    """Canonical base64, or None."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return data if base64.b64encode(data).decode() == text else None
+
+
+def key_id(name: str, kind: int, public_key: bytes) -> bytes:
+    """SHA-256(name || 0x0A || type || public key)[:4]."""
+    return sha256(name.encode() + b"\n" + bytes([kind]) + public_key).digest()[:4]
+
+
+def _check_name(name: str) -> None:
+    if not name or "+" in name or any(char.isspace() or not char.isprintable() for char in name):
+        raise VerifierKeyError(f"not a key name: {name!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierKey:
+    """A public key with its name, as `name+id+base64(type || key)`."""
+
+    name: str
+    public_key: bytes
+
+    @property
+    def id(self) -> bytes:
+        return key_id(self.name, ED25519, self.public_key)
+
+    def __str__(self) -> str:
+        material = base64.b64encode(bytes([ED25519]) + self.public_key).decode()
+        return f"{self.name}+{self.id.hex()}+{material}"
+
+    def verify(self, text: bytes, signature: bytes) -> bool:
+        try:
+            Ed25519PublicKey.from_public_bytes(self.public_key).verify(signature, text)
+        except InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SignerKey:
+    """A private key (32-byte seed) with its name. Its text form is that of Go's note package."""
+
+    name: str
+    seed: bytes
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if len(self.seed) != 32:
+            raise VerifierKeyError("an Ed25519 seed has 32 bytes")
+
+    @property
+    def verifier(self) -> VerifierKey:
+        return VerifierKey(self.name, Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw())
+
+    def secret(self) -> str:
+        """`PRIVATE+KEY+name+id+base64(type || seed)`."""
+        material = base64.b64encode(bytes([ED25519]) + self.seed).decode()
+        return f"{_SECRET}{self.name}+{self.verifier.id.hex()}+{material}"
+
+    def sign(self, text: bytes) -> bytes:
+        return Ed25519PrivateKey.from_private_bytes(self.seed).sign(text)
+
+
+def _parse_key(text: str) -> tuple[str, bytes, bytes]:
+    """(name, claimed id, type || material)."""
+    name, _, rest = text.partition("+")
+    claimed, _, encoded = rest.partition("+")
+    _check_name(name)
+    material = _decode64(encoded)
+    if material is None or len(material) != 1 + HASH_BYTES or material[0] != ED25519:
+        raise VerifierKeyError("not an Ed25519 key (type 0x01)")
+    if len(claimed) != 8 or claimed.strip("0123456789abcdef"):
+        raise VerifierKeyError("a key id is eight lower-case hex digits")
+    return name, bytes.fromhex(claimed), material[1:]
+
+
+def parse_vkey(text: str) -> VerifierKey:
+    """Read `name+id+base64`.
+
+    Raises:
+        VerifierKeyError: when it is malformed, of an unsupported type, or its id is not that of its key.
+    """
+    name, claimed, public_key = _parse_key(text)
+    key = VerifierKey(name, public_key)
+    if key.id != claimed:
+        raise VerifierKeyError("the key id does not belong to the key")
+    return key
+
+
+def parse_skey(text: str) -> SignerKey:
+    """Read `PRIVATE+KEY+name+id+base64`.
+
+    Raises:
+        VerifierKeyError: as `parse_vkey`; the message never holds the secret.
+    """
+    if not text.startswith(_SECRET):
+        raise VerifierKeyError("not a signer key")
+    name, claimed, seed = _parse_key(text.removeprefix(_SECRET))
+    key = SignerKey(name, seed)
+    if key.verifier.id != claimed:
+        raise VerifierKeyError("the key id does not belong to the key")
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A note that was opened: its text, and the names of the known keys that signed it, in order."""
+
+    text: str
+    verified: tuple[str, ...]
+
+
+def sign_note(text: str, signers: Sequence[SignerKey]) -> bytes:
+    """The note over `text` (which ends in a newline), one signature line a signer."""
+    if not text.endswith("\n"):
+        raise NoteError("the text of a note ends in a newline")
+    lines = []
+    for signer in signers:
+        blob = signer.verifier.id + signer.sign(text.encode())
+        lines.append(f"{_DASH}{signer.name} {base64.b64encode(blob).decode()}\n")
+    return f"{text}\n{''.join(lines)}".encode()
+
+
+def _parse_note(data: bytes) -> tuple[str, list[tuple[str, bytes, bytes]]]:
+    """The text and (name, key id, signature) of every signature line."""
+    if len(data) > NOTE_BYTES_MAX:
+        raise NoteError("the note is too long")
+    try:
+        note = data.decode()
+    except UnicodeDecodeError as error:
+        raise NoteError("the note is not UTF-8") from error
+    if any(ord(char) < 0x20 and char != "\n" for char in note):
+        raise NoteError("the note holds control characters")
+    body, gap, tail = note.rpartition("\n\n")
+    if not gap or not tail.endswith("\n"):
+        raise NoteError("the note has no signature block")
+    lines = tail[:-1].split("\n")
+    if len(lines) > SIGNATURES_MAX:
+        raise NoteError(f"the note has more than {SIGNATURES_MAX} signatures")
+    signatures = []
+    for line in lines:
+        name, space, encoded = line.removeprefix(_DASH).partition(" ")
+        blob = _decode64(encoded)
+        if not line.startswith(_DASH) or not space or not name or "+" in name or blob is None or len(blob) < 5:
+            raise NoteError("the note has a malformed signature line")
+        signatures.append((name, blob[:4], blob[4:]))
+    return body + "\n", signatures
+
+
+def open_note(data: bytes, keys: Iterable[VerifierKey]) -> Note:
+    """Parse a note and verify every signature by a known key.
+
+    Raises:
+        NoteError: malformed.
+        SignatureInvalid: a known key with a bad signature, or the same key twice.
+        SignatureMissing: no known key signed.
+    """
+    text, signatures = _parse_note(data)
+    known = {(key.name, key.id): key for key in keys}
+    verified: list[str] = []
+    seen: set[tuple[str, bytes]] = set()
+    for name, identity, signature in signatures:
+        key = known.get((name, identity))
+        if key is None:
+            continue
+        if (name, identity) in seen or not key.verify(text.encode(), signature):
+            raise SignatureInvalid(f"the signature by {name} does not verify")
+        seen.add((name, identity))
+        verified.append(name)
+    if not verified:
+        raise SignatureMissing("no signature by a known key")
+    return Note(text, tuple(verified))
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A tree head: which log, how many entries, their root."""
+
+    origin: str
+    size: int
+    root: bytes
+
+    def text(self) -> str:
+        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
+
+
+def parse_checkpoint(text: str) -> Checkpoint:
+    """Read the text of a note as a checkpoint.
+
+    Raises:
+        CheckpointError: unless it is exactly what `Checkpoint.text` writes.
+    """
+    lines = text.split("\n")
+    if len(lines) != 4 or lines[3]:
+        raise CheckpointError("a checkpoint has exactly three lines")
+    origin, decimal, encoded = lines[:3]
+    root = _decode64(encoded)
+    if not origin or root is None or len(root) != HASH_BYTES:
+        raise CheckpointError("a checkpoint has an origin and a root of 32 bytes")
+    if not (decimal.isascii() and decimal.isdigit()) or len(decimal) > 19 or str(int(decimal)) != decimal:
+        raise CheckpointError("the size is not a decimal number")
+    if int(decimal) > SIZE_MAX:
+        raise CheckpointError("the size is too large")
+    return Checkpoint(origin, int(decimal), root)
+
+
+def open_checkpoint(data: bytes, keys: Iterable[VerifierKey]) -> Checkpoint:
+    """`open_note` and `parse_checkpoint` in one; the origin must be the name of a key that signed.
+
+    Raises:
+        NoteError: and its subclasses, as both.
+    """
+    note = open_note(data, keys)
+    checkpoint = parse_checkpoint(note.text)
+    if checkpoint.origin not in note.verified:
+        raise SignatureMissing(f"no signature by the key of {checkpoint.origin}")
+    return checkpoint
