@@ -1,0 +1,231 @@
+"""S1 evidence: does the model recognise what it was shown?
+
+Four numbers that the model's own graph computes with the prediction, so screening costs no second pass:
+    energy        (rows,)          -T logsumexp(logits / T): high where no class is believed
+    mahalanobis   (rows,)          whitened distance in the latent space to what training looked like
+    residual      (rows,)          what is left of the input after reconstruction
+    probabilities (rows, classes)  turned into closeness to a decision boundary, second largest - largest
+
+Each becomes a *surprise*, -log of its empirical tail probability among the rows it was fitted on, and the score is
+minus the logarithm of the harmonic mean of those tail probabilities:  score = log mean_i exp(surprise_i).
+
+Why the harmonic mean (Wilson, PNAS 2019), chosen by argument and without looking at any foreign or held-out data: the
+four are dependent (an image near a boundary has both a high energy and a small margin). Fisher's sum counts that twice
+and so lifts the threshold above what a single certain witness can reach; the minimum forgets the other three; the
+harmonic mean is led by the strongest witness, gains from agreement, and hardly minds dependence. Whatever it costs in
+power, it costs no validity: the score is conformalised on rows that took no part in the fit.
+
+Beyond the fitted range a surprise goes on as a Pareto tail that continues the slope at the edge: inputs far out keep
+their order up to the largest float32 and the score stays below a few thousand. Below the range it is 0: one-sided.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.calibration import CONFIDENCE, Calibrated, ConformalCalibration, digest_arrays
+from defenses.errors import CalibrationInvalid, EvidenceInvalid
+from defenses.intervals import clopper_pearson
+from defenses.screen import Evidence
+
+NAME: Final = "evidence"
+TECHNIQUE: Final = "AML.T0015"  # MITRE ATLAS: Evade ML Model
+COMPONENTS: Final = ("energy", "mahalanobis", "residual", "margin")
+OUTPUTS: Final = ("energy", "mahalanobis", "residual", "probabilities")
+FPR_POINTS: Final = (0.05, 0.01, 0.001)
+FIT_ROWS_MIN: Final = 1_000
+KNOTS_MAX: Final = 4_096
+
+_ALGORITHM = "stockade.evidence/1"
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_TAIL_SHARE = 0.01  # of the fitted rows, from which the slope of the tail is taken
+_PARETO_SHAPE = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tail:
+    """A component's surprise: linear between knots (both ascending), 0 below, a Pareto tail of `scale` above."""
+
+    values: NDArray[np.float64]
+    surprise: NDArray[np.float64]
+    scale: float
+
+    @classmethod
+    def fit(cls, name: str, sample: NDArray[np.float64]) -> Self:
+        """Fit to benign values (rows,). Knots are dense where it matters: every rank of the top 128, then geometric."""
+        rows = sample.size
+        descending = np.sort(sample)[::-1]
+        ranks = np.unique(np.concatenate([np.arange(1, 129), np.geomspace(128, rows, 384).astype(np.int64)]))
+        values = np.unique(descending[ranks - 1])
+        at_least = rows - np.searchsorted(descending[::-1], values, side="left")
+        if values.size < 2:
+            raise CalibrationInvalid(name, "constant over the fit split")
+        top = descending[: max(10, int(rows * _TAIL_SHARE))]
+        scale = float(np.mean(top - top[-1])) or float(np.std(sample))
+        return cls(values, -np.log((at_least + 1) / (rows + 1)), scale)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvidenceScreen:
+    """Implements Screen. Build it with `from_calibration`; `tails` stand in the order of COMPONENTS."""
+
+    tails: tuple[Tail, ...]
+    edges: NDArray[np.float64]  # (components, 1): where each fitted range ends
+    rates: NDArray[np.float64]  # (components, 1): Pareto shape over scale
+    digest: str
+    name: str = NAME
+    technique: str = TECHNIQUE
+
+    @classmethod
+    def from_calibration(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Read the "evidence.*" arrays of `fit_evidence`, ignoring others; CalibrationInvalid if malformed."""
+        own = {name: array for name, array in arrays.items() if name.startswith(f"{NAME}.")}
+        tails = tuple(_read_tail(own, component) for component in COMPONENTS)
+        return cls(
+            tails,
+            np.array([[tail.values[-1]] for tail in tails]),
+            np.array([[_PARETO_SHAPE / tail.scale] for tail in tails]),
+            digest_arrays(_ALGORITHM, own),
+        )
+
+    def score(self, evidence: Evidence) -> NDArray[np.float64]:
+        """Score by the outputs named in OUTPUTS, any float dtype; EvidenceInvalid when one is absent or misshapen."""
+        components = _components(evidence.outputs)
+        # From here on only element-wise steps: a row never feels its neighbours.
+        surprise = components - self.edges
+        np.maximum(surprise, 0.0, out=surprise)
+        surprise *= self.rates
+        np.log1p(surprise, out=surprise)
+        surprise /= _PARETO_SHAPE
+        for i, tail in enumerate(self.tails):
+            surprise[i] += np.interp(components[i], tail.values, tail.surprise)
+        largest = surprise.max(axis=0)
+        surprise -= largest
+        np.exp(surprise, out=surprise)
+        total = surprise[0] + surprise[1] + surprise[2] + surprise[3]  # a fixed order, unlike sum(axis=0)
+        return np.asarray(largest + np.log(total / len(COMPONENTS)), np.float64)
+
+
+def load_evidence(arrays: Mapping[str, NDArray[Any]]) -> Calibrated:
+    """Return the screen with its calibration, from the arrays of a bundle."""
+    return Calibrated(EvidenceScreen.from_calibration(arrays), ConformalCalibration.from_arrays(arrays, NAME))
+
+
+def _read_tail(arrays: Mapping[str, NDArray[Any]], component: str) -> Tail:
+    parts = []
+    for part, shortest in (("values", 2), ("surprise", 2), ("scale", 1)):
+        name = f"{NAME}.{component}.{part}"
+        array = arrays.get(name)
+        if array is None:
+            raise CalibrationInvalid(name, "absent")
+        if array.dtype != np.float64 or array.ndim != 1 or not shortest <= array.size <= KNOTS_MAX:
+            raise CalibrationInvalid(name, f"{array.dtype}{array.shape}: float64 ({shortest}..{KNOTS_MAX},) wanted")
+        if not np.isfinite(array).all() or (np.diff(array) <= 0).any():
+            raise CalibrationInvalid(name, "not finite and ascending")
+        parts.append(np.ascontiguousarray(array))
+    values, surprise, scale = parts
+    if values.size != surprise.size or scale.size != 1 or scale[0] <= 0 or surprise[0] < 0:
+        raise CalibrationInvalid(f"{NAME}.{component}", "parts disagree")
+    return Tail(values, surprise, float(scale[0]))
+
+
+def _components(outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """Return float64 (components, rows), finite: what is not a finite number counts as the largest float32."""
+    missing = [name for name in OUTPUTS if name not in outputs]
+    if missing:
+        raise EvidenceInvalid(missing[0], "absent")
+    probabilities = outputs["probabilities"]
+    if probabilities.ndim != 2 or probabilities.shape[1] < 2 or probabilities.dtype.kind != "f":
+        raise EvidenceInvalid("probabilities", f"{probabilities.dtype}{probabilities.shape}: (rows, classes) wanted")
+    matrix = np.empty((len(COMPONENTS), probabilities.shape[0]))
+    for row, name in zip(matrix, COMPONENTS[:3], strict=False):
+        values = outputs[name]
+        if values.shape != row.shape or values.dtype.kind != "f":
+            raise EvidenceInvalid(name, f"{values.dtype}{values.shape}: ({row.size},) wanted")
+        row[:] = values
+    ascending = np.sort(probabilities, axis=1)  # NaN sorts last, so a row with one has no margin but NaN
+    np.subtract(ascending[:, -2], ascending[:, -1], out=matrix[3], dtype=np.float64)
+    finite = np.isfinite(matrix)
+    if not finite.all():
+        matrix[~finite] = _FLOAT32_MAX
+    return matrix
+
+
+def fit_evidence(
+    fit: Mapping[str, NDArray[Any]],
+    calibrate: Mapping[str, NDArray[Any]],
+    measure: Mapping[str, NDArray[Any]],
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Fit tails on one split of benign rows, conformalise on a second, measure on a third; the three are disjoint.
+
+    Each map holds the model's OUTPUTS for its rows. Returns the "evidence.*" arrays for the bundle and a report that is
+    plain JSON. The promise to 0.1 % needs 2,995 rows to calibrate on; 10,000 give a tight one. CalibrationInvalid for
+    unusable splits (under 1,000 rows to fit on, a value that is not finite, a constant component, a split used twice),
+    CalibrationTooSmall, EvidenceInvalid.
+    """
+    samples = _checked_splits({"fit": fit, "calibrate": calibrate, "measure": measure})
+    arrays: dict[str, NDArray[Any]] = {}
+    for component, sample in zip(COMPONENTS, samples["fit"], strict=True):
+        tail = Tail.fit(component, sample)
+        arrays[f"{NAME}.{component}.values"] = tail.values
+        arrays[f"{NAME}.{component}.surprise"] = tail.surprise
+        arrays[f"{NAME}.{component}.scale"] = np.array([tail.scale])
+    uncalibrated = EvidenceScreen.from_calibration(arrays)
+    calibration = ConformalCalibration.from_scores(uncalibrated.score(Evidence({}, calibrate)))
+    arrays |= calibration.to_arrays(NAME)
+    screen = EvidenceScreen.from_calibration(arrays)  # scores alike, but its digest covers the calibration too
+    held_out = screen.score(Evidence({}, measure))
+    report = {
+        "screen": NAME,
+        "technique": TECHNIQUE,
+        "digest": screen.digest,
+        "components": list(COMPONENTS),
+        "combination": "harmonic mean of empirical tail probabilities",
+        "rows": {name: int(sample.shape[1]) for name, sample in samples.items()},
+        "confidence": CONFIDENCE,
+        "operating_points": [
+            {**_promise(calibration, fpr_max), "measured": _rate(calibration, held_out, fpr_max)}
+            for fpr_max in FPR_POINTS
+        ],
+    }
+    return arrays, report
+
+
+def measure_evidence(arrays: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """Return how many rows of some other set, foreign or benign, are flagged at each point, with exact intervals."""
+    judged = load_evidence(arrays)
+    scores = judged.screen.score(Evidence({}, outputs))
+    return [{"fpr_max": fpr_max, **_rate(judged.calibration, scores, fpr_max)} for fpr_max in FPR_POINTS]
+
+
+def _checked_splits(splits: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[np.float64]]:
+    samples = {name: _components(outputs) for name, outputs in splits.items()}
+    for name, sample in samples.items():
+        if sample.shape[1] < (FIT_ROWS_MIN if name == "fit" else 1):
+            raise CalibrationInvalid(name, f"{sample.shape[1]} rows are too few")
+        if sample.max() >= _FLOAT32_MAX:
+            raise CalibrationInvalid(name, "a benign row that is not finite")
+    for one, other in combinations(samples, 2):
+        if np.array_equal(samples[one], samples[other]):  # the mistake that voids every promise
+            raise CalibrationInvalid(other, f"the same rows as {one}")
+    return samples
+
+
+def _promise(calibration: ConformalCalibration, fpr_max: float) -> dict[str, Any]:
+    return {
+        "fpr_max": fpr_max,
+        "rank": calibration.rank(fpr_max),
+        "level": calibration.level(fpr_max),
+        "threshold": calibration.threshold(fpr_max),
+        "fpr_interval": list(calibration.fpr_interval(fpr_max)),
+    }
+
+
+def _rate(calibration: ConformalCalibration, scores: NDArray[np.float64], fpr_max: float) -> dict[str, Any]:
+    flagged = int((calibration.p_values(scores) <= calibration.level(fpr_max)).sum())
+    rows = int(scores.size)
+    return {"rows": rows, "flagged": flagged, "rate": flagged / rows, "interval": list(clopper_pearson(flagged, rows))}
