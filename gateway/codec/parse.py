@@ -1,0 +1,108 @@
+"""Bytes to messages, within limits.
+
+protobuf itself bounds depth and refuses what is truncated or not UTF-8. What it does not bound is amplification: two
+bytes of an empty sub-message become some eighty bytes of object, so 4 MiB of them become 160 MB. A body large enough
+for that to matter is walked first, its fields counted without making anything of them (protobuf encoding,
+"Message structure"); a small one goes straight to protobuf.
+"""
+
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from gateway.codec.request import CodecLimits
+from gateway.errors import MalformedMessage, RequestTooLarge
+from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
+
+M = TypeVar("M", bound=Message)
+
+UNSCANNED_BYTES_MAX = 64 * 1024  # up to here even the worst message stays below 3 MB
+
+# ModelInferRequest
+_INPUTS, _OUTPUTS = ModelInferRequest.INPUTS_FIELD_NUMBER, ModelInferRequest.OUTPUTS_FIELD_NUMBER
+_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
+
+
+def parse_as(message_class: type[M], body: bytes, limits: CodecLimits) -> M:
+    """The message in `body`; for all methods but inference, whose messages are small."""
+    if len(body) > min(limits.message_bytes_max, UNSCANNED_BYTES_MAX):
+        raise RequestTooLarge("message", min(limits.message_bytes_max, UNSCANNED_BYTES_MAX))
+    return _parsed(message_class, body)
+
+
+def parse(body: bytes, limits: CodecLimits) -> ModelInferRequest:
+    """The inference request in `body`; its names and its id are within their limits, nothing else is checked yet."""
+    if len(body) > limits.message_bytes_max:
+        raise RequestTooLarge("message", limits.message_bytes_max)
+    if len(body) > UNSCANNED_BYTES_MAX:
+        _scan(body, limits)
+    message = _parsed(ModelInferRequest, body)
+    for name, text in (
+        ("model_name", message.model_name),
+        ("model_version", message.model_version),
+        ("id", message.id),
+    ):
+        if len(text.encode()) > limits.string_bytes_max:
+            raise RequestTooLarge(name, limits.string_bytes_max)
+    return message
+
+
+def _parsed(message_class: type[M], body: bytes) -> M:
+    try:
+        return message_class.FromString(body)
+    except DecodeError:
+        raise MalformedMessage from None
+
+
+def _scan(body: bytes, limits: CodecLimits) -> None:
+    """Refuse what has more fields than any request within the limits, before protobuf makes objects of them."""
+    tensor_fields_max = 8 + limits.dims_max + limits.parameters_max
+    fields_max = 8 + 3 * limits.tensors_max + limits.parameters_max
+    fields = 0
+    position = 0
+    while position < len(body):
+        fields += 1
+        if fields > fields_max:
+            raise RequestTooLarge("fields of the message", fields_max)
+        number, start, position = _next_field(body, position, len(body))
+        if number in (_INPUTS, _OUTPUTS):
+            inner, inner_fields = start, 0
+            while inner < position:
+                inner_fields += 1
+                if inner_fields > tensor_fields_max:
+                    raise RequestTooLarge("fields of a tensor", tensor_fields_max)
+                _, _, inner = _next_field(body, inner, position)
+
+
+def _next_field(body: bytes, position: int, end: int) -> tuple[int, int, int]:
+    """Field number, where its value starts, and where it ends. Groups, which no message of ours has, are refused."""
+    tag, position = _varint(body, position, end)
+    start = position
+    wire_type = tag & 7
+    if wire_type == _VARINT:
+        _, position = _varint(body, position, end)
+    elif wire_type == _FIXED64:
+        position += 8
+    elif wire_type == _FIXED32:
+        position += 4
+    elif wire_type == _DELIMITED:
+        length, start = _varint(body, position, end)
+        position = start + length
+    else:
+        raise MalformedMessage
+    if position > end:
+        raise MalformedMessage
+    return tag >> 3, start, position
+
+
+def _varint(body: bytes, position: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= end:
+            break
+        byte = body[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise MalformedMessage

@@ -1,0 +1,65 @@
+"""What the codec is told and what it gives: limits, tensor declarations, and the decoded request."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.codec.datatypes import Array
+
+
+@dataclass(frozen=True, slots=True)
+class CodecLimits:
+    """Bounds on one message. Beyond any of them the request is RequestTooLarge."""
+
+    message_bytes_max: int = 4 * 1024 * 1024
+    rows_max: int = 256
+    elements_max: int = 4 * 1024 * 1024  # of one tensor
+    dims_max: int = 16
+    tensors_max: int = 32  # inputs, and requested outputs
+    parameters_max: int = 32  # of the request, and of each tensor
+    string_bytes_max: int = 1024  # of a name, a version, an id, a parameter's key or text
+
+
+class Spec(Protocol):
+    """A declared tensor: `serving.bundle.TensorSpec`, and whatever else has these."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def datatype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """-1 for a free dimension; the first dimension counts rows."""
+        ...
+
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A request that fits its model.
+
+    `inputs` are read-only arrays with a leading axis of `rows`. BF16 arrives widened to float32; BYTES as an object
+    array of `bytes`. `raw` says that the reply goes out as raw contents. `requested_outputs` is None for all of them.
+    `priority` is the client's claim, good for the record only.
+    """
+
+    model_name: str
+    model_version: str
+    id: str
+    inputs: Mapping[str, Array]
+    rows: int
+    raw: bool
+    requested_outputs: tuple[str, ...] | None
+    classification: Mapping[str, int]  # output → how many of the best classes to answer with
+    priority: int
+    timeout_us: int | None
+
+
+def frozen(array: Array) -> Array:
+    """`array`, made read-only: rows of several requests stand side by side, and nobody may write into a neighbour's."""
+    array.setflags(write=False)
+    return array
