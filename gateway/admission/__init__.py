@@ -1,0 +1,1 @@
+"""How much a caller may have: rates and costs (`gcra`, `memory`), calls in flight (`concurrency`), by `budget`."""

@@ -1,0 +1,111 @@
+"""The limiter of one process: a bounded table of buckets, and a fixed sketch for what does not fit.
+
+Rules that make the bound safe:
+- A bucket is forgotten only once it is full again (its TAT has passed): then forgetting it changes nothing.
+- A key that is not in the table draws on its slot of the sketch, which it may share with other keys. A slot's TAT is at
+  least that of every key that ever drew on it, so sharing can refuse too much and never admit too much.
+- A key that moves into the table takes its slot's TAT along. So no order of arrivals turns a debt into a full bucket,
+  and an attacker with more identities than the table has rows gets less than the sum of their limits, never more.
+
+Finding a row to forget is a clock sweep (second chance) of at most SWEEP_STEPS rows a spend: constant time when full.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from gateway.admission import gcra
+from gateway.admission.limiter import Bucket, Decision
+
+SWEEP_STEPS = 8
+_NS_PER_MS = 1_000_000
+
+
+class MemoryLimiter:
+    """Implements `gateway.admission.limiter.Limiter` for one process."""
+
+    def __init__(self, *, buckets_max: int = 262_144, sketch_slots: int = 65_536) -> None:
+        if buckets_max < 1 or sketch_slots < 1:
+            raise ValueError("a limiter has at least one bucket and one slot")
+        self._buckets_max = buckets_max
+        self._tats_ns: OrderedDict[str, int] = OrderedDict()  # in sweep order, not in order of use
+        self._sketch_ns = array("q", bytes(8 * sketch_slots))
+
+    @property
+    def buckets(self) -> int:
+        """How many buckets have a row of their own."""
+        return len(self._tats_ns)
+
+    def spend(self, charges: Sequence[tuple[Bucket, int]], now_ns: int) -> Decision:
+        if not charges or min([cost for _, cost in charges]) < 0:
+            raise ValueError("a spend charges at least one bucket, and no cost is negative")
+        written: list[tuple[str, int | None, int]] = []  # key, its row before (None: it had none), its slot before
+        told: tuple[Bucket, gcra.Spend] | None = None
+        for bucket, cost in charges:
+            rule = bucket.rule
+            row_ns = self._tats_ns.get(bucket.key)
+            slot_ns = self._sketch_ns[self._slot(bucket.key)] if row_ns is None else 0
+            tat_ns = slot_ns if row_ns is None else row_ns
+            outcome = gcra.spend(tat_ns, now_ns, cost, rule.interval_ns, rule.burst_ns)
+            if told is None or _tells_more(bucket, outcome, *told):
+                told = bucket, outcome
+            if cost and outcome.admitted and told[1].admitted:
+                written.append((bucket.key, row_ns, slot_ns))
+                self._write(bucket.key, outcome.tat_ns, now_ns, has_row=row_ns is not None)
+        assert told is not None
+        if not told[1].admitted:
+            self._undo(written)
+        return _decision(*told, now_ns)
+
+    def _slot(self, key: str) -> int:
+        return hash(key) % len(self._sketch_ns)
+
+    def _write(self, key: str, tat_ns: int, now_ns: int, *, has_row: bool) -> None:
+        if has_row or self._has_room(now_ns):
+            self._tats_ns[key] = tat_ns
+        else:
+            self._sketch_ns[self._slot(key)] = tat_ns
+
+    def _has_room(self, now_ns: int) -> bool:
+        rows = self._tats_ns
+        if len(rows) < self._buckets_max:
+            return True
+        for _ in range(SWEEP_STEPS):
+            oldest = next(iter(rows))
+            if rows[oldest] <= now_ns:
+                del rows[oldest]
+                return True
+            rows.move_to_end(oldest)
+        return False
+
+    def _undo(self, written: list[tuple[str, int | None, int]]) -> None:
+        for key, row_ns, slot_ns in reversed(written):
+            if row_ns is not None:
+                self._tats_ns[key] = row_ns
+            elif self._tats_ns.pop(key, None) is None:
+                self._sketch_ns[self._slot(key)] = slot_ns
+
+
+def _tells_more(bucket: Bucket, outcome: gcra.Spend, told_bucket: Bucket, told: gcra.Spend) -> bool:
+    """Whether this outcome is to be reported rather than the one told so far: the longest wait, else the emptiest."""
+    if outcome.admitted != told.admitted:
+        return told.admitted
+    if outcome.admitted:
+        return outcome.remaining * told_bucket.rule.burst < told.remaining * bucket.rule.burst
+    if told.retry_after_ns == gcra.NEVER:
+        return False
+    return outcome.retry_after_ns == gcra.NEVER or outcome.retry_after_ns > told.retry_after_ns
+
+
+def _decision(bucket: Bucket, outcome: gcra.Spend, now_ns: int) -> Decision:
+    retry_ns = outcome.retry_after_ns
+    return Decision(
+        admitted=outcome.admitted,
+        rule=bucket.rule.name,
+        limit=bucket.rule.burst,
+        remaining=outcome.remaining,
+        reset_ms=-((now_ns - outcome.tat_ns) // _NS_PER_MS),
+        retry_after_ms=gcra.NEVER if retry_ns == gcra.NEVER else -(-retry_ns // _NS_PER_MS),
+    )

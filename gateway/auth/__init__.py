@@ -1,0 +1,1 @@
+"""Who is calling (`chain` over `api_key`, `jwt`, `mtls`), and which methods and models are theirs (`rights`)."""
