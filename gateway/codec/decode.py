@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from gateway.codec.datatypes import DATATYPES, Array
 from gateway.codec.parameters import check_parameters, whole_number
-from gateway.codec.request import CodecLimits, InferRequest, Spec, frozen
+from gateway.codec.request import CodecLimits, InferRequest, Spec
 from gateway.codec.tensors import check_domain, from_contents, from_raw
 from gateway.errors import RequestTooLarge, TensorInvalid
 from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
@@ -65,8 +65,10 @@ def _decode_inputs(
         if index and shape[0] != rows:
             raise TensorInvalid(f"inputs[{index}].shape[0]", "is not the number of rows of the input before it")
         rows = shape[0]
-        flat = _elements(tensor, raw[index] if raw else None, spec, index, prod(shape))
-        arrays[spec.name] = frozen(flat.reshape(shape))
+        elements = prod(shape)  # of Python's integers: a product cannot overflow
+        if elements > limits.elements_max:
+            raise RequestTooLarge("elements of a tensor", limits.elements_max)
+        arrays[spec.name] = _elements(tensor, raw[index] if raw else None, spec, index, elements).reshape(shape)
     for name in declared:
         if name not in arrays:
             raise TensorInvalid(f"inputs[{name}]", "is missing")
@@ -84,13 +86,12 @@ def _checked_shape(
     if len(tensor.shape) != len(spec.shape):
         raise TensorInvalid(f"inputs[{index}].shape", "has not as many dimensions as the model declares")
     shape = tuple(tensor.shape)
-    for axis, (size, wanted) in enumerate(zip(shape, spec.shape, strict=True)):
-        if size < 1 if wanted < 0 else size != wanted:
-            raise TensorInvalid(f"inputs[{index}].shape[{axis}]", "is not what the model declares")
+    if shape[0] < 1 or spec.shape[0] >= 0 or shape[1:] != spec.shape[1:]:  # mostly only the rows are free
+        for axis, (size, wanted) in enumerate(zip(shape, spec.shape, strict=True)):
+            if size < 1 if wanted < 0 else size != wanted:
+                raise TensorInvalid(f"inputs[{index}].shape[{axis}]", "is not what the model declares")
     if shape[0] > limits.rows_max:
         raise RequestTooLarge("rows", limits.rows_max)
-    if prod(shape) > limits.elements_max:
-        raise RequestTooLarge("elements of a tensor", limits.elements_max)
     return shape
 
 
@@ -125,18 +126,17 @@ def _decode_outputs(
     names: list[str] = []
     classification: dict[str, int] = {}
     for index, output in enumerate(message.outputs):
-        field = f"outputs[{index}]"
         spec = declared.get(output.name)
         if spec is None:
-            raise TensorInvalid(f"{field}.name", "is not an output of the model")
+            raise TensorInvalid(f"outputs[{index}].name", "is not an output of the model")
         if spec.name in names:
-            raise TensorInvalid(f"{field}.name", "stands here for the second time")
+            raise TensorInvalid(f"outputs[{index}].name", "stands here for the second time")
         names.append(spec.name)
-        count = _classes_asked(output, spec, f"{field}.parameters", limits) if output.parameters else 0
+        count = _classes_asked(output, spec, f"outputs[{index}].parameters", limits) if output.parameters else 0
         if count:
             classification[spec.name] = count
         elif not answer_raw:
-            _require_contents((spec,), field)
+            _require_contents((spec,), f"outputs[{index}]")
     return tuple(names), classification
 
 

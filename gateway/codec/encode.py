@@ -7,10 +7,10 @@ protobuf itself would write them: a test holds the result equal to its, byte for
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,9 +27,8 @@ _ID_TAG = bytes([ModelInferResponse.ID_FIELD_NUMBER << 3 | 2])
 _RAW_TAG = bytes([ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One output of a batch: all rows, and for fixed-width datatypes their wire bytes."""
+class Column(NamedTuple):
+    """One output of a batch: all rows, and for fixed-width datatypes their wire bytes. A tuple: made once an answer."""
 
     datatype: Datatype
     rows: Array

@@ -57,9 +57,3 @@ class InferRequest:
     classification: Mapping[str, int]  # output → how many of the best classes to answer with
     priority: int
     timeout_us: int | None
-
-
-def frozen(array: Array) -> Array:
-    """`array`, made read-only: rows of several requests stand side by side, and nobody may write into a neighbour's."""
-    array.setflags(write=False)
-    return array

@@ -22,7 +22,7 @@ def from_raw(data: bytes, datatype: Datatype, elements: int, field: str) -> Arra
     if len(data) != elements * datatype.wire.itemsize:
         raise TensorInvalid(field, "has a length that does not agree with shape and datatype")
     if datatype.name == "BF16":
-        return widen_bf16(np.frombuffer(data, datatype.wire))
+        return _frozen(widen_bf16(np.frombuffer(data, datatype.wire)))
     if datatype.name == "BOOL" and np.frombuffer(data, np.uint8).max() > 1:
         raise TensorInvalid(field, "holds a byte that is neither 0 nor 1")
     return np.frombuffer(data, datatype.wire)
@@ -41,12 +41,12 @@ def from_contents(contents: InferTensorContents, datatype: Datatype, elements: i
     if datatype.name == "BYTES":
         return _object_array(list(values))
     if datatype.wire.itemsize >= 4 or datatype.name == "BOOL":
-        return np.array(values, datatype.wire)
+        return _frozen(np.array(values, datatype.wire))
     wide = np.array(values, np.int64)
     bounds = np.iinfo(datatype.wire)
     if wide.min() < bounds.min or wide.max() > bounds.max:
         raise TensorInvalid(f"{field}.{datatype.contents}", "holds a number that the datatype cannot")
-    return wide.astype(datatype.wire)
+    return _frozen(wide.astype(datatype.wire))
 
 
 def check_domain(array: Array, spec: Spec, field: str) -> None:
@@ -104,4 +104,10 @@ def _split_bytes(data: bytes, elements: int, field: str) -> Array:
 def _object_array(parts: list[bytes]) -> Array:
     array = np.empty(len(parts), object)
     array[:] = parts
+    return _frozen(array)
+
+
+def _frozen(array: Array) -> Array:
+    """`array`, made read-only as one over the message's bytes is anyhow: nobody writes into what a client sent."""
+    array.setflags(write=False)
     return array
