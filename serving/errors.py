@@ -6,6 +6,7 @@ ServingError
 ├── BundleDuplicate     two bundles claim one name and version
 ├── ModelUnknown        no such model, or no such version of it
 ├── QueueFull           a batcher's queue is at its bound
+├── BatcherClosed       an item was submitted after close
 └── EngineError
     ├── GraphRejected   the runtime cannot build a session, or the graph does not match its manifest
     ├── BackendFailed   a run raised, or returned something other than what the manifest promises
@@ -94,6 +95,10 @@ class QueueFull(ServingError):
     def __init__(self, retry_after_ms: int) -> None:
         super().__init__(f"retry after {retry_after_ms} ms")
         self.retry_after_ms = retry_after_ms
+
+
+class BatcherClosed(ServingError):
+    """A batcher takes nothing more; the item was not taken."""
 
 
 class EngineError(ServingError):
