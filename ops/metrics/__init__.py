@@ -1,0 +1,23 @@
+"""Prometheus metrics of the gateway and of the recorder. The names are an interface.
+
+`Metrics` and `RecorderMetrics` are what a process writes, `serve_metrics` shows all processes of a host as one page,
+`store` and `scrape` are the only modules that know prometheus_client. Nothing here reads a clock.
+"""
+
+from ops.metrics.gateway import Metrics, RequestDone
+from ops.metrics.page import MetricsPage, serve_metrics
+from ops.metrics.recorder import RecorderMetrics
+from ops.metrics.scrape import expose, prepare_directory
+from ops.metrics.store import MetricsInUse, forget_process
+
+__all__ = [
+    "Metrics",
+    "MetricsInUse",
+    "MetricsPage",
+    "RecorderMetrics",
+    "RequestDone",
+    "expose",
+    "forget_process",
+    "prepare_directory",
+    "serve_metrics",
+]

@@ -1,0 +1,300 @@
+"""What a gateway worker counts. Built once per process; thread-safe; nothing raises for what a client sent.
+
+Hot methods take a whole batch: one lock round, one write a series that changed. Durations are integer microseconds, as
+the record holds them, and come out as seconds.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ops.metrics.store import OTHER, Cell, Family, Histogram, HistogramCells, Store, counter, gauge
+
+__all__ = ["Metrics", "RequestDone"]
+
+MICRO = 1e-6
+STAGES = ("auth", "admit", "decode", "screen", "queue", "infer", "harden", "audit", "total")
+OUTCOMES = ("served", "refused", "failed", "outcome-unknown")
+VERDICTS = ("pass", "flag", "refuse")
+CODES = (
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+"""gRPC status codes by number."""
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+P_VALUES = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+
+class RequestDone(NamedTuple):
+    """How one request ended. `method` is the full gRPC name, or empty for a message inside a stream that goes on."""
+
+    method: str
+    code: int
+    model: str
+    version: str
+    outcome: str
+    reason: str
+    total_us: int
+    stages_us: Sequence[tuple[str, int]]
+    """(stage, microseconds); a stage that was not reached is left out."""
+
+
+class _Rpc(NamedTuple):
+    started: Cell
+    handled: tuple[Cell, ...]
+    handling: HistogramCells
+
+
+class Metrics:
+    """Every metric of a gateway worker.
+
+    Args:
+        directory: shared by all processes of the host; made if missing.
+        process: this process's name among them ("worker-0"); a successor with the same name goes on counting.
+        methods: full gRPC name of every method served -> its type ("unary", "bidi_stream", ...).
+        reasons: every reason of the refusal table.
+
+    Raises:
+        MetricsInUse: a live process writes under that name.
+    """
+
+    def __init__(self, directory: Path, process: str, *, methods: Mapping[str, str], reasons: Collection[str]) -> None:
+        self._store = Store(directory, process)
+        self._lock = self._store.lock
+        with self._lock:
+            self._allow(methods, reasons)
+            self._define_requests()
+            self._define_models()
+            self._define_facts()
+            self._rpc = {method: self._bind_rpc(method, kind) for method, kind in methods.items()}
+            self._rpc_unknown = self._bind_rpc(f"/{OTHER}/{OTHER}", OTHER)
+        self._policy = ""
+
+    def _allow(self, methods: Mapping[str, str], reasons: Collection[str]) -> None:
+        allow = self._store.vocabulary.allow
+        allow("stage", STAGES)
+        allow("outcome", OUTCOMES)
+        allow("verdict", VERDICTS)
+        allow("reason", ("OK", "CANCELLED", *reasons))
+        allow("decision", ("admit", "refuse"))
+        allow("method", ("api_key", "jwt", "mtls", "none"))
+        allow("state", ("ready", "not_ready"))
+        allow("grpc_code", CODES)
+        allow("grpc_type", methods.values())
+        allow("grpc_service", (method.split("/")[1] for method in methods))
+        allow("grpc_method", (method.split("/")[2] for method in methods))
+        allow("model", ("",))  # a request that was refused before its model was known
+        allow("version", ("",))
+
+    def _define_requests(self) -> None:
+        store, rpc = self._store, ("grpc_type", "grpc_service", "grpc_method")
+        ended, stage = ("model", "version", "outcome", "reason"), ("model", "stage")
+        self._started = counter(store, "grpc_server_started_total", "RPCs started.", rpc)
+        self._handled = counter(store, "grpc_server_handled_total", "RPCs completed.", (*rpc, "grpc_code"))
+        self._handling = Histogram(
+            Family(store, "histogram", "grpc_server_handling_seconds", "Time an RPC took.", rpc), SECONDS, MICRO
+        )
+        self._requests = counter(store, "stockade_requests_total", "Requests by how they ended.", ended)
+        text = "Time that requests spent in each stage."
+        self._duration = Histogram(
+            Family(store, "histogram", "stockade_request_duration_seconds", text, stage), SECONDS, MICRO
+        )
+        text = "Credentials refused."
+        self._auth_failures = counter(store, "stockade_auth_failures_total", text, ("method", "reason"))
+        text = "Decisions of the rate limiter."
+        self._limits = counter(store, "stockade_ratelimit_decisions_total", text, ("class", "decision"))
+        self._inflight = gauge(store, "stockade_inflight_requests", "Calls being worked on.").bind()
+        self._backlog = gauge(store, "stockade_audit_backlog_records", "Records waiting for the recorder.").bind()
+
+    def _define_models(self) -> None:
+        store, screen = self._store, ("model", "screen")
+        self._queue = gauge(store, "stockade_queue_depth", "Rows waiting for a model.", ("model",))
+        self._batch_rows = Histogram(
+            Family(store, "histogram", "stockade_batch_rows", "Rows in a batch.", ("model",)), ROWS
+        )
+        self._rows = counter(store, "stockade_rows_total", "Rows that a model ran.", ("model",))
+        text = "Cost charged to tenants, by class."
+        self._cost = counter(store, "stockade_cost_units_total", text, ("model", "tenant_class"))
+        text = "Time that batches kept a thread busy, by class."
+        self._compute = counter(store, "stockade_compute_seconds_total", text, ("model", "tenant_class"))
+        text = "Verdicts of the screens."
+        self._verdicts = counter(store, "stockade_screen_verdicts_total", text, (*screen, "verdict"))
+        self._p_values = Histogram(
+            Family(store, "histogram", "stockade_screen_pvalue", "Conformal p-values of rows.", screen), P_VALUES
+        )
+        text = "P-value at or below which a row is flagged."
+        self._threshold = gauge(store, "stockade_screen_threshold", text, screen, merge="livemin")
+        text = "False-positive rate measured when the screen was calibrated."
+        self._fpr = gauge(store, "stockade_screen_fpr_calibrated", text, screen, merge="livemax")
+        self._scores = Histogram(
+            Family(store, "histogram", "stockade_model_score", "Probability of the top class.", ("model",)), SCORES
+        )
+        self._replicas = gauge(store, "stockade_replicas", "Engines of a model by state.", ("model", "state"))
+
+    def _define_facts(self) -> None:
+        store = self._store
+        self._policies = gauge(store, "stockade_policy_info", "Workers that use this policy.", ("digest",))
+        self._build = gauge(store, "stockade_build_info", "Workers of this build.", ("version",))
+        text = "When a certificate expires."
+        self._expiry = gauge(store, "stockade_cert_expiry_timestamp_seconds", text, ("certificate",), merge="livemin")
+
+    def _bind_rpc(self, method: str, kind: str) -> _Rpc:
+        _, service, name = method.split("/")
+        handled = tuple(self._handled.bind(kind, service, name, code) for code in CODES)
+        return _Rpc(self._started.bind(kind, service, name), handled, self._handling.bind(kind, service, name))
+
+    def serve_model(self, model: str, version: str, screens: Mapping[str, tuple[float, float]]) -> None:
+        """Let a model have series of its own. `screens`: name -> (flagging p-value, calibrated false-positive rate)."""
+        with self._lock:
+            allow = self._store.vocabulary.allow
+            allow("model", (model,))
+            allow("version", (version,))
+            allow("screen", screens)
+            for stage in STAGES:
+                self._duration.bind(model, stage)
+            self._requests.bind(model, version, "served", "OK")
+            for screen, (threshold, fpr) in screens.items():
+                self._threshold.bind(model, screen).set(threshold)
+                self._fpr.bind(model, screen).set(fpr)
+                for verdict in VERDICTS:
+                    self._verdicts.bind(model, screen, verdict)
+
+    def serve_classes(self, classes: Iterable[str]) -> None:
+        """Let priority classes have series of their own: the only form in which tenants appear."""
+        with self._lock:
+            known = tuple(classes)
+            self._store.vocabulary.allow("class", known)
+            self._store.vocabulary.allow("tenant_class", known)
+
+    def rpc_started(self, method: str) -> None:
+        """An RPC has begun."""
+        with self._lock:
+            self._rpc.get(method, self._rpc_unknown).started.add(1)
+
+    def request_done(self, done: RequestDone) -> None:
+        """One request has ended, whichever way."""
+        self.requests_done((done,))
+
+    def requests_done(self, batch: Sequence[RequestDone]) -> None:
+        """A batch of requests has ended: RPC, outcome and stages of each are counted."""
+        handled: dict[tuple[str, int], int] = {}
+        ended: dict[tuple[str, str, str, str], int] = {}
+        spent: dict[tuple[str, str], list[int]] = {}
+        handling: dict[str, list[int]] = {}
+        for method, code, model, version, outcome, reason, total_us, stages_us in batch:
+            ended_as = (model, version, outcome, reason)
+            ended[ended_as] = ended.get(ended_as, 0) + 1
+            for stage, stage_us in stages_us:
+                spent.setdefault((model, stage), []).append(stage_us)
+            spent.setdefault((model, "total"), []).append(total_us)
+            if method:
+                handled[method, code] = handled.get((method, code), 0) + 1
+                handling.setdefault(method, []).append(total_us)
+        with self._lock:
+            for ended_as, count in ended.items():
+                self._requests.bind(*ended_as).add(count)
+            for key, values in spent.items():
+                self._duration.bind(*key).observe(values)
+            for (method, code), count in handled.items():
+                self._rpc.get(method, self._rpc_unknown).handled[code].add(count)
+            for method, values in handling.items():
+                self._rpc.get(method, self._rpc_unknown).handling.observe(values)
+
+    def rpc_done(self, method: str, code: int, total_us: int) -> None:
+        """A stream has ended, or an RPC that is no request of a model."""
+        with self._lock:
+            rpc = self._rpc.get(method, self._rpc_unknown)
+            rpc.handled[code].add(1)
+            rpc.handling.observe((total_us,))
+
+    def batch_done(
+        self, model: str, rows_by_class: Mapping[str, int], *, compute_us: int, cost_per_row: int, waiting_rows: int
+    ) -> None:
+        """A batch has run. Its time is shared out among the classes by rows. `waiting_rows`: the queue behind it."""
+        rows = sum(rows_by_class.values())
+        with self._lock:
+            self._rows.bind(model).add(rows)
+            self._batch_rows.bind(model).observe((rows,))
+            self._queue.bind(model).set(waiting_rows)
+            for name, share in rows_by_class.items():
+                self._cost.bind(model, name).add(share * cost_per_row)
+                self._compute.bind(model, name).add(compute_us * MICRO * share / rows)
+
+    def screen_done(self, model: str, screen: str, verdicts: Mapping[str, int], p_values: Sequence[float]) -> None:
+        """A screen has judged the rows of a batch. `verdicts`: "pass", "flag" or "refuse" -> rows."""
+        with self._lock:
+            for verdict, rows in verdicts.items():
+                self._verdicts.bind(model, screen, verdict).add(rows)
+            self._p_values.bind(model, screen).observe(p_values)
+
+    def answered(self, model: str, scores: Sequence[float]) -> None:
+        """The probability of the top class of each row that was answered."""
+        with self._lock:
+            self._scores.bind(model).observe(scores)
+
+    def auth_failed(self, method: str, reason: str) -> None:
+        """A credential was refused. `method`: "api_key", "jwt", "mtls", or "none" when there was no credential."""
+        with self._lock:
+            self._auth_failures.bind(method, reason).add(1)
+
+    def limit_decided(self, priority_class: str, *, admitted: bool) -> None:
+        """The rate limiter has decided about a request."""
+        with self._lock:
+            self._limits.bind(priority_class, "admit" if admitted else "refuse").add(1)
+
+    def inflight(self, calls: int) -> None:
+        """How many calls are being worked on now."""
+        with self._lock:
+            self._inflight.set(calls)
+
+    def audit_backlog(self, records: int) -> None:
+        """How many records wait for the recorder now."""
+        with self._lock:
+            self._backlog.set(records)
+
+    def replicas(self, model: str, state: str, count: int) -> None:
+        """How many engines of a model are in `state` ("ready" or "not_ready")."""
+        with self._lock:
+            self._replicas.bind(model, state).set(count)
+
+    def policy(self, digest: str) -> None:
+        """This worker now uses the policy of that digest, and no other."""
+        with self._lock:
+            self._store.vocabulary.allow("digest", (digest,))
+            if self._policy:
+                self._policies.bind(self._policy).set(0)
+            self._policies.bind(digest).set(1)
+            self._policy = digest
+
+    def build(self, version: str) -> None:
+        """What is running."""
+        with self._lock:
+            self._store.vocabulary.allow("version", (version,))
+            self._build.bind(version).set(1)
+
+    def certificate(self, name: str, expires_s: float) -> None:
+        """When the certificate of that role ("server", "client_ca") expires, in seconds since 1970."""
+        with self._lock:
+            self._store.vocabulary.allow("certificate", (name,))
+            self._expiry.bind(name).set(expires_s)
+
+    def close(self) -> None:
+        """Give the process name back; what was counted stays on the page."""
+        self._store.close()
