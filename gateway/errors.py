@@ -24,7 +24,7 @@ See google.rpc (error_details.proto, status.proto) and gRFC A6 for the pushback.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -32,6 +32,8 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+import defenses.errors
+import ops.audit.errors
 import serving.errors
 
 DOMAIN = "stockade"
@@ -39,7 +41,7 @@ NEVER_MS = -1  # a negative pushback: do not retry
 QUOTED_CHARACTERS_MAX = 200  # of a field path or a rule's name; keeps all trailers below 4 KB
 
 
-class Refusal(Exception):  # noqa: N818  a refusal is an answer, not a fault
+class Refusal(Exception):
     """Root of this package's errors: the request gets no answer, for a reason in the table."""
 
 
@@ -211,54 +213,53 @@ def a_second(_: Exception) -> int:
     return 1000
 
 
-_Code = grpc.StatusCode
-_MODEL_UNKNOWN = Row(_Code.NOT_FOUND, "MODEL_UNKNOWN", "There is no such model for you.")
-_QUEUE_FULL = Row(_Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", "The queue of the model is full.", retry_after_ms=its_own)
-_MODEL_ERROR = Row(_Code.INTERNAL, "MODEL_ERROR", "The request failed inside; look for its id in the log.")
+def _rows() -> dict[type[Exception], Row]:
+    code = grpc.StatusCode
+    model_unknown = Row(code.NOT_FOUND, "MODEL_UNKNOWN", "There is no such model for you.")
+    queue_full = Row(code.RESOURCE_EXHAUSTED, "QUEUE_FULL", "The queue of the model is full.", None, its_own)
+    screen_gone = Row(code.UNAVAILABLE, "SCREEN_UNAVAILABLE", "The input cannot be screened now.", None, its_own)
+    audit_gone = Row(code.UNAVAILABLE, "AUDIT_UNAVAILABLE", "The answer cannot be recorded now.", None, its_own)
+    draining = Row(code.UNAVAILABLE, "DRAINING", "The gateway is shutting down.", None, its_own)
+    return {
+        CredentialMissing: Row(code.UNAUTHENTICATED, "CREDENTIAL_MISSING", "A credential is required."),
+        CredentialInvalid: Row(code.UNAUTHENTICATED, "CREDENTIAL_INVALID", "The credential was not accepted."),
+        CredentialExpired: Row(code.UNAUTHENTICATED, "CREDENTIAL_EXPIRED", "The credential has expired."),
+        MethodForbidden: Row(code.PERMISSION_DENIED, "METHOD_FORBIDDEN", "You may not call this method."),
+        ModelUnknown: model_unknown,
+        MethodUnimplemented: Row(code.UNIMPLEMENTED, "METHOD_UNIMPLEMENTED", "This method is not offered."),
+        MalformedMessage: Row(code.INVALID_ARGUMENT, "MESSAGE_MALFORMED", "The body is not a message of this method."),
+        TensorInvalid: Row(code.INVALID_ARGUMENT, "TENSOR_INVALID", "The request does not fit the model", bad_field),
+        RequestTooLarge: Row(code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "The request is too large", exceeded_limit),
+        InputRejected: Row(code.PERMISSION_DENIED, "INPUT_REJECTED", "The input was not accepted."),
+        DeadlinePassed: Row(code.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "The deadline has passed."),
+        DeadlineUnmeetable: Row(code.DEADLINE_EXCEEDED, "DEADLINE_UNMEETABLE", "The deadline is too near."),
+        Cancelled: Row(code.CANCELLED, "CANCELLED", "The caller cancelled the request."),
+        ModelError: MODEL_ERROR,
+        RateLimited: Row(code.RESOURCE_EXHAUSTED, "RATE_LIMITED", "A limit of yours is reached.", spent_rule, its_own),
+        QuotaExceeded: Row(code.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", "Your budget is spent.", spent_rule, its_own),
+        QueueFull: queue_full,
+        Overloaded: Row(code.UNAVAILABLE, "OVERLOADED", "The gateway is overloaded.", None, its_own),
+        Draining: draining,
+        ModelLoading: Row(code.UNAVAILABLE, "MODEL_LOADING", "The model is being loaded.", None, its_own),
+        ScreenUnavailable: screen_gone,
+        AuditUnavailable: audit_gone,
+        BackendUnavailable: Row(code.UNAVAILABLE, "BACKEND_UNAVAILABLE", "No replica took the request.", None, its_own),
+        serving.errors.ModelUnknown: model_unknown,
+        serving.errors.QueueFull: queue_full,
+        serving.errors.BackendFailed: MODEL_ERROR,
+        serving.errors.GraphRejected: MODEL_ERROR,
+        serving.errors.EngineClosed: replace(draining, retry_after_ms=a_second),
+        defenses.errors.EvidenceInvalid: MODEL_ERROR,
+        defenses.errors.ScreenFailed: replace(screen_gone, retry_after_ms=a_second),
+        defenses.errors.ScreenMissing: replace(screen_gone, retry_after_ms=a_second),
+        ops.audit.errors.AuditUnavailable: replace(audit_gone, retry_after_ms=a_second),
+        ops.audit.errors.KeyStoreError: replace(audit_gone, retry_after_ms=a_second),
+        ops.audit.errors.KeyMissing: replace(audit_gone, retry_after_ms=a_second),
+    }
 
-_ROWS: dict[type[Exception], Row] = {
-    CredentialMissing: Row(_Code.UNAUTHENTICATED, "CREDENTIAL_MISSING", "A credential is required."),
-    CredentialInvalid: Row(_Code.UNAUTHENTICATED, "CREDENTIAL_INVALID", "The credential was not accepted."),
-    CredentialExpired: Row(_Code.UNAUTHENTICATED, "CREDENTIAL_EXPIRED", "The credential has expired."),
-    MethodForbidden: Row(_Code.PERMISSION_DENIED, "METHOD_FORBIDDEN", "You may not call this method."),
-    ModelUnknown: _MODEL_UNKNOWN,
-    MethodUnimplemented: Row(_Code.UNIMPLEMENTED, "METHOD_UNIMPLEMENTED", "This method is not offered."),
-    MalformedMessage: Row(_Code.INVALID_ARGUMENT, "MESSAGE_MALFORMED", "The body is not a message of this method."),
-    TensorInvalid: Row(_Code.INVALID_ARGUMENT, "TENSOR_INVALID", "The request does not fit the model", bad_field),
-    RequestTooLarge: Row(_Code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "The request is too large", exceeded_limit),
-    InputRejected: Row(_Code.PERMISSION_DENIED, "INPUT_REJECTED", "The input was not accepted."),
-    DeadlinePassed: Row(_Code.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "The deadline has passed."),
-    DeadlineUnmeetable: Row(_Code.DEADLINE_EXCEEDED, "DEADLINE_UNMEETABLE", "The deadline is too near."),
-    Cancelled: Row(_Code.CANCELLED, "CANCELLED", "The caller cancelled the request."),
-    ModelError: _MODEL_ERROR,
-    RateLimited: Row(
-        _Code.RESOURCE_EXHAUSTED, "RATE_LIMITED", "You have reached a limit.", spent_rule, retry_after_ms=its_own
-    ),
-    QuotaExceeded: Row(
-        _Code.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", "Your budget is spent.", spent_rule, retry_after_ms=its_own
-    ),
-    QueueFull: _QUEUE_FULL,
-    Overloaded: Row(_Code.UNAVAILABLE, "OVERLOADED", "The gateway is overloaded.", retry_after_ms=its_own),
-    Draining: Row(_Code.UNAVAILABLE, "DRAINING", "The gateway is shutting down.", retry_after_ms=its_own),
-    ModelLoading: Row(_Code.UNAVAILABLE, "MODEL_LOADING", "The model is being loaded.", retry_after_ms=its_own),
-    ScreenUnavailable: Row(
-        _Code.UNAVAILABLE, "SCREEN_UNAVAILABLE", "The input cannot be screened now.", retry_after_ms=its_own
-    ),
-    AuditUnavailable: Row(
-        _Code.UNAVAILABLE, "AUDIT_UNAVAILABLE", "The answer cannot be recorded now.", retry_after_ms=its_own
-    ),
-    BackendUnavailable: Row(
-        _Code.UNAVAILABLE, "BACKEND_UNAVAILABLE", "No replica took the request.", retry_after_ms=its_own
-    ),
-    serving.errors.ModelUnknown: _MODEL_UNKNOWN,
-    serving.errors.QueueFull: _QUEUE_FULL,
-    serving.errors.BackendFailed: _MODEL_ERROR,
-    serving.errors.GraphRejected: _MODEL_ERROR,
-    serving.errors.EngineClosed: Row(
-        _Code.UNAVAILABLE, "DRAINING", "The gateway is shutting down.", retry_after_ms=a_second
-    ),
-}
-TABLE = MappingProxyType(_ROWS)
+
+MODEL_ERROR = Row(grpc.StatusCode.INTERNAL, "MODEL_ERROR", "The request failed inside; look for its id in the log.")
+TABLE = MappingProxyType(_rows())
 
 
 def row_of(exc: BaseException) -> Row:
@@ -267,7 +268,7 @@ def row_of(exc: BaseException) -> Row:
         row = TABLE.get(kind)
         if row is not None:
             return row
-    return _MODEL_ERROR
+    return MODEL_ERROR
 
 
 def render(exc: BaseException, request_id: str) -> Rendered:

@@ -16,15 +16,17 @@ import numpy as np
 
 from gateway.codec.classification import best_classes
 from gateway.codec.datatypes import DATATYPES, Array, Datatype
+from gateway.codec.fields import delimited, prefix, tag
 from gateway.codec.request import InferRequest
 from gateway.codec.tensors import to_contents, to_raw_bytes, to_wire
+from gateway.errors import ModelError
 from stockade.open_inference.grpc_service_pb2 import InferParameter, ModelInferResponse
 
 Parameter = bool | int | float | str
 _NO_PARAMETERS: Mapping[str, Parameter] = MappingProxyType({})
 
-_ID_TAG = bytes([ModelInferResponse.ID_FIELD_NUMBER << 3 | 2])
-_RAW_TAG = bytes([ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
+_ID_TAG = tag(ModelInferResponse.ID_FIELD_NUMBER)
+_RAW_TAG = tag(ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER)
 
 
 class Column(NamedTuple):
@@ -66,8 +68,12 @@ def encode_batch(
 ) -> list[bytes]:
     """The replies to the requests of one batch, whose rows stand in `outputs` in the order of `requests`.
 
-    A request without `requested_outputs` gets every output there is. `parameters` go into every reply.
+    A request without `requested_outputs` gets every output there is. `parameters` go into every reply. Raises
+    ModelError when an output has not as many rows as the requests, for then no row can be told whose it is.
     """
+    rows = sum([request.rows for request in requests])
+    if any(len(array) != rows for array in outputs.values()):
+        raise ModelError
     head = _head(model_name, model_version)
     middle = _parameters(parameters) if parameters else b""
     columns = {name: _column(array, DATATYPES[datatypes[name]]) for name, array in outputs.items()}
@@ -76,7 +82,7 @@ def encode_batch(
     for request in requests:
         span = slice(start, start + request.rows)
         names = request.requested_outputs if request.requested_outputs is not None else tuple(columns)
-        identity = _delimited(_ID_TAG, request.id.encode()) if request.id else b""
+        identity = delimited(_ID_TAG, request.id.encode()) if request.id else b""
         if request.raw and not request.classification:
             tail = _raw_tail(columns, names, span)
         else:
@@ -101,9 +107,9 @@ def _raw_tail(columns: Mapping[str, Column], names: Sequence[str], span: slice) 
     for name in names:
         column = columns[name]
         if column.data is None:
-            yield _delimited(_RAW_TAG, to_raw_bytes(column.rows[span]))
+            yield delimited(_RAW_TAG, to_raw_bytes(column.rows[span]))
         else:
-            yield _prefix(_RAW_TAG, rows * column.row_bytes)
+            yield prefix(_RAW_TAG, rows * column.row_bytes)
             yield column.data[span.start * column.row_bytes : span.stop * column.row_bytes]
 
 
@@ -156,18 +162,3 @@ def _parameter(value: Parameter) -> InferParameter:
             return InferParameter(double_param=value)
         case _:
             return InferParameter(string_param=value)
-
-
-@lru_cache(maxsize=4096)
-def _prefix(tag: bytes, length: int) -> bytes:
-    """A tag and a length (protobuf encoding, "Length-delimited records")."""
-    encoded = bytearray(tag)
-    while length > 0x7F:
-        encoded.append(length & 0x7F | 0x80)
-        length >>= 7
-    encoded.append(length)
-    return bytes(encoded)
-
-
-def _delimited(tag: bytes, data: bytes) -> bytes:
-    return _prefix(tag, len(data)) + data

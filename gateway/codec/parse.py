@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from gateway.codec.fields import next_field
 from gateway.codec.request import CodecLimits
 from gateway.errors import MalformedMessage, RequestTooLarge
 from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
@@ -18,9 +19,7 @@ M = TypeVar("M", bound=Message)
 
 UNSCANNED_BYTES_MAX = 64 * 1024  # up to here even the worst message stays below 3 MB
 
-# ModelInferRequest
-_INPUTS, _OUTPUTS = ModelInferRequest.INPUTS_FIELD_NUMBER, ModelInferRequest.OUTPUTS_FIELD_NUMBER
-_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
+_TENSORS = frozenset({ModelInferRequest.INPUTS_FIELD_NUMBER, ModelInferRequest.OUTPUTS_FIELD_NUMBER})
 
 
 def parse_as(message_class: type[M], body: bytes, limits: CodecLimits) -> M:
@@ -64,45 +63,11 @@ def _scan(body: bytes, limits: CodecLimits) -> None:
         fields += 1
         if fields > fields_max:
             raise RequestTooLarge("fields of the message", fields_max)
-        number, start, position = _next_field(body, position, len(body))
-        if number in (_INPUTS, _OUTPUTS):
+        number, start, position = next_field(body, position, len(body))
+        if number in _TENSORS:
             inner, inner_fields = start, 0
             while inner < position:
                 inner_fields += 1
                 if inner_fields > tensor_fields_max:
                     raise RequestTooLarge("fields of a tensor", tensor_fields_max)
-                _, _, inner = _next_field(body, inner, position)
-
-
-def _next_field(body: bytes, position: int, end: int) -> tuple[int, int, int]:
-    """Field number, where its value starts, and where it ends. Groups, which no message of ours has, are refused."""
-    tag, position = _varint(body, position, end)
-    start = position
-    wire_type = tag & 7
-    if wire_type == _VARINT:
-        _, position = _varint(body, position, end)
-    elif wire_type == _FIXED64:
-        position += 8
-    elif wire_type == _FIXED32:
-        position += 4
-    elif wire_type == _DELIMITED:
-        length, start = _varint(body, position, end)
-        position = start + length
-    else:
-        raise MalformedMessage
-    if position > end:
-        raise MalformedMessage
-    return tag >> 3, start, position
-
-
-def _varint(body: bytes, position: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= end:
-            break
-        byte = body[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise MalformedMessage
+                _, _, inner = next_field(body, inner, position)
