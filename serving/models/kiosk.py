@@ -24,7 +24,9 @@ class Stage:
     stride: int
 
 
-STAGES = (Stage(32, 3, 2), Stage(48, 3, 2), Stage(48, 3, 1), Stage(96, 3, 2))
+STAGES = (Stage(16, 3, 2), Stage(32, 3, 2), Stage(32, 3, 1), Stage(64, 3, 2), Stage(64, 3, 1))
+
+BATCH_NORM_EPSILON = 1e-5
 
 
 class KioskNet(nn.Module):
@@ -40,9 +42,19 @@ class KioskNet(nn.Module):
             self.convolutions.append(
                 nn.Conv2d(channels, stage.channels, stage.kernel, stage.stride, padding=stage.kernel // 2, bias=False)
             )
-            self.norms.append(nn.BatchNorm2d(stage.channels))
+            self.norms.append(nn.BatchNorm2d(stage.channels, eps=BATCH_NORM_EPSILON))
             channels = stage.channels
         self.head = nn.Linear(channels, classes)
+
+    @property
+    def width(self) -> int:
+        """Elements of a latent."""
+        return self.stages[-1].channels
+
+    @property
+    def epsilon(self) -> float:
+        """What every batch norm adds to the variance."""
+        return BATCH_NORM_EPSILON
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = images

@@ -5,6 +5,7 @@ TrainingError
 ├── DatasetMissing      the data is on none of the paths looked at; says what installs it
 ├── DatasetMalformed    a file is not the data set it should be
 ├── CheckpointMismatch  a checkpoint belongs to another configuration, seed or data set
+├── SigningKeyUnusable  the signing key is not a P-256 private key
 └── GateFailed          the trained model is below its release gate; no bundle is signed
 ```
 """
@@ -14,7 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["CheckpointMismatch", "DatasetMalformed", "DatasetMissing", "GateFailed", "TrainingError"]
+__all__ = [
+    "CheckpointMismatch",
+    "DatasetMalformed",
+    "DatasetMissing",
+    "GateFailed",
+    "SigningKeyUnusable",
+    "TrainingError",
+]
 
 
 class TrainingError(Exception):
@@ -46,6 +54,15 @@ class CheckpointMismatch(TrainingError):
 
     def __init__(self, file: Path, problem: str) -> None:
         super().__init__(f"{file}: {problem}; delete it to start afresh")
+        self.file = file
+        self.problem = problem
+
+
+class SigningKeyUnusable(TrainingError):
+    """The key cannot sign bundles."""
+
+    def __init__(self, file: Path, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
         self.file = file
         self.problem = problem
 

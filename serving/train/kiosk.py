@@ -1,0 +1,205 @@
+"""The kiosk recipe: Fashion-MNIST to a signed bundle, in one function.
+
+The bundle's screen is fitted by a callable that is handed in, because serving knows models and nothing of screens.
+Every split has one use: `train` the weights and the plane of the residual, `fit` the latent density, the learning
+curves and the screen's tails, `calibrate` the conformal threshold, `test` the published figures and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from serving.bundle import Bundle
+from serving.inprocess import InProcessEngine
+from serving.models.kiosk import KioskNet
+from serving.train import foreign, kiosk_report, measure, plots
+from serving.train.card import write_card
+from serving.train.data import CLASS_NAMES, FashionMnist, Labelled, Splits, load_fashion_mnist, split
+from serving.train.density import fit_latents, fit_plane
+from serving.train.errors import GateFailed
+from serving.train.kiosk_graph import Convolution, fold_batch_norm, write_graph
+from serving.train.kiosk_report import Gates, Outputs, Trained
+from serving.train.loop import LoopSettings, predict, train
+from serving.train.pack import open_signing_key, public_pem, seal, tensor_bytes, write_bundle
+
+__all__ = ["KioskSettings", "Outputs", "ScreenFitter", "smoke_settings", "train_kiosk"]
+
+PLANE_COMPONENTS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenFitter:
+    """How the bundle's screen is calibrated, given the model's outputs on rows.
+
+    `fit(fit, calibrate, measure)` returns the arrays to store and a report in plain JSON; `measure(arrays, outputs)`
+    returns how many rows are flagged at each operating point, with `fpr_max`, `rate` and `interval`.
+    """
+
+    fit: Callable[[Outputs, Outputs, Outputs], tuple[dict[str, NDArray[Any]], dict[str, Any]]]
+    measure: Callable[[Outputs, Outputs], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class KioskSettings:
+    """Paths and sizes of a run; `rows_max` cuts each split for a smoke run."""
+
+    bundle: Path
+    signing_key: Path
+    data: Path | None = None
+    checkpoint: Path | None = None
+    plots: Path | None = None
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    gates: Gates = field(default_factory=Gates)
+    smoke: bool = False
+    rows_max: Mapping[str, int] | None = None
+
+
+def smoke_settings(settings: KioskSettings) -> KioskSettings:
+    """The same recipe in seconds: three short epochs on a tenth of the data, and a gate that only shows it learned."""
+    rows = {"train": 6_000, "fit": 1_000, "calibrate": 3_000, "test": 1_000}
+    loop = replace(settings.loop, epochs=3)
+    return replace(settings, loop=loop, gates=Gates(accuracy_min=0.5), smoke=True, rows_max=rows)
+
+
+def train_kiosk(settings: KioskSettings, screen: ScreenFitter, console: Console) -> Bundle:
+    """Train, measure, calibrate, gate, sign and write the bundle; return it as it was verified.
+
+    Raises:
+        TrainingError: the data, the key, the checkpoint or a gate; nothing has been written in place of a bundle.
+    """
+    key = open_signing_key(settings.signing_key)
+    data = load_fashion_mnist(settings.data)
+    parts, test = _cut(split(data.pool, settings.loop.seed), data.test, settings.rows_max)
+    model = _fit(parts, settings, data, console)
+    engine = InProcessEngine(kiosk_report.draft(model))
+    with console.status("measuring"):
+        outputs = {
+            "fit": measure.evaluate(engine, parts.fit.images),
+            "calibrate": measure.evaluate(engine, parts.calibrate.images),
+            "test": measure.evaluate(engine, test.images),
+        }
+        strange = {
+            kind: measure.evaluate(engine, images)
+            for kind, images in foreign.foreign_images(test.images, settings.loop.seed).items()
+        }
+        calibration, report = screen.fit(outputs["fit"], outputs["calibrate"], outputs["test"])
+        metrics = kiosk_report.metrics_of(model, engine, test, outputs["test"])
+        metrics["foreign"] = kiosk_report.foreign_metrics(
+            lambda seen: screen.measure(calibration, seen), outputs["test"], strange
+        )
+    manifest = kiosk_report.manifest_of(
+        model,
+        loop=settings.loop,
+        gates=settings.gates,
+        smoke=settings.smoke,
+        data=data,
+        parts=parts,
+        test=test,
+        metrics=metrics,
+        report=report,
+    )
+    if settings.plots is not None:
+        _draw(settings.plots, model=model, metrics=metrics, test=test, outputs=outputs["test"], strange=strange)
+    for gate in manifest["gates"]:
+        if not gate["passed"]:
+            raise GateFailed(gate["name"], gate["value"], gate["bound"])
+    files = {
+        "model.onnx": model.graph,
+        "weights.safetensors": tensor_bytes(_weights(model)),
+        "calibration.safetensors": tensor_bytes(calibration),
+        "MODEL_CARD.md": write_card(manifest).encode(),
+    }
+    bundle = write_bundle(settings.bundle, seal(files, manifest, key), key)
+    settings.signing_key.with_suffix(".pub").write_bytes(public_pem(key))
+    return bundle
+
+
+def _cut(parts: Splits, test: Labelled, rows_max: Mapping[str, int] | None) -> tuple[Splits, Labelled]:
+    if rows_max is None:
+        return parts, test
+    first = {name: np.arange(rows) for name, rows in rows_max.items()}
+    cut = Splits(
+        parts.train.take(first["train"]), parts.fit.take(first["fit"]), parts.calibrate.take(first["calibrate"])
+    )
+    return cut, test.take(first["test"])
+
+
+def _fit(parts: Splits, settings: KioskSettings, data: FashionMnist, console: Console) -> Trained:
+    torch.manual_seed(settings.loop.seed)
+    net = KioskNet(len(CLASS_NAMES))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=None)
+        average, history = train(
+            net,
+            parts.train,
+            parts.fit,
+            settings.loop,
+            checkpoint=settings.checkpoint,
+            data_digest=kiosk_report.digest_of([data.digests, len(parts.train), len(parts.fit)]),
+            on_step=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    plane = fit_plane(parts.train.images, PLANE_COMPONENTS)
+    latent, _ = predict(average, parts.fit)
+    latents = fit_latents(latent.double().numpy(), parts.fit.labels, len(CLASS_NAMES))
+    head = average.head
+    graph = write_graph(
+        _folded(average),
+        head.weight.detach().double().numpy(),
+        head.bias.detach().double().numpy(),
+        plane,
+        latents,
+    )
+    return Trained(average, history, plane, latents, graph)
+
+
+def _folded(net: KioskNet) -> list[Convolution]:
+    state = {name: value.detach().double().contiguous().numpy() for name, value in net.state_dict().items()}
+    return [
+        fold_batch_norm(
+            state[f"convolutions.{index}.weight"],
+            gamma=state[f"norms.{index}.weight"],
+            beta=state[f"norms.{index}.bias"],
+            mean=state[f"norms.{index}.running_mean"],
+            variance=state[f"norms.{index}.running_var"],
+            epsilon=net.epsilon,
+            stride=stage.stride,
+        )
+        for index, stage in enumerate(net.stages)
+    ]
+
+
+def _weights(model: Trained) -> dict[str, NDArray[Any]]:
+    """Return the averaged network unfolded, and the densities in float64: what another recipe would go on from."""
+    weights = {name: value.detach().contiguous().numpy() for name, value in model.net.state_dict().items()}
+    return weights | {
+        "plane.mean": model.plane.mean,
+        "plane.components": model.plane.components,
+        "latents.whitening": model.latents.whitening,
+        "latents.means": model.latents.means,
+    }
+
+
+def _draw(
+    directory: Path,
+    *,
+    model: Trained,
+    metrics: Mapping[str, Any],
+    test: Labelled,
+    outputs: Outputs,
+    strange: Mapping[str, Outputs],
+) -> None:
+    plots.draw_curves(model.history, metrics["accuracy"], directory / "kiosk-curves.png")
+    plots.draw_confusion(np.array(metrics["confusion"]), CLASS_NAMES, directory / "kiosk-confusion.png")
+    reliability = directory / "kiosk-reliability.png"
+    plots.draw_calibration(outputs["probabilities"], test.labels, metrics["calibration_error"], reliability)
+    plots.draw_energies(outputs, strange, directory / "kiosk-energies.png")

@@ -1,0 +1,168 @@
+"""Write the kiosk's ONNX graph: prediction, latent and energies in one pass.
+
+    image (rows, 28, 28) -> clipped to [0, 1]
+      |-> convolutions -> latent -> logits -> probabilities
+      |                     |         '-----> energy = -logsumexp(logits)                        (Liu et al. 2020)
+      |                     '-> whitened -> mahalanobis = distance to the nearest class mean
+      '-> minus its projection on the training plane -> residual (root mean square over pixels)
+
+Written node by node rather than traced, so the names are ours, the bytes depend on the weights alone, and no step mixes
+rows. Batch norm is folded into the convolutions in float64. The clip makes every finite input give finite outputs; what
+is out of range or not finite is refused before the engine. The residual reconstructs and subtracts, and the distance is
+a sum of squared differences: the shorter forms (|x|^2 - |projection|^2) cancel, and would differ between batch sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from serving.train.density import Latents, Plane
+
+__all__ = ["Convolution", "fold_batch_norm", "write_graph"]
+
+OPERATOR_SET = 17
+IR_VERSION = 8
+SIDE = 28
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """Weights (out, in, k, k) and bias (out,), float64, followed by a ReLU; padding k // 2."""
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    stride: int
+
+
+@dataclass(slots=True)
+class _Builder:
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+
+    def constant(self, name: str, value: NDArray[np.float64] | NDArray[np.int64]) -> str:
+        array = value if value.dtype == np.int64 else value.astype(np.float32)
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+
+def fold_batch_norm(
+    weight: NDArray[np.float64],
+    *,
+    gamma: NDArray[np.float64],
+    beta: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    epsilon: float,
+    stride: int,
+) -> Convolution:
+    """Return the convolution that equals convolution without bias, then batch norm."""
+    scale = gamma / np.sqrt(variance + epsilon)
+    return Convolution(weight * scale[:, None, None, None], beta - mean * scale, stride)
+
+
+def write_graph(
+    convolutions: Sequence[Convolution],
+    head_weight: NDArray[np.float64],
+    head_bias: NDArray[np.float64],
+    plane: Plane,
+    latents: Latents,
+) -> bytes:
+    """Return the model's bytes; `head_weight` is (classes, D)."""
+    build = _Builder()
+    build.constant("zero", np.zeros(()))
+    build.constant("one", np.ones(()))
+    build.node("Clip", ["image", "zero", "one"], "clipped")
+    _write_prediction(build, convolutions, head_weight, head_bias)
+    _write_mahalanobis(build, latents)
+    _write_residual(build, plane)
+    classes, width = head_weight.shape
+    graph = helper.make_graph(
+        build.nodes,
+        "kiosk",
+        [_tensor("image", SIDE, SIDE)],
+        [
+            _tensor("probabilities", classes),
+            _tensor("logits", classes),
+            _tensor("latent", width),
+            _tensor("energy"),
+            _tensor("mahalanobis"),
+            _tensor("residual"),
+        ],
+        build.constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPERATOR_SET)], producer_name="stockade")
+    model.ir_version = IR_VERSION
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _tensor(name: str, *sizes: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", *sizes])
+
+
+def _write_prediction(
+    build: _Builder,
+    convolutions: Sequence[Convolution],
+    head_weight: NDArray[np.float64],
+    head_bias: NDArray[np.float64],
+) -> None:
+    build.constant("channel_axis", np.array([1], np.int64))
+    features = build.node("Unsqueeze", ["clipped", "channel_axis"], "pixels")
+    for index, convolution in enumerate(convolutions):
+        kernel = convolution.weight.shape[2]
+        weight = build.constant(f"stage{index}.weight", convolution.weight)
+        bias = build.constant(f"stage{index}.bias", convolution.bias)
+        mixed = build.node(
+            "Conv",
+            [features, weight, bias],
+            f"stage{index}.mixed",
+            kernel_shape=[kernel, kernel],
+            strides=[convolution.stride] * 2,
+            pads=[kernel // 2] * 4,
+        )
+        features = build.node("Relu", [mixed], f"stage{index}.features")
+    build.node("GlobalAveragePool", [features], "pooled")
+    build.node("Flatten", ["pooled"], "latent", axis=1)
+    build.constant("head.weight", head_weight)
+    build.constant("head.bias", head_bias)
+    build.node("Gemm", ["latent", "head.weight", "head.bias"], "logits", transB=1)
+    build.node("Softmax", ["logits"], "probabilities", axis=1)
+    build.node("ReduceLogSumExp", ["logits"], "log_evidence", axes=[1], keepdims=0)
+    build.node("Neg", ["log_evidence"], "energy")
+
+
+def _write_mahalanobis(build: _Builder, latents: Latents) -> None:
+    build.constant("latent.whitening", latents.whitening)
+    build.constant("latent.means", latents.means[None])
+    build.node("MatMul", ["latent", "latent.whitening"], "white")
+    build.node("Unsqueeze", ["white", "channel_axis"], "white.row")
+    build.node("Sub", ["white.row", "latent.means"], "white.offset")
+    build.node("ReduceL2", ["white.offset"], "white.distances", axes=[2], keepdims=0)
+    build.node("ReduceMin", ["white.distances"], "mahalanobis", axes=[1], keepdims=0)
+
+
+def _write_residual(build: _Builder, plane: Plane) -> None:
+    pixels = len(plane.mean)
+    build.constant("flat_shape", np.array([-1, pixels], np.int64))
+    build.constant("plane.mean", plane.mean)
+    build.constant("plane.components", plane.components)
+    build.constant("plane.expansion", plane.components.T)
+    build.constant("plane.scale", np.array(1.0 / np.sqrt(pixels)))
+    build.node("Reshape", ["clipped", "flat_shape"], "flat")
+    build.node("Sub", ["flat", "plane.mean"], "flat.centred")
+    build.node("MatMul", ["flat.centred", "plane.components"], "flat.coordinates")
+    build.node("MatMul", ["flat.coordinates", "plane.expansion"], "flat.expected")
+    build.node("Sub", ["flat.centred", "flat.expected"], "flat.surprise")
+    build.node("ReduceL2", ["flat.surprise"], "flat.norm", axes=[1], keepdims=0)
+    build.node("Mul", ["flat.norm", "plane.scale"], "residual")

@@ -1,0 +1,80 @@
+"""Measure a graph through the engine that serves it, not through torch: what is published is what is served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.engine import Engine
+
+__all__ = ["accuracy", "calibration_error", "confusion", "costs_us", "evaluate", "ranking_area", "rows_apart"]
+
+BATCH_ROWS = 250
+
+
+def as_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Scale uint8 images to the declared range, as clients are told to: float32(x) / 255."""
+    return images.astype(np.float32) / np.float32(255.0)
+
+
+def evaluate(engine: Engine, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    """Return every output for every row, in batches of 250."""
+    parts = [
+        engine.infer({"image": as_input(images[start : start + BATCH_ROWS])})
+        for start in range(0, len(images), BATCH_ROWS)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def rows_apart(engine: Engine, images: NDArray[np.uint8], batched: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Return, by output, the largest difference between a row in a batch and the same row alone."""
+    largest = dict.fromkeys(batched, 0.0)
+    for row, image in enumerate(as_input(images)):
+        for name, alone in engine.infer({"image": image[None]}).items():
+            largest[name] = max(largest[name], float(np.abs(alone[0] - batched[name][row]).max()))
+    return largest
+
+
+def accuracy(probabilities: NDArray[Any], labels: NDArray[np.uint8]) -> float:
+    return float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def confusion(probabilities: NDArray[Any], labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return counts (true class, predicted class)."""
+    classes = probabilities.shape[1]
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, probabilities.argmax(axis=1)), 1)
+    return counts
+
+
+def calibration_error(probabilities: NDArray[Any], labels: NDArray[np.uint8], bins: int = 15) -> float:
+    """Expected calibration error over equal-width bins of the largest probability (Guo et al. 2017)."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(float(right[index == b].sum() - confidence[index == b].sum())) for b in range(bins)]
+    return sum(gaps) / len(labels)
+
+
+def ranking_area(inside: NDArray[Any], outside: NDArray[Any]) -> float:
+    """Return the AUROC: the chance that a row from outside scores higher than one from inside (ties count half)."""
+    order = np.sort(inside)
+    below = np.searchsorted(order, outside, side="left")
+    not_above = np.searchsorted(order, outside, side="right")
+    return float((below + not_above).mean() / (2 * len(inside)))
+
+
+def costs_us(engine: Engine, images: NDArray[np.uint8], batch_rows: int, runs: int) -> dict[str, float]:
+    """CPU-microseconds of the calling thread for one row in batches of this size: the median and the least."""
+    batch = {"image": as_input(images[:batch_rows])}
+    engine.infer(batch)
+    costs = []
+    for _ in range(runs):
+        start_ns = time.thread_time_ns()
+        engine.infer(batch)
+        costs.append((time.thread_time_ns() - start_ns) / 1e3 / batch_rows)
+    return {"median": round(float(np.median(costs)), 1), "least": round(min(costs), 1)}

@@ -1,0 +1,88 @@
+"""Write and sign a bundle.
+
+The directory is staged beside its destination and verified there with the public half of the signing key, by the code
+that will serve it; only then does it take the destination's place. A failed recipe leaves the old bundle as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from numpy.typing import NDArray
+
+from serving.bundle import Bundle, assemble
+from serving.manifest import MANIFEST_FILE
+from serving.signature import SIGNATURE_FILE, TrustedKey, sign
+from serving.train.errors import SigningKeyUnusable
+
+__all__ = ["open_signing_key", "public_pem", "seal", "tensor_bytes", "write_bundle"]
+
+
+def open_signing_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read a P-256 private key in PEM; create one, readable by its owner only, when there is none."""
+    if not path.exists():
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(pem)
+    try:
+        loaded = load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError, OSError) as error:
+        raise SigningKeyUnusable(path, "not an unencrypted private key in PEM") from error
+    if not isinstance(loaded, ec.EllipticCurvePrivateKey) or not isinstance(loaded.curve, ec.SECP256R1):
+        raise SigningKeyUnusable(path, "not on the curve P-256")
+    return loaded
+
+
+def public_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The public half as servers are given it."""
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def tensor_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays as safetensors, C-contiguous."""
+    return bytes(safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+
+
+def seal(files: Mapping[str, bytes], manifest: Mapping[str, Any], key: ec.EllipticCurvePrivateKey) -> dict[str, bytes]:
+    """Return the complete bundle: these files, the manifest with their digests filled in, and the signature."""
+    listed = {name: {"bytes": len(data), "sha256": _digest(data)} for name, data in sorted(files.items())}
+    document = json.dumps({**manifest, "files": listed}, indent=1, ensure_ascii=False, allow_nan=False)
+    sealed = {**files, MANIFEST_FILE: (document + "\n").encode()}
+    signature = sign({name: _digest(data) for name, data in sealed.items()}, str(manifest["version"]), key)
+    return {**sealed, SIGNATURE_FILE: signature}
+
+
+def write_bundle(directory: Path, sealed: Mapping[str, bytes], key: ec.EllipticCurvePrivateKey) -> Bundle:
+    """Verify the sealed files, write them in place of `directory`, and return the bundle."""
+    bundle = assemble(sealed, (TrustedKey.from_pem(public_pem(key), "signing key"),))
+    staged = directory.with_name(f".{directory.name}.part")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    for name, data in sealed.items():
+        (staged / name).write_bytes(data)
+    if directory.exists():
+        shutil.rmtree(directory)
+    staged.replace(directory)  # from here on the new bundle is the one served after the next load
+    return bundle
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,98 @@
+"""The pictures of a training run, as PNG files for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from serving.train.loop import EpochReport
+
+__all__ = ["draw_calibration", "draw_confusion", "draw_curves", "draw_energies"]
+
+DPI = 110
+BINS = 60
+# Okabe and Ito's palette, told apart by every reader.
+INSIDE = "#0072B2"
+OUTSIDE = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def draw_curves(history: Sequence[EpochReport], test_accuracy: float, path: Path) -> None:
+    """Loss and accuracy by epoch."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [report.epoch for report in history]
+    left.plot(epochs, [report.loss for report in history], color=INSIDE)
+    left.set(xlabel="epoch", ylabel="cross-entropy", title="Training loss")
+    right.plot(epochs, [100 * report.train_accuracy for report in history], color=OUTSIDE[0], label="train, augmented")
+    right.plot(epochs, [100 * report.held_out_accuracy for report in history], color=INSIDE, label="held out, averaged")
+    right.axhline(100 * test_accuracy, color="black", linewidth=0.8, linestyle=":", label=f"test {test_accuracy:.2%}")
+    right.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy")
+    right.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], path: Path) -> None:
+    """Counts of test rows, true class down, predicted class across."""
+    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
+    axes: Axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(class_names)), class_names, rotation=45, ha="right")
+    axes.set_yticks(range(len(class_names)), class_names)
+    axes.set(xlabel="predicted", ylabel="true", title="Test images by true and predicted class")
+    _save(figure, path)
+
+
+def draw_calibration(probabilities: NDArray[Any], labels: NDArray[np.uint8], error: float, path: Path) -> None:
+    """How often the prediction is right, by the probability it is given."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, 16)
+    index = np.minimum((confidence * 15).astype(int), 14)
+    filled = [b for b in range(15) if np.any(index == b)]
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
+    heights = [right[index == b].mean() for b in filled]
+    axes.bar(edges[filled], heights, width=1 / 15, align="edge", color=INSIDE, edgecolor="white")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the prediction", ylabel="share right")
+    axes.set_title(f"Reliability on test images (ECE {100 * error:.2f} %)")
+    _save(figure, path)
+
+
+def draw_energies(
+    inside: Mapping[str, NDArray[Any]], foreign: Mapping[str, Mapping[str, NDArray[Any]]], path: Path
+) -> None:
+    """Histograms of the three energies, test images against every foreign kind."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    for axes, energy in zip(figure.subplots(1, 3), ("energy", "mahalanobis", "residual"), strict=True):
+        everything = np.concatenate([inside[energy], *(outputs[energy] for outputs in foreign.values())])
+        low, high = np.percentile(everything, [0.1, 99.5])
+        bins = np.linspace(low, high, BINS)
+        axes.hist(np.clip(inside[energy], low, high), bins, density=True, color=INSIDE, alpha=0.5, label="test images")
+        for colour, (kind, outputs) in zip(OUTSIDE, foreign.items(), strict=False):
+            values = np.clip(outputs[energy], low, high)
+            axes.hist(values, bins, density=True, histtype="step", linewidth=1.4, color=colour, label=kind)
+        axes.set(xlabel=energy, yscale="log", title=energy)
+    figure.axes[0].set_ylabel("density")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
