@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
+from gateway import config_rules
 from gateway.document import ConfigRejected, Fault, Section, fill, parse, read_bounded
 from gateway.units import Duration, Size
 
@@ -125,11 +126,13 @@ class Audit(Section):
     """The tamper-evident log. No answer leaves before its record is durable here."""
 
     directory: FilePath
-    """The log: segments, tiles, checkpoints."""
+    """The public log: checkpoint, tiles, payload blobs. What auditors get."""
+    state_directory: FilePath
+    """What only the recorder sees: segments, staging, lock. As precious as the log, and on the same filesystem."""
     origin: Origin
     """The log's name in every checkpoint; unique, and never used for another log."""
     signing_key: FilePath
-    """PEM Ed25519 private key that signs checkpoints; only the recorder reads it. Mode 0600."""
+    """Signs checkpoints: `PRIVATE+KEY+...` (C2SP signed-note, Ed25519). Only the recorder reads it. Mode 0600."""
     vkey: FilePath
     """Its public half as a C2SP vkey: give it to everybody who verifies."""
     master_key: FilePath
@@ -197,7 +200,7 @@ class Config(Section):
     version: Literal[1]
     """The format of this file."""
     state_dir: FilePath
-    """Sockets, in-flight rings and metrics; may be deleted while the gateway is stopped."""
+    """Sockets, in-flight rings and metrics; may be deleted after a clean stop."""
     listen: Listen
     tls: Tls | None = None
     unsafe_plaintext: bool = False
@@ -242,102 +245,16 @@ def _relative(value: Any, root: str) -> Any:
     return value.removeprefix(root) if isinstance(value, str) else value
 
 
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach the address."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name can resolve to anything
-
-
-def _addresses(config: Config) -> Iterator[tuple[str, str]]:
-    for name in ("data", "data_mtls", "metrics", "admin"):
-        address: str | None = getattr(config.listen, name)
-        if address is not None:
-            yield name, address
-
-
-def _transport_security(config: Config) -> Iterator[Fault]:
-    if config.tls is not None and config.unsafe_plaintext:
-        yield Fault(("unsafe_plaintext",), "contradicts `tls`; remove one of the two")
-    if config.tls is None and not config.unsafe_plaintext:
-        beyond = (
-            "" if is_loopback(config.listen.data) else f", and {config.listen.data} can be reached from other machines"
-        )
-        advice = "add `tls` (`stockade init` makes certificates), or say `unsafe_plaintext: true`"
-        yield Fault(("tls",), f"is missing{beyond}; {advice}")
-    if config.listen.metrics and not (is_loopback(config.listen.metrics) or config.listen.unsafe_metrics_plaintext):
-        advice = "use a loopback address, or say `unsafe_metrics_plaintext: true`"
-        yield Fault(
-            ("listen", "metrics"), f"{config.listen.metrics} shows metrics to other machines without TLS; {advice}"
-        )
-
-
-def _client_certificates(config: Config) -> Iterator[Fault]:
-    for name in ("admin", "data_mtls"):
-        if getattr(config.listen, name) is None:
-            continue
-        if config.tls is None:
-            yield Fault(
-                ("listen", name),
-                f"needs client certificates and there is no `tls`; add `tls` or remove `listen.{name}`",
-            )
-        elif config.tls.client_ca is None:
-            yield Fault(
-                ("listen", name), "needs client certificates; add `tls.client_ca`, the file of those who issue them"
-            )
-
-
-def _distinct_addresses(config: Config) -> Iterator[Fault]:
-    seen: dict[str, str] = {}
-    for name, address in _addresses(config):
-        if address in seen and not address.endswith(":0"):
-            yield Fault(
-                ("listen", name), f"{address} is already taken by `listen.{seen[address]}`; give each its own port"
-            )
-        seen.setdefault(address, name)
-
-
-def _distinct_files(config: Config) -> Iterator[Fault]:
-    seen: dict[Path, str] = {}
-    for at, path in config.secret_files():
-        if path in seen:
-            yield Fault(at, f"is the same file as `{seen[path]}`; a secret serves one purpose")
-        seen.setdefault(path, ".".join(at))
-    if config.audit.directory == config.state_dir or config.state_dir in config.audit.directory.parents:
-        yield Fault(("audit", "directory"), "lies in `state_dir`, which may be deleted; keep the log elsewhere")
-    if config.state_dir in config.audit.key_database.parents:
-        yield Fault(("audit", "key_database"), "lies in `state_dir`, which may be deleted; keep the keys elsewhere")
-
-
-def _sizes_agree(config: Config) -> Iterator[Fault]:
-    if config.transport.rows_max > config.engine.queue_rows_max:
-        problem = (
-            f"is larger than `engine.queue_rows_max` ({config.engine.queue_rows_max}); such a request could never run"
-        )
-        yield Fault(("transport", "rows_max"), problem)
-    if config.transport.message_bytes_max > config.engine.queue_bytes_max:
-        yield Fault(
-            ("transport", "message_max"), "is larger than `engine.queue_bytes_max`; such a request could never run"
-        )
-
-
-_RULES = (_transport_security, _client_certificates, _distinct_addresses, _distinct_files, _sizes_agree)
-
-
 def parse_config(data: bytes, file: Path) -> Config:
     """The bytes of stockade.yaml to a checked Config. Raises ConfigRejected with every problem found."""
-    return fill(Config, parse(data, file, ConfigRejected), _RULES, ConfigRejected)
+    return fill(Config, parse(data, file, ConfigRejected), config_rules.RULES, ConfigRejected)
 
 
 def load_config(path: Path) -> Config:
     """Reads, checks and returns stockade.yaml. Raises ConfigRejected, also when others can read a secret it names."""
     data = read_bounded(path, CONFIG_BYTES_MAX, ConfigRejected)
     document = parse(data, path, ConfigRejected)
-    config = fill(Config, document, _RULES, ConfigRejected)
+    config = fill(Config, document, config_rules.RULES, ConfigRejected)
     if faults := list(_exposed_secrets(config)):
         raise ConfigRejected(document.messages(faults))
     return config

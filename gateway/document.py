@@ -53,7 +53,7 @@ class Fault:
     problem: str
 
 
-class FileRejected(Exception):  # noqa: N818  named for what happened, as all our errors are
+class FileRejected(Exception):
     """A file of ours cannot be used. `lines` holds one finished message a problem."""
 
     def __init__(self, lines: Iterable[str]) -> None:

@@ -63,7 +63,7 @@ class PriorityClass(Section):
 class LimitSet(Section):
     """GCRA on requests and on cost (rows x the model's `cost_per_row`), and calls at the same time."""
 
-    requests_interval_ns: Annotated[int, Rate()] = Field(alias="requests")
+    request_interval_ns: Annotated[int, Rate()] = Field(alias="requests")
     """Requests in the long run, such as "200/s"."""
     request_burst: Annotated[int, Field(ge=1, le=10_000_000)]
     """Requests that may come at once after a pause."""
@@ -100,12 +100,14 @@ class Tenant(Section):
 class ApiKey(Section):
     """One API key of a principal. The gateway keeps only its HMAC."""
 
-    id: Name
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}\z")]
     """The public half, before the dot."""
     hmac: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
     """HMAC-SHA-256 of the whole key (`id.secret`) under the pepper, hex; `stockade keys add` writes it."""
     expires_ns: Annotated[int, Date()] = Field(alias="expires")
     """From this moment on the key is refused."""
+    revoked: bool = False
+    """Refuses the key at once and keeps its id from being used again."""
 
 
 class Subject(Section):
@@ -126,12 +128,14 @@ class Principal(Section):
     """The roles it has; a right in any of them is a right."""
     limits: str
     """Its own limit set, inside its tenant's."""
-    api_keys: Annotated[tuple[ApiKey, ...], Field(max_length=2)] = ()
-    """At most two, so that one can replace the other without a pause."""
+    api_keys: Annotated[tuple[ApiKey, ...], Field(max_length=16)] = ()
+    """At most two that are not revoked, so that one can replace the other without a pause."""
     subjects: Annotated[tuple[Subject, ...], Field(max_length=16)] = ()
     """JWT identities."""
     spiffe: Annotated[tuple[str, ...], Field(max_length=16)] = ()
     """SPIFFE ids of its client certificates."""
+    dns: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    """DNS names, in lower case, of its client certificates that carry no SPIFFE id."""
 
 
 class Issuer(Section):
@@ -250,9 +254,11 @@ class Policy(Section):
         """(principal, subject) of every JWT identity."""
         return ((name, subject) for name, principal in self.principals.items() for subject in principal.subjects)
 
-    def spiffe_ids(self) -> Iterator[tuple[str, str]]:
-        """(principal, SPIFFE id) of every certificate identity."""
-        return ((name, spiffe) for name, principal in self.principals.items() for spiffe in principal.spiffe)
+    def certificate_names(self) -> Iterator[tuple[str, str]]:
+        """(principal, SPIFFE id or DNS name) of every certificate identity."""
+        return (
+            (name, san) for name, principal in self.principals.items() for san in (*principal.spiffe, *principal.dns)
+        )
 
 
 def parse_policy(data: bytes, file: Path) -> Policy:

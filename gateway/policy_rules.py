@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from gateway.document import Fault, Location
 
 if TYPE_CHECKING:
-    from gateway.policy import Policy
+    from gateway.policy import Policy, Principal
 
 __all__ = ["METHODS", "MODEL_METHODS", "PUBLIC_METHODS", "RULES"]
 
@@ -40,6 +40,9 @@ METHODS = (
 """Everything a role can grant: methods of the inference service by name, the other services as a whole."""
 
 _SPIFFE = re.compile(r"spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+", re.ASCII)
+_DNS = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII)
+_LIVE_KEYS_MAX = 2
+_BURST_NS_MAX = 30 * 86_400 * 1_000_000_000
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -68,6 +71,17 @@ def _grants(policy: Policy) -> Iterator[Fault]:
                 yield Fault((*at, "models"), f'is missing, and {about[0]!r} is about a model; name models, or ["*"]')
 
 
+def _limits(policy: Policy) -> Iterator[Fault]:
+    for name, limits in policy.limits.items():
+        for what, interval_ns, burst in (
+            ("request_burst", limits.request_interval_ns, limits.request_burst),
+            ("cost_burst", limits.cost_interval_ns, limits.cost_burst),
+        ):
+            if interval_ns * burst > _BURST_NS_MAX:
+                problem = f"{burst} takes longer than 30 days to come back at this rate"
+                yield Fault(("limits", name, what), f"{problem}; lower the burst or raise the rate")
+
+
 def _references(policy: Policy) -> Iterator[Fault]:
     for name, tenant in policy.tenants.items():
         yield from _refers(("tenants", name, "limits"), tenant.limits, policy.limits, "limit set")
@@ -87,28 +101,48 @@ def _refers(at: Location, name: str, known: Mapping[str, object], what: str) -> 
         yield Fault(at, _missing(name, known, what))
 
 
+def _credentials(principal: Principal) -> Iterator[tuple[Location, tuple[str, ...]]]:
+    """(place below the principal, identity) of everything it can prove who it is with."""
+    for index, key in enumerate(principal.api_keys):
+        yield ("api_keys", index, "id"), ("API key id", key.id)
+        yield ("api_keys", index, "hmac"), ("API key with the HMAC", key.hmac)
+    for index, subject in enumerate(principal.subjects):
+        yield ("subjects", index), ("subject", subject.issuer, subject.subject)
+    for index, spiffe in enumerate(principal.spiffe):
+        yield ("spiffe", index), ("SPIFFE id", spiffe)
+    for index, name in enumerate(principal.dns):
+        yield ("dns", index), ("DNS name", name)
+
+
 def _identities(policy: Policy) -> Iterator[Fault]:
-    """Each API key id, key, subject and SPIFFE id belongs to one principal; each principal has one at least."""
+    """An identity belongs to one principal; a principal has one at least, and at most two live API keys."""
     owners: dict[tuple[str, ...], str] = {}
     for name, principal in policy.principals.items():
         at: Location = ("principals", name)
-        found: list[tuple[Location, tuple[str, ...]]] = []
-        for index, key in enumerate(principal.api_keys):
-            found.append(((*at, "api_keys", index, "id"), ("the API key id", key.id)))
-            found.append(((*at, "api_keys", index, "hmac"), ("the API key with HMAC", key.hmac)))
-        for index, subject in enumerate(principal.subjects):
-            found.append(((*at, "subjects", index), ("the subject", subject.issuer, subject.subject)))
-        for index, spiffe in enumerate(principal.spiffe):
-            found.append(((*at, "spiffe", index), ("the SPIFFE id", spiffe)))
-            if _SPIFFE.fullmatch(spiffe) is None:
-                yield Fault((*at, "spiffe", index), f'{spiffe!r} is not a SPIFFE id; write "spiffe://example.org/name"')
+        found = list(_credentials(principal))
         if not found:
-            yield Fault(at, "has no way to prove who it is; add `api_keys`, `subjects` or `spiffe`")
+            yield Fault(at, "has no way to prove who it is; add `api_keys`, `subjects`, `spiffe` or `dns`")
         for place, identity in found:
             if identity in owners:
-                shown = f"{identity[0]} {'/'.join(identity[1:])}"
-                yield Fault(place, f"{shown} already belongs to {owners[identity]!r}; an identity has one principal")
+                shown = f"the {identity[0]} {'/'.join(identity[1:])}"
+                yield Fault(
+                    (*at, *place), f"{shown} already belongs to {owners[identity]!r}; an identity has one owner"
+                )
             owners.setdefault(identity, name)
+        if sum(not key.revoked for key in principal.api_keys) > _LIVE_KEYS_MAX:
+            yield Fault((*at, "api_keys"), f"has more than {_LIVE_KEYS_MAX} live keys; revoke or remove the oldest")
+
+
+def _names(policy: Policy) -> Iterator[Fault]:
+    for name, principal in policy.principals.items():
+        for index, spiffe in enumerate(principal.spiffe):
+            if _SPIFFE.fullmatch(spiffe) is None:
+                at: Location = ("principals", name, "spiffe", index)
+                yield Fault(at, f'{spiffe!r} is not a SPIFFE id; write "spiffe://example.org/name"')
+        for index, host in enumerate(principal.dns):
+            if _DNS.fullmatch(host) is None:
+                at = ("principals", name, "dns", index)
+                yield Fault(at, f"{host!r} is not a DNS name in lower case; write it out, without a wildcard")
 
 
 def _issuers(policy: Policy) -> Iterator[Fault]:
@@ -148,8 +182,10 @@ def _public_methods(policy: Policy) -> Iterator[Fault]:
 
 RULES: tuple[Callable[[Policy], Iterable[Fault]], ...] = (
     _grants,
+    _limits,
     _references,
     _identities,
+    _names,
     _issuers,
     _models,
     _public_methods,

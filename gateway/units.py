@@ -35,14 +35,14 @@ def size_bytes(text: str) -> int:
 
 
 def rate_interval_ns(text: str) -> int:
-    """Nanoseconds between two units at "200/s", "30/m", "1000/h": the emission interval of GCRA."""
+    """Nanoseconds between two units at "200/s", "30/m" or "1000/h" (the emission interval of GCRA)."""
     match = _RATE.fullmatch(text)
     if match is None:
         raise ValueError(f'{text!r} is not a rate; write a whole number per period, such as "200/s" or "30/m"')
     count, period_s = int(match[1]), _PERIODS_S[match[2]]
     if count == 0:
         raise ValueError("a rate of zero admits nothing; take the right away in a role instead")
-    return round(period_s * NS_PER_S / count)
+    return -(-period_s * NS_PER_S // count)  # rounded up: a limit is never generous
 
 
 def expiry_ns(text: str) -> int:
