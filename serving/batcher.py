@@ -64,9 +64,8 @@ class Batcher(Generic[T]):
         self._batch_rows_max = batch_rows_max
         self._clock_ns = clock_ns
         self._queue: FairQueue[T] = FairQueue(rows_max=queue_rows_max, bytes_max=queue_bytes_max)
-        self._lock = (
-            threading.Lock()
-        )  # guards the queue and everything below; entered bare, Condition's own way is slow
+        # Guards the queue and everything below. Entered bare, as Condition's own way in is several times slower.
+        self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._idle = 0
         self._called = False  # an idle thread was notified and has not looked yet
@@ -137,6 +136,7 @@ class Batcher(Generic[T]):
                 self._call_one()
             began_ns = self._clock_ns()
             self._run_batch(batch)
+            del batch  # while this thread sleeps it must not keep the last requests alive
             per_row = (self._clock_ns() - began_ns) / rows
             # Unlocked: a float is replaced whole, and of two batches that end together one may be forgotten.
             self._ns_per_row += (per_row - self._ns_per_row) * (_RATE_WEIGHT if self._ns_per_row else 1.0)
