@@ -36,7 +36,9 @@ def certificate_names(auth_context: Mapping[str, Iterable[bytes]]) -> tuple[str,
         return identities if len(identities) == 1 and _is_spiffe(identities[0]) else ()
     if any(uri.lower().startswith("spiffe:") for uri in _texts(auth_context.get("peer_uri", ()))):
         return ()
-    names = tuple([name.lower() for name in _texts(auth_context.get("peer_dns", ()))])
+    # A DNS name spelled like a SPIFFE ID would be looked up as one, so only what can be a DNS name is taken.
+    lowered = [name.lower() for name in _texts(auth_context.get("peer_dns", ()))]
+    names = tuple([name for name in lowered if _DNS.fullmatch(name) is not None])
     return names if len(names) <= NAMES_MAX else ()
 
 
