@@ -1,0 +1,101 @@
+"""Files and directories that survive a power cut: the few calls everything durable goes through.
+
+Rules: a file's bytes are durable after `fsync` of the file, its name after `fsync` of every directory up to one that
+was durable already. No call here is ever retried after an error: the kernel may have dropped what it failed to write.
+"""
+
+import contextlib
+import mmap
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+IOV_MAX = 1024
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(directory: Path) -> set[Path]:
+    """Create a directory with its parents. Returns the directories whose names changed, for `sync_directory`."""
+    missing: list[Path] = []
+    while not directory.is_dir():
+        missing.append(directory)
+        directory = directory.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+    return {each.parent for each in missing}
+
+
+def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a whole file and make its bytes durable; its name is the caller's to sync."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Put a file in place of another at once: either the old or the new one is there, durably, never a mixture."""
+    temporary = path.with_name(path.name + ".new")
+    write_file(temporary, data, mode)
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def write_at(descriptor: int, parts: Sequence[bytes], offset: int) -> int:
+    """Write all parts at an offset, whatever the kernel takes at a time. Returns the offset behind them."""
+    for start in range(0, len(parts), IOV_MAX):
+        views = [memoryview(part) for part in parts[start : start + IOV_MAX]]
+        while views:
+            written = os.pwritev(descriptor, views, offset)
+            offset += written
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if written:
+                views[0] = views[0][written:]
+    return offset
+
+
+def read_device(path: Path) -> bytes:
+    """Read a file from the device, past the page cache where the filesystem allows it.
+
+    After a failed sync the cache may hold pages that never reached the disk and are marked clean: they would look
+    durable to a restarted recorder.
+    """
+    size = path.stat().st_size
+    if size == 0:
+        return b""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:  # tmpfs and others have no direct I/O, and no device to differ from
+        return path.read_bytes()
+    room = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    try:
+        with mmap.mmap(-1, room) as aligned, memoryview(aligned) as view:
+            filled = 0
+            while filled < size:
+                got = os.preadv(descriptor, [view[filled : filled + (16 << 20)]], filled)
+                if got == 0:
+                    break
+                filled += got
+            return bytes(view[: min(filled, size)])
+    finally:
+        os.close(descriptor)
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Remove what is there; what is not is fine."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()

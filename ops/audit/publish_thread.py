@@ -1,0 +1,139 @@
+"""The publishing thread: once a second, or sooner when much waits, so that acknowledgements never wait for it.
+
+It also watches the disk, keeps the reserve and the spare segment, and retires segments. What it cannot do for lack of
+room it tries again at the next turn; any other failure stops the recorder.
+"""
+
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ops.audit.edge import Edge
+from ops.audit.errors import AuditError, Poisoned
+from ops.audit.publisher import Publisher
+from ops.audit.segment_store import SegmentStore
+from ops.audit.settings import RecorderSettings
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class PublishThread:
+    """`grown`, `check` and the properties are the committer's; everything else happens in the thread."""
+
+    def __init__(
+        self,
+        settings: RecorderSettings,
+        *,
+        edge: Edge,
+        publisher: Publisher,
+        store: SegmentStore,
+        wake: Callable[[], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.edge = edge
+        self.disk_full = False
+        self._settings = settings
+        self._publisher = publisher
+        self._store = store
+        self._wake = wake
+        self._warn = warn
+        self._warned = False
+        self._reserve = settings.state_directory / "reserve"
+        self._due = threading.Event()
+        self._stop = False
+        self._abandoned = False
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="publish")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def grown(self) -> None:
+        """More is durable: publish early when much waits."""
+        if self.edge.backlog >= self._settings.publish_records:
+            self._due.set()
+
+    def check(self) -> None:
+        """Raises what stopped the thread, if something did."""
+        if self._failure is not None:
+            raise self._failure
+
+    def finish(self) -> None:
+        """Publish all that is durable, then stop. Raises as `check`."""
+        self._stop = True
+        self._due.set()
+        self._thread.join()
+        self._publisher.close()
+        self.check()
+
+    def abandon(self) -> None:
+        """Stop without publishing: after poison nothing may follow."""
+        self._abandoned = True
+        self._due.set()
+        self._thread.join()
+        self._publisher.close()
+
+    def _run(self) -> None:
+        try:
+            stopping = False
+            while not stopping:
+                self._due.wait(self._settings.publish_every_ms / 1000)
+                self._due.clear()
+                if self._abandoned:
+                    return
+                stopping = self._stop
+                self._turn()
+        except (AuditError, OSError, sqlite3.Error) as error:
+            poison = isinstance(error, OSError | sqlite3.Error)
+            self._failure = Poisoned(f"publishing failed: {error}") if poison else error
+            self._wake()
+
+    def _turn(self) -> None:
+        try:
+            self._watch_disk()
+            while self._publisher.publish():
+                self._store.retire(self.edge.published_size)
+            self._store.prepare_spare()
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            self._warn(f"no room to publish: {error}")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+                raise
+            self._warn(f"no room to publish: {error}")
+
+    def _watch_disk(self) -> None:
+        """Warn, stop at the limit and give up the reserve, or take it back when there is room again."""
+        used = disk_used_percent(self._settings.state_directory)
+        if used >= self._settings.disk_stop_percent:
+            self._reserve.unlink(missing_ok=True)
+            self.disk_full = True
+            return
+        self.disk_full = False
+        if (used >= self._settings.disk_warn_percent) != self._warned:
+            self._warned = not self._warned
+            self._warn(f"the disk of the audit log is {used} % full")
+        if not self._warned and not self._reserve.exists() and self._settings.reserve_bytes:
+            keep_reserve(self._reserve, self._settings.reserve_bytes)
+
+
+def disk_used_percent(directory: Path) -> int:
+    """How full the filesystem is for us, rounded down."""
+    stat = os.statvfs(directory)
+    return 100 - 100 * stat.f_bavail // max(stat.f_blocks, 1)
+
+
+def keep_reserve(path: Path, size: int) -> None:
+    """Occupy room that can be given up later."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,330 @@
+"""The recorder: workers' appends in, durable entries out, one acknowledgement a worker and commit.
+
+One thread reads, checks, commits and acknowledges (group commit is natural: what arrives while a sync runs makes the
+next group); another publishes. Rules:
+
+1. An acknowledgement is sent only after the sync that covers all its entries and payloads returned.
+2. An entry that is not canonical, or payloads other than those it names, are refused at the door: nothing
+   unverifiable gets into the log.
+3. A failed sync poisons: nothing is acknowledged any more, the process ends with an error.
+4. Below its disk reserve, or with too much unpublished, it refuses rather than risk what it promised.
+
+It knows nothing of gateways beyond their entries and their in-flight rings.
+"""
+
+import re
+import selectors
+import socket
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from ops.audit import protocol
+from ops.audit.appender import Append, Appender, check_append, own_append
+from ops.audit.durable import remove_files
+from ops.audit.errors import EntryError, LogFull, ProtocolError, TileError
+from ops.audit.own_entries import OwnEntries
+from ops.audit.publish_thread import PublishThread
+from ops.audit.ring import left_over, ring_files
+from ops.audit.settings import RecorderSettings
+
+RECEIVE_BYTES = 1 << 20
+TAIL_BYTES = 16 << 20  # how much of the recent log is searched for what an in-flight ring still holds
+OUTBOX_BYTES_MAX = 1 << 20
+ENTRY_ID = re.compile(rb'"id":"([0-9a-f]{32})"')
+
+
+class RecorderMetrics(Protocol):
+    """What the recorder reports; called from its committing thread, must not block."""
+
+    def audit_committed(self, kinds: Mapping[str, int], tree_size: int, backlog: int, time_ns: int) -> None:
+        """A group became durable: entries by kind, the tree's size, entries not yet public, when."""
+
+    def audit_dropped(self, count: int) -> None:
+        """Records were refused."""
+
+
+class Worker:
+    """One connection. `queue` holds checked appends and reasons of refusal, in order of arrival."""
+
+    __slots__ = ("inbox", "needed", "outbox", "queue", "queued_bytes", "sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.inbox = bytearray()
+        self.needed = 0
+        self.outbox = b""
+        self.queue: deque[Append | int] = deque()
+        self.queued_bytes = 0
+
+
+class Recorder:
+    """Built over an open `Appender` and a publishing thread (`recorder_main` is the composition root)."""
+
+    def __init__(
+        self,
+        settings: RecorderSettings,
+        *,
+        listener: socket.socket,
+        appender: Appender,
+        publishing: PublishThread,
+        own: OwnEntries,
+        metrics: RecorderMetrics | None,
+        monotonic_ms: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._appender = appender
+        self._publishing = publishing
+        self._own = own
+        self._metrics = metrics
+        self._monotonic_ms = monotonic_ms
+        self._selector = selectors.DefaultSelector()
+        self._workers: dict[int, Worker] = {}
+        self._tail: deque[bytes] = deque()
+        self._tail_bytes = 0
+        self._stopping = False
+        self._full = False
+        self._dropped = 0
+        self._beat_at_ms = monotonic_ms()
+        self._rings_due = True
+
+    def remember(self, records: Sequence[bytes]) -> None:
+        """Framed entries of the recent log, oldest first."""
+        self._tail.extend(records)
+        self._tail_bytes += sum(map(len, records))
+        while self._tail_bytes > TAIL_BYTES and len(self._tail) > 1:
+            self._tail_bytes -= len(self._tail.popleft())
+
+    def run(self, wake: socket.socket) -> None:
+        """Serve until `wake` becomes readable (a signal, or the publishing thread failed) and all is committed.
+
+        Raises:
+            RecorderError: poison, another appender; nothing more was acknowledged.
+        """
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(wake, selectors.EVENT_READ)
+        while not self._stopping:
+            for key, mask in self._selector.select(self._timeout_s()):
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif key.fileobj is wake:
+                    self._stopping = True
+                else:
+                    self._serve(self._workers.get(key.fd), mask)
+            self._publishing.check()
+            self._chores()
+            self._commit_group()
+        self._finish()
+
+    def _timeout_s(self) -> float:
+        if any(worker.queue for worker in self._workers.values()):
+            return 0.0
+        return max(self._beat_at_ms - self._monotonic_ms(), 0) / 1000
+
+    def _finish(self) -> None:
+        """Commit what has arrived, and tell the rest that we are gone by closing."""
+        for worker in list(self._workers.values()):
+            self._serve(worker, selectors.EVENT_READ)
+        while any(worker.queue for worker in self._workers.values()):
+            self._commit_group()
+        for worker in list(self._workers.values()):
+            self._drop(worker)
+        self._listener.close()
+        self._selector.close()
+
+    def _accept(self) -> None:
+        sock, _ = self._listener.accept()
+        sock.setblocking(False)
+        worker = Worker(sock)
+        self._workers[sock.fileno()] = worker
+        self._selector.register(sock, selectors.EVENT_READ)
+        greeting = protocol.hello(self._settings.origin, self._appender.size, self._settings.append_bytes_max)
+        self._send(worker, greeting)
+
+    def _drop(self, worker: Worker) -> None:
+        self._workers.pop(worker.sock.fileno(), None)
+        self._selector.unregister(worker.sock)
+        worker.sock.close()
+        worker.queue.clear()
+        self._rings_due = True
+
+    def _send(self, worker: Worker, data: bytes) -> None:
+        """Send, keeping what the socket does not take; a worker that never reads is dropped."""
+        worker.outbox += data
+        try:
+            sent = worker.sock.send(worker.outbox)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._drop(worker)
+            return
+        worker.outbox = worker.outbox[sent:]
+        if len(worker.outbox) > OUTBOX_BYTES_MAX:
+            self._drop(worker)
+            return
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.outbox else 0)
+        if self._selector.get_key(worker.sock).events != wanted:
+            self._selector.modify(worker.sock, wanted)
+
+    def _serve(self, worker: Worker | None, mask: int) -> None:
+        if worker is None:  # dropped in this very turn
+            return
+        if mask & selectors.EVENT_WRITE:
+            self._send(worker, b"")
+        if mask & selectors.EVENT_READ and worker.queued_bytes < self._settings.append_bytes_max:
+            self._receive(worker)
+
+    def _receive(self, worker: Worker) -> None:
+        """Take what the socket holds; check and queue the complete appends."""
+        try:
+            data = worker.sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            if not worker.queue:  # else its records are committed first
+                self._drop(worker)
+            return
+        if worker.inbox:
+            worker.inbox += data
+            if len(worker.inbox) < worker.needed:
+                return
+            data = bytes(worker.inbox)
+            worker.inbox.clear()
+        try:
+            appends, taken = protocol.split_messages(data, self._settings.append_bytes_max + protocol.HEAD_BYTES)
+        except ProtocolError:
+            self._drop(worker)
+            return
+        for records, pack in appends:
+            self._admit(worker, records, pack)
+        if taken < len(data):
+            worker.inbox += memoryview(data)[taken:]
+            head = worker.inbox[: protocol.HEAD_BYTES]
+            worker.needed = protocol.HEAD_BYTES + int.from_bytes(head, "big")
+
+    def _admit(self, worker: Worker, records: bytes, pack: bytes) -> None:
+        refusal = self._refusal()
+        try:
+            append = check_append(records, pack)
+        except (EntryError, TileError):
+            worker.queue.append(protocol.INVALID)
+            return
+        if refusal:
+            self._count_dropped(len(append.framed))
+            worker.queue.append(refusal)
+            return
+        worker.queue.append(append)
+        worker.queued_bytes += append.nbytes
+
+    def _refusal(self) -> int:
+        if self._full:
+            return protocol.DISK_FULL
+        if self._publishing.edge.backlog > self._settings.backlog_records_max:
+            return protocol.BACKLOG
+        return 0
+
+    def _count_dropped(self, count: int) -> None:
+        self._dropped += count
+        if self._metrics is not None:
+            self._metrics.audit_dropped(count)
+
+    def _commit_group(self) -> None:
+        """Commit what waits, up to the limits of a group, then answer each worker once."""
+        group: list[Append] = []
+        answers: list[tuple[Worker, bytes]] = []
+        records = nbytes = 0
+        index = self._appender.size
+        for worker in self._workers.values():
+            plan: list[tuple[int, int, int]] = []
+            while worker.queue:
+                item = worker.queue[0]
+                if isinstance(item, int):
+                    plan.append((protocol.REFUSED, 1, item))
+                else:
+                    count = len(item.framed)
+                    over = records + count > self._settings.group_records_max
+                    if group and (over or nbytes + item.nbytes > self._settings.group_bytes_max):
+                        break
+                    if plan and plan[-1][0] == protocol.ACK:
+                        plan[-1] = (protocol.ACK, plan[-1][1] + 1, plan[-1][2])
+                    else:
+                        plan.append((protocol.ACK, 1, index))
+                    group.append(item)
+                    records += count
+                    nbytes += item.nbytes
+                    index += count
+                    worker.queued_bytes -= item.nbytes
+                worker.queue.popleft()
+            if plan:
+                answers.append((worker, b"".join(protocol.reply(*each) for each in plan)))
+        self._rotate()
+        if group and not self._commit(group):
+            refused = protocol.reply(protocol.REFUSED, 1, protocol.DISK_FULL)
+            answers = [(worker, refused * _appends(answer)) for worker, answer in answers]
+        # Acknowledge only now: everything in the group is durable.
+        for worker, answer in answers:
+            if worker.sock.fileno() >= 0:
+                self._send(worker, answer)
+
+    def _rotate(self) -> None:
+        """Another worker goes first next time."""
+        if len(self._workers) > 1:
+            first = next(iter(self._workers))
+            self._workers[first] = self._workers.pop(first)
+
+    def _commit(self, group: Sequence[Append], heartbeats: int = 0) -> bool:
+        """Whether the group is durable; False when there is no room for a segment."""
+        try:
+            self._appender.commit(group, heartbeats)
+        except LogFull:
+            self._full = True
+            self._count_dropped(sum(len(each.framed) for each in group))
+            return False
+        self.remember([each.records for each in group])
+        if self._metrics is not None:
+            kinds = Counter(kind for each in group for kind in each.kinds)
+            self._metrics.audit_committed(kinds, self._appender.size, self._publishing.edge.backlog, self._own.now_ns())
+        self._publishing.grown()
+        return True
+
+    def _chores(self) -> None:
+        """The recorder's own entries: heartbeats, what dead workers left, the disk filling up."""
+        if self._rings_due:
+            self._rings_due = False
+            self._harvest_rings()
+        if self._publishing.disk_full != self._full:
+            self._full = self._publishing.disk_full
+            state = "open" if self._full else "close"
+            if self._commit([own_append([self._own.gap(state, "disk-full", self._dropped)])]):
+                self._dropped = 0
+        if self._monotonic_ms() >= self._beat_at_ms:
+            self._beat_at_ms = self._monotonic_ms() + self._settings.heartbeat_ms
+            self._rings_due = True
+            beat = self._own.heartbeat(self._appender.heartbeats + 1, self._appender.size)
+            self._commit([own_append([beat])], heartbeats=1)
+
+    def _harvest_rings(self) -> None:
+        """Requests that were in flight in workers that are gone become outcome-unknown entries, each once."""
+        for path in ring_files(self._settings.rings_directory):
+            found = left_over(path)
+            if found is None:
+                continue
+            recorded = self._recorded_ids() if found.slots else frozenset()
+            missing = [slot for slot in found.slots if slot.request_id.hex().encode() not in recorded]
+            entries = [self._own.outcome_unknown(slot.request_id, slot.note, found.context) for slot in missing]
+            for start in range(0, len(entries), 256):
+                if not self._commit([own_append(entries[start : start + 256])]):
+                    return  # no room now; the ring stays for the next time
+            remove_files([path])
+
+    def _recorded_ids(self) -> frozenset[bytes]:
+        """Ids of the recent entries."""
+        return frozenset(ENTRY_ID.findall(b"".join(self._tail)))
+
+
+def _appends(answer: bytes) -> int:
+    """How many appends a run of replies answers."""
+    return sum(count for _, count, _ in protocol.split_replies(answer)[0])

@@ -1,0 +1,174 @@
+"""The recorder's process: `python -m ops.audit.recorder_main SETTINGS.json`.
+
+Composition root and exit codes: 0 after SIGTERM or SIGINT with everything durable and public; 64 wrong usage; 65 the log
+is damaged; 70 refused to start; 73 no room to start; 74 poisoned by an I/O error; 75 another appender; 76 the signer
+was shown a fork. One JSON line on standard error says why. Ready when its socket accepts.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sqlite3
+import sys
+import time
+from pathlib import Path
+
+from ops.audit.appender import Appender, own_append
+from ops.audit.checkpoint import SignerKey, parse_skey
+from ops.audit.durable import make_directories, sync_directory
+from ops.audit.errors import AuditError, RecorderError, SettingsError
+from ops.audit.lock import AppenderFlock, LockDatabase
+from ops.audit.own_entries import OwnEntries
+from ops.audit.publish_thread import PublishThread
+from ops.audit.publisher import Publisher
+from ops.audit.recorder import Recorder, RecorderMetrics
+from ops.audit.recovery import Recovered, read_checkpoint, recover
+from ops.audit.segment_store import SegmentStore
+from ops.audit.settings import RecorderSettings
+from ops.audit.signer import Signer
+
+SWITCH_INTERVAL_S = 0.0005  # the committer must not wait 5 ms for the publisher to hand over the interpreter
+
+
+def log(level: str, event: str, **fields: object) -> None:
+    """One JSON line on standard error."""
+    line = {"time": time.time_ns() / 1e9, "level": level, "event": event, **fields}
+    sys.stderr.write(json.dumps(line, default=str) + "\n")
+    sys.stderr.flush()
+
+
+def open_key(settings: RecorderSettings) -> SignerKey:
+    """The log's key; its name must be the origin."""
+    key = parse_skey(settings.signing_key.read_text().strip())
+    if key.name != settings.origin:
+        raise SettingsError(f"the signing key is that of {key.name}, the origin is {settings.origin}")
+    return key
+
+
+def listen(path: Path) -> socket.socket:
+    """A fresh unix socket that only this user can reach."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(os.fspath(path))
+    path.chmod(0o600)
+    listener.listen(128)
+    listener.setblocking(False)
+    return listener
+
+
+def prepare_directories(settings: RecorderSettings) -> None:
+    """Everything the recorder writes to exists, durably."""
+    state = settings.state_directory
+    for directory in (settings.directory, state / "segments", state / "staging", settings.rings_directory):
+        for changed in make_directories(directory):
+            sync_directory(changed)
+
+
+def opening_entry(own: OwnEntries, settings: RecorderSettings, key: SignerKey, found: Recovered) -> bytes:
+    """Genesis on an empty log, else `recover`, which says what this start found."""
+    size, root = found.edge.head()
+    if size == 0:
+        return own.genesis(settings.origin, str(key.verifier))
+    return own.recover(size, root, torn_bytes=found.torn_bytes, unpublished=found.edge.backlog)
+
+
+def load_metrics(settings: RecorderSettings) -> RecorderMetrics | None:
+    """The gateway's metrics, where they are configured."""
+    return None
+
+
+def serve(settings: RecorderSettings) -> None:
+    """Run until a signal. Raises RecorderError and its kin."""
+    prepare_directories(settings)
+    state = settings.state_directory
+    key = open_key(settings)
+    wake_out, wake_in = socket.socketpair()
+
+    def wake() -> None:
+        wake_in.send(b"!")
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(AppenderFlock(state / "appender.flock").close)
+        lock = stack.enter_context(LockDatabase(state / "lock.sqlite", settings.origin))
+        signer = Signer(key, settings.signing_key.with_suffix(".signed"))
+        store = SegmentStore(state / "segments", settings.segment_bytes)
+        public_file = settings.directory / "checkpoint"
+        public = public_file.read_bytes() if public_file.exists() else None
+        found = recover(
+            settings.directory,
+            store.paths(),
+            settings.origin,
+            public=read_checkpoint(public, key.verifier, public_file),
+            signed=read_checkpoint(lock.read(), key.verifier, state / "lock.sqlite"),
+        )
+        for number, size in found.ends:
+            store.closed(number, size)
+        own = OwnEntries(settings.build, time.time_ns, lambda: secrets.token_bytes(16), settings.heartbeat_ms)
+        first = opening_entry(own, settings, key, found)
+        appender = Appender(
+            store,
+            found.edge,
+            found.frontier,
+            settings.origin,
+            number=found.next_number,
+            previous=found.previous,
+            heartbeats=found.heartbeats,
+        )
+        stack.callback(appender.close)
+        appender.commit([own_append([first])])
+        publisher = Publisher(
+            settings.directory, state / "staging", edge=found.edge, signer=signer, lock=lock, vkey=key.verifier
+        )
+        publishing = PublishThread(
+            settings,
+            edge=found.edge,
+            publisher=publisher,
+            store=store,
+            wake=wake,
+            warn=lambda text: log("warning", "audit_disk", detail=text),
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: wake())
+        recorder = Recorder(
+            settings,
+            listener=listen(settings.socket),
+            appender=appender,
+            publishing=publishing,
+            own=own,
+            metrics=load_metrics(settings),
+            monotonic_ms=lambda: time.monotonic_ns() // 1_000_000,
+        )
+        recorder.remember([*found.tail])
+        publishing.start()
+        log("info", "recorder_ready", origin=settings.origin, size=appender.size)
+        try:
+            recorder.run(wake_out)
+        except BaseException:
+            publishing.abandon()
+            raise
+        publishing.finish()
+    log("info", "recorder_stopped", size=appender.size)
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m ops.audit.recorder_main SETTINGS.json\n")
+        return 64
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        serve(RecorderSettings.from_json(Path(arguments[0]).read_bytes()))
+    except RecorderError as error:
+        log("error", "recorder_failed", kind=type(error).__name__, detail=str(error))
+        return error.exit_code
+    except (AuditError, OSError, sqlite3.Error) as error:
+        log("error", "recorder_refused", kind=type(error).__name__, detail=str(error))
+        return RecorderError.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,55 @@
+"""The signer: signs a checkpoint only when it extends the last one it signed.
+
+It keeps that (size, root) in a file of its own beside the key, durable before the signature leaves, and takes the word
+of nobody: the caller brings a consistency proof. A recorder that was taken over, or a log directory restored from an
+old copy, cannot make it sign a fork or a rollback. A failed write here is final (`Poisoned` by the caller).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ops.audit.checkpoint import Checkpoint, SignerKey, parse_checkpoint, sign_note
+from ops.audit.durable import replace_file
+from ops.audit.errors import CheckpointError, ForkRefused, LogCorrupted, ProofError
+from ops.audit.merkle import EMPTY_ROOT, verify_consistency
+
+Prove = Callable[[int, int], Sequence[bytes]]
+
+
+class Signer:
+    """One per log key. Used from one thread."""
+
+    def __init__(self, key: SignerKey, state: Path) -> None:
+        self._key = key
+        self._state = state
+        self._last = Checkpoint(key.name, 0, EMPTY_ROOT)
+        if state.exists():
+            try:
+                self._last = parse_checkpoint(state.read_text())
+            except (CheckpointError, UnicodeDecodeError) as error:
+                raise LogCorrupted(state, "the signer's memory is damaged") from error
+        if self._last.origin != key.name:
+            raise LogCorrupted(state, f"the signer's memory belongs to {self._last.origin}")
+
+    @property
+    def last(self) -> Checkpoint:
+        """The newest checkpoint that was ever signed, as far as this key knows."""
+        return self._last
+
+    def sign(self, size: int, root: bytes, prove: Prove) -> bytes:
+        """The signed note of (size, root). `prove(old, new)` must join it to `last`.
+
+        Raises:
+            ForkRefused: the proof does not.
+        """
+        last = self._last
+        try:
+            proof = prove(last.size, size)
+            verify_consistency(last.size, size, proof, last.root, root)
+        except ProofError as error:
+            raise ForkRefused(f"size {size} does not extend the signed size {last.size}: {error}") from error
+        checkpoint = Checkpoint(self._key.name, size, root)
+        if checkpoint != last:
+            replace_file(self._state, checkpoint.text().encode(), 0o600)
+            self._last = checkpoint
+        return sign_note(checkpoint.text(), [self._key])
