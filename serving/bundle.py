@@ -123,13 +123,16 @@ def _read_file(directory: int, name: str, bytes_max: int) -> bytes:
         kind = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
         reason = Rejection.UNREADABLE if stat.S_ISREG(kind) else Rejection.NOT_A_FILE
         raise BundleRejected(reason, name) from error
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise BundleRejected(Rejection.NOT_A_FILE, name)
         if status.st_size > bytes_max:
             raise BundleRejected(Rejection.SIZE, name)
-        data = file.read(bytes_max + 1)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            data = file.read(bytes_max + 1)
+    finally:
+        os.close(handle)
     if len(data) > bytes_max:
         raise BundleRejected(Rejection.SIZE, name, "grew while it was read")
     return data

@@ -89,7 +89,7 @@ def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, Any]]:
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
         document = msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleRejected(Rejection.MANIFEST, MANIFEST_FILE, "is not a manifest of format 1") from error
     for problem in _problems(manifest):
         raise BundleRejected(Rejection.MANIFEST, MANIFEST_FILE, problem)

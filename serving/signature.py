@@ -140,7 +140,7 @@ def verify(signature: bytes, trusted: Sequence[TrustedKey]) -> dict[str, str]:
         raise BundleRejected(Rejection.SIZE, SIGNATURE_FILE)
     try:
         outer = msgspec.json.decode(signature, type=_SigstoreBundle)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed("not a signature in the OpenSSF Model Signing format") from error
     if len(outer.dsse_envelope.signatures) != 1:
         raise _malformed("not exactly one signature")
@@ -192,7 +192,7 @@ def sign(digests: Mapping[str, str], model_name: str, key: ec.EllipticCurvePriva
 def _digests(payload: bytes) -> dict[str, str]:
     try:
         statement = msgspec.json.decode(payload, type=_Statement)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed("the signed payload is not a model signing statement") from error
     resources = statement.predicate.resources
     if len(resources) > FILES_MAX:
