@@ -15,6 +15,7 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+from zlib import crc32
 
 from gateway.admission import gcra
 from gateway.admission.limiter import Bucket, Decision
@@ -60,7 +61,7 @@ class MemoryLimiter:
         return _decision(*told, now_ns)
 
     def _slot(self, key: str) -> int:
-        return hash(key) % len(self._sketch_ns)
+        return crc32(key.encode()) % len(self._sketch_ns)
 
     def _write(self, key: str, tat_ns: int, now_ns: int, *, has_row: bool) -> None:
         if has_row or self._has_room(now_ns):
