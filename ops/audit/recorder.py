@@ -35,13 +35,10 @@ ENTRY_ID = re.compile(rb'"id":"([0-9a-f]{32})"')
 
 
 class RecorderMetrics(Protocol):
-    """What the recorder reports; called from its committing thread, must not block."""
+    """Where the recorder reports; called from its committing thread, must not block."""
 
-    def audit_committed(self, kinds: Mapping[str, int], tree_size: int, backlog: int, time_ns: int) -> None:
-        """A group became durable: entries by kind, the tree's size, entries not yet public, when."""
-
-    def audit_dropped(self, count: int) -> None:
-        """Records were refused."""
+    def durable(self, kinds: Mapping[str, int], tree_size: int, time_s: float) -> None:
+        """A group became durable: entries by kind, the tree's size with them, when (seconds since 1970)."""
 
 
 class Worker:
@@ -85,7 +82,7 @@ class Recorder:
         self._tail_bytes = 0
         self._stopping = False
         self._full = False
-        self._dropped = 0
+        self._refused = 0
         self._beat_at_ms = monotonic_ms()
         self._rings_due = True
 
@@ -213,7 +210,7 @@ class Recorder:
             worker.queue.append(protocol.INVALID)
             return
         if refusal:
-            self._count_dropped(len(append.framed))
+            self._refused += len(append.framed)
             worker.queue.append(refusal)
             return
         worker.queue.append(append)
@@ -225,11 +222,6 @@ class Recorder:
         if self._publishing.edge.backlog > self._settings.backlog_records_max:
             return protocol.BACKLOG
         return 0
-
-    def _count_dropped(self, count: int) -> None:
-        self._dropped += count
-        if self._metrics is not None:
-            self._metrics.audit_dropped(count)
 
     def _commit_group(self) -> None:
         """Commit what waits, up to the limits of a group, then answer each worker once."""
@@ -281,12 +273,12 @@ class Recorder:
             self._appender.commit(group, heartbeats)
         except LogFull:
             self._full = True
-            self._count_dropped(sum(len(each.framed) for each in group))
+            self._refused += sum(len(each.framed) for each in group)
             return False
         self.remember([each.records for each in group])
         if self._metrics is not None:
             kinds = Counter(kind for each in group for kind in each.kinds)
-            self._metrics.audit_committed(kinds, self._appender.size, self._publishing.edge.backlog, self._own.now_ns())
+            self._metrics.durable(kinds, self._appender.size, self._own.now_ns() / 1e9)
         self._publishing.grown()
         return True
 
@@ -298,8 +290,8 @@ class Recorder:
         if self._publishing.disk_full != self._full:
             self._full = self._publishing.disk_full
             state = "open" if self._full else "close"
-            if self._commit([own_append([self._own.gap(state, "disk-full", self._dropped)])]):
-                self._dropped = 0
+            if self._commit([own_append([self._own.gap(state, "disk-full", self._refused)])]):
+                self._refused = 0
         if self._monotonic_ms() >= self._beat_at_ms:
             self._beat_at_ms = self._monotonic_ms() + self._settings.heartbeat_ms
             self._rings_due = True

@@ -1,8 +1,8 @@
 """The recorder's process: `python -m ops.audit.recorder_main SETTINGS.json`.
 
-Composition root and exit codes: 0 after SIGTERM or SIGINT with everything durable and public; 64 wrong usage; 65 the log
-is damaged; 70 refused to start; 73 no room to start; 74 poisoned by an I/O error; 75 another appender; 76 the signer
-was shown a fork. One JSON line on standard error says why. Ready when its socket accepts.
+Composition root and exit codes: 0 after SIGTERM or SIGINT with everything durable and public; 64 wrong usage; 65 the
+log is damaged; 70 refused to start; 73 no room to start; 74 poisoned by an I/O error; 75 another appender; 76 the
+signer was shown a fork. One JSON line on standard error says why. Ready when its socket accepts.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from pathlib import Path
 from ops.audit.appender import Appender, own_append
 from ops.audit.checkpoint import SignerKey, parse_skey
 from ops.audit.durable import make_directories, sync_directory
+from ops.audit.entry import KINDS
 from ops.audit.errors import AuditError, RecorderError, SettingsError
 from ops.audit.lock import AppenderFlock, LockDatabase
 from ops.audit.own_entries import OwnEntries
@@ -77,7 +78,11 @@ def opening_entry(own: OwnEntries, settings: RecorderSettings, key: SignerKey, f
 
 def load_metrics(settings: RecorderSettings) -> RecorderMetrics | None:
     """The gateway's metrics, where they are configured."""
-    return None
+    if settings.metrics_directory is None:
+        return None
+    from ops.metrics import RecorderMetrics as GatewayMetrics  # noqa: PLC0415 (prometheus_client, only where it is used)
+
+    return GatewayMetrics(settings.metrics_directory, "recorder", kinds=KINDS)
 
 
 def serve(settings: RecorderSettings) -> None:

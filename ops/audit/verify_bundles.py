@@ -1,0 +1,173 @@
+"""The part of verification that grows with the log: entries, leaves, level-0 tiles and payloads, bundle by bundle.
+
+Runs in worker processes for large logs; a chunk of bundles in, a small summary out. Part of `verify` and under its
+rules: it imports only the pure modules, and trusts nothing it reads.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from ops.audit.entry import Fields, Gap, Genesis, Heartbeat, Recover, check, payload_hashes
+from ops.audit.errors import EntryError, TileError
+from ops.audit.merkle import HASH_BYTES, fold
+from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, split_bundle, split_pack
+
+FINDINGS_MAX = 100  # of one chunk, and of one report: a broken disk must not fill memory
+
+Severity = Literal["tampered", "incomplete", "stale", "notice"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: how bad, what, and where (a path below the log's directory)."""
+
+    severity: Severity
+    what: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An entry that says something about the life of the log itself."""
+
+    index: int
+    entry: Genesis | Heartbeat | Recover | Gap
+
+
+@dataclass(slots=True)
+class Chunk:
+    """What a run of bundles holds. Roots are those of full tiles; the leaves are those of a last, partial one."""
+
+    entry_roots: list[bytes | None] = field(default_factory=list)
+    tile_roots: list[bytes | None] = field(default_factory=list)
+    last_entry_leaves: list[bytes] | None = None
+    last_tile_leaves: list[bytes] | None = None
+    mismatches: list[int] = field(default_factory=list)  # entries whose hash is not the one in their tile
+    marks: list[Mark] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    records: int = 0
+    last_time_ns: int = 0
+
+    def report(self, severity: Severity, what: str, where: str) -> None:
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(Finding(severity, what, where))
+
+
+def read_tile(directory: Path, tile: Tile) -> bytes | None:
+    """A tile, or the full tile that has replaced it on a live log; None when both are missing."""
+    for path in (tile.path, tile.full_path):
+        try:
+            return (directory / path).read_bytes()
+        except FileNotFoundError:
+            continue
+    return None
+
+
+def check_bundles(directory: Path, first: int, count: int, size: int) -> Chunk:
+    """Check the bundles [first, first + count) of a log of this size."""
+    chunk = Chunk()
+    for index in range(first, first + count):
+        width = min(TILE_WIDTH, size - index * TILE_WIDTH)
+        entries = _entries(directory, Tile(ENTRIES, index, width), chunk)
+        hashes = _hashes(directory, Tile(0, index, width), chunk)
+        leaves = None if entries is None else [sha256(b"\x00" + each).digest() for each in entries]
+        if leaves is not None and hashes is not None and leaves != hashes:
+            base = index * TILE_WIDTH
+            different = [base + at for at, (one, two) in enumerate(zip(leaves, hashes, strict=True)) if one != two]
+            chunk.mismatches += different[:FINDINGS_MAX]
+        if width == TILE_WIDTH:
+            chunk.entry_roots.append(None if leaves is None else fold(leaves))
+            same = leaves is not None and leaves == hashes
+            chunk.tile_roots.append(chunk.entry_roots[-1] if same else None if hashes is None else fold(hashes))
+        else:
+            chunk.last_entry_leaves, chunk.last_tile_leaves = leaves, hashes
+        _check_entries(directory, index, width, entries or [], chunk)
+        chunk.records += width
+    return chunk
+
+
+def _entries(directory: Path, tile: Tile, chunk: Chunk) -> list[bytes] | None:
+    data = read_tile(directory, tile)
+    if data is None:
+        chunk.report("incomplete", "the entry bundle is missing", tile.path)
+        return None
+    try:
+        entries = split_bundle(data)
+    except TileError as error:
+        chunk.report("tampered", str(error), tile.path)
+        return None
+    if len(entries) != tile.width and not (tile.partial and len(entries) == TILE_WIDTH):
+        chunk.report("tampered", f"the bundle holds {len(entries)} entries, not {tile.width}", tile.path)
+        return None
+    return entries[: tile.width]
+
+
+def _hashes(directory: Path, tile: Tile, chunk: Chunk) -> list[bytes] | None:
+    data = read_tile(directory, tile)
+    if data is None:
+        chunk.report("incomplete", "the tile is missing", tile.path)
+        return None
+    wanted = tile.width * HASH_BYTES
+    if len(data) != wanted and not (tile.partial and len(data) == TILE_WIDTH * HASH_BYTES):
+        chunk.report("tampered", f"the tile has {len(data)} bytes, not {wanted}", tile.path)
+        return None
+    return [data[start : start + HASH_BYTES] for start in range(0, wanted, HASH_BYTES)]
+
+
+def _check_entries(directory: Path, bundle: int, width: int, entries: Sequence[bytes], chunk: Chunk) -> None:
+    """Schema and canonical form of each entry, and the payloads they name."""
+    where = Tile(ENTRIES, bundle, width).path
+    named: set[bytes] = set()
+    checked: Fields | None = None
+    for index, data in enumerate(entries, bundle * TILE_WIDTH):
+        try:
+            checked = check(data)
+            if b'"payload":' in data:
+                named.update(payload_hashes(checked))
+        except EntryError as error:
+            chunk.report("tampered", f"entry {index}: {error}", where)
+            continue
+        if isinstance(checked, Genesis | Heartbeat | Recover | Gap):
+            chunk.marks.append(Mark(index, checked))
+    if checked is not None:
+        chunk.last_time_ns = int(checked.time_ns)  # type: ignore[attr-defined]  # every kind has a time
+    _check_payloads(directory, bundle, width, named, chunk)
+
+
+def _packs(directory: Path, bundle: int, width: int) -> Iterator[tuple[str, bytes]]:
+    """The payload packs of a bundle at this width: the full one, else the partial ones up to the width."""
+    tile = Tile(BLOBS, bundle)
+    full = directory / tile.full_path
+    if full.exists():
+        yield tile.full_path, full.read_bytes()
+        return
+    partial = directory / tile.partial_directory
+    if not partial.is_dir():
+        return
+    widths = sorted(int(path.name) for path in partial.iterdir() if path.name.isdigit())
+    for each in widths:
+        if each <= width:
+            path = Tile(BLOBS, bundle, each).path
+            yield path, (directory / path).read_bytes()
+
+
+def _check_payloads(directory: Path, bundle: int, width: int, named: set[bytes], chunk: Chunk) -> None:
+    found: set[bytes] = set()
+    try:
+        for path, data in _packs(directory, bundle, width):
+            ahead = width < TILE_WIDTH and path == Tile(BLOBS, bundle).full_path  # a live log went on
+            for blob in split_pack(data):
+                digest = sha256(blob).digest()
+                if digest not in named and not ahead:
+                    chunk.report("tampered", f"a payload that no entry names: {digest.hex()}", path)
+                found.add(digest)
+    except TileError as error:
+        chunk.report("tampered", str(error), Tile(BLOBS, bundle, width).path)
+    except FileNotFoundError:  # the partial packs were replaced by the full one as we read
+        _check_payloads(directory, bundle, width, named, chunk)
+        return
+    for digest in sorted(named - found):
+        chunk.report("incomplete", f"a payload is missing: {digest.hex()}", Tile(BLOBS, bundle, width).path)
