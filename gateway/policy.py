@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 POLICY_BYTES_MAX = 16 * 1024 * 1024
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Alpha = Annotated[float, Field(gt=0, lt=1)]
 Capture = Literal["none", "flagged", "sampled", "all"]
 
@@ -100,10 +100,10 @@ class Tenant(Section):
 class ApiKey(Section):
     """One API key of a principal. The gateway keeps only its HMAC."""
 
-    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}\z")]
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     """The public half, before the dot."""
-    hmac: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
-    """HMAC-SHA-256 of the whole key (`id.secret`) under the pepper, hex; `stockade keys add` writes it."""
+    hmac: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """HMAC-SHA-256 of the whole key (`id.secret`) under the pepper, hex; `stockade keys new` prints it."""
     expires_ns: Annotated[int, Date()] = Field(alias="expires")
     """From this moment on the key is refused."""
     revoked: bool = False

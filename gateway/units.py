@@ -108,7 +108,7 @@ class Duration:
         return _schema(self.read, lambda value: _largest_unit(value, _DURATIONS_MS))
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"type": "string", "pattern": "^[0-9]+ ?(ms|s|m|h|d)$", "examples": [self.least, self.most]}
+        return {"type": "string", "pattern": "^[0-9]+ ?(ms|s|m|h|d)$", "x-range": [self.least, self.most]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Size:
         return _schema(self.read, lambda value: _largest_unit(value, _SIZES))
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"type": "string", "pattern": "^[0-9]+ ?(B|KiB|MiB|GiB|TiB)$", "examples": [self.least, self.most]}
+        return {"type": "string", "pattern": "^[0-9]+ ?(B|KiB|MiB|GiB|TiB)$", "x-range": [self.least, self.most]}
 
 
 @dataclass(frozen=True, slots=True)

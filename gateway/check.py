@@ -1,0 +1,284 @@
+"""`stockade check`: everything that can be known about a configuration without starting it.
+
+`check` loads both files as the gateway would, then looks at what they name: files are there, keys are keys and belong
+together, certificates are valid now and fit their key. It reports all it finds, changes nothing, opens no port, and
+loads no bundle. What would stop a start or a request is an error; what deserves a look is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gateway.config import Config, load_config
+from gateway.document import FileRejected
+from gateway.policy import Policy, load_policy
+from ops.audit.checkpoint import parse_skey, parse_vkey
+from ops.audit.errors import NoteError
+
+__all__ = ["Finding", "Report", "check", "render"]
+
+EXPIRES_SOON = timedelta(days=30)
+SECRET_BYTES_MIN = 32
+FILE_BYTES_MAX = 1024 * 1024
+
+Level = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, or deserves a look. `where` is a key of the configuration, or a file."""
+
+    level: Level
+    where: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that `check` found. The effective files are None when they could not be loaded."""
+
+    file: Path
+    findings: tuple[Finding, ...]
+    config: Config | None
+    policy: Policy | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether a gateway would start from it."""
+        return not any(finding.level == "error" for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines. Holds no secret."""
+        return {
+            "file": str(self.file),
+            "ok": self.ok,
+            "findings": [{"level": each.level, "where": each.where, "problem": each.problem} for each in self.findings],
+            "config_digest": self.config.digest if self.config else None,
+            "policy_digest": self.policy.digest if self.policy else None,
+            "policy_revision": self.policy.revision if self.policy else None,
+            "config": self.config.masked() if self.config else None,
+            "policy": self.policy.masked() if self.policy else None,
+        }
+
+
+def check(path: Path, now: datetime) -> Report:
+    """Check stockade.yaml at `path` and all it names. `now` is aware. Never raises for what the files hold."""
+    try:
+        config = load_config(path)
+    except FileRejected as rejected:
+        return Report(path, tuple(Finding("error", str(path), line) for line in rejected.lines), None, None)
+    findings = [finding for look in _LOOKS for finding in look(config, now)]
+    try:
+        policy = load_policy(config.policy.file, config.policy.public_key)
+    except FileRejected as rejected:
+        findings += [Finding("error", str(config.policy.file), line) for line in rejected.lines]
+        return Report(path, tuple(findings), config, None)
+    findings += _policy_findings(policy, config.policy.file, now)
+    return Report(path, tuple(findings), config, policy)
+
+
+def render(report: Report, console: Console) -> None:
+    """The report for people: findings, then what is in force."""
+    for finding in report.findings:
+        colour = "red" if finding.level == "error" else "yellow"
+        text = finding.problem if finding.problem.startswith(finding.where) else f"{finding.where}: {finding.problem}"
+        console.print(f"[{colour}]{finding.level}[/{colour}] {escape(text)}", highlight=False, soft_wrap=True)
+    if report.config is not None:
+        table = Table(
+            "key", "effective value", title=f"{report.file} (secrets are paths, never shown)", title_justify="left"
+        )
+        for key, value in _flat(report.config.masked()):
+            table.add_row(escape(key), escape(value))
+        console.print(table)
+        console.print(f"config digest  {report.config.digest}", highlight=False)
+    if report.policy is not None:
+        console.print(f"policy digest  {report.policy.digest}  revision {report.policy.revision}", highlight=False)
+        console.print(f"principals     {', '.join(list(report.policy.principals)[:12])}", highlight=False, markup=False)
+    console.print("[green]ok[/green]" if report.ok else "[red]not ok: a gateway would not start from this[/red]")
+
+
+def _flat(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{at}.{key}" if at else key)
+    elif isinstance(value, list):
+        yield at, ", ".join(str(item) for item in value)
+    else:
+        yield at, "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class _Unusable(Exception):
+    """A file is not what it should be. The message is the finding."""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+    except OSError as problem:
+        raise _Unusable(f"{path} cannot be read ({problem.strerror})") from None
+    if len(data) > FILE_BYTES_MAX:
+        raise _Unusable(f"{path} is larger than {FILE_BYTES_MAX} bytes, so it is not a key or a certificate")
+    return data
+
+
+def _tls(config: Config, now: datetime) -> Iterator[Finding]:
+    if config.tls is None:
+        yield Finding("warning", "unsafe_plaintext", "credentials and inputs can be read on the network")
+        return
+    tls = config.tls
+    try:
+        certificates = _certificates(tls.certificate)
+    except _Unusable as problem:
+        yield Finding("error", "tls.certificate", str(problem))
+        certificates = []
+    if certificates:
+        yield from _validity("tls.certificate", certificates[0], now)
+        try:
+            _require_pair(tls.key, certificates[0])
+        except _Unusable as problem:
+            yield Finding("error", "tls.key", str(problem))
+    if tls.client_ca is not None:
+        try:
+            authorities = _certificates(tls.client_ca)
+        except _Unusable as problem:
+            yield Finding("error", "tls.client_ca", str(problem))
+            return
+        for authority in authorities:
+            yield from _validity("tls.client_ca", authority, now)
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(_read(path))
+    except ValueError:
+        raise _Unusable(f"{path} holds no certificate in PEM") from None
+
+
+def _validity(where: str, certificate: x509.Certificate, now: datetime) -> Iterator[Finding]:
+    name = certificate.subject.rfc4514_string()
+    expires = certificate.not_valid_after_utc
+    if now < certificate.not_valid_before_utc:
+        yield Finding(
+            "error", where, f"{name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+        )
+    elif now >= expires:
+        yield Finding("error", where, f"{name} expired on {expires:%Y-%m-%d}; renew it")
+    elif now + EXPIRES_SOON > expires:
+        yield Finding("warning", where, f"{name} expires on {expires:%Y-%m-%d}; renew it soon")
+
+
+def _require_pair(path: Path, certificate: x509.Certificate) -> None:
+    try:
+        key = load_pem_private_key(_read(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise _Unusable(f"{path} is not an unencrypted private key in PEM") from None
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if key.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
+        raise _Unusable(f"{path} is not the key of tls.certificate")
+
+
+def _log_key(config: Config, _now: datetime) -> Iterator[Finding]:
+    audit = config.audit
+    try:
+        signer = parse_skey(_read(audit.signing_key).decode("ascii", "replace").strip())
+    except (_Unusable, NoteError) as problem:
+        yield Finding("error", "audit.signing_key", str(problem))
+        return
+    if signer.name != audit.origin:
+        yield Finding("error", "audit.origin", f"is not {signer.name}, whose key audit.signing_key is")
+    try:
+        vkey = parse_vkey(_read(audit.vkey).decode("ascii", "replace").strip())
+    except (_Unusable, NoteError) as problem:
+        yield Finding("error", "audit.vkey", str(problem))
+        return
+    if vkey != signer.verifier:
+        yield Finding("error", "audit.vkey", f"{audit.vkey} is not the public half of audit.signing_key")
+
+
+def _secrets(config: Config, _now: datetime) -> Iterator[Finding]:
+    for where, path, exact in (
+        ("audit.master_key", config.audit.master_key, True),
+        ("policy.pepper", config.policy.pepper, False),
+    ):
+        try:
+            size = len(_read(path))
+        except _Unusable as problem:
+            yield Finding("error", where, str(problem))
+            continue
+        if size < SECRET_BYTES_MIN or (exact and size != SECRET_BYTES_MIN):
+            wanted = "exactly" if exact else "at least"
+            yield Finding(
+                "error", where, f"{path} holds {size} bytes; it needs {wanted} {SECRET_BYTES_MIN} random ones"
+            )
+
+
+def _bundles(config: Config, _now: datetime) -> Iterator[Finding]:
+    if not config.bundles.directory.is_dir():
+        yield Finding("error", "bundles.directory", f"{config.bundles.directory} is not a directory")
+    for path in config.bundles.trusted_keys:
+        try:
+            _require_bundle_key(path)
+        except _Unusable as problem:
+            yield Finding("error", "bundles.trusted_keys", str(problem))
+
+
+def _require_bundle_key(path: Path) -> None:
+    try:
+        key = load_pem_public_key(_read(path))
+    except (ValueError, UnsupportedAlgorithm):
+        raise _Unusable(f"{path} is not a public key in PEM") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise _Unusable(f"{path} is not an ECDSA P-256 public key, which bundles are signed with")
+
+
+def _directories(config: Config, _now: datetime) -> Iterator[Finding]:
+    """They are made at the first start; what they stand in must be there."""
+    places = (("audit.directory", config.audit.directory), ("audit.state_directory", config.audit.state_directory))
+    for where, path in (*places, ("audit.key_database", config.audit.key_database), ("state_dir", config.state_dir)):
+        if not path.parent.is_dir():
+            yield Finding("error", where, f"{path.parent} is not a directory")
+    log, state = config.audit.directory.parent, config.audit.state_directory.parent
+    if log.is_dir() and state.is_dir() and log.stat().st_dev != state.stat().st_dev:
+        yield Finding(
+            "error", "audit.state_directory", "is on another filesystem than audit.directory; keep them together"
+        )
+
+
+_LOOKS = (_tls, _log_key, _secrets, _bundles, _directories)
+
+
+def _policy_findings(policy: Policy, file: Path, now: datetime) -> Iterator[Finding]:
+    for index, method in enumerate(policy.unsafe_public_methods):
+        yield Finding("warning", f"unsafe_public_methods[{index}]", f"anybody can call {method} without a credential")
+    for principal, key in policy.api_keys():
+        where = f"principals.{principal}"
+        expires = datetime.fromtimestamp(key.expires_ns // 1_000_000_000, UTC)
+        if key.revoked:
+            continue
+        if now >= expires:
+            yield Finding("warning", where, f"API key {key.id} expired on {expires:%Y-%m-%d}; replace or remove it")
+        elif now + EXPIRES_SOON > expires:
+            yield Finding("warning", where, f"API key {key.id} expires on {expires:%Y-%m-%d}; add its successor")
+    for name, issuer in policy.issuers.items():
+        if issuer.jwks_url is None:
+            keys = file.parent / issuer.url_or_file
+            if not keys.is_file():
+                yield Finding("error", f"issuers.{name}.url_or_file", f"{keys} is not a file")
