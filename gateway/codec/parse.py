@@ -1,9 +1,9 @@
 """Bytes to messages, within limits.
 
 protobuf itself bounds depth and refuses what is truncated or not UTF-8. What it does not bound is amplification: two
-bytes of an empty sub-message become some eighty bytes of object, so 4 MiB of them become 160 MB. A body large enough
-for that to matter is walked first, its fields counted without making anything of them (protobuf encoding,
-"Message structure"); a small one goes straight to protobuf.
+bytes of an empty sub-message become some eighty bytes of object, and 4 MiB of them 176 MB. A body large enough for that
+to matter is walked first, its fields counted without making anything of them; a small one goes straight to protobuf.
+What a walked body can still cost is some fifteen times its size, in empty elements of one BYTES tensor.
 """
 
 from typing import TypeVar
