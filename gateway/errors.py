@@ -248,6 +248,7 @@ def _rows() -> dict[type[Exception], Row]:
         serving.errors.QueueFull: queue_full,
         serving.errors.BackendFailed: MODEL_ERROR,
         serving.errors.GraphRejected: MODEL_ERROR,
+        serving.errors.BatcherClosed: replace(draining, retry_after_ms=a_second),
         serving.errors.EngineClosed: replace(draining, retry_after_ms=a_second),
         defenses.errors.EvidenceInvalid: MODEL_ERROR,
         defenses.errors.ScreenFailed: replace(screen_gone, retry_after_ms=a_second),
