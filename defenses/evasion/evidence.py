@@ -20,7 +20,7 @@ their order up to the largest float32 and the score stays below a few thousand. 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final, Self
 
@@ -73,9 +73,9 @@ class Tail:
 class EvidenceScreen:
     """Implements Screen. Build it with `from_calibration`; `tails` stand in the order of COMPONENTS."""
 
-    tails: tuple[Tail, ...]
-    edges: NDArray[np.float64]  # (components, 1): where each fitted range ends
-    rates: NDArray[np.float64]  # (components, 1): Pareto shape over scale
+    tails: tuple[Tail, ...] = field(repr=False)
+    edges: NDArray[np.float64] = field(repr=False)  # (components, 1): where each fitted range ends
+    rates: NDArray[np.float64] = field(repr=False)  # (components, 1): Pareto shape over scale
     digest: str
     name: str = NAME
     technique: str = TECHNIQUE
@@ -134,7 +134,7 @@ def _read_tail(arrays: Mapping[str, NDArray[Any]], component: str) -> Tail:
 
 
 def _components(outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """Return float64 (components, rows), finite: what is not a finite number counts as the largest float32."""
+    """Return float64 (components, rows), where all that is no finite float32, of either sign, is the largest one."""
     missing = [name for name in OUTPUTS if name not in outputs]
     if missing:
         raise EvidenceInvalid(missing[0], "absent")
@@ -147,11 +147,13 @@ def _components(outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         if values.shape != row.shape or values.dtype.kind != "f":
             raise EvidenceInvalid(name, f"{values.dtype}{values.shape}: ({row.size},) wanted")
         row[:] = values
-    ascending = np.sort(probabilities, axis=1)  # NaN sorts last, so a row with one has no margin but NaN
-    np.subtract(ascending[:, -2], ascending[:, -1], out=matrix[3], dtype=np.float64)
-    finite = np.isfinite(matrix)
-    if not finite.all():
-        matrix[~finite] = _FLOAT32_MAX
+    ascending = np.sort(probabilities, axis=1)  # -inf comes first, inf and then NaN come last
+    with np.errstate(invalid="ignore"):
+        np.subtract(ascending[:, -2], ascending[:, -1], out=matrix[3], dtype=np.float64)
+    matrix[3, ~np.isfinite(ascending[:, 0])] = np.nan
+    usual = np.abs(matrix) <= _FLOAT32_MAX  # False for NaN
+    if not usual.all():
+        matrix[~usual] = _FLOAT32_MAX
     return matrix
 
 
