@@ -10,22 +10,15 @@ than burst_ns, because a TAT further ahead than that is taken back to it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 NEVER = -1  # as a wait: the cost exceeds the burst, so no wait is long enough
 
 
-class Spend(NamedTuple):
-    """What became of one spend. `tat_ns` is to be stored when admitted, and is the unchanged bucket otherwise."""
+def spend(tat_ns: int, now_ns: int, cost: int, interval_ns: int, burst_ns: int) -> tuple[int, bool, int, int]:
+    """Take `cost` >= 0 units at `now_ns` from the bucket that is full at `tat_ns`.
 
-    tat_ns: int
-    admitted: bool
-    remaining: int  # whole units that could still be spent at once
-    retry_after_ns: int  # 0 when admitted; NEVER when the cost exceeds the burst
-
-
-def spend(tat_ns: int, now_ns: int, cost: int, interval_ns: int, burst_ns: int) -> Spend:
-    """Take `cost` >= 0 units at `now_ns` from the bucket that is full at `tat_ns`."""
+    Returns the bucket's TAT afterwards (to be stored when admitted; otherwise the unchanged bucket), whether the spend
+    is admitted, the whole units that could still be spent at once, and the wait in nanoseconds: 0 when admitted, or NEVER.
+    """
     debt_ns = tat_ns - now_ns
     if debt_ns < 0:
         debt_ns = 0
@@ -34,6 +27,6 @@ def spend(tat_ns: int, now_ns: int, cost: int, interval_ns: int, burst_ns: int) 
     room_ns = burst_ns - debt_ns
     price_ns = cost * interval_ns
     if price_ns <= room_ns:
-        return Spend(now_ns + debt_ns + price_ns, True, (room_ns - price_ns) // interval_ns, 0)
+        return now_ns + debt_ns + price_ns, True, (room_ns - price_ns) // interval_ns, 0
     retry_ns = price_ns - room_ns if price_ns <= burst_ns else NEVER
-    return Spend(now_ns + debt_ns, False, room_ns // interval_ns, retry_ns)
+    return now_ns + debt_ns, False, room_ns // interval_ns, retry_ns

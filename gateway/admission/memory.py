@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from zlib import crc32
 
 from gateway.admission import gcra
-from gateway.admission.limiter import Bucket, Decision
+from gateway.admission.limiter import Bucket, Decision, Rule
 
 SWEEP_STEPS = 8
 _NS_PER_MS = 1_000_000
@@ -40,25 +40,33 @@ class MemoryLimiter:
         return len(self._tats_ns)
 
     def spend(self, charges: Sequence[tuple[Bucket, int]], now_ns: int) -> Decision:
-        if not charges or min([cost for _, cost in charges]) < 0:
-            raise ValueError("a spend charges at least one bucket, and no cost is negative")
         written: list[tuple[str, int | None, int]] = []  # key, its row before (None: it had none), its slot before
-        told: tuple[Bucket, gcra.Spend] | None = None
+        told: tuple[Rule, int, int, int] | None = None  # of the bucket to report: rule, TAT, remaining, wait
+        refused = False
         for bucket, cost in charges:
-            rule = bucket.rule
-            row_ns = self._tats_ns.get(bucket.key)
-            slot_ns = self._sketch_ns[self._slot(bucket.key)] if row_ns is None else 0
-            tat_ns = slot_ns if row_ns is None else row_ns
-            outcome = gcra.spend(tat_ns, now_ns, cost, rule.interval_ns, rule.burst_ns)
-            if told is None or _tells_more(bucket, outcome, *told):
-                told = bucket, outcome
-            if cost and outcome.admitted and told[1].admitted:
-                written.append((bucket.key, row_ns, slot_ns))
-                self._write(bucket.key, outcome.tat_ns, now_ns, has_row=row_ns is not None)
-        assert told is not None
-        if not told[1].admitted:
+            if cost < 0:
+                self._undo(written)
+                raise ValueError("a cost is never negative")
+            key, rule = bucket.key, bucket.rule
+            row_ns = self._tats_ns.get(key)
+            slot_ns = self._sketch_ns[self._slot(key)] if row_ns is None else 0
+            before_ns = slot_ns if row_ns is None else row_ns
+            tat_ns, admitted, remaining, wait_ns = gcra.spend(before_ns, now_ns, cost, rule.interval_ns, rule.burst_ns)
+            if not admitted:
+                if not refused or told is None or _is_longer(wait_ns, told[3]):
+                    told = rule, tat_ns, remaining, wait_ns
+                refused = True
+            elif not refused:
+                if told is None or remaining * told[0].burst < told[2] * rule.burst:
+                    told = rule, tat_ns, remaining, 0
+                if cost:
+                    written.append((key, row_ns, slot_ns))
+                    self._write(key, tat_ns, now_ns, has_row=row_ns is not None)
+        if told is None:
+            raise ValueError("a spend charges at least one bucket")
+        if refused:
             self._undo(written)
-        return _decision(*told, now_ns)
+        return _decision(*told, now_ns, admitted=not refused)
 
     def _slot(self, key: str) -> int:
         return crc32(key.encode()) % len(self._sketch_ns)
@@ -89,24 +97,11 @@ class MemoryLimiter:
                 self._sketch_ns[self._slot(key)] = slot_ns
 
 
-def _tells_more(bucket: Bucket, outcome: gcra.Spend, told_bucket: Bucket, told: gcra.Spend) -> bool:
-    """Whether this outcome is to be reported rather than the one told so far: the longest wait, else the emptiest."""
-    if outcome.admitted != told.admitted:
-        return told.admitted
-    if outcome.admitted:
-        return outcome.remaining * told_bucket.rule.burst < told.remaining * bucket.rule.burst
-    if told.retry_after_ns == gcra.NEVER:
-        return False
-    return outcome.retry_after_ns == gcra.NEVER or outcome.retry_after_ns > told.retry_after_ns
+def _is_longer(wait_ns: int, than_ns: int) -> bool:
+    return than_ns != gcra.NEVER and (wait_ns == gcra.NEVER or wait_ns > than_ns)
 
 
-def _decision(bucket: Bucket, outcome: gcra.Spend, now_ns: int) -> Decision:
-    retry_ns = outcome.retry_after_ns
-    return Decision(
-        admitted=outcome.admitted,
-        rule=bucket.rule.name,
-        limit=bucket.rule.burst,
-        remaining=outcome.remaining,
-        reset_ms=-((now_ns - outcome.tat_ns) // _NS_PER_MS),
-        retry_after_ms=gcra.NEVER if retry_ns == gcra.NEVER else -(-retry_ns // _NS_PER_MS),
-    )
+def _decision(rule: Rule, tat_ns: int, remaining: int, wait_ns: int, now_ns: int, *, admitted: bool) -> Decision:
+    reset_ms = -((now_ns - tat_ns) // _NS_PER_MS)  # rounded up, as is the wait
+    retry_ms = gcra.NEVER if wait_ns == gcra.NEVER else -(-wait_ns // _NS_PER_MS)
+    return Decision(admitted, rule.name, rule.burst, remaining, reset_ms, retry_ms)

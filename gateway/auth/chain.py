@@ -38,18 +38,26 @@ class Chain:
             raise CredentialInvalid("x-api-key: too long")
         if len(names) > CERTIFICATE_NAMES_MAX:
             raise CredentialInvalid("certificate: too many names")
+        if names or api_key is not None:
+            return self._several(authorization, api_key, names, now_ns)
+        if authorization is None:
+            raise CredentialMissing
+        return self._known(presented, now_ns)
+
+    def _several(
+        self, authorization: str | None, api_key: str | None, names: tuple[str, ...], now_ns: int
+    ) -> Principal:
+        """Judge each credential on its own, and let them agree."""
         found: Principal | None = None
         if authorization is not None:
-            alone = presented if api_key is None and not names else Presented(authorization=authorization)
-            found = self._known(alone, now_ns)
+            found = self._known(Presented(authorization=authorization), now_ns)
         if api_key is not None:
             found = _agreed(found, self._known(Presented(api_key=api_key), now_ns))
-        if names:
-            certified = self._ask(Presented(spiffe=names), now_ns)
-            if certified is not None:
-                found = _agreed(found, certified)
+        certified = self._ask(Presented(spiffe=names), now_ns)
+        if certified is not None:
+            found = _agreed(found, certified)
         if found is None:
-            raise CredentialInvalid("certificate: names nobody") if names else CredentialMissing
+            raise CredentialInvalid("certificate: names nobody")
         return found
 
     def _known(self, presented: Presented, now_ns: int) -> Principal:
