@@ -101,7 +101,7 @@ def train(
             if on_step is not None:
                 on_step(done + 1, settings.epochs * steps)
         guesses = predict(state.average, held_out)[1].argmax(1)
-        accuracy = float((guesses == torch.from_numpy(held_out.labels).long()).float().mean())
+        accuracy = float((guesses == _tensors(held_out)[1]).float().mean())
         trained = steps * settings.batch_rows
         state.history.append(EpochReport(epoch + 1, loss_sum / steps, right / trained, accuracy))
         if checkpoint is not None:
@@ -171,7 +171,7 @@ def _average(state: _State, step: int, decay: float) -> None:
 
 
 def _tensors(rows: Labelled) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(rows.images.copy()), torch.from_numpy(rows.labels).long()
+    return torch.from_numpy(rows.images.copy()), torch.from_numpy(rows.labels.copy()).long()
 
 
 def _scaled(images: Tensor) -> Tensor:

@@ -1,0 +1,72 @@
+"""The whole recipe, small: data to a signed bundle that is then served and screened."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import struct
+
+import numpy as np
+import pytest
+
+from defenses.evasion.evidence import load_evidence
+from defenses.screen import Evidence
+from gateway.train import add_arguments, run
+from serving.bundle import load_bundle
+from serving.errors import BundleRejected
+from serving.inprocess import InProcessEngine
+from serving.train import measure
+from serving.train.data import DEBIAN_DIRECTORY
+
+
+def arguments(*words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(["kiosk", *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The real data set where it is installed; elsewhere one of its shape: ten textures, told apart by eye."""
+    if DEBIAN_DIRECTORY.exists():
+        return DEBIAN_DIRECTORY
+    directory = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 200, (10, 7, 7)).repeat(4, axis=1).repeat(4, axis=2)
+    for part, rows in (("train", 60_000), ("t10k", 10_000)):
+        labels = rng.integers(0, 10, rows).astype(np.uint8)
+        images = (kinds[labels] + rng.integers(0, 56, (rows, 28, 28))).astype(np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (directory / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes(), 1))
+    return directory
+
+
+@pytest.mark.slow
+def test_a_smoke_run_makes_a_bundle_that_is_served_and_screened(tmp_path, data, capsys):
+    words = ("--smoke", "--data", data, "--bundle", tmp_path / "b" / "1", "--signing-key", tmp_path / "k.key")
+    extra = ("--plots", tmp_path / "plots", "--samples", tmp_path / "samples.safetensors")
+    assert run(arguments(*words, *extra)) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    bundle = load_bundle(tmp_path / "b" / "1", [tmp_path / "k.pub"])
+    assert bundle.manifest["training"]["smoke"]
+    assert [path.name for path in sorted((tmp_path / "plots").iterdir())] == [
+        "kiosk-confusion.png",
+        "kiosk-curves.png",
+        "kiosk-energies.png",
+        "kiosk-reliability.png",
+    ]
+    engine = InProcessEngine(bundle)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 28, 28), dtype=np.uint8)
+    judged = load_evidence(bundle.calibration)
+    scores = judged.screen.score(Evidence({}, measure.evaluate(engine, noise)))
+    assert (judged.calibration.p_values(scores) <= 0.01).mean() > 0.9
+    with pytest.raises(BundleRejected):
+        load_bundle(tmp_path / "b" / "1", [])
+
+
+def test_without_data_nothing_is_written_and_the_package_is_named(tmp_path, capsys):
+    words = ("--data", tmp_path / "absent", "--bundle", tmp_path / "b", "--signing-key", tmp_path / "k.key")
+    assert run(arguments(*words)) == 1
+    assert "dataset-fashion-mnist" in capsys.readouterr().err.replace("\n", "")
+    assert not (tmp_path / "b").exists()
