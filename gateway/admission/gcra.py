@@ -17,7 +17,7 @@ def spend(tat_ns: int, now_ns: int, cost: int, interval_ns: int, burst_ns: int) 
     """Take `cost` >= 0 units at `now_ns` from the bucket that is full at `tat_ns`.
 
     Returns the bucket's TAT afterwards (to be stored when admitted; otherwise the unchanged bucket), whether the spend
-    is admitted, the whole units that could still be spent at once, and the wait in nanoseconds: 0 when admitted, or NEVER.
+    is admitted, the whole units still to be spent at once, and the wait in nanoseconds: 0 when admitted, or NEVER.
     """
     debt_ns = tat_ns - now_ns
     if debt_ns < 0:

@@ -3,8 +3,8 @@
 Rules:
 - `get` and `missed` never block: they look at the keys as last read. Only `refresh` does IO, and only the thread calls
   it once the source is started.
-- The document is read every `refresh_ms`. An unknown `kid` asks for an earlier reading, and a failed reading for
-  another, but readings are always at least `cooldown_ms` apart: a storm of unknown ids costs one reading a cooldown.
+- The document is read every `refresh_ms`. An unknown `kid` asks for an earlier reading, and so does a failed one, but
+  not before `cooldown_ms` have passed since the last: a storm of unknown ids costs one reading a cooldown.
 - A `kid` that was missed is remembered for `negative_ms`, so one that does not exist cannot cause a reading every
   cooldown. The memory for them is bounded and forgets the oldest.
 - When a reading fails, or brings a key set that breaks a rule, the keys of the last good one stay.
