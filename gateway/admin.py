@@ -1,0 +1,201 @@
+"""The control plane of a host: the admin port, and the entries that say what is in force.
+
+mTLS only, and the same pipeline as everything else: callers are principals of the policy, known by their client
+certificates; every call is authorised, limited and recorded like an inference. It runs in the supervisor, beside no
+model and far from the data port. Proofs and entries come from the public log as it stands on disk: nothing said here
+needs to be trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gateway import errors
+from gateway.app import App, open_app
+from gateway.codec import parse_as
+from gateway.policy_file import ACCEPTED
+from gateway.server import drain, listen, open_server
+from gateway.service import Service, Unary
+from gateway.state import Answer
+from ops.audit.checkpoint import parse_vkey
+from ops.audit.client import Receipt
+from ops.audit.entry import VERSION, canonical
+from ops.audit.merkle import inclusion_proof
+from ops.audit.read import LogReader
+from ops.audit.tiles import node_from
+from stockade.v1 import admin_pb2, audit_pb2
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Awaitable, Callable
+
+    from google.protobuf.message import Message
+
+    from gateway.host import Host
+    from gateway.policy import Policy
+    from gateway.service import Call
+
+ENTRIES_MAX = 1024
+DRAIN_S = 5.0
+PROBLEM_CHARACTERS_MAX = 500
+
+
+@dataclass(slots=True)
+class Control:
+    """The control process's own gateway, without models, and the host it speaks for."""
+
+    host: Host
+    app: App = field(init=False)
+
+    async def open(self, stack: contextlib.AsyncExitStack) -> str | None:
+        """Say in the log what is in force, and open the admin port if there is to be one. Returns its address."""
+        host, methods = self.host, self.methods()
+        accepted = host.place.policies / ACCEPTED
+        self.app = await open_app(host.config, accepted, process="admin", log=host.log, methods=methods, bundles=[])
+        stack.push_async_callback(self.app.close)
+        await self.say_what_is_in_force()
+        if host.config.listen.admin is None:
+            return None
+        self.app.gw.mtls = True
+        server = open_server(Service(self.app.gw, methods), host.config)
+        address = listen(server, host.config.listen.admin, host.config.tls, client_certificate=True)
+        await server.start()
+        stack.push_async_callback(drain, [server], self.app.gw, DRAIN_S)
+        return address
+
+    async def say_what_is_in_force(self) -> None:
+        """Record configuration, policy and models; clients are served only after that is durable."""
+        host = self.host
+        await self.record("config", digest=host.config.digest, outcome="loaded")
+        await self.record("policy", digest=host.policy.digest, outcome="loaded")
+        for bundle in host.bundles:
+            facts = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
+            await self.record("model", action="loaded", **facts)
+
+    async def policy_changed(self, policy: Policy) -> None:
+        """Follow the workers to a new policy, and record it."""
+        self.app.put_in_force(self.app.compile(policy), policy)
+        await self.record("policy", digest=policy.digest, outcome="loaded")
+
+    async def policy_refused(self, problem: str) -> None:
+        """Record that the policy in the file was refused and the one in force stays."""
+        digest = self.host.policy.digest
+        await self.record("policy", digest=digest, outcome="rejected", reason=problem[:PROBLEM_CHARACTERS_MAX])
+
+    async def record(self, kind: str, **fields: str) -> None:
+        """Append an entry of the control plane; returns when it is durable, raises AuditUnavailable otherwise."""
+        gw = self.app.gw
+        durable: asyncio.Future[None] = gw.loop.create_future()
+
+        def done(receipt: object) -> None:
+            if isinstance(receipt, Receipt):
+                durable.set_result(None)
+            else:
+                durable.set_exception(errors.AuditUnavailable())
+
+        fixed = {
+            "build": gw.site.build,
+            "gateway": gw.site.gateway,
+            "id": gw.new_id().hex(),
+            "kind": kind,
+            "time_ns": str(gw.wall_ns()),
+            "v": VERSION,
+        }
+        gw.sink.append([canonical({**fixed, **fields})], done)
+        await durable
+
+    def methods(self) -> dict[str, Unary]:
+        """Return every method of the admin port by its gRPC path."""
+        admin, audit = "/stockade.v1.Admin/", "/stockade.v1.Audit/"
+        return {
+            admin + "Status": Unary("Admin", told(admin_pb2.StatusRequest, self.status)),
+            admin + "GetPolicy": Unary("Admin", told(admin_pb2.GetPolicyRequest, self.get_policy)),
+            admin + "ReloadPolicy": Unary("Admin", told(admin_pb2.ReloadPolicyRequest, self.reload_policy)),
+            audit + "GetCheckpoint": Unary("Audit", told(audit_pb2.GetCheckpointRequest, self.get_checkpoint)),
+            audit + "ListEntries": Unary("Audit", told(audit_pb2.ListEntriesRequest, self.list_entries)),
+            audit + "GetInclusionProof": Unary("Audit", told(audit_pb2.GetInclusionProofRequest, self.get_proof)),
+        }
+
+    async def status(self, _: admin_pb2.StatusRequest) -> Message:
+        host = self.host
+        reply = admin_pb2.StatusResponse(
+            build=self.app.gw.site.build,
+            config_digest=host.config.digest,
+            policy_digest=host.policy.digest,
+            started_unix_ns=host.started_ns,
+            draining=self.app.gw.draining,
+        )
+        for number, worker in enumerate(host.workers):
+            pid = worker.process.pid if worker.process is not None else 0
+            ready, digest = worker.ready.is_set(), str(worker.facts.get("policy", ""))
+            reply.workers.add(
+                number=number, pid=pid, ready=ready, restarts=max(0, worker.starts - 1), policy_digest=digest
+            )
+        for bundle in host.bundles:
+            reply.models.add(name=bundle.name, version=bundle.version, digest=bundle.digest, ready=host.ready())
+        reply.audit.origin = self.app.sink.origin
+        reply.audit.available = self.app.sink.available
+        reply.audit.tree_size = await asyncio.to_thread(lambda: self.reader().checkpoint.size)
+        return reply
+
+    async def get_policy(self, _: admin_pb2.GetPolicyRequest) -> Message:
+        text = json.dumps(self.host.policy.masked(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return admin_pb2.GetPolicyResponse(digest=self.host.policy.digest, policy=text.encode())
+
+    async def reload_policy(self, request: admin_pb2.ReloadPolicyRequest) -> Message:
+        previous = self.host.policy.digest
+        accepted = await self.host.reload(expected_digest=request.expected_digest)
+        return admin_pb2.ReloadPolicyResponse(
+            digest=self.host.policy.digest,
+            previous_digest=previous,
+            accepted=accepted,
+            problem="" if accepted else self.host.problem,
+        )
+
+    async def get_checkpoint(self, _: audit_pb2.GetCheckpointRequest) -> Message:
+        note = await asyncio.to_thread((self.host.config.audit.directory / "checkpoint").read_bytes)
+        return audit_pb2.GetCheckpointResponse(checkpoint=note)
+
+    async def list_entries(self, request: audit_pb2.ListEntriesRequest) -> Message:
+        def read() -> list[bytes]:
+            reader = self.reader()
+            count = min(request.count_max or ENTRIES_MAX, ENTRIES_MAX, max(0, reader.checkpoint.size - request.start))
+            return reader.entries(request.start, count) if count else []
+
+        return audit_pb2.ListEntriesResponse(start=request.start, entries=await asyncio.to_thread(read))
+
+    async def get_proof(self, request: audit_pb2.GetInclusionProofRequest) -> Message:
+        def prove() -> Message:
+            reader = self.reader()
+            size = request.tree_size or reader.checkpoint.size
+            if not request.index < size <= reader.checkpoint.size:
+                raise errors.TensorInvalid("index", "is not an entry of a published tree")
+            return audit_pb2.GetInclusionProofResponse(
+                index=request.index,
+                tree_size=size,
+                hashes=inclusion_proof(request.index, size, node_from(reader.hashes)),
+                checkpoint=reader.note if size == reader.checkpoint.size else b"",
+            )
+
+        return await asyncio.to_thread(prove)
+
+    def reader(self) -> LogReader:
+        """Return the public log at its newest checkpoint."""
+        return LogReader.open(
+            self.host.config.audit.directory, parse_vkey(self.host.config.audit.vkey.read_text().strip())
+        )
+
+
+def told(
+    request_class: type[Message], build: Callable[[Any], Awaitable[Message]]
+) -> Callable[[Call, bytes], Awaitable[Answer]]:
+    """Return a method that parses, asks, and serialises."""
+
+    async def run(call: Call, body: bytes) -> Answer:
+        reply = await build(parse_as(request_class, body, call.gw.codec_limits))
+        return Answer(reply.SerializeToString())
+
+    return run

@@ -1,0 +1,263 @@
+"""The composition root: from the two files to a running gateway. Dictionaries from kind to factory; nothing registers itself.
+
+A process opens its parts once, in the order in which they depend on each other, and closes them in the opposite order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from gateway import errors
+from gateway.admission.concurrency import Concurrency
+from gateway.admission.memory import MemoryLimiter
+from gateway.capture import Vault
+from gateway.codec import CodecLimits
+from gateway.compile import compile_policy
+from gateway.exits import BODY_INCOMPLETE, log_failure, write_anonymous
+from gateway.issuers import Issuers
+from gateway.pipeline import answer_batch
+from gateway.policy import load_policy
+from gateway.record import auth_fragment, model_fragment, site_of
+from gateway.settlement import give_back
+from gateway.state import Gateway, Served
+from gateway.statistics import ModelCounters, ServiceTime
+from gateway.tally import Tally
+from ops.audit.client import AuditClient
+from ops.audit.entry import pseudonym
+from ops.audit.keys import KeyStore
+from ops.audit.ring import InflightRing
+from ops.metrics import Metrics
+from serving.batcher import Batcher
+from serving.bundle import load_bundle
+from serving.catalog import find_bundles
+from serving.inprocess import InProcessEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from gateway.auth.principal import Principal
+    from gateway.config import Config
+    from gateway.policy import Policy
+    from gateway.service import Stream, Unary
+    from gateway.state import Active, Item
+    from ops.logging import Log
+    from serving.bundle import Bundle
+    from serving.engine import Engine
+
+ENGINES: Mapping[str, Callable[[Bundle], Engine]] = {"inprocess": InProcessEngine}
+REASONS = frozenset({row.reason for row in errors.TABLE.values()} | {BODY_INCOMPLETE})
+RING_SLOTS = 4096
+PSEUDONYMS_MAX = 131_072
+TICK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the processes of one host find each other, below the state directory."""
+
+    socket: Path
+    rings: Path
+    metrics: Path
+    policies: Path
+
+
+def place_of(config: Config) -> Place:
+    """Return the places of a host. Nothing is created."""
+    state = config.state_dir
+    return Place(state / "recorder.sock", state / "rings", state / "metrics", state / "policy")
+
+
+@dataclass(slots=True)
+class App:
+    """An open gateway with what has to be closed, and what compiles a new policy for it."""
+
+    config: Config
+    gw: Gateway
+    issuers: Issuers
+    keys: KeyStore
+    metrics: Metrics
+    sink: AuditClient
+    pepper: bytes
+    ticker: asyncio.Task[None] | None = field(default=None)
+
+    def compile(self, policy: Policy) -> Active:
+        """Return the policy ready to be put in force, or raise PolicyRejected."""
+        now_ns = self.gw.wall_ns()
+        return compile_policy(policy, self.gw.served, self.pepper, self.issuers.of(policy.issuers), now_ns)
+
+    def put_in_force(self, active: Active, policy: Policy) -> None:
+        """Let every request that begins from now on see this policy."""
+        self.gw.active = active
+        self.metrics.serve_classes(policy.classes)
+        self.metrics.policy(active.digest)
+
+    async def close(self) -> None:
+        """Finish what was accepted, write the last sums, and let go."""
+        for served in self.gw.served.values():
+            await asyncio.to_thread(served.batcher.close, drain=True)
+        if self.ticker is not None:
+            self.ticker.cancel()
+        write_anonymous(self.gw)
+        await self.sink.close()
+        for served in self.gw.served.values():
+            served.engine.close()
+        self.gw.tally.flush()
+        self.issuers.close()
+        self.keys.close()
+        self.gw.ring.close()
+        self.metrics.close()
+
+
+async def open_app(
+    config: Config,
+    policy_file: Path,
+    *,
+    process: str,
+    log: Log,
+    methods: Mapping[str, Unary | Stream],
+    bundles: Sequence[Bundle],
+) -> App:
+    """Open the parts of one process. `process` is its name on this host, such as "worker-0".
+
+    Without bundles it is a control process: it knows callers and records, and answers for no model.
+
+    Raises:
+        PolicyRejected, GraphRejected, AuditUnavailable: what stands in the way of a safe start.
+    """
+    place = place_of(config)
+    policy = load_policy(policy_file, config.policy.public_key)
+    loop = asyncio.get_running_loop()
+    kinds = {path: method.kind for path, method in methods.items()}
+    metrics = Metrics(place.metrics, process, methods=kinds, reasons=REASONS)
+    site = site_of(version("stockade"), config.digest, f"{socket.gethostname()}/{process}")
+    context = f'{{{site.head_json},"gateway":{site.gateway_json}}}'.encode()
+    sink = AuditClient(
+        place.socket,
+        backlog_bytes_max=config.audit.backlog_bytes_max,
+        append_timeout_ms=config.audit.append_timeout_ms,
+    )
+    await sink.connect()
+    keys = KeyStore(config.audit.key_database, config.audit.master_key.read_bytes())
+    served = {(bundle.name, bundle.version): serve(bundle, config) for bundle in bundles}
+    pepper = config.policy.pepper.read_bytes()
+    issuers = Issuers(config.policy.file.parent)
+    active = compile_policy(policy, served, pepper, issuers.of(policy.issuers), time.time_ns())
+    gw = Gateway(
+        site=site,
+        active=active,
+        served=served,
+        limiter=MemoryLimiter(),
+        concurrency=Concurrency(config.transport.in_flight_max),
+        codec_limits=CodecLimits(
+            message_bytes_max=config.transport.message_bytes_max, rows_max=config.transport.rows_max
+        ),
+        metadata_bytes_max=config.transport.metadata_bytes_max,
+        sink=sink,
+        ring=InflightRing.open(place.rings / f"{process}.ring", RING_SLOTS, context),
+        tally=Tally(metrics, loop),
+        log=log,
+        loop=loop,
+        vault=Vault(keys),
+        auth_json=auth_fragments(keys),
+        new_id=partial(random.SystemRandom().randbytes, 16),
+        clock_ns=time.monotonic_ns,
+        wall_ns=time.time_ns,
+        log_level=config.log.level,
+        mtls=config.listen.data_mtls is not None,
+    )
+    for one in served.values():
+        start_batching(one, config, gw)
+        metrics.serve_model(one.bundle.name, one.bundle.version, screen_facts(active, one))
+    metrics.build(site.build)
+    app = App(config, gw, issuers, keys, metrics, sink, pepper)
+    app.put_in_force(active, policy)
+    app.ticker = asyncio.create_task(tick(app))
+    return app
+
+
+def load_bundles(config: Config, log: Log) -> list[Bundle]:
+    """Verify and load every bundle of the configured directory.
+
+    Raises:
+        BundleRejected: one of them is not exactly what a trusted key signed.
+    """
+    bundles = []
+    for directory in find_bundles(config.bundles.directory):
+        bundle = load_bundle(directory, config.bundles.trusted_keys)
+        log("bundle-loaded", model=bundle.name, version=bundle.version, digest=bundle.digest)
+        bundles.append(bundle)
+    return bundles
+
+
+def serve(bundle: Bundle, config: Config) -> Served:
+    """Return a model with its engine; `start_batching` gives it its queue."""
+    return Served(
+        bundle=bundle,
+        engine=ENGINES[config.engine.kind](bundle),
+        facts_json=model_fragment(bundle.name, bundle.version, bundle.digest, config.engine.kind),
+        service_time=ServiceTime(),
+        counters=ModelCounters(),
+    )
+
+
+def start_batching(served: Served, config: Config, gw: Gateway) -> None:
+    """Start the threads that answer batches of one model."""
+
+    def failed(items: Sequence[Item], problem: BaseException) -> None:
+        log_failure(gw.log, items[0].record.id, problem)
+        give_back(items, errors.ModelError(), gw)
+
+    served.batcher = Batcher(
+        partial(answer_batch, gw=gw),
+        on_error=failed,
+        shed=lambda item: give_back([item], errors.QueueFull(), gw),
+        threads=config.engine.threads,
+        batch_rows_max=config.engine.batch_rows_max,
+        queue_rows_max=config.engine.queue_rows_max,
+        queue_bytes_max=config.engine.queue_bytes_max,
+        name=f"{served.bundle.name}-{served.bundle.version}",
+    )
+
+
+def screen_facts(active: Active, served: Served) -> dict[str, tuple[float, float]]:
+    """Return, for each screen in force on a model, the p-value it flags at and the false-positive rate that promises."""
+    rules = active.models.get((served.bundle.name, served.bundle.version))
+    if rules is None:
+        return {}
+    facts = {}
+    for name, screen in rules.screens.items():
+        level = rules.screen_rules[name].flag_alpha
+        facts[name] = (level, level)
+    return facts
+
+
+def auth_fragments(keys: KeyStore) -> Callable[[Principal], str]:
+    """Return what the records say of a principal, remembered: the pseudonym costs a key and an HMAC."""
+
+    @lru_cache(maxsize=PSEUDONYMS_MAX)
+    def fragment(principal: Principal) -> str:
+        return auth_fragment(principal, pseudonym(keys.tenant_key(principal.tenant), principal.name))
+
+    return fragment
+
+
+async def tick(app: App) -> None:
+    """Once a second: write the sum of anonymous refusals, refresh the gauges."""
+    gw = app.gw
+    while True:
+        await asyncio.sleep(TICK_S)
+        write_anonymous(gw)
+        app.metrics.inflight(gw.concurrency.in_flight)
+        app.metrics.audit_backlog(app.sink.backlog_records)
+        for (name, _), served in gw.served.items():
+            ready = served.engine.ready()
+            app.metrics.replicas(name, "ready", int(ready))
+            app.metrics.replicas(name, "not_ready", int(not ready))

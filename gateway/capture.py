@@ -1,0 +1,66 @@
+"""Keeps payloads, encrypted, where the policy asks for it: for replay and for the analyst after an incident.
+
+`none` keeps nothing; `flagged` keeps what a screen flagged or refused; `sampled` a share of the rest as well, chosen by
+the request's id so that nobody can choose; `all` everything. Of the tenant's setting and the model's, the narrower holds.
+What is kept travels with the record and is durable with it; the record names it by the hash of its ciphertext.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from gateway.state import Answer
+
+if TYPE_CHECKING:
+    from gateway.state import Item
+    from ops.audit.keys import KeyStore, Sealed
+
+MODES = ("none", "flagged", "sampled", "all")  # each keeps what the one before it keeps, and more
+
+
+def narrower(first: str, second: str) -> str:
+    """Return the one of two modes that keeps less."""
+    return min(first, second, key=MODES.index)
+
+
+class Vault:
+    """Seals payloads under the keys of their tenants."""
+
+    def __init__(self, keys: KeyStore) -> None:
+        self._keys = keys
+
+    def keep(self, item: Item) -> list[bytes]:
+        """Return the ciphertexts to store beside the item's record, which is told of them. From a worker thread."""
+        if not wanted(item):
+            return []
+        record = item.record
+        caller = record.caller()
+        month = datetime.fromtimestamp(record.time_ns / 1e9, UTC).strftime("%Y-%m")
+
+        def seal(field: str, plaintext: bytes) -> Sealed:
+            return self._keys.seal(caller.tenant, caller.name, month, record.id_bytes, field, plaintext)
+
+        request = seal("request", item.body)
+        kept = [("request", request, len(item.body))]
+        if isinstance(item.outcome, Answer):
+            kept.append(("response", seal("response", item.outcome.body), len(item.outcome.body)))
+        facts = ",".join([f'"{field}":{fragment(sealed, size)}' for field, sealed, size in kept])
+        record.payload_json = f'{{"key":"{request.key_ref}",{facts}}}'
+        return [sealed.ciphertext for _, sealed, _ in kept]
+
+
+def wanted(item: Item) -> bool:
+    """Say whether this payload is to be kept."""
+    if item.capture in ("none", "all"):
+        return item.capture == "all"
+    if item.record.decision != "allow":
+        return True
+    return (
+        item.capture == "sampled" and int.from_bytes(item.record.id_bytes[:4], "big") < item.rules.capture_rate * 2**32
+    )
+
+
+def fragment(sealed: Sealed, size: int) -> str:
+    """Return what the record says of one payload."""
+    return f'{{"bytes":{size},"ciphertext_sha256":"{sealed.sha256.hex()}","commitment":"{sealed.commitment.hex()}"}}'

@@ -1,0 +1,287 @@
+"""`stockade`: one verb a function. Arguments in, one call, one exit code; no logic lives here.
+
+Exit codes: 0 done; 1 done, and the answer is no (a check that fails, a client that was refused); 2 usage, or something
+that cannot be used or is not there. `audit verify` has its own: 0 ok, 1 tampered, 2 incomplete, 3 stale, 4 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+EX_NO = 1
+EX_UNUSABLE = 2
+EX_INTERRUPTED = 130
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the console script."""
+    options = command_line().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    top = argparse.ArgumentParser(
+        prog="stockade",
+        description="A secure model-serving gateway with adversarial defenses and a tamper-evident audit log.",
+    )
+    top.add_argument("--version", action="version", version=f"stockade {version('stockade')}")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    add_init(verbs)
+    add_check(verbs)
+    add_serve(verbs)
+    add_policy(verbs)
+    add_keys(verbs)
+    add_client(verbs)
+    add_demo(verbs)
+    add_audit(verbs)
+    add_train(verbs)
+    add_bench(verbs)
+    return top
+
+
+def verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    """Add a verb with its one-line help."""
+    added: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    added.set_defaults(run=run)
+    return added
+
+
+def group(verbs: Any, name: str, text: str) -> Any:
+    """Add a verb that has verbs of its own."""
+    return verbs.add_parser(name, help=text, description=text).add_subparsers(metavar="VERB", required=True)
+
+
+def fail(problem: object) -> int:
+    """Say what is wrong, on standard error, and return the exit code for it."""
+    err.print(f"[red]stockade:[/red] {escape(str(problem))}")
+    return EX_UNUSABLE
+
+
+def show(value: object) -> None:
+    """Print JSON for machines."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def add_init(verbs: Any) -> None:
+    init = verb(verbs, "init", run_init, "make a working, secure directory: certificates, keys, both files")
+    init.add_argument("directory", type=Path, metavar="DIR")
+    init.add_argument("--host", action="append", default=[], metavar="NAME", help="another name that clients use")
+    init.add_argument("--bundles", type=Path, help="signed models to copy (default: those that come with the project)")
+    init.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run_init(options: argparse.Namespace) -> int:
+    from gateway.init import InitRefused, init_directory, render
+    from gateway.samples import bundles_directory
+
+    try:
+        report = init_directory(
+            options.directory,
+            now=datetime.now(UTC),
+            random_bytes=os.urandom,
+            hosts=options.host,
+            bundles=options.bundles or bundles_directory(),
+        )
+    except (InitRefused, OSError) as problem:
+        return fail(problem)
+    if options.json:
+        show(report.as_json())
+    else:
+        render(report, out)
+    return 0
+
+
+def add_check(verbs: Any) -> None:
+    check = verb(verbs, "check", run_check, "check a configuration without starting it")
+    check.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    check.add_argument("--json", action="store_true", help="print findings and the effective configuration as JSON")
+
+
+def run_check(options: argparse.Namespace) -> int:
+    from gateway.check import check, render
+
+    report = check(options.file, datetime.now(UTC))
+    if options.json:
+        show(report.as_json())
+    else:
+        render(report, out)
+    return 0 if report.ok else EX_NO
+
+
+def add_serve(verbs: Any) -> None:
+    serve = verb(verbs, "serve", run_serve, "run a gateway: recorder, workers, admin port, metrics")
+    serve.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    import uvloop
+
+    from gateway.document import FileRejected
+    from gateway.host import serve
+    from gateway.server import ListenFailed
+    from gateway.supervisor import StartFailed
+    from ops.audit.errors import AuditError
+    from serving.errors import ServingError
+
+    def announce(facts: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()
+
+    try:
+        return uvloop.run(serve(options.file.absolute(), announce))
+    except (FileRejected, ServingError, AuditError, StartFailed, ListenFailed, OSError) as problem:
+        return fail(problem)
+
+
+def add_policy(verbs: Any) -> None:
+    policy = group(verbs, "policy", "sign and reload the policy")
+    sign = verb(policy, "sign", run_policy_sign, "sign policy.yaml after a change")
+    sign.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    sign.add_argument("--key", type=Path, help="private key (default: policy.key beside the configured public key)")
+    reload = verb(policy, "reload", run_policy_reload, "ask a running gateway, over its admin port, to take the policy over")
+    reload.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    add_admin_identity(reload)
+
+
+def add_admin_identity(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--identity", type=Path, metavar="PREFIX", help="PREFIX.crt and PREFIX.key (default: clients/operator.tls)")
+
+
+def run_policy_sign(options: argparse.Namespace) -> int:
+    from gateway.config import load_config
+    from gateway.document import FileRejected
+    from gateway.policy import load_policy, sign_policy
+
+    try:
+        source = load_config(options.file).policy
+        sign_policy(source.file, options.key or source.public_key.with_suffix(".key"))
+        policy = load_policy(source.file, source.public_key)
+    except (FileRejected, OSError) as problem:
+        return fail(problem)
+    out.print(f"signed {source.file.name}: revision {policy.revision}, digest {policy.digest}")
+    return 0
+
+
+def run_policy_reload(options: argparse.Namespace) -> int:
+    from gateway.operator import OperatorFailed, reload_policy
+
+    try:
+        reply = reload_policy(options.file, options.identity)
+    except OperatorFailed as problem:
+        return fail(problem)
+    if not reply.accepted:
+        err.print(f"refused, {reply.digest} stays in force:\n{escape(reply.problem)}")
+        return EX_NO
+    out.print(f"in force: {reply.digest} (was {reply.previous_digest})")
+    return 0
+
+
+def add_keys(verbs: Any) -> None:
+    keys = group(verbs, "keys", "API keys")
+    add = verb(keys, "add", run_keys_add, "make an API key; prints what to put into the policy, writes the key to a file")
+    add.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    add.add_argument("id", metavar="ID", help="the key's public half, such as kiosk-7-b")
+    add.add_argument("--out", type=Path, required=True, help="file for the key, created with mode 0600")
+
+
+def run_keys_add(options: argparse.Namespace) -> int:
+    from gateway.auth.api_key import key_mac, new_api_key
+    from gateway.config import load_config
+    from gateway.document import FileRejected
+
+    try:
+        pepper = load_config(options.file).policy.pepper.read_bytes()
+        key = new_api_key(os.urandom(32), options.id)
+        handle = os.open(options.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(key + "\n")
+    except (FileRejected, OSError, ValueError) as problem:
+        return fail(problem)
+    out.print(f"api_keys: [{{id: {options.id}, hmac: {key_mac(pepper, key).hex()}, expires: YYYY-MM-DD}}]", markup=False)
+    return 0
+
+
+def add_client(verbs: Any) -> None:
+    client = verb(verbs, "client", run_client, "send images to a gateway and show its answers")
+    client.add_argument("directory", type=Path, metavar="DIR", help="a directory of `stockade init`")
+    client.add_argument("--address", help="host:port (default: the data port of DIR/stockade.yaml)")
+    client.add_argument("--key", type=Path, help="API key file (default: DIR/clients/kiosk-7.key)")
+    client.add_argument("--images", type=Path, help="safetensors with images and labels (default: the committed 1,000)")
+    client.add_argument("--count", type=int, default=10, help="how many to send (default: 10)")
+    client.add_argument("--json", action="store_true", help="print answers as JSON lines")
+
+
+def run_client(options: argparse.Namespace) -> int:
+    from gateway.client import run
+
+    return run(options)
+
+
+def add_demo(verbs: Any) -> None:
+    demo = verb(verbs, "demo", run_demo, "show the whole job: serve, attack, measure, verify, tamper")
+    demo.add_argument("--report", type=Path, metavar="FILE", help="write the results as JSON")
+    demo.add_argument("--page", type=Path, default=Path("out/demo.html"), help="page with plots (default: out/demo.html)")
+    demo.add_argument("--keep", type=Path, metavar="DIR", help="keep the gateway's directory here")
+    demo.add_argument("--client-python", type=Path, metavar="FILE", help="Python with tritonclient (default: .venv-client)")
+    demo.add_argument("--json", action="store_true", help="print the report as JSON instead of tables")
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    from gateway.demo import run
+
+    return run(options)
+
+
+def add_audit(verbs: Any) -> None:
+    audit = group(verbs, "audit", "the tamper-evident log")
+    verify = verb(audit, "verify", run_audit_verify, "verify a log with nothing but its public key")
+    verify.add_argument("directory", type=Path, metavar="DIR", help="the log, or a directory of `stockade init`")
+    verify.add_argument("--vkey", action="append", default=[], help="the log's key, or a file that holds it")
+    verify.add_argument("--remembered", type=Path, metavar="FILE", help="a checkpoint seen earlier: the log must extend it")
+    verify.add_argument("--stale-after", type=float, metavar="SECONDS", help="exit 3 when the newest heartbeat is older")
+    verify.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run_audit_verify(options: argparse.Namespace) -> int:
+    from gateway.verify_view import run
+
+    return run(options)
+
+
+def add_train(verbs: Any) -> None:
+    from gateway.train import add_arguments, run
+
+    add_arguments(verb(verbs, "train", run, "train a model from raw data to a signed bundle"))
+
+
+def add_bench(verbs: Any) -> None:
+    from gateway.bench import add_verbs
+
+    add_verbs(group(verbs, "bench", "measure, beside the named peers"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

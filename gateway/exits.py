@@ -1,0 +1,151 @@
+"""How a call ends: the record outside of a batch, the refusal, the trailers, and the one place where every call is over.
+
+Rules:
+- `claimed` is set before a leaf is handed over, so that no path writes it twice.
+- What `finish` finds unclaimed never got an answer: the caller hung up, or the body was larger than the transport
+  takes, which gRPC refuses by itself. It is recorded all the same, nobody waits for it.
+- Anonymous refusals are summed and written once a second by `write_anonymous`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from functools import cache
+from typing import TYPE_CHECKING
+
+from gateway import errors
+from gateway.record import Record, anonymous_sum, quoted
+from gateway.settlement import refuse
+from ops.audit.client import Receipt
+
+if TYPE_CHECKING:
+    from gateway.state import Gateway
+    from ops.audit.client import AuditUnavailable
+    from ops.logging import Log
+
+BODY_INCOMPLETE = "BODY_INCOMPLETE"
+NO_NOTE = b"{}"
+CANCELLED = 1  # the gRPC status
+
+
+@cache
+def note_of(method: str) -> bytes:
+    """Return what the in-flight ring holds of a call of a known method: part of its `outcome-unknown` entry."""
+    return f'{{"method":{quoted(method)}}}'.encode()
+
+
+def open_record(path: str, right: str, gw: Gateway) -> Record:
+    """Begin the record of a call, and leave word in the ring that it is being worked on."""
+    record = Record(gw.new_id(), path, right, gw.active.digest, gw.wall_ns(), gw.clock_ns())
+    record.ring_slot = gw.ring.enter(record.id_bytes, note_of(path) if right else NO_NOTE)
+    gw.tally.started(path)
+    return record
+
+
+def message_record(stream: Record, gw: Gateway) -> Record:
+    """Begin the record of one message of a stream: the same caller, a request of its own."""
+    record = Record(gw.new_id(), stream.method, stream.right, gw.active.digest, gw.wall_ns(), gw.clock_ns())
+    record.ring_slot = gw.ring.enter(record.id_bytes, note_of(stream.method))
+    record.principal, record.auth_json, record.names = stream.principal, stream.auth_json, stream.names
+    record.peer, record.trace, record.in_stream = stream.peer, stream.trace, True
+    record.deadline_ns = stream.deadline_ns
+    return record
+
+
+async def record_alone(record: Record, gw: Gateway) -> None:
+    """Append a record that belongs to no batch; returns when it is durable, raises AuditUnavailable otherwise."""
+    durable: asyncio.Future[None] = gw.loop.create_future()
+
+    def done(receipt: Receipt | AuditUnavailable) -> None:
+        if isinstance(receipt, Receipt):
+            record.audit_index = receipt.first_index
+        if record.finished:
+            gw.ring.leave(record.ring_slot)
+        if durable.done():
+            return
+        if isinstance(receipt, Receipt):
+            durable.set_result(None)
+        else:
+            durable.set_exception(errors.AuditUnavailable())
+
+    record.claimed = True
+    gw.sink.append([record.leaf(gw.site)], done)
+    await durable
+
+
+async def record_refusal(record: Record, problem: Exception, gw: Gateway) -> Exception:
+    """Record why there is no answer; returns what the caller is to be told."""
+    if not isinstance(problem, errors.Refusal):
+        log_failure(gw.log, record.id, problem)
+    if record.claimed:  # by a batch, or by an append that failed
+        if record.audit_index is None:
+            refuse(record, problem)
+        return problem
+    refuse(record, problem)
+    if record.principal is None:
+        record.claimed = True
+        gw.anonymous[record.reason] = gw.anonymous.get(record.reason, 0) + 1
+        return problem
+    try:
+        await record_alone(record, gw)
+    except errors.AuditUnavailable as unavailable:
+        refuse(record, unavailable)
+        return unavailable
+    return problem
+
+
+def log_failure(log: Log, request_id: str, problem: BaseException) -> None:
+    """Say which exception ended a request, and where it was raised; its text may hold anything, so it stays out."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    file, line = (frames[-1].filename, frames[-1].lineno) if frames else ("", 0)
+    log("request-failed", level="error", request_id=request_id, error=type(problem).__name__, file=file, line=line)
+
+
+def finish(record: Record, gw: Gateway, _: object = None) -> None:
+    """Close the books on a call. The callback of its task, so it runs once, whatever happened."""
+    record.finished = True
+    if record.ticket is not None:
+        gw.concurrency.leave(record.ticket)
+    if not record.claimed:
+        reason = "CANCELLED" if record.peer != "unknown" else BODY_INCOMPLETE
+        record.end("failed", "error", reason, CANCELLED)
+        record.claimed = True
+        gw.sink.append([record.leaf(gw.site)], lambda _: gw.ring.leave(record.ring_slot))
+    elif record.audit_index is not None or record.principal is None:
+        gw.ring.leave(record.ring_slot)  # otherwise whoever makes the record durable does
+    record.stage("total", gw.clock_ns() - record.started_ns)
+    gw.tally.ended(record)
+
+
+def trailers(record: Record, gw: Gateway, verdict: str | None) -> tuple[tuple[str, str], ...]:
+    """Return what every reply and refusal says about itself."""
+    told = [("x-request-id", record.id), ("x-stockade-policy", record.policy_digest)]
+    if record.rate is not None:
+        rate = record.rate
+        told.append(("x-ratelimit-limit", str(rate.limit)))
+        told.append(("x-ratelimit-remaining", str(rate.remaining)))
+        told.append(("x-ratelimit-reset", str(rate.reset_ms)))
+    if record.model_digest:
+        told.append(("x-stockade-model-digest", record.model_digest))
+    if record.audit_index is not None:
+        told.append(("x-stockade-audit-origin", gw.sink.origin))
+        told.append(("x-stockade-audit-index", str(record.audit_index)))
+    if verdict is not None:
+        told.append(("x-stockade-verdict", verdict))
+    return tuple(told)
+
+
+def write_anonymous(gw: Gateway) -> None:
+    """Append the sum of what strangers were refused since the last time, if there was anything."""
+    if not gw.anonymous:
+        return
+    reasons, gw.anonymous = gw.anonymous, {}
+    entry = anonymous_sum(gw.site, gw.new_id().hex(), gw.active.digest, gw.wall_ns(), reasons)
+    gw.sink.append([entry], lambda receipt: None if isinstance(receipt, Receipt) else restore(reasons, gw))
+
+
+def restore(reasons: dict[str, int], gw: Gateway) -> None:
+    """Put back what could not be written, for the next time."""
+    for reason, count in reasons.items():
+        gw.anonymous[reason] = gw.anonymous.get(reason, 0) + count

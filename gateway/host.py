@@ -1,0 +1,234 @@
+"""`stockade serve`: one gateway host, from its configuration file until SIGTERM.
+
+Order of a start: recorder, workers, admin port, metrics page, then the line that says where clients find it. Stopping
+goes the other way round. What the processes are and how they are kept alive is in `gateway.supervisor`; how a policy
+reaches the workers is here, because it is the host that remembers the last good one (`gateway.policy_file`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from gateway.admin import Control
+from gateway.app import load_bundles, place_of
+from gateway.config import load_config
+from gateway.document import FileRejected
+from gateway.policy import load_policy
+from gateway.policy_file import ACCEPTED, accept, draft, first_policy, stamp
+from gateway.supervisor import Child, StartFailed, all_ready, reload_everywhere
+from ops.audit.settings import RecorderSettings
+from ops.logging import configure
+from ops.metrics import prepare_directory, serve_metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from gateway.app import Place
+    from gateway.config import Config
+    from gateway.policy import Policy
+    from ops.logging import Log
+    from serving.bundle import Bundle
+
+READY_TIMEOUT_S = 60.0
+RELOAD_TIMEOUT_S = 20.0
+WATCH_EVERY_S = 1.0
+STOP_SLACK_S = 5.0
+RECORDER_STOP_S = 30.0
+PRIVATE = 0o700
+
+
+@dataclass(slots=True)
+class Host:
+    """The processes of one host and the policy they follow. `problem` says why the policy in the file is not in force."""
+
+    config: Config
+    place: Place
+    log: Log
+    bundles: list[Bundle]
+    policy: Policy
+    started_ns: int
+    recorder: Child
+    workers: list[Child]
+    problem: str = ""
+    seen: tuple[int, int] = (0, 0)
+    control: Control | None = None
+    reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def ready(self) -> bool:
+        """Say whether clients can be served: the recorder and at least one worker."""
+        return self.recorder.ready.is_set() and any(worker.ready.is_set() for worker in self.workers)
+
+    async def reload(self, *, expected_digest: str = "") -> bool:
+        """Bring every worker to the policy in the file. False: it was refused, and `problem` says why."""
+        async with self.reloading:
+            source = self.config.policy
+            self.seen = stamp(source.file)
+            try:
+                policy = load_policy(source.file, source.public_key, in_force=self.policy)
+                copied = draft(source.file, self.place.policies)
+            except (FileRejected, OSError) as problem:
+                return await self._refused(str(problem))
+            if expected_digest not in ("", policy.digest):
+                return await self._refused(f"the file holds another policy, {policy.digest}")
+            if policy.digest == self.policy.digest:
+                return True
+            refused = await reload_everywhere(
+                self.workers, str(copied), policy.digest, lambda: accept(copied), RELOAD_TIMEOUT_S
+            )
+            if refused is not None:
+                return await self._refused(refused)
+            self.policy, self.problem = policy, ""
+            self.log("policy-loaded", policy=policy.digest, revision=policy.revision)
+            if self.control is not None:
+                await self.control.policy_changed(policy)
+            return True
+
+    async def _refused(self, problem: str) -> bool:
+        self.problem = problem
+        self.log("policy-refused", level="error", policy=self.policy.digest, problem=problem)
+        if self.control is not None:
+            await self.control.policy_refused(problem)
+        return False
+
+    async def watch(self, hangup: asyncio.Event) -> None:
+        """Reload when the policy file or its signature changes, and on SIGHUP."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hangup.wait(), WATCH_EVERY_S)
+            if hangup.is_set() or stamp(self.config.policy.file) != self.seen:
+                hangup.clear()
+                await self.reload()
+
+
+async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -> int:
+    """Run the host until SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        FileRejected, ServingError, StartFailed, ListenFailed: why it cannot start, for the person at the terminal.
+    """
+    config = load_config(config_file)
+    log = configure(config.log.level, sys.stderr, format=config.log.format, role="supervisor")
+    place = place_of(config)
+    for directory in (config.state_dir, place.rings, place.policies):
+        directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+    prepare_directory(place.metrics)
+    bundles = load_bundles(config, log)  # a bundle that would be refused is found before anything is started
+    policy = first_policy(config.policy, place.policies, log)
+    with contextlib.ExitStack() as stack:
+        data = share_port(config.listen.data, stack)
+        recorder = recorder_child(config, place, log)
+        workers = [worker_child(config_file, place, number, data, log) for number in range(config.workers)]
+        host = Host(config, place, log, bundles, policy, time.time_ns(), recorder, workers)
+        await run(host, announce)
+    return 0
+
+
+async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
+    """Start everything, keep it running until a signal, stop everything."""
+    stop, hangup = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
+        loop.add_signal_handler(name, event.set)
+    drain_s = host.config.transport.drain_timeout_ms / 1000 + STOP_SLACK_S
+    async with contextlib.AsyncExitStack() as stack:
+        keeping = [keep(host.recorder, stack, RECORDER_STOP_S)]
+        await all_ready([host.recorder], keeping, READY_TIMEOUT_S)
+        keeping += [keep(worker, stack, drain_s) for worker in host.workers]
+        await all_ready(host.workers, keeping, READY_TIMEOUT_S)
+        addresses = await open_control(host, stack)
+        host.seen = stamp(host.config.policy.file)
+        watching = asyncio.create_task(host.watch(hangup))
+        stack.callback(watching.cancel)
+        announce({**host.workers[0].facts, **addresses})
+        await first_of(stop, [*keeping, watching])
+        host.log("stopping")
+        await asyncio.gather(*(worker.stop(drain_s) for worker in host.workers))
+
+
+def keep(child: Child, stack: contextlib.AsyncExitStack, stop_s: float) -> asyncio.Task[None]:
+    """Start keeping a child; the stack stops it."""
+    task = asyncio.create_task(child.run(), name=child.name)
+
+    async def end() -> None:
+        await child.stop(stop_s)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)
+    return task
+
+
+async def first_of(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the signal to stop, or raise what made a task give up."""
+    waiting = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    for task in tasks:
+        if task in done:
+            await task
+            raise StartFailed(f"{task.get_name()} stopped")
+
+
+async def open_control(host: Host, stack: contextlib.AsyncExitStack) -> dict[str, Any]:
+    """Open the control plane and the metrics page, as far as they are configured."""
+    host.control = Control(host)
+    listening: dict[str, Any] = {"admin": await host.control.open(stack)}
+    if host.config.listen.metrics is not None:
+        name, _, port = host.config.listen.metrics.rpartition(":")
+        page = serve_metrics(name.strip("[]"), int(port), host.place.metrics, lambda: True, host.ready)
+        stack.callback(page.close)
+        listening["metrics"] = f"{name}:{page.port}"
+    return listening
+
+
+def recorder_child(config: Config, place: Place, log: Log) -> Child:
+    """Return the recorder, told by a file what it needs to know."""
+    settings = RecorderSettings(
+        directory=config.audit.directory,
+        socket=place.socket,
+        origin=config.audit.origin,
+        signing_key=config.audit.signing_key,
+        state_directory=config.audit.state_directory,
+        rings_directory=place.rings,
+        build=version("stockade"),
+        metrics_directory=place.metrics,
+    )
+    file = config.state_dir / "recorder.json"
+    file.write_bytes(settings.to_json())
+    return Child("recorder", ["-m", "ops.audit.recorder_main", str(file)], log, probe=lambda: accepts(place.socket))
+
+
+def worker_child(config_file: Path, place: Place, number: int, data: str, log: Log) -> Child:
+    """Return one worker."""
+    accepted = str(place.policies / ACCEPTED)
+    return Child(f"worker-{number}", ["-m", "gateway.worker", str(config_file), accepted, str(number), data], log)
+
+
+def share_port(address: str, stack: contextlib.ExitStack) -> str:
+    """Return the address with a port that all workers can share: when 0 was asked for, one that is held, not listened on."""
+    name, _, port = address.rpartition(":")
+    if port != "0":
+        return address
+    holder = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET))
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    holder.bind((name.strip("[]"), 0))
+    return f"{name}:{holder.getsockname()[1]}"
+
+
+def accepts(path: Path) -> bool:
+    """Say whether something listens on a unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        try:
+            caller.connect(str(path))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,100 @@
+"""From what the model saw to what may leave: screens, the policy's decision, hardening, and their traces in the record.
+
+It only brings together what `defenses` decides; nothing is decided here. Any failure of a screen is ScreenUnavailable for
+the whole batch: a screen that cannot judge fails closed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from defenses.errors import DefenseError
+from defenses.hardening import harden
+from defenses.policy import Action, Verdict, by_request, decide
+from defenses.screen import Evidence
+from gateway import errors
+from gateway.record import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from defenses.calibration import Calibrated
+    from defenses.policy import RequestVerdicts
+    from gateway.state import ModelRules, ScreenInForce
+
+Tensors = dict[str, np.ndarray[Any, Any]]
+DECISIONS = {action: action.name.lower() for action in Action}
+VERDICTS = tuple(verdict.name.lower() for verdict in Verdict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgement:
+    """`row_actions` is uint8 (rows,), `actions` uint8 (requests,); `screens` has one view of each request a screen."""
+
+    row_actions: np.ndarray[Any, np.dtype[np.uint8]]
+    actions: list[int]
+    screens: tuple[RequestVerdicts, ...]
+    screens_json: Sequence[str | None]
+
+
+def judge(
+    rules: ModelRules, inputs: Mapping[str, Any], outputs: Mapping[str, Any], starts: np.ndarray[Any, Any], rows: int
+) -> Judgement:
+    """Score, calibrate and decide a batch; `starts` holds the first row of each request."""
+    evidence = Evidence(inputs, outputs)
+    try:
+        judged = {name: screen.calibrated.judge(evidence, rows=rows) for name, screen in rules.screens.items()}
+        decisions = decide(
+            {name: one.p_values for name, one in judged.items()},
+            rules.screen_rules,
+            rows=rows,
+            harden_flagged=rules.harden_flagged,
+        )
+        actions, verdicts = by_request(decisions, {name: one.scores for name, one in judged.items()}, starts)
+    except DefenseError as problem:
+        raise errors.ScreenUnavailable from problem
+    return Judgement(decisions.action, actions.tolist(), verdicts, trace(rules.screens, verdicts, starts.size))
+
+
+def soften(outputs: Mapping[str, Any], row_actions: np.ndarray[Any, Any], rules: ModelRules) -> Mapping[str, Any]:
+    """Return the outputs as they may leave: the prediction hardened, for every row or for those the policy names."""
+    name = rules.prediction
+    if rules.hardening is None or name not in outputs:
+        return outputs
+    prediction = outputs[name]
+    if rules.harden_flagged:
+        chosen = row_actions == Action.HARDEN
+        if not chosen.any():
+            return outputs
+        softened = prediction.copy()
+        softened[chosen] = harden(prediction[chosen], rules.hardening)
+    else:
+        softened = harden(prediction, rules.hardening)
+    return {**outputs, name: softened}
+
+
+def trace(screens: Mapping[str, ScreenInForce], verdicts: Sequence[RequestVerdicts], requests: int) -> list[str | None]:
+    """Return the `screens` part of each request's record, canonical JSON; None where no screen is in force."""
+    if not verdicts:
+        return [None] * requests
+    columns = []
+    for view in verdicts:
+        screen = screens[view.name]
+        head = f'{{"digest":"{screen.digest}","mode":"{view.mode.value}","name":{quoted(view.name)},"p_micro":'
+        tail = f',"technique":{quoted(screen.technique)},"threshold_micro":'
+        columns.append(
+            [
+                f'{head}{p},"score_micro":{score}{tail}{threshold},"verdict":"{VERDICTS[verdict]}"}}'
+                for p, score, threshold, verdict in zip(
+                    view.p_micro.tolist(),
+                    view.score_micro.tolist(),
+                    view.threshold_micro.tolist(),
+                    view.verdicts.tolist(),
+                    strict=True,
+                )
+            ]
+        )
+    return ["[" + ",".join(parts) + "]" for parts in zip(*columns, strict=True)]

@@ -1,0 +1,138 @@
+"""What the data port offers: one table from gRPC paths to what runs.
+
+Inference goes through the pipeline; everything else answers from facts that are already in memory. Who may call what is
+decided before a method runs (`Rights.require_method`); what concerns one model is checked here (`permitted`), and a
+model that is not yours looks like one that is not there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from grpc_health.v1 import health_pb2
+
+from gateway import health, metadata
+from gateway.codec import parse_as
+from gateway.pipeline import answer, route
+from gateway.reflection import REFLECTION_PATHS, reflect
+from gateway.service import Stream, Unary
+from gateway.state import Answer
+from gateway.streaming import stream_infer
+from stockade.open_inference import grpc_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+    from google.protobuf.message import Message
+
+    from gateway.service import Call
+    from gateway.state import ModelRules
+
+INFERENCE = "inference.GRPCInferenceService"
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+async def model_infer(call: Call, body: bytes) -> Answer:
+    return await answer(call.record, body, call.active, call.gw)
+
+
+def server_live(call: Call, request: pb.ServerLiveRequest) -> Message:  # noqa: ARG001  alive is what answers
+    return pb.ServerLiveResponse(live=True)
+
+
+def server_ready(call: Call, request: pb.ServerReadyRequest) -> Message:  # noqa: ARG001  the request is empty
+    return pb.ServerReadyResponse(ready=health.status_of("", call.gw) == health_pb2.HealthCheckResponse.SERVING)
+
+
+def server_metadata(call: Call, request: pb.ServerMetadataRequest) -> Message:  # noqa: ARG001  the request is empty
+    return metadata.server_metadata(call.gw.site.build)
+
+
+def model_ready(call: Call, request: pb.ModelReadyRequest) -> Message:
+    rules = route(call.record, request.name, request.version, call.active)
+    return pb.ModelReadyResponse(ready=rules.served.engine.ready() and not call.gw.draining)
+
+
+def model_metadata(call: Call, request: pb.ModelMetadataRequest) -> Message:
+    rules = route(call.record, request.name, request.version, call.active)
+    bundle = rules.served.bundle
+    versions = [other.served.bundle.version for other in permitted(call) if other.served.bundle.name == bundle.name]
+    return metadata.model_metadata(bundle, versions, bundle.inputs, rules.outputs)
+
+
+def model_config(call: Call, request: pb.ModelConfigRequest) -> Message:
+    rules = route(call.record, request.name, request.version, call.active)
+    bundle = rules.served.bundle
+    return metadata.model_config(bundle, bundle.inputs, rules.outputs, call.gw.codec_limits.rows_max)
+
+
+def model_statistics(call: Call, request: pb.ModelStatisticsRequest) -> Message:
+    if request.name:
+        chosen = [route(call.record, request.name, request.version, call.active)]
+    else:
+        chosen = list(permitted(call))
+    return metadata.model_statistics((rules.served.bundle, rules.served.counters.totals()) for rules in chosen)
+
+
+def repository_index(call: Call, request: pb.RepositoryIndexRequest) -> Message:
+    models = ((rules.served.bundle, rules.served.engine.ready()) for rules in permitted(call))
+    return metadata.repository_index(models, ready_only=request.ready)
+
+
+def trace_setting(call: Call, request: pb.TraceSettingRequest) -> Message:  # noqa: ARG001  the same for all callers
+    return metadata.trace_settings(request)
+
+
+def log_settings(call: Call, request: pb.LogSettingsRequest) -> Message:
+    return metadata.log_settings(request, call.gw.log_level)
+
+
+def permitted(call: Call) -> Iterator[ModelRules]:
+    """The models that this caller may know of, by this method."""
+    caller = call.record.caller()
+    for (name, version), rules in call.active.models.items():
+        if call.active.rights.may_use(caller, call.record.right, name, version):
+            yield rules
+
+
+def told(request_class: type[Message], build: Callable[..., Message]) -> Callable[[Call, bytes], Awaitable[Answer]]:
+    """Return a method that answers from memory: parse, build the reply, serialise."""
+
+    async def run(call: Call, body: bytes) -> Answer:
+        return Answer(build(call, parse_as(request_class, body, call.gw.codec_limits)).SerializeToString())
+
+    return run
+
+
+_TOLD: Mapping[str, tuple[type[Message], Callable[..., Message]]] = {
+    "ServerLive": (pb.ServerLiveRequest, server_live),
+    "ServerReady": (pb.ServerReadyRequest, server_ready),
+    "ServerMetadata": (pb.ServerMetadataRequest, server_metadata),
+    "ModelReady": (pb.ModelReadyRequest, model_ready),
+    "ModelMetadata": (pb.ModelMetadataRequest, model_metadata),
+    "ModelConfig": (pb.ModelConfigRequest, model_config),
+    "ModelStatistics": (pb.ModelStatisticsRequest, model_statistics),
+    "RepositoryIndex": (pb.RepositoryIndexRequest, repository_index),
+    "TraceSetting": (pb.TraceSettingRequest, trace_setting),
+    "LogSettings": (pb.LogSettingsRequest, log_settings),
+}
+
+
+def data_methods(*, reflection: bool) -> dict[str, Unary | Stream]:
+    """Return every method of the data port by its gRPC path.
+
+    What else the protocol has is answered with UNIMPLEMENTED: shared memory, because a client would name memory of the
+    gateway's host; loading and unloading, because models come from signed bundles.
+    """
+    methods: dict[str, Unary | Stream] = {
+        f"/{INFERENCE}/ModelInfer": Unary("ModelInfer", model_infer),
+        f"/{INFERENCE}/ModelStreamInfer": Stream("ModelStreamInfer", stream_infer),
+        f"/{HEALTH}/Check": Unary("Health", health.check),
+        f"/{HEALTH}/List": Unary("Health", health.list_all),
+        f"/{HEALTH}/Watch": Stream("Health", health.watch),
+    }
+    for name, (request_class, build) in _TOLD.items():
+        methods[f"/{INFERENCE}/{name}"] = Unary(name, told(request_class, build))
+    if reflection:
+        methods |= dict.fromkeys(REFLECTION_PATHS, Stream("Reflection", reflect))
+    return methods

@@ -1,0 +1,224 @@
+"""The life of a request, in three functions, each one screen.
+
+1. `admit`, on the headers alone, before a byte of the body is read: who is it, may they, have they room.
+2. `answer`, on the event loop, once the body is there: decode, route, charge, queue. Cheap, and refuses early.
+3. `answer_batch`, in a worker thread, for all requests that were waiting: screen, infer, screen the evidence, decide,
+   harden, encode, record. Vectorised. Replies leave when their records are durable.
+
+Rules:
+- Every way out raises a refusal of `gateway.errors` or settles the item's future: nothing else tells the outcome.
+- The batch owns the record of every item it was given (`record.claimed`), also of those it refuses or drops.
+- A bad row never hurts its neighbours: when a run of several requests fails, each is run alone.
+- Nothing here reads a clock or draws a number that is not handed in through `Gateway`.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from defenses.evasion.domain import check_domain
+from defenses.policy import Action
+from gateway import codec, errors
+from gateway.admission.budget import refusal_of
+from gateway.capture import narrower
+from gateway.judgement import DECISIONS, judge, soften
+from gateway.settlement import settle
+from gateway.state import Answer, Item
+from serving.errors import EngineError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping, Sequence
+
+    from gateway.admission.budget import Charges
+    from gateway.auth.principal import Presented
+    from gateway.record import Record
+    from gateway.state import Active, Gateway, ModelRules
+
+Tensors = dict[str, np.ndarray[Any, Any]]
+
+
+def admit(record: Record, presented: Presented, active: Active, gw: Gateway) -> None:
+    """Say who is calling and whether there is room for the call, from its headers alone."""
+    principal = active.authenticate(presented, record.right, record.time_ns)
+    record.principal = principal
+    record.auth_json = gw.auth_json(principal)
+    authenticated_ns = gw.clock_ns()
+    record.stage("auth", authenticated_ns - record.started_ns)
+    if not record.right:
+        raise errors.MethodUnimplemented
+    active.rights.require_method(principal, record.right)
+    if gw.draining:
+        raise errors.Draining
+    budget = active.budgets[principal.name]
+    record.ticket = gw.concurrency.enter(budget)
+    spend(record, budget.request_charges, authenticated_ns, gw)
+    record.stage("admit", gw.clock_ns() - authenticated_ns)
+
+
+async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> Answer:
+    """Decode, route, charge and queue one inference; returns when its record is durable."""
+    began_ns = gw.clock_ns()
+    principal = record.caller()
+    message = codec.parse(body, gw.codec_limits)
+    record.client_id = message.id
+    rules = route(record, message.model_name, message.model_version, active)
+    served = rules.served
+    request = codec.decode(message, served.bundle.inputs, rules.outputs, gw.codec_limits)
+    record.rows = request.rows
+    cost = request.rows * rules.cost_per_row
+    spend(record, active.budgets[principal.name].cost_charges(cost), began_ns, gw)
+    queued_ns = gw.clock_ns()
+    record.stage("decode", queued_ns - began_ns)
+    if record.deadline_ns is not None:
+        served.service_time.require(record.deadline_ns - queued_ns, served.batcher.queued_rows)
+    future: asyncio.Future[Answer] = gw.loop.create_future()
+    capture = narrower(rules.capture, active.tenant_capture[principal.tenant])
+    item = Item(record, request, rules, queued_ns, body, capture, future)
+    served.batcher.submit(item, rows=request.rows, nbytes=len(body), lane=principal.lane, flow=principal.tenant)
+    record.claimed = True
+    return await future
+
+
+def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
+    """Answer everything that was waiting for one model. Runs in a worker thread; raises nothing for a bad request."""
+    taken_ns = gw.clock_ns()
+    wanted = [item for item in items if still_wanted(item, taken_ns)]
+    batch_id = items[0].rules.served.counters.next_batch()
+    for rules, alike in groupby(wanted, key=attrgetter("rules")):
+        answer_alike(list(alike), rules, batch_id, gw)
+    settle(items, taken_ns, gw)
+
+
+def answer_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gateway) -> None:
+    """Screen, infer, judge, harden and encode requests for one model under one version of the policy."""
+    began_ns = gw.clock_ns()
+    inputs, starts = stack(items)
+    if not all_in_domain(items, inputs, starts, rules):
+        items = [item for item in items if item.outcome is None]
+        if not items:
+            return
+        inputs, starts = stack(items)
+    screened_ns = gw.clock_ns()
+    try:
+        outputs = rules.served.engine.infer(inputs)
+        inferred_ns = gw.clock_ns()
+        judgement = judge(rules, inputs, outputs, starts, rows_of(inputs))
+    except (EngineError, errors.Refusal) as problem:
+        if len(items) == 1:
+            items[0].outcome = errors.ModelError() if isinstance(problem, EngineError) else problem
+            return
+        for item in items:
+            answer_alike([item], rules, batch_id, gw)
+        return
+    judged_ns = gw.clock_ns()
+    shown = soften(outputs, judgement.row_actions, rules)
+    bundle = rules.served.bundle
+    bodies = codec.encode_batch(
+        [item.request for item in items],
+        bundle.name,
+        bundle.version,
+        {spec.name: shown[spec.name] for spec in rules.outputs},
+        rules.datatypes,
+        class_names=bundle.class_names,
+    )
+    hardened_ns = gw.clock_ns()
+    stages = {
+        "screen": screened_ns - began_ns + judged_ns - inferred_ns,
+        "infer": inferred_ns - screened_ns,
+        "harden": hardened_ns - judged_ns,
+    }
+    rules.served.counters.ran(gw.wall_ns(), len(items), rows_of(inputs), stages)
+    sound = finite_requests(shown, rules.prediction, starts)
+    for position, item in enumerate(items):
+        item.record.batch(batch_id, position, len(items), rows_of(inputs))
+        item.record.screens_json = judgement.screens_json[position]
+        item.record.stages(stages)
+        item.outcome = outcome_of(judgement.actions[position], sound[position], bodies[position], rules)
+
+
+def outcome_of(action: int, sound: bool, body: bytes, rules: ModelRules) -> Answer | errors.Refusal:
+    """Turn the decision on one request into its answer, or its refusal."""
+    if action == Action.REFUSE:
+        return errors.InputRejected()
+    if not sound:
+        return errors.ModelError()
+    decision = DECISIONS[action]
+    return Answer(body, decision, decision if rules.reveal_verdict else None)
+
+
+def route(record: Record, name: str, version: str, active: Active) -> ModelRules:
+    """Return the rules of the model this caller means. Unknown and forbidden are one refusal, found in the same way."""
+    chosen = version or active.default_versions.get(name, "")
+    rules = active.models.get((name, chosen))
+    permitted = active.rights.may_use(record.caller(), record.right, name, chosen)
+    if rules is None or not permitted:
+        raise errors.ModelUnknown
+    bundle = rules.served.bundle
+    record.model_name, record.model_version = bundle.name, bundle.version
+    record.model_digest, record.model_json = bundle.digest, rules.served.facts_json
+    return rules
+
+
+def spend(record: Record, charges: Charges, now_ns: int, gw: Gateway) -> None:
+    """Take from the caller's buckets, or raise RateLimited."""
+    decision = gw.limiter.spend(charges, now_ns)
+    record.limited(decision)
+    if not decision.admitted:
+        raise refusal_of(decision)
+
+
+def still_wanted(item: Item, now_ns: int) -> bool:
+    """Say whether anybody waits for the answer; what nobody waits for gets no model work, only its record."""
+    item.record.stage("queue", now_ns - item.queued_ns)
+    if item.answer.cancelled():
+        item.outcome = errors.Cancelled()
+    elif item.record.deadline_ns is not None and now_ns >= item.record.deadline_ns:
+        item.outcome = errors.DeadlinePassed()
+    return item.outcome is None
+
+
+def stack(items: Sequence[Item]) -> tuple[Tensors, np.ndarray[Any, np.dtype[np.intp]]]:
+    """Return the inputs of all items row on row, and the first row of each item."""
+    if len(items) == 1:
+        return items[0].request.inputs, np.zeros(1, np.intp)
+    names = items[0].request.inputs
+    inputs = {name: np.concatenate([item.request.inputs[name] for item in items]) for name in names}
+    starts = np.zeros(len(items), np.intp)
+    np.cumsum([item.request.rows for item in items[:-1]], out=starts[1:])
+    return inputs, starts
+
+
+def rows_of(inputs: Tensors) -> int:
+    """Return the number of rows of a batch."""
+    return len(next(iter(inputs.values())))
+
+
+def finite_requests(outputs: Mapping[str, Any], prediction: str, starts: np.ndarray[Any, Any]) -> list[bool]:
+    """Say of each request whether its prediction is made of numbers; a model that answers NaN has failed."""
+    values = outputs[prediction]
+    if values.dtype.kind != "f":
+        return [True] * len(starts)
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return [True] * len(starts) if finite.all() else np.logical_and.reduceat(finite, starts).tolist()
+
+
+def all_in_domain(items: Sequence[Item], inputs: Tensors, starts: np.ndarray[Any, Any], rules: ModelRules) -> bool:
+    """Refuse the items with a value that is not finite or outside of the declared range; say whether there was none."""
+    clean = True
+    for position, spec in enumerate(rules.served.bundle.inputs):
+        array = inputs[spec.name]
+        if array.dtype.kind not in "biuf":
+            continue
+        inside = check_domain(array, spec.low, spec.high)
+        if inside.all():
+            continue
+        clean = False
+        for item, good in zip(items, np.logical_and.reduceat(inside, starts).tolist(), strict=True):
+            if not good:
+                item.outcome = errors.TensorInvalid(f"inputs[{position}]", "has a value outside of its declared range")
+    return clean

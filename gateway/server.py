@@ -1,0 +1,88 @@
+"""The listening gRPC server of a process: ports, TLS, transport limits, drain.
+
+Rules:
+- Transport limits stand slightly above the policy's, so that what is too large is refused by us, with a record, and
+  only what is far too large by gRPC itself.
+- With several workers each binds the same port (SO_REUSEPORT). That balances connections, not calls, so connections
+  are asked to renew after a while.
+- Drain: refuse new calls as DRAINING, tell clients to go elsewhere (GOAWAY), and stop when the last accepted call has
+  its answer or the time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.config import Config, Tls
+    from gateway.service import Service
+    from gateway.state import Gateway
+
+SLACK_BYTES = 64 * 1024
+METADATA_SLACK_BYTES = 16 * 1024
+IDLE_CONNECTION_MS = 10 * 60 * 1000
+
+
+class ListenFailed(Exception):  # noqa: N818  named for what happened, as all our errors are
+    """A port could not be bound. The message names the address."""
+
+
+def options(config: Config) -> list[tuple[str, Any]]:
+    """Return the channel arguments of a server."""
+    transport = config.transport
+    return [
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", transport.message_bytes_max + SLACK_BYTES),
+        ("grpc.max_metadata_size", transport.metadata_bytes_max + METADATA_SLACK_BYTES),
+        ("grpc.absolute_max_metadata_size", transport.metadata_bytes_max + 2 * METADATA_SLACK_BYTES),
+        ("grpc.max_connection_age_ms", transport.connection_age_max_ms),
+        ("grpc.max_connection_age_grace_ms", transport.drain_timeout_ms),
+        ("grpc.max_connection_idle_ms", IDLE_CONNECTION_MS),
+        ("grpc.max_concurrent_streams", transport.in_flight_max),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 3),
+    ]
+
+
+def open_server(service: Service, config: Config) -> grpc.aio.Server:
+    """Return a server that is not listening yet."""
+    server = grpc.aio.server(options=options(config))
+    server.add_generic_rpc_handlers((service,))
+    return server
+
+
+def listen(server: grpc.aio.Server, address: str, tls: Tls | None, *, client_certificate: bool) -> str:
+    """Bind one port and return its address, with the real port when 0 was asked for.
+
+    Raises:
+        ListenFailed: the address is taken or not ours.
+    """
+    try:
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, server_credentials(tls, client_certificate=client_certificate))
+    except RuntimeError as problem:
+        raise ListenFailed(f"cannot listen on {address}: is another program using it?") from problem
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def server_credentials(tls: Tls, *, client_certificate: bool) -> grpc.ServerCredentials:
+    """Return the server's certificate, and whose clients' certificates it demands."""
+    pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+    if not client_certificate:
+        return grpc.ssl_server_credentials([pair])
+    if tls.client_ca is None:
+        raise ListenFailed("a port for client certificates needs tls.client_ca")
+    return grpc.ssl_server_credentials([pair], tls.client_ca.read_bytes(), require_client_auth=True)
+
+
+async def drain(servers: Sequence[grpc.aio.Server], gw: Gateway, timeout_s: float) -> None:
+    """Stop without losing an accepted request."""
+    gw.draining = True
+    await asyncio.gather(*(server.stop(timeout_s) for server in servers))

