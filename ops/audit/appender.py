@@ -51,7 +51,7 @@ def check_append(records: bytes, pack: bytes) -> Append:
         checked = entry.check(data)
         framed.append(records[position:stop])
         leaves.append(sha256(b"\x00" + data).digest())
-        kinds.append(checked.kind)  # type: ignore[attr-defined]  # every schema of `entry` has a kind
+        kinds.append(checked.kind)
         if b'"payload":' in data:
             named += [(len(framed) - 1, digest) for digest in entry.payload_hashes(checked)]
         position = stop

@@ -10,6 +10,7 @@ cover personal data they cover the ciphertext (a bare hash of a plaintext can be
 """
 
 import hmac
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
@@ -28,27 +29,27 @@ Text = Annotated[str, Meta(min_length=1, max_length=512)]
 Name = Annotated[str, Meta(min_length=0, max_length=512)]
 Hex32 = Annotated[str, Meta(min_length=32, max_length=32)]
 Hex64 = Annotated[str, Meta(min_length=64, max_length=64)]
-TimeNs = Annotated[str, Meta(pattern="^(0|[1-9][0-9]{0,18})$")]
+TimeNs = Annotated[str, Meta(min_length=1, max_length=19)]  # decimal; `check` sees to the digits
 Count = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
 Micro = Annotated[int, Meta(ge=-INTEGER_MAX, le=INTEGER_MAX)]
-Key = Annotated[str, Meta(pattern="^[!-~]{1,64}$")]
+Key = Annotated[str, Meta(min_length=1, max_length=64)]
 Counts = Annotated[dict[Key, Count], Meta(max_length=64)]
 Details = Annotated[dict[Key, Name], Meta(max_length=64)]
 V1 = Literal[1]
 
 
-class Fields(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False, frozen=True):
-    """What all entries share: unknown keys are refused, absent ones stay absent."""
+class Part(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False, frozen=True):
+    """A part of an entry: unknown keys are refused, absent ones stay absent."""
 
 
-class Auth(Fields, kw_only=True, frozen=True):
+class Auth(Part, kw_only=True, frozen=True):
     credential: Text
     method: Literal["api_key", "jwt", "mtls", "none"]
     principal: Hex32
     tenant: Text
 
 
-class Batch(Fields, kw_only=True, frozen=True):
+class Batch(Part, kw_only=True, frozen=True):
     id: Count
     padded: Count
     position: Count
@@ -56,32 +57,32 @@ class Batch(Fields, kw_only=True, frozen=True):
     size: Count
 
 
-class Limit(Fields, kw_only=True, frozen=True):
+class Limit(Part, kw_only=True, frozen=True):
     decision: Literal["admit", "refuse"]
     rule: Text
     tokens: Micro
 
 
-class Model(Fields, kw_only=True, frozen=True):
+class Model(Part, kw_only=True, frozen=True):
     digest: Hex64
     engine: Text
     name: Text
     version: Text
 
 
-class Sealed(Fields, kw_only=True, frozen=True):
+class Sealed(Part, kw_only=True, frozen=True):
     bytes: Count
     ciphertext_sha256: Hex64
     commitment: Hex64
 
 
-class Payload(Fields, kw_only=True, frozen=True):
+class Payload(Part, kw_only=True, frozen=True):
     key: Annotated[str, Meta(min_length=2, max_length=64, pattern="^[0-9a-f]+$")]
     request: Sealed | UnsetType = UNSET
     response: Sealed | UnsetType = UNSET
 
 
-class Screen(Fields, kw_only=True, frozen=True):
+class Screen(Part, kw_only=True, frozen=True):
     digest: Hex64
     mode: Literal["enforce", "shadow"]
     name: Text
@@ -97,7 +98,7 @@ Limits = Annotated[list[Limit], Meta(max_length=16)]
 Screens = Annotated[list[Screen], Meta(max_length=16)]
 
 
-class Request(Fields, kw_only=True, frozen=True):
+class Request(Part, kw_only=True, frozen=True):
     """One request and its outcome."""
 
     auth: Auth | UnsetType = UNSET
@@ -126,7 +127,7 @@ class Request(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class RefusedAnonymous(Fields, kw_only=True, frozen=True):
+class RefusedAnonymous(Part, kw_only=True, frozen=True):
     """The refusals of callers without a credential, summed once a second so that nobody can fill the disk."""
 
     build: Text
@@ -142,7 +143,7 @@ class RefusedAnonymous(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class OutcomeUnknown(Fields, kw_only=True, frozen=True):
+class OutcomeUnknown(Part, kw_only=True, frozen=True):
     """A request that was in flight when its worker died: what the in-flight ring still knew of it."""
 
     auth: Auth | UnsetType = UNSET
@@ -163,7 +164,7 @@ class OutcomeUnknown(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class Genesis(Fields, kw_only=True, frozen=True):
+class Genesis(Part, kw_only=True, frozen=True):
     """Leaf 0: which log this is, and the key that signs it."""
 
     build: Text
@@ -176,7 +177,7 @@ class Genesis(Fields, kw_only=True, frozen=True):
     vkey: Text
 
 
-class Heartbeat(Fields, kw_only=True, frozen=True):
+class Heartbeat(Part, kw_only=True, frozen=True):
     """Every few seconds, idle or busy: silence is evidence. `sequence` counts over the whole log."""
 
     build: Text
@@ -189,7 +190,7 @@ class Heartbeat(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class Loaded(Fields, kw_only=True, frozen=True):
+class Loaded(Part, kw_only=True, frozen=True):
     """A configuration or policy that took effect, was refused or rolled back."""
 
     build: Text
@@ -203,7 +204,7 @@ class Loaded(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class ModelChange(Fields, kw_only=True, frozen=True):
+class ModelChange(Part, kw_only=True, frozen=True):
     action: Literal["loaded", "unloaded", "promoted", "rejected"]
     build: Text
     digest: Hex64
@@ -216,7 +217,7 @@ class ModelChange(Fields, kw_only=True, frozen=True):
     version: Text
 
 
-class KeyChange(Fields, kw_only=True, frozen=True):
+class KeyChange(Part, kw_only=True, frozen=True):
     action: Literal["added", "retired"]
     build: Text
     gateway: Text | UnsetType = UNSET
@@ -228,7 +229,7 @@ class KeyChange(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class Erasure(Fields, kw_only=True, frozen=True):
+class Erasure(Part, kw_only=True, frozen=True):
     """Data keys destroyed, without the name of the subject; two administrators."""
 
     administrators: Annotated[list[Text], Meta(min_length=2, max_length=8)]
@@ -241,7 +242,7 @@ class Erasure(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class Hold(Fields, kw_only=True, frozen=True):
+class Hold(Part, kw_only=True, frozen=True):
     action: Literal["placed", "lifted"]
     administrator: Text
     build: Text
@@ -253,7 +254,7 @@ class Hold(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class Gap(Fields, kw_only=True, frozen=True):
+class Gap(Part, kw_only=True, frozen=True):
     """Records were refused or lost between an `open` and a `close`; `dropped` counts them."""
 
     build: Text
@@ -267,7 +268,7 @@ class Gap(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class Recover(Fields, kw_only=True, frozen=True):
+class Recover(Part, kw_only=True, frozen=True):
     """The recorder started on an existing log of this size and root, leaving out `cut_bytes` of unacknowledged tail."""
 
     build: Text
@@ -281,7 +282,7 @@ class Recover(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class EpochClose(Fields, kw_only=True, frozen=True):
+class EpochClose(Part, kw_only=True, frozen=True):
     build: Text
     id: Hex32
     kind: Literal["epoch-close"]
@@ -291,7 +292,7 @@ class EpochClose(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class ReplayResult(Fields, kw_only=True, frozen=True):
+class ReplayResult(Part, kw_only=True, frozen=True):
     build: Text
     checked: Count
     differing: Count
@@ -304,7 +305,7 @@ class ReplayResult(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class Admin(Fields, kw_only=True, frozen=True):
+class Admin(Part, kw_only=True, frozen=True):
     action: Text
     administrator: Text
     build: Text
@@ -317,7 +318,7 @@ class Admin(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-class Feedback(Fields, kw_only=True, frozen=True):
+class Feedback(Part, kw_only=True, frozen=True):
     auth: Auth
     build: Text
     gateway: Text | UnsetType = UNSET
@@ -329,7 +330,25 @@ class Feedback(Fields, kw_only=True, frozen=True):
     v: V1
 
 
-_SCHEMAS: dict[bytes, type[Fields]] = {
+Entry = (
+    Request
+    | RefusedAnonymous
+    | OutcomeUnknown
+    | Genesis
+    | Heartbeat
+    | Loaded
+    | ModelChange
+    | KeyChange
+    | Erasure
+    | Hold
+    | Gap
+    | Recover
+    | EpochClose
+    | ReplayResult
+    | Admin
+    | Feedback
+)
+_SCHEMAS: dict[bytes, type[Entry]] = {
     b"served": Request,
     b"refused": Request,
     b"failed": Request,
@@ -350,12 +369,14 @@ _SCHEMAS: dict[bytes, type[Fields]] = {
     b"feedback": Feedback,
 }
 KINDS = frozenset(kind.decode() for kind in _SCHEMAS)
-_DECODE = {kind: msgspec.json.Decoder(schema).decode for kind, schema in _SCHEMAS.items()}
-_DECODE_SUM = msgspec.json.Decoder(RefusedAnonymous).decode
+_DECODE: dict[bytes, Callable[[bytes], Entry]] = {
+    kind: msgspec.json.Decoder(schema).decode for kind, schema in _SCHEMAS.items()
+}
+_DECODE_SUM: Callable[[bytes], Entry] = msgspec.json.Decoder(RefusedAnonymous).decode
 _ENCODE = msgspec.json.Encoder(order="deterministic").encode
 
 
-def check(data: bytes) -> Fields:
+def check(data: bytes) -> Entry:
     """Decode an entry, refusing what is not canonical: the hot path of the recorder and of verify.
 
     Raises:
@@ -373,10 +394,15 @@ def check(data: bytes) -> Fields:
     try:
         entry = decode(data)
         same = _ENCODE(entry) == data
+        if not data.isascii():  # rare, and the only case in which keys could be other than ASCII
+            _restrict(orjson.loads(data), 0)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise EntryError(f"not an entry: {error}") from error
     if not same:
         raise EntryError("not canonical JSON")
+    time_ns = entry.time_ns
+    if not (time_ns.isascii() and time_ns.isdigit()) or (time_ns[0] == "0" and time_ns != "0"):
+        raise EntryError("time_ns is not a decimal number")
     return entry
 
 
@@ -426,7 +452,7 @@ def canonical(value: object) -> bytes:
         raise EntryError(str(error)) from error
 
 
-def payload_hashes(entry: Fields) -> tuple[bytes, ...]:
+def payload_hashes(entry: Entry) -> tuple[bytes, ...]:
     """SHA-256 of the ciphertexts that a checked entry names, in the order request, response.
 
     Raises:

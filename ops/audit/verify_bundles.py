@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from ops.audit.entry import Fields, Gap, Genesis, Heartbeat, Recover, check, payload_hashes
+from ops.audit.entry import Entry, Gap, Genesis, Heartbeat, Recover, Request, check, payload_hashes
 from ops.audit.errors import EntryError, TileError
 from ops.audit.merkle import HASH_BYTES, fold
 from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, split_bundle, split_pack
@@ -121,7 +121,7 @@ def _check_entries(directory: Path, bundle: int, width: int, entries: Sequence[b
     """Schema and canonical form of each entry, and the payloads they name."""
     where = Tile(ENTRIES, bundle, width).path
     named: set[bytes] = set()
-    checked: Fields | None = None
+    checked: Entry | None = None
     for index, data in enumerate(entries, bundle * TILE_WIDTH):
         try:
             checked = check(data)
@@ -130,10 +130,10 @@ def _check_entries(directory: Path, bundle: int, width: int, entries: Sequence[b
         except EntryError as error:
             chunk.report("tampered", f"entry {index}: {error}", where)
             continue
-        if isinstance(checked, Genesis | Heartbeat | Recover | Gap):
+        if type(checked) is not Request and isinstance(checked, Genesis | Heartbeat | Recover | Gap):
             chunk.marks.append(Mark(index, checked))
     if checked is not None:
-        chunk.last_time_ns = int(checked.time_ns)  # type: ignore[attr-defined]  # every kind has a time
+        chunk.last_time_ns = int(checked.time_ns)
     _check_payloads(directory, bundle, width, named, chunk)
 
 

@@ -1,0 +1,97 @@
+"""A real recorder in a process of its own, for the tests of everything around it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+from ops.audit.checkpoint import SignerKey
+from ops.audit.client import AuditClient
+from ops.audit.settings import RecorderSettings
+
+ORIGIN = "example.test/log"
+KEY = SignerKey(ORIGIN, sha256(b"a key for tests").digest())
+SEGMENT_BYTES = 1 << 20
+
+
+def settings_in(home: Path, **changes: object) -> RecorderSettings:
+    """A small log below `home`: segments of 1 MiB, so that starting costs little and rotation happens."""
+    home.mkdir(parents=True, exist_ok=True)
+    key = home / "log.key"
+    if not key.exists():
+        key.write_text(KEY.secret() + "\n")
+    small = RecorderSettings(
+        directory=home / "log",
+        socket=home / "s",
+        origin=ORIGIN,
+        signing_key=key,
+        state_directory=home / "state",
+        rings_directory=home / "rings",
+        append_bytes_max=SEGMENT_BYTES // 2,
+        segment_bytes=SEGMENT_BYTES,
+        publish_every_ms=50,
+        reserve_bytes=0,
+    )
+    return replace(small, **changes)
+
+
+@dataclass
+class RecorderProcess:
+    """One run of the recorder; `errors` is its standard error once it has ended."""
+
+    settings: RecorderSettings
+    process: subprocess.Popen[str]
+    errors: str = ""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_ready(self, seconds: float = 30) -> "RecorderProcess":
+        """Until the socket accepts."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.process.poll() is None:
+            with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+                probe.connect(os.fspath(self.settings.socket))
+                return self
+            time.sleep(0.01)
+        raise AssertionError(f"the recorder did not start: {self.ended()} {self.errors}")
+
+    def ended(self, seconds: float = 30) -> int:
+        """The exit code, once it is there."""
+        _, errors = self.process.communicate(timeout=seconds)
+        self.errors += errors or ""
+        return self.process.returncode
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.ended()
+
+    def events(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.errors.splitlines() if line.startswith("{")]
+
+
+def launch(settings: RecorderSettings, *wrapper: str) -> RecorderProcess:
+    """Start a recorder, below `wrapper` (strace, for one) where given."""
+    path = settings.signing_key.with_name("settings.json")
+    path.write_bytes(settings.to_json())
+    command = [*wrapper, sys.executable, "-m", "ops.audit.recorder_main", os.fspath(path)]
+    settings.socket.unlink(missing_ok=True)  # of an earlier run, so that ready means this one
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return RecorderProcess(settings, process)
+
+
+def client_of(settings: RecorderSettings, **changes: int) -> AuditClient:
+    limits = {"backlog_bytes_max": 1 << 24, "append_timeout_ms": 20_000, **changes}
+    return AuditClient(settings.socket, **limits)
