@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, PrivateAttr, ValidationInfo, WithJsonSchema
 
 from gateway import config_rules
 from gateway.document import ConfigRejected, Fault, Section, fill, parse, read_bounded
@@ -216,6 +216,11 @@ class Config(Section):
     transport: Transport = Transport()
     log: Log = Log()
 
+    _directory: Path = PrivateAttr(default=Path())
+
+    def model_post_init(self, context: Any, /) -> None:
+        self._directory = (context or {}).get("directory", Path())
+
     @cached_property
     def digest(self) -> str:
         """SHA-256, hex, of `masked()` in canonical JSON. The same directory elsewhere has the same digest."""
@@ -225,7 +230,7 @@ class Config(Section):
     def masked(self) -> dict[str, Any]:
         """The effective configuration, defaults filled in, as it may be shown: paths, never what is in them."""
         shown: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
-        root = f"{self.state_dir.parent}{os.sep}"
+        root = f"{self._directory}{os.sep}"
         return {key: _relative(value, root) for key, value in shown.items()}
 
     def secret_files(self) -> Iterator[tuple[tuple[str, ...], Path]]:

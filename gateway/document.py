@@ -39,6 +39,29 @@ DEPTH_MAX = 16
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?", re.ASCII)
 _WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None, "~": None, "": None}
+_SENTENCES: Mapping[str, str] = {
+    "missing": "is missing; add it",
+    "literal_error": "{value!r} is not known here; write {expected}",
+    "int_type": "{value!r} is not a whole number; write one, without quotes",
+    "int_from_float": "{value!r} is not a whole number; write one",
+    "float_type": "{value!r} is not a number; write one, without quotes",
+    "bool_type": "{value!r} is neither true nor false; write one of the two, without quotes",
+    "string_type": "is not text; write a word, or text in quotes",
+    "tuple_type": "is not a list; write [one, two] or one item a line behind `- `",
+    "mapping_type": "is not a mapping; write `key: value` lines below it",
+    "dict_type": "is not a mapping; write `key: value` lines below it",
+    "model_type": "is not a mapping; write `key: value` lines below it",
+    "model_attributes_type": "is not a mapping; write `key: value` lines below it",
+    "greater_than_equal": "{value!r} is too small; the least is {ge}",
+    "greater_than": "{value!r} is too small; it has to be above {gt}",
+    "less_than_equal": "{value!r} is too large; the most is {le}",
+    "less_than": "{value!r} is too large; it has to be below {lt}",
+    "too_short": "has too few entries; the least is {min_length}",
+    "too_long": "has too many entries; the most is {max_length}",
+    "string_too_short": "is empty; write it out",
+    "string_too_long": "is too long; the most is {max_length} characters",
+}
+"""What pydantic's kinds of error are called here. None repeats text that could be a secret put in the wrong place."""
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 Location = tuple[str | int, ...]
@@ -216,29 +239,36 @@ def fill(
         text = json.dumps(document.value)
         filled = model.model_validate_json(text, context={"directory": document.file.absolute().parent})
     except ValidationError as invalid:
-        faults = (_fault(model, details) for details in invalid.errors(include_url=False))
-        raise rejected(document.messages(faults)) from None
+        raise rejected(document.messages(_faults(model, invalid.errors(include_url=False)))) from None
     faults_of_rules = [fault for rule in rules for fault in rule(filled)]
     if faults_of_rules:
         raise rejected(document.messages(faults_of_rules))
     return filled
 
 
+def _faults(model: type[BaseModel], errors: Iterable[ErrorDetails]) -> list[Fault]:
+    """Pydantic's errors in our words. A list that is too short only because of its bad items is not told twice."""
+    found = [(details["type"], _fault(model, details)) for details in errors]
+    return [
+        fault
+        for kind, fault in found
+        if kind != "too_short" or all(other.at[: len(fault.at)] != fault.at or other is fault for _, other in found)
+    ]
+
+
 def _fault(model: type[BaseModel], details: ErrorDetails) -> Fault:
     at = tuple(step for step in details["loc"] if step != "[key]")
-    kind, context = details["type"], details.get("ctx", {})
+    kind, context, value = details["type"], details.get("ctx", {}), details["input"]
     if kind == "extra_forbidden":
         return Fault(at, _unknown(str(at[-1]), _keys_at(model, at[:-1])))
-    if kind == "missing":
-        return Fault(at, "is missing; add it")
     if kind == "value_error":
         return Fault(at, str(context["error"]))
-    if kind == "literal_error":
-        return Fault(at, f"{details['input']!r} is not known here; write one of {context['expected']}")
-    if kind == "string_type" and isinstance(details["input"], int | float):
-        return Fault(at, f'{details["input"]!r} is read as a number; write "{details["input"]}" in quotes')
-    sentence = details["msg"][:1].lower() + details["msg"][1:]
-    return Fault(at, f"{sentence.replace('input ', '').replace('valid dictionary', 'mapping')}")
+    if kind == "string_type" and isinstance(value, int | float):
+        return Fault(at, f'{value!r} is read as a number; write "{value}" in quotes')
+    sentence = _SENTENCES.get(kind)
+    if sentence is not None:
+        return Fault(at, sentence.format(value=value, **context))
+    return Fault(at, details["msg"][:1].lower() + details["msg"][1:])
 
 
 def _unknown(key: str, allowed: tuple[str, ...]) -> str:

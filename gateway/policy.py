@@ -25,7 +25,7 @@ from pydantic import Field, StringConstraints
 from gateway import policy_rules
 from gateway.document import PolicyRejected, Section, fill, parse, read_bounded
 from gateway.policy_signature import PolicySignatureInvalid, sign_policy, verify
-from gateway.units import Date, Rate
+from gateway.units import Date, Rate, Text
 
 __all__ = [
     "ApiKey",
@@ -44,7 +44,9 @@ __all__ = [
 ]
 
 POLICY_BYTES_MAX = 16 * 1024 * 1024
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[
+    str, Text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "1 to 64 letters, digits, dots, hyphens and underscores")
+]
 Alpha = Annotated[float, Field(gt=0, lt=1)]
 Capture = Literal["none", "flagged", "sampled", "all"]
 
@@ -100,9 +102,9 @@ class Tenant(Section):
 class ApiKey(Section):
     """One API key of a principal. The gateway keeps only its HMAC."""
 
-    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    id: Annotated[str, Text(r"[A-Za-z0-9_-]{1,64}", "1 to 64 letters, digits, hyphens and underscores")]
     """The public half, before the dot."""
-    hmac: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    hmac: Annotated[str, Text(r"[0-9a-f]{64}", "64 lower-case hex digits, as `stockade keys new` prints them")]
     """HMAC-SHA-256 of the whole key (`id.secret`) under the pepper, hex; `stockade keys new` prints it."""
     expires_ns: Annotated[int, Date()] = Field(alias="expires")
     """From this moment on the key is refused."""

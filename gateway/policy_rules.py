@@ -54,7 +54,13 @@ def _missing(name: str, known: Iterable[str], what: str) -> str:
         if near
         else f"add it, or name one of: {', '.join(names[:8]) or '(there are none)'}"
     )
-    return f"{name!r} is not a {what}; {advice}"
+    return f"{name!r} is not {what}; {advice}"
+
+
+def _unknown_method(name: str) -> str:
+    near = difflib.get_close_matches(name, METHODS, n=1)
+    advice = f"did you mean `{near[0]}`?" if near else f'the methods are {", ".join(sorted(METHODS))} and "*"'
+    return f"{name!r} is not a method; {advice}"
 
 
 def _grants(policy: Policy) -> Iterator[Fault]:
@@ -63,10 +69,10 @@ def _grants(policy: Policy) -> Iterator[Fault]:
             at: Location = ("roles", role, index)
             for position, method in enumerate(grant.methods):
                 if method != "*" and method not in METHODS:
-                    yield Fault((*at, "methods", position), _missing(method, METHODS, "method"))
+                    yield Fault((*at, "methods", position), _unknown_method(method))
             for position, model in enumerate(grant.models):
                 if model != "*" and model not in policy.models:
-                    yield Fault((*at, "models", position), _missing(model, policy.models, "model of this policy"))
+                    yield Fault((*at, "models", position), _missing(model, policy.models, "a model of this policy"))
             if not grant.models and (about := [name for name in grant.methods if name == "*" or name in MODEL_METHODS]):
                 yield Fault((*at, "models"), f'is missing, and {about[0]!r} is about a model; name models, or ["*"]')
 
@@ -84,16 +90,16 @@ def _limits(policy: Policy) -> Iterator[Fault]:
 
 def _references(policy: Policy) -> Iterator[Fault]:
     for name, tenant in policy.tenants.items():
-        yield from _refers(("tenants", name, "limits"), tenant.limits, policy.limits, "limit set")
-        yield from _refers(("tenants", name, "class"), tenant.priority_class, policy.classes, "class")
+        yield from _refers(("tenants", name, "limits"), tenant.limits, policy.limits, "a limit set")
+        yield from _refers(("tenants", name, "a class"), tenant.priority_class, policy.classes, "a class")
     for name, principal in policy.principals.items():
         at: Location = ("principals", name)
-        yield from _refers((*at, "tenant"), principal.tenant, policy.tenants, "tenant")
-        yield from _refers((*at, "limits"), principal.limits, policy.limits, "limit set")
+        yield from _refers((*at, "a tenant"), principal.tenant, policy.tenants, "a tenant")
+        yield from _refers((*at, "limits"), principal.limits, policy.limits, "a limit set")
         for index, role in enumerate(principal.roles):
-            yield from _refers((*at, "roles", index), role, policy.roles, "role")
+            yield from _refers((*at, "roles", index), role, policy.roles, "a role")
         for index, subject in enumerate(principal.subjects):
-            yield from _refers((*at, "subjects", index, "issuer"), subject.issuer, policy.issuers, "issuer")
+            yield from _refers((*at, "subjects", index, "an issuer"), subject.issuer, policy.issuers, "an issuer")
 
 
 def _refers(at: Location, name: str, known: Mapping[str, object], what: str) -> Iterator[Fault]:
@@ -156,7 +162,7 @@ def _issuers(policy: Policy) -> Iterator[Fault]:
             )
         if (issuer.issuer, issuer.audience) in seen:
             other = seen[issuer.issuer, issuer.audience]
-            yield Fault((*at, "issuer"), f"is the same issuer and audience as {other!r}; keep one of the two")
+            yield Fault((*at, "an issuer"), f"is the same issuer and audience as {other!r}; keep one of the two")
         seen.setdefault((issuer.issuer, issuer.audience), name)
 
 

@@ -25,9 +25,9 @@ _INTRODUCTION = """\
 <!-- Written by `python -m gateway.schema` from the models in gateway/config.py and gateway/policy.py. -->
 
 A gateway is described by two files. `stockade.yaml` says what it is made of and is read at the start. `policy.yaml`
-says who may do what and is signed; a running gateway takes a new one over without a restart. `stockade init` writes both,
-with comments; `stockade check` says what is wrong with them, as `file:line: field: what is wrong and what to do`. Editors
-can use the JSON Schemas in [schema/](schema/).
+says who may do what and is signed; a running gateway takes a new one over without a restart. `stockade init` writes
+both, with comments; `stockade check` says what is wrong with them, as `file:line: field: what is wrong and what to do`.
+Editors can use the JSON Schemas in [schema/](schema/).
 
 - Unknown keys are refused. So are duplicate keys, YAML anchors and tags.
 - Relative paths are relative to the file they stand in. Secrets appear only as paths; nobody but the owner (and, to

@@ -14,7 +14,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["Date", "Duration", "Rate", "Size", "duration_ms", "expiry_ns", "rate_interval_ns", "size_bytes"]
+__all__ = ["Date", "Duration", "Rate", "Size", "Text", "duration_ms", "expiry_ns", "rate_interval_ns", "size_bytes"]
 
 NS_PER_S = 1_000_000_000
 _DURATIONS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -72,12 +72,18 @@ def _largest_unit(value: int, units: dict[str, int]) -> str:
     raise AssertionError("every table has a unit of one")
 
 
+def _per_day(text: str) -> int:
+    count, _, period = text.partition("/")
+    return int(count) * _PERIODS_S["d"] // _PERIODS_S[period]
+
+
 def _rate_text(interval_ns: int) -> str:
+    """The smallest count, in the shortest period, that is read as this interval."""
     for name, period_s in _PERIODS_S.items():
-        count = period_s * NS_PER_S / interval_ns
-        if round(count) and abs(count - round(count)) < 1e-6 * count:
-            return f"{round(count)}/{name}"
-    return f"{_PERIODS_S['d'] * NS_PER_S / interval_ns:.3f}/d"
+        count = -(-period_s * NS_PER_S // interval_ns)
+        if -(-period_s * NS_PER_S // count) == interval_ns:
+            return f"{count}/{name}"
+    raise AssertionError("an interval is made from a rate")
 
 
 def _date_text(moment_ns: int) -> str:
@@ -141,7 +147,7 @@ class Rate:
     def read(self, value: object) -> int:
         text = _text_only(value, "200/s")
         interval_ns = rate_interval_ns(text)
-        if interval_ns < rate_interval_ns(self.most):
+        if _per_day(text) > _per_day(self.most):
             raise ValueError(f"{text} is above {self.most}")
         return interval_ns
 
@@ -150,6 +156,27 @@ class Rate:
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"type": "string", "pattern": "^[0-9]+/[smhd]$", "examples": ["200/s", "30/m"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text of a given form. `advice` says what to write; the value is not repeated, it may be a misplaced secret."""
+
+    pattern: str
+    advice: str
+
+    def read(self, value: object) -> str:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            raise ValueError(f'{value!r} is read as a number; write "{value}" in quotes')  # noqa: TRY004  pydantic collects ValueError
+        if not isinstance(value, str) or re.fullmatch(self.pattern, value, re.ASCII) is None:
+            raise ValueError(f"does not have the form it needs; write {self.advice}")
+        return value
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "pattern": f"^{self.pattern}$"}
 
 
 @dataclass(frozen=True, slots=True)
