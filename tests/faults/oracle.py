@@ -1,0 +1,46 @@
+"""The oracle: what was acknowledged and which checkpoints were seen, kept outside the log and held against it."""
+
+from pathlib import Path
+
+from ops.audit.checkpoint import open_checkpoint
+from ops.audit.client import Receipt
+from ops.audit.merkle import leaf_hash
+from ops.audit.read import LogReader
+from ops.audit.verify import verify_log
+from tests.faults.recorder_process import KEY
+
+
+class Oracle:
+    """Nothing here is read from the log except by `check`."""
+
+    def __init__(self) -> None:
+        self.acknowledged: dict[int, bytes] = {}
+        self.checkpoints: list[bytes] = []
+
+    def saw(self, receipt: Receipt, entries: list[bytes]) -> None:
+        assert receipt.count == len(entries)
+        for index, data in enumerate(entries, receipt.first_index):
+            assert index not in self.acknowledged, f"index {index} was given twice"
+            self.acknowledged[index] = leaf_hash(data)
+
+    def saw_checkpoint(self, directory: Path) -> None:
+        """Remember the public checkpoint, as a client would."""
+        path = directory / "checkpoint"
+        if path.exists():
+            self.checkpoints.append(path.read_bytes())
+
+    def check(self, directory: Path) -> None:
+        """Every acknowledged entry is at its index, the log verifies and extends every checkpoint seen."""
+        report = verify_log(directory, [str(KEY.verifier)], processes=0)
+        assert report.exit_code == 0, report.findings
+        reader = LogReader.open(directory, KEY.verifier)
+        size = reader.checkpoint.size
+        found = [
+            leaf_hash(data) for first in range(0, size, 256) for data in reader.entries(first, min(256, size - first))
+        ]
+        lost = [index for index, leaf in self.acknowledged.items() if index >= size or found[index] != leaf]
+        assert not lost, f"{len(lost)} acknowledged entries are lost: {lost[:5]}"
+        for note in self.checkpoints:
+            seen = open_checkpoint(note, [KEY.verifier])
+            again = verify_log(directory, [str(KEY.verifier)], processes=0, remembered=note)
+            assert again.exit_code == 0, (seen.size, again.findings)

@@ -1,0 +1,101 @@
+"""The recorder's parts put together without its process: appending and publishing under the test's hand."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ops.audit.appender import Appender, check_append, own_append
+from ops.audit.lock import LockDatabase
+from ops.audit.own_entries import OwnEntries
+from ops.audit.publisher import Publisher
+from ops.audit.recorder_main import opening_entry, prepare_directories
+from ops.audit.recovery import Recovered, read_checkpoint, recover
+from ops.audit.segment_store import SegmentStore
+from ops.audit.settings import RecorderSettings
+from ops.audit.signer import Signer
+from ops.audit.tiles import frame_entry, join_pack
+from tests.faults.recorder_process import KEY, ORIGIN, settings_in
+
+VKEY = str(KEY.verifier)
+
+
+class OpenLog:
+    """An appender and a publisher on one directory, as the recorder builds them."""
+
+    def __init__(self, settings: RecorderSettings) -> None:
+        self.settings = settings
+        self.directory = settings.directory
+        prepare_directories(settings)
+        state = settings.state_directory
+        self.lock = LockDatabase(state / "lock.sqlite", ORIGIN)
+        self.store = SegmentStore(state / "segments", settings.segment_bytes)
+        self.found = self._recover()
+        for number, size in self.found.ends:
+            self.store.closed(number, size)
+        self.edge = self.found.edge
+        ids = iter(range(1, 1 << 30))
+        self.clock_ns = 1_800_000_000_000_000_000
+        self.own = OwnEntries("test", self._tick, lambda: next(ids).to_bytes(16, "big"), 5000)
+        first = opening_entry(self.own, settings, KEY, self.found)
+        self.appender = Appender(
+            self.store,
+            self.edge,
+            self.found.frontier,
+            ORIGIN,
+            number=self.found.next_number,
+            previous=self.found.previous,
+            heartbeats=self.found.heartbeats,
+        )
+        self.appender.commit([own_append([first])])
+        self.signer = Signer(KEY, settings.signing_key.with_suffix(".signed"))
+        self.publisher = Publisher(
+            settings.directory,
+            state / "staging",
+            edge=self.edge,
+            signer=self.signer,
+            lock=self.lock,
+            vkey=KEY.verifier,
+        )
+
+    def _tick(self) -> int:
+        self.clock_ns += 5_000_000_000
+        return self.clock_ns
+
+    def _recover(self) -> Recovered:
+        public = self.directory / "checkpoint"
+        note = public.read_bytes() if public.exists() else None
+        return recover(
+            self.directory,
+            self.store.paths(),
+            ORIGIN,
+            public=read_checkpoint(note, KEY.verifier, public),
+            signed=read_checkpoint(self.lock.read(), KEY.verifier, self.directory),
+        )
+
+    def append(self, entries: Sequence[bytes], blobs: Sequence[bytes] = ()) -> int:
+        """Commit; returns the index of the first."""
+        first = self.appender.size
+        self.appender.commit([check_append(b"".join(map(frame_entry, entries)), join_pack(blobs))])
+        return first
+
+    def beat(self) -> None:
+        entry = self.own.heartbeat(self.appender.heartbeats + 1, self.appender.size)
+        self.appender.commit([own_append([entry])], heartbeats=1)
+
+    def publish(self) -> None:
+        while self.publisher.publish():
+            self.store.retire(self.edge.published_size)
+
+    def close(self) -> None:
+        self.publisher.close()
+        self.appender.close()
+        self.lock.close()
+
+
+@contextmanager
+def open_log(home: Path, **changes: object) -> Iterator[OpenLog]:
+    log = OpenLog(settings_in(home, **changes))
+    try:
+        yield log
+    finally:
+        log.close()
