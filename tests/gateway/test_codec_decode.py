@@ -208,6 +208,15 @@ def test_a_second_free_dimension_may_have_any_positive_size():
     assert refused_field(message, spec) == "inputs[0].shape[1]"
 
 
+def test_a_model_may_fix_its_rows():
+    spec = (Tensor("x", "BOOL", (2, 3)),)
+    message = ModelInferRequest(raw_input_contents=[bytes(6)])
+    message.inputs.add(name="x", datatype="BOOL", shape=[2, 3])
+    assert decoded(message, spec).rows == 2
+    message.inputs[0].shape[0] = 1
+    assert refused_field(message, spec) == "inputs[0].shape[0]"
+
+
 def test_datatype_and_names_must_be_the_models():
     message = request()
     message.inputs[0].datatype = "FP64"
@@ -339,6 +348,13 @@ def test_a_timeout_that_is_no_number_is_refused(value):
     message = request()
     message.parameters["timeout"].CopyFrom(value)
     assert refused_field(message) == "parameters[timeout]"
+
+
+def test_more_digits_than_python_converts_are_refused_all_the_same():
+    message = request()
+    message.parameters["timeout"].string_param = "1" * 5000
+    with pytest.raises(TensorInvalid):
+        decoded(message, limits=CodecLimits(string_bytes_max=5000))
 
 
 def test_parameters_of_other_servers_are_ignored():

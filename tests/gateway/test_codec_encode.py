@@ -144,6 +144,14 @@ def test_the_best_classes_come_first_with_their_labels():
     ]
 
 
+def test_equal_scores_stand_in_the_order_of_their_indices():
+    scores = np.tile([1.0, 2.0], (1, 50))
+    request = asked(1, raw=False, classification={"p": 100})
+    message = reply(encode(request, "m", "1", {"p": scores}, {"p": "FP64"}))
+    indices = [int(word.split(b":")[1]) for word in message.outputs[0].contents.bytes_contents]
+    assert indices == [*range(1, 100, 2), *range(0, 100, 2)]
+
+
 def test_more_classes_than_there_are_means_all_of_them_and_foreign_labels_are_left_out():
     request = asked(1, raw=False, classification={"p": 99})
     message = reply(encode(request, "m", "1", {"p": np.array([[1.0, 2.0]])}, {"p": "FP64"}, class_names=("one",)))
