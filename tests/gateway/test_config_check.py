@@ -1,0 +1,227 @@
+"""`stockade check`: each thing it can find, one at a time, in a directory that was good before."""
+
+import io
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from rich.console import Console
+
+from gateway.check import check, render
+from gateway.init import init_directory
+from gateway.policy import sign_policy
+
+NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
+LEAF_EXPIRES = NOW + timedelta(days=397)
+
+
+def zeros_and_a_count():
+    count = 0
+
+    def random_bytes(size):
+        nonlocal count
+        count += 1
+        return count.to_bytes(size, "big")
+
+    return random_bytes
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    target = tmp_path_factory.mktemp("check") / "good"
+    init_directory(target, now=NOW, random_bytes=zeros_and_a_count())
+    return target
+
+
+@pytest.fixture
+def at(good, tmp_path):
+    return shutil.copytree(good, tmp_path / "gateway")
+
+
+def found(at, now=NOW):
+    report = check(at / "stockade.yaml", now)
+    return [(finding.level, finding.where, finding.problem) for finding in report.findings]
+
+
+def edit(path, before, after):
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def public(key):
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def test_a_good_directory(at):
+    assert found(at) == []
+
+
+REMOVED = {
+    "tls/server.crt": "tls.certificate",
+    "tls/server.key": "tls.key",
+    "tls/ca.crt": "tls.client_ca",
+    "keys/log.key": "audit.signing_key",
+    "keys/log.vkey": "audit.vkey",
+    "keys/payload-master.key": "audit.master_key",
+    "keys/pepper": "policy.pepper",
+    "keys/bundles.pub": "bundles.trusted_keys",
+}
+
+
+@pytest.mark.parametrize(("name", "where"), REMOVED.items())
+def test_a_missing_file(at, name, where):
+    (at / name).unlink()
+    assert found(at) == [("error", where, f"{at / name} cannot be read (No such file or directory)")]
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "problem"),
+    [
+        ("tls/server.crt", "tls.certificate", "{} holds no certificate in PEM"),
+        ("tls/server.key", "tls.key", "{} is not an unencrypted private key in PEM"),
+        ("tls/ca.crt", "tls.client_ca", "{} holds no certificate in PEM"),
+        ("keys/log.key", "audit.signing_key", "not a signer key"),
+        ("keys/log.vkey", "audit.vkey", "not an Ed25519 key (type 0x01)"),
+        ("keys/payload-master.key", "audit.master_key", "{} holds 8 bytes; it needs exactly 32 random ones"),
+        ("keys/pepper", "policy.pepper", "{} holds 8 bytes; it needs at least 32 random ones"),
+        ("keys/bundles.pub", "bundles.trusted_keys", "{} is not a public key in PEM"),
+    ],
+)
+def test_a_file_that_is_something_else(at, name, where, problem):
+    (at / name).write_bytes(b"nonsense")
+    assert found(at) == [("error", where, problem.format(at / name))]
+
+
+@pytest.mark.parametrize(("size", "ok"), [(31, False), (32, True), (33, False)])
+def test_the_master_key_has_exactly_its_size(at, size, ok):
+    (at / "keys/payload-master.key").write_bytes(b"k" * size)
+    assert (found(at) == []) is ok
+
+
+@pytest.mark.parametrize(("size", "ok"), [(31, False), (32, True), (33, True)])
+def test_the_pepper_has_at_least_its_size(at, size, ok):
+    (at / "keys/pepper").write_bytes(b"k" * size)
+    assert (found(at) == []) is ok
+
+
+def test_a_key_that_is_not_the_certificates(at):
+    shutil.copy(at / "tls/ca.key", at / "tls/server.key")
+    assert found(at) == [("error", "tls.key", f"{at / 'tls/server.key'} is not the key of tls.certificate")]
+
+
+def test_a_log_key_of_another_origin(at):
+    edit(at / "stockade.yaml", "origin: stockade.local/", "origin: example.org/")
+    assert [finding[:2] for finding in found(at)] == [("error", "audit.origin")]
+
+
+def test_a_vkey_of_another_log(at, tmp_path):
+    other = init_directory(tmp_path / "other", now=NOW, random_bytes=lambda size: b"\7" * size)
+    shutil.copy(other.directory / "keys/log.vkey", at / "keys/log.vkey")
+    assert found(at) == [("error", "audit.vkey", f"{at / 'keys/log.vkey'} is not the public half of audit.signing_key")]
+
+
+@pytest.mark.parametrize(
+    "key", [ed25519.Ed25519PrivateKey.from_private_bytes(b"\1" * 32), ec.derive_private_key(7, ec.SECP384R1())]
+)
+def test_a_bundle_key_of_another_kind(at, key):
+    (at / "keys/bundles.pub").write_bytes(public(key.public_key()))
+    assert [finding[:2] for finding in found(at)] == [("error", "bundles.trusted_keys")]
+
+
+def test_missing_directories(at):
+    shutil.rmtree(at / "bundles")
+    edit(at / "stockade.yaml", "directory: log ", "directory: far/away/log ")
+    assert found(at) == [
+        ("error", "bundles.directory", f"{at / 'bundles'} is not a directory"),
+        ("error", "audit.directory", f"{at / 'far/away'} is not a directory"),
+    ]
+
+
+def test_plaintext_is_a_warning_that_it_was_asked_for(at):
+    text = (at / "stockade.yaml").read_text()
+    start, end = text.index("tls:\n"), text.index("workers:")
+    text = text[:start] + "unsafe_plaintext: true\n" + text[end:]
+    lines = [line for line in text.splitlines() if not line.startswith(("  data_mtls", "  admin"))]
+    (at / "stockade.yaml").write_text("\n".join(lines))
+    assert found(at) == [("warning", "unsafe_plaintext", "credentials and inputs can be read on the network")]
+    assert check(at / "stockade.yaml", NOW).ok
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (NOW - timedelta(minutes=5), None),
+        (NOW - timedelta(minutes=5, seconds=1), ("error", "is not valid before 2026-11-24 07:55 UTC")),
+        (LEAF_EXPIRES - timedelta(days=30), None),
+        (LEAF_EXPIRES - timedelta(days=30) + timedelta(seconds=1), ("warning", "expires on 2027-12-26; renew it soon")),
+        (LEAF_EXPIRES - timedelta(seconds=1), ("warning", "expires on 2027-12-26; renew it soon")),
+        (LEAF_EXPIRES, ("error", "expired on 2027-12-26; renew it")),
+    ],
+)
+def test_certificates_at_their_limits_and_one_past(at, now, expected):
+    problems = [finding for finding in found(at, now) if finding[1] == "tls.certificate"]
+    wanted = [] if expected is None else [(expected[0], "tls.certificate", f"CN=localhost {expected[1]}")]
+    assert problems == wanted
+
+
+def test_api_keys_that_run_out(at):
+    expiry = datetime(2027, 11, 24, tzinfo=UTC)
+    for now, problem in (
+        (expiry - timedelta(days=30), None),
+        (expiry - timedelta(days=29), "expires on 2027-11-24; add its successor"),
+        (expiry, "expired on 2027-11-24; replace or remove it"),
+    ):
+        problems = [finding[2] for finding in found(at, now) if finding[1] == "principals.kiosk-7"]
+        assert problems == ([] if problem is None else [f"API key kiosk-7-a {problem}"])
+
+
+def test_public_methods_and_missing_issuer_keys(at):
+    issuer = (
+        'issuers:\n  corp: {url_or_file: jwks.json, issuer: "https://a", audience: b, algorithms: [EdDSA]}\nmodels:'
+    )
+    edit(at / "policy.yaml", "models:\n  kiosk", f"unsafe_public_methods: [Health]\n{issuer}\n  kiosk")
+    sign_policy(at / "policy.yaml", at / "keys/policy.key")
+    assert found(at) == [
+        ("warning", "unsafe_public_methods[0]", "anybody can call Health without a credential"),
+        ("error", "issuers.corp.url_or_file", f"{at / 'jwks.json'} is not a file"),
+    ]
+
+
+def test_an_unsigned_change_and_a_broken_file_are_told_with_their_place(at):
+    edit(at / "policy.yaml", "lane: 1", "lane: 2")
+    assert [finding[:2] for finding in found(at)] == [("error", str(at / "policy.yaml"))]
+    edit(at / "stockade.yaml", "workers: 1", "workers: 0")
+    report = check(at / "stockade.yaml", NOW)
+    assert report.config is None
+    assert [finding.problem for finding in report.findings] == [
+        f"{at / 'stockade.yaml'}:22: workers: 0 is too small; the least is 1"
+    ]
+
+
+def shown(report):
+    page = io.StringIO()
+    render(report, Console(width=200, file=page))
+    return page.getvalue()
+
+
+def test_people_and_machines_see_the_same_and_no_secret(at):
+    report = check(at / "stockade.yaml", NOW)
+    for text in (shown(report), json.dumps(report.as_json())):
+        assert report.config.digest in text
+        assert report.policy.digest in text
+        assert "keys/log.key" in text
+        for secret in ("keys/log.key", "clients/kiosk-7.key", "tls/server.key", "keys/policy.key"):
+            assert (at / secret).read_text().strip().splitlines()[-1] not in text
+    assert "ok" in shown(report).splitlines()[-1]
+
+
+def test_findings_are_shown_as_they_are(at):
+    (at / "keys/pepper").write_bytes(b"[red]")
+    report = check(at / "stockade.yaml", NOW)
+    assert f"error policy.pepper: {at / 'keys/pepper'} holds 5 bytes" in shown(report)
+    assert "not ok: a gateway would not start from this" in shown(report)
+    assert report.as_json()["ok"] is False
