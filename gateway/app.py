@@ -1,4 +1,4 @@
-"""The composition root: from the two files to a running gateway. Dictionaries from kind to factory; nothing registers itself.
+"""The composition root: from the two files to a running gateway. Plain tables from kind to factory.
 
 A process opens its parts once, in the order in which they depend on each other, and closes them in the opposite order.
 """
@@ -145,7 +145,7 @@ async def open_app(
         append_timeout_ms=config.audit.append_timeout_ms,
     )
     await sink.connect()
-    keys = KeyStore(config.audit.key_database, config.audit.master_key.read_bytes())
+    keys = KeyStore(config.audit.key_database, config.audit.master_key.read_bytes(), origin=config.audit.origin)
     served = {(bundle.name, bundle.version): serve(bundle, config) for bundle in bundles}
     pepper = config.policy.pepper.read_bytes()
     issuers = Issuers(config.policy.file.parent)
@@ -228,15 +228,11 @@ def start_batching(served: Served, config: Config, gw: Gateway) -> None:
 
 
 def screen_facts(active: Active, served: Served) -> dict[str, tuple[float, float]]:
-    """Return, for each screen in force on a model, the p-value it flags at and the false-positive rate that promises."""
+    """Return, for each screen on a model, the p-value it flags at: also the false-positive rate it promises."""
     rules = active.models.get((served.bundle.name, served.bundle.version))
     if rules is None:
         return {}
-    facts = {}
-    for name, screen in rules.screens.items():
-        level = rules.screen_rules[name].flag_alpha
-        facts[name] = (level, level)
-    return facts
+    return {name: (rule.flag_alpha, rule.flag_alpha) for name, rule in rules.screen_rules.items()}
 
 
 def auth_fragments(keys: KeyStore) -> Callable[[Principal], str]:

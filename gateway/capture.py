@@ -1,8 +1,8 @@
 """Keeps payloads, encrypted, where the policy asks for it: for replay and for the analyst after an incident.
 
 `none` keeps nothing; `flagged` keeps what a screen flagged or refused; `sampled` a share of the rest as well, chosen by
-the request's id so that nobody can choose; `all` everything. Of the tenant's setting and the model's, the narrower holds.
-What is kept travels with the record and is durable with it; the record names it by the hash of its ciphertext.
+the request's id so that nobody can choose; `all` everything. Of the tenant's setting and the model's, the narrower
+holds. What is kept travels with the record and is durable with it; the record names it by the hash of its ciphertext.
 """
 
 from __future__ import annotations
@@ -63,4 +63,4 @@ def wanted(item: Item) -> bool:
 
 def fragment(sealed: Sealed, size: int) -> str:
     """Return what the record says of one payload."""
-    return f'{{"bytes":{size},"ciphertext_sha256":"{sealed.sha256.hex()}","commitment":"{sealed.commitment.hex()}"}}'
+    return f'{{"bytes":{size},"ciphertext_sha256":"{sealed.sha256}","commitment":"{sealed.commitment}"}}'

@@ -161,13 +161,17 @@ def add_policy(verbs: Any) -> None:
     sign = verb(policy, "sign", run_policy_sign, "sign policy.yaml after a change")
     sign.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
     sign.add_argument("--key", type=Path, help="private key (default: policy.key beside the configured public key)")
-    reload = verb(policy, "reload", run_policy_reload, "ask a running gateway, over its admin port, to take the policy over")
+    reload = verb(
+        policy, "reload", run_policy_reload, "ask a running gateway, over its admin port, to take the policy over"
+    )
     reload.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
     add_admin_identity(reload)
 
 
 def add_admin_identity(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--identity", type=Path, metavar="PREFIX", help="PREFIX.crt and PREFIX.key (default: clients/operator.tls)")
+    parser.add_argument(
+        "--identity", type=Path, metavar="PREFIX", help="PREFIX.crt and PREFIX.key (default: clients/operator.tls)"
+    )
 
 
 def run_policy_sign(options: argparse.Namespace) -> int:
@@ -201,7 +205,9 @@ def run_policy_reload(options: argparse.Namespace) -> int:
 
 def add_keys(verbs: Any) -> None:
     keys = group(verbs, "keys", "API keys")
-    add = verb(keys, "add", run_keys_add, "make an API key; prints what to put into the policy, writes the key to a file")
+    add = verb(
+        keys, "add", run_keys_add, "make an API key; prints what to put into the policy, writes the key to a file"
+    )
     add.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
     add.add_argument("id", metavar="ID", help="the key's public half, such as kiosk-7-b")
     add.add_argument("--out", type=Path, required=True, help="file for the key, created with mode 0600")
@@ -220,7 +226,9 @@ def run_keys_add(options: argparse.Namespace) -> int:
             file.write(key + "\n")
     except (FileRejected, OSError, ValueError) as problem:
         return fail(problem)
-    out.print(f"api_keys: [{{id: {options.id}, hmac: {key_mac(pepper, key).hex()}, expires: YYYY-MM-DD}}]", markup=False)
+    out.print(
+        f"api_keys: [{{id: {options.id}, hmac: {key_mac(pepper, key).hex()}, expires: YYYY-MM-DD}}]", markup=False
+    )
     return 0
 
 
@@ -243,9 +251,13 @@ def run_client(options: argparse.Namespace) -> int:
 def add_demo(verbs: Any) -> None:
     demo = verb(verbs, "demo", run_demo, "show the whole job: serve, attack, measure, verify, tamper")
     demo.add_argument("--report", type=Path, metavar="FILE", help="write the results as JSON")
-    demo.add_argument("--page", type=Path, default=Path("out/demo.html"), help="page with plots (default: out/demo.html)")
+    demo.add_argument(
+        "--page", type=Path, default=Path("out/demo.html"), help="page with plots (default: out/demo.html)"
+    )
     demo.add_argument("--keep", type=Path, metavar="DIR", help="keep the gateway's directory here")
-    demo.add_argument("--client-python", type=Path, metavar="FILE", help="Python with tritonclient (default: .venv-client)")
+    demo.add_argument(
+        "--client-python", type=Path, metavar="FILE", help="Python with tritonclient (default: .venv-client)"
+    )
     demo.add_argument("--json", action="store_true", help="print the report as JSON instead of tables")
 
 
@@ -260,8 +272,12 @@ def add_audit(verbs: Any) -> None:
     verify = verb(audit, "verify", run_audit_verify, "verify a log with nothing but its public key")
     verify.add_argument("directory", type=Path, metavar="DIR", help="the log, or a directory of `stockade init`")
     verify.add_argument("--vkey", action="append", default=[], help="the log's key, or a file that holds it")
-    verify.add_argument("--remembered", type=Path, metavar="FILE", help="a checkpoint seen earlier: the log must extend it")
-    verify.add_argument("--stale-after", type=float, metavar="SECONDS", help="exit 3 when the newest heartbeat is older")
+    verify.add_argument(
+        "--remembered", type=Path, metavar="FILE", help="a checkpoint seen earlier: the log must extend it"
+    )
+    verify.add_argument(
+        "--stale-after", type=float, metavar="SECONDS", help="exit 3 when the newest heartbeat is older"
+    )
     verify.add_argument("--json", action="store_true", help="print the report as JSON")
 
 

@@ -140,7 +140,7 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
     screens = {name: screen_of(name, bundle.name, bundle.calibration) for name in model.screens}
     missing = set(model.outputs or ()) - {spec.name for spec in bundle.outputs}
     if missing:
-        raise PolicyRejected([f"models.{bundle.name}.outputs: the bundle has no output {sorted(missing)[0]!r}"])
+        raise PolicyRejected([f"models.{bundle.name}.outputs: the bundle has no output {min(missing)!r}"])
     outputs = tuple(spec for spec in bundle.outputs if model.outputs is None or spec.name in model.outputs)
     return ModelRules(
         served=served,

@@ -1,4 +1,4 @@
-"""How a call ends: the record outside of a batch, the refusal, the trailers, and the one place where every call is over.
+"""How a call ends: its record outside of a batch, its refusal, its trailers, and the place where every call is over.
 
 Rules:
 - `claimed` is set before a leaf is handed over, so that no path writes it twice.

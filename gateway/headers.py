@@ -1,7 +1,8 @@
 """What a call's metadata may tell us, and nothing else: credentials, a trace, the shape of a stream.
 
-Identity never comes from any other header; whatever else a client or a proxy sent (`application`, `multiplexed_model_id`,
-`x-ray-*`, `x-forwarded-*`, ...) is not looked at and goes nowhere. A credential that appears twice counts as wrong.
+Identity never comes from any other header; whatever else a client or a proxy sent (`application`,
+`multiplexed_model_id`, `x-ray-*`, `x-forwarded-*`, ...) is not looked at and goes nowhere. A credential that appears
+twice counts as wrong.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, section 3.2
 _NO_TRACE = "0" * 32
 ENTRY_BYTES = 32
+JWT_DOTS = 2
 DEFAULT_SHAPE = stream_shape(None, triton_grpc_error=False)
 TWICE = "\0"  # no credential looks like this, so a header sent twice is CREDENTIAL_INVALID
 
@@ -35,6 +37,12 @@ class Headers:
     def has_credential(self) -> bool:
         """Say whether a header tries to identify the caller."""
         return self.authorization is not None or self.api_key is not None
+
+    def credential_kind(self) -> str:
+        """Say what kind of credential the headers hold, by its looks; "none" when they hold none."""
+        if not self.has_credential():
+            return "none"
+        return "jwt" if (self.authorization or "").count(".") == JWT_DOTS else "api_key"
 
     def presented(self, spiffe: tuple[str, ...] = ()) -> Presented:
         """Return what identifies the caller, with the names of a verified client certificate if there is one."""

@@ -48,7 +48,7 @@ PRIVATE = 0o700
 
 @dataclass(slots=True)
 class Host:
-    """The processes of one host and the policy they follow. `problem` says why the policy in the file is not in force."""
+    """The processes of one host and the policy they follow; `problem` says why the file's policy is not in force."""
 
     config: Config
     place: Place
@@ -214,7 +214,7 @@ def worker_child(config_file: Path, place: Place, number: int, data: str, log: L
 
 
 def share_port(address: str, stack: contextlib.ExitStack) -> str:
-    """Return the address with a port that all workers can share: when 0 was asked for, one that is held, not listened on."""
+    """Return the address with a port that all workers can share: for port 0 one that is held, not listened on."""
     name, _, port = address.rpartition(":")
     if port != "0":
         return address

@@ -23,7 +23,7 @@ class Issuers:
         self._sources: dict[str, KeySource] = {}
 
     def of(self, policy: Mapping[str, IssuerPolicy]) -> list[Issuer]:
-        """Return the issuers of a policy. Keys in a file are read now, those behind a URL by the source's own thread."""
+        """Return the issuers of a policy. Keys in a file are read now, those behind a URL by a thread of their own."""
         return [
             Issuer(
                 name=name,

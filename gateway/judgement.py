@@ -1,6 +1,6 @@
-"""From what the model saw to what may leave: screens, the policy's decision, hardening, and their traces in the record.
+"""From what the model saw to what may leave: screens, the policy's decision, hardening, and what the record keeps.
 
-It only brings together what `defenses` decides; nothing is decided here. Any failure of a screen is ScreenUnavailable for
+It only brings together what `defenses` decides. Any failure of a screen is ScreenUnavailable for
 the whole batch: a screen that cannot judge fails closed.
 """
 
@@ -21,7 +21,6 @@ from gateway.record import quoted
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from defenses.calibration import Calibrated
     from defenses.policy import RequestVerdicts
     from gateway.state import ModelRules, ScreenInForce
 
@@ -32,12 +31,15 @@ VERDICTS = tuple(verdict.name.lower() for verdict in Verdict)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judgement:
-    """`row_actions` is uint8 (rows,), `actions` uint8 (requests,); `screens` has one view of each request a screen."""
+    """`row_actions` is uint8 (rows,); `actions` and `screens_json` have one item a request.
+
+    `rows` holds what each screen said of each row: its name, verdicts uint8 (rows,), p-values float64 (rows,).
+    """
 
     row_actions: np.ndarray[Any, np.dtype[np.uint8]]
     actions: list[int]
-    screens: tuple[RequestVerdicts, ...]
     screens_json: Sequence[str | None]
+    rows: Sequence[tuple[str, np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.float64]]]]
 
 
 def judge(
@@ -56,7 +58,12 @@ def judge(
         actions, verdicts = by_request(decisions, {name: one.scores for name, one in judged.items()}, starts)
     except DefenseError as problem:
         raise errors.ScreenUnavailable from problem
-    return Judgement(decisions.action, actions.tolist(), verdicts, trace(rules.screens, verdicts, starts.size))
+    return Judgement(
+        row_actions=decisions.action,
+        actions=actions.tolist(),
+        screens_json=trace(rules.screens, verdicts, starts.size),
+        rows=[(view.name, view.verdicts, judged[view.name].p_values) for view in decisions.screens],
+    )
 
 
 def soften(outputs: Mapping[str, Any], row_actions: np.ndarray[Any, Any], rules: ModelRules) -> Mapping[str, Any]:

@@ -67,10 +67,8 @@ def model_config(call: Call, request: pb.ModelConfigRequest) -> Message:
 
 
 def model_statistics(call: Call, request: pb.ModelStatisticsRequest) -> Message:
-    if request.name:
-        chosen = [route(call.record, request.name, request.version, call.active)]
-    else:
-        chosen = list(permitted(call))
+    named = bool(request.name)
+    chosen = [route(call.record, request.name, request.version, call.active)] if named else list(permitted(call))
     return metadata.model_statistics((rules.served.bundle, rules.served.counters.totals()) for rules in chosen)
 
 

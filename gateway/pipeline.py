@@ -133,6 +133,7 @@ def answer_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gatewa
         "harden": hardened_ns - judged_ns,
     }
     rules.served.counters.ran(gw.wall_ns(), len(items), rows_of(inputs), stages)
+    gw.tally.batch(items, rules, judgement, outputs[rules.prediction].max(axis=1).tolist(), hardened_ns - began_ns)
     sound = finite_requests(shown, rules.prediction, starts)
     for position, item in enumerate(items):
         item.record.batch(batch_id, position, len(items), rows_of(inputs))

@@ -103,7 +103,7 @@ class Record:
         "trace",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  one call site, in the order of the slots
         self, id_bytes: bytes, method: str, right: str, policy_digest: str, time_ns: int, started_ns: int
     ) -> None:
         self.id_bytes = id_bytes

@@ -28,7 +28,7 @@ METADATA_SLACK_BYTES = 16 * 1024
 IDLE_CONNECTION_MS = 10 * 60 * 1000
 
 
-class ListenFailed(Exception):  # noqa: N818  named for what happened, as all our errors are
+class ListenFailed(Exception):
     """A port could not be bound. The message names the address."""
 
 

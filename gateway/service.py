@@ -97,7 +97,7 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no ty
         return grpc.stream_stream_rpc_method_handler(partial(run_stream, call, method))
 
     def _after_handshake(self, call: Call, method: Unary | Stream | None) -> Handler:
-        """Admit on the client's certificate, which only a handler can see: a streaming one, as it may leave the body unread."""
+        """Admit on the client's certificate, which a handler sees first; one that streams may leave the body unread."""
         if isinstance(method, Stream):
             return grpc.stream_stream_rpc_method_handler(partial(run_stream_certified, call, method))
         return grpc.stream_unary_rpc_method_handler(partial(run_unary_certified, call, method))
@@ -171,6 +171,8 @@ async def admit_certificate(call: Call, context: Context) -> None:
 
 async def abort(call: Call, problem: Exception, context: Context) -> NoReturn:
     """End the call with the refusal that `problem` means, once that is recorded."""
+    if call.record.principal is None:
+        call.gw.tally.credential_refused(call.headers.credential_kind(), errors.row_of(problem).reason)
     shown = await record_refusal(call.record, problem, call.gw)
     rendered = errors.render(shown, call.record.id)
     context.set_trailing_metadata((*rendered.trailers, *trailers(call.record, call.gw, None)))

@@ -23,7 +23,9 @@ from gateway.stream import stream_answer, stream_refusal
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from gateway.record import Record
     from gateway.service import Call
+    from gateway.state import Active
 
 WINDOW = 32
 
@@ -54,18 +56,25 @@ async def read_into(
     await window.put(None)
 
 
+def admit_message(record: Record, call: Call, active: Active) -> None:
+    """Ask again what was asked at the start of the stream, of the policy that is in force now."""
+    gw = call.gw
+    principal = active.authenticate(call.headers.presented(call.record.names), record.right, gw.wall_ns())
+    if principal.name != call.record.caller().name:
+        raise errors.CredentialInvalid("stream: the credential names another principal now")
+    active.rights.require_method(principal, record.right)
+    if gw.draining:
+        raise errors.Draining
+    spend(record, active.budgets[principal.name].request_charges, gw.clock_ns(), gw)
+
+
 async def answer_message(call: Call, body: bytes) -> bytes:
     """Answer one message. Raises a refusal only where the stream has no place for it."""
     gw, shape = call.gw, call.headers.stream
     record = message_record(call.record, gw)
     try:
         active = gw.active
-        principal = active.authenticate(call.headers.presented(call.record.names), record.right, gw.wall_ns())
-        if principal.name != call.record.caller().name:
-            raise errors.CredentialInvalid("stream: the credential names another principal now")
-        if gw.draining:
-            raise errors.Draining
-        spend(record, active.budgets[principal.name].request_charges, gw.clock_ns(), gw)
+        admit_message(record, call, active)
         reply = (await answer(record, body, active, gw)).body
     except Exception as problem:
         refusal = await record_refusal(record, problem, gw)

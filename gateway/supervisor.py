@@ -32,7 +32,7 @@ PROBE_EVERY_S = 0.02
 EVENT_BYTES_MAX = 65_536
 
 
-class StartFailed(Exception):  # noqa: N818  named for what happened, as all our errors are
+class StartFailed(Exception):
     """A child did not come up. The message is for the person at the terminal."""
 
 

@@ -183,10 +183,11 @@ class Metrics:
             self._store.vocabulary.allow("class", known)
             self._store.vocabulary.allow("tenant_class", known)
 
-    def rpc_started(self, method: str) -> None:
-        """An RPC has begun."""
+    def rpcs_started(self, counts: Mapping[str, int]) -> None:
+        """RPCs have begun. `counts`: full gRPC name -> how many."""
         with self._lock:
-            self._rpc.get(method, self._rpc_unknown).started.add(1)
+            for method, count in counts.items():
+                self._rpc.get(method, self._rpc_unknown).started.add(count)
 
     def request_done(self, done: RequestDone) -> None:
         """One request has ended, whichever way."""
@@ -254,10 +255,11 @@ class Metrics:
         with self._lock:
             self._auth_failures.bind(method, reason).add(1)
 
-    def limit_decided(self, priority_class: str, *, admitted: bool) -> None:
-        """The rate limiter has decided about a request."""
+    def limits_decided(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """The rate limiter has decided. `counts`: (priority class, "admit" or "refuse") -> requests."""
         with self._lock:
-            self._limits.bind(priority_class, "admit" if admitted else "refuse").add(1)
+            for decided, count in counts.items():
+                self._limits.bind(*decided).add(count)
 
     def inflight(self, calls: int) -> None:
         """How many calls are being worked on now."""
