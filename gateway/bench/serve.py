@@ -1,0 +1,198 @@
+"""`stockade bench serve`: our gateway and what people use today, same machine, same request, one run.
+
+Method: every round starts every target afresh and measures it at 1, 32 and 256 requests in flight; the order turns
+round with each round, so that a slow minute of the machine is shared. Medians over rounds. docs/benchmarks.md has the
+reasons and the settings of each peer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gateway.bench import h2load, peers
+from gateway.bench.frame import framed, image_request
+from gateway.bench.h2load import SHAPES, H2loadFailed, Load
+from gateway.bench.isolation import enter_private_network
+from gateway.bench.machine import machine_facts, our_versions
+from gateway.bench.measure import Cell, NotServed, measure, warm_up
+from gateway.bench.report import RATIOS, as_json, as_table
+from gateway.bench.running import StartFailed, probe, running
+from gateway.bench.targets import MODEL, TARGETS, Place
+from gateway.bench.workspace import default_bundles, first_image, workspace
+
+__all__ = ["Plan", "Results", "measure_all", "run"]
+
+Step = Callable[[str, int], None]
+"""What is happening now, and how many cells were finished by it."""
+
+IN_FLIGHT = tuple(shape.total for shape in SHAPES)
+EX_FAILED = 1
+EX_UNUSABLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured, and for how long each time."""
+
+    targets: tuple[str, ...]
+    rounds: int
+    seconds: float
+    warm_up_s: float
+    directory: Path
+    bundles: Path
+    peers: Path
+    no_private_network: str | None
+
+    def place(self, turn: int, name: str) -> Place:
+        """A fresh directory for one start of one target."""
+        directory = self.directory / f"{turn}-{name}"
+        directory.mkdir()
+        return Place(directory, self.bundles, self.peers, self.no_private_network)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The request: its message, and the file that h2load sends."""
+
+    request: bytes
+    body: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What came of it: rounds by target and requests in flight; why a target was skipped; what broke."""
+
+    cells: dict[str, dict[int, list[Cell]]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The verb. Returns 0; 1 when a target failed; 2 when nothing can be measured."""
+    err = Console(stderr=True, highlight=False)
+    if problem := _unusable(options):
+        err.print(f"[red]stockade:[/red] {escape(problem)}")
+        return EX_UNUSABLE
+    no_private_network = enter_private_network()
+    started = datetime.now(UTC)
+    with workspace(options.workspace) as directory:
+        plan = Plan(
+            targets=tuple(options.targets or TARGETS),
+            rounds=1 if options.quick else options.rounds,
+            seconds=2.0 if options.quick else options.seconds,
+            warm_up_s=1.0 if options.quick else 2.0,
+            directory=directory,
+            bundles=options.bundles or default_bundles(),
+            peers=options.peers,
+            no_private_network=no_private_network,
+        )
+        machine = machine_facts(directory)
+        results = _with_progress(plan, err)
+    report = _report(plan, results, {"measured_at": started.isoformat(timespec="seconds"), "machine": machine})
+    if options.report:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        options.report.write_text(json.dumps(report, indent=2) + "\n")
+    if options.json:
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    else:
+        _show(results, report, Console(highlight=False))
+    return EX_FAILED if results.failed else 0
+
+
+def _unusable(options: argparse.Namespace) -> str | None:
+    if unknown := sorted(set(options.targets or ()) - set(TARGETS)):
+        return f"no target is called {', '.join(unknown)}; there are {', '.join(TARGETS)}"
+    return h2load.missing()
+
+
+def _with_progress(plan: Plan, err: Console) -> Results:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("starting", total=plan.rounds * len(plan.targets) * len(SHAPES))
+
+        def step(text: str, cells: int) -> None:
+            progress.update(task, description=text, advance=cells)
+
+        return measure_all(plan, step)
+
+
+def measure_all(plan: Plan, step: Step) -> Results:
+    """Run the plan. A target that is missing is skipped, one that breaks is not tried again; the others go on."""
+    sent = Sent(image_request(MODEL, first_image(plan.bundles)), plan.directory / "body")
+    sent.body.write_bytes(framed(sent.request))
+    results = Results()
+    for turn in range(plan.rounds):
+        for name in plan.targets if turn % 2 == 0 else reversed(plan.targets):
+            if name in results.skipped or name in results.failed:
+                step(name, len(SHAPES))
+                continue
+            place = plan.place(turn, name)
+            if sentence := TARGETS[name].missing(place):
+                results.skipped[name] = sentence
+                step(name, len(SHAPES))
+                continue
+            try:
+                for in_flight, cell in _cells(plan, place, name, sent, step):
+                    results.cells.setdefault(name, {}).setdefault(in_flight, []).append(cell)
+            except StartFailed as problem:
+                results.failed[name] = f"{problem}: {problem.log_tail}"
+            except (NotServed, H2loadFailed) as problem:
+                results.failed[name] = str(problem)
+    return results
+
+
+def _cells(plan: Plan, place: Place, name: str, sent: Sent, step: Step) -> Iterator[tuple[int, Cell]]:
+    """Start one target and measure it at every number of requests in flight."""
+    target = TARGETS[name]
+    step(f"{target.title}: starting", 0)
+    with running(target.launch(place), sent.request) as server:
+        load = Load(server.endpoint.url, sent.body, server.endpoint.headers)
+        step(f"{target.title}: warming up", 0)
+        warm_up(server, load, plan.warm_up_s, place.directory)
+        for shape in SHAPES:
+            step(f"{target.title}: {shape.total} in flight", 0)
+            yield shape.total, measure(server, load, shape, plan.seconds, place.directory)
+            step(target.title, 1)
+        probe(server.endpoint, sent.request)  # it still predicts
+
+
+def _report(plan: Plan, results: Results, facts: dict[str, Any]) -> dict[str, Any]:
+    measured = [TARGETS[name] for name in results.cells]
+    environments = sorted({target.peer for target in measured if target.peer})
+    facts |= {
+        "method": {
+            "rounds": plan.rounds,
+            "seconds": plan.seconds,
+            "warm_up_s": plan.warm_up_s,
+            "in_flight": {str(shape.total): f"{shape.connections} connections x {shape.streams}" for shape in SHAPES},
+            "private_network": plan.no_private_network is None,
+        },
+        "versions": our_versions() | {name: peers.versions(plan.peers, name) for name in environments},
+        "setup": {name: TARGETS[name].setup for name in results.cells},
+        "skipped": results.skipped,
+        "failed": results.failed,
+    }
+    return as_json(results.cells, IN_FLIGHT, facts)
+
+
+def _show(results: Results, report: dict[str, Any], out: Console) -> None:
+    out.print(as_table(results.cells, IN_FLIGHT, {name: target.title for name, target in TARGETS.items()}))
+    most = str(max(IN_FLIGHT))
+    for ratio in RATIOS:
+        if (value := report[ratio][most]) is not None:
+            out.print(f"{ratio} at {most} in flight: {value:.2f}")
+    for name, sentence in results.skipped.items():
+        out.print(f"[yellow]skipped[/yellow] {TARGETS[name].title}: {escape(sentence)}")
+    for name, sentence in results.failed.items():
+        out.print(f"[red]failed[/red] {TARGETS[name].title}: {escape(sentence)}")

@@ -1,0 +1,112 @@
+"""The verbs under `stockade bench`, and their options. Light: what a verb needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gateway.bench.peers import PEERS, default_root
+
+__all__ = ["add_verbs"]
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add `serve`, `memory`, `verify` and `peers` to the sub-parsers of `bench`."""
+    _add_serve(verbs)
+    _add_memory(verbs)
+    _add_verify(verbs)
+    _add_peers(verbs)
+
+
+def _add_serve(verbs: Any) -> None:
+    serve = _verb(verbs, "serve", _run_serve, "compare servers: throughput, latency and CPU time of one prediction")
+    serve.add_argument("--report", type=Path, metavar="FILE", help="write everything measured as JSON")
+    serve.add_argument("--targets", type=_names, metavar="A,B", help="only these (default: all that are installed)")
+    serve.add_argument("--rounds", type=_count, default=3, help="rounds; each starts every target afresh (default: 3)")
+    serve.add_argument("--seconds", type=_seconds, default=5.0, help="length of each measurement (default: 5)")
+    serve.add_argument("--quick", action="store_true", help="one round of two seconds: a look, not a figure to quote")
+    serve.add_argument("--peers", type=Path, default=default_root(), metavar="DIR", help="where peers are installed")
+    serve.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
+    _add_places(serve)
+
+
+def _add_memory(verbs: Any) -> None:
+    memory = _verb(verbs, "memory", _run_memory, "watch a protected gateway's memory over many requests")
+    memory.add_argument("--requests", type=_count, default=500_000, help="how many (default: 500000)")
+    memory.add_argument("--report", type=Path, metavar="FILE", help="write every sample as JSON")
+    memory.add_argument("--json", action="store_true", help="print the report as JSON")
+    _add_places(memory)
+
+
+def _add_verify(verbs: Any) -> None:
+    verify = _verb(verbs, "verify", _run_verify, "time the audit log's verifier on a large log")
+    verify.add_argument("--records", type=_count, default=1_000_000, help="size of the log (default: 1000000)")
+    verify.add_argument("--report", type=Path, metavar="FILE", help="write the result as JSON")
+    verify.add_argument("--json", action="store_true", help="print the report as JSON")
+    verify.add_argument(
+        "--workspace", type=Path, metavar="DIR", help="a disk with room for the log (default: /var/tmp)"
+    )
+
+
+def _add_peers(verbs: Any) -> None:
+    peers = _verb(verbs, "peers", _run_peers, "say which peers are installed, or install them")
+    peers.add_argument(
+        "--install", type=Path, nargs="?", const=default_root(), metavar="DIR", help="install (default: %(const)s)"
+    )
+    peers.add_argument("--only", type=_names, metavar="A,B", help=f"of {', '.join(PEERS)}")
+
+
+def _add_places(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--bundles", type=Path, metavar="DIR", help="signed models (default: those of the project)")
+    verb.add_argument("--workspace", type=Path, metavar="DIR", help="a real disk for the audit log (default: /var/tmp)")
+
+
+def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    added: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    added.set_defaults(run=run)
+    return added
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return count
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not (math.isfinite(seconds) and 0.1 <= seconds <= 3600):
+        raise argparse.ArgumentTypeError("must lie between 0.1 and 3600")
+    return seconds
+
+
+def _run_serve(options: argparse.Namespace) -> int:
+    from gateway.bench.serve import run
+
+    return run(options)
+
+
+def _run_memory(options: argparse.Namespace) -> int:
+    from gateway.bench.memory import run
+
+    return run(options)
+
+
+def _run_verify(options: argparse.Namespace) -> int:
+    from gateway.bench.verify import run
+
+    return run(options)
+
+
+def _run_peers(options: argparse.Namespace) -> int:
+    from gateway.bench.install import run
+
+    return run(options)
