@@ -20,15 +20,19 @@ from datetime import datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from gateway.auth.api_key import key_mac, new_api_key
 from gateway.pki import Credential, RandomBytes, new_authority, new_key, private_pem
 from ops.audit.checkpoint import SignerKey
 
-__all__ = ["InitRefused", "InitReport", "Ports", "init_directory", "issue_api_key"]
+__all__ = ["InitRefused", "InitReport", "Ports", "init_directory", "issue_api_key", "render"]
 
 API_KEY_DAYS = 365
 SECRET_BYTES = 32
@@ -70,6 +74,21 @@ class InitReport:
     api_keys_expire: datetime
     bundles: tuple[str, ...]
     files: tuple[Path, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines. Holds no secret."""
+        return {
+            "directory": str(self.directory),
+            "config": str(self.config),
+            "policy": str(self.policy),
+            "origin": self.origin,
+            "vkey": self.vkey,
+            "api_keys": {name: str(path) for name, path in self.api_keys.items()},
+            "certificates_expire": self.certificates_expire.isoformat(),
+            "api_keys_expire": self.api_keys_expire.isoformat(),
+            "bundles": list(self.bundles),
+            "files": [str(path) for path in self.files],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +169,22 @@ def issue_api_key(pepper: bytes, key_id: str, expires: datetime, random_bytes: R
     """
     key = new_api_key(random_bytes(SECRET_BYTES), key_id)
     return key, f"{{id: {key_id}, hmac: {key_mac(pepper, key).hex()}, expires: {expires:%Y-%m-%d}}}"
+
+
+def render(report: InitReport, console: Console) -> None:
+    """The report for people: what is where, what to keep, what to do next."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, path in report.api_keys.items():
+        table.add_row(f"API key of {name}", str(path), f"until {report.api_keys_expire:%Y-%m-%d}")
+    for name in ("kiosk-7", "operator"):
+        where = str(report.directory / "clients" / f"{name}.tls.crt")
+        table.add_row(f"certificate of {name}", where, f"until {report.certificates_expire:%Y-%m-%d}")
+    table.add_row("models", ", ".join(report.bundles) or "none: copy signed ones to bundles/", "")
+    table.add_row("log, for who verifies", report.vkey, "")
+    console.print(f"[green]made[/green] {escape(str(report.directory))}", highlight=False)
+    console.print(table)
+    console.print("Not needed here once it runs, so keep them elsewhere: tls/ca.key, keys/policy.key", highlight=False)
+    console.print(f"Next: [bold]stockade serve {escape(str(report.config))}[/bold]", highlight=False, soft_wrap=True)
 
 
 def _log_keys(signer: SignerKey) -> dict[str, _File]:

@@ -104,8 +104,8 @@ class ApiKey(Section):
 
     id: Annotated[str, Text(r"[A-Za-z0-9_-]{1,64}", "1 to 64 letters, digits, hyphens and underscores")]
     """The public half, before the dot."""
-    hmac: Annotated[str, Text(r"[0-9a-f]{64}", "64 lower-case hex digits, as `stockade keys new` prints them")]
-    """HMAC-SHA-256 of the whole key (`id.secret`) under the pepper, hex; `stockade keys new` prints it."""
+    hmac: Annotated[str, Text(r"[0-9a-f]{64}", "64 lower-case hex digits, as `stockade keys add` prints them")]
+    """HMAC-SHA-256 of the whole key (`id.secret`) under the pepper, hex; `stockade keys add` prints it."""
     expires_ns: Annotated[int, Date()] = Field(alias="expires")
     """From this moment on the key is refused."""
     revoked: bool = False

@@ -49,14 +49,24 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
     return key
 
 
+def _read_private_key(path: Path) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(read_bounded(path, KEY_BYTES_MAX, PolicySignatureInvalid), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it is encrypted
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        advice = "name the policy's private key"
+        raise PolicySignatureInvalid([f"{path}: is not an unencrypted Ed25519 private key in PEM; {advice}"])
+    return key
+
+
 def sign_policy(path: Path, private_key: Path) -> Path:
     """Sign the policy file with a PEM Ed25519 private key and put the signature beside it, atomically.
 
-    Returns the signature's path. Raises ValueError when the key is of another kind, OSError when a file cannot be used.
+    Returns the signature's path. Raises PolicySignatureInvalid when the key cannot sign, OSError when a file cannot be
+    used.
     """
-    key = load_pem_private_key(private_key.read_bytes(), password=None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(f"{private_key} is not an Ed25519 key")  # noqa: TRY004  the file's content, not an argument's type
+    key = _read_private_key(private_key)
     target = signature_path(path)
     beside = target.with_name(target.name + ".new")
     beside.write_bytes(key.sign(path.read_bytes()))

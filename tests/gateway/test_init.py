@@ -1,6 +1,8 @@
 """`stockade init`: what it makes works, is closed to others, and is there whole or not at all."""
 
 import hmac
+import io
+import json
 import os
 import ssl
 import stat
@@ -12,10 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from rich.console import Console
 
 from gateway.check import check
 from gateway.config import load_config
-from gateway.init import InitRefused, Ports, init_directory, issue_api_key
+from gateway.init import InitRefused, Ports, init_directory, issue_api_key, render
 from gateway.policy import load_policy
 from ops.audit.checkpoint import parse_skey, parse_vkey
 
@@ -250,6 +253,17 @@ def test_everything_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     init_directory(tmp_path / "gateway", now=NOW, random_bytes=counted())
     assert seen["unsynced"] == []
     assert tmp_path.stat().st_ino in synced
+
+
+def test_people_and_machines_are_told_where_and_never_what(made):
+    page = io.StringIO()
+    render(made, Console(file=page, width=300))
+    for text in (page.getvalue(), json.dumps(made.as_json())):
+        assert str(made.config) in text
+        assert str(made.api_keys["batch-1"]) in text
+        assert made.vkey in text
+        for path in made.api_keys.values():
+            assert path.read_text().strip() not in text
 
 
 def test_a_new_api_key_comes_with_its_entry():

@@ -99,8 +99,10 @@ def test_a_key_of_another_kind_is_refused(signed, tmp_path):
     private, public = write_pair(tmp_path, "wrong", ec.generate_private_key(ec.SECP256R1()))
     with pytest.raises(PolicySignatureInvalid, match="is not an Ed25519 public key in PEM"):
         load_policy(signed, public)
-    with pytest.raises(ValueError, match="is not an Ed25519 key"):
-        sign_policy(signed, private)
+    for content in (private.read_bytes(), b"nonsense"):
+        private.write_bytes(content)
+        with pytest.raises(PolicySignatureInvalid, match="is not an unencrypted Ed25519 private key in PEM"):
+            sign_policy(signed, private)
     public.write_bytes(b"nonsense")
     with pytest.raises(PolicySignatureInvalid, match="is not an Ed25519 public key in PEM"):
         load_policy(signed, public)
