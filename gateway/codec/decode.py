@@ -21,7 +21,7 @@ def decode(
 
     `outputs` are the ones this caller may ask for. Raises TensorInvalid or RequestTooLarge.
     """
-    answer_raw = len(message.raw_input_contents) > 0 or len(message.inputs) == 0
+    answer_raw = bool(message.raw_input_contents) or not message.inputs
     arrays, rows = _decode_inputs(message, inputs, limits)
     requested, classification = _decode_outputs(message, outputs, answer_raw, limits)
     priority, timeout_us = 0, None
@@ -56,10 +56,11 @@ def _decode_inputs(
     arrays: dict[str, Array] = {}
     rows = 1
     for index, tensor in enumerate(tensors):
-        spec = declared.get(tensor.name)
+        name = tensor.name
+        spec = declared.get(name)
         if spec is None:
             raise TensorInvalid(f"inputs[{index}].name", "is not an input of the model")
-        if spec.name in arrays:
+        if name in arrays:
             raise TensorInvalid(f"inputs[{index}].name", "stands here for the second time")
         shape = _checked_shape(tensor, spec, index, limits)
         if index and shape[0] != rows:
@@ -68,10 +69,10 @@ def _decode_inputs(
         elements = prod(shape)  # of Python's integers: a product cannot overflow
         if elements > limits.elements_max:
             raise RequestTooLarge("elements of a tensor", limits.elements_max)
-        arrays[spec.name] = _elements(tensor, raw[index] if raw else None, spec, index, elements).reshape(shape)
-    for name in declared:
-        if name not in arrays:
-            raise TensorInvalid(f"inputs[{name}]", "is missing")
+        arrays[name] = _elements(tensor, raw[index] if raw else None, spec, index, elements).reshape(shape)
+    if len(arrays) < len(declared):
+        missing = next(name for name in declared if name not in arrays)
+        raise TensorInvalid(f"inputs[{missing}]", "is missing")
     return arrays, rows
 
 
@@ -126,15 +127,16 @@ def _decode_outputs(
     names: list[str] = []
     classification: dict[str, int] = {}
     for index, output in enumerate(message.outputs):
-        spec = declared.get(output.name)
+        name = output.name
+        spec = declared.get(name)
         if spec is None:
             raise TensorInvalid(f"outputs[{index}].name", "is not an output of the model")
-        if spec.name in names:
+        if name in names:
             raise TensorInvalid(f"outputs[{index}].name", "stands here for the second time")
-        names.append(spec.name)
+        names.append(name)
         count = _classes_asked(output, spec, f"outputs[{index}].parameters", limits) if output.parameters else 0
         if count:
-            classification[spec.name] = count
+            classification[name] = count
         elif not answer_raw:
             _require_contents((spec,), f"outputs[{index}]")
     return tuple(names), classification

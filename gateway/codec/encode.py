@@ -12,8 +12,6 @@ from math import prod
 from types import MappingProxyType
 from typing import NamedTuple
 
-import numpy as np
-
 from gateway.codec.classification import best_classes
 from gateway.codec.datatypes import DATATYPES, Array, Datatype
 from gateway.codec.fields import delimited, prefix, tag
@@ -97,7 +95,7 @@ def _column(array: Array, datatype: Datatype) -> Column:
     if datatype.name == "BYTES":
         return Column(datatype, array, row_shape, 0, None)
     wire = to_wire(array, datatype)
-    return Column(datatype, array, row_shape, prod(row_shape) * wire.itemsize, wire.reshape(-1).view(np.uint8).data)
+    return Column(datatype, array, row_shape, prod(row_shape) * wire.itemsize, memoryview(wire.tobytes()))
 
 
 def _raw_tail(columns: Mapping[str, Column], names: Sequence[str], span: slice) -> Iterator[bytes | memoryview]:

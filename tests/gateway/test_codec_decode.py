@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gateway.codec import CodecLimits, decode, parse
-from gateway.codec.datatypes import DATATYPES, widen_bf16
+from gateway.codec.datatypes import DATATYPES, narrow_bf16, widen_bf16
 from gateway.errors import RequestTooLarge, TensorInvalid
 from stockade.open_inference.grpc_service_pb2 import InferParameter, ModelInferRequest
 from tests.gateway.wire_samples import INPUTS, LIMITS, OUTPUTS, Tensor, request
@@ -251,6 +251,20 @@ def test_a_number_that_is_not_in_the_declared_range_is_refused(bad, raw):
     values = np.full((2, 2, 3), 0.5, np.float32)
     values[1, 1, 2] = bad
     assert refused_field(request(values, raw=raw)) == ("raw_input_contents[0]" if raw else "inputs[0].contents")
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64", "BF16"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_no_position_hides_a_number_that_is_not_finite(datatype, bad):
+    """Vectorised loops treat the ends of an array differently from its middle."""
+    for length in (1, 7, 8, 33, 130):
+        for position in range(length):
+            values = np.linspace(-1, 1, length)
+            values[position] = bad
+            wire = narrow_bf16(values) if datatype == "BF16" else values.astype(DATATYPES[datatype].wire)
+            message = ModelInferRequest(raw_input_contents=[wire.tobytes()])
+            message.inputs.add(name="x", datatype=datatype, shape=[length])
+            assert refused_field(message, (Tensor("x", datatype, (-1,)),)) == "raw_input_contents[0]"
 
 
 def test_both_ends_of_the_declared_range_are_inside_as_the_client_writes_them():
