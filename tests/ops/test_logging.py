@@ -153,9 +153,18 @@ def test_no_field_is_named_after_a_secret_or_a_payload():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("rows", True), ("rows", 1.5), ("rows", 2**63), ("rows", -(2**63)), ("waited_s", float("nan")), ("waited_s", float("inf")),
-     ("waited_s", True), ("reason", 1), ("reason", b"x")],
-)  # fmt: skip
+    [
+        ("rows", True),
+        ("rows", 1.5),
+        ("rows", 2**63),
+        ("rows", -(2**63)),
+        ("waited_s", float("nan")),
+        ("waited_s", float("inf")),
+        ("waited_s", True),
+        ("reason", 1),
+        ("reason", b"x"),
+    ],
+)
 def test_a_value_of_another_type_is_left_out(field, value):
     stream = io.StringIO()
     log_to(stream)("serving", **{field: value})
