@@ -45,6 +45,7 @@ class KeySource:
         self._body = b""
         self._due_ns: int | None = None  # the next reading; None: none has been tried
         self._tried_ns = 0
+        self._read_ns: int | None = None
         self._missed_until_ns: OrderedDict[str, int] = OrderedDict()
         self._error: Exception | None = None
         self._closed = False
@@ -55,6 +56,11 @@ class KeySource:
     def error(self) -> Exception | None:
         """Why the last reading failed, None when it succeeded."""
         return self._error
+
+    @property
+    def read_ns(self) -> int | None:
+        """When the last good reading began, on the source's clock; None when there was none."""
+        return self._read_ns
 
     def get(self, kid: str) -> VerifyKey | None:
         """Return the key under this id, as last read."""
@@ -94,6 +100,7 @@ class KeySource:
                 self._hasten()
             return False
         self._error = None
+        self._read_ns = self._tried_ns
         return True
 
     def start(self) -> None:

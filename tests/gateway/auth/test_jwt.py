@@ -179,6 +179,7 @@ def test_access_tokens_are_accepted_under_every_registered_type(kind):
         {"exp": 1 << 41},
         {"exp": -1},
         {"nbf": "now"},
+        {"nbf": True},
         {"iat": {}},
         {"exp": NOW_S - 10 + 86_401},
     ],

@@ -56,9 +56,11 @@ def test_the_first_reading_is_due_at_once_and_the_next_after_the_refresh_time():
     source = document.source()
     assert source.wait_s() == 0
     assert source.get("ed") is None
+    assert source.read_ns is None
     assert source.refresh()
     assert source.get("ed").algorithm == "EdDSA"
     assert source.wait_s() == 300
+    assert source.read_ns == document.now_ns
 
 
 def test_a_storm_of_unknown_kids_costs_one_reading_a_cooldown():
@@ -128,8 +130,9 @@ def test_keys_of_the_last_good_reading_stay_while_the_issuer_is_down_and_it_is_a
         assert source.error is error
         assert source.get("ed") is not None
         assert source.wait_s() == 30
-    readings = document.readings
+    readings, read_ns = document.readings, source.read_ns
     document.after(source, 3_600_000)
+    assert source.read_ns == read_ns
     assert document.readings == readings + 120
     assert source.get("ed") is not None
     document.error = None
