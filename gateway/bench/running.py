@@ -27,7 +27,7 @@ __all__ = ["Endpoint", "Launch", "Running", "StartFailed", "free_ports", "probe"
 PROBE_TIMEOUT_S = 5.0
 POLL_S = 0.1
 TERM_GRACE_S = 15.0
-LOG_TAIL_BYTES = 2000
+LOG_TAIL_BYTES = 1000
 
 
 class StartFailed(Exception):

@@ -55,8 +55,8 @@ class Plan:
     no_private_network: str | None
 
     def place(self, turn: int, name: str) -> Place:
-        """A fresh directory for one start of one target."""
-        directory = self.directory / f"{turn}-{name}"
+        """A fresh directory for one start of one target. Short: sockets lie far below it (see workspace.py)."""
+        directory = self.directory / f"{turn}.{self.targets.index(name)}"
         directory.mkdir()
         return Place(directory, self.bundles, self.peers, self.no_private_network)
 
@@ -159,7 +159,7 @@ def _cells(plan: Plan, place: Place, name: str, sent: Sent, step: Step) -> Itera
     with running(target.launch(place), sent.request) as server:
         load = Load(server.endpoint.url, sent.body, server.endpoint.headers)
         step(f"{target.title}: warming up", 0)
-        warm_up(server, load, plan.warm_up_s, place.directory)
+        warm_up(load, plan.warm_up_s, place.directory)
         for shape in SHAPES:
             step(f"{target.title}: {shape.total} in flight", 0)
             yield shape.total, measure(server, load, shape, plan.seconds, place.directory)

@@ -109,10 +109,10 @@ def _ray_haproxy(place: Place) -> Launch:
         place,
         RAY_SERVE_ENABLE_HA_PROXY="1",
         RAY_SERVE_HAPROXY_NBTHREAD="2",
-        RAY_SERVE_HAPROXY_CONFIG_FILE_LOC=str(place.directory / "haproxy" / "haproxy.cfg"),
-        RAY_SERVE_HAPROXY_SOCKET_PATH=str(place.directory / "haproxy" / "admin.sock"),
-        RAY_SERVE_HAPROXY_SERVER_STATE_BASE=str(place.directory / "haproxy"),
-        RAY_SERVE_HAPROXY_SERVER_STATE_FILE=str(place.directory / "haproxy" / "server-state"),
+        RAY_SERVE_HAPROXY_CONFIG_FILE_LOC=str(place.directory / "haproxy.cfg"),
+        RAY_SERVE_HAPROXY_SOCKET_PATH=str(place.directory / "a"),
+        RAY_SERVE_HAPROXY_SERVER_STATE_BASE=str(place.directory),
+        RAY_SERVE_HAPROXY_SERVER_STATE_FILE=str(place.directory / "server-state"),
     )
 
 
