@@ -20,6 +20,8 @@ ORIGIN = "example.test/log"
 KEY = SignerKey(ORIGIN, sha256(b"a key for tests").digest())
 SEGMENT_BYTES = 1 << 20
 
+launched: list["RecorderProcess"] = []  # in this test, so that a failing test leaves none behind
+
 
 def settings_in(home: Path, **changes: object) -> RecorderSettings:
     """A small log below `home`: segments of 1 MiB, so that starting costs little and rotation happens."""
@@ -48,11 +50,16 @@ class RecorderProcess:
 
     settings: RecorderSettings
     process: subprocess.Popen[str]
+    wrapped: bool = False
     errors: str = ""
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        """The recorder's own process, below strace too (which does not pass signals on)."""
+        pid = self.process.pid
+        if self.wrapped:
+            pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        return pid
 
     def wait_ready(self, seconds: float = 30) -> "RecorderProcess":
         """Until the socket accepts."""
@@ -71,11 +78,12 @@ class RecorderProcess:
         return self.process.returncode
 
     def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
+        os.kill(self.pid, signal.SIGTERM)
         return self.ended()
 
     def kill(self) -> None:
-        self.process.kill()
+        if self.process.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
         self.ended()
 
     def events(self) -> list[dict[str, object]]:
@@ -89,7 +97,9 @@ def launch(settings: RecorderSettings, *wrapper: str) -> RecorderProcess:
     command = [*wrapper, sys.executable, "-m", "ops.audit.recorder_main", os.fspath(path)]
     settings.socket.unlink(missing_ok=True)  # of an earlier run, so that ready means this one
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    return RecorderProcess(settings, process)
+    recorder = RecorderProcess(settings, process, bool(wrapper))
+    launched.append(recorder)
+    return recorder
 
 
 def client_of(settings: RecorderSettings, **changes: int) -> AuditClient:
