@@ -1,7 +1,6 @@
 """A gateway worker's process: `python -m gateway.worker CONFIG POLICY NUMBER ADDRESS`.
 
 It speaks with its supervisor in JSON lines. Commands on stdin: `prepare` (load a policy, say whether it would do),
-`commit` (use the prepared one), `forget` (drop it). Events on stdout: `ready`, `prepared`, `rejected`, `committed`.
 `commit` (use the prepared one), `forget` (drop it). Events on stdout: `ready`, `prepared`, `rejected`, `committed`. When
 stdin closes, the supervisor is gone and the worker drains as on SIGTERM: nobody would restart its recorder.
 Exit codes: 0 after a drain; 78 (EX_CONFIG) when it could not start, with the reason in its log.

@@ -1,0 +1,63 @@
+# Stockade. `make demo` and `make test` do all set-up themselves; the rest is for people who change it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CLIENT := .venv-client
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-faults check fix proto schema bench bench-peers clean
+
+help:  ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/stockade: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(CLIENT)/bin/python:
+	$(PYTHON) -m venv $(CLIENT)
+	$(CLIENT)/bin/pip install --quiet 'tritonclient[grpc]>=2.41' || { rm -rf $(CLIENT); exit 1; }
+
+$(VENV)/.dev: $(BIN)/stockade
+	$(BIN)/pip install --quiet --editable '.[demo,train,dev]'
+	@touch $@
+
+setup: $(VENV)/.dev $(CLIENT)/bin/python  ## virtual environments with everything for development
+
+demo: $(BIN)/stockade $(CLIENT)/bin/python  ## the whole job, for real, in a minute
+	$(BIN)/stockade demo
+
+test: $(VENV)/.dev  ## all tests, with coverage
+	scripts/test.sh
+
+test-faults: $(VENV)/.dev  ## the long fault runs of the audit log
+	STOCKADE_FAULT_ROUNDS=500 $(BIN)/python -m pytest tests/faults
+
+check: $(VENV)/.dev  ## style, types, layering, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/generate_proto.py --check
+	$(BIN)/python -m gateway.schema --check
+
+fix: $(VENV)/.dev  ## format, and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(VENV)/.dev  ## generate the wire types from proto/
+	$(BIN)/python scripts/generate_proto.py
+
+schema: $(VENV)/.dev  ## generate docs/schema/ from the configuration models
+	$(BIN)/python -m gateway.schema
+
+bench-peers: $(BIN)/stockade  ## install the servers that `make bench` compares with (2 GB, in ~/.cache/stockade)
+	$(BIN)/stockade bench peers --install
+
+bench: $(BIN)/stockade  ## measure, beside the peers that are installed
+	$(BIN)/stockade bench serve --report out/bench-serve.json
+
+clean:  ## remove everything that was made here
+	rm -rf $(VENV) $(CLIENT) out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
