@@ -293,6 +293,11 @@ def test_integers_have_ranges_too():
     assert refused_field(message, specs) == "inputs[0].contents"
 
 
+def test_integers_without_a_declared_range_may_be_anything():
+    message, specs = one("INT64", [-(2**63), 2**63 - 1])
+    assert decoded(message, specs).inputs["x"].tolist() == [-(2**63), 2**63 - 1]
+
+
 def test_floats_without_a_declared_range_must_still_be_finite():
     message, specs = one("FP64", [1e300, float("nan")])
     assert refused_field(message, specs) == "inputs[0].contents"

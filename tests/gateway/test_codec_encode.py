@@ -80,6 +80,12 @@ def test_every_fixed_width_datatype_is_written_whatever_the_array_was(datatype):
         assert list(getattr(typed.outputs[0].contents, DATATYPES[datatype].contents)) == [0, 1, 1, 1]
 
 
+def test_bf16_leaves_as_the_nearest_bf16():
+    message = reply(encode(asked(2), "m", "1", {"x": np.array([1.0, 0.1])}, {"x": "BF16"}))
+    assert message.raw_output_contents[0] == b"\x80\x3f\xcd\x3d"
+    assert message.outputs[0].datatype == "BF16"
+
+
 def test_parameters_have_the_type_of_their_value():
     parameters = {"a": True, "b": 3, "c": 0.5, "d": "e"}
     message = reply(encode(asked(), "m", "1", {}, {}, parameters=parameters))
