@@ -69,7 +69,7 @@ def _flatten(kept: NDArray[np.float64], temperature: float) -> NDArray[np.float6
     scaled = kept / kept[:, :1]  # the largest is 1: no power overflows
     if temperature != 1.0:
         scaled **= 1.0 / temperature
-        np.minimum.accumulate(scaled, axis=1, out=scaled)  # a power is not monotone in its last bit
+        np.minimum.accumulate(scaled, axis=1, out=scaled)  # nothing promises that a power is monotone in its last bit
     return np.asarray(scaled / scaled.sum(axis=1, keepdims=True), np.float64)
 
 

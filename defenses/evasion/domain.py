@@ -15,9 +15,9 @@ from defenses.errors import EvidenceInvalid
 def check_domain(array: NDArray[Any], low: float | None, high: float | None) -> NDArray[np.bool_]:
     """Return bool (rows,): True where every element of the row is finite and in [low, high], ends included.
 
-    Takes bool, integer and floating-point arrays with rows first; None leaves an end open. The bounds are rounded to
-    the array's dtype: a float32 client that sends 0.1 for a declared 0.1 is inside. EvidenceInvalid for other dtypes
-    and for arrays without a row axis.
+    Takes bool, integer and floating-point arrays with rows first; None leaves an end open. Bounds are rounded to the
+    dtype of a floating-point array: a float32 client that sends 0.1 for a declared 0.1 is inside. EvidenceInvalid for
+    other dtypes and for arrays without a row axis.
     """
     if array.ndim == 0 or array.dtype.kind not in "biuf":
         raise EvidenceInvalid("domain", f"{array.dtype}{array.shape}: numeric rows wanted")
@@ -29,11 +29,7 @@ def check_domain(array: NDArray[Any], low: float | None, high: float | None) -> 
         smallest, largest = flat.min(axis=1), flat.max(axis=1)  # both NaN where the row has one, so both compare False
         inside = np.isfinite(smallest) & np.isfinite(largest)
         if low is not None:
-            inside &= smallest >= _bound(low, array.dtype)
+            inside &= smallest >= float(low)  # a Python float takes the array's dtype, a NumPy one would not
         if high is not None:
-            inside &= largest <= _bound(high, array.dtype)
+            inside &= largest <= float(high)
     return np.asarray(inside, np.bool_)
-
-
-def _bound(value: float, dtype: np.dtype[Any]) -> Any:
-    return dtype.type(value) if dtype.kind == "f" else value

@@ -115,7 +115,7 @@ def test_non_finite_is_most_suspicious(case):
     for name in reads:
         for value in (np.nan, np.inf, -np.inf):
             spoiled = outputs | {name: outputs[name].copy()}
-            spoiled[name][7] = value
+            spoiled[name].reshape(200, -1)[7, 0] = value
             scores = score(screen, spoiled)
             assert (np.delete(scores, 7) < scores[7]).all()
 

@@ -82,14 +82,17 @@ def test_threads_run_batches_side_by_side(make):
 
 def test_what_a_thread_leaves_behind_wakes_the_next(make):
     meeting = threading.Barrier(2)
-    harness = make(lambda items: "busy" in items or meeting.wait(PATIENCE_S), threads=2, batch_rows_max=1)
-    harness.occupy()
-    harness.submit("busy", flow="busy")
-    assert harness.started.acquire(timeout=PATIENCE_S)  # both threads are busy now
-    harness.submit(1)
-    harness.submit(2)
+    harness = make(lambda items: meeting.wait(PATIENCE_S), threads=2, batch_rows_max=1)
     harness.open()
-    assert harness.batcher.close(drain=True, timeout_s=PATIENCE_S)
+    batcher, both_sleep = harness.batcher, False
+    while not both_sleep:
+        with batcher._lock:
+            both_sleep = batcher._idle == 2
+            if both_sleep:  # as if two submits came before the thread that was called could look
+                for number in range(2):
+                    batcher._queue.push(number, rows=1, nbytes=1, lane=0, flow="a")
+                    batcher._call_one()
+    assert batcher.close(drain=True, timeout_s=PATIENCE_S)
     assert not harness.failed
 
 

@@ -267,6 +267,16 @@ def test_a_flow_emptied_to_make_room_in_vain_keeps_its_turn():
     assert queue.take(8) == ["mid", "heavy"]
 
 
+def test_flows_emptied_by_displacement_leave_nothing_behind():
+    queue = FairQueue(rows_max=64, bytes_max=100)
+    for number in range(32):
+        push(queue, number, rows=2, nbytes=1, flow=str(number))
+    assert len(push(queue, "wide", nbytes=100, flow="wide")) == 32
+    lane = queue._lanes[0]
+    assert len(lane.heap) == len(lane.flows) == len(lane.by_weight) == 1
+    assert queue.take(9) == ["wide"]
+
+
 @pytest.mark.parametrize("bad", [{"lane": LANES}, {"lane": -1}, {"rows": 0}, {"nbytes": -1}])
 def test_nonsense_is_refused(bad):
     with pytest.raises(ValueError, match="no such item"):

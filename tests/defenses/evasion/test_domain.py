@@ -44,7 +44,15 @@ def test_a_bad_row_does_not_touch_its_neighbours():
 
 def test_the_ends_belong_to_the_range_in_the_dtype_of_the_array():
     # As float64, float32's 0.1 is above 0.1.
-    assert check_domain(np.array([[0.1], [0.2]], np.float32), 0.1, 0.2).tolist() == [True, True]
+    images = np.array([[0.1], [0.2]], np.float32)
+    assert check_domain(images, 0.1, 0.2).tolist() == [True, True]
+    assert check_domain(images, np.float64(0.1), np.float64(0.1)).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("low", "high"), [(None, None), (0.0, None), (None, 1.0)])
+def test_what_is_not_finite_is_outside_even_of_an_open_range(low, high):
+    values = np.array([[0.5], [np.nan], [np.inf], [-np.inf]], np.float32)
+    assert check_domain(values, low, high).tolist() == [True, False, False, False]
 
 
 def test_signalling_nans_pass_no_check_and_raise_no_warning():
