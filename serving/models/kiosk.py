@@ -2,7 +2,8 @@
 
 Every stage is convolution, batch norm, ReLU; batch norm folds into the convolution when the graph is written. Strides
 replace pooling (one memory pass less); channels are multiples of 16, the width of ONNX Runtime's blocked layout.
-The latent is the mean over positions of the last stage, the head one linear map of it.
+The latent is the mean over positions of the last stage, the head one linear map of it. The middle features are the
+means of two stages before it: they still tell how a thing is drawn, where the last stage only tells the classes apart.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["STAGES", "KioskNet", "Stage"]
+__all__ = ["MIDDLE", "STAGES", "KioskNet", "Stage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Stage:
 STAGES = (Stage(16, 3, 2), Stage(32, 3, 2), Stage(32, 3, 1), Stage(64, 3, 2), Stage(64, 3, 1))
 
 BATCH_NORM_EPSILON = 1e-5
+MIDDLE = (2, 3)  # stages whose means are the middle features
 
 
 class KioskNet(nn.Module):
@@ -57,8 +59,16 @@ class KioskNet(nn.Module):
         return BATCH_NORM_EPSILON
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = images
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            features = torch.relu(norm(convolution(features)))
-        latent = features.mean(dim=(2, 3))
+        latent = self._stages(images)[-1].mean(dim=(2, 3))
         return latent, self.head(latent)
+
+    def middle(self, images: Tensor) -> Tensor:
+        """Return the middle features (n, M), not negative."""
+        features = self._stages(images)
+        return torch.cat([features[stage].mean(dim=(2, 3)) for stage in MIDDLE], dim=1)
+
+    def _stages(self, images: Tensor) -> list[Tensor]:
+        features = [images]
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            features.append(torch.relu(norm(convolution(features[-1]))))
+        return features[1:]

@@ -26,7 +26,7 @@ def write_card(manifest: Mapping[str, Any]) -> str:
             "",
             "Input `image`: FP32 (rows, 28, 28), `float32(pixel) / 255`, white product on black.",
             "Outputs for each row: `probabilities`, `logits`, `latent`, and three energies that rise with surprise:",
-            "`energy` (-logsumexp of the logits), `mahalanobis` (latent distance to the nearest class), `residual`",
+            "`energy` (-logsumexp of the logits), `mahalanobis` (middle features, to the nearest class), `residual`",
             "(what the leading principal components of the training images leave over).",
             "",
             "Not for: photographs, colour, products outside the ten classes (see what is noticed below), or decisions",

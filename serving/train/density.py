@@ -2,9 +2,14 @@
 
 - Residual: the root mean square of what the leading principal components of the images leave over. Images outside the
   plane the training images lie near (noise, other alphabets of shapes) leave much.
-- Mahalanobis: distance in the latent to the nearest class mean under one covariance for all classes (Lee et al. 2018,
-  arXiv 1807.03888), shrunk towards its diagonal mean by the oracle-approximating formula (Chen et al. 2010,
-  arXiv 0907.4698, eq. 23), so that thin directions do not turn rounding into distance.
+- Mahalanobis: distance, in the square roots of the middle features, to the nearest class, each with its own mean and
+  covariance (after Lee et al. 2018, arXiv 1807.03888). Means of ReLUs are skewed; their roots are nearly normal. Each
+  covariance is shrunk towards its mean variance by the oracle-approximating formula (Chen et al. 2010, arXiv 0907.4698,
+  eq. 23), so that thin directions do not turn rounding into distance.
+
+Which features, rooted or not, one covariance or ten: chosen on printed letters against the calibrate split, on neither
+of which anything is published. At a threshold that 1 % of those products pass, the last stage with one covariance
+noticed 8 % of the letters, this 91 %.
 """
 
 from __future__ import annotations
@@ -14,7 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Latents", "Plane", "fit_latents", "fit_plane"]
+__all__ = ["ROOT_OFFSET", "ClassDensities", "Plane", "fit_classes", "fit_plane", "rooted"]
+
+ROOT_OFFSET = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +34,20 @@ class Plane:
 
 
 @dataclass(frozen=True, slots=True)
-class Latents:
-    """Whitening map (D, D) and whitened class means (classes, D); float64. Distance^2 = |latent @ map - mean|^2."""
+class ClassDensities:
+    """By class: whitening map (classes, D, D) and whitened mean (classes, D), float64, of `rooted` features.
+
+    Distance to class c = |rooted(features) @ whitening[c] - means[c]|.
+    """
 
     whitening: NDArray[np.float64]
     means: NDArray[np.float64]
-    shrinkage: float
+    shrinkage: NDArray[np.float64]
+
+
+def rooted(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Square roots of features that are not negative; the offset keeps the slope at zero finite."""
+    return np.sqrt(features + ROOT_OFFSET)
 
 
 def fit_plane(images: NDArray[np.uint8], components: int) -> Plane:
@@ -45,16 +60,20 @@ def fit_plane(images: NDArray[np.uint8], components: int) -> Plane:
     return Plane(mean, np.ascontiguousarray(leading), float(values[::-1][:components].sum() / values.sum()))
 
 
-def fit_latents(latents: NDArray[np.float64], labels: NDArray[np.uint8], classes: int) -> Latents:
-    """Fit to latents (n, D) float64 of rows that the weights were not fitted to."""
-    rows, width = latents.shape
-    means = np.stack([latents[labels == label].mean(axis=0) for label in range(classes)])
-    centred = latents - means[labels]
-    covariance = centred.T @ centred / rows
+def fit_classes(features: NDArray[np.float64], labels: NDArray[np.uint8], classes: int) -> ClassDensities:
+    """Fit to middle features (n, D) float64 with labels 0 .. classes - 1, each of which must occur."""
+    fitted = [_fit_class(rooted(features[labels == label])) for label in range(classes)]
+    whitening, means, shrinkage = (np.stack(part) for part in zip(*fitted, strict=True))
+    return ClassDensities(whitening, means, shrinkage)
+
+
+def _fit_class(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    count, width = rows.shape
+    mean = rows.mean(axis=0)
+    covariance = (rows - mean).T @ (rows - mean) / count
     trace, trace_square = np.trace(covariance), np.trace(covariance @ covariance)
     numerator = (1 - 2 / width) * trace_square + trace**2
-    shrinkage = float(min(1.0, numerator / ((rows + 1 - 2 / width) * (trace_square - trace**2 / width))))
-    shrunk = (1 - shrinkage) * covariance + shrinkage * trace / width * np.eye(width)
-    values, vectors = np.linalg.eigh(shrunk)
+    shrinkage = np.minimum(1.0, numerator / ((count + 1 - 2 / width) * (trace_square - trace**2 / width)))
+    values, vectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * trace / width * np.eye(width))
     whitening = vectors / np.sqrt(values)
-    return Latents(whitening, means @ whitening, shrinkage)
+    return whitening, mean @ whitening, np.asarray(shrinkage)

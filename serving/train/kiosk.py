@@ -1,8 +1,8 @@
 """The kiosk recipe: Fashion-MNIST to a signed bundle, in one function.
 
 The bundle's screen is fitted by a callable that is handed in, because serving knows models and nothing of screens.
-Every split has one use: `train` the weights and the plane of the residual, `fit` the latent density, the learning
-curves and the screen's tails, `calibrate` the conformal threshold, `test` the published figures and nothing else.
+Every split has one use: `train` the weights and both densities, `fit` the learning curves and the screen's tails,
+`calibrate` the conformal threshold, `test` the published figures and nothing else.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from serving.bundle import Bundle
 from serving.inprocess import InProcessEngine
-from serving.models.kiosk import KioskNet
+from serving.models.kiosk import MIDDLE, KioskNet
 from serving.train import foreign, kiosk_report, measure, plots
 from serving.train.card import write_card
 from serving.train.data import CLASS_NAMES, FashionMnist, Labelled, Splits, load_fashion_mnist, split
-from serving.train.density import fit_latents, fit_plane
+from serving.train.density import fit_classes, fit_plane
 from serving.train.errors import GateFailed
 from serving.train.kiosk_graph import Convolution, fold_batch_norm, write_graph
 from serving.train.kiosk_report import Gates, Outputs, Trained
-from serving.train.loop import LoopSettings, predict, train
+from serving.train.loop import LoopSettings, middle_features, train
 from serving.train.pack import open_signing_key, public_pem, seal, tensor_bytes, write_bundle
 
 __all__ = ["KioskSettings", "Outputs", "ScreenFitter", "smoke_settings", "train_kiosk"]
@@ -149,17 +149,18 @@ def _fit(parts: Splits, settings: KioskSettings, data: FashionMnist, console: Co
             on_step=lambda done, total: progress.update(task, completed=done, total=total),
         )
     plane = fit_plane(parts.train.images, PLANE_COMPONENTS)
-    latent, _ = predict(average, parts.fit)
-    latents = fit_latents(latent.double().numpy(), parts.fit.labels, len(CLASS_NAMES))
+    middle = middle_features(average, parts.train).double().numpy()
+    densities = fit_classes(middle, parts.train.labels, len(CLASS_NAMES))
     head = average.head
     graph = write_graph(
         _folded(average),
-        head.weight.detach().double().numpy(),
-        head.bias.detach().double().numpy(),
-        plane,
-        latents,
+        head_weight=head.weight.detach().double().numpy(),
+        head_bias=head.bias.detach().double().numpy(),
+        plane=plane,
+        densities=densities,
+        middle=MIDDLE,
     )
-    return Trained(average, history, plane, latents, graph)
+    return Trained(average, history, plane, densities, graph)
 
 
 def _folded(net: KioskNet) -> list[Convolution]:
@@ -179,13 +180,13 @@ def _folded(net: KioskNet) -> list[Convolution]:
 
 
 def _weights(model: Trained) -> dict[str, NDArray[Any]]:
-    """Return the averaged network unfolded, and the densities in float64: what another recipe would go on from."""
+    """Return the averaged network unfolded, and the densities: what another recipe would go on from."""
     weights = {name: value.detach().contiguous().numpy() for name, value in model.net.state_dict().items()}
     return weights | {
-        "plane.mean": model.plane.mean,
-        "plane.components": model.plane.components,
-        "latents.whitening": model.latents.whitening,
-        "latents.means": model.latents.means,
+        "plane.mean": model.plane.mean.astype(np.float32),
+        "plane.components": model.plane.components.astype(np.float32),
+        "classes.whitening": model.densities.whitening.astype(np.float32),
+        "classes.means": model.densities.means.astype(np.float32),
     }
 
 

@@ -2,8 +2,8 @@
 
     image (rows, 28, 28) -> clipped to [0, 1]
       |-> convolutions -> latent -> logits -> probabilities
-      |                     |         '-----> energy = -logsumexp(logits)                        (Liu et al. 2020)
-      |                     '-> whitened -> mahalanobis = distance to the nearest class mean
+      |     |                         '-----> energy = -logsumexp(logits)                          (Liu et al. 2020)
+      |     '-> middle features, rooted, whitened by class -> mahalanobis = distance to the nearest class
       '-> minus its projection on the training plane -> residual (root mean square over pixels)
 
 Written node by node rather than traced, so the names are ours, the bytes depend on the weights alone, and no step mixes
@@ -23,7 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.train.density import Latents, Plane
+from serving.train.density import ROOT_OFFSET, ClassDensities, Plane
 
 __all__ = ["Convolution", "fold_batch_norm", "write_graph"]
 
@@ -73,18 +73,20 @@ def fold_batch_norm(
 
 def write_graph(
     convolutions: Sequence[Convolution],
+    *,
     head_weight: NDArray[np.float64],
     head_bias: NDArray[np.float64],
     plane: Plane,
-    latents: Latents,
+    densities: ClassDensities,
+    middle: Sequence[int],
 ) -> bytes:
-    """Return the model's bytes; `head_weight` is (classes, D)."""
+    """Return the model's bytes; `head_weight` is (classes, D), `middle` the stages whose means the densities judge."""
     build = _Builder()
     build.constant("zero", np.zeros(()))
     build.constant("one", np.ones(()))
     build.node("Clip", ["image", "zero", "one"], "clipped")
     _write_prediction(build, convolutions, head_weight, head_bias)
-    _write_mahalanobis(build, latents)
+    _write_mahalanobis(build, densities, middle)
     _write_residual(build, plane)
     classes, width = head_weight.shape
     graph = helper.make_graph(
@@ -142,14 +144,22 @@ def _write_prediction(
     build.node("Neg", ["log_evidence"], "energy")
 
 
-def _write_mahalanobis(build: _Builder, latents: Latents) -> None:
-    build.constant("latent.whitening", latents.whitening)
-    build.constant("latent.means", latents.means[None])
-    build.node("MatMul", ["latent", "latent.whitening"], "white")
-    build.node("Unsqueeze", ["white", "channel_axis"], "white.row")
-    build.node("Sub", ["white.row", "latent.means"], "white.offset")
-    build.node("ReduceL2", ["white.offset"], "white.distances", axes=[2], keepdims=0)
-    build.node("ReduceMin", ["white.distances"], "mahalanobis", axes=[1], keepdims=0)
+def _write_mahalanobis(build: _Builder, densities: ClassDensities, middle: Sequence[int]) -> None:
+    classes, width = densities.means.shape
+    # All classes in one product: columns c * D up to (c + 1) * D map to class c, and the bias takes its mean off.
+    build.constant("classes.whitening", densities.whitening.transpose(1, 0, 2).reshape(width, classes * width))
+    build.constant("classes.means", -densities.means.reshape(-1))
+    build.constant("classes.shape", np.array([-1, classes, width], np.int64))
+    build.constant("classes.root_offset", np.array(ROOT_OFFSET))
+    pooled = [build.node("GlobalAveragePool", [f"stage{stage}.features"], f"stage{stage}.pooled") for stage in middle]
+    build.node("Concat", pooled, "middle.pooled", axis=1)
+    build.node("Flatten", ["middle.pooled"], "middle", axis=1)
+    build.node("Add", ["middle", "classes.root_offset"], "middle.offset")
+    build.node("Sqrt", ["middle.offset"], "middle.rooted")
+    build.node("Gemm", ["middle.rooted", "classes.whitening", "classes.means"], "classes.white")
+    build.node("Reshape", ["classes.white", "classes.shape"], "classes.offsets")
+    build.node("ReduceL2", ["classes.offsets"], "classes.distances", axes=[2], keepdims=0)
+    build.node("ReduceMin", ["classes.distances"], "mahalanobis", axes=[1], keepdims=0)
 
 
 def _write_residual(build: _Builder, plane: Plane) -> None:

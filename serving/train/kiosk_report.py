@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from serving.bundle import Bundle, TensorSpec
 from serving.engine import Engine
-from serving.models.kiosk import KioskNet
+from serving.models.kiosk import MIDDLE, KioskNet
 from serving.train import measure
 from serving.train.data import CLASS_NAMES, FashionMnist, Labelled, Splits
-from serving.train.density import Latents, Plane
+from serving.train.density import ClassDensities, Plane
 from serving.train.foreign import DIGITS_SOURCE
 from serving.train.loop import EpochReport, LoopSettings, predict
 
@@ -49,7 +49,7 @@ class Trained:
     net: KioskNet
     history: list[EpochReport]
     plane: Plane
-    latents: Latents
+    densities: ClassDensities
     graph: bytes
 
 
@@ -171,7 +171,7 @@ def _training(model: Trained, loop: LoopSettings, *, smoke: bool) -> dict[str, A
         "loop": asdict(loop),
         "stages": [asdict(stage) for stage in model.net.stages],
         "plane": {"components": model.plane.components.shape[1], "explained": model.plane.explained},
-        "latents": {"shrinkage": model.latents.shrinkage},
+        "densities": {"middle_stages": list(MIDDLE), "shrinkage": model.densities.shrinkage.tolist()},
         "parameters": sum(parameter.numel() for parameter in model.net.parameters()),
         "history": [asdict(epoch) for epoch in model.history],
         "smoke": smoke,

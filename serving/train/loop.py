@@ -22,7 +22,7 @@ from serving.models.kiosk import KioskNet
 from serving.train.data import Labelled
 from serving.train.errors import CheckpointMismatch
 
-__all__ = ["EpochReport", "LoopSettings", "predict", "train"]
+__all__ = ["EpochReport", "LoopSettings", "middle_features", "predict", "train"]
 
 SHIFT_PIXELS_MAX = 2
 
@@ -116,6 +116,14 @@ def predict(net: KioskNet, rows: Labelled, batch_rows: int = 1000) -> tuple[Tens
     with torch.no_grad():
         parts = [net(_scaled(part)) for part in torch.split(images, batch_rows)]
     return torch.cat([latent for latent, _ in parts]), torch.cat([logits for _, logits in parts])
+
+
+def middle_features(net: KioskNet, rows: Labelled, batch_rows: int = 1000) -> Tensor:
+    """Return the middle features in float32 for every row, without gradients."""
+    net.eval()
+    images, _ = _tensors(rows)
+    with torch.no_grad():
+        return torch.cat([net.middle(_scaled(part)) for part in torch.split(images, batch_rows)])
 
 
 def _start(net: KioskNet, settings: LoopSettings) -> _State:

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from serving.bundle import Bundle, assemble
 from serving.signature import TrustedKey
-from serving.train.density import Latents, Plane
+from serving.train.density import ClassDensities, Plane
 from serving.train.kiosk_graph import Convolution, write_graph
 from serving.train.pack import public_pem, seal, tensor_bytes
 
@@ -30,10 +30,13 @@ def tiny_graph() -> bytes:
     rng = np.random.default_rng(0)
     return write_graph(
         [Convolution(rng.normal(size=(WIDTH, 1, 3, 3)), rng.normal(size=WIDTH), 4)],
-        rng.normal(size=(CLASSES, WIDTH)),
-        rng.normal(size=CLASSES),
-        Plane(rng.random(784), np.linalg.qr(rng.normal(size=(784, 2)))[0], 0.5),
-        Latents(np.eye(WIDTH), rng.normal(size=(CLASSES, WIDTH)), 0.0),
+        head_weight=rng.normal(size=(CLASSES, WIDTH)),
+        head_bias=rng.normal(size=CLASSES),
+        plane=Plane(rng.random(784), np.linalg.qr(rng.normal(size=(784, 2)))[0], 0.5),
+        densities=ClassDensities(
+            rng.normal(size=(CLASSES, WIDTH, WIDTH)), rng.normal(size=(CLASSES, WIDTH)), np.zeros(CLASSES)
+        ),
+        middle=[0],
     )
 
 

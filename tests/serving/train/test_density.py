@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from serving.inprocess import InProcessEngine
-from serving.train.density import fit_latents, fit_plane
+from serving.train.density import fit_classes, fit_plane, rooted
 from tests.serving.tiny import CLASSES, WIDTH, tiny_bundle, tiny_graph
 
 
@@ -20,22 +20,24 @@ def test_the_plane_finds_the_plane_the_images_lie_in():
     assert np.sqrt((left**2).mean()) < 0.003  # rounding to whole grey levels
 
 
-def test_whitened_latents_have_unit_spread_around_their_class():
+def test_whitened_features_have_unit_spread_around_their_class():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 40_000).astype(np.uint8)
-    mixing = rng.normal(size=(6, 6))
-    latents = rng.normal(size=(len(labels), 6)) @ mixing + 10 * rng.normal(size=(4, 6))[labels]
-    fitted = fit_latents(latents, labels, 4)
-    white = latents @ fitted.whitening - fitted.means[labels]
-    np.testing.assert_allclose(np.cov(white.T), np.eye(6), atol=0.05)
-    assert fitted.shrinkage < 0.01
+    mixing = rng.normal(size=(4, 6, 6))
+    roots = np.einsum("nd,nde->ne", rng.normal(size=(len(labels), 6)), mixing[labels]) + 100 + labels[:, None]
+    features = roots**2
+    fitted = fit_classes(features, labels, 4)
+    for label in range(4):
+        white = rooted(features[labels == label]) @ fitted.whitening[label] - fitted.means[label]
+        np.testing.assert_allclose(white.T @ white / len(white), np.eye(6), atol=0.05)
+    assert fitted.shrinkage.max() < 0.01
 
 
 def test_shrinkage_saves_a_covariance_that_has_too_few_rows():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(2), 6).astype(np.uint8)
-    fitted = fit_latents(rng.normal(size=(12, 30)), labels, 2)
-    assert 0.3 < fitted.shrinkage <= 1.0
+    fitted = fit_classes(rng.random(size=(12, 30)), labels, 2)
+    assert 0.3 < fitted.shrinkage.min() <= fitted.shrinkage.max() <= 1.0
     assert np.isfinite(fitted.whitening).all()
 
 
@@ -51,10 +53,11 @@ def test_the_graph_computes_what_was_fitted():
     centred = images.reshape(6, -1) - constants["plane.mean"]
     left = centred - centred @ constants["plane.components"] @ constants["plane.components"].T
     np.testing.assert_allclose(outputs["residual"], np.sqrt((left**2).mean(axis=1)), rtol=1e-5)
-    white = outputs["latent"] @ constants["latent.whitening"]
-    distances = np.linalg.norm(white[:, None] - constants["latent.means"][0], axis=2)
+    # The tiny graph has one stage, so its middle features are its latent.
+    maps = constants["classes.whitening"].reshape(WIDTH, CLASSES, WIDTH)
+    white = np.einsum("nd,dce->nce", rooted(outputs["latent"].astype(np.float64)), maps)
+    distances = np.linalg.norm(white + constants["classes.means"].reshape(CLASSES, WIDTH), axis=2)
     assert distances.shape == (6, CLASSES)
-    assert white.shape == (6, WIDTH)
     np.testing.assert_allclose(outputs["mahalanobis"], distances.min(axis=1), rtol=1e-5)
 
 
