@@ -144,7 +144,7 @@ def h2load_version() -> str:
 def run(command: Sequence[str], seconds_max: float) -> H2loadReport:
     """Run h2load to its end. Raises H2loadFailed, also when it takes much longer than `seconds_max`."""
     try:
-        done = subprocess.run(  # noqa: S603  # no shell, arguments made above
+        done = subprocess.run(  # no shell, arguments made above
             command, check=False, capture_output=True, text=True, timeout=seconds_max + EXIT_GRACE_S
         )
     except subprocess.TimeoutExpired as expired:

@@ -60,14 +60,14 @@ def measure(server: Running, load: Load, shape: InFlight, seconds: float, direct
     log.unlink(missing_ok=True)  # h2load appends
     _settle(server)
     busy_us, server_us, load_us = machine_busy_us(), server.tree.cpu_us(), _load_generator_us()
-    report = _checked(server, h2load.closed(load, shape, seconds, log), seconds)
+    report = run_checked(server, h2load.closed(load, shape, seconds, log), seconds)
     server_us = server.tree.cpu_us() - server_us
     foreign_us = machine_busy_us() - busy_us - server_us - (_load_generator_us() - load_us)
     latency = _latency(log)
     half_log = directory / "half.log"
     half_log.unlink(missing_ok=True)
     _settle(server)
-    half = _checked(server, h2load.paced(load, shape, report.requests_per_s * HALF, seconds, half_log), 4 * seconds)
+    half = run_checked(server, h2load.paced(load, shape, report.requests_per_s * HALF, seconds, half_log), 4 * seconds)
     half_latency = _latency(half_log)
     return Cell(
         rps=report.requests_per_s,
@@ -79,6 +79,17 @@ def measure(server: Running, load: Load, shape: InFlight, seconds: float, direct
         half_load_p99_ms=half_latency.p99_ms,
         foreign_cores=max(0.0, foreign_us / 1e6 / report.seconds),
     )
+
+
+def run_checked(server: Running, command: list[str], seconds_max: float) -> H2loadReport:
+    """Run h2load and believe it only as far as `require_answers` does. Raises NotServed, H2loadFailed."""
+    count = server.endpoint.answered or _no_count
+    before = count()
+    report = h2load.run(command, seconds_max)
+    after = count()
+    handled = {code: total - before.get(code, 0) for code, total in after.items()}
+    require_answers(report, server.reply_bytes, handled)
+    return report
 
 
 def require_answers(report: H2loadReport, reply_bytes: int, handled: Mapping[str, int]) -> None:
@@ -96,16 +107,6 @@ def require_answers(report: H2loadReport, reply_bytes: int, handled: Mapping[str
     refused = {code: count for code, count in handled.items() if code not in {"OK", "CANCELLED"} and count}
     if refused or (handled and handled.get("OK", 0) < report.done):
         raise NotServed(f"{report.done} requests done, but the server counts {dict(handled)}")
-
-
-def _checked(server: Running, command: list[str], seconds_max: float) -> H2loadReport:
-    count = server.endpoint.answered or _no_count
-    before = count()
-    report = h2load.run(command, seconds_max)
-    after = count()
-    handled = {code: total - before.get(code, 0) for code, total in after.items()}
-    require_answers(report, server.reply_bytes, handled)
-    return report
 
 
 def _no_count() -> Mapping[str, int]:

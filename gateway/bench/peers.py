@@ -81,10 +81,10 @@ def install(root: Path, name: str, say: Callable[[str], None]) -> None:
     note.unlink(missing_ok=True)
     if not interpreter(root, name).exists():
         say(f"{name}: making {directory}")
-        subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)  # noqa: S603
+        subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
     say(f"{name}: installing {' '.join(PEERS[name].requirements)}")
     pip = [str(interpreter(root, name)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *PEERS[name].requirements], check=True)  # noqa: S603
+    subprocess.run([*pip, *PEERS[name].requirements], check=True)
     note.write_text(json.dumps(PEERS[name].requirements))  # from here on it counts as installed
 
 
@@ -92,6 +92,6 @@ def versions(root: Path, name: str) -> dict[str, str]:
     """Versions of the distributions a report names, asked of the peer's own Python."""
     asked = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
     command = [str(interpreter(root, name)), "-c", asked, *PEERS[name].reported]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, str] = json.loads(done.stdout)
     return found

@@ -122,7 +122,7 @@ def running(launch: Launch, request: bytes) -> Iterator[Running]:
 
 def _spawn(launch: Launch, log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
-        return subprocess.Popen(  # noqa: S603  # no shell; the commands are written in targets.py
+        return subprocess.Popen(  # no shell; the commands are written in targets.py
             launch.command,
             stdin=subprocess.DEVNULL,
             stdout=output,
