@@ -92,6 +92,8 @@ def test_what_a_thread_leaves_behind_wakes_the_next(make):
                 for number in range(2):
                     batcher._queue.push(number, rows=1, nbytes=1, lane=0, flow="a")
                     batcher._call_one()
+    for _ in range(2):
+        assert harness.started.acquire(timeout=PATIENCE_S)  # before close, which wakes everybody
     assert batcher.close(drain=True, timeout_s=PATIENCE_S)
     assert not harness.failed
 

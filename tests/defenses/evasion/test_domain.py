@@ -43,15 +43,16 @@ def test_a_bad_row_does_not_touch_its_neighbours():
 
 
 def test_the_ends_belong_to_the_range_in_the_dtype_of_the_array():
-    # As float64, float32's 0.1 is above 0.1.
-    images = np.array([[0.1], [0.2]], np.float32)
-    assert check_domain(images, 0.1, 0.2).tolist() == [True, True]
-    assert check_domain(images, np.float64(0.1), np.float64(0.1)).tolist() == [True, False]
+    # As float64, float32's 0.1 is above 0.1, and its 0.7 below 0.7.
+    images = np.array([[0.1], [0.7]], np.float32)
+    for number in (float, np.float64):
+        assert check_domain(images, number(0.7), number(0.8)).tolist() == [False, True]
+        assert check_domain(images, number(0.0), number(0.1)).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(("low", "high"), [(None, None), (0.0, None), (None, 1.0)])
 def test_what_is_not_finite_is_outside_even_of_an_open_range(low, high):
-    values = np.array([[0.5], [np.nan], [np.inf], [-np.inf]], np.float32)
+    values = np.array([[0.5, 0.5], [0.5, np.nan], [0.5, np.inf], [0.5, -np.inf]], np.float32)
     assert check_domain(values, low, high).tolist() == [True, False, False, False]
 
 
