@@ -1,1 +1,1 @@
-"""The gateway: the only package that knows gRPC or reads the configuration. The life of a request is in `gateway.pipeline`."""
+"""The gateway: the only package that knows gRPC or reads the configuration. A request lives in `gateway.pipeline`."""

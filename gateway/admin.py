@@ -20,7 +20,7 @@ from gateway.policy_file import ACCEPTED
 from gateway.server import drain, listen, open_server
 from gateway.service import Service, Unary
 from gateway.state import Answer
-from ops.audit.checkpoint import parse_vkey
+from ops.audit.checkpoint import VerifierKey, open_checkpoint, parse_vkey
 from ops.audit.client import Receipt
 from ops.audit.entry import VERSION, canonical
 from ops.audit.merkle import inclusion_proof
@@ -59,8 +59,7 @@ class Control:
         await self.say_what_is_in_force()
         if host.config.listen.admin is None:
             return None
-        self.app.gw.mtls = True
-        server = open_server(Service(self.app.gw, methods), host.config)
+        server = open_server(Service(self.app.gw, methods, client_certificates=True), host.config)
         address = listen(server, host.config.listen.admin, host.config.tls, client_certificate=True)
         await server.start()
         stack.push_async_callback(drain, [server], self.app.gw, DRAIN_S)
@@ -169,7 +168,8 @@ class Control:
 
     async def get_proof(self, request: audit_pb2.GetInclusionProofRequest) -> Message:
         def prove() -> Message:
-            reader = self.reader()
+            note = (self.host.config.audit.directory / "checkpoint").read_bytes()
+            reader = LogReader(self.host.config.audit.directory, open_checkpoint(note, [self.vkey()]))
             size = request.tree_size or reader.checkpoint.size
             if not request.index < size <= reader.checkpoint.size:
                 raise errors.TensorInvalid("index", "is not an entry of a published tree")
@@ -177,16 +177,18 @@ class Control:
                 index=request.index,
                 tree_size=size,
                 hashes=inclusion_proof(request.index, size, node_from(reader.hashes)),
-                checkpoint=reader.note if size == reader.checkpoint.size else b"",
+                checkpoint=note if size == reader.checkpoint.size else b"",
             )
 
         return await asyncio.to_thread(prove)
 
     def reader(self) -> LogReader:
         """Return the public log at its newest checkpoint."""
-        return LogReader.open(
-            self.host.config.audit.directory, parse_vkey(self.host.config.audit.vkey.read_text().strip())
-        )
+        return LogReader.open(self.host.config.audit.directory, self.vkey())
+
+    def vkey(self) -> VerifierKey:
+        """Return the log's public key."""
+        return parse_vkey(self.host.config.audit.vkey.read_text().strip())
 
 
 def told(

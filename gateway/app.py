@@ -29,6 +29,7 @@ from gateway.settlement import give_back
 from gateway.state import Gateway, Served
 from gateway.statistics import ModelCounters, ServiceTime
 from gateway.tally import Tally
+from gateway.unprotected import Forgetful, Unlimited, anybody, without_protection
 from ops.audit.client import AuditClient
 from ops.audit.entry import pseudonym
 from ops.audit.keys import KeyStore
@@ -84,7 +85,7 @@ class App:
     issuers: Issuers
     keys: KeyStore
     metrics: Metrics
-    sink: AuditClient
+    sink: AuditClient | Forgetful
     pepper: bytes
     ticker: asyncio.Task[None] | None = field(default=None)
 
@@ -139,23 +140,20 @@ async def open_app(
     metrics = Metrics(place.metrics, process, methods=kinds, reasons=REASONS)
     site = site_of(version("stockade"), config.digest, f"{socket.gethostname()}/{process}")
     context = f'{{{site.head_json},"gateway":{site.gateway_json}}}'.encode()
-    sink = AuditClient(
-        place.socket,
-        backlog_bytes_max=config.audit.backlog_bytes_max,
-        append_timeout_ms=config.audit.append_timeout_ms,
-    )
-    await sink.connect()
+    sink = await open_sink(config, place)
     keys = KeyStore(config.audit.key_database, config.audit.master_key.read_bytes(), origin=config.audit.origin)
     served = {(bundle.name, bundle.version): serve(bundle, config) for bundle in bundles}
     pepper = config.policy.pepper.read_bytes()
     issuers = Issuers(config.policy.file.parent)
     active = compile_policy(policy, served, pepper, issuers.of(policy.issuers), time.time_ns())
+    if config.unsafe_unprotected:
+        active = without_protection(active, anybody(policy))
     gw = Gateway(
         site=site,
         active=active,
         served=served,
-        limiter=MemoryLimiter(),
-        concurrency=Concurrency(config.transport.in_flight_max),
+        limiter=Unlimited() if config.unsafe_unprotected else MemoryLimiter(),
+        concurrency=Unlimited() if config.unsafe_unprotected else Concurrency(config.transport.in_flight_max),
         codec_limits=CodecLimits(
             message_bytes_max=config.transport.message_bytes_max, rows_max=config.transport.rows_max
         ),
@@ -171,7 +169,6 @@ async def open_app(
         clock_ns=time.monotonic_ns,
         wall_ns=time.time_ns,
         log_level=config.log.level,
-        mtls=config.listen.data_mtls is not None,
     )
     for one in served.values():
         start_batching(one, config, gw)
@@ -181,6 +178,19 @@ async def open_app(
     app.put_in_force(active, policy)
     app.ticker = asyncio.create_task(tick(app))
     return app
+
+
+async def open_sink(config: Config, place: Place) -> AuditClient | Forgetful:
+    """Return where records go, connected."""
+    if config.unsafe_unprotected:
+        return Forgetful(asyncio.get_running_loop())
+    sink = AuditClient(
+        place.socket,
+        backlog_bytes_max=config.audit.backlog_bytes_max,
+        append_timeout_ms=config.audit.append_timeout_ms,
+    )
+    await sink.connect()
+    return sink
 
 
 def load_bundles(config: Config, log: Log) -> list[Bundle]:

@@ -205,6 +205,8 @@ class Config(Section):
     tls: Tls | None = None
     unsafe_plaintext: bool = False
     """Serves without TLS, instead of `tls`: credentials and inputs can then be read on the network."""
+    unsafe_unprotected: bool = False
+    """Turns every protection off (credentials, limits, screens, hardening, audit log), to measure what they cost."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the data port."""
     reflection: bool = True

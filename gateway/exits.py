@@ -21,7 +21,7 @@ from ops.audit.client import Receipt
 
 if TYPE_CHECKING:
     from gateway.state import Gateway
-    from ops.audit.client import AuditUnavailable
+    from ops.audit.errors import AuditUnavailable
     from ops.logging import Log
 
 BODY_INCOMPLETE = "BODY_INCOMPLETE"

@@ -4,8 +4,6 @@ Pure functions from facts to messages; who may see what is decided before they a
 
 Compatibility (found by running the clients):
 - ModelMetadataResponse field 6 stays empty, because the protocol text and MLServer give it different types.
-- KServe's stub sends the model's name where Triton's sends the repository's, and reads two fields in the reply that
-  Triton's does not have.
 - Settings for traces and logs can be read and never set: they belong to the operator, not to a client.
 """
 
@@ -19,7 +17,7 @@ from stockade.open_inference import grpc_service_pb2 as pb
 from stockade.open_inference import model_config_pb2 as config_pb
 
 SERVER_NAME = "stockade"
-EXTENSIONS = ("classification", "model_configuration", "model_repository", "statistics")
+EXTENSIONS = ("classification", "model_configuration", "statistics")
 PLATFORM = "onnxruntime_onnx"
 
 _DATA_TYPES: Mapping[str, config_pb.DataType.ValueType] = {
@@ -147,19 +145,6 @@ def repository_index(models: Iterable[tuple[Described, bool]], *, ready_only: bo
         elif not ready_only:
             response.models.add(name=model.name, version=model.version, state="UNAVAILABLE", reason="not loaded")
     return response
-
-
-def repository_target(request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:
-    """The model that is meant: KServe's stub writes its name into Triton's repository_name."""
-    return request.model_name or request.repository_name
-
-
-def model_loaded(name: str) -> pb.RepositoryModelLoadResponse:
-    return pb.RepositoryModelLoadResponse(model_name=name, isLoaded=True)
-
-
-def model_unloaded(name: str) -> pb.RepositoryModelUnloadResponse:
-    return pb.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True)
 
 
 def trace_settings(request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:

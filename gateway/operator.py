@@ -40,7 +40,7 @@ def reload_policy(config_file: Path, identity: Path | None) -> admin_pb2.ReloadP
     except (FileRejected, OSError) as problem:
         raise OperatorFailed(str(problem)) from problem
     with grpc.secure_channel(config.listen.admin, credentials) as channel:
-        call: grpc.UnaryUnaryMultiCallable = channel.unary_unary("/stockade.v1.Admin/ReloadPolicy")
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/stockade.v1.Admin/ReloadPolicy")
         try:
             reply = call(admin_pb2.ReloadPolicyRequest().SerializeToString(), timeout=TIMEOUT_S)
         except grpc.RpcError as problem:

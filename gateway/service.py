@@ -67,12 +67,16 @@ class Stream:
     kind: str = "bidi_stream"
 
 
-class Service(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types for it
-    """Finds the method, admits the call on its headers, and hands it to the method's handler."""
+class Service(grpc.GenericRpcHandler):
+    """Finds the method, admits the call on its headers, and hands it to the method's handler.
 
-    def __init__(self, gw: Gateway, methods: Mapping[str, Unary | Stream]) -> None:
+    On a port with `client_certificates` the caller's certificate counts too; it is known only when a handler runs.
+    """
+
+    def __init__(self, gw: Gateway, methods: Mapping[str, Unary | Stream], *, client_certificates: bool) -> None:
         self._gw = gw
         self._methods = methods
+        self._client_certificates = client_certificates
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
         gw, path = self._gw, details.method
@@ -84,23 +88,26 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no ty
         headers, metadata_bytes = read_headers(details.invocation_metadata)
         record.trace = headers.trace
         call = Call(record, headers, gw.active, gw)
-        if gw.mtls and not headers.has_credential():
-            return self._after_handshake(call, method)
+        if metadata_bytes > gw.metadata_bytes_max:
+            too_large = errors.RequestTooLarge("metadata", gw.metadata_bytes_max)
+            return grpc.stream_unary_rpc_method_handler(partial(deny, call, too_large))
+        if self._client_certificates:
+            return after_handshake(call, method)
         try:
-            if metadata_bytes > gw.metadata_bytes_max:
-                raise errors.RequestTooLarge("metadata", gw.metadata_bytes_max)
             admit(record, headers.presented(), call.active, gw)
         except errors.Refusal as refusal:
             return grpc.stream_unary_rpc_method_handler(partial(deny, call, refusal))
         if isinstance(method, Unary):
             return grpc.unary_unary_rpc_method_handler(partial(run_unary, call, method))
+        assert method is not None, "admit refuses unknown methods"
         return grpc.stream_stream_rpc_method_handler(partial(run_stream, call, method))
 
-    def _after_handshake(self, call: Call, method: Unary | Stream | None) -> Handler:
-        """Admit on the client's certificate, which a handler sees first; one that streams may leave the body unread."""
-        if isinstance(method, Stream):
-            return grpc.stream_stream_rpc_method_handler(partial(run_stream_certified, call, method))
-        return grpc.stream_unary_rpc_method_handler(partial(run_unary_certified, call, method))
+
+def after_handshake(call: Call, method: Unary | Stream | None) -> Handler:
+    """Return a handler that admits on the certificate; one that streams may still leave the body unread."""
+    if isinstance(method, Stream):
+        return grpc.stream_stream_rpc_method_handler(partial(run_stream_certified, call, method))
+    return grpc.stream_unary_rpc_method_handler(partial(run_unary_certified, call, method))
 
 
 async def deny(call: Call, refusal: errors.Refusal, _: AsyncIterator[bytes], context: Context) -> NoReturn:

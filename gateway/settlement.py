@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gateway.record import Record
     from gateway.state import Gateway, Item
-    from ops.audit.client import AuditUnavailable
+    from ops.audit.errors import AuditUnavailable
 
 
 def settle(items: Sequence[Item], taken_ns: int, gw: Gateway) -> None:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from gateway.record import Record, Site
     from gateway.statistics import ModelCounters, ServiceTime
     from gateway.tally import Tally
-    from ops.audit.client import AuditSink
+    from gateway.unprotected import Anybody, Forgetful, Unlimited
+    from ops.audit.client import AuditClient
     from ops.audit.ring import InflightRing
     from ops.logging import Log
     from serving.batcher import Batcher
@@ -96,7 +97,7 @@ class Active:
 
     digest: str
     revision: int
-    chain: Chain
+    chain: Chain | Anybody
     rights: Rights
     public_methods: frozenset[str]
     budgets: Mapping[str, Budget]
@@ -145,10 +146,10 @@ class Gateway:
     active: Active
     served: Mapping[tuple[str, str], Served]
     limiter: Limiter
-    concurrency: Concurrency
+    concurrency: Concurrency | Unlimited
     codec_limits: CodecLimits
     metadata_bytes_max: int
-    sink: AuditSink
+    sink: AuditClient | Forgetful
     ring: InflightRing
     tally: Tally
     log: Log
@@ -159,6 +160,5 @@ class Gateway:
     clock_ns: Callable[[], int]
     wall_ns: Callable[[], int]
     log_level: str = "info"
-    mtls: bool = False
     draining: bool = False
     anonymous: dict[str, int] = field(default_factory=dict)

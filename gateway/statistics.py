@@ -6,7 +6,7 @@ Counts are kept by the batch threads under a lock that is held for a few additio
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gateway import errors
@@ -17,33 +17,21 @@ if TYPE_CHECKING:
     from gateway.state import Item
 
 SMOOTHING = 0.1  # weight of the newest batch in the running means
-BATCH_SIZES_MAX = 256  # distinct batch sizes that are told apart; larger ones count as the largest
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """How often something happened, and how many nanoseconds it took in all."""
-
-    count: int = 0
-    ns: int = 0
-
-    def plus(self, count: int, ns: int) -> Spent:
-        """Return the sum."""
-        return Spent(self.count + count, self.ns + ns)
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The figures of one model version; `stages` by the names of InferStatistics."""
+    """Counts and summed nanoseconds of one model version, as ModelStatistics defines them."""
 
-    last_inference_unix_ms: int
-    rows: int
-    batches: int
-    stages: Mapping[str, Spent]
-    batch_infer: Mapping[int, Spent]
-
-
-STAGES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+    batches: int = 0
+    requests: int = 0
+    failures: int = 0
+    rows: int = 0
+    last_unix_ms: int = 0
+    queue_ns: int = 0
+    screen_ns: int = 0
+    infer_ns: int = 0
+    failure_ns: int = 0
 
 
 class ModelCounters:
@@ -51,12 +39,8 @@ class ModelCounters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._totals = Totals()
         self._batch_id = 0
-        self._batches = 0
-        self._rows = 0
-        self._last_unix_ms = 0
-        self._stages = dict.fromkeys(STAGES, Spent())
-        self._batch_infer: dict[int, Spent] = {}
 
     def next_batch(self) -> int:
         """Return the number of a new batch."""
@@ -64,32 +48,36 @@ class ModelCounters:
             self._batch_id += 1
             return self._batch_id
 
-    def ran(self, wall_ns: int, requests: int, rows: int, stages_ns: Mapping[str, int]) -> None:
+    def ran(self, wall_ns: int, rows: int, stages_ns: Mapping[str, int]) -> None:
         """Count one run of the model; `stages_ns` holds what it spent on screen, infer and harden."""
-        size = min(rows, BATCH_SIZES_MAX)
         with self._lock:
-            self._batches += 1
-            self._rows += rows
-            self._last_unix_ms = wall_ns // 1_000_000
-            for stage, ns in zip(("compute_input", "compute_infer", "compute_output"), stages_ns.values(), strict=True):
-                self._stages[stage] = self._stages[stage].plus(requests, ns)
-            self._batch_infer[size] = self._batch_infer.get(size, Spent()).plus(1, stages_ns["infer"])
+            was = self._totals
+            self._totals = replace(
+                was,
+                batches=was.batches + 1,
+                rows=was.rows + rows,
+                last_unix_ms=wall_ns // 1_000_000,
+                screen_ns=was.screen_ns + stages_ns["screen"] + stages_ns["harden"],
+                infer_ns=was.infer_ns + stages_ns["infer"],
+            )
 
     def ended(self, items: Sequence[Item], taken_ns: int, now_ns: int) -> None:
-        """Count the requests of one batch by how they ended, each with its whole time since it was queued."""
-        served = [item for item in items if item.record.kind == "served"]
-        served_ns = sum([now_ns - item.queued_ns for item in served])
-        all_ns = sum([now_ns - item.queued_ns for item in items])
-        queued_ns = sum([taken_ns - item.queued_ns for item in items])
+        """Count the requests of one batch by how they ended."""
+        failed = [item for item in items if item.record.kind != "served"]
         with self._lock:
-            self._stages["success"] = self._stages["success"].plus(len(served), served_ns)
-            self._stages["fail"] = self._stages["fail"].plus(len(items) - len(served), all_ns - served_ns)
-            self._stages["queue"] = self._stages["queue"].plus(len(items), queued_ns)
+            was = self._totals
+            self._totals = replace(
+                was,
+                requests=was.requests + len(items) - len(failed),
+                failures=was.failures + len(failed),
+                queue_ns=was.queue_ns + sum([taken_ns - item.queued_ns for item in items]),
+                failure_ns=was.failure_ns + sum([now_ns - item.queued_ns for item in failed]),
+            )
 
     def totals(self) -> Totals:
         """Return a consistent copy."""
         with self._lock:
-            return Totals(self._last_unix_ms, self._rows, self._batches, dict(self._stages), dict(self._batch_infer))
+            return self._totals
 
 
 class ServiceTime:

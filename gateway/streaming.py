@@ -51,8 +51,9 @@ async def read_into(
     window: asyncio.Queue[asyncio.Task[bytes] | None], call: Call, bodies: AsyncIterator[bytes]
 ) -> None:
     """Start work on messages as they come, as far as the window allows."""
-    async for body in bodies:
-        await window.put(asyncio.create_task(answer_message(call, body)))
+    with contextlib.suppress(Exception):  # the client is gone; what it sent before is still answered and recorded
+        async for body in bodies:
+            await window.put(asyncio.create_task(answer_message(call, body)))
     await window.put(None)
 
 

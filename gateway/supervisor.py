@@ -55,7 +55,7 @@ class Child:
         """Keep the process running until `stopping`; returns when it has stopped, raises StartFailed when it cannot."""
         deaths = 0
         pause_s = PAUSE_FIRST_S
-        while not self.stopping:
+        while True:
             code = await self._run_once()
             if self.ready.is_set():
                 deaths, pause_s = 0, PAUSE_FIRST_S
@@ -138,7 +138,11 @@ class Child:
 
 async def all_ready(children: Sequence[Child], tasks: Sequence[asyncio.Task[None]], timeout_s: float) -> None:
     """Wait until every child is ready; raises StartFailed when one gives up or the time is over."""
-    waiting = asyncio.gather(*(child.ready.wait() for child in children))
+
+    async def every_child() -> None:
+        await asyncio.gather(*(child.ready.wait() for child in children))
+
+    waiting = asyncio.create_task(every_child())
     try:
         done, _ = await asyncio.wait({waiting, *tasks}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:

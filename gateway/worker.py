@@ -1,8 +1,9 @@
 """A gateway worker's process: `python -m gateway.worker CONFIG POLICY NUMBER ADDRESS`.
 
 It speaks with its supervisor in JSON lines. Commands on stdin: `prepare` (load a policy, say whether it would do),
-`commit` (use the prepared one), `forget` (drop it). Events on stdout: `ready`, `prepared`, `rejected`, `committed`. When
-stdin closes, the supervisor is gone and the worker drains as on SIGTERM: nobody would restart its recorder.
+`commit` (use the prepared one), `forget` (drop it). Events on stdout: `ready`, `prepared`, `rejected`, `committed`.
+When stdin closes, the supervisor is gone and the worker drains as on SIGTERM: nobody would restart its recorder.
+
 Exit codes: 0 after a drain; 78 (EX_CONFIG) when it could not start, with the reason in its log.
 """
 
@@ -30,8 +31,13 @@ from ops.logging import configure
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import grpc
+
     from gateway.app import App
     from gateway.policy import Policy
+    from gateway.service import Stream, Unary
     from gateway.state import Active
 
 EX_CONFIG = 78
@@ -87,13 +93,10 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str) -
     except (FileRejected, ServingError, AuditError, OSError) as problem:
         log("worker-not-started", level="error", error=type(problem).__name__, problem=str(problem))
         return EX_CONFIG
-    server = open_server(Service(app.gw, methods), config)
+    servers: list[grpc.aio.Server] = []
     try:
-        data = listen(server, address, config.tls, client_certificate=False)
-        mtls = config.listen.data_mtls
-        mtls = listen(server, mtls, config.tls, client_certificate=True) if mtls else None
-        await server.start()
-        say(event="ready", data=data, data_mtls=mtls, policy=app.gw.active.digest)
+        data, data_mtls = await listen_all(app, methods, address, servers)
+        say(event="ready", data=data, data_mtls=data_mtls, policy=app.gw.active.digest)
         log("serving", address=data, policy=app.gw.active.digest)
         await until_told_to_stop(Control(app))
         log("draining")
@@ -101,10 +104,27 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str) -
         log("worker-not-started", level="error", error="ListenFailed", problem=str(problem))
         return EX_CONFIG
     finally:
-        await drain([server], app.gw, config.transport.drain_timeout_ms / 1000)
+        await drain(servers, app.gw, config.transport.drain_timeout_ms / 1000)
         await app.close()
     log("drained")
     return 0
+
+
+async def listen_all(
+    app: App, methods: Mapping[str, Unary | Stream], address: str, servers: list[grpc.aio.Server]
+) -> tuple[str, str | None]:
+    """Start a server for each data port and return their addresses. They differ in what may prove who is calling."""
+
+    async def start(at: str, *, client_certificates: bool) -> str:
+        server = open_server(Service(app.gw, methods, client_certificates=client_certificates), app.config)
+        bound = listen(server, at, app.config.tls, client_certificate=client_certificates)
+        servers.append(server)
+        await server.start()
+        return bound
+
+    data = await start(address, client_certificates=False)
+    mtls = app.config.listen.data_mtls
+    return data, await start(mtls, client_certificates=True) if mtls is not None else None
 
 
 async def until_told_to_stop(control: Control) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Method = Literal["api_key", "jwt", "mtls"]
+Method = Literal["api_key", "jwt", "mtls", "none"]  # none: a public method, or protections are off
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import json
 import queue
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
@@ -35,7 +36,7 @@ def main() -> int:
     options = arguments()
     images = np.load(options.images)
     headers = {"authorization": f"Bearer {options.key}"} if options.key else None
-    done: queue.Queue = queue.Queue()
+    done: queue.Queue[tuple[int, float, Any, Any]] = queue.Queue()
     with triton.InferenceServerClient(options.address, ssl=True, root_certificates=options.ca) as client:
 
         def send(number: int) -> None:
@@ -44,7 +45,7 @@ def main() -> int:
             tensor.set_data_from_numpy(image)
             began = time.perf_counter()
 
-            def back(result: object, error: object) -> None:
+            def back(result: Any, error: Any) -> None:
                 done.put((number, (time.perf_counter() - began) * 1000, result, error))
 
             client.async_infer(options.model, [tensor], back, headers=headers)
@@ -58,7 +59,7 @@ def main() -> int:
             if sent < len(images):
                 send(sent)
                 sent += 1
-            line = {"number": number, "ms": latency_ms}
+            line: dict[str, Any] = {"number": number, "ms": latency_ms}
             if error is None:
                 line["class"] = int(result.as_numpy("probabilities")[0].argmax())
             else:

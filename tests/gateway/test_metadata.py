@@ -95,24 +95,6 @@ def test_repository_index(client, ready_only, states):
     assert [model.version for model in told.models] == ["1", "2"][: len(states)]
 
 
-@pytest.mark.parametrize("method", ["Load", "Unload"])
-def test_repository_requests_mean_the_same_model_from_every_client(method):
-    ours = getattr(pb, f"RepositoryModel{method}Request")
-    kserve = client_message("kserve-0.21.0", f"RepositoryModel{method}Request")(model_name="kiosk")
-    triton = client_message("tritonclient-2.73.0", f"RepositoryModel{method}Request")(
-        repository_name="main", model_name="kiosk"
-    )
-    for request in (kserve, triton):
-        assert metadata.repository_target(ours.FromString(request.SerializeToString())) == "kiosk"
-
-
-def test_repository_replies_carry_what_kserve_reads():
-    loaded = read("kserve-0.21.0", "RepositoryModelLoadResponse", metadata.model_loaded("kiosk"))
-    assert (loaded.model_name, loaded.isLoaded) == ("kiosk", True)
-    unloaded = read("kserve-0.21.0", "RepositoryModelUnloadResponse", metadata.model_unloaded("kiosk"))
-    assert (unloaded.model_name, unloaded.isUnloaded) == ("kiosk", True)
-
-
 @pytest.mark.parametrize("client", TRITON)
 def test_settings_can_be_read(client):
     trace = read(client, "TraceSettingResponse", metadata.trace_settings(pb.TraceSettingRequest(model_name="kiosk")))

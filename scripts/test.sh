@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Runs all tests with coverage, in the virtual environment of `make setup`. System packages the tests need are installed
+# where we may; tests that miss one say which.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bin=.venv/bin
+
+packages=(dataset-fashion-mnist prometheus strace nghttp2-client)
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+if ((${#missing[@]})) && command -v apt-get >/dev/null && [[ $EUID -eq 0 ]]; then
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+elif ((${#missing[@]})); then
+  echo "not installed, some tests will be skipped: ${missing[*]}" >&2
+fi
+
+"$bin/python" tests/e2e/clients.py
+rm -f .coverage .coverage.*
+COVERAGE_PROCESS_START=pyproject.toml "$bin/python" -m pytest --cov --cov-report= "$@"
+"$bin/python" -m coverage combine --quiet --append 2>/dev/null || true
+"$bin/python" -m coverage report --skip-covered --fail-under=90
