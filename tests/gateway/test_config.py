@@ -94,7 +94,7 @@ def test_secrets_of_the_owner_and_of_a_reading_group_are_accepted(on_disk):
     assert load_config(on_disk).workers == 1
 
 
-@pytest.mark.parametrize("mode", [0o604, 0o620, 0o601, 0o644, 0o660])
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o601, 0o620, 0o610, 0o644])
 @pytest.mark.parametrize(
     ("name", "where"),
     [

@@ -179,6 +179,15 @@ def test_api_keys_that_run_out(at):
         assert problems == ([] if problem is None else [f"API key kiosk-7-a {problem}"])
 
 
+def test_a_revoked_key_may_run_out(at):
+    edit(at / "policy.yaml", "expires: 2027-11-24}]\n    spiffe", "expires: 2027-11-24, revoked: true}]\n    spiffe")
+    sign_policy(at / "policy.yaml", at / "keys/policy.key")
+    problems = [
+        where for _, where, _ in found(at, datetime(2027, 11, 24, tzinfo=UTC)) if where.startswith("principals")
+    ]
+    assert problems == ["principals.batch-1"]
+
+
 def test_public_methods_and_missing_issuer_keys(at):
     issuer = (
         'issuers:\n  corp: {url_or_file: jwks.json, issuer: "https://a", audience: b, algorithms: [EdDSA]}\nmodels:'
