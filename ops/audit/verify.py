@@ -35,7 +35,7 @@ from ops.audit.tiles import (
     split_bundle,
     tiles_between,
 )
-from ops.audit.verify_bundles import FINDINGS_MAX, Chunk, Finding, Mark, Severity, check_bundles, read_tile
+from ops.audit.verify_bundles import FINDINGS_MAX, Chunk, Finding, Severity, check_bundles, read_tile
 
 OK, TAMPERED, INCOMPLETE, STALE, USAGE = range(5)
 CHUNK_BUNDLES = 32
@@ -149,7 +149,7 @@ def _verify(
         if progress is not None:
             progress(whole.records, checkpoint.size)
     _check_root(directory, checkpoint, whole, report)
-    _check_life(checkpoint, whole.marks, report)
+    _check_life(checkpoint, whole, report)
     _check_leftovers(directory, checkpoint.size, report)
     return whole
 
@@ -227,9 +227,13 @@ def _check_level(
     return above
 
 
-def _check_life(checkpoint: Checkpoint, marks: Sequence[Mark], report: Report) -> None:
-    """Genesis first, heartbeats without a hole in their count, silences explained."""
-    if checkpoint.size and not (marks and marks[0].index == 0 and isinstance(marks[0].entry, Genesis)):
+def _check_life(checkpoint: Checkpoint, whole: Chunk, report: Report) -> None:
+    """Genesis first, heartbeats without a hole in their count, silences explained. Where bundles are missing, so may be
+    heartbeats: then they must only go up.
+    """
+    marks = whole.marks
+    unread = None in whole.entry_roots or (checkpoint.size % TILE_WIDTH and whole.last_entry_leaves is None)
+    if checkpoint.size and not unread and not (marks and isinstance(marks[0].entry, Genesis)):
         report.add("tampered", "the log does not begin with a genesis entry", Tile(ENTRIES, 0).full_path)
     last: Heartbeat | None = None
     explained = True
@@ -241,9 +245,10 @@ def _check_life(checkpoint: Checkpoint, marks: Sequence[Mark], report: Report) -
                 report.add("tampered", f"a genesis entry of {entry.origin}", where)
         elif isinstance(entry, Heartbeat):
             report.heartbeats += 1
-            if entry.sequence != report.heartbeats:
-                report.add("tampered", f"heartbeat {entry.sequence} stands where {report.heartbeats} belongs", where)
-            if last is not None and not explained:
+            expected = last.sequence + 1 if last is not None else 1
+            if entry.sequence < expected or (entry.sequence > expected and not unread):
+                report.add("tampered", f"heartbeat {entry.sequence} stands where {expected} belongs", where)
+            if last is not None and not explained and not unread:
                 _check_silence(last, entry, where, report)
             last, explained = entry, False
         else:

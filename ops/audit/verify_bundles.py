@@ -84,7 +84,8 @@ def check_bundles(directory: Path, first: int, count: int, size: int) -> Chunk:
             chunk.tile_roots.append(chunk.entry_roots[-1] if same else None if hashes is None else fold(hashes))
         else:
             chunk.last_entry_leaves, chunk.last_tile_leaves = leaves, hashes
-        _check_entries(directory, index, width, entries or [], chunk)
+        if entries is not None:
+            _check_entries(directory, index, width, entries, chunk)
         chunk.records += width
     return chunk
 

@@ -30,6 +30,7 @@ class OpenLog:
         self.lock = LockDatabase(state / "lock.sqlite", ORIGIN)
         self.store = SegmentStore(state / "segments", settings.segment_bytes)
         self.found = self._recover()
+        self.found_size, _ = self.found.edge.head()
         for number, size in self.found.ends:
             self.store.closed(number, size)
         self.edge = self.found.edge

@@ -1,0 +1,263 @@
+"""Tampering: whatever is done to a log directory is flagged, and a clean one never is."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from ops.audit import verify as verify_module
+from ops.audit.checkpoint import Checkpoint, SignerKey, sign_note
+from ops.audit.merkle import leaf_hash, tree_root
+from ops.audit.read import LogReader
+from ops.audit.tiles import frame_entry, split_bundle
+from ops.audit.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
+from tests.faults.recorder_process import KEY, ORIGIN
+from tests.ops.audit.open_log import VKEY, open_log
+from tests.ops.audit.samples import captured, small
+
+BLOBS = (b"sealed request", b"sealed response")
+OTHER = SignerKey(ORIGIN, bytes(range(32)))
+
+
+def verify(directory: Path, **options) -> Report:
+    return verify_log(directory, [VKEY], processes=0, **options)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """700 entries in several publications: full and partial tiles, payloads in full and partial packs."""
+    with open_log(tmp_path_factory.mktemp("clean")) as log:
+        for start in range(0, 690, 69):
+            log.append([small(n) for n in range(start, start + 68)])
+            log.append(
+                [captured(start + 68, *(b"%d %b" % (start, blob) for blob in BLOBS))],
+                [b"%d %b" % (start, blob) for blob in BLOBS],
+            )
+            log.beat()
+            log.publish()
+        return log.directory
+
+
+@pytest.fixture
+def log(clean: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(clean, tmp_path / "log")
+
+
+def rewrite(directory: Path, change: Callable[[list[bytes]], list[bytes]], bundle: str = "000") -> None:
+    path = directory / "tile" / "entries" / bundle
+    path.write_bytes(b"".join(map(frame_entry, change(split_bundle(path.read_bytes())))))
+
+
+def test_a_clean_log_is_clean(clean):
+    report = verify(clean)
+    assert (report.exit_code, report.findings) == (OK, [])
+    assert report.origin == ORIGIN
+    assert report.heartbeats == 10
+
+
+def test_every_flipped_byte_of_a_small_log_is_flagged(tmp_path):
+    with open_log(tmp_path) as small_log:
+        sealed = {"bytes": 1, "ciphertext_sha256": sha256(BLOBS[0]).hexdigest(), "commitment": "cc" * 32}
+        served = small(1, kind="served", decision="allow", payload={"key": "aa", "request": sealed})
+        small_log.append([served], BLOBS[:1])
+        small_log.publish()
+        small_log.append([small(2)])
+        small_log.publish()
+        directory = small_log.directory
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    assert {path.relative_to(directory).parts[0] for path in files} == {"checkpoint", "tile", "blobs"}
+    assert verify(directory).exit_code == OK
+    missed = []
+    for path in files:
+        data = bytearray(path.read_bytes())
+        for at in range(len(data)):
+            data[at] ^= 1 << at % 8
+            path.write_bytes(data)
+            if verify(directory).exit_code != TAMPERED:
+                missed.append((path.name, at))
+            data[at] ^= 1 << at % 8
+        path.write_bytes(data)
+    assert not missed
+    assert verify(directory).exit_code == OK
+
+
+def test_a_changed_entry_is_named_by_its_index(log):
+    rewrite(log, lambda entries: [*entries[:77], small(4242), *entries[78:]])
+    report = verify(log)
+    assert report.exit_code == TAMPERED
+    assert any("entry 77 was changed" in each.what and each.where == "tile/entries/000" for each in report.findings)
+
+
+def test_a_changed_hash_is_named_by_its_tile(log):
+    path = log / "tile" / "0" / "001"
+    data = bytearray(path.read_bytes())
+    data[5 * 32] ^= 1
+    path.write_bytes(data)
+    report = verify(log)
+    assert report.exit_code == TAMPERED
+    assert any("entry 261" in each.what and each.where == "tile/0/001" for each in report.findings)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda entries: entries[1:],
+        lambda entries: [*entries[:9], entries[9], *entries[9:255]],
+        lambda entries: [*entries[:9], entries[10], entries[9], *entries[11:]],
+        lambda entries: [*entries, entries[0]],
+        lambda entries: [*entries[:3], entries[3].replace(b'"v":1', b'"v": 1'), *entries[4:]],
+        lambda entries: [*entries[:3], b"", *entries[4:]],
+        lambda entries: [],
+    ],
+    ids=["drop", "duplicate", "swap", "append", "not canonical", "empty entry", "empty bundle"],
+)
+def test_entries_cannot_be_dropped_doubled_swapped_or_respelled(log, change):
+    rewrite(log, change)
+    assert verify(log).exit_code == TAMPERED
+
+
+def test_bundles_cannot_be_swapped(log):
+    one, two = (log / "tile" / "entries" / name for name in ("000", "001"))
+    first = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(first)
+    assert verify(log).exit_code == TAMPERED
+
+
+def test_a_tile_of_a_higher_level_is_checked_against_the_level_below(log):
+    path = next((log / "tile" / "1" / "000.p").iterdir())
+    path.write_bytes(bytes(len(path.read_bytes())))
+    report = verify(log)
+    assert report.exit_code == TAMPERED
+    assert any("does not follow from tile/0/000" in each.what for each in report.findings)
+
+
+def test_a_narrower_tile_of_an_earlier_checkpoint_must_be_a_prefix(log):
+    widths = sorted((log / "tile" / "0" / "002.p").iterdir(), key=lambda path: int(path.name))
+    assert len(widths) > 1
+    data = widths[0].read_bytes()
+    widths[0].write_bytes(data[:-32])
+    assert verify(log).exit_code == TAMPERED
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "tile/0/000", "tile/entries/000", "tile/entries/001", "blobs/000"])
+def test_a_missing_file_is_incomplete(log, name):
+    (log / name).unlink()
+    report = verify(log)
+    assert report.exit_code == INCOMPLETE
+    assert any(each.where == name for each in report.findings)
+
+
+def test_a_payload_that_nobody_names_and_a_swapped_one_are_flagged(log):
+    one, two = log / "blobs" / "000", log / "blobs" / "001"
+    first = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(first)
+    assert verify(log).exit_code == TAMPERED
+
+
+def entries_of(directory: Path) -> list[bytes]:
+    reader = LogReader.open(directory, KEY.verifier)
+    return reader.entries(0, reader.checkpoint.size)
+
+
+def resign(directory: Path, size: int, *signers: SignerKey) -> None:
+    root = tree_root(leaf_hash(each) for each in entries_of(directory)[:size])
+    (directory / "checkpoint").write_bytes(sign_note(Checkpoint(ORIGIN, size, root).text(), list(signers)))
+
+
+def test_a_log_signed_again_with_another_key_is_refused(log):
+    resign(log, 500, OTHER)
+    assert verify(log).exit_code == TAMPERED
+
+
+def test_stripped_signatures_are_refused(log):
+    text = (log / "checkpoint").read_text().split("\n\n")[0]
+    (log / "checkpoint").write_text(text + "\n")
+    assert verify(log).exit_code == TAMPERED
+
+
+def test_truncation_and_rollback_show_against_a_remembered_checkpoint(log):
+    remembered = (log / "checkpoint").read_bytes()
+    assert verify(log, remembered=remembered).exit_code == OK
+    resign(log, 512, KEY)
+    assert verify(log).exit_code == OK  # a shorter tree, rightly signed: nobody could tell
+    report = verify(log, remembered=remembered)
+    assert report.exit_code == TAMPERED
+    assert any("rolled back" in each.what for each in report.findings)
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 300, 512])
+def test_a_log_extends_every_checkpoint_of_its_past_and_no_fork_of_it(log, size):
+    leaves = [leaf_hash(each) for each in entries_of(log)[:size]]
+    seen = sign_note(Checkpoint(ORIGIN, size, tree_root(leaves)).text(), [KEY])
+    assert verify(log, remembered=seen).exit_code == OK
+    fork = sign_note(Checkpoint(ORIGIN, size, tree_root([*leaves[:-1], bytes(32)])).text(), [KEY])
+    report = verify(log, remembered=fork)
+    assert report.exit_code == TAMPERED
+    assert any("fork" in each.what for each in report.findings)
+
+
+def test_a_hole_in_the_count_of_heartbeats_is_flagged_even_under_the_right_key(tmp_path):
+    with open_log(tmp_path) as holed:
+        holed.beat()
+        holed.appender.heartbeats += 1
+        holed.beat()
+        holed.publish()
+        report = verify(holed.directory)
+    assert report.exit_code == TAMPERED
+    assert any("heartbeat 3 stands where 2 belongs" in each.what for each in report.findings)
+
+
+def test_silence_without_a_reason_is_noticed_but_is_no_crime(tmp_path):
+    with open_log(tmp_path) as silent:
+        silent.beat()
+        silent.clock_ns += 3_600_000_000_000
+        silent.beat()
+        silent.publish()
+        report = verify(silent.directory)
+    assert report.exit_code == OK
+    assert [each.severity for each in report.findings] == ["notice"]
+
+
+def test_stale_and_usage(clean, tmp_path):
+    newest = verify(clean).last_time_ns
+    assert verify(clean, now_ns=newest + 60 * 10**9, stale_after_s=60).exit_code == OK
+    assert verify(clean, now_ns=newest + 60 * 10**9 + 1, stale_after_s=60).exit_code == STALE
+    assert verify_log(clean, ["nonsense"]).exit_code == USAGE
+    assert verify_log(clean, []).exit_code == USAGE
+    assert verify_log(tmp_path / "nowhere", [VKEY]).exit_code == USAGE
+    assert verify(clean, remembered=b"nonsense").exit_code == USAGE
+
+
+def test_tampered_outranks_incomplete_outranks_stale(log):
+    (log / "tile" / "0" / "000").unlink()
+    late = {"now_ns": 2 * 10**18, "stale_after_s": 1}
+    assert verify(log, **late).exit_code == INCOMPLETE
+    rewrite(log, lambda entries: entries[1:], "001")
+    assert verify(log, **late).exit_code == TAMPERED
+
+
+def test_processes_find_what_one_process_finds(log, monkeypatch):
+    monkeypatch.setattr(verify_module, "PARALLEL_RECORDS", 1)
+    monkeypatch.setattr(verify_module, "CHUNK_BUNDLES", 1)
+    progress = []
+    assert verify_log(log, [VKEY], processes=2, progress=lambda *each: progress.append(each)).exit_code == OK
+    assert progress[-1][0] == progress[-1][1]
+    rewrite(log, lambda entries: [*entries[:77], small(4242), *entries[78:]], "001")
+    assert verify_log(log, [VKEY], processes=2).findings == verify(log).findings
+
+
+def test_verify_needs_nothing_but_the_pure_modules():
+    """What an auditor has to read."""
+    code = "import sys, ops.audit.verify; print(*sorted(m for m in sys.modules if m.startswith(('ops.', 'gateway'))))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    ).stdout.split()
+    pure = {"checkpoint", "entry", "errors", "merkle", "tiles", "verify", "verify_bundles"}
+    assert set(found) == {"ops.audit"} | {f"ops.audit.{name}" for name in pure}
