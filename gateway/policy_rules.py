@@ -35,7 +35,7 @@ PUBLIC_METHODS = frozenset({"ServerLive", "ServerReady", "ServerMetadata", "Heal
 METHODS = (
     MODEL_METHODS
     | PUBLIC_METHODS
-    | {"RepositoryIndex", "TraceSetting", "LogSettings", "Feedback", "Admin", "Audit", "Channelz"}
+    | {"RepositoryIndex", "TraceSetting", "LogSettings", "Admin", "Audit"}
 )
 """Everything a role can grant: methods of the inference service by name, the other services as a whole."""
 
