@@ -139,6 +139,11 @@ def _read(path: Path) -> bytes:
     return data
 
 
+def _unprotected(config: Config, _now: datetime) -> Iterator[Finding]:
+    if config.unsafe_unprotected:
+        yield Finding("warning", "unsafe_unprotected", "every protection is off, the audit log included")
+
+
 def _tls(config: Config, now: datetime) -> Iterator[Finding]:
     if config.tls is None:
         yield Finding("warning", "unsafe_plaintext", "credentials and inputs can be read on the network")
@@ -262,7 +267,7 @@ def _directories(config: Config, _now: datetime) -> Iterator[Finding]:
         )
 
 
-_LOOKS = (_tls, _log_key, _secrets, _bundles, _directories)
+_LOOKS = (_unprotected, _tls, _log_key, _secrets, _bundles, _directories)
 
 
 def _policy_findings(policy: Policy, file: Path, now: datetime) -> Iterator[Finding]:

@@ -52,6 +52,15 @@ def _transport_security(config: Config) -> Iterator[Fault]:
         )
 
 
+def _unprotected(config: Config) -> Iterator[Fault]:
+    if config.unsafe_unprotected:
+        for name in ("data", "data_mtls"):
+            address: str | None = getattr(config.listen, name)
+            if address is not None and not _is_loopback(address):
+                problem = f"cannot be had while other machines can reach `listen.{name}` ({address})"
+                yield Fault(("unsafe_unprotected",), f"{problem}; it is for measuring on one machine")
+
+
 def _client_certificates(config: Config) -> Iterator[Fault]:
     for name in ("admin", "data_mtls"):
         if getattr(config.listen, name) is None:
@@ -109,6 +118,7 @@ def _sizes_agree(config: Config) -> Iterator[Fault]:
 
 RULES: tuple[Callable[[Config], Iterable[Fault]], ...] = (
     _transport_security,
+    _unprotected,
     _client_certificates,
     _distinct_addresses,
     _distinct_files,

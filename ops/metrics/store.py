@@ -90,9 +90,8 @@ class Cell:
     def __init__(self, file: _File, key: str) -> None:
         self._file = file
         self._key = key
-        self._value: float = file.read_value(key)[
-            0
-        ]  # what the process of this name had counted before it was restarted
+        counted_before, _ = file.read_value(key)  # by a process of this name that has gone
+        self._value: float = counted_before
 
     def add(self, amount: float) -> None:
         self._value += amount

@@ -151,6 +151,11 @@ def test_plaintext_is_a_warning_that_it_was_asked_for(at):
     assert check(at / "stockade.yaml", NOW).ok
 
 
+def test_a_gateway_without_protection_is_a_warning(at):
+    edit(at / "stockade.yaml", "workers: 1", "unsafe_unprotected: true\nworkers: 1")
+    assert found(at) == [("warning", "unsafe_unprotected", "every protection is off, the audit log included")]
+
+
 @pytest.mark.parametrize(
     ("now", "expected"),
     [
