@@ -22,6 +22,7 @@ from serving.errors import ServingError
 __all__ = ["add_arguments", "run"]
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXTRA = ("torch", "onnx", "sklearn", "matplotlib")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,15 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the recipe; 0 when a bundle was signed, 1 when the recipe refused, 2 when the extra is missing."""
     console = Console(stderr=True)
-    if importlib.util.find_spec("torch") is None:
-        console.print("training needs the extra: pip install 'stockade\\[train]'")
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        console.print(f"training needs {', '.join(missing)}: pip install 'stockade\\[train]'", soft_wrap=True)
         return EXIT_USAGE
     from serving.train.errors import TrainingError  # noqa: PLC0415 - torch loads only when a recipe runs
 
     try:
         bundle = _train(args, console)
     except (TrainingError, ServingError, DefenseError) as error:
-        console.print(f"[red]no bundle was written:[/red] {escape(str(error))}")
+        console.print(f"[red]no bundle was written:[/red] {escape(str(error))}", soft_wrap=True)
         return EXIT_FAILED
     Console().print(_summary(bundle, args.bundle))
     return EXIT_OK

@@ -23,6 +23,7 @@ from enum import StrEnum
 
 __all__ = [
     "BackendFailed",
+    "BatcherClosed",
     "BundleDuplicate",
     "BundleRejected",
     "EngineClosed",

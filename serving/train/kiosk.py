@@ -65,7 +65,7 @@ class KioskSettings:
 
 def smoke_settings(settings: KioskSettings) -> KioskSettings:
     """The same recipe in seconds: three short epochs on a tenth of the data, and a gate that only shows it learned."""
-    rows = {"train": 6_000, "fit": 1_000, "calibrate": 3_000, "test": 1_000}
+    rows = {"train": 4_096, "fit": 1_000, "calibrate": 3_000, "test": 1_000}
     loop = replace(settings.loop, epochs=3)
     return replace(settings, loop=loop, gates=Gates(accuracy_min=0.5), smoke=True, rows_max=rows)
 

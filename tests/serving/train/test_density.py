@@ -23,7 +23,7 @@ def test_the_plane_finds_the_plane_the_images_lie_in():
 def test_whitened_features_have_unit_spread_around_their_class():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 40_000).astype(np.uint8)
-    mixing = rng.normal(size=(4, 6, 6))
+    mixing = np.eye(6) + 0.2 * rng.normal(size=(4, 6, 6))
     roots = np.einsum("nd,nde->ne", rng.normal(size=(len(labels), 6)), mixing[labels]) + 100 + labels[:, None]
     features = roots**2
     fitted = fit_classes(features, labels, 4)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import importlib.util
+import io
 import struct
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from defenses.evasion.evidence import load_evidence
+from defenses.evasion.evidence import fit_evidence, load_evidence, measure_evidence
 from defenses.screen import Evidence
 from gateway.train import add_arguments, run
 from serving.bundle import load_bundle
@@ -17,6 +23,10 @@ from serving.errors import BundleRejected
 from serving.inprocess import InProcessEngine
 from serving.train import measure
 from serving.train.data import DEBIAN_DIRECTORY
+from serving.train.errors import GateFailed
+from serving.train.kiosk import KioskSettings, ScreenFitter, smoke_settings, train_kiosk
+from serving.train.kiosk_report import Gates
+from tests.serving.tiny import tiny_sealed, write
 
 
 def arguments(*words):
@@ -65,8 +75,45 @@ def test_a_smoke_run_makes_a_bundle_that_is_served_and_screened(tmp_path, data, 
         load_bundle(tmp_path / "b" / "1", [])
 
 
+def test_a_key_that_cannot_sign_is_said_before_anything_is_trained(tmp_path, data, capsys):
+    (tmp_path / "k.key").write_text("no key")
+    words = ("--data", data, "--bundle", tmp_path / "b", "--signing-key", tmp_path / "k.key")
+    assert run(arguments(*words)) == 1
+    assert "not an unencrypted private key" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert run(arguments("--bundle", tmp_path / "b")) == 2
+    assert "stockade[train]" in capsys.readouterr().err
+
+
+def test_help_loads_no_training_library():
+    code = "import sys, gateway.train; sys.exit(','.join(sorted({'torch', 'onnx', 'sklearn'} & set(sys.modules))) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_gate_that_fails_leaves_the_old_bundle(tmp_path, data):
+    settings = smoke_settings(KioskSettings(tmp_path / "b" / "1", tmp_path / "k.key", data=data))
+    tiny = {"train": 512, "fit": 1_000, "calibrate": 3_000, "test": 500}
+    settings = replace(
+        settings,
+        loop=replace(settings.loop, epochs=1),
+        rows_max=tiny,
+        gates=Gates(accuracy_min=1.01),
+    )
+    old = write(tiny_sealed(), tmp_path / "b" / "1")
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    with pytest.raises(GateFailed) as caught:
+        train_kiosk(settings, ScreenFitter(fit_evidence, measure_evidence), Console(file=io.StringIO()))
+    assert caught.value.gate == "accuracy"
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
+
+
 def test_without_data_nothing_is_written_and_the_package_is_named(tmp_path, capsys):
     words = ("--data", tmp_path / "absent", "--bundle", tmp_path / "b", "--signing-key", tmp_path / "k.key")
     assert run(arguments(*words)) == 1
-    assert "dataset-fashion-mnist" in capsys.readouterr().err.replace("\n", "")
+    assert "dataset-fashion-mnist" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
