@@ -25,6 +25,7 @@ from gateway.issuers import Issuers
 from gateway.pipeline import answer_batch
 from gateway.policy import load_policy
 from gateway.record import auth_fragment, model_fragment, site_of
+from gateway.server import certificates_expire
 from gateway.settlement import give_back
 from gateway.state import Gateway, Served
 from gateway.statistics import ModelCounters, ServiceTime
@@ -174,6 +175,8 @@ async def open_app(
         start_batching(one, config, gw)
         metrics.serve_model(one.bundle.name, one.bundle.version, screen_facts(active, one))
     metrics.build(site.build)
+    for name, expires_s in certificates_expire(config.tls).items() if config.tls else ():
+        metrics.certificate(name, expires_s)
     app = App(config, gw, issuers, keys, metrics, sink, pepper)
     app.put_in_force(active, policy)
     app.ticker = asyncio.create_task(tick(app))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.record import Record, anonymous_sum, quoted
-from gateway.settlement import refuse
+from gateway.settlement import close_slot, refuse
 from ops.audit.client import Receipt
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ async def record_alone(record: Record, gw: Gateway) -> None:
     def done(receipt: Receipt | AuditUnavailable) -> None:
         if isinstance(receipt, Receipt):
             record.audit_index = receipt.first_index
-        if record.finished:
-            gw.ring.leave(record.ring_slot)
+        close_slot(record, gw)
         if durable.done():
             return
         if isinstance(receipt, Receipt):
@@ -85,7 +84,7 @@ async def record_refusal(record: Record, problem: Exception, gw: Gateway) -> Exc
     refuse(record, problem)
     if record.principal is None:
         record.claimed = True
-        gw.anonymous[record.reason] = gw.anonymous.get(record.reason, 0) + 1
+        count_anonymous(record, gw)
         return problem
     try:
         await record_alone(record, gw)
@@ -93,6 +92,12 @@ async def record_refusal(record: Record, problem: Exception, gw: Gateway) -> Exc
         refuse(record, unavailable)
         return unavailable
     return problem
+
+
+def count_anonymous(record: Record, gw: Gateway) -> None:
+    """Count a call of somebody unknown in the sum of this second, instead of writing a record of its own."""
+    gw.anonymous[record.reason] = gw.anonymous.get(record.reason, 0) + 1
+    record.settled = True
 
 
 def log_failure(log: Log, request_id: str, problem: BaseException) -> None:
@@ -111,9 +116,12 @@ def finish(record: Record, gw: Gateway, _: object = None) -> None:
         reason = "CANCELLED" if record.peer != "unknown" else BODY_INCOMPLETE
         record.end("failed", "error", reason, CANCELLED)
         record.claimed = True
-        gw.sink.append([record.leaf(gw.site)], lambda _: gw.ring.leave(record.ring_slot))
-    elif record.audit_index is not None or record.principal is None:
-        gw.ring.leave(record.ring_slot)  # otherwise whoever makes the record durable does
+        if record.principal is None:
+            count_anonymous(record, gw)
+        else:
+            gw.sink.append([record.leaf(gw.site)], lambda _: close_slot(record, gw))
+    if record.settled:
+        gw.ring.leave(record.ring_slot)  # otherwise `close_slot` does, when the sink has answered
     record.stage("total", gw.clock_ns() - record.started_ns)
     gw.tally.ended(record)
 
@@ -125,7 +133,7 @@ def trailers(record: Record, gw: Gateway, verdict: str | None) -> tuple[tuple[st
         rate = record.rate
         told.append(("x-ratelimit-limit", str(rate.limit)))
         told.append(("x-ratelimit-remaining", str(rate.remaining)))
-        told.append(("x-ratelimit-reset", str(rate.reset_ms)))
+        told.append(("x-ratelimit-reset", str(-(-rate.reset_ms // 1000))))  # seconds, rounded up
     if record.model_digest:
         told.append(("x-stockade-model-digest", record.model_digest))
     if record.audit_index is not None:

@@ -81,8 +81,9 @@ class Host:
                 return await self._refused(f"the file holds another policy, {policy.digest}")
             if policy.digest == self.policy.digest:
                 return True
+            running = [worker for worker in self.workers if worker.ready.is_set()]
             refused = await reload_everywhere(
-                self.workers, str(copied), policy.digest, lambda: accept(copied), RELOAD_TIMEOUT_S
+                running, str(copied), policy.digest, lambda: accept(copied), RELOAD_TIMEOUT_S
             )
             if refused is not None:
                 return await self._refused(refused)
@@ -99,6 +100,18 @@ class Host:
             await self.control.policy_refused(problem)
         return False
 
+    async def bring_up_to_date(self) -> None:
+        """Bring a worker along that was starting while the others took a new policy over."""
+        async with self.reloading:
+            behind = [
+                worker
+                for worker in self.workers
+                if worker.ready.is_set() and worker.facts.get("policy") != self.policy.digest
+            ]
+            accepted = str(self.place.policies / ACCEPTED)
+            if behind:
+                await reload_everywhere(behind, accepted, self.policy.digest, lambda: None, RELOAD_TIMEOUT_S)
+
     async def watch(self, hangup: asyncio.Event) -> None:
         """Reload when the policy file or its signature changes, and on SIGHUP."""
         while True:
@@ -107,6 +120,7 @@ class Host:
             if hangup.is_set() or stamp(self.config.policy.file) != self.seen:
                 hangup.clear()
                 await self.reload()
+            await self.bring_up_to_date()
 
 
 async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -> int:

@@ -74,6 +74,8 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
     spend(record, active.budgets[principal.name].cost_charges(cost), began_ns, gw)
     queued_ns = gw.clock_ns()
     record.stage("decode", queued_ns - began_ns)
+    if request.timeout_us:
+        record.deadline_ns = earlier(record.deadline_ns, queued_ns + request.timeout_us * 1000)
     if record.deadline_ns is not None:
         served.service_time.require(record.deadline_ns - queued_ns, served.batcher.queued_rows)
     future: asyncio.Future[Answer] = gw.loop.create_future()
@@ -166,6 +168,11 @@ def spend(record: Record, charges: Charges, now_ns: int, gw: Gateway) -> None:
     record.limited(decision)
     if not decision.admitted:
         raise refusal_of(decision)
+
+
+def earlier(deadline_ns: int | None, other_ns: int) -> int:
+    """Return the nearer of the call's deadline and the request's own timeout."""
+    return other_ns if deadline_ns is None else min(deadline_ns, other_ns)
 
 
 def still_wanted(item: Item, now_ns: int) -> bool:

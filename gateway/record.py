@@ -60,7 +60,8 @@ class Record:
     """One request from its first header to its durable leaf. Times are nanoseconds of the monotonic clock unless named.
 
     `audit_index` is the leaf's index in the log once it is durable, and None before. `claimed` says that somebody has
-    taken on the duty to write the leaf (the batch, or the exit): exactly one of them does. `names` are those of the
+    taken on the duty to write the leaf (the batch, or the exit): exactly one of them does; `settled` that the sink has
+    said what became of it, `finished` that the call is over. `names` are those of the
     client's certificate, `client_id` the request's id in the client's words; neither is part of the leaf.
     """
 
@@ -95,6 +96,7 @@ class Record:
         "ring_slot",
         "rows",
         "screens_json",
+        "settled",
         "started_ns",
         "status",
         "ticket",
@@ -140,6 +142,7 @@ class Record:
         self.names: tuple[str, ...] = ()
         self.in_stream = False
         self.claimed = False
+        self.settled = False
         self.finished = False
         self.audit_index: int | None = None
 

@@ -15,6 +15,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from cryptography import x509
+
+from gateway.streaming import end_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +85,19 @@ def server_credentials(tls: Tls, *, client_certificate: bool) -> grpc.ServerCred
     return grpc.ssl_server_credentials([pair], tls.client_ca.read_bytes(), require_client_auth=True)
 
 
+def certificates_expire(tls: Tls) -> dict[str, float]:
+    """Return when each certificate expires, in seconds since 1970, by its key in the configuration."""
+    files = {"certificate": tls.certificate, "client_ca": tls.client_ca}
+    return {
+        name: min(one.not_valid_after_utc.timestamp() for one in x509.load_pem_x509_certificates(file.read_bytes()))
+        for name, file in files.items()
+        if file is not None
+    }
+
+
 async def drain(servers: Sequence[grpc.aio.Server], gw: Gateway, timeout_s: float) -> None:
     """Stop without losing an accepted request."""
     gw.draining = True
+    ending = asyncio.create_task(end_streams(gw))
     await asyncio.gather(*(server.stop(timeout_s) for server in servers))
+    ending.cancel()  # a client who does not read may keep a window full

@@ -53,8 +53,7 @@ def deliver(
         record.stage("audit", now_ns - appended_ns)
         if first_index is not None:
             record.audit_index = first_index + offset
-        if record.finished:
-            gw.ring.leave(record.ring_slot)
+        close_slot(record, gw)
         if waiting.done():
             continue
         if first_index is None:
@@ -63,6 +62,13 @@ def deliver(
             waiting.set_result(item.outcome)
         else:
             waiting.set_exception(item.outcome or errors.ModelError())
+
+
+def close_slot(record: Record, gw: Gateway) -> None:
+    """Note that the sink has said what became of the record; a call that is over leaves the in-flight ring."""
+    record.settled = True
+    if record.finished:
+        gw.ring.leave(record.ring_slot)
 
 
 def give_back(items: Sequence[Item], refusal: errors.Refusal, gw: Gateway) -> None:

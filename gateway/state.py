@@ -162,3 +162,4 @@ class Gateway:
     log_level: str = "info"
     draining: bool = False
     anonymous: dict[str, int] = field(default_factory=dict)
+    streams: set[asyncio.Queue[asyncio.Task[bytes] | None]] = field(default_factory=set)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from gateway.record import Record
     from gateway.service import Call
-    from gateway.state import Active
+    from gateway.state import Active, Gateway
 
 WINDOW = 32
 
@@ -34,10 +34,12 @@ async def stream_infer(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterato
     """Answer each message of the stream, in order."""
     window: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(WINDOW)
     reader = asyncio.create_task(read_into(window, call, bodies))
+    call.gw.streams.add(window)
     try:
         while (working := await window.get()) is not None:
             yield await working
     finally:
+        call.gw.streams.discard(window)
         reader.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await reader
@@ -45,6 +47,11 @@ async def stream_infer(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterato
             left = window.get_nowait()
             if left is not None:
                 left.cancel()
+
+
+async def end_streams(gw: Gateway) -> None:
+    """End every open stream behind what it has accepted, so that a client who only listens does not hold up a drain."""
+    await asyncio.gather(*(window.put(None) for window in list(gw.streams)))
 
 
 async def read_into(

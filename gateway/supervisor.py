@@ -97,11 +97,14 @@ class Child:
             await asyncio.sleep(PROBE_EVERY_S)
 
     def _heard(self, event: dict[str, Any]) -> None:
-        if event.get("event") == "ready":
-            self.facts = event
-            self.ready.set()
-        else:
-            self.replies.put_nowait(event)
+        match event.get("event"):
+            case "ready":
+                self.facts = event
+                self.ready.set()
+            case "committed":
+                self.facts["policy"] = event["digest"]
+            case _:
+                self.replies.put_nowait(event)
 
     def tell(self, **command: Any) -> None:
         """Send a command. A child that is gone hears nothing; its successor starts with the accepted policy."""
@@ -161,7 +164,7 @@ async def all_ready(children: Sequence[Child], tasks: Sequence[asyncio.Task[None
 async def reload_everywhere(
     workers: Sequence[Child], path: str, digest: str, commit: Callable[[], None], timeout_s: float
 ) -> str | None:
-    """Bring every worker to the policy at `path`, or none. Returns None when done, otherwise who refused and why."""
+    """Bring these workers to the policy at `path`, or none. Returns None when done, otherwise who refused and why."""
     answers = await asyncio.gather(*(worker.ask(timeout_s, do="prepare", path=path) for worker in workers))
     for worker, reply in zip(workers, answers, strict=True):
         if reply.get("event") != "prepared" or reply.get("digest") != digest:
