@@ -32,11 +32,7 @@ MODEL_METHODS = frozenset(
 """Methods of `inference.GRPCInferenceService` that are about one model."""
 PUBLIC_METHODS = frozenset({"ServerLive", "ServerReady", "ServerMetadata", "Health", "Reflection"})
 """What can be offered without a credential: nothing in it touches a model or a tenant."""
-METHODS = (
-    MODEL_METHODS
-    | PUBLIC_METHODS
-    | {"RepositoryIndex", "TraceSetting", "LogSettings", "Admin", "Audit"}
-)
+METHODS = MODEL_METHODS | PUBLIC_METHODS | {"RepositoryIndex", "TraceSetting", "LogSettings", "Admin", "Audit"}
 """Everything a role can grant: methods of the inference service by name, the other services as a whole."""
 
 _SPIFFE = re.compile(r"spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+", re.ASCII)
@@ -91,15 +87,15 @@ def _limits(policy: Policy) -> Iterator[Fault]:
 def _references(policy: Policy) -> Iterator[Fault]:
     for name, tenant in policy.tenants.items():
         yield from _refers(("tenants", name, "limits"), tenant.limits, policy.limits, "a limit set")
-        yield from _refers(("tenants", name, "a class"), tenant.priority_class, policy.classes, "a class")
+        yield from _refers(("tenants", name, "class"), tenant.priority_class, policy.classes, "a class")
     for name, principal in policy.principals.items():
         at: Location = ("principals", name)
-        yield from _refers((*at, "a tenant"), principal.tenant, policy.tenants, "a tenant")
+        yield from _refers((*at, "tenant"), principal.tenant, policy.tenants, "a tenant")
         yield from _refers((*at, "limits"), principal.limits, policy.limits, "a limit set")
         for index, role in enumerate(principal.roles):
             yield from _refers((*at, "roles", index), role, policy.roles, "a role")
         for index, subject in enumerate(principal.subjects):
-            yield from _refers((*at, "subjects", index, "an issuer"), subject.issuer, policy.issuers, "an issuer")
+            yield from _refers((*at, "subjects", index, "issuer"), subject.issuer, policy.issuers, "an issuer")
 
 
 def _refers(at: Location, name: str, known: Mapping[str, object], what: str) -> Iterator[Fault]:
@@ -162,7 +158,7 @@ def _issuers(policy: Policy) -> Iterator[Fault]:
             )
         if (issuer.issuer, issuer.audience) in seen:
             other = seen[issuer.issuer, issuer.audience]
-            yield Fault((*at, "an issuer"), f"is the same issuer and audience as {other!r}; keep one of the two")
+            yield Fault((*at, "issuer"), f"is the same issuer and audience as {other!r}; keep one of the two")
         seen.setdefault((issuer.issuer, issuer.audience), name)
 
 

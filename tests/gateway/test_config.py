@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import config as config_module
-from gateway.config import load_config, parse_config
+from gateway.config import Config, load_config, parse_config
 from gateway.document import ConfigRejected, FileRejected
-from gateway.policy import parse_policy
+from gateway.policy import Policy, parse_policy
+from gateway.schema import json_schema
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MINIMAL = (CONFIGS / "ok/config/minimal.yaml").read_bytes()
@@ -43,6 +44,21 @@ def test_a_broken_file_gets_exactly_its_message(path):
     with pytest.raises(FileRejected) as rejected:
         PARSERS[path.parent.name](data, Path("stockade.yaml"))
     assert list(rejected.value.lines) == expected
+
+
+@pytest.mark.parametrize("path", files("busted"))
+def test_a_message_names_a_field_that_can_be_found(path):
+    """Its last name is a key of the schema, or stands in the file: generated messages are held to something else."""
+    model = Config if path.parent.name == "config" else Policy
+    schema = json_schema(model)
+    known = {key for section in (schema, *schema["$defs"].values()) for key in section["properties"]}
+    head = [line for line in path.read_text().splitlines() if line.startswith("# ")]
+    body = path.read_text().removeprefix("\n".join(head))
+    for line in head:
+        field = re.match(r"# \d+: ([^:]+): (?:is |has |')", line)
+        if field:
+            last = re.sub(r"\[\d+\]$", "", field[1]).rpartition(".")[2]
+            assert last in known or f"{last}:" in body, line
 
 
 def test_paths_are_relative_to_the_file(tmp_path):
