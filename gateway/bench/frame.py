@@ -10,6 +10,7 @@ import struct
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from stockade.open_inference import grpc_service_pb2 as oip
 
@@ -69,7 +70,7 @@ def read_answer(reply: bytes) -> np.ndarray[Any, Any]:
     """The probabilities, float32 (10,), of a serialized ModelInferResponse. Raises NotAnAnswer."""
     try:
         response = oip.ModelInferResponse.FromString(reply)
-    except ValueError:
+    except DecodeError:
         raise NotAnAnswer("the reply is no ModelInferResponse") from None
     names = [output.name for output in response.outputs]
     if "probabilities" not in names:

@@ -101,7 +101,7 @@ class Percentiles:
 
 def closed(load: Load, shape: InFlight, seconds: float, log: Path) -> list[str]:
     """The command that keeps `shape` requests in flight for `seconds`."""
-    return _command(load, log, "-c", shape.connections, "-m", shape.streams, "-D", f"{seconds:g}s")
+    return _command(load, log, "-c", shape.connections, "-m", shape.streams, "-D", f"{round(seconds * 1000)}ms")
 
 
 def paced(load: Load, shape: InFlight, rate_rps: float, seconds: float, log: Path) -> list[str]:

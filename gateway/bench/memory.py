@@ -36,7 +36,7 @@ __all__ = ["Drift", "drifts", "run"]
 PORTION = 10_000
 PORTION_SECONDS_MAX = 300.0
 WARM_UP_SHARE = 0.2
-RANGE_MAX = 0.10
+RANGE_PERCENT_MAX = 10
 MIB = 1 << 20
 ALL = "all"
 
@@ -60,7 +60,7 @@ class Drift:
 
     @property
     def flat(self) -> bool:
-        return self.range <= RANGE_MAX
+        return 100 * (self.most - self.least) <= RANGE_PERCENT_MAX * self.least
 
 
 def drifts(samples: Sequence[Sample]) -> dict[str, Drift]:

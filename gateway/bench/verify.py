@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 import time
 from typing import Any
@@ -39,12 +40,14 @@ def run(options: argparse.Namespace) -> int:
         )
         stored = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
         verifying = progress.add_task("verifying it", total=options.records)
+        cpu_s = _cpu_s()
         verified = verify_log(
             directory,
             [str(signer.verifier)],
             progress=lambda done, _all: progress.update(verifying, completed=done),
         )
-    report = _report(verified, stored)
+        cpu_s = _cpu_s() - cpu_s
+    report = _report(verified, stored, cpu_s)
     if options.report:
         options.report.write_text(json.dumps(report, indent=2) + "\n")
     if options.json:
@@ -54,10 +57,17 @@ def run(options: argparse.Namespace) -> int:
     return 0 if verified.exit_code == 0 and verified.size == options.records else 1
 
 
-def _report(verified: Report, stored: int) -> dict[str, Any]:
+def _cpu_s() -> float:
+    """CPU seconds of this process and of its children that ended."""
+    usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _report(verified: Report, stored: int, cpu_s: float) -> dict[str, Any]:
     return {
         "verify_records_per_s": round(verified.records_per_s),
         "verify_mib_per_s": round(stored / MIB / verified.seconds, 1),
+        "cpu_us_per_record": round(cpu_s * 1e6 / verified.size, 2) if verified.size else None,
         "records": verified.size,
         "bytes_per_record": round(stored / verified.size) if verified.size else 0,
         "seconds": round(verified.seconds, 3),
@@ -70,7 +80,8 @@ def _report(verified: Report, stored: int) -> dict[str, Any]:
 def _show(verified: Report, report: dict[str, Any], out: Console) -> None:
     out.print(
         f"{verified.size:,} records of {report['bytes_per_record']:,} bytes verified in {report['seconds']} s on "
-        f"{report['cores']} cores: {report['verify_records_per_s']:,} records/s, {report['verify_mib_per_s']} MiB/s"
+        f"{report['cores']} cores: {report['verify_records_per_s']:,} records/s, {report['verify_mib_per_s']} MiB/s, "
+        f"{report['cpu_us_per_record']} CPU us a record"
     )
     for finding in report["findings"]:
         out.print(f"[red]{escape(finding)}[/red]")
