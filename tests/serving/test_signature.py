@@ -163,6 +163,22 @@ def test_deep_nesting_is_rejected():
     assert rejection(b"[" * 100_000) is Rejection.SIGNATURE_MALFORMED
 
 
+def test_another_spelling_of_the_same_bytes_is_malformed():
+    """Base64 leaves spare bits before its padding; a decoder that ignores them accepts several spellings."""
+    names = ("a.json", "ab.json", "abc.json")
+    for signed in (sign({name: "0" * 64}, "1", signing_key()) for name in names):
+        outer = json.loads(signed)
+        payload = outer["dsseEnvelope"]["payload"]
+        if payload.endswith("="):
+            break
+    spare = payload.rstrip("=")
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    other = spare[:-1] + alphabet[alphabet.index(spare[-1]) + 1] + payload[len(spare) :]
+    assert base64.b64decode(other) == base64.b64decode(payload)
+    outer["dsseEnvelope"]["payload"] = other
+    assert rejection(json.dumps(outer).encode()) is Rejection.SIGNATURE_MALFORMED
+
+
 @given(st.integers(0, len(SIGNED) - 1), st.integers(1, 255))
 @settings(max_examples=400)
 def test_no_byte_of_a_signature_can_be_changed(position, mask):
