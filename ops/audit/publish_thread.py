@@ -111,6 +111,8 @@ class PublishThread:
         used = disk_used_percent(self._settings.state_directory)
         if used >= self._settings.disk_stop_percent:
             self._reserve.unlink(missing_ok=True)
+            if not self.disk_full:
+                self._warn(f"the disk of the audit log is {used} % full: appends are refused")
             self.disk_full = True
             return
         self.disk_full = False

@@ -88,7 +88,7 @@ class RecorderSettings:
             kind = known[name]
             if isinstance(value, bool) or (kind is int) != isinstance(value, int):
                 raise SettingsError(f"{name} has the wrong type")
-            if kind is not int and value is not None:
+            if kind is not int and not (value is None and name == "metrics_directory"):
                 if not isinstance(value, str):
                     raise SettingsError(f"{name} has the wrong type")
                 values[name] = value if kind is str else Path(value)

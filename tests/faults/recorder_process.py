@@ -1,5 +1,6 @@
 """A real recorder in a process of its own, for the tests of everything around it."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -100,6 +102,13 @@ def launch(settings: RecorderSettings, *wrapper: str) -> RecorderProcess:
     recorder = RecorderProcess(settings, process, bool(wrapper))
     launched.append(recorder)
     return recorder
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Until another process has done something that only shows in files."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 (there is no event to wait for across processes)
+            await asyncio.sleep(0.01)
 
 
 def client_of(settings: RecorderSettings, **changes: int) -> AuditClient:

@@ -1,0 +1,233 @@
+"""The recorder as a process: starting, stopping, refusing, and what it makes of dead workers and full disks."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.audit.checkpoint import SignerKey
+from ops.audit.client import AuditClient, Receipt
+from ops.audit.entry import parse
+from ops.audit.errors import AppenderRunning, AuditUnavailable, LogCorrupted, RecorderError
+from ops.audit.read import LogReader
+from ops.audit.segments import HEADER_BYTES
+from ops.audit.settings import RecorderSettings
+from ops.audit.verify import verify_log
+from tests.faults.recorder_process import KEY, client_of, eventually, launch, settings_in
+from tests.ops.audit.samples import number_id, small
+
+
+def entries_of(settings: RecorderSettings) -> list[dict[str, object]]:
+    report = verify_log(settings.directory, [str(KEY.verifier)], processes=0)
+    assert report.exit_code == 0, report.findings
+    reader = LogReader.open(settings.directory, KEY.verifier)
+    return [parse(data) for data in reader.entries(0, reader.checkpoint.size)]
+
+
+def kinds(settings: RecorderSettings) -> list[str]:
+    return [str(entry["kind"]) for entry in entries_of(settings) if entry["kind"] != "heartbeat"]
+
+
+async def connected(settings: RecorderSettings) -> AuditClient:
+    client = client_of(settings)
+    await client.connect()
+    return client
+
+
+async def append(client: AuditClient, entries: list[bytes]) -> Receipt | AuditUnavailable:
+    future: asyncio.Future[Receipt | AuditUnavailable] = asyncio.get_running_loop().create_future()
+    client.append(entries, future.set_result)
+    return await future
+
+
+async def test_a_log_begins_with_genesis_and_every_start_after_it_says_recover(tmp_path):
+    settings = settings_in(tmp_path)
+    for _ in range(2):
+        recorder = launch(settings).wait_ready()
+        assert recorder.stop() == 0, recorder.errors
+    recorder = launch(settings).wait_ready()
+    recorder.kill()
+    recorder = launch(settings).wait_ready()
+    assert recorder.stop() == 0, recorder.errors
+    found = entries_of(settings)
+    assert kinds(settings) == ["genesis", "recover", "recover", "recover"]
+    assert (found[0]["origin"], found[0]["vkey"]) == (KEY.name, str(KEY.verifier))
+    assert next(entry for entry in found if entry["kind"] == "recover")["cause"] == "restart"
+
+
+async def test_a_stop_commits_what_has_arrived_and_publishes_it_all(tmp_path):
+    settings = settings_in(tmp_path, publish_every_ms=60_000, heartbeat_ms=60_000)
+    recorder = launch(settings).wait_ready()
+    client = await connected(settings)
+    receipts = await asyncio.gather(*(append(client, [small(n)]) for n in range(500)))
+    assert recorder.stop() == 0, recorder.errors
+    await client.close()
+    assert {type(each) for each in receipts} == {Receipt}
+    assert len([kind for kind in kinds(settings) if kind == "refused"]) == 500
+
+
+async def test_a_second_appender_is_refused_and_the_first_goes_on(tmp_path):
+    settings = settings_in(tmp_path)
+    recorder = launch(settings).wait_ready()
+    client = await connected(settings)
+    config = settings.signing_key.with_name("settings.json")
+    second = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "ops.audit.recorder_main", os.fspath(config)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert second.returncode == AppenderRunning.exit_code
+    assert "AppenderRunning" in second.stderr
+    assert isinstance(await append(client, [small(1)]), Receipt)
+    await client.close()
+    assert recorder.stop() == 0, recorder.errors
+
+
+async def test_heartbeats_come_while_idle(tmp_path):
+    settings = settings_in(tmp_path, heartbeat_ms=20)
+    recorder = launch(settings).wait_ready()
+    await asyncio.sleep(0.2)
+    assert recorder.stop() == 0, recorder.errors
+    beats = [entry["sequence"] for entry in entries_of(settings) if entry["kind"] == "heartbeat"]
+    assert len(beats) >= 2
+    assert beats == list(range(1, len(beats) + 1))
+
+
+async def test_damage_in_the_middle_stops_the_recorder_and_says_where(tmp_path):
+    settings = settings_in(tmp_path, publish_every_ms=60_000)
+    recorder = launch(settings).wait_ready()
+    client = await connected(settings)
+    for number in range(3):
+        await append(client, [small(number)])
+    await client.close()
+    recorder.kill()
+    segment = next((settings.state_directory / "segments").glob("*.seg"))
+    data = bytearray(segment.read_bytes())
+    data[HEADER_BYTES + 60] ^= 1
+    segment.write_bytes(data)
+    broken = launch(settings)
+    assert broken.ended() == LogCorrupted.exit_code
+    assert segment.name in str(broken.events()[-1]["detail"])
+    data[HEADER_BYTES + 60] ^= 1
+    segment.write_bytes(data)
+    assert launch(settings).wait_ready().stop() == 0
+    assert kinds(settings).count("refused") == 3
+
+
+async def test_what_breaks_the_protocol_is_hung_up_on_and_hurts_nobody(tmp_path):
+    settings = settings_in(tmp_path)
+    recorder = launch(settings).wait_ready()
+    client = await connected(settings)
+    for rubbish in (b"\xff" * 64, b"\0\0\0\3xxxxx", b"\0\0\0\x08\0\0\0\x09xxxx"):
+        reader, writer = await asyncio.open_unix_connection(settings.socket)
+        writer.write(rubbish)
+        await writer.drain()
+        assert b"origin" in await reader.read()  # the hello, then the end
+        writer.close()
+        await writer.wait_closed()
+    assert isinstance(await append(client, [small(1)]), Receipt)
+    await client.close()
+    assert recorder.stop() == 0, recorder.errors
+
+
+WORKER = """
+import os, sys
+from pathlib import Path
+from ops.audit.ring import InflightRing
+context = b'{"build":"9.9","gateway":"host/0","config":"%s"}' % (b"c" * 64)
+ring = InflightRing.open(Path(sys.argv[1]) / "0.ring", 8, context)
+for number in sys.argv[2].split(","):
+    ring.enter(bytes.fromhex(number), b'{"method":"/m/Infer","peer":"ipv4:192.0.2.1:1"}')
+done = ring.enter(b"d" * 16, b"{}")
+ring.leave(done)
+os.kill(os.getpid(), 9)
+"""
+
+
+async def test_what_a_dead_worker_had_in_flight_becomes_outcome_unknown_once(tmp_path):
+    settings = settings_in(tmp_path, heartbeat_ms=20)
+    recorder = launch(settings).wait_ready()
+    client = await connected(settings)
+    assert isinstance(await append(client, [small(1)]), Receipt)  # recorded, but its worker died before `leave`
+    in_flight = [number_id(1), number_id(2), number_id(3)]
+    command = [sys.executable, "-c", WORKER, os.fspath(settings.rings_directory), ",".join(in_flight)]
+    ended = await asyncio.to_thread(subprocess.run, command, check=False)
+    assert ended.returncode == -9
+    await eventually(lambda: not list(settings.rings_directory.iterdir()))
+    await client.close()
+    assert recorder.stop() == 0, recorder.errors
+    unknown = [entry for entry in entries_of(settings) if entry["kind"] == "outcome-unknown"]
+    assert [entry["id"] for entry in unknown] == in_flight[1:]
+    assert {(entry["build"], entry["gateway"], entry["method"]) for entry in unknown} == {("9.9", "host/0", "/m/Infer")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [([], 64), (["a", "b"], 64), (["/nowhere"], RecorderError.exit_code)],
+    ids=["none", "two", "missing"],
+)
+def test_wrong_usage_ends_with_its_own_code(arguments, code):
+    command = [sys.executable, "-m", "ops.audit.recorder_main", *arguments]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == code
+
+
+def test_a_key_of_another_log_is_refused(tmp_path):
+    settings = settings_in(tmp_path)
+    settings.signing_key.write_text(SignerKey("another.test/log", bytes(32)).secret())
+    recorder = launch(settings)
+    assert recorder.ended() == RecorderError.exit_code
+    assert bytes(32).hex() not in recorder.errors
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 12 MiB."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", mount], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("mounting a small filesystem needs root")
+    yield mount
+    subprocess.run(["umount", "-l", mount], check=True)
+
+
+async def test_a_full_disk_refuses_without_losing_and_goes_on_when_there_is_room(small_disk):
+    settings = settings_in(
+        small_disk,
+        publish_every_ms=20,
+        heartbeat_ms=50,
+        reserve_bytes=1 << 20,
+        disk_warn_percent=60,
+        disk_stop_percent=70,
+    )
+    recorder = launch(settings).wait_ready()
+    client = await connected(settings)
+    ballast = small_disk / "ballast"
+    receipts: list[Receipt] = []
+    assert isinstance(await append(client, [small(0)]), Receipt)
+    ballast.write_bytes(bytes(8 << 20))
+    async with asyncio.timeout(30):
+        number = 1
+        while True:
+            answer = await append(client, [small(number)])
+            if isinstance(answer, AuditUnavailable):
+                break
+            receipts.append(answer)
+            number += 1
+    assert (answer.reason, answer.detail) == ("log_refused", "disk full")
+    ballast.unlink()
+    async with asyncio.timeout(30):
+        while isinstance(await append(client, [small(number)]), AuditUnavailable):
+            await asyncio.sleep(0.01)
+    await client.close()
+    assert recorder.stop() == 0, recorder.errors
+    gaps = [(entry["state"], entry["reason"]) for entry in entries_of(settings) if entry["kind"] == "gap"]
+    assert gaps == [("open", "disk-full"), ("close", "disk-full")]
+    assert kinds(settings).count("refused") == len(receipts) + 2
+    assert any(event["event"] == "audit_disk" for event in recorder.events())

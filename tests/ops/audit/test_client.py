@@ -1,0 +1,154 @@
+"""The client against a recorder that misbehaves: it answers each append exactly once, in bounded memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ops.audit import protocol
+from ops.audit.client import AuditClient, Receipt
+from ops.audit.errors import AuditUnavailable
+from tests.ops.audit.samples import small
+
+Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+HELLO = protocol.hello("peer.test/log", 0, 1 << 16)
+
+
+@asynccontextmanager
+async def peer(path: Path, behave: Peer) -> AsyncIterator[None]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await behave(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_unix_server(serve, path)
+    yield
+    server.close()
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(HELLO)
+    await reader.read(-1)
+
+
+def client_at(path: Path, **changes: int) -> AuditClient:
+    return AuditClient(path, **{"backlog_bytes_max": 4096, "append_timeout_ms": 100, **changes})
+
+
+def append(client: AuditClient, entries: list[bytes]) -> asyncio.Future[Receipt | AuditUnavailable]:
+    future: asyncio.Future[Receipt | AuditUnavailable] = asyncio.get_running_loop().create_future()
+    client.append(entries, future.set_result)  # a second call would raise
+    return future
+
+
+async def reason(future: asyncio.Future[Receipt | AuditUnavailable]) -> str:
+    async with asyncio.timeout(20):
+        answer = await future
+    assert isinstance(answer, AuditUnavailable)
+    return answer.reason
+
+
+async def test_nobody_there_is_said_after_the_timeout(tmp_path):
+    with pytest.raises(AuditUnavailable) as caught:
+        await client_at(tmp_path / "s").connect()
+    assert caught.value.reason == "recorder_gone"
+
+
+async def test_an_append_without_an_answer_times_out_and_a_late_answer_is_not_mistaken_for_the_next(tmp_path):
+    release = asyncio.Event()
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HELLO)
+        await reader.read(1)
+        await release.wait()
+        writer.write(protocol.reply(protocol.ACK, 1, 7) + protocol.reply(protocol.ACK, 1, 8))
+        await reader.read(-1)
+
+    async with peer(tmp_path / "s", late):
+        client = client_at(tmp_path / "s")
+        await client.connect()
+        assert await reason(append(client, [small(1)])) == "append_timeout"
+        assert client.backlog_records == 1
+        second = append(client, [small(2)])
+        release.set()
+        assert await second == Receipt("peer.test/log", 8, 1)
+        assert client.backlog_records == 0
+        await client.close()
+
+
+async def test_the_backlog_is_bounded_in_bytes(tmp_path):
+    message = len(protocol.append_message([small(1)], []))
+    async with peer(tmp_path / "s", silent):
+        client = client_at(tmp_path / "s", backlog_bytes_max=3 * message, append_timeout_ms=20_000)
+        await client.connect()
+        waiting = [append(client, [small(n)]) for n in range(1, 4)]
+        assert await reason(append(client, [small(4)])) == "backlog_full"
+        assert client.backlog_records == 3
+        assert not any(each.done() for each in waiting)
+        client._timeout_s = 0.01
+        await client.close()
+        assert [await reason(each) for each in waiting] == ["recorder_gone"] * 3
+        assert await reason(append(client, [small(5)])) == "closed"
+
+
+async def test_a_recorder_that_goes_fails_what_waits_and_is_found_again(tmp_path):
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HELLO)
+        await reader.read(1)
+
+    async def acknowledge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HELLO)
+        await reader.read(1)
+        writer.write(protocol.reply(protocol.ACK, 1, 5))
+        await reader.read(-1)
+
+    async with peer(tmp_path / "s", die):
+        client = client_at(tmp_path / "s", append_timeout_ms=20_000)
+        await client.connect()
+        assert client.available
+        assert await reason(append(client, [small(1)])) == "recorder_gone"
+    (tmp_path / "s").unlink(missing_ok=True)
+    async with peer(tmp_path / "s", acknowledge):
+        async with asyncio.timeout(20):
+            while isinstance(await append(client, [small(2)]), AuditUnavailable):
+                await asyncio.sleep(0.01)
+        await client.close()
+
+
+@pytest.mark.parametrize("rubbish", [b"\xff" * 16, protocol.reply(9, 1, 1), protocol.reply(protocol.ACK, 0, 1)])
+async def test_a_peer_that_breaks_the_protocol_is_left(tmp_path, rubbish):
+    async def misbehave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HELLO)
+        await reader.read(1)
+        writer.write(rubbish)
+        await reader.read(-1)
+
+    async with peer(tmp_path / "s", misbehave):
+        client = client_at(tmp_path / "s", append_timeout_ms=20_000)
+        await client.connect()
+        assert await reason(append(client, [small(1)])) == "recorder_gone"
+        client._timeout_s = 0.01
+        await client.close()
+
+
+async def test_refusals_carry_their_reason_and_appends_their_limit(tmp_path):
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HELLO)
+        await reader.read(1)
+        writer.write(protocol.reply(protocol.REFUSED, 1, protocol.DISK_FULL))
+        await reader.read(-1)
+
+    async with peer(tmp_path / "s", refuse):
+        client = client_at(tmp_path / "s", backlog_bytes_max=1 << 20)
+        await client.connect()
+        answer = await append(client, [small(1)])
+        assert isinstance(answer, AuditUnavailable)
+        assert (answer.reason, answer.detail) == ("log_refused", "disk full")
+        many = [small(n) for n in range(1 + (1 << 16) // len(small(1)))]
+        assert await reason(append(client, many)) == "append_too_large"
+        await client.close()
