@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BODY_INCOMPLETE = "BODY_INCOMPLETE"
 NO_NOTE = b"{}"
 CANCELLED = 1  # the gRPC status
+PATH_CHARACTERS_MAX = 512  # of a method that is not ours: what an entry of the log may hold
 
 
 @cache
@@ -37,7 +38,8 @@ def note_of(method: str) -> bytes:
 
 def open_record(path: str, right: str, gw: Gateway) -> Record:
     """Begin the record of a call, and leave word in the ring that it is being worked on."""
-    record = Record(gw.new_id(), path, right, gw.active.digest, gw.wall_ns(), gw.clock_ns())
+    named = path if right else path[:PATH_CHARACTERS_MAX]
+    record = Record(gw.new_id(), named, right, gw.active.digest, gw.wall_ns(), gw.clock_ns())
     record.ring_slot = gw.ring.enter(record.id_bytes, note_of(path) if right else NO_NOTE)
     gw.tally.started(path)
     return record
@@ -49,6 +51,7 @@ def message_record(stream: Record, gw: Gateway) -> Record:
     record.ring_slot = gw.ring.enter(record.id_bytes, note_of(stream.method))
     record.principal, record.auth_json, record.names = stream.principal, stream.auth_json, stream.names
     record.peer, record.trace, record.in_stream = stream.peer, stream.trace, True
+    record.parent, record.stream_id = stream.parent, stream.id_bytes
     record.deadline_ns = stream.deadline_ns
     return record
 

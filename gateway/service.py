@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Handler = Any  # grpc.RpcMethodHandler; its stubs do not cover grpc.aio
 Context = Any  # grpc.aio.ServicerContext, likewise
+CREDENTIAL_REFUSALS = (errors.CredentialMissing, errors.CredentialInvalid, errors.CredentialExpired)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ class Service(grpc.GenericRpcHandler):
         assert running is not None, "grpc.aio runs every call in a task"
         running.add_done_callback(partial(finish, record, gw))
         headers, metadata_bytes = read_headers(details.invocation_metadata)
-        record.trace = headers.trace
+        if headers.parent is not None:
+            record.parent, record.trace = headers.parent, headers.parent.trace_id
         call = Call(record, headers, gw.active, gw)
         if metadata_bytes > gw.metadata_bytes_max:
             too_large = errors.RequestTooLarge("metadata", gw.metadata_bytes_max)
@@ -178,8 +180,9 @@ async def admit_certificate(call: Call, context: Context) -> None:
 
 async def abort(call: Call, problem: Exception, context: Context) -> NoReturn:
     """End the call with the refusal that `problem` means, once that is recorded."""
-    if call.record.principal is None:
-        call.gw.tally.credential_refused(call.headers.credential_kind(), errors.row_of(problem).reason)
+    if isinstance(problem, CREDENTIAL_REFUSALS):
+        kind = "mtls" if call.record.names else call.headers.credential_kind()
+        call.gw.tally.credential_refused(kind, errors.row_of(problem).reason)
     shown = await record_refusal(call.record, problem, call.gw)
     rendered = errors.render(shown, call.record.id)
     context.set_trailing_metadata((*rendered.trailers, *trailers(call.record, call.gw, None)))

@@ -86,7 +86,13 @@ class Caller:
         self.metadata = metadata
 
     def ask(
-        self, method: str, body: bytes = b"", *, metadata: Metadata | None = None, timeout: float = TIMEOUT_S, **more: Any
+        self,
+        method: str,
+        body: bytes = b"",
+        *,
+        metadata: Metadata | None = None,
+        timeout: float = TIMEOUT_S,
+        **more: Any,
     ) -> Reply:
         """One unary call, whatever becomes of it."""
         given = self.metadata if metadata is None else metadata

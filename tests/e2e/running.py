@@ -53,7 +53,9 @@ class Running:
 
     def pid_of(self, child: str) -> int:
         """The process that runs now under this name, such as `worker-0` or `recorder`."""
-        started = [event["pid"] for event in self.events() if (event["event"], event.get("child")) == ("child-started", child)]
+        started = [
+            event["pid"] for event in self.events() if (event["event"], event.get("child")) == ("child-started", child)
+        ]
         return int(started[-1])
 
     def pids(self) -> list[int]:

@@ -100,7 +100,9 @@ def test_grpcurl(stand, image):
     method = "inference.GRPCInferenceService/ModelInfer"
     answer = grpcurl(stand, "-d", body, address, method, headers=bearer)
     assert json.loads(answer.stdout)["id"] == "g-1", answer.stderr
-    streamed = grpcurl(stand, "-d", body + body, address, "inference.GRPCInferenceService/ModelStreamInfer", headers=bearer)
+    streamed = grpcurl(
+        stand, "-d", body + body, address, "inference.GRPCInferenceService/ModelStreamInfer", headers=bearer
+    )
     assert streamed.stdout.count('"g-1"') == 2, streamed.stderr
 
 
@@ -110,7 +112,12 @@ def test_grpcurl_is_shown_why_it_was_refused(stand):
     assert "[CREDENTIAL_MISSING]" in refused.stderr
     headers = (f"authorization: Bearer {stand.site.keys['plenty']}",)
     malformed = grpcurl(
-        stand, "-d", '{"model_name": "none"}', stand.facts["data"], "inference.GRPCInferenceService/ModelInfer", headers=headers
+        stand,
+        "-d",
+        '{"model_name": "none"}',
+        stand.facts["data"],
+        "inference.GRPCInferenceService/ModelInfer",
+        headers=headers,
     )
     assert "Code: NotFound" in malformed.stderr
     assert "[MODEL_UNKNOWN]" in malformed.stderr

@@ -43,7 +43,12 @@ with triton.InferenceServerClient(address, ssl=True, root_certificates=ca) as cl
     asked = client.infer("kiosk", [tensor(image)], outputs=chosen, headers=bearer, priority=1, timeout=5_000_000)
     saw["outputs"] = [output.name for output in asked.get_response().outputs]
     ranked = [triton.InferRequestedOutput("probabilities", class_count=2)]
-    saw["ranked"] = [each.decode() for each in client.infer("kiosk", [tensor(image)], outputs=ranked, headers=bearer).as_numpy("probabilities").ravel()]
+    saw["ranked"] = [
+        each.decode()
+        for each in client.infer("kiosk", [tensor(image)], outputs=ranked, headers=bearer)
+        .as_numpy("probabilities")
+        .ravel()
+    ]
     saw["wrong shape"] = refused(lambda: client.infer("kiosk", [tensor(image[:, :27])], headers=bearer))
     saw["no key"] = refused(lambda: client.infer("kiosk", [tensor(image)]))
 
