@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,24 +211,25 @@ def add_keys(verbs: Any) -> None:
     add.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
     add.add_argument("id", metavar="ID", help="the key's public half, such as kiosk-7-b")
     add.add_argument("--out", type=Path, required=True, help="file for the key, created with mode 0600")
+    add.add_argument("--days", type=int, default=365, help="how long it is good for (default: 365)")
 
 
 def run_keys_add(options: argparse.Namespace) -> int:
-    from gateway.auth.api_key import key_mac, new_api_key
     from gateway.config import load_config
     from gateway.document import FileRejected
+    from gateway.init import issue_api_key
 
+    expires = datetime.now(UTC) + timedelta(days=options.days)
     try:
         pepper = load_config(options.file).policy.pepper.read_bytes()
-        key = new_api_key(os.urandom(32), options.id)
+        key, entry = issue_api_key(pepper, options.id, expires, os.urandom)
         handle = os.open(options.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as file:
             file.write(key + "\n")
     except (FileRejected, OSError, ValueError) as problem:
         return fail(problem)
-    out.print(
-        f"api_keys: [{{id: {options.id}, hmac: {key_mac(pepper, key).hex()}, expires: YYYY-MM-DD}}]", markup=False
-    )
+    err.print(f"the key is in {options.out}; put this under `api_keys` of its principal, raise `revision`, sign:")
+    out.print(entry, markup=False)
     return 0
 
 
