@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from gateway.admission.budget import Charges
     from gateway.auth.principal import Presented
     from gateway.record import Record
-    from gateway.state import Active, Gateway, ModelRules
+    from gateway.state import Active, Gateway, ModelRules, Served
 
+GATHER_ROWS = 32
+GATHER_TURNS = 8
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -62,7 +64,7 @@ def admit(record: Record, presented: Presented, active: Active, gw: Gateway) -> 
 
 async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> Answer:
     """Decode, route, charge and queue one inference; returns when its record is durable."""
-    began_ns = gw.clock_ns()
+    began_ns = record.body_ns = gw.clock_ns()
     principal = record.caller()
     message = codec.parse(body, gw.codec_limits)
     record.client_id = message.id
@@ -81,8 +83,13 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
     future: asyncio.Future[Answer] = gw.loop.create_future()
     capture = narrower(rules.capture, active.tenant_capture[principal.tenant])
     item = Item(record, request, rules, queued_ns, body, capture, future)
-    served.batcher.submit(item, rows=request.rows, nbytes=len(body), lane=principal.lane, flow=principal.tenant)
+    served.batcher.submit(
+        item, rows=request.rows, nbytes=len(body), lane=principal.lane, flow=principal.tenant, call=False
+    )
     record.claimed = True
+    if not served.gathering:
+        served.gathering = True
+        call_when_gathered(served, gw)
     return await future
 
 
@@ -168,6 +175,21 @@ def spend(record: Record, charges: Charges, now_ns: int, gw: Gateway) -> None:
     record.limited(decision)
     if not decision.admitted:
         raise refusal_of(decision)
+
+
+def call_when_gathered(served: Served, gw: Gateway, rows_seen: int = 0, turns: int = 0) -> None:
+    """Wake a batch thread when the event loop has no more requests ready for it.
+
+    Woken at once it would take the interpreter from the loop, and a batch of one, while the next request is being
+    decoded. So it is woken after a turn of the loop that brought nothing new, and at the latest after GATHER_TURNS:
+    no timer, and a request that is alone waits for one empty turn.
+    """
+    rows = served.batcher.queued_rows
+    if rows_seen < rows < GATHER_ROWS and turns < GATHER_TURNS:
+        gw.loop.call_soon(call_when_gathered, served, gw, rows, turns + 1)
+        return
+    served.gathering = False
+    served.batcher.call()
 
 
 def earlier(deadline_ns: int | None, other_ns: int) -> int:

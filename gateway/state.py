@@ -62,6 +62,7 @@ class Served:
     service_time: ServiceTime
     counters: ModelCounters
     batcher: Batcher[Item] = field(init=False)
+    gathering: bool = False  # a batch thread will be woken when the loop has handed over what is ready
 
 
 @dataclass(frozen=True, slots=True)

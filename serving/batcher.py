@@ -86,9 +86,10 @@ class Batcher(Generic[T]):
     def queued_bytes(self) -> int:
         return self._queue.nbytes
 
-    def submit(self, item: T, *, rows: int, nbytes: int, lane: int, flow: str) -> None:
+    def submit(self, item: T, *, rows: int, nbytes: int, lane: int, flow: str, call: bool = True) -> None:
         """Queue an item of `rows` rows for `flow` (a tenant) in `lane` (0 goes first). Thread-safe; waits for no work.
 
+        Without `call` no sleeping thread is woken for it: whoever submits many at once calls `call` after the last.
         QueueFull: no room, nothing changed. BatcherClosed: after close. ValueError: a lane outside 0..3, rows < 1.
         """
         with self._lock:
@@ -97,9 +98,15 @@ class Batcher(Generic[T]):
             displaced = self._queue.push(item, rows=rows, nbytes=nbytes, lane=lane, flow=flow)
             if displaced is None:
                 raise QueueFull(self._retry_after_ms())
-            self._call_one()
+            if call:
+                self._call_one()
         for victim in displaced:
             self._give_up(victim)
+
+    def call(self) -> None:
+        """Wake a thread for what was submitted without `call`. Thread-safe."""
+        with self._lock:
+            self._call_one()
 
     def close(self, *, drain: bool, timeout_s: float | None = None) -> bool:
         """Take nothing more; finish what was accepted, or (without drain) only what is running, and end the threads.
