@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from gateway.auth.principal import Presented
 from gateway.stream import StreamShape, stream_shape
+from ops.tracing import TraceParent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, section 3.2
-_NO_TRACE = "0" * 32
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")  # W3C Trace Context, section 3.2
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
+_SAMPLED = 1
 ENTRY_BYTES = 32
 JWT_DOTS = 2
 DEFAULT_SHAPE = stream_shape(None, triton_grpc_error=False)
@@ -31,7 +33,7 @@ class Headers:
 
     authorization: str | None = None
     api_key: str | None = None
-    trace: str | None = None
+    parent: TraceParent | None = None
     stream: StreamShape = DEFAULT_SHAPE
 
     def has_credential(self) -> bool:
@@ -62,7 +64,7 @@ def read_headers(metadata: Sequence[tuple[str, str | bytes]]) -> tuple[Headers, 
         elif name == "x-api-key":
             headers.api_key = str(value) if headers.api_key is None else TWICE
         elif name == "traceparent":
-            headers.trace = trace_id(str(value))
+            headers.parent = trace_parent(str(value))
         elif name == "x-stockade-stream-format":
             stream_format = str(value)
         elif name == "triton_grpc_error":
@@ -72,7 +74,9 @@ def read_headers(metadata: Sequence[tuple[str, str | bytes]]) -> tuple[Headers, 
     return headers, size
 
 
-def trace_id(traceparent: str) -> str | None:
-    """Return the trace id of a W3C traceparent, None when it is malformed or all zeros."""
+def trace_parent(traceparent: str) -> TraceParent | None:
+    """Return the caller's span, None when the header is malformed or one of its ids is all zeros."""
     match = _TRACEPARENT.fullmatch(traceparent)
-    return match[1] if match and match[1] != _NO_TRACE else None
+    if match is None or match[1] == _NO_TRACE or match[2] == _NO_SPAN:
+        return None
+    return TraceParent(match[1], match[2], sampled=bool(int(match[3], 16) & _SAMPLED))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.admission.concurrency import Ticket
     from gateway.admission.limiter import Decision
     from gateway.auth.principal import Principal
+    from ops.tracing import TraceParent
 
 STATUS_OK = 0
 
@@ -62,13 +63,15 @@ class Record:
     `audit_index` is the leaf's index in the log once it is durable, and None before. `claimed` says that somebody has
     taken on the duty to write the leaf (the batch, or the exit): exactly one of them does; `settled` that the sink has
     said what became of it, `finished` that the call is over. `names` are those of the
-    client's certificate, `client_id` the request's id in the client's words; neither is part of the leaf.
+    client's certificate, `client_id` the request's id in the client's words, `parent` the caller's span, `stream_id` the
+    id of the stream a message came in, `body_ns` when its body was there; none of them is part of the leaf.
     """
 
     __slots__ = (
         "audit_index",
         "auth_json",
         "batch_json",
+        "body_ns",
         "claimed",
         "client_id",
         "deadline_ns",
@@ -86,6 +89,7 @@ class Record:
         "model_name",
         "model_version",
         "names",
+        "parent",
         "payload_json",
         "peer",
         "policy_digest",
@@ -99,6 +103,7 @@ class Record:
         "settled",
         "started_ns",
         "status",
+        "stream_id",
         "ticket",
         "time_ns",
         "timings_us",
@@ -119,6 +124,8 @@ class Record:
         self.deadline_ns: int | None = None
         self.deadline_us: int | None = None
         self.trace: str | None = None
+        self.parent: TraceParent | None = None
+        self.body_ns = 0
         self.principal: Principal | None = None
         self.auth_json: str | None = None
         self.rate: Decision | None = None
@@ -141,6 +148,7 @@ class Record:
         self.client_id = ""
         self.names: tuple[str, ...] = ()
         self.in_stream = False
+        self.stream_id: bytes | None = None
         self.claimed = False
         self.settled = False
         self.finished = False

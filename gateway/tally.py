@@ -1,4 +1,4 @@
-"""From records to metrics, in one go for all calls that ended in the same turn of the event loop.
+"""From records to metrics and traces, in one go for all calls that ended in the same turn of the event loop.
 
 Writing a metric costs microseconds; under load many calls end together, and their series are mostly the same. Calls are
 counted on the event loop, batches in the worker thread that ran them.
@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from gateway.judgement import Judgement
     from gateway.record import Record
     from gateway.state import Item, ModelRules
+    from gateway.traces import Traces
     from ops.metrics import Metrics
 
 
 class Tally:
-    """Between the pipeline and the metrics."""
+    """Between the pipeline and the metrics, and the traces if there are any."""
 
-    def __init__(self, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, metrics: Metrics, loop: asyncio.AbstractEventLoop, traces: Traces | None = None) -> None:
         self._metrics = metrics
+        self._traces = traces
         self._loop = loop
         self._started: Counter[str] = Counter()
         self._ended: list[Record] = []
@@ -79,6 +81,8 @@ class Tally:
         ended, self._ended = self._ended, []
         self._metrics.rpcs_started(started)
         self._metrics.requests_done([done_of(record) for record in ended])
+        if self._traces is not None:
+            self._traces.ended(ended)
         decided: Counter[tuple[str, str]] = Counter()
         for record in ended:
             if record.rate is not None:

@@ -122,6 +122,7 @@ class Metrics:
         self._limits = counter(store, "stockade_ratelimit_decisions_total", text, ("class", "decision"))
         self._inflight = gauge(store, "stockade_inflight_requests", "Calls being worked on.").bind()
         self._backlog = gauge(store, "stockade_audit_backlog_records", "Records waiting for the recorder.").bind()
+        self._spans = counter(store, "stockade_trace_spans_dropped_total", "Spans that reached no collector.").bind()
 
     def _define_models(self) -> None:
         store, screen = self._store, ("model", "screen")
@@ -270,6 +271,11 @@ class Metrics:
         """How many records wait for the recorder now."""
         with self._lock:
             self._backlog.set(records)
+
+    def spans_dropped(self, spans: int) -> None:
+        """Spans were dropped: too many at once, or the collector did not take them."""
+        with self._lock:
+            self._spans.add(spans)
 
     def replicas(self, model: str, state: str, count: int) -> None:
         """How many engines of a model are in `state` ("ready" or "not_ready")."""

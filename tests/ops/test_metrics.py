@@ -101,6 +101,7 @@ def test_every_name_of_the_interface_is_on_the_page(tmp_path, metrics):
         "stockade_audit_last_durable_timestamp_seconds",
         "stockade_audit_tree_size",
         "stockade_audit_dropped",
+        "stockade_trace_spans_dropped",
         "stockade_model_score",
         "stockade_compute_seconds",
         "stockade_cost_units",
