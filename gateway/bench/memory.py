@@ -29,7 +29,8 @@ from gateway.bench.measure import NotServed, run_checked
 from gateway.bench.procfs import ProcessTree
 from gateway.bench.running import StartFailed, running
 from gateway.bench.targets import MODEL, TARGETS, Place
-from gateway.bench.workspace import default_bundles, first_image, workspace
+from gateway.bench.workspace import first_image, workspace
+from gateway.samples import bundles_directory
 
 __all__ = ["Drift", "drifts", "run"]
 
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     with workspace(options.workspace) as directory:
         facts = {"machine": machine_facts(directory), "versions": our_versions()}
         try:
-            samples = list(_sample(options.requests, options.bundles or default_bundles(), directory, err))
+            samples = list(_sample(options.requests, options.bundles or bundles_directory(), directory, err))
         except (StartFailed, NotServed, H2loadFailed) as problem:
             err.print(f"[red]stockade:[/red] {escape(str(problem))}")
             return 2
@@ -102,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _sample(requests: int, bundles: Path, directory: Path, err: Console) -> Iterator[Sample]:
     """One sample after each portion."""
-    request = image_request(MODEL, first_image(bundles))
+    request = image_request(MODEL, first_image())
     body = directory / "body"
     body.write_bytes(framed(request))
     place = Place(directory, bundles, directory, None)

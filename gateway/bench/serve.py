@@ -29,7 +29,8 @@ from gateway.bench.measure import Cell, NotServed, measure, warm_up
 from gateway.bench.report import RATIOS, as_json, as_table
 from gateway.bench.running import StartFailed, probe, running
 from gateway.bench.targets import MODEL, TARGETS, Place
-from gateway.bench.workspace import default_bundles, first_image, workspace
+from gateway.bench.workspace import first_image, workspace
+from gateway.samples import bundles_directory
 
 __all__ = ["Plan", "Results", "measure_all", "run"]
 
@@ -93,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
             seconds=2.0 if options.quick else options.seconds,
             warm_up_s=1.0 if options.quick else 2.0,
             directory=directory,
-            bundles=options.bundles or default_bundles(),
+            bundles=options.bundles or bundles_directory(),
             peers=options.peers,
             no_private_network=no_private_network,
         )
@@ -129,7 +130,7 @@ def _with_progress(plan: Plan, err: Console) -> Results:
 
 def measure_all(plan: Plan, step: Step) -> Results:
     """Run the plan. A target that is missing is skipped, one that breaks is not tried again; the others go on."""
-    sent = Sent(image_request(MODEL, first_image(plan.bundles)), plan.directory / "body")
+    sent = Sent(image_request(MODEL, first_image()), plan.directory / "body")
     sent.body.write_bytes(framed(sent.request))
     results = Results()
     for turn in range(plan.rounds):

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-__all__ = ["ON_DISK", "default_bundles", "filesystem", "first_image", "workspace"]
+from gateway.samples import sample_images
+
+__all__ = ["ON_DISK", "filesystem", "first_image", "workspace"]
 
 ON_DISK = Path("/var/tmp")  # noqa: S108  # a directory of our own is made inside
-SAMPLES = Path("samples", "fashion-mnist-1000.safetensors")
 
 
 @contextlib.contextmanager
@@ -29,14 +30,9 @@ def workspace(beside: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
-def default_bundles() -> Path:
-    """The signed models that come with the project."""
-    return Path(__file__).parents[2] / "bundles"
-
-
-def first_image(bundles: Path) -> np.ndarray[Any, Any]:
+def first_image() -> np.ndarray[Any, Any]:
     """The first real test image that comes with the project, float32 (28, 28) in [0, 1]."""
-    pixels: np.ndarray[Any, Any] = load_file(bundles / SAMPLES)["images"][0]
+    pixels: np.ndarray[Any, Any] = load_file(sample_images())["images"][0]
     return np.asarray(pixels, dtype=np.float32) / np.float32(255)
 
 

@@ -3,9 +3,9 @@ import yaml
 
 from gateway.bench import gateway_launch
 from gateway.bench.gateway_launch import launch_gateway, parse_handled
-from gateway.bench.workspace import default_bundles
 from gateway.config import load_config
 from gateway.policy import load_policy
+from gateway.samples import bundles_directory
 
 METRICS = """\
 # HELP grpc_server_handled_total Calls that ended, by status.
@@ -28,7 +28,7 @@ def test_a_page_without_predictions_counts_none():
 
 @pytest.mark.parametrize("tls", [True, False])
 def test_the_directory_it_makes_is_one_that_a_gateway_accepts(tmp_path, tls):
-    launch = launch_gateway(tmp_path, default_bundles(), tls=tls, protected=True)
+    launch = launch_gateway(tmp_path, bundles_directory(), tls=tls, protected=True)
     config = load_config(tmp_path / "gateway" / "stockade.yaml")
     policy = load_policy(config.policy.file, config.policy.public_key)
     assert (config.tls is not None) is tls
@@ -39,7 +39,7 @@ def test_the_directory_it_makes_is_one_that_a_gateway_accepts(tmp_path, tls):
 
 
 def test_protections_go_only_by_a_loud_name(tmp_path):
-    launch_gateway(tmp_path, default_bundles(), tls=False, protected=False)
+    launch_gateway(tmp_path, bundles_directory(), tls=False, protected=False)
     config = yaml.safe_load((tmp_path / "gateway" / "stockade.yaml").read_text())
     assert config["unsafe_unprotected"] is True
     assert config["unsafe_plaintext"] is True

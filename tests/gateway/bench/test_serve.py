@@ -8,7 +8,7 @@ import pytest
 from gateway.bench import add_verbs, h2load, peers
 from gateway.bench.serve import Plan, measure_all, run
 from gateway.bench.targets import TARGETS, Place
-from gateway.bench.workspace import default_bundles
+from gateway.samples import bundles_directory
 
 needs_h2load = pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
 
@@ -26,7 +26,7 @@ def plan(tmp_path, *targets, rounds=1):
         seconds=0.3,
         warm_up_s=0.2,
         directory=tmp_path,
-        bundles=default_bundles(),
+        bundles=bundles_directory(),
         peers=tmp_path / "peers",
         no_private_network="no network of its own",
     )
@@ -82,9 +82,9 @@ def test_what_listens_everywhere_needs_a_network_of_its_own(tmp_path):
     directory = tmp_path / "ray"
     directory.mkdir()
     (directory / peers.NOTE).write_text(json.dumps(peers.PEERS["ray"].requirements))
-    open_place = Place(tmp_path, default_bundles(), tmp_path, "no network of its own (operation not permitted)")
+    open_place = Place(tmp_path, bundles_directory(), tmp_path, "no network of its own (operation not permitted)")
     assert "every interface" in TARGETS["ray_proxy"].missing(open_place)
-    assert TARGETS["ray_proxy"].missing(Place(tmp_path, default_bundles(), tmp_path, None)) is None
+    assert TARGETS["ray_proxy"].missing(Place(tmp_path, bundles_directory(), tmp_path, None)) is None
 
 
 def test_a_peer_with_other_pins_asks_to_be_installed_again(tmp_path):

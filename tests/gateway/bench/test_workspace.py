@@ -3,14 +3,14 @@ import socket
 import numpy as np
 import pytest
 
-from gateway.bench.workspace import default_bundles, filesystem, first_image, workspace
+from gateway.bench.workspace import filesystem, first_image, workspace
 
 HAPROXY_SOCKET_BYTES_MAX = 97
 RAY_DIRECTORY_BYTES = len("/" + "0" * 64 + "/a")
 
 
 def test_the_image_is_a_real_one_in_range():
-    image = first_image(default_bundles())
+    image = first_image()
     assert (image.shape, image.dtype) == ((28, 28), np.float32)
     assert image.min() == 0.0
     assert 0.5 < image.max() <= 1.0

@@ -1,0 +1,80 @@
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gateway.bench import add_verbs, h2load, peers, verify
+
+needs_h2load = pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
+
+
+def command_line(*arguments):
+    parser = argparse.ArgumentParser()
+    add_verbs(parser.add_subparsers())
+    return parser.parse_args(arguments)
+
+
+def test_the_verifier_is_timed_on_a_log_that_verifies(tmp_path, capsys):
+    report = tmp_path / "report.json"
+    options = command_line("verify", "--records", "700", "--report", str(report), "--workspace", str(tmp_path))
+    assert options.run(options) == 0
+    written = json.loads(report.read_text())
+    assert (written["records"], written["exit_code"], written["findings"]) == (700, 0, [])
+    assert written["verify_records_per_s"] > 0
+    assert "700 records of" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [report]
+
+
+def test_a_log_that_does_not_verify_is_no_measurement(tmp_path, monkeypatch, capsys):
+    def write_and_flip(directory, *arguments):
+        write_log(directory, *arguments)
+        bundle = directory / "tile" / "entries" / "000"
+        bundle.write_bytes(bundle.read_bytes()[:-1] + b"]")
+
+    write_log = verify.write_log
+    monkeypatch.setattr(verify, "write_log", write_and_flip)
+    options = command_line("verify", "--records", "256", "--workspace", str(tmp_path))
+    assert options.run(options) == 1
+    assert "tampered" in capsys.readouterr().out
+
+
+@needs_h2load
+@pytest.mark.slow
+def test_memory_is_watched_on_a_real_gateway(tmp_path):
+    report = tmp_path / "report.json"
+    arguments = ["--requests", "600", "--workspace", str(tmp_path), "--report", str(report)]
+    command = [sys.executable, "-m", "gateway.cli", "bench", "memory", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    processes = json.loads(report.read_text())["processes"]
+    assert {name.split(" ")[0] for name in processes} == {"all", "recorder", "supervisor", "worker"}
+    assert all(process["least_mib"] > 5 for process in processes.values())
+
+
+@needs_h2load
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["protected", "protected_tls", "unprotected"])
+def test_our_gateway_is_measured_in_each_of_its_settings(tmp_path, target):
+    arguments = ["--targets", target, "--rounds", "1", "--seconds", "0.3", "--json", "--workspace", str(tmp_path)]
+    command = [sys.executable, "-m", "gateway.cli", "bench", "serve", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)[f"{target}_rps"]["256"] > 0
+
+
+def test_peers_are_listed_with_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(peers, "default_root", lambda: tmp_path)
+    options = command_line("peers", "--only", "ray,triton")
+    assert options.run(options) == 1
+    shown = capsys.readouterr().out
+    assert "ray is not installed" in shown
+    assert "triton is not installed" in shown
+    assert "mlserver" not in shown
+
+
+def test_a_peer_that_does_not_exist_is_named(capsys):
+    options = command_line("peers", "--only", "tensorflow")
+    assert options.run(options) == 2
+    assert "tensorflow" in capsys.readouterr().out
