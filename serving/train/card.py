@@ -34,7 +34,7 @@ def write_card(manifest: Mapping[str, Any]) -> str:
             "",
             "## Data",
             "",
-            f"{data['name']}, {data['licence']}. Train {data['rows']['train']:,}, density {data['rows']['fit']:,},",
+            f"{data['name']}, {data['licence']}. Train {data['rows']['train']:,}, screen fit {data['rows']['fit']:,},",
             f"conformal calibration {data['rows']['calibrate']:,}, test {data['rows']['test']:,} images, disjoint.",
             "The test images took no part in any choice that training makes.",
             "",

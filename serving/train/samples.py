@@ -12,7 +12,7 @@ from serving.train.data import CLASS_NAMES, FashionMnist
 __all__ = ["write_samples"]
 
 ROWS_PER_CLASS = 100
-LICENCE = "MIT, (c) 2017 Zalando SE, https://github.com/zalandoresearch/fashion-mnist"
+LICENCE = "MIT, (c) 2017 Zalando SE; test images of https://github.com/zalandoresearch/fashion-mnist"
 
 
 def write_samples(data: FashionMnist, path: Path) -> None:
@@ -23,6 +23,5 @@ def write_samples(data: FashionMnist, path: Path) -> None:
     labels = data.test.labels
     rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:ROWS_PER_CLASS] for c in range(len(CLASS_NAMES))]))
     tensors = {"images": data.test.images[rows], "labels": labels[rows], "test_rows": rows.astype(np.int32)}
-    metadata = {"source": "Fashion-MNIST, test images", "licence": LICENCE, "classes": ", ".join(CLASS_NAMES)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(safetensors.numpy.save(tensors, metadata))
+    path.write_bytes(safetensors.numpy.save(tensors, {"licence": LICENCE}))

@@ -70,6 +70,17 @@ def test_the_samples_are_balanced_licensed_and_a_part_of_the_test_set(samples):
         np.testing.assert_array_equal(test.labels[samples["test_rows"]], samples["labels"])
 
 
+def test_the_documentation_quotes_the_manifest(bundle):
+    text = (ROOT.parent / "docs" / "models.md").read_text("utf-8")
+    metrics = bundle.manifest["metrics"]
+    assert f"accuracy {100 * metrics['accuracy']:.2f} %" in text
+    assert f"{bundle.manifest['training']['parameters']:,} parameters" in text
+    for kind, found in metrics["foreign"].items():
+        rates = [f"{100 * point['rate']:.2f} %" for point in found["flagged"]]
+        row = next(line for line in text.splitlines() if line.startswith(f"| {kind} |"))
+        assert all(rate in row for rate in rates), (kind, rates)
+
+
 @needs_data_set
 def test_it_reproduces_the_metrics_of_its_manifest(bundle, engine):
     data = load_fashion_mnist()
