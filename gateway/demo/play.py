@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 CLIENT = Path(__file__).with_name("triton_client.py")
 CLIENT_PYTHON = Path(".venv-client/bin/python")
 CLIENT_TIMEOUT_S = 120
+NO_CLIENT = """there is no client at {}: run `make demo`, or make one with
+  python3 -m venv .venv-client && .venv-client/bin/pip install 'tritonclient[grpc]'"""
 EX_FAILED = 1
 EX_UNUSABLE = 2
 SEED = 7
@@ -68,10 +70,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console(stderr=options.json, highlight=False)
     python = options.client_python or CLIENT_PYTHON
     if not python.is_file():
-        console.print(
-            f"[red]stockade:[/red] there is no client at {python}: run `make demo`, or make one with\n"
-            "  python3 -m venv .venv-client && .venv-client/bin/pip install 'tritonclient[grpc]'"
-        )
+        console.print(f"[red]stockade:[/red] {escape(NO_CLIENT.format(python))}", soft_wrap=True)
         return EX_UNUSABLE
     began = time.monotonic()
     with ExitStack() as stack:
@@ -86,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
             )
             played = play_all(directory, python.absolute(), console)
         except (NotServing, subprocess.SubprocessError, OSError) as problem:
-            console.print(f"[red]the demo stopped:[/red] {escape(str(problem))}")
+            console.print(f"[red]the demo stopped:[/red] {escape(str(problem))}", soft_wrap=True)
             return EX_FAILED
         evidence = examine(directory)
         report = as_json(played, evidence, time.monotonic() - began)
