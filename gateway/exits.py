@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.record import Record, anonymous_sum, quoted
-from gateway.settlement import close_slot, refuse
+from gateway.settlement import append_unwaited, close_slot, refuse
 from ops.audit.client import Receipt
 
 if TYPE_CHECKING:
@@ -118,11 +118,11 @@ def finish(record: Record, gw: Gateway, _: object = None) -> None:
     if not record.claimed:
         reason = "CANCELLED" if record.peer != "unknown" else BODY_INCOMPLETE
         record.end("failed", "error", reason, CANCELLED)
-        record.claimed = True
         if record.principal is None:
+            record.claimed = True
             count_anonymous(record, gw)
         else:
-            gw.sink.append([record.leaf(gw.site)], lambda _: close_slot(record, gw))
+            append_unwaited(record, gw)
     if record.settled:
         gw.ring.leave(record.ring_slot)  # otherwise `close_slot` does, when the sink has answered
     record.stage("total", gw.clock_ns() - record.started_ns)

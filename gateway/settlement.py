@@ -73,14 +73,24 @@ def close_slot(record: Record, gw: Gateway) -> None:
 
 def give_back(items: Sequence[Item], refusal: errors.Refusal, gw: Gateway) -> None:
     """Refuse items whose records were not written: their own calls write them. From any thread."""
-    gw.loop.call_soon_threadsafe(_give_back, items, refusal)
+    gw.loop.call_soon_threadsafe(_give_back, items, refusal, gw)
 
 
-def _give_back(items: Sequence[Item], refusal: errors.Refusal) -> None:
+def _give_back(items: Sequence[Item], refusal: errors.Refusal, gw: Gateway) -> None:
     for item in items:
+        if item.record.finished:  # the caller hung up while it waited: its call is over and writes nothing any more
+            refuse(item.record, errors.Cancelled())
+            append_unwaited(item.record, gw)
+            continue
         item.record.claimed = False
         if not item.answer.done():
             item.answer.set_exception(refusal)
+
+
+def append_unwaited(record: Record, gw: Gateway) -> None:
+    """Append the record of a call that is over: nobody waits for it."""
+    record.claimed = True
+    gw.sink.append([record.leaf(gw.site)], lambda _: close_slot(record, gw))
 
 
 def refuse(record: Record, refusal: BaseException) -> None:
