@@ -89,6 +89,17 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, capsys
     assert "stockade[train]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "least", "most"), [("--epochs", 1, 1_000_000), ("--seed", 0, 1_000_000)], ids=["epochs", "seed"]
+)
+def test_numbers_at_their_limits_and_one_past(option, least, most, capsys):
+    for value in (least, most):
+        assert getattr(arguments(option, value), option.strip("-")) == value
+    for value in (least - 1, most + 1, "many"):
+        with pytest.raises(SystemExit):
+            arguments(f"{option}={value}")
+
+
 def test_help_loads_no_training_library():
     code = "import sys, gateway.train; sys.exit(','.join(sorted({'torch', 'onnx', 'sklearn'} & set(sys.modules))) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
