@@ -15,6 +15,15 @@ STAGES = (Stage(4, 3, 4), Stage(8, 3, 2))
 SETTINGS = LoopSettings(epochs=4, batch_rows=32, average_decay=0.9)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A net this small gains nothing from threads, which wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def rows(count, seed):
     """Two kinds of image that a small net can tell apart: bright above, bright below."""
     rng = np.random.default_rng(seed)
