@@ -30,6 +30,7 @@ from gateway.settlement import give_back
 from gateway.state import Gateway, Served
 from gateway.statistics import ModelCounters, ServiceTime
 from gateway.tally import Tally
+from gateway.traces import Traces, open_traces, require_tracing
 from gateway.unprotected import Forgetful, Unlimited, anybody, without_protection
 from ops.audit.client import AuditClient
 from ops.audit.entry import pseudonym
@@ -88,6 +89,7 @@ class App:
     metrics: Metrics
     sink: AuditClient | Forgetful
     pepper: bytes
+    traces: Traces | None = None
     ticker: asyncio.Task[None] | None = field(default=None)
 
     def compile(self, policy: Policy) -> Active:
@@ -112,6 +114,8 @@ class App:
         for served in self.gw.served.values():
             served.engine.close()
         self.gw.tally.flush()
+        if self.traces is not None:
+            await asyncio.to_thread(self.traces.close)
         self.issuers.close()
         self.keys.close()
         self.gw.ring.close()
@@ -132,8 +136,9 @@ async def open_app(
     Without bundles it is a control process: it knows callers and records, and answers for no model.
 
     Raises:
-        PolicyRejected, GraphRejected, AuditUnavailable: what stands in the way of a safe start.
+        ConfigRejected, PolicyRejected, GraphRejected, AuditUnavailable: what stands in the way of a safe start.
     """
+    require_tracing(config)
     place = place_of(config)
     policy = load_policy(policy_file, config.policy.public_key)
     loop = asyncio.get_running_loop()
@@ -149,6 +154,7 @@ async def open_app(
     active = compile_policy(policy, served, pepper, issuers.of(policy.issuers), time.time_ns())
     if config.unsafe_unprotected:
         active = without_protection(active, anybody(policy))
+    traces = open_traces(config.tracing, site, metrics, log) if config.tracing is not None else None
     gw = Gateway(
         site=site,
         active=active,
@@ -161,7 +167,7 @@ async def open_app(
         metadata_bytes_max=config.transport.metadata_bytes_max,
         sink=sink,
         ring=InflightRing.open(place.rings / f"{process}.ring", RING_SLOTS, context),
-        tally=Tally(metrics, loop),
+        tally=Tally(metrics, loop, traces),
         log=log,
         loop=loop,
         vault=Vault(keys),
@@ -177,7 +183,7 @@ async def open_app(
     metrics.build(site.build)
     for name, expires_s in certificates_expire(config.tls).items() if config.tls else ():
         metrics.certificate(name, expires_s)
-    app = App(config, gw, issuers, keys, metrics, sink, pepper)
+    app = App(config, gw, issuers, keys, metrics, sink, pepper, traces)
     app.put_in_force(active, policy)
     app.ticker = asyncio.create_task(tick(app))
     return app

@@ -29,8 +29,10 @@ from rich.table import Table
 from gateway.config import Config, load_config
 from gateway.document import FileRejected
 from gateway.policy import Policy, load_policy
+from gateway.traces import MISSING_EXTRA
 from ops.audit.checkpoint import parse_skey, parse_vkey
 from ops.audit.errors import NoteError
+from ops.tracing import installed
 
 __all__ = ["Finding", "Report", "check", "render"]
 
@@ -142,6 +144,11 @@ def _read(path: Path) -> bytes:
 def _unprotected(config: Config, _now: datetime) -> Iterator[Finding]:
     if config.unsafe_unprotected:
         yield Finding("warning", "unsafe_unprotected", "every protection is off, the audit log included")
+
+
+def _tracing(config: Config, _now: datetime) -> Iterator[Finding]:
+    if config.tracing is not None and not installed():
+        yield Finding("error", "tracing", MISSING_EXTRA)
 
 
 def _tls(config: Config, now: datetime) -> Iterator[Finding]:
@@ -267,7 +274,7 @@ def _directories(config: Config, _now: datetime) -> Iterator[Finding]:
         )
 
 
-_LOOKS = (_unprotected, _tls, _log_key, _secrets, _bundles, _directories)
+_LOOKS = (_unprotected, _tracing, _tls, _log_key, _secrets, _bundles, _directories)
 
 
 def _policy_findings(policy: Policy, file: Path, now: datetime) -> Iterator[Finding]:

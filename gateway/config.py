@@ -29,6 +29,7 @@ __all__ = ["Address", "Config", "FilePath", "load_config", "parse_config"]
 CONFIG_BYTES_MAX = 256 * 1024
 SECRET_MODE_FORBIDDEN = 0o037  # others: nothing; the group: reading at most
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
+_OTLP = re.compile(r"https?://(?P<address>[^/@]+)/?", re.ASCII)
 _ORIGIN = re.compile(r"[a-z0-9][a-z0-9._-]*(/[A-Za-z0-9._~-]+)*", re.ASCII)
 
 
@@ -52,6 +53,14 @@ def _address(value: object) -> object:
     return value
 
 
+def _otlp(value: object) -> object:
+    match = _OTLP.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError('is not an OTLP endpoint; write "https://name:4317" or "http://127.0.0.1:4317"')
+    _address(match["address"])
+    return value
+
+
 def _origin(value: object) -> object:
     if not isinstance(value, str) or _ORIGIN.fullmatch(value) is None or len(value) > 255:
         raise ValueError(
@@ -68,6 +77,9 @@ FilePath = Annotated[
 ]
 Address = Annotated[
     str, BeforeValidator(_address), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8001", "[::1]:8001"]})
+]
+OtlpEndpoint = Annotated[
+    str, BeforeValidator(_otlp), WithJsonSchema({"type": "string", "examples": ["http://127.0.0.1:4317"]})
 ]
 Origin = Annotated[str, BeforeValidator(_origin), WithJsonSchema({"type": "string", "maxLength": 255})]
 
@@ -194,6 +206,20 @@ class Log(Section):
     """`auto`: text for a terminal, JSON lines otherwise."""
 
 
+class Tracing(Section):
+    """OpenTelemetry traces of calls, sent to a collector in the background. Needs the extra `otel`. Absent: none.
+
+    They name method, model, outcome, stages and audit index; never a caller, a secret or a payload.
+    """
+
+    otlp_endpoint: OtlpEndpoint
+    """Where the collector takes OTLP over gRPC. `https` trusts gRPC's roots, or OTEL_EXPORTER_OTLP_CERTIFICATE."""
+    unsafe_otlp_plaintext: bool = False
+    """Accepts `http` to another machine: the traces can then be read on the network."""
+    sample: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The share of calls that is traced, where the caller's `traceparent` does not say."""
+
+
 class Config(Section):
     """Stockade's static configuration (`stockade.yaml`)."""
 
@@ -217,6 +243,7 @@ class Config(Section):
     policy: PolicySource
     transport: Transport = Transport()
     log: Log = Log()
+    tracing: Tracing | None = None
 
     _directory: Path = PrivateAttr(default=Path())
 

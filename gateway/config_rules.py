@@ -52,6 +52,15 @@ def _transport_security(config: Config) -> Iterator[Fault]:
         )
 
 
+def _traces(config: Config) -> Iterator[Fault]:
+    tracing = config.tracing
+    if tracing is None or tracing.unsafe_otlp_plaintext or tracing.otlp_endpoint.startswith("https://"):
+        return
+    if not _is_loopback(tracing.otlp_endpoint.removeprefix("http://").rstrip("/")):
+        advice = "use https or a loopback address, or say `unsafe_otlp_plaintext: true`"
+        yield Fault(("tracing", "otlp_endpoint"), f"sends traces to another machine without TLS; {advice}")
+
+
 def _unprotected(config: Config) -> Iterator[Fault]:
     if config.unsafe_unprotected:
         for name in ("data", "data_mtls"):
@@ -118,6 +127,7 @@ def _sizes_agree(config: Config) -> Iterator[Fault]:
 
 RULES: tuple[Callable[[Config], Iterable[Fault]], ...] = (
     _transport_security,
+    _traces,
     _unprotected,
     _client_certificates,
     _distinct_addresses,

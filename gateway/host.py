@@ -24,6 +24,7 @@ from gateway.document import FileRejected
 from gateway.policy import load_policy
 from gateway.policy_file import ACCEPTED, accept, draft, first_policy, stamp
 from gateway.supervisor import Child, StartFailed, all_ready, reload_everywhere
+from gateway.traces import require_tracing
 from ops.audit.settings import RecorderSettings
 from ops.logging import configure
 from ops.metrics import prepare_directory, serve_metrics
@@ -130,6 +131,7 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
         FileRejected, ServingError, StartFailed, ListenFailed: why it cannot start, for the person at the terminal.
     """
     config = load_config(config_file)
+    require_tracing(config)
     log = configure(config.log.level, sys.stderr, format=config.log.format, role="supervisor")
     place = place_of(config)
     for directory in (config.state_dir, place.rings, place.policies):

@@ -19,6 +19,7 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import count
 from threading import Event, Thread
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ SERVER_FAULTS = frozenset(
 )  # the codes that make a server's span an error: OpenTelemetry's conventions for gRPC
 UNKNOWN_METHOD = "_OTHER"  # the same conventions: a name that the caller made up is not repeated
 SPAN_IDS = 2**64
+NOTHING: Mapping[str, str | int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +58,14 @@ class EndedCall:
     """One finished call. Times are nanoseconds since 1970; a stage is (name, start, end) and lies inside the call.
 
     `span_id` comes with 2^64 to itself: those of the stages are counted up from it. `method` is the full gRPC name
-    without its leading slash, empty for a method that is not known; `status` the name of the gRPC code.
+    without its leading slash, empty for a method that is not known; `status` the name of the gRPC code. `in_stream`
+    says that the parent is our own span of a stream.
     """
 
     trace_id: str
     span_id: int
     parent_span_id: str | None
-    parent_is_remote: bool
+    in_stream: bool
     method: str
     start_ns: int
     end_ns: int
@@ -117,16 +120,17 @@ def span_factory(resource: Mapping[str, str]) -> SpansOf:
             name: str,
             parent: SpanContext | None,
             times: tuple[int, int],
+            *,
             kind: SpanKind = SpanKind.INTERNAL,
             status: StatusCode = StatusCode.UNSET,
-            attributes: Mapping[str, str | int] | None = None,
+            attributes: Mapping[str, str | int] = NOTHING,
         ) -> ReadableSpan:
             return ReadableSpan(
                 name=name,
                 context=SpanContext(trace_id, next(ids) % SPAN_IDS, is_remote=False, trace_flags=sampled),
                 parent=parent,
                 resource=process,
-                attributes=attributes or {},
+                attributes=attributes,
                 kind=kind,
                 status=Status(status),
                 start_time=times[0],
@@ -136,11 +140,15 @@ def span_factory(resource: Mapping[str, str]) -> SpansOf:
 
         above = None
         if call.parent_span_id is not None:
-            above = SpanContext(trace_id, int(call.parent_span_id, 16), call.parent_is_remote, sampled)
-        kind = SpanKind.SERVER if above is None or call.parent_is_remote else SpanKind.INTERNAL
-        status = StatusCode.ERROR if call.status in SERVER_FAULTS else StatusCode.UNSET
-        name = call.method or UNKNOWN_METHOD
-        whole = span(name, above, (call.start_ns, call.end_ns), kind, status, attributes_of(call))
+            above = SpanContext(trace_id, int(call.parent_span_id, 16), not call.in_stream, sampled)
+        whole = span(
+            call.method or UNKNOWN_METHOD,
+            above,
+            (call.start_ns, call.end_ns),
+            kind=SpanKind.INTERNAL if call.in_stream else SpanKind.SERVER,
+            status=StatusCode.ERROR if call.status in SERVER_FAULTS else StatusCode.UNSET,
+            attributes=attributes_of(call),
+        )
         return [whole, *(span(stage, whole.context, (start, end)) for stage, start, end in call.stages)]
 
     return spans_of
