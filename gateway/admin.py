@@ -172,7 +172,7 @@ class Control:
             reader = LogReader(self.host.config.audit.directory, open_checkpoint(note, [self.vkey()]))
             size = request.tree_size or reader.checkpoint.size
             if not request.index < size <= reader.checkpoint.size:
-                raise errors.TensorInvalid("index", "is not an entry of a published tree")
+                raise errors.ArgumentInvalid("index", "is not an entry of a published tree")
             return audit_pb2.GetInclusionProofResponse(
                 index=request.index,
                 tree_size=size,

@@ -4,7 +4,8 @@
 Refusal
 ├── CredentialMissing, CredentialInvalid, CredentialExpired     who is it?
 ├── MethodForbidden, ModelUnknown, MethodUnimplemented          may they, and is it there?
-├── MalformedMessage, TensorInvalid, RequestTooLarge            is the request one?
+├── MalformedMessage, ArgumentInvalid, RequestTooLarge          is the request one?
+│   └── TensorInvalid                                           ... that fits the model?
 ├── InputRejected                                               a screen says no
 ├── DeadlinePassed, DeadlineUnmeetable, Cancelled               is anybody waiting for the answer?
 ├── ModelError                                                  the model, or our own code, failed
@@ -77,13 +78,17 @@ class MalformedMessage(Refusal):
     """The bytes are not a message of the expected type."""
 
 
-class TensorInvalid(Refusal):
-    """The request does not fit the model. `field` is a path such as `inputs[0].shape`, `problem` one of our texts."""
+class ArgumentInvalid(Refusal):
+    """A field of the request cannot be what it is. `field` is its path, `problem` one of our texts."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
+
+
+class TensorInvalid(ArgumentInvalid):
+    """The request does not fit the model; `field` is a path such as `inputs[0].shape`."""
 
 
 class RequestTooLarge(Refusal):
@@ -190,7 +195,7 @@ def clipped(text: str) -> str:
     return plain if len(plain) <= QUOTED_CHARACTERS_MAX else plain[: QUOTED_CHARACTERS_MAX - 3] + "..."
 
 
-def bad_field(exc: TensorInvalid) -> tuple[str, tuple[Message, ...]]:
+def bad_field(exc: ArgumentInvalid) -> tuple[str, tuple[Message, ...]]:
     field = clipped(exc.field)
     violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=exc.problem)
     return f": {field} {exc.problem}", (error_details_pb2.BadRequest(field_violations=[violation]),)
@@ -228,6 +233,9 @@ def _rows() -> dict[type[Exception], Row]:
         ModelUnknown: model_unknown,
         MethodUnimplemented: Row(code.UNIMPLEMENTED, "METHOD_UNIMPLEMENTED", "This method is not offered."),
         MalformedMessage: Row(code.INVALID_ARGUMENT, "MESSAGE_MALFORMED", "The body is not a message of this method."),
+        ArgumentInvalid: Row(
+            grpc.StatusCode.INVALID_ARGUMENT, "ARGUMENT_INVALID", "The request cannot be met", bad_field
+        ),
         TensorInvalid: Row(code.INVALID_ARGUMENT, "TENSOR_INVALID", "The request does not fit the model", bad_field),
         RequestTooLarge: Row(code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "The request is too large", exceeded_limit),
         InputRejected: Row(code.PERMISSION_DENIED, "INPUT_REJECTED", "The input was not accepted."),
