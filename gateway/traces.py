@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from gateway.document import ConfigRejected
 from gateway.state import PUBLIC
 from ops.metrics.gateway import CODES
-from ops.tracing import SPAN_IDS, EndedCall, SpanSender, installed, otlp_exporter, span_factory
+from ops.tracing import EndedCall, SpanSender, installed, otlp_exporter, span_factory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Traces:
 
     def __init__(self, sender: SpanSender, share: float) -> None:
         self._sender = sender
-        self._below = round(share * SPAN_IDS)
+        self._below = round(share * 2**64)
 
     def ended(self, records: Sequence[Record]) -> None:
         """Calls, or messages of streams, are over."""

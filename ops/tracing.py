@@ -40,7 +40,6 @@ SERVER_FAULTS = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )  # the codes that make a server's span an error: OpenTelemetry's conventions for gRPC
 UNKNOWN_METHOD = "_OTHER"  # the same conventions: a name that the caller made up is not repeated
-SPAN_IDS = 2**64
 NOTHING: Mapping[str, str | int] = MappingProxyType({})
 
 
@@ -57,7 +56,7 @@ class TraceParent:
 class EndedCall:
     """One finished call. Times are nanoseconds since 1970; a stage is (name, start, end) and lies inside the call.
 
-    `span_id` comes with 2^64 to itself: those of the stages are counted up from it. `method` is the full gRPC name
+    `span_id` is 64 random bits, of which the stages vary the last few for their own. `method` is the full gRPC name
     without its leading slash, empty for a method that is not known; `status` the name of the gRPC code. `in_stream`
     says that the parent is our own span of a stream.
     """
@@ -114,7 +113,7 @@ def span_factory(resource: Mapping[str, str]) -> SpansOf:
 
     def spans_of(call: EndedCall) -> list[ReadableSpan]:
         trace_id = int(call.trace_id, 16)
-        ids = count(call.span_id)
+        ids = count()
 
         def span(
             name: str,
@@ -127,7 +126,7 @@ def span_factory(resource: Mapping[str, str]) -> SpansOf:
         ) -> ReadableSpan:
             return ReadableSpan(
                 name=name,
-                context=SpanContext(trace_id, next(ids) % SPAN_IDS, is_remote=False, trace_flags=sampled),
+                context=SpanContext(trace_id, call.span_id ^ next(ids), is_remote=False, trace_flags=sampled),
                 parent=parent,
                 resource=process,
                 attributes=attributes,
