@@ -223,7 +223,7 @@ async def test_a_full_disk_refuses_without_losing_and_goes_on_when_there_is_room
     assert (answer.reason, answer.detail) == ("log_refused", "disk full")
     ballast.unlink()
     async with asyncio.timeout(30):
-        while isinstance(await append(client, [small(number)]), AuditUnavailable):
+        while isinstance(await append(client, [small(number)]), AuditUnavailable):  # noqa: ASYNC110 (it shows only so)
             await asyncio.sleep(0.01)
     await client.close()
     assert recorder.stop() == 0, recorder.errors

@@ -115,7 +115,7 @@ async def test_a_recorder_that_goes_fails_what_waits_and_is_found_again(tmp_path
     (tmp_path / "s").unlink(missing_ok=True)
     async with peer(tmp_path / "s", acknowledge):
         async with asyncio.timeout(20):
-            while isinstance(await append(client, [small(2)]), AuditUnavailable):
+            while isinstance(await append(client, [small(2)]), AuditUnavailable):  # noqa: ASYNC110 (it shows only so)
                 await asyncio.sleep(0.01)
         await client.close()
 
