@@ -10,9 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rich.console import Console
 
+from gateway import check as check_module
 from gateway.check import check, render
 from gateway.init import init_directory
 from gateway.policy import sign_policy
+from gateway.traces import MISSING_EXTRA
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 LEAF_EXPIRES = NOW + timedelta(days=397)
@@ -154,6 +156,13 @@ def test_plaintext_is_a_warning_that_it_was_asked_for(at):
 def test_a_gateway_without_protection_is_a_warning(at):
     edit(at / "stockade.yaml", "workers: 1", "unsafe_unprotected: true\nworkers: 1")
     assert found(at) == [("warning", "unsafe_unprotected", "every protection is off, the audit log included")]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_traces_without_the_packages_that_send_them(at, monkeypatch, there):
+    monkeypatch.setattr(check_module, "installed", lambda: there)
+    edit(at / "stockade.yaml", "workers: 1", 'tracing: {otlp_endpoint: "http://127.0.0.1:4317"}\nworkers: 1')
+    assert found(at) == ([] if there else [("error", "tracing", MISSING_EXTRA)])
 
 
 @pytest.mark.parametrize(
