@@ -233,9 +233,7 @@ def _rows() -> dict[type[Exception], Row]:
         ModelUnknown: model_unknown,
         MethodUnimplemented: Row(code.UNIMPLEMENTED, "METHOD_UNIMPLEMENTED", "This method is not offered."),
         MalformedMessage: Row(code.INVALID_ARGUMENT, "MESSAGE_MALFORMED", "The body is not a message of this method."),
-        ArgumentInvalid: Row(
-            grpc.StatusCode.INVALID_ARGUMENT, "ARGUMENT_INVALID", "The request cannot be met", bad_field
-        ),
+        ArgumentInvalid: Row(code.INVALID_ARGUMENT, "ARGUMENT_INVALID", "The request cannot be met", bad_field),
         TensorInvalid: Row(code.INVALID_ARGUMENT, "TENSOR_INVALID", "The request does not fit the model", bad_field),
         RequestTooLarge: Row(code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "The request is too large", exceeded_limit),
         InputRejected: Row(code.PERMISSION_DENIED, "INPUT_REJECTED", "The input was not accepted."),

@@ -57,6 +57,7 @@ CONTRACT = {
     "CREDENTIAL_EXPIRED": (grpc.StatusCode.UNAUTHENTICATED, -1),
     "METHOD_FORBIDDEN": (grpc.StatusCode.PERMISSION_DENIED, -1),
     "MODEL_UNKNOWN": (grpc.StatusCode.NOT_FOUND, -1),
+    "ARGUMENT_INVALID": (grpc.StatusCode.INVALID_ARGUMENT, -1),
     "TENSOR_INVALID": (grpc.StatusCode.INVALID_ARGUMENT, -1),
     "MESSAGE_MALFORMED": (grpc.StatusCode.INVALID_ARGUMENT, -1),
     "METHOD_UNIMPLEMENTED": (grpc.StatusCode.UNIMPLEMENTED, -1),
@@ -78,6 +79,7 @@ CONTRACT = {
 }
 
 EXAMPLES = {  # classes whose constructor needs something
+    errors.ArgumentInvalid: lambda: errors.ArgumentInvalid("index", "is not an entry"),
     errors.TensorInvalid: lambda: errors.TensorInvalid("inputs[0].shape", "has not as many dimensions as declared"),
     serving.errors.ModelUnknown: lambda: serving.errors.ModelUnknown("secret", "secret"),
     serving.errors.QueueFull: lambda: serving.errors.QueueFull(1000),
@@ -142,7 +144,7 @@ def test_every_refusal_of_the_gateway_has_a_row():
     classes = {kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.Refusal)}
     refusals = classes - {errors.Refusal, errors.RetryLater}
     assert refusals == {kind for kind in errors.TABLE if kind.__module__ == "gateway.errors"}
-    assert len(refusals) == 23
+    assert len(refusals) == 24
 
 
 @pytest.mark.parametrize("kind", errors.TABLE, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
