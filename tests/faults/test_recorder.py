@@ -80,6 +80,7 @@ async def test_a_second_appender_is_refused_and_the_first_goes_on(tmp_path):
         [sys.executable, "-m", "ops.audit.recorder_main", os.fspath(config)],
         capture_output=True,
         text=True,
+        timeout=30,
         check=False,
     )
     assert second.returncode == AppenderRunning.exit_code
