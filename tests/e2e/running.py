@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ STOP_S = 60.0
 PATIENCE_S = 20.0
 LOOK_AGAIN_S = 0.05
 
+_RUNS = count(1)
 T = TypeVar("T")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -49,7 +51,8 @@ class Running:
 
     def events(self) -> list[dict[str, Any]]:
         """The structured log so far."""
-        return [json.loads(line) for line in self.errors.read_text().splitlines() if line.startswith("{")]
+        written = self.errors.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in written if line[0] + line[-1] == "{\n"]
 
     def pid_of(self, child: str) -> int:
         """The process that runs now under this name, such as `worker-0` or `recorder`."""
@@ -152,8 +155,8 @@ def serving(site: Site, *, stop: bool = True) -> Iterator[Running]:
 
 def start(site: Site) -> Running:
     """Start it and wait for the line that says where it listens."""
-    errors = site.directory.with_suffix(".stderr")
-    with errors.open("ab") as sink:
+    errors = site.directory.with_suffix(f".{next(_RUNS)}.stderr")
+    with errors.open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "gateway.cli", "serve", str(site.config)],
             stdout=subprocess.PIPE,
