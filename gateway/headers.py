@@ -18,9 +18,8 @@ from ops.tracing import TraceParent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")  # W3C Trace Context, section 3.2
-_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
-_SAMPLED = 1
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]([0-9a-f])")
+_SAMPLED = frozenset("13579bdf")  # the lowest bit of the flags
 ENTRY_BYTES = 32
 JWT_DOTS = 2
 DEFAULT_SHAPE = stream_shape(None, triton_grpc_error=False)
@@ -75,8 +74,6 @@ def read_headers(metadata: Sequence[tuple[str, str | bytes]]) -> tuple[Headers, 
 
 
 def trace_parent(traceparent: str) -> TraceParent | None:
-    """Return the caller's span, None when the header is malformed or one of its ids is all zeros."""
+    """Return the caller's span (W3C Trace Context, section 3.2), None when it is malformed or an id is all zeros."""
     match = _TRACEPARENT.fullmatch(traceparent)
-    if match is None or match[1] == _NO_TRACE or match[2] == _NO_SPAN:
-        return None
-    return TraceParent(match[1], match[2], sampled=bool(int(match[3], 16) & _SAMPLED))
+    return TraceParent(match[1], match[2], match[3] in _SAMPLED) if match is not None else None

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import count
 from threading import Event, Thread
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,8 +43,7 @@ UNKNOWN_METHOD = "_OTHER"  # the same conventions: a name that the caller made u
 NOTHING: Mapping[str, str | int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class TraceParent:
+class TraceParent(NamedTuple):
     """The caller's span (W3C Trace Context, section 3.2): ids in lower-case hex, never all zeros."""
 
     trace_id: str
