@@ -156,6 +156,7 @@ def add_callers(policy: dict[str, Any], site: Site) -> None:
         ("rival", "rival", "unlimited"),
         ("onlooker", "onlooker", "unlimited"),
         ("rated", "predictor", "two-requests"),
+        ("hasty", "predictor", "two-requests"),
         ("costly", "predictor", "eight-rows"),
         ("single", "predictor", "one-at-a-time"),
         ("token-user", "predictor", "unlimited"),

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 import grpc
 import pytest
 
-from gateway.auth.jwt import LEEWAY_S
 from ops.audit.checkpoint import open_checkpoint, parse_vkey
 from ops.audit.merkle import leaf_hash, verify_inclusion
 from stockade.open_inference.grpc_service_pb2 import ModelStreamInferResponse
@@ -19,6 +18,7 @@ from tests.e2e.caller import calling, infer_body
 from tests.e2e.running import serving, until
 from tests.e2e.site import copy_site
 
+LEEWAY_S = 10  # of clocks, as every issuer has it unless told otherwise
 ADMIN = "/stockade.v1.Admin/"
 AUDIT = "/stockade.v1.Audit/"
 

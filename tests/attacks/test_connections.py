@@ -1,0 +1,209 @@
+"""Connections that cost a server more than they cost an attacker: idle, silent, hasty, slow, and gone."""
+
+from __future__ import annotations
+
+import resource
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+
+import grpc
+import pytest
+
+from tests.attacks.floods import (
+    CANCEL,
+    END_HEADERS,
+    HEADERS,
+    PING,
+    RST_STREAM,
+    call_headers,
+    connect,
+    frame,
+    literal,
+    read_until_silent,
+)
+from tests.e2e.caller import INFER, STREAM, calling, images, infer_body
+from tests.e2e.running import serving, until
+from tests.e2e.site import copy_site
+
+MIB = 2**20
+IDLE_BYTES_MAX = 64 * 1024  # of the server's memory, for one connection with TLS that says nothing
+SLOW_BYTES_MAX = 64 * MIB
+
+
+def ca(running):
+    return running.site.directory / "tls/ca.crt"
+
+
+def answers(running, name: str = "plenty") -> None:
+    with calling(running.site, running.facts["data"], running.site.bearer(name)) as caller:
+        assert caller.infer(infer_body()).code is grpc.StatusCode.OK
+
+
+def sit_idle(running, count: int) -> None:
+    answers(running)
+    before = running.rss_bytes("worker-0")
+    with ExitStack() as stack:
+
+        def open_one(_: int) -> None:
+            stack.enter_context(closing(connect(running.facts["data"], ca(running))))
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(open_one, range(count)))
+        answers(running)
+        grown = running.rss_bytes("worker-0") - before
+        assert grown < count * IDLE_BYTES_MAX, f"{grown / count / 1024:.0f} KiB a connection"
+    answers(running)
+
+
+def test_2000_idle_connections(made_site, tmp_path):
+    with serving(copy_site(made_site, tmp_path / "site")) as running:
+        sit_idle(running, 2_000)
+
+
+@pytest.mark.slow
+def test_10000_idle_connections(made_site, tmp_path):
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit < 10_500:
+        pytest.skip(f"this process may open {limit} files; raise `ulimit -n` to 10,500")
+    with serving(copy_site(made_site, tmp_path / "site")) as running:
+        sit_idle(running, 10_000)
+
+
+def test_connections_that_never_shake_hands(stand):
+    import socket
+
+    host, _, port = stand.facts["data"].rpartition(":")
+    with ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(closing(socket.create_connection((host, int(port)))))
+        answers(stand)
+
+
+def test_a_rapid_reset_by_a_stranger_writes_no_records(stand):
+    """CVE-2023-44487: open and cancel calls as fast as frames can be written."""
+    first = len(stand.entries())
+    before = stand.rss_bytes("worker-0")
+    block = call_headers(INFER)
+    with closing(connect(stand.facts["data"], ca(stand))) as connection:
+        storm = b"".join(
+            frame(HEADERS, END_HEADERS, number, block) + frame(RST_STREAM, 0, number, CANCEL.to_bytes(4, "big"))
+            for number in range(1, 4001, 2)
+        )
+        try:
+            connection.sendall(storm)
+            read_until_silent(connection)
+        except OSError:
+            pass  # the server hung up on us, as it may
+    answers(stand)
+    assert stand.rss_bytes("worker-0") - before < 32 * MIB
+    with calling(stand.site, stand.facts["data"], stand.site.bearer("plenty")) as caller:
+        last = caller.infer(infer_body())
+    until(lambda: last.request_id in {entry["id"] for entry in stand.entries(first)}, "not published")
+    strangers = [entry for entry in stand.entries(first) if "reasons" not in entry and "peer" in entry and "auth" not in entry]
+    assert strangers == []
+    assert sum(entry.get("count", 0) for entry in stand.entries(first)) > 0
+
+
+def test_a_rapid_reset_by_a_known_caller_has_a_record_each(stand):
+    first = len(stand.entries())
+    block = call_headers(INFER) + literal(*stand.site.bearer("hasty")[0])
+    with closing(connect(stand.facts["data"], ca(stand))) as connection:
+        for number in range(1, 41, 2):
+            connection.sendall(frame(HEADERS, END_HEADERS, number, block))
+        read_until_silent(connection)
+        for number in range(1, 41, 2):
+            connection.sendall(frame(RST_STREAM, 0, number, CANCEL.to_bytes(4, "big")))
+        read_until_silent(connection)
+
+    def recorded() -> list[dict]:
+        found = [entry for entry in stand.entries(first) if entry.get("auth", {}).get("credential") == "hasty"]
+        return found if len(found) >= 20 else []
+
+    entries = until(recorded, "twenty calls do not have twenty records")
+    assert len(entries) == 20
+    assert {entry["reason"] for entry in entries} <= {"RATE_LIMITED", "BODY_INCOMPLETE", "CANCELLED"}
+
+
+def test_a_flood_of_pings_ends_the_connection_and_nothing_else(stand):
+    with closing(connect(stand.facts["data"], ca(stand))) as connection:
+        try:
+            connection.sendall(b"".join(frame(PING, 0, 0, number.to_bytes(8, "big")) for number in range(20_000)))
+            heard = read_until_silent(connection)
+        except OSError:
+            heard = b""
+    assert b"too_many_pings" in heard or not heard or len(heard) < 20_000 * 17
+    answers(stand)
+
+
+def test_a_client_that_reads_no_answers_is_held_back(stand):
+    """It may send as much as it likes: what is accepted is bounded by the window, and so is the memory."""
+    before = stand.rss_bytes("worker-0")
+    sent = Counter()
+    stop = threading.Event()
+    body = infer_body(images()[:64])
+
+    def bodies():
+        while not stop.is_set() and sent["messages"] < 2_000:
+            sent["messages"] += 1
+            yield body
+
+    options = [("grpc.http2.lookahead_bytes", 1024), ("grpc.use_local_subchannel_pool", 1)]
+    credentials = grpc.ssl_channel_credentials(stand.site.read("tls/ca.crt"))
+    with grpc.secure_channel(stand.facts["data"], credentials, options=options) as channel:
+        stream = channel.stream_stream(STREAM)(bodies(), metadata=stand.site.bearer("plenty"))
+        seen = -1
+        while seen != sent["messages"]:  # until nothing moves any more
+            seen = sent["messages"]
+            time.sleep(0.5)
+        answers(stand)
+        assert sent["messages"] < 2_000
+        assert stand.rss_bytes("worker-0") - before < SLOW_BYTES_MAX
+        stop.set()
+        stream.cancel()
+    answers(stand)
+
+
+def test_cancelled_calls_have_a_record_each(stand):
+    first = len(stand.entries())
+    with calling(stand.site, stand.facts["data"], stand.site.bearer("archivist")) as caller:
+        ask = caller.channel.unary_unary(INFER)
+        calls = [ask.future(infer_body(images()[:32]), metadata=caller.metadata) for _ in range(60)]
+        for call in calls:
+            call.cancel()
+        ended = Counter(call.code() for call in calls)
+        last = caller.infer(infer_body())
+    assert set(ended) <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.OK}
+    until(lambda: last.request_id in {entry["id"] for entry in stand.entries(first)}, "not published")
+    until(lambda: in_flight(stand) == 0, "a cancelled call is still in flight")
+    begun = stand.counted("grpc_server_started_total")
+
+    def all_recorded() -> bool:
+        return stand.counted("grpc_server_handled_total") == stand.counted("grpc_server_started_total")
+
+    until(all_recorded, f"of {begun} calls some never ended")
+    theirs = [entry for entry in stand.entries(first) if entry.get("auth", {}).get("credential") == "archivist"]
+    assert {entry["reason"] for entry in theirs} <= {"OK", "CANCELLED", "BODY_INCOMPLETE"}
+    assert len({entry["id"] for entry in theirs}) == len(theirs)
+
+
+def in_flight(running) -> float:
+    return running.counted("stockade_inflight_requests")
+
+
+def test_deadlines_that_pass_have_a_record_each(stand):
+    first = len(stand.entries())
+    asked = 40
+    with calling(stand.site, stand.facts["data"], stand.site.bearer("lapsed")) as caller:
+        assert caller.infer(infer_body()).code is grpc.StatusCode.OK
+        replies = [caller.infer(infer_body(images()[:64]), timeout=0.004) for _ in range(asked)]
+        last = caller.infer(infer_body())
+    assert {reply.code for reply in replies} <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.OK}
+    until(lambda: last.request_id in {entry["id"] for entry in stand.entries(first)}, "not published")
+    theirs = [entry for entry in stand.entries(first) if entry.get("auth", {}).get("credential") == "lapsed"]
+    known = {"OK", "CANCELLED", "BODY_INCOMPLETE", "DEADLINE_PASSED", "DEADLINE_UNMEETABLE"}
+    assert {entry["reason"] for entry in theirs} <= known
+    answered = {reply.request_id for reply in replies if reply.code is grpc.StatusCode.OK}
+    assert answered <= {entry["id"] for entry in theirs if entry["reason"] == "OK"}

@@ -1,0 +1,96 @@
+"""More than the gateway can do: some are answered, the rest are told to come again, and each has its record."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import grpc
+import pytest
+
+from tests.e2e.caller import INFER, Reply, calling, images, infer_body, infer_request, reply_of
+from tests.e2e.running import serving, until
+from tests.e2e.site import copy_site
+
+ASKED = 200
+
+
+def flood(running, name: str, body: bytes, count: int = ASKED) -> list[Reply]:
+    """Ask all at once, on one connection."""
+    with calling(running.site, running.facts["data"], running.site.bearer(name)) as caller:
+        assert caller.infer(infer_body()).code is grpc.StatusCode.OK  # from now on it knows how many streams it may open
+        ask = caller.channel.unary_unary(INFER)
+        calls = [ask.future(body, metadata=caller.metadata, timeout=60) for _ in range(count)]
+        return [ended(call) for call in calls]
+
+
+def ended(call) -> Reply:
+    if call.code() is grpc.StatusCode.OK:
+        return Reply(grpc.StatusCode.OK, "", call.result(), dict(call.trailing_metadata()))
+    return reply_of(call)
+
+
+def everything_is_recorded(running, replies: list[Reply]) -> dict[str, dict]:
+    ids = {reply.request_id for reply in replies}
+
+    def recorded() -> dict[str, dict]:
+        found = {entry["id"]: entry for entry in running.entries() if entry["id"] in ids}
+        return found if len(found) == len(ids) else {}
+
+    entries = until(recorded, "not everything is in the log")
+    assert {entries[reply.request_id]["reason"] for reply in replies} == {reply.reason for reply in replies}
+    return entries
+
+
+@pytest.fixture
+def site(made_site, tmp_path):
+    return copy_site(made_site, tmp_path / "site")
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_again(site):
+    site.change_config(lambda document: document["engine"].update(queue_rows_max=256, batch_rows_max=64))
+    with serving(site) as running:
+        replies = flood(running, "plenty", infer_body(images()[:64]))
+        reasons = Counter(reply.reason for reply in replies)
+        assert reasons.keys() == {"OK", "QUEUE_FULL"}, reasons
+        for reply in replies:
+            if reply.reason == "QUEUE_FULL":
+                assert reply.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert int(reply.trailers["grpc-retry-pushback-ms"]) > 0
+        entries = everything_is_recorded(running, replies)
+        assert running.counted("stockade_requests_total", reason="QUEUE_FULL") == reasons["QUEUE_FULL"]
+        served = [entry for entry in entries.values() if entry["kind"] == "served"]
+        assert len(served) == reasons["OK"]
+        until(lambda: running.counted("stockade_inflight_requests") == 0, "something is still in flight")
+
+
+def test_near_its_bound_the_gateway_sheds_the_lower_lane_first(site):
+    site.change_config(lambda document: document["transport"].update(in_flight_max=20))
+    with serving(site) as running:
+        replies = flood(running, "plenty", infer_body(images()[:64]))
+        reasons = Counter(reply.reason for reply in replies)
+        # The transport lets no more streams be open on a connection than the gateway takes, so at most those wait.
+        assert reasons.keys() <= {"OK", "OVERLOADED"}, reasons
+        assert reasons["OVERLOADED"] > 0
+        for reply in replies:
+            if reply.reason == "OVERLOADED":
+                assert reply.code is grpc.StatusCode.UNAVAILABLE
+                assert int(reply.trailers["grpc-retry-pushback-ms"]) > 0
+        everything_is_recorded(running, replies)
+        with calling(site, running.facts["data"], site.bearer("kiosk-7")) as caller:
+            assert caller.infer(infer_body()).code is grpc.StatusCode.OK
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_before_it_costs_anything(site):
+    with serving(site) as running, calling(site, running.facts["data"], site.bearer("plenty")) as caller:
+        for _ in range(30):  # until the gateway knows what 256 rows take
+            assert caller.infer(infer_body(images()[:256])).code is grpc.StatusCode.OK
+        rows = running.counted("stockade_rows_total", model="kiosk")
+
+        request = infer_request(images()[:256])
+        request.parameters["timeout"].int64_param = 500  # microseconds
+        reply = caller.infer(request.SerializeToString())
+        assert (reply.code, reply.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_UNMEETABLE")
+        assert int(reply.trailers["grpc-retry-pushback-ms"]) == -1
+        assert running.entry(reply.request_id)["reason"] == "DEADLINE_UNMEETABLE"
+        until(lambda: running.counted("stockade_requests_total", reason="DEADLINE_UNMEETABLE") == 1, "not counted")
+        assert running.counted("stockade_rows_total", model="kiosk") == rows
