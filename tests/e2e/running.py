@@ -83,11 +83,7 @@ class Running:
 
     def series(self) -> Series:
         """Every sample of one scrape."""
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(self.page())
-            for sample in family.samples
-        }
+        return samples(self.page())
 
     def counted(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry these labels."""
@@ -123,6 +119,15 @@ def entries_of(site: Site, first: int = 0) -> list[dict[str, Any]]:
 def verified(site: Site) -> Report:
     """The verdict of `stockade audit verify` on the site's log."""
     return verify_log(site.log, [site.vkey], processes=0)
+
+
+def samples(page: str) -> Series:
+    """Every sample of a metrics page."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
 
 
 def total(series: Series, name: str, **labels: str) -> float:

@@ -17,7 +17,9 @@ ASKED = 200
 def flood(running, name: str, body: bytes, count: int = ASKED) -> list[Reply]:
     """Ask all at once, on one connection."""
     with calling(running.site, running.facts["data"], running.site.bearer(name)) as caller:
-        assert caller.infer(infer_body()).code is grpc.StatusCode.OK  # from now on it knows how many streams it may open
+        assert (
+            caller.infer(infer_body()).code is grpc.StatusCode.OK
+        )  # from now on it knows how many streams it may open
         ask = caller.channel.unary_unary(INFER)
         calls = [ask.future(body, metadata=caller.metadata, timeout=60) for _ in range(count)]
         return [ended(call) for call in calls]

@@ -1,0 +1,211 @@
+"""The life of a request: each reply is its own, neighbours do no harm, and what nobody waits for costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import grpc
+import numpy as np
+import pytest
+
+from gateway.policy import load_policy
+from tests.gateway.rig import POISON, ended, image, open_rig, poisoned, tiny_body
+
+CODE = grpc.StatusCode
+TOLERANCE = 1e-5
+TENANTS = ("plenty", "kiosk-7", "rival", "archivist", "token-user")
+
+
+async def started(rig, body: bytes, **more):
+    """A call that holds the only batch thread: what is asked from now on waits."""
+    rig.engine.go.clear()
+    call = rig.infer(body, **more)
+    await asyncio.to_thread(rig.engine.entered.acquire)
+    return call
+
+
+async def queued(rig, rows: int) -> None:
+    async with asyncio.timeout(10):
+        while rig.gw.served["tiny", "1"].batcher.queued_rows < rows:
+            await asyncio.sleep(0.002)
+
+
+async def test_thousands_of_interleaved_requests_each_get_their_own_answer(rig):
+    """Every image has a mean of its own, so that an answer shows whose it is."""
+    asked = 3_000
+    rng = np.random.default_rng(0)
+    limit = asyncio.Semaphore(200)
+    failures = []
+
+    async def ask(number: int) -> None:
+        rows = int(rng.integers(1, 6))
+        images = rng.random((rows, 28, 28), np.float32)
+        async with limit:
+            reply = await rig.ask(tiny_body(images, id=f"q-{number}"), caller=TENANTS[number % len(TENANTS)])
+        alone = images.reshape(rows, -1).mean(axis=1, dtype=np.float64)
+        right = reply.message.id == f"q-{number}" and np.allclose(reply.output("energy"), alone, rtol=0, atol=TOLERANCE)
+        if not right or reply.output("probabilities").shape != (rows, 3):
+            failures.append((number, reply))
+
+    await asyncio.gather(*[ask(number) for number in range(asked)])
+    assert failures == []
+    assert max(rig.engine.batches) > 5, "no batch ever held more than one request"
+    entries = rig.sink.records(kind="served")
+    assert len({entry["id"] for entry in entries}) == asked
+    tenants = Counter(entry["auth"]["credential"].removesuffix("-a") for entry in entries)
+    assert tenants == dict.fromkeys(TENANTS, asked // len(TENANTS))
+    for batch in batches(entries).values():
+        assert sorted(entry["batch"]["position"] for entry in batch) == list(range(batch[0]["batch"]["size"]))
+        assert sum(entry["rows"] for entry in batch) == batch[0]["batch"]["rows"]
+
+
+def batches(entries) -> dict[int, list[dict]]:
+    found: dict[int, list[dict]] = {}
+    for entry in entries:
+        found.setdefault(entry["batch"]["id"], []).append(entry)
+    return found
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        None,
+        pytest.param(
+            lambda: RuntimeError("a bug below us"),
+            marks=pytest.mark.xfail(reason="only an EngineError is tried again one by one", strict=True),
+        ),
+    ],
+    ids=["as engines fail", "as bugs do"],
+)
+async def test_a_request_that_breaks_the_engine_fails_alone(rig, error):
+    if error is not None:
+        rig.engine.error = error
+    first = await started(rig, tiny_body(image(0.9)))
+    good = [rig.infer(tiny_body(image(value / 10, 2))) for value in range(1, 6)]
+    bad = rig.infer(tiny_body(poisoned(2)))
+    more = [rig.infer(tiny_body(image(value / 10, 2))) for value in range(6, 9)]
+    await queued(rig, 18)
+    rig.engine.go.set()
+    replies = [await ended(call) for call in (*good, *more)]
+    broken = await ended(bad)
+    assert (broken.code, broken.reason) == (CODE.INTERNAL, "MODEL_ERROR")
+    assert "bug" not in broken.details
+    assert "poisoned" not in broken.details
+    for value, reply in enumerate(replies, 1):
+        np.testing.assert_allclose(reply.output("energy"), [value / 10] * 2, rtol=0, atol=TOLERANCE)
+    assert (await ended(first)).code is CODE.OK
+    assert 18 in rig.engine.batches, "they were not one batch"
+    assert [entry["id"] for entry in rig.sink.records(kind="failed")] == [broken.request_id]
+
+
+async def test_a_model_that_answers_nan_has_failed_for_that_request_alone(rig):
+    def answer(outputs):
+        outputs["probabilities"][outputs["energy"] > 0.6] = np.nan
+        return outputs
+
+    rig.engine.answer = answer
+    first = await started(rig, tiny_body(image(0.1)))
+    calls = [rig.infer(tiny_body(np.concatenate([image(0.2), image(value)]))) for value in (0.3, 0.7, 0.5)]
+    await queued(rig, 6)
+    rig.engine.go.set()
+    assert [(await ended(call)).reason for call in (first, *calls)] == ["OK", "OK", "MODEL_ERROR", "OK"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.001, 1.001])
+async def test_a_bad_row_is_refused_before_it_can_meet_its_neighbours(rig, value):
+    first = await started(rig, tiny_body(image(0.9)))
+    good = [rig.infer(tiny_body(image(0.25))) for _ in range(3)]
+    rows = image(0.5, 3)
+    rows[1, 5, 5] = value
+    bad = await rig.ask(tiny_body(rows))
+    assert bad.reason == "TENSOR_INVALID"
+    rig.engine.go.set()
+    for call in good:
+        assert (await ended(call)).output("energy") == pytest.approx(0.25)
+    assert (await ended(first)).code is CODE.OK
+
+
+async def test_a_deadline_that_passes_in_the_queue_costs_no_model_work(rig):
+    first = await started(rig, tiny_body(image(0.5)))
+    late = rig.infer(tiny_body(image(0.25)), timeout=20)
+    await queued(rig, 1)
+    now_ns = rig.gw.clock_ns
+    rig.gw.clock_ns = lambda: now_ns() + 30_000_000_000  # the wire rounds a timeout up
+    rig.engine.go.set()
+    reply = await ended(late)
+    assert (reply.code, reply.reason) == (CODE.DEADLINE_EXCEEDED, "DEADLINE_PASSED")
+    assert (await ended(first)).code is CODE.OK
+    assert rig.engine.batches == [1]
+    assert [entry["id"] for entry in rig.sink.records(reason="DEADLINE_PASSED")] == [reply.request_id]
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_before_it_is_queued(rig):
+    for _ in range(100):
+        rig.gw.served["tiny", "1"].service_time.observe(3_000_000_000, 1)
+    reply = await rig.ask(tiny_body(image(0.5)), timeout=2)
+    assert (reply.code, reply.reason) == (CODE.DEADLINE_EXCEEDED, "DEADLINE_UNMEETABLE")
+    assert rig.engine.batches == []
+    assert (await rig.ask(tiny_body(image(0.5)), timeout=60)).code is CODE.OK
+
+
+async def test_who_asks_first_in_a_full_queue_gives_way_by_lane_and_gets_a_hint(made_site, tmp_path):
+    def small_queue(document) -> None:
+        document["engine"]["queue_rows_max"] = 256
+
+    async with open_rig(made_site, tmp_path, config=small_queue) as rig:
+        first = await started(rig, tiny_body(image(0.5)))
+        heavy = [rig.infer(tiny_body(image(0.5, 128))) for _ in range(2)]
+        await queued(rig, 256)
+        refused = await rig.ask(tiny_body(image(0.5)))
+        assert (refused.code, refused.reason) == (CODE.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert int(refused.trailers["grpc-retry-pushback-ms"]) > 0
+        urgent = rig.infer(tiny_body(image(0.75)), caller="kiosk-7")
+        shed = await ended(heavy[1])
+        assert shed.reason == "QUEUE_FULL"
+        rig.engine.go.set()
+        assert (await ended(urgent)).output("energy") == pytest.approx(0.75)
+        assert (await ended(heavy[0])).code is CODE.OK
+        assert (await ended(first)).code is CODE.OK
+        assert {entry["id"] for entry in rig.sink.records(reason="QUEUE_FULL")} == {refused.request_id, shed.request_id}
+        assert rig.gw.concurrency.in_flight == 0
+
+
+async def test_a_draining_gateway_finishes_what_it_has_and_takes_nothing_new(rig):
+    accepted = await started(rig, tiny_body(image(0.5)))
+    rig.gw.draining = True
+    refused = await rig.ask(tiny_body(image(0.5)))
+    assert (refused.code, refused.reason) == (CODE.UNAVAILABLE, "DRAINING")
+    rig.engine.go.set()
+    assert (await ended(accepted)).code is CODE.OK
+    rig.gw.draining = False
+
+
+async def test_a_policy_change_between_two_requests_splits_no_batch_wrongly(rig):
+    """Both wait in one queue; each is answered under the policy it began with."""
+    first = await started(rig, tiny_body(image(0.9)))
+    old = rig.infer(tiny_body(image(0.25)))
+    await queued(rig, 1)
+    before = rig.gw.active.digest
+    rig.site.change_policy(lambda policy: policy["models"]["tiny"].update(outputs=["energy"]))
+    policy = load_policy(rig.site.policy, rig.app.config.policy.public_key)
+    rig.app.put_in_force(rig.app.compile(policy), policy)
+    new = rig.infer(tiny_body(image(0.75)))
+    await queued(rig, 2)
+    rig.engine.go.set()
+    was, now = await ended(old), await ended(new)
+    assert (len(was.message.outputs), len(now.message.outputs)) == (6, 1)
+    assert (was.trailers["x-stockade-policy"], now.trailers["x-stockade-policy"]) == (before, policy.digest)
+    assert (await ended(first)).code is CODE.OK
+
+
+async def test_costs_are_spent_by_rows_and_given_back_by_nobody(rig):
+    assert (await rig.ask(tiny_body(image(0.5, 6)), caller="costly")).code is CODE.OK
+    over = await rig.ask(tiny_body(image(0.5, 3)), caller="costly")
+    assert (over.reason, over.trailers["x-ratelimit-limit"]) == ("RATE_LIMITED", "8")
+    exact = await rig.ask(tiny_body(image(0.5, 2)), caller="costly")
+    assert (exact.code, exact.trailers["x-ratelimit-remaining"]) == (CODE.OK, "0")
+
+
+def test_the_poison_is_an_honest_value():
+    assert 0 < POISON < 1

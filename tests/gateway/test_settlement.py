@@ -1,0 +1,130 @@
+"""No answer leaves before its record is durable, and none leaves without one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+
+from tests.e2e.caller import infer_body
+from tests.gateway.rig import ended, image, open_rig, tiny_body
+
+CODE = grpc.StatusCode
+METHODS = {
+    "an answer": ("/inference.GRPCInferenceService/ModelInfer", tiny_body(image(0.5)), "OK"),
+    "a refusal": ("/inference.GRPCInferenceService/ModelInfer", infer_body(model="none"), "MODEL_UNKNOWN"),
+    "a method from memory": ("/inference.GRPCInferenceService/ServerReady", b"", "OK"),
+    "a health check": ("/grpc.health.v1.Health/Check", b"", "OK"),
+}
+
+
+async def held(rig, count: int = 1) -> None:
+    async with asyncio.timeout(20):
+        while rig.sink.held < count:
+            await asyncio.sleep(0.005)
+
+
+def call(rig, name: str):
+    path, body, _ = METHODS[name]
+    return rig.channel.unary_unary(path)(body, metadata=rig.site.bearer("plenty"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+async def test_nothing_leaves_before_the_sink_has_acknowledged(rig, name):
+    rig.sink.holding = True
+    waiting = call(rig, name)
+    await held(rig)
+    for _ in range(20):  # turns of the loop in which a reply would have come
+        await asyncio.sleep(0.005)
+    assert not waiting.done()
+    assert rig.sink.entries == []
+    rig.sink.release()
+    reply = await ended(waiting)
+    assert reply.reason == METHODS[name][2]
+    assert [entry["id"] for entry in rig.sink.records()] == [reply.request_id]
+    assert reply.trailers["x-stockade-audit-index"] == "0"
+
+
+@pytest.mark.parametrize("name", METHODS)
+async def test_without_a_record_there_is_no_answer(rig, name):
+    rig.sink.unavailable = "append_timeout"
+    reply = await ended(call(rig, name))
+    assert (reply.code, reply.reason, reply.body) == (CODE.UNAVAILABLE, "AUDIT_UNAVAILABLE", b"")
+    assert "x-stockade-audit-index" not in reply.trailers
+    assert int(reply.trailers["grpc-retry-pushback-ms"]) > 0
+    rig.sink.unavailable = None
+    assert (await ended(call(rig, name))).reason == METHODS[name][2]
+    assert rig.counted("stockade_requests_total", reason="AUDIT_UNAVAILABLE") == 1
+
+
+async def test_the_slots_of_the_ring_come_back_whatever_the_sink_says(rig):
+    free = len(rig.gw.ring._free)
+    for unavailable in (None, "recorder_gone", None):
+        rig.sink.unavailable = unavailable
+        for name in METHODS:
+            await ended(call(rig, name))
+        await ended(rig.channel.unary_unary("/no.such/Method")(b"", metadata=rig.site.bearer("plenty")))
+        await ended(rig.channel.unary_unary("/no.such/Method")(b""))
+        await asyncio.gather(
+            *[ended(rig.stream([tiny_body(image(0.5))] * 3)) for _ in range(2)], return_exceptions=True
+        )
+    async with asyncio.timeout(10):
+        while len(rig.gw.ring._free) != free:
+            await asyncio.sleep(0.005)
+    assert rig.gw.concurrency.in_flight == 0
+
+
+async def test_what_a_caller_left_behind_is_recorded_and_leaves_the_ring(rig):
+    free = len(rig.gw.ring._free)
+    rig.engine.go.clear()
+    first = rig.infer(tiny_body(image(0.5)))
+    await asyncio.to_thread(rig.engine.entered.acquire)
+    queued = rig.infer(tiny_body(image(0.25)))
+    served = rig.gw.served["tiny", "1"]
+    async with asyncio.timeout(10):
+        while not served.batcher.queued_rows:
+            await asyncio.sleep(0.005)
+    first.cancel()
+    queued.cancel()
+    async with asyncio.timeout(10):
+        while rig.gw.concurrency.in_flight:
+            await asyncio.sleep(0.005)
+    rig.engine.go.set()
+    async with asyncio.timeout(10):
+        while len(rig.sink.entries) < 2:
+            await asyncio.sleep(0.005)
+    reasons = sorted(entry["reason"] for entry in rig.sink.records())
+    assert reasons == ["CANCELLED", "OK"]  # the model had worked for the first, so that is what its record says
+    assert len(rig.gw.ring._free) == free
+    assert rig.engine.batches == [1], "the one that was cancelled in the queue cost no model work"
+
+
+async def test_who_hung_up_and_was_then_displaced_has_a_record_all_the_same(made_site, tmp_path):
+    def small_queue(document) -> None:
+        document["engine"]["queue_rows_max"] = 256
+
+    async with open_rig(made_site, tmp_path, config=small_queue) as rig:
+        rig.engine.go.clear()
+        first = rig.infer(tiny_body(image(0.5)))
+        await asyncio.to_thread(rig.engine.entered.acquire)
+        served = rig.gw.served["tiny", "1"]
+        gone = rig.infer(tiny_body(image(0.25, 200)))  # warehouse's lane gives way to that of a shop
+        async with asyncio.timeout(10):
+            while served.batcher.queued_rows < 200:
+                await asyncio.sleep(0.005)
+        gone.cancel()
+        async with asyncio.timeout(10):
+            while rig.gw.concurrency.in_flight > 1:
+                await asyncio.sleep(0.005)
+        displacing = rig.infer(tiny_body(image(0.75, 100)), caller="kiosk-7")
+        async with asyncio.timeout(10):
+            while served.batcher.queued_rows != 100:
+                await asyncio.sleep(0.005)
+        rig.engine.go.set()
+        assert (await ended(displacing)).code is CODE.OK
+        assert (await ended(first)).code is CODE.OK
+        async with asyncio.timeout(10):
+            while len(rig.sink.entries) < 3:
+                await asyncio.sleep(0.005)
+        assert sorted(entry["reason"] for entry in rig.sink.records()) == ["CANCELLED", "OK", "OK"]
