@@ -67,11 +67,12 @@ async def watch(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[bytes
     await record_alone(call.record, call.gw)
     told: int | None = None
     while True:
+        draining = call.gw.draining  # looked at before the state, so that the last state told is that of a drain
         status = status_of(request.service, call.gw)
         now = int(_Status.SERVICE_UNKNOWN) if status is None else status
         if now != told:
             told = now
             yield health_pb2.HealthCheckResponse(status=now).SerializeToString()
-        if call.gw.draining:
+        if draining:
             return
         await asyncio.sleep(WATCH_EVERY_S)

@@ -1,0 +1,148 @@
+"""A stream: in order, each message recorded, limited and looked up for itself, and never more at work than the window."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+
+from gateway.streaming import WINDOW
+from stockade.open_inference.grpc_service_pb2 import ModelInferResponse, ModelStreamInferResponse
+from tests.gateway.rig import image, poisoned, tiny_body
+
+CODE = grpc.StatusCode
+
+
+async def read_all(call) -> list[ModelStreamInferResponse]:
+    return [ModelStreamInferResponse.FromString(reply) async for reply in call]
+
+
+async def test_answers_come_in_the_order_of_the_requests(rig):
+    bodies = [tiny_body(image((number % 9 + 1) / 10, number % 5 + 1), id=f"{number}") for number in range(100)]
+    replies = await read_all(rig.stream(bodies))
+    assert [reply.infer_response.id for reply in replies] == [f"{number}" for number in range(100)]
+    assert all(reply.infer_response.parameters["triton_final_response"].bool_param for reply in replies)
+    assert len(rig.sink.records(kind="served", rows=1)) == 20
+
+
+async def test_every_message_and_the_stream_have_a_record(rig):
+    await read_all(rig.stream([tiny_body(image(0.5))] * 3))
+    async with asyncio.timeout(10):
+        while len(rig.sink.entries) < 4:
+            await asyncio.sleep(0.005)
+    entries = rig.sink.records()
+    assert [("model" in entry, entry["reason"]) for entry in entries] == [(True, "OK")] * 3 + [(False, "OK")]
+    assert len({entry["id"] for entry in entries}) == 4
+    assert rig.counted("grpc_server_handled_total", grpc_method="ModelStreamInfer", grpc_code="OK") == 1
+    assert rig.counted("stockade_requests_total", outcome="served", model="tiny") == 3
+
+
+async def test_a_refused_message_is_answered_and_the_stream_goes_on(rig):
+    bodies = [
+        tiny_body(image(0.5), id="a"),
+        b"\xff\xff",
+        tiny_body(image(1.5), id="b"),
+        tiny_body(poisoned(), id="c"),
+        tiny_body(image(0.5), id="d"),
+    ]
+    replies = await read_all(rig.stream(bodies))
+    assert [reply.error_message.partition("]")[0] for reply in replies] == [
+        "",
+        "[MESSAGE_MALFORMED",
+        "[TENSOR_INVALID",
+        "[MODEL_ERROR",
+        "",
+    ]
+    assert [reply.infer_response.id for reply in replies] == ["a", "", "b", "c", "d"]
+    reasons = sorted(entry["reason"] for entry in rig.sink.records())
+    assert reasons == ["MESSAGE_MALFORMED", "MODEL_ERROR", "OK", "OK", "OK", "TENSOR_INVALID"]
+
+
+@pytest.mark.parametrize("header", [("triton_grpc_error", "true"), ("x-stockade-stream-format", "mlserver")])
+async def test_where_the_shape_has_no_place_for_a_refusal_it_ends_the_stream(rig, header):
+    call = rig.stream([tiny_body(image(0.5)), tiny_body(image(1.5)), tiny_body(image(0.5))], header)
+    replies = []
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        async for reply in call:
+            replies.append(reply)  # noqa: PERF401  a comprehension would lose what came before the error
+    assert ended.value.code() is CODE.INVALID_ARGUMENT
+    assert "[TENSOR_INVALID]" in ended.value.details()
+    assert len(replies) == 1
+    if header[1] == "mlserver":
+        assert len(ModelInferResponse.FromString(replies[0]).outputs) == 6
+
+
+async def test_no_more_messages_are_at_work_than_the_window_takes(rig):
+    rig.engine.go.clear()
+    pulled = 0
+
+    async def bodies():
+        nonlocal pulled
+        while pulled < 10 * WINDOW:
+            pulled += 1
+            yield tiny_body(image(0.5))
+
+    call = rig.stream(bodies())
+    reading = asyncio.ensure_future(read_all(call))
+    await asyncio.to_thread(rig.engine.entered.acquire)
+    served = rig.gw.served["tiny", "1"]
+    before = -1
+    async with asyncio.timeout(20):
+        while before != served.batcher.queued_rows or not before:
+            before = served.batcher.queued_rows
+            await asyncio.sleep(0.1)
+    assert WINDOW - 1 <= before <= WINDOW + 2  # one is in the engine, one waits for a place
+    rig.engine.go.set()
+    assert len(await reading) == 10 * WINDOW
+
+
+async def test_a_stream_that_is_cancelled_records_what_it_had_begun(rig):
+    rig.engine.go.clear()
+    wait = asyncio.Event()
+
+    async def bodies():
+        for _ in range(5):
+            yield tiny_body(image(0.5))
+        await wait.wait()
+
+    call = rig.stream(bodies())
+    await asyncio.to_thread(rig.engine.entered.acquire)
+    async with asyncio.timeout(10):
+        while rig.gw.served["tiny", "1"].batcher.queued_rows < 4:
+            await asyncio.sleep(0.005)
+    call.cancel()
+    wait.set()
+    async with asyncio.timeout(10):
+        while rig.gw.concurrency.in_flight:
+            await asyncio.sleep(0.005)
+    rig.engine.go.set()
+    async with asyncio.timeout(10):
+        while len(rig.sink.entries) < 6:
+            await asyncio.sleep(0.005)
+    assert sorted(entry["reason"] for entry in rig.sink.records()) == ["CANCELLED"] * 5 + ["OK"]
+    assert len(rig.gw.streams) == 0
+
+
+async def test_each_message_spends_a_request(rig):
+    replies = await read_all(rig.stream([tiny_body(image(0.5))] * 3, caller="rated"))
+    # The stream itself was the first of its two requests.
+    assert [reply.error_message.partition("]")[0] for reply in replies] == ["", "[RATE_LIMITED", "[RATE_LIMITED"]
+
+
+async def test_a_drain_refuses_what_comes_later_and_answers_what_came_before(rig):
+    more: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    async def bodies():
+        while (body := await more.get()) is not None:
+            yield body
+
+    call = rig.stream(bodies())
+    await more.put(tiny_body(image(0.5), id="before"))
+    assert ModelStreamInferResponse.FromString(await call.read()).infer_response.id == "before"
+    rig.gw.draining = True
+    await more.put(tiny_body(image(0.5), id="after"))
+    assert "[DRAINING]" in ModelStreamInferResponse.FromString(await call.read()).error_message
+    rig.gw.draining = False
+    await more.put(None)
+    assert await call.read() is grpc.aio.EOF
