@@ -34,6 +34,7 @@ HOMES = {
     "torch": ("serving/train/", "serving/models/", "defenses/lab/"),
     "ray": ("serving/ray_engine.py", "serving/ray_replica.py"),
     "art": ("defenses/art_adapter.py",),
+    "opentelemetry": ("ops/tracing.py",),
     "prometheus_client": ("ops/metrics/",),
     "prometheus_client.parser": ("ops/metrics/", "gateway/local.py"),  # reads the page as any client would
 }
@@ -128,7 +129,7 @@ def test_the_folder_of_the_wire_contracts_is_no_package():
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("gateway.worker", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "onnx"]),
+        ("gateway.worker", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "opentelemetry"]),
         ("gateway.host", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "onnx"]),
         ("gateway.cli", ["torch", "grpc", "onnxruntime", "numpy", "pydantic", "prometheus_client"]),
         ("ops.audit.recorder_main", ["grpc", "gateway", "stockade", "serving", "defenses", "numpy", "pydantic"]),

@@ -108,7 +108,7 @@ def commands(text: str) -> Iterator[list[str]]:
             elif set(word) <= set("|;&"):
                 yield words
                 words = []
-            else:
+            elif words or not re.match(r"[A-Z_]+=", word):  # a setting before a command is not part of it
                 words.append(word)
         if words:
             yield words
@@ -171,7 +171,7 @@ def test_every_module_and_make_target_shown_exists(path):
     shown = [*commands(text), *(span.split() for span in spans(text) if re.match(r"(make|python -m) ", span))]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     made = {word for words in shown if words[0] == "make" for word in words[1:] if re.fullmatch(r"[a-z-]+", word)}
-    modules = {words[2] for words in shown if Path(words[0]).name == "python" and words[1:2] == ["-m"]}
+    modules = {words[2] for words in shown if re.match(r"python3?$", Path(words[0]).name) and words[1:2] == ["-m"]}
     assert made - targets == set()
     assert {module for module in modules if find_spec(module) is None} == set()
 
@@ -273,6 +273,8 @@ def test_a_broken_link_is_seen(text, wrong):
         ("stockade check", False),
         ("stockade check FILE --jsn", False),
         ("true && stockade explode now", False),
+        ("ROUNDS=5 stockade bench memory", True),
+        ("ROUNDS=5 stockade bench nothing", False),
     ],
 )
 def test_a_wrong_command_line_is_seen(line, parses):
