@@ -32,7 +32,7 @@ def fitted_evidence(seed):
 
 
 # name: (screen calibrated with a seed, the outputs it reads)
-SCREENS = {"evidence": (fitted_evidence, ("energy", "mahalanobis", "residual", "probabilities"))}
+SCREENS = {"evidence": (fitted_evidence, ("energy", "mahalanobis", "residual"))}
 
 
 @pytest.fixture(scope="module", params=SCREENS)
