@@ -12,7 +12,15 @@ from gateway.service import Unary
 from tests.e2e.caller import STREAM, calling, infer_body
 from tests.e2e.running import until
 
-EXPECTED = {"OK", "MESSAGE_MALFORMED", "TENSOR_INVALID", "ARGUMENT_INVALID", "MODEL_UNKNOWN", "REQUEST_TOO_LARGE", "INPUT_REJECTED"}
+EXPECTED = {
+    "OK",
+    "MESSAGE_MALFORMED",
+    "TENSOR_INVALID",
+    "ARGUMENT_INVALID",
+    "MODEL_UNKNOWN",
+    "REQUEST_TOO_LARGE",
+    "INPUT_REJECTED",
+}
 UNARY = sorted(path for path, method in data_methods(reflection=True).items() if isinstance(method, Unary))
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -1,0 +1,147 @@
+"""Children are started, watched, told and stopped; a reload is all or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from gateway import supervisor
+from gateway.supervisor import DEATHS_MAX, EX_CONFIG, Child, StartFailed, all_ready, reload_everywhere
+
+READY = "import sys, json; print(json.dumps({'event': 'ready', 'policy': 'p0'}), flush=True); "
+ECHO = READY + (
+    "\nfor line in sys.stdin:"
+    "\n    told = json.loads(line)"
+    "\n    if told['do'] == 'prepare': print(json.dumps({'event': 'prepared', 'digest': told['path']}), flush=True)"
+    "\n    if told['do'] == 'commit': print(json.dumps({'event': 'committed', 'digest': told['digest']}), flush=True)"
+)
+REFUSES = (
+    READY + "\nfor line in sys.stdin: print(json.dumps({'event': 'rejected', 'problem': 'no such screen'}), flush=True)"
+)
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + READY + "sys.stdin.read()"
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(supervisor, "PAUSE_FIRST_S", 0.01)
+
+
+class Nursery:
+    """Starts children, and leaves none behind."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.children: list[tuple[Child, asyncio.Task[None]]] = []
+
+    def log(self, event: str, **_: object) -> None:
+        self.events.append(event)
+
+    def start(self, code: str, **more) -> tuple[Child, asyncio.Task[None]]:
+        child = Child(f"child-{len(self.children)}", ["-c", code], self.log, **more)
+        task = asyncio.create_task(child.run(), name=child.name)
+        self.children.append((child, task))
+        return child, task
+
+    async def ready(self, *codes: str) -> list[Child]:
+        started = [self.start(code) for code in codes]
+        await all_ready([child for child, _ in started], [task for _, task in started], 30)
+        return [child for child, _ in started]
+
+
+@pytest.fixture
+async def nursery():
+    made = Nursery()
+    yield made
+    for child, task in made.children:
+        await child.stop(0.2)
+        task.cancel()
+    await asyncio.gather(*(task for _, task in made.children), return_exceptions=True)
+    for child, _ in made.children:
+        assert child.process is None or child.process.returncode is not None
+
+
+async def test_a_child_that_dies_is_started_again(nursery):
+    (child,) = await nursery.ready(ECHO)
+    first = child.process.pid
+    os.kill(first, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while child.process.pid == first or not child.ready.is_set():
+            await asyncio.sleep(0.01)
+    assert (child.starts, child.facts["policy"]) == (2, "p0")
+    assert nursery.events.count("child-ended") == 1
+
+
+async def test_one_that_never_comes_up_is_given_up_after_a_few_deaths(nursery):
+    child, task = nursery.start("raise SystemExit(3)")
+    with pytest.raises(StartFailed, match="exit code 3"):
+        await task
+    assert child.starts == DEATHS_MAX
+
+
+async def test_one_that_says_starting_it_again_changes_nothing_is_believed(nursery):
+    child, task = nursery.start(f"raise SystemExit({EX_CONFIG})")
+    with pytest.raises(StartFailed):
+        await task
+    assert child.starts == 1
+
+
+async def test_deaths_are_counted_anew_once_it_was_ready(nursery):
+    child, task = nursery.start(READY)  # ready, and then it ends
+    async with asyncio.timeout(60):
+        while child.starts <= DEATHS_MAX + 1:
+            await asyncio.sleep(0.01)
+    assert not task.done()
+
+
+async def test_waiting_for_children_names_the_late_one(nursery):
+    child, task = nursery.start("import time; time.sleep(60)")
+    with pytest.raises(StartFailed, match="not ready after 0 s: child-0"):
+        await all_ready([child], [task], 0.05)
+
+
+async def test_a_stray_print_is_not_an_event(nursery):
+    (child,) = await nursery.ready("print('hello {'); " + ECHO)
+    assert (await child.ask(20, do="prepare", path="p1"))["digest"] == "p1"
+
+
+async def test_a_child_that_does_not_answer_is_silent(nursery):
+    (child,) = await nursery.ready(READY + "sys.stdin.read()")
+    assert await child.ask(0.05, do="prepare", path="p1") == {"event": "silent"}
+
+
+async def test_one_that_ignores_the_signal_is_killed(nursery):
+    (child,) = await nursery.ready(STUBBORN)
+    await child.stop(0.1)
+    assert child.process.returncode == -signal.SIGKILL
+    assert "child-killed" in nursery.events
+
+
+async def test_a_reload_reaches_every_worker(nursery):
+    workers = await nursery.ready(ECHO, ECHO)
+    done: list[str] = []
+    assert await reload_everywhere(workers, "p1", "p1", lambda: done.append("kept"), 20) is None
+    assert done == ["kept"]
+    async with asyncio.timeout(20):
+        while {worker.facts["policy"] for worker in workers} != {"p1"}:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("other", "digest", "problem"),
+    [
+        (REFUSES, "p1", "child-1: no such screen"),
+        (READY + "sys.stdin.read()", "p1", "child-1: silent"),
+        (ECHO, "p2", "child-0: prepared"),
+    ],
+    ids=["refuses", "is silent", "prepared another"],
+)
+async def test_when_one_worker_will_not_nobody_does(nursery, other, digest, problem):
+    workers = await nursery.ready(ECHO, other)
+    done: list[str] = []
+    refused = await reload_everywhere(workers, "p1", digest, lambda: done.append("kept"), 0.5)
+    assert refused == problem
+    assert done == []
+    assert {worker.facts["policy"] for worker in workers} == {"p0"}
