@@ -46,7 +46,7 @@ PUBLIC = Principal(
     priority_class="(public)",
     lane=3,
     roles=frozenset(),
-    credential="",
+    credential="(public)",
     method="none",
     expires_ns=None,
 )

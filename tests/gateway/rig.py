@@ -5,6 +5,7 @@ Everything else is real: policy, keys, metrics, in-flight ring, batch threads, a
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import threading
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 import gateway.app
-from gateway.app import App, open_app, place_of
+from gateway.app import RING_SLOTS, App, open_app, place_of
 from gateway.config import load_config
 from gateway.methods import data_methods
 from gateway.server import drain
@@ -120,6 +121,11 @@ class Rig:
         assert isinstance(engine, HeldEngine)
         return engine
 
+    @property
+    def at_work(self) -> int:
+        """Calls and messages that are being worked on: the slots of the in-flight ring that are taken."""
+        return RING_SLOTS - len(self.gw.ring._free)
+
     def infer(self, body: bytes, *, caller: str = "plenty", **more: Any) -> Any:
         """Begin a call."""
         return self.channel.unary_unary(INFER)(body, metadata=self.site.bearer(caller), **more)
@@ -135,6 +141,13 @@ class Rig:
         """The sum of a metric's samples that carry these labels."""
         self.gw.tally.flush()
         return total(samples(expose(self.metrics).decode()), name, **labels)
+
+
+async def until(condition: Callable[[], object], patience_s: float = 20.0) -> None:
+    """Let the loop turn until the condition holds."""
+    async with asyncio.timeout(patience_s):
+        while not condition():
+            await asyncio.sleep(0.002)
 
 
 async def ended(call: Any) -> Reply:

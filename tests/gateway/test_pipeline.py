@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gateway.policy import load_policy
-from tests.gateway.rig import POISON, ended, image, open_rig, poisoned, tiny_body
+from tests.gateway.rig import POISON, ended, image, open_rig, poisoned, tiny_body, until
 
 CODE = grpc.StatusCode
 TOLERANCE = 1e-5
@@ -26,9 +26,7 @@ async def started(rig, body: bytes, **more):
 
 
 async def queued(rig, rows: int) -> None:
-    async with asyncio.timeout(10):
-        while rig.gw.served["tiny", "1"].batcher.queued_rows < rows:
-            await asyncio.sleep(0.002)
+    await until(lambda: rig.gw.served["tiny", "1"].batcher.queued_rows >= rows)
 
 
 async def test_thousands_of_interleaved_requests_each_get_their_own_answer(rig):
@@ -168,7 +166,7 @@ async def test_who_asks_first_in_a_full_queue_gives_way_by_lane_and_gets_a_hint(
         assert (await ended(heavy[0])).code is CODE.OK
         assert (await ended(first)).code is CODE.OK
         assert {entry["id"] for entry in rig.sink.records(reason="QUEUE_FULL")} == {refused.request_id, shed.request_id}
-        assert rig.gw.concurrency.in_flight == 0
+        await until(lambda: rig.gw.concurrency.in_flight == 0)
 
 
 async def test_a_draining_gateway_finishes_what_it_has_and_takes_nothing_new(rig):

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from tests.e2e.caller import infer_body
-from tests.gateway.rig import ended, image, open_rig, tiny_body
+from tests.gateway.rig import ended, image, open_rig, tiny_body, until
 
 CODE = grpc.StatusCode
 METHODS = {
@@ -20,9 +20,7 @@ METHODS = {
 
 
 async def held(rig, count: int = 1) -> None:
-    async with asyncio.timeout(20):
-        while rig.sink.held < count:
-            await asyncio.sleep(0.005)
+    await until(lambda: rig.sink.held >= count)
 
 
 def call(rig, name: str):
@@ -59,7 +57,6 @@ async def test_without_a_record_there_is_no_answer(rig, name):
 
 
 async def test_the_slots_of_the_ring_come_back_whatever_the_sink_says(rig):
-    free = len(rig.gw.ring._free)
     for unavailable in (None, "recorder_gone", None):
         rig.sink.unavailable = unavailable
         for name in METHODS:
@@ -69,34 +66,25 @@ async def test_the_slots_of_the_ring_come_back_whatever_the_sink_says(rig):
         await asyncio.gather(
             *[ended(rig.stream([tiny_body(image(0.5))] * 3)) for _ in range(2)], return_exceptions=True
         )
-    async with asyncio.timeout(10):
-        while len(rig.gw.ring._free) != free:
-            await asyncio.sleep(0.005)
+    await until(lambda: rig.at_work == 0)
     assert rig.gw.concurrency.in_flight == 0
 
 
 async def test_what_a_caller_left_behind_is_recorded_and_leaves_the_ring(rig):
-    free = len(rig.gw.ring._free)
     rig.engine.go.clear()
     first = rig.infer(tiny_body(image(0.5)))
     await asyncio.to_thread(rig.engine.entered.acquire)
     queued = rig.infer(tiny_body(image(0.25)))
     served = rig.gw.served["tiny", "1"]
-    async with asyncio.timeout(10):
-        while not served.batcher.queued_rows:
-            await asyncio.sleep(0.005)
+    await until(lambda: served.batcher.queued_rows)
     first.cancel()
     queued.cancel()
-    async with asyncio.timeout(10):
-        while rig.gw.concurrency.in_flight:
-            await asyncio.sleep(0.005)
+    await until(lambda: not rig.gw.concurrency.in_flight)
     rig.engine.go.set()
-    async with asyncio.timeout(10):
-        while len(rig.sink.entries) < 2:
-            await asyncio.sleep(0.005)
+    await until(lambda: len(rig.sink.entries) >= 2)
     reasons = sorted(entry["reason"] for entry in rig.sink.records())
     assert reasons == ["CANCELLED", "OK"]  # the model had worked for the first, so that is what its record says
-    assert len(rig.gw.ring._free) == free
+    assert rig.at_work == 0
     assert rig.engine.batches == [1], "the one that was cancelled in the queue cost no model work"
 
 
@@ -110,21 +98,13 @@ async def test_who_hung_up_and_was_then_displaced_has_a_record_all_the_same(made
         await asyncio.to_thread(rig.engine.entered.acquire)
         served = rig.gw.served["tiny", "1"]
         gone = rig.infer(tiny_body(image(0.25, 200)))  # warehouse's lane gives way to that of a shop
-        async with asyncio.timeout(10):
-            while served.batcher.queued_rows < 200:
-                await asyncio.sleep(0.005)
+        await until(lambda: served.batcher.queued_rows >= 200)
         gone.cancel()
-        async with asyncio.timeout(10):
-            while rig.gw.concurrency.in_flight > 1:
-                await asyncio.sleep(0.005)
+        await until(lambda: rig.gw.concurrency.in_flight <= 1)
         displacing = rig.infer(tiny_body(image(0.75, 100)), caller="kiosk-7")
-        async with asyncio.timeout(10):
-            while served.batcher.queued_rows != 100:
-                await asyncio.sleep(0.005)
+        await until(lambda: served.batcher.queued_rows == 100)
         rig.engine.go.set()
         assert (await ended(displacing)).code is CODE.OK
         assert (await ended(first)).code is CODE.OK
-        async with asyncio.timeout(10):
-            while len(rig.sink.entries) < 3:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(rig.sink.entries) >= 3)
         assert sorted(entry["reason"] for entry in rig.sink.records()) == ["CANCELLED", "OK", "OK"]
