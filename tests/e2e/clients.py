@@ -1,4 +1,4 @@
-"""Real clients in virtual environments of their own: their pins of protobuf and grpcio conflict with ours, and each other's.
+"""Real clients in virtual environments of their own, because their pins of protobuf and grpcio conflict.
 
 `python tests/e2e/clients.py` makes every environment that is missing, several at a time, below
 `~/.cache/stockade/clients` (`STOCKADE_CLIENTS` names another place); `make test` does so before the tests. An

@@ -1,4 +1,4 @@
-"""A gateway's directory as `stockade init` makes it, with more callers than a shop has: one for every way to be refused."""
+"""A gateway's directory as `stockade init` makes it, with a caller for every way to be refused."""
 
 from __future__ import annotations
 

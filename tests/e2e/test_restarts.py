@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Self
 
 import grpc
 import pytest
@@ -30,7 +31,7 @@ class Load:
         self._go_on = go_on_after_errors
         self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(CONNECTIONS)]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

@@ -1,4 +1,4 @@
-"""A policy becomes tables, or is refused with the name of what is wrong; a reload that is refused has changed nothing."""
+"""A policy becomes tables, or is refused with the name of what is wrong."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_a_quoted_text_is_canonical(value):
     time_ns=st.integers(0, 2**63 - 1),
     payload=st.booleans(),
 )
-def test_a_leaf_is_the_canonical_form_of_its_facts(
+def test_a_leaf_is_the_canonical_form_of_its_facts(  # noqa: PLR0917  hypothesis names them
     method, peer, model, caller, limits, batch, deadline_us, trace, rows, timings, outcome, time_ns, payload
 ):
     record = Record(b"\x07" * 16, method, "ModelInfer", HEX64, time_ns, 0)

@@ -10,6 +10,7 @@ import pytest
 
 from gateway import supervisor
 from gateway.supervisor import DEATHS_MAX, EX_CONFIG, Child, StartFailed, all_ready, reload_everywhere
+from tests.gateway.rig import until
 
 READY = "import sys, json; print(json.dumps({'event': 'ready', 'policy': 'p0'}), flush=True); "
 ECHO = READY + (
@@ -67,9 +68,7 @@ async def test_a_child_that_dies_is_started_again(nursery):
     (child,) = await nursery.ready(ECHO)
     first = child.process.pid
     os.kill(first, signal.SIGKILL)
-    async with asyncio.timeout(20):
-        while child.process.pid == first or not child.ready.is_set():
-            await asyncio.sleep(0.01)
+    await until(lambda: child.process.pid != first and child.ready.is_set())
     assert (child.starts, child.facts["policy"]) == (2, "p0")
     assert nursery.events.count("child-ended") == 1
 
@@ -90,9 +89,7 @@ async def test_one_that_says_starting_it_again_changes_nothing_is_believed(nurse
 
 async def test_deaths_are_counted_anew_once_it_was_ready(nursery):
     child, task = nursery.start(READY)  # ready, and then it ends
-    async with asyncio.timeout(60):
-        while child.starts <= DEATHS_MAX + 1:
-            await asyncio.sleep(0.01)
+    await until(lambda: child.starts > DEATHS_MAX + 1, 60)
     assert not task.done()
 
 
@@ -124,9 +121,7 @@ async def test_a_reload_reaches_every_worker(nursery):
     done: list[str] = []
     assert await reload_everywhere(workers, "p1", "p1", lambda: done.append("kept"), 20) is None
     assert done == ["kept"]
-    async with asyncio.timeout(20):
-        while {worker.facts["policy"] for worker in workers} != {"p1"}:
-            await asyncio.sleep(0.01)
+    await until(lambda: {worker.facts["policy"] for worker in workers} == {"p1"})
 
 
 @pytest.mark.parametrize(

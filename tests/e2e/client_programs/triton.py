@@ -1,4 +1,4 @@
-"""NVIDIA's tritonclient, unmodified: `python triton.py ADDRESS CA KEY_ID SECRET IMAGE.npy`; prints what it saw as JSON."""
+"""NVIDIA's tritonclient, unmodified: `python triton.py ADDRESS CA KEY_ID SECRET IMAGE.npy`; prints JSON."""
 
 import json
 import queue
