@@ -57,6 +57,14 @@ class Publisher:
         self._pool = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="sync")
         self._ours = {lock.read()}  # the checkpoints that may stand in the lock database unless somebody else swaps
 
+    def check_signed(self) -> None:
+        """Before anything is accepted: the durable tree extends what the signer signed, or no entry could be published.
+
+        Raises:
+            ForkRefused: an older copy of the log was put back, or it is a fork.
+        """
+        self._signer.demand(*self._edge.head(), self._prove)
+
     def publish(self) -> bool:
         """Publish what is durable. Returns whether anything new is public; call again until it says no.
 

@@ -111,6 +111,10 @@ def serve(settings: RecorderSettings) -> None:
         )
         for number, size in found.ends:
             store.closed(number, size)
+        publisher = Publisher(
+            settings.directory, state / "staging", edge=found.edge, signer=signer, lock=lock, vkey=key.verifier
+        )
+        publisher.check_signed()
         own = OwnEntries(settings.build, time.time_ns, lambda: secrets.token_bytes(16), settings.heartbeat_ms)
         first = opening_entry(own, settings, key, found)
         appender = Appender(
@@ -124,9 +128,6 @@ def serve(settings: RecorderSettings) -> None:
         )
         stack.callback(appender.close)
         appender.commit([own_append([first])])
-        publisher = Publisher(
-            settings.directory, state / "staging", edge=found.edge, signer=signer, lock=lock, vkey=key.verifier
-        )
         publishing = PublishThread(
             settings,
             edge=found.edge,

@@ -36,20 +36,31 @@ class Signer:
         """The newest checkpoint that was ever signed, as far as this key knows."""
         return self._last
 
-    def sign(self, size: int, root: bytes, prove: Prove) -> bytes:
-        """The signed note of (size, root). `prove(old, new)` must join it to `last`.
+    def demand(self, size: int, root: bytes, prove: Prove) -> None:
+        """See that (size, root) extends `last`, without signing anything.
 
         Raises:
-            ForkRefused: the proof does not.
+            ForkRefused: it does not.
         """
         last = self._last
         try:
             proof = prove(last.size, size)
             verify_consistency(last.size, size, proof, last.root, root)
         except ProofError as error:
-            raise ForkRefused(f"size {size} does not extend the signed size {last.size}: {error}") from error
+            raise ForkRefused(
+                f"a log of size {size} does not extend the size {last.size} that its key signed ({error}): "
+                "an older copy was put back, or it is a fork"
+            ) from error
+
+    def sign(self, size: int, root: bytes, prove: Prove) -> bytes:
+        """The signed note of (size, root). `prove(old, new)` must join it to `last`.
+
+        Raises:
+            ForkRefused: the proof does not.
+        """
+        self.demand(size, root, prove)
         checkpoint = Checkpoint(self._key.name, size, root)
-        if checkpoint != last:
+        if checkpoint != self._last:
             replace_file(self._state, checkpoint.text().encode(), 0o600)
             self._last = checkpoint
         return sign_note(checkpoint.text(), [self._key])

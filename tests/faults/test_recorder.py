@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from ops.audit.checkpoint import SignerKey
 from ops.audit.client import AuditClient, Receipt
 from ops.audit.entry import parse
-from ops.audit.errors import AppenderRunning, AuditUnavailable, LogCorrupted, RecorderError
+from ops.audit.errors import AppenderRunning, AuditUnavailable, ForkRefused, LogCorrupted, RecorderError
 from ops.audit.read import LogReader
 from ops.audit.segments import HEADER_BYTES
 from ops.audit.settings import RecorderSettings
@@ -119,6 +120,48 @@ async def test_damage_in_the_middle_stops_the_recorder_and_says_where(tmp_path):
     segment.write_bytes(data)
     assert launch(settings).wait_ready().stop() == 0
     assert kinds(settings).count("refused") == 3
+
+
+@pytest.mark.parametrize("restored", ["shorter", "forked", "nothing"])
+async def test_an_old_log_put_back_is_refused_before_anything_is_accepted(tmp_path, restored):
+    """The signer's memory beside the key is newer: shorter than what was signed, as long but other, or gone."""
+    settings = settings_in(tmp_path, heartbeat_ms=60_000)
+    places, old = ("log", "state"), tmp_path / "old"
+    await grow(settings, range(5))
+    for name in places:
+        shutil.copytree(tmp_path / name, old / name)
+    rewound = (tmp_path / "log.signed").read_bytes()
+    await grow(settings, range(5, 10))
+    newest = (tmp_path / "log.signed").read_bytes()
+    for name in places:
+        shutil.rmtree(tmp_path / name)
+        if restored != "nothing":
+            shutil.copytree(old / name, tmp_path / name)
+    if restored == "forked":  # the old copy went on elsewhere, past what was signed here
+        (tmp_path / "log.signed").write_bytes(rewound)
+        await grow(settings, range(100, 120))
+        (tmp_path / "log.signed").write_bytes(newest)
+    before = contents(tmp_path)
+    refused = launch(settings)
+    assert refused.ended() == ForkRefused.exit_code == 76
+    assert "older copy" in refused.errors
+    assert contents(tmp_path) == before  # no entry, no segment, no checkpoint
+
+
+async def grow(settings: RecorderSettings, numbers: Iterable[int]) -> None:
+    """One run of the recorder that takes these entries and publishes them."""
+    recorder = launch(settings).wait_ready()
+    client = await connected(settings)
+    assert isinstance(await append(client, [small(number) for number in numbers]), Receipt)
+    await client.close()
+    assert recorder.stop() == 0, recorder.errors
+
+
+def contents(home: Path) -> dict[Path, bytes]:
+    """What a start could have added to: segments, the public log, the signer's memory."""
+    places = [home / "log", home / "state" / "segments"]
+    files = [path for place in places for path in place.rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in [*files, home / "log.signed"]}
 
 
 async def test_what_breaks_the_protocol_is_hung_up_on_and_hurts_nobody(tmp_path):

@@ -34,6 +34,16 @@ class OpenLog:
         for number, size in self.found.ends:
             self.store.closed(number, size)
         self.edge = self.found.edge
+        self.signer = Signer(KEY, settings.signing_key.with_suffix(".signed"))
+        self.publisher = Publisher(
+            settings.directory,
+            state / "staging",
+            edge=self.edge,
+            signer=self.signer,
+            lock=self.lock,
+            vkey=KEY.verifier,
+        )
+        self.publisher.check_signed()
         ids = iter(range(1, 1 << 30))
         self.clock_ns = 1_800_000_000_000_000_000
         self.own = OwnEntries("test", self._tick, lambda: next(ids).to_bytes(16, "big"), 5000)
@@ -48,15 +58,6 @@ class OpenLog:
             heartbeats=self.found.heartbeats,
         )
         self.appender.commit([own_append([first])])
-        self.signer = Signer(KEY, settings.signing_key.with_suffix(".signed"))
-        self.publisher = Publisher(
-            settings.directory,
-            state / "staging",
-            edge=self.edge,
-            signer=self.signer,
-            lock=self.lock,
-            vkey=KEY.verifier,
-        )
 
     def _tick(self) -> int:
         self.clock_ns += 5_000_000_000
