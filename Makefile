@@ -33,7 +33,7 @@ test: $(VENV)/.dev  ## all tests, with coverage
 	scripts/test.sh
 
 test-faults: $(VENV)/.dev  ## the long fault runs of the audit log
-	STOCKADE_FAULT_ROUNDS=500 $(BIN)/python -m pytest tests/faults
+	STOCKADE_KILL_ROUNDS=500 $(BIN)/python -m pytest tests/faults
 
 check: $(VENV)/.dev  ## style, types, layering, generated files
 	$(BIN)/ruff format --check .

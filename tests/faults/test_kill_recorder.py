@@ -39,3 +39,11 @@ async def test_nothing_acknowledged_is_lost_however_often_the_recorder_is_killed
     assert {failed.reason for failed in load.failed} <= {"recorder_gone"}
     assert len(oracle.acknowledged) > ROUNDS
     oracle.check(settings.directory)
+
+
+def test_the_long_run_of_the_makefile_is_long():
+    makefile = Path(__file__).parents[2] / "Makefile"
+    recipe = makefile.read_text().partition("test-faults:")[2].partition("\n\n")[0]
+    asked = dict(word.split("=") for word in recipe.split() if word.startswith("STOCKADE_"))
+    assert asked.keys() == {"STOCKADE_KILL_ROUNDS"}  # the name that is read above
+    assert int(asked["STOCKADE_KILL_ROUNDS"]) > ROUNDS or "STOCKADE_KILL_ROUNDS" in os.environ
