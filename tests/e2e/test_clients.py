@@ -49,7 +49,7 @@ def test_tritonclient(stand, image, client, version):
     assert saw["config"] == "kiosk"
     assert saw["class"] == saw["basic"] == labels()[0]
     assert saw["id"] == "t-1"
-    assert saw["outputs"] == ["energy"]
+    assert saw["outputs"] == ["probabilities"]
     assert len(saw["ranked"]) == 2
     assert saw["ranked"][0].split(":")[1] == str(labels()[0])
     assert saw["wrong shape"].startswith(f"StatusCode.INVALID_ARGUMENT {WRONG_SHAPE}")

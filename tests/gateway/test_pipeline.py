@@ -169,6 +169,26 @@ async def test_who_asks_first_in_a_full_queue_gives_way_by_lane_and_gets_a_hint(
         await until(lambda: rig.gw.concurrency.in_flight == 0)
 
 
+async def test_near_its_bound_the_gateway_sheds_the_lower_lane_first(made_site, tmp_path):
+    def few(document) -> None:
+        document["transport"]["in_flight_max"] = 20
+
+    async with open_rig(made_site, tmp_path, config=few) as rig:
+        first = await started(rig, tiny_body(image(0.5)))
+        flood = [rig.infer(tiny_body(image(0.25))) for _ in range(30)]
+        await until(lambda: len(rig.sink.records(reason="OVERLOADED")) == 30 - 16)  # a lane-1 tenant alone: 8/9 of 95 %
+        urgent = rig.infer(tiny_body(image(0.75)), caller="kiosk-7")
+        await until(lambda: rig.gw.concurrency.in_flight == 18)
+        rig.engine.go.set()
+        replies = [await ended(call) for call in (first, urgent, *flood)]
+        reasons = Counter(reply.reason for reply in replies)
+        assert reasons == {"OK": 18, "OVERLOADED": 14}
+        shed = [reply for reply in replies if reply.reason == "OVERLOADED"]
+        assert {reply.code for reply in shed} == {CODE.UNAVAILABLE}
+        assert all(int(reply.trailers["grpc-retry-pushback-ms"]) > 0 for reply in shed)
+        assert (await rig.ask(tiny_body(image(0.5)))).code is CODE.OK
+
+
 async def test_a_draining_gateway_finishes_what_it_has_and_takes_nothing_new(rig):
     accepted = await started(rig, tiny_body(image(0.5)))
     rig.gw.draining = True

@@ -39,7 +39,7 @@ with triton.InferenceServerClient(address, ssl=True, root_certificates=ca) as cl
     answer = client.infer("kiosk", [tensor(image)], request_id="t-1", headers=bearer)
     saw["class"] = int(answer.as_numpy("probabilities")[0].argmax())
     saw["id"] = answer.get_response().id
-    chosen = [triton.InferRequestedOutput("energy")]
+    chosen = [triton.InferRequestedOutput("probabilities")]
     asked = client.infer("kiosk", [tensor(image)], outputs=chosen, headers=bearer, priority=1, timeout=5_000_000)
     saw["outputs"] = [output.name for output in asked.get_response().outputs]
     ranked = [triton.InferRequestedOutput("probabilities", class_count=2)]
