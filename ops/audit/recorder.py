@@ -12,6 +12,7 @@ next group); another publishes. Rules:
 It knows nothing of gateways beyond their entries and their in-flight rings.
 """
 
+import os
 import re
 import selectors
 import socket
@@ -93,20 +94,28 @@ class Recorder:
         while self._tail_bytes > TAIL_BYTES and len(self._tail) > 1:
             self._tail_bytes -= len(self._tail.popleft())
 
-    def run(self, wake: socket.socket) -> None:
-        """Serve until `wake` becomes readable (a signal, or the publishing thread failed) and all is committed.
+    def run(self, wake: socket.socket, leash: int | None = None) -> None:
+        """Serve until told to stop and all is committed.
+
+        Args:
+            wake: readable when there is a signal, or the publishing thread failed.
+            leash: a pipe whose other end the supervisor holds, if one does; its end is that of the supervisor.
 
         Raises:
             RecorderError: poison, another appender; nothing more was acknowledged.
         """
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(wake, selectors.EVENT_READ)
+        if leash is not None:
+            self._selector.register(leash, selectors.EVENT_READ)
         while not self._stopping:
             for key, mask in self._selector.select(self._timeout_s()):
                 if key.fileobj is self._listener:
                     self._accept()
                 elif key.fileobj is wake:
                     self._stopping = True
+                elif key.fd == leash:
+                    self._stopping |= _ended(key.fd)
                 else:
                     self._serve(self._workers.get(key.fd), mask)
             self._publishing.check()
@@ -315,6 +324,14 @@ class Recorder:
     def _recorded_ids(self) -> frozenset[bytes]:
         """Ids of the recent entries."""
         return frozenset(ENTRY_ID.findall(b"".join(self._tail)))
+
+
+def _ended(pipe: int) -> bool:
+    """Whether a readable pipe has come to its end; what is said on it means nothing to us."""
+    try:
+        return not os.read(pipe, RECEIVE_BYTES)
+    except OSError:
+        return True
 
 
 def _appends(answer: bytes) -> int:

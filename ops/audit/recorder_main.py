@@ -3,6 +3,9 @@
 Composition root and exit codes: 0 after SIGTERM or SIGINT with everything durable and public; 64 wrong usage; 65 the
 log is damaged; 70 refused to start; 73 no room to start; 74 poisoned by an I/O error; 75 another appender; 76 the
 signer was shown a fork. One JSON line on standard error says why. Ready when its socket accepts.
+
+Where standard input is a pipe, a supervisor holds its other end, and its end means the same as SIGTERM: a supervisor
+that was killed leaves no recorder behind. A terminal or /dev/null means nothing.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import secrets
 import signal
 import socket
 import sqlite3
+import stat
 import sys
 import time
 from pathlib import Path
@@ -58,6 +62,15 @@ def listen(path: Path) -> socket.socket:
     listener.listen(128)
     listener.setblocking(False)
     return listener
+
+
+def leash() -> int | None:
+    """Standard input, if somebody holds its other end."""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return None
+    return 0 if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
 
 
 def prepare_directories(settings: RecorderSettings) -> None:
@@ -151,7 +164,7 @@ def serve(settings: RecorderSettings) -> None:
         publishing.start()
         log("info", "recorder_ready", origin=settings.origin, size=appender.size)
         try:
-            recorder.run(wake_out)
+            recorder.run(wake_out, leash())
         except BaseException:
             publishing.abandon()
             raise

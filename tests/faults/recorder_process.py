@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from subprocess import DEVNULL
 
 from ops.audit.checkpoint import SignerKey
 from ops.audit.client import AuditClient
@@ -92,13 +93,13 @@ class RecorderProcess:
         return [json.loads(line) for line in self.errors.splitlines() if line.startswith("{")]
 
 
-def launch(settings: RecorderSettings, *wrapper: str) -> RecorderProcess:
-    """Start a recorder, below `wrapper` (strace, for one) where given."""
+def launch(settings: RecorderSettings, *wrapper: str, stdin: int = DEVNULL) -> RecorderProcess:
+    """Start a recorder, below `wrapper` (strace, for one) where given. With a pipe for `stdin` it is on a leash."""
     path = settings.signing_key.with_name("settings.json")
     path.write_bytes(settings.to_json())
     command = [*wrapper, sys.executable, "-m", "ops.audit.recorder_main", os.fspath(path)]
     settings.socket.unlink(missing_ok=True)  # of an earlier run, so that ready means this one
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True)
     recorder = RecorderProcess(settings, process, bool(wrapper))
     launched.append(recorder)
     return recorder

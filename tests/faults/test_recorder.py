@@ -3,6 +3,8 @@
 import asyncio
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -69,6 +71,75 @@ async def test_a_stop_commits_what_has_arrived_and_publishes_it_all(tmp_path):
     await client.close()
     assert {type(each) for each in receipts} == {Receipt}
     assert len([kind for kind in kinds(settings) if kind == "refused"]) == 500
+
+
+SUPERVISOR = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-m", "ops.audit.recorder_main", sys.argv[1]], stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+async def test_a_recorder_whose_supervisor_was_killed_publishes_and_leaves_the_log_to_the_next(tmp_path):
+    settings = settings_in(tmp_path, publish_every_ms=60_000, heartbeat_ms=60_000)
+    config = tmp_path / "settings.json"
+    config.write_bytes(settings.to_json())
+    command = [sys.executable, "-c", SUPERVISOR, os.fspath(config)]
+    supervisor = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert supervisor.stdout is not None
+    recorder = int(await supervisor.stdout.readline())
+    try:
+        client = await connected(settings)
+        receipts = await asyncio.gather(*(append(client, [small(n)]) for n in range(50)))
+        supervisor.kill()
+        await supervisor.wait()
+        await eventually(lambda: not running(recorder))
+    finally:
+        if running(recorder):
+            os.kill(recorder, signal.SIGKILL)
+    await client.close()
+    assert {type(each) for each in receipts} == {Receipt}
+    assert kinds(settings).count("refused") == 50
+    assert launch(settings).wait_ready().stop() == 0
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+async def test_what_is_said_on_the_leash_means_nothing_and_its_end_means_stop(tmp_path, kind):
+    """asyncio gives a child a socket where others give it a pipe."""
+    ours, theirs = (each.detach() for each in socket.socketpair()) if kind == "socket" else reversed(os.pipe())
+    settings = settings_in(tmp_path)
+    recorder = launch(settings, stdin=theirs).wait_ready()
+    os.close(theirs)
+    os.write(ours, b'{"do":"nothing"}\n')
+    client = await connected(settings)
+    assert isinstance(await append(client, [small(1)]), Receipt)
+    os.close(ours)
+    assert await asyncio.to_thread(recorder.ended) == 0, recorder.errors
+    await client.close()
+    assert kinds(settings) == ["genesis", "refused"]
+
+
+async def test_a_recorder_started_by_hand_goes_on_without_an_input(tmp_path):
+    """/dev/null is at its end from the beginning; so is a terminal after Ctrl-D."""
+    keeper, terminal = os.openpty()
+    for stdin in (subprocess.DEVNULL, terminal):
+        settings = settings_in(tmp_path)
+        recorder = launch(settings, stdin=stdin).wait_ready()
+        os.write(keeper, b"\x04")
+        client = await connected(settings)
+        assert isinstance(await append(client, [small(1)]), Receipt)
+        await client.close()
+        assert recorder.stop() == 0, recorder.errors
+    os.close(keeper)
+    os.close(terminal)
 
 
 async def test_a_second_appender_is_refused_and_the_first_goes_on(tmp_path):
