@@ -217,6 +217,8 @@ def recorder_child(config: Config, place: Place, log: Log) -> Child:
         rings_directory=place.rings,
         build=version("stockade"),
         metrics_directory=place.metrics,
+        log_level=config.log.level,
+        log_format=config.log.format,
     )
     file = config.state_dir / "recorder.json"
     file.write_bytes(settings.to_json())

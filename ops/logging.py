@@ -24,9 +24,10 @@ from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, Literal, Protocol
 
-__all__ = ["FIELDS", "LEVELS", "Log", "configure"]
+__all__ = ["FIELDS", "LEVELS", "Format", "Level", "Log", "configure"]
 
 Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["auto", "json", "text"]
 LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 TEXT_CHARACTERS_MAX = 256
 EVENT_NAMES_MAX = 512
@@ -85,6 +86,7 @@ FIELDS: Mapping[str, type[str | int | float]] = {
     "size": int,
     "tenant_class": str,
     "trace": str,
+    "used_percent": int,
     "version": str,
     "waited_s": float,
     "worker": str,
@@ -188,7 +190,7 @@ def configure(
     level: Level,
     stream: TextStream,
     *,
-    format: Literal["auto", "json", "text"] = "auto",  # noqa: A002  the name in stockade.yaml
+    format: Format = "auto",  # noqa: A002  the name in stockade.yaml
     wall_ns: Callable[[], int] = time.time_ns,
     **bound: Any,
 ) -> Log:

@@ -16,6 +16,7 @@ from ops.audit.errors import AuditError, Poisoned
 from ops.audit.publisher import Publisher
 from ops.audit.segment_store import SegmentStore
 from ops.audit.settings import RecorderSettings
+from ops.logging import Log
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -31,7 +32,7 @@ class PublishThread:
         publisher: Publisher,
         store: SegmentStore,
         wake: Callable[[], None],
-        warn: Callable[[str], None],
+        log: Log,
     ) -> None:
         self.edge = edge
         self.disk_full = False
@@ -39,7 +40,7 @@ class PublishThread:
         self._publisher = publisher
         self._store = store
         self._wake = wake
-        self._warn = warn
+        self._log = log
         self._warned = False
         self._reserve = settings.state_directory / "reserve"
         self._due = threading.Event()
@@ -88,7 +89,8 @@ class PublishThread:
                 self._turn()
         except (AuditError, OSError, sqlite3.Error) as error:
             poison = isinstance(error, OSError | sqlite3.Error)
-            self._failure = Poisoned(f"publishing failed: {error}") if poison else error
+            problem = error.strerror if isinstance(error, OSError) else error
+            self._failure = Poisoned(f"publishing failed: {problem}") if poison else error
             self._wake()
 
     def _turn(self) -> None:
@@ -100,11 +102,11 @@ class PublishThread:
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            self._warn(f"no room to publish: {error}")
+            self._log("audit-disk", level="warning", problem="no room to publish")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
                 raise
-            self._warn(f"no room to publish: {error}")
+            self._log("audit-disk", level="warning", problem="no room to publish")
 
     def _watch_disk(self) -> None:
         """Warn, stop at the limit and give up the reserve, or take it back when there is room again."""
@@ -112,13 +114,13 @@ class PublishThread:
         if used >= self._settings.disk_stop_percent:
             self._reserve.unlink(missing_ok=True)
             if not self.disk_full:
-                self._warn(f"the disk of the audit log is {used} % full: appends are refused")
+                self._log("audit-disk", level="warning", problem="appends are refused", used_percent=used)
             self.disk_full = True
             return
         self.disk_full = False
         if (used >= self._settings.disk_warn_percent) != self._warned:
             self._warned = not self._warned
-            self._warn(f"the disk of the audit log is {used} % full")
+            self._log("audit-disk", level="warning", used_percent=used)
         if not self._warned and not self._reserve.exists() and self._settings.reserve_bytes:
             keep_reserve(self._reserve, self._settings.reserve_bytes)
 

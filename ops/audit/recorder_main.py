@@ -2,14 +2,13 @@
 
 Composition root and exit codes: 0 after SIGTERM or SIGINT with everything durable and public; 64 wrong usage; 65 the
 log is damaged; 70 refused to start; 73 no room to start; 74 poisoned by an I/O error; 75 another appender; 76 the
-signer was shown a fork. One JSON line on standard error says why. Ready when its socket accepts.
+signer was shown a fork. One line on standard error (`ops.logging`) says why. Ready when its socket accepts.
 
 Where standard input is a pipe, a supervisor holds its other end, and its end means the same as SIGTERM: a supervisor
 that was killed leaves no recorder behind. A terminal or /dev/null means nothing.
 """
 
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -24,7 +23,7 @@ from ops.audit.appender import Appender, own_append
 from ops.audit.checkpoint import SignerKey, parse_skey
 from ops.audit.durable import make_directories, sync_directory
 from ops.audit.entry import KINDS
-from ops.audit.errors import AuditError, RecorderError, SettingsError
+from ops.audit.errors import AuditError, LogCorrupted, RecorderError, SettingsError
 from ops.audit.lock import AppenderFlock, LockDatabase
 from ops.audit.own_entries import OwnEntries
 from ops.audit.publish_thread import PublishThread
@@ -34,15 +33,9 @@ from ops.audit.recovery import Recovered, read_checkpoint, recover
 from ops.audit.segment_store import SegmentStore
 from ops.audit.settings import RecorderSettings
 from ops.audit.signer import Signer
+from ops.logging import Log, configure
 
 SWITCH_INTERVAL_S = 0.0005  # the committer must not wait 5 ms for the publisher to hand over the interpreter
-
-
-def log(level: str, event: str, **fields: object) -> None:
-    """One JSON line on standard error."""
-    line = {"time": time.time_ns() / 1e9, "level": level, "event": event, **fields}
-    sys.stderr.write(json.dumps(line, default=str) + "\n")
-    sys.stderr.flush()
 
 
 def open_key(settings: RecorderSettings) -> SignerKey:
@@ -89,17 +82,60 @@ def opening_entry(own: OwnEntries, settings: RecorderSettings, key: SignerKey, f
     return own.recover(size, root, torn_bytes=found.torn_bytes, unpublished=found.edge.backlog)
 
 
-def load_metrics(settings: RecorderSettings) -> RecorderMetrics | None:
-    """The gateway's metrics, where they are configured."""
+def load_metrics(settings: RecorderSettings, stack: contextlib.ExitStack) -> RecorderMetrics | None:
+    """The gateway's metrics, where they are configured.
+
+    Raises:
+        SettingsError: another process writes under the recorder's name there.
+    """
     if settings.metrics_directory is None:
         return None
-    from ops.metrics import RecorderMetrics as GatewayMetrics  # noqa: PLC0415 (prometheus_client, only where it is used)
+    from ops import metrics  # noqa: PLC0415 (prometheus_client, only where it is used)
 
-    return GatewayMetrics(settings.metrics_directory, "recorder", kinds=KINDS)
+    try:
+        found = metrics.RecorderMetrics(settings.metrics_directory, "recorder", kinds=KINDS)
+    except metrics.MetricsInUse as error:
+        raise SettingsError(f"another process writes metrics as {error.process}") from error
+    stack.callback(found.close)
+    return found
 
 
-def serve(settings: RecorderSettings) -> None:
-    """Run until a signal. Raises RecorderError and its kin."""
+def find(settings: RecorderSettings, key: SignerKey, lock: LockDatabase, store: SegmentStore) -> Recovered:
+    """The durable log, read and checked."""
+    public_file = settings.directory / "checkpoint"
+    public = public_file.read_bytes() if public_file.exists() else None
+    found = recover(
+        settings.directory,
+        store.paths(),
+        settings.origin,
+        public=read_checkpoint(public, key.verifier, public_file),
+        signed=read_checkpoint(lock.read(), key.verifier, settings.state_directory / "lock.sqlite"),
+    )
+    for number, size in found.ends:
+        store.closed(number, size)
+    return found
+
+
+def go_on(
+    settings: RecorderSettings, key: SignerKey, store: SegmentStore, found: Recovered, own: OwnEntries
+) -> Appender:
+    """An appender in a new segment behind what was found, with the entry that says so."""
+    first = opening_entry(own, settings, key, found)
+    appender = Appender(
+        store,
+        found.edge,
+        found.frontier,
+        settings.origin,
+        number=found.next_number,
+        previous=found.previous,
+        heartbeats=found.heartbeats,
+    )
+    appender.commit([own_append([first])])
+    return appender
+
+
+def serve(settings: RecorderSettings, log: Log) -> None:
+    """Run until told to stop. Raises RecorderError and its kin."""
     prepare_directories(settings)
     state = settings.state_directory
     key = open_key(settings)
@@ -113,42 +149,17 @@ def serve(settings: RecorderSettings) -> None:
         lock = stack.enter_context(LockDatabase(state / "lock.sqlite", settings.origin))
         signer = Signer(key, settings.signing_key.with_suffix(".signed"))
         store = SegmentStore(state / "segments", settings.segment_bytes)
-        public_file = settings.directory / "checkpoint"
-        public = public_file.read_bytes() if public_file.exists() else None
-        found = recover(
-            settings.directory,
-            store.paths(),
-            settings.origin,
-            public=read_checkpoint(public, key.verifier, public_file),
-            signed=read_checkpoint(lock.read(), key.verifier, state / "lock.sqlite"),
-        )
-        for number, size in found.ends:
-            store.closed(number, size)
+        found = find(settings, key, lock, store)
+        edge = found.edge
         publisher = Publisher(
-            settings.directory, state / "staging", edge=found.edge, signer=signer, lock=lock, vkey=key.verifier
+            settings.directory, state / "staging", edge=edge, signer=signer, lock=lock, vkey=key.verifier
         )
         publisher.check_signed()
+        metrics = load_metrics(settings, stack)
         own = OwnEntries(settings.build, time.time_ns, lambda: secrets.token_bytes(16), settings.heartbeat_ms)
-        first = opening_entry(own, settings, key, found)
-        appender = Appender(
-            store,
-            found.edge,
-            found.frontier,
-            settings.origin,
-            number=found.next_number,
-            previous=found.previous,
-            heartbeats=found.heartbeats,
-        )
+        appender = go_on(settings, key, store, found, own)
         stack.callback(appender.close)
-        appender.commit([own_append([first])])
-        publishing = PublishThread(
-            settings,
-            edge=found.edge,
-            publisher=publisher,
-            store=store,
-            wake=wake,
-            warn=lambda text: log("warning", "audit_disk", detail=text),
-        )
+        publishing = PublishThread(settings, edge=edge, publisher=publisher, store=store, wake=wake, log=log)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: wake())
         recorder = Recorder(
@@ -157,19 +168,19 @@ def serve(settings: RecorderSettings) -> None:
             appender=appender,
             publishing=publishing,
             own=own,
-            metrics=load_metrics(settings),
+            metrics=metrics,
             monotonic_ms=lambda: time.monotonic_ns() // 1_000_000,
         )
         recorder.remember([*found.tail])
         publishing.start()
-        log("info", "recorder_ready", origin=settings.origin, size=appender.size)
+        log("recorder-ready", origin=settings.origin, size=appender.size)
         try:
             recorder.run(wake_out, leash())
         except BaseException:
             publishing.abandon()
             raise
         publishing.finish()
-    log("info", "recorder_stopped", size=appender.size)
+    log("recorder-stopped", size=appender.size)
 
 
 def main(arguments: list[str]) -> int:
@@ -178,13 +189,21 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m ops.audit.recorder_main SETTINGS.json\n")
         return 64
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    log = configure("info", sys.stderr, role="recorder")
     try:
-        serve(RecorderSettings.from_json(Path(arguments[0]).read_bytes()))
+        settings = RecorderSettings.from_json(Path(arguments[0]).read_bytes())
+        log = configure(settings.log_level, sys.stderr, format=settings.log_format, role="recorder")
+        serve(settings, log)
     except RecorderError as error:
-        log("error", "recorder_failed", kind=type(error).__name__, detail=str(error))
+        where = os.fspath(error.where) if isinstance(error, LogCorrupted) else None
+        problem = error.problem if isinstance(error, LogCorrupted) else str(error)
+        log("recorder-failed", level="error", error=type(error).__name__, problem=problem, file=where)
         return error.exit_code
-    except (AuditError, OSError, sqlite3.Error) as error:
-        log("error", "recorder_refused", kind=type(error).__name__, detail=str(error))
+    except OSError as error:
+        log("recorder-refused", level="error", error="OSError", problem=error.strerror, file=error.filename)
+        return RecorderError.exit_code
+    except (AuditError, sqlite3.Error) as error:
+        log("recorder-refused", level="error", error=type(error).__name__, problem=str(error))
         return RecorderError.exit_code
     return 0
 

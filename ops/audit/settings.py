@@ -3,11 +3,12 @@
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 
 from ops.audit.errors import SettingsError
+from ops.logging import LEVELS, Format, Level
 
 MIB = 1 << 20
 GROUP_RECORDS_LIMIT = 4096
@@ -30,6 +31,8 @@ class RecorderSettings:
     rings_directory: Path  # in-flight rings of the workers
     build: str = "0"  # build of this program, as entries carry it
     metrics_directory: Path | None = None  # multiprocess metrics of the gateway, where they are on
+    log_level: Level = "info"  # of the lines on standard error, and their form
+    log_format: Format = "auto"
 
     group_records_max: int = GROUP_RECORDS_LIMIT  # a commit closes at this many records ...
     group_bytes_max: int = GROUP_BYTES_LIMIT  # ... or bytes, whichever comes first
@@ -61,6 +64,8 @@ class RecorderSettings:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise SettingsError(f"{name} is {value}, not between {least} and {most}")
+        if self.log_level not in LEVELS or self.log_format not in get_args(Format):
+            raise SettingsError(f"no log has level {self.log_level} and format {self.log_format}")
         if not self.origin or self.origin != self.origin.strip() or "+" in self.origin or "\n" in self.origin:
             raise SettingsError("the origin is empty or holds spaces around it, a plus or a newline")
 
@@ -91,7 +96,7 @@ class RecorderSettings:
             if kind is not int and not (value is None and name == "metrics_directory"):
                 if not isinstance(value, str):
                     raise SettingsError(f"{name} has the wrong type")
-                values[name] = value if kind is str else Path(value)
+                values[name] = Path(value) if kind in (Path, Path | None) else value
         try:
             return cls(**values)
         except TypeError as error:

@@ -20,6 +20,7 @@ from ops.audit.read import LogReader
 from ops.audit.segments import HEADER_BYTES
 from ops.audit.settings import RecorderSettings
 from ops.audit.verify import verify_log
+from ops.logging import FIELDS
 from tests.faults.recorder_process import KEY, client_of, eventually, launch, settings_in
 from tests.ops.audit.samples import number_id, small
 
@@ -71,6 +72,27 @@ async def test_a_stop_commits_what_has_arrived_and_publishes_it_all(tmp_path):
     await client.close()
     assert {type(each) for each in receipts} == {Receipt}
     assert len([kind for kind in kinds(settings) if kind == "refused"]) == 500
+
+
+@pytest.mark.parametrize(("level", "told"), [("info", ["recorder-ready", "recorder-stopped"]), ("warning", [])])
+def test_the_recorder_logs_as_everybody_does_and_at_the_level_it_was_told(tmp_path, level, told):
+    recorder = launch(settings_in(tmp_path, log_level=level)).wait_ready()
+    assert recorder.stop() == 0, recorder.errors
+    lines = recorder.events()
+    assert [line["event"] for line in lines] == told
+    assert {line["role"] for line in lines} <= {"recorder"}
+    assert all(line.keys() <= {"time", "level", "event", *FIELDS} for line in lines)  # nothing dropped, nothing else
+    assert len(lines) == len(recorder.errors.splitlines())
+
+
+def test_why_it_refuses_is_a_sentence_and_a_place(tmp_path):
+    settings = settings_in(tmp_path)
+    settings.signing_key.unlink()
+    recorder = launch(settings)
+    assert recorder.ended() == RecorderError.exit_code
+    (line,) = recorder.events()
+    assert (line["level"], line["event"]) == ("error", "recorder-refused")
+    assert (line["problem"], line["file"]) == ("No such file or directory", os.fspath(settings.signing_key))
 
 
 SUPERVISOR = """
@@ -186,7 +208,7 @@ async def test_damage_in_the_middle_stops_the_recorder_and_says_where(tmp_path):
     segment.write_bytes(data)
     broken = launch(settings)
     assert broken.ended() == LogCorrupted.exit_code
-    assert segment.name in str(broken.events()[-1]["detail"])
+    assert segment.name in str(broken.events()[-1]["file"])
     data[HEADER_BYTES + 60] ^= 1
     segment.write_bytes(data)
     assert launch(settings).wait_ready().stop() == 0
@@ -345,4 +367,4 @@ async def test_a_full_disk_refuses_without_losing_and_goes_on_when_there_is_room
     gaps = [(entry["state"], entry["reason"]) for entry in entries_of(settings) if entry["kind"] == "gap"]
     assert gaps == [("open", "disk-full"), ("close", "disk-full")]
     assert kinds(settings).count("refused") == len(receipts) + 2
-    assert any(event["event"] == "audit_disk" for event in recorder.events())
+    assert any(event["event"] == "audit-disk" for event in recorder.events())

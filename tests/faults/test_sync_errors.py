@@ -33,7 +33,7 @@ async def test_an_io_error_ends_the_recorder_and_a_new_one_goes_on(tmp_path: Pat
     finally:
         load.stop()
         await client.close()
-    assert recorder.events()[-1]["kind"] == "Poisoned"
+    assert recorder.events()[-1]["error"] == "Poisoned"
     assert {failed.reason for failed in load.failed} <= {"recorder_gone", "closed"}
     assert oracle.acknowledged
 

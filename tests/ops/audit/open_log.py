@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ops.audit.appender import Appender, check_append, own_append
+from ops.audit.appender import check_append, own_append
 from ops.audit.lock import LockDatabase
 from ops.audit.own_entries import OwnEntries
 from ops.audit.publisher import Publisher
-from ops.audit.recorder_main import opening_entry, prepare_directories
-from ops.audit.recovery import Recovered, read_checkpoint, recover
+from ops.audit.recorder_main import find, go_on, prepare_directories
 from ops.audit.segment_store import SegmentStore
 from ops.audit.settings import RecorderSettings
 from ops.audit.signer import Signer
@@ -29,10 +28,8 @@ class OpenLog:
         state = settings.state_directory
         self.lock = LockDatabase(state / "lock.sqlite", ORIGIN)
         self.store = SegmentStore(state / "segments", settings.segment_bytes)
-        self.found = self._recover()
+        self.found = find(settings, KEY, self.lock, self.store)
         self.found_size, _ = self.found.edge.head()
-        for number, size in self.found.ends:
-            self.store.closed(number, size)
         self.edge = self.found.edge
         self.signer = Signer(KEY, settings.signing_key.with_suffix(".signed"))
         self.publisher = Publisher(
@@ -47,32 +44,11 @@ class OpenLog:
         ids = iter(range(1, 1 << 30))
         self.clock_ns = 1_800_000_000_000_000_000
         self.own = OwnEntries("test", self._tick, lambda: next(ids).to_bytes(16, "big"), 5000)
-        first = opening_entry(self.own, settings, KEY, self.found)
-        self.appender = Appender(
-            self.store,
-            self.edge,
-            self.found.frontier,
-            ORIGIN,
-            number=self.found.next_number,
-            previous=self.found.previous,
-            heartbeats=self.found.heartbeats,
-        )
-        self.appender.commit([own_append([first])])
+        self.appender = go_on(settings, KEY, self.store, self.found, self.own)
 
     def _tick(self) -> int:
         self.clock_ns += 5_000_000_000
         return self.clock_ns
-
-    def _recover(self) -> Recovered:
-        public = self.directory / "checkpoint"
-        note = public.read_bytes() if public.exists() else None
-        return recover(
-            self.directory,
-            self.store.paths(),
-            ORIGIN,
-            public=read_checkpoint(note, KEY.verifier, public),
-            signed=read_checkpoint(self.lock.read(), KEY.verifier, self.directory),
-        )
 
     def append(self, entries: Sequence[bytes], blobs: Sequence[bytes] = ()) -> int:
         """Commit; returns the index of the first."""

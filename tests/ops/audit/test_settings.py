@@ -62,6 +62,12 @@ def test_limits_and_one_past_them(tmp_path, name, least, most):
             replace(settings, **{name: value})
 
 
+@pytest.mark.parametrize("change", [{"log_level": "loud"}, {"log_format": "xml"}], ids=str)
+def test_unknown_levels_and_formats_of_the_log_are_refused(tmp_path, change):
+    with pytest.raises(SettingsError, match=next(iter(change.values()))):
+        replace(settings_in(tmp_path), **change)
+
+
 @pytest.mark.parametrize("origin", ["", " a", "a+b", "a\nb"])
 def test_origins_that_cannot_name_a_key_are_refused(tmp_path, origin):
     with pytest.raises(SettingsError):
