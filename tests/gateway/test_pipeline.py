@@ -104,10 +104,14 @@ async def test_a_model_that_answers_nan_has_failed_for_that_request_alone(rig):
 
     rig.engine.answer = answer
     first = await started(rig, tiny_body(image(0.1)))
-    calls = [rig.infer(tiny_body(np.concatenate([image(0.2), image(value)]))) for value in (0.3, 0.7, 0.5)]
-    await queued(rig, 6)
+    # Of different lengths, and bad in their last row: a request that began a row too early or too late would show.
+    rows = ((3, 0.3), (1, 0.7), (4, 0.5), (2, 0.7), (1, 0.2))
+    calls = [rig.infer(tiny_body(np.concatenate([image(0.2, many), image(last)]))) for many, last in rows]
+    await queued(rig, 16)
     rig.engine.go.set()
-    assert [(await ended(call)).reason for call in (first, *calls)] == ["OK", "OK", "MODEL_ERROR", "OK"]
+    reasons = [(await ended(call)).reason for call in (first, *calls)]
+    assert reasons == ["OK", "OK", "MODEL_ERROR", "OK", "MODEL_ERROR", "OK"]
+    assert rig.engine.batches == [1, 16]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.001, 1.001])

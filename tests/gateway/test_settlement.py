@@ -56,6 +56,18 @@ async def test_without_a_record_there_is_no_answer(rig, name):
     assert rig.counted("stockade_requests_total", reason="AUDIT_UNAVAILABLE") == 1
 
 
+async def test_an_append_that_failed_is_not_tried_again_behind_the_callers_back(rig):
+    """It may be in the log all the same: trying again could record one request twice."""
+    rig.sink.holding = True
+    waiting = call(rig, "an answer")
+    await held(rig)
+    rig.sink.unavailable = "append_timeout"
+    rig.sink.release()
+    rig.sink.unavailable = None
+    assert (await ended(waiting)).reason == "AUDIT_UNAVAILABLE"
+    assert rig.sink.entries == []
+
+
 async def test_the_slots_of_the_ring_come_back_whatever_the_sink_says(rig):
     for unavailable in (None, "recorder_gone", None):
         rig.sink.unavailable = unavailable
