@@ -8,25 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
-from ops.audit.entry import Entry, Gap, Genesis, Heartbeat, Recover, Request, check, payload_hashes
+from ops.audit.entry import check, payload_hashes
 from ops.audit.errors import EntryError, TileError
 from ops.audit.merkle import HASH_BYTES, fold
+from ops.audit.schemas import Entry, Gap, Genesis, Heartbeat, Recover, Request
 from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, split_bundle, split_pack
-
-FINDINGS_MAX = 100  # of one chunk, and of one report: a broken disk must not fill memory
-
-Severity = Literal["tampered", "incomplete", "stale", "notice"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong: how bad, what, and where (a path below the log's directory)."""
-
-    severity: Severity
-    what: str
-    where: str
+from ops.audit.verify_report import FINDINGS_MAX, Finding, Severity
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,357 @@
+"""The closed schema of each kind of entry, as structs whose fields stand in canonical order.
+
+`kind` and `count` are reserved: no map inside an entry uses them as a key. Digests are SHA-256 in hex, and where they
+cover personal data they cover the ciphertext (a bare hash of a plaintext can be guessed).
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+INTEGER_MAX = 2**53 - 1
+
+Text = Annotated[str, Meta(min_length=1, max_length=512)]
+Name = Annotated[str, Meta(min_length=0, max_length=512)]
+Hex32 = Annotated[str, Meta(min_length=32, max_length=32)]
+Hex64 = Annotated[str, Meta(min_length=64, max_length=64)]
+TimeNs = Annotated[str, Meta(min_length=1, max_length=19)]  # decimal; `check` sees to the digits
+Count = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
+Micro = Annotated[int, Meta(ge=-INTEGER_MAX, le=INTEGER_MAX)]
+Key = Annotated[str, Meta(min_length=1, max_length=64)]
+Counts = Annotated[dict[Key, Count], Meta(max_length=64)]
+Details = Annotated[dict[Key, Name], Meta(max_length=64)]
+V1 = Literal[1]
+
+
+class Part(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False, frozen=True):
+    """A part of an entry: unknown keys are refused, absent ones stay absent."""
+
+
+class Auth(Part, kw_only=True, frozen=True):
+    credential: Text
+    method: Literal["api_key", "jwt", "mtls", "none"]
+    principal: Hex32
+    tenant: Text
+
+
+class Batch(Part, kw_only=True, frozen=True):
+    id: Count
+    padded: Count
+    position: Count
+    rows: Count
+    size: Count
+
+
+class Limit(Part, kw_only=True, frozen=True):
+    decision: Literal["admit", "refuse"]
+    rule: Text
+    tokens: Micro
+
+
+class Model(Part, kw_only=True, frozen=True):
+    digest: Hex64
+    engine: Text
+    name: Text
+    version: Text
+
+
+class Sealed(Part, kw_only=True, frozen=True):
+    bytes: Count
+    ciphertext_sha256: Hex64
+    commitment: Hex64
+
+
+class Payload(Part, kw_only=True, frozen=True):
+    key: Annotated[str, Meta(min_length=2, max_length=64, pattern="^[0-9a-f]+$")]
+    request: Sealed | UnsetType = UNSET
+    response: Sealed | UnsetType = UNSET
+
+
+class Screen(Part, kw_only=True, frozen=True):
+    digest: Hex64
+    mode: Literal["enforce", "shadow"]
+    name: Text
+    p_micro: Count
+    score_micro: Micro
+    technique: Text
+    threshold_micro: Micro
+    verdict: Literal["pass", "flag", "refuse"]
+
+
+Decision = Literal["allow", "flag", "harden", "refuse", "error"]
+Limits = Annotated[list[Limit], Meta(max_length=16)]
+Screens = Annotated[list[Screen], Meta(max_length=16)]
+
+
+class Request(Part, kw_only=True, frozen=True):
+    """One request and its outcome."""
+
+    auth: Auth | UnsetType = UNSET
+    batch: Batch | UnsetType = UNSET
+    build: Text
+    config: Hex64
+    deadline_us: Count | UnsetType = UNSET
+    decision: Decision
+    gateway: Text
+    id: Hex32
+    kind: Literal["served", "refused", "failed"]
+    limits: Limits | UnsetType = UNSET
+    method: Text
+    model: Model | UnsetType = UNSET
+    payload: Payload | UnsetType = UNSET
+    peer: Text
+    policy: Hex64
+    reason: Text
+    rows: Count | UnsetType = UNSET
+    screens: Screens | UnsetType = UNSET
+    seed: Count | UnsetType = UNSET
+    status: Count
+    time_ns: TimeNs
+    timings_us: Counts | UnsetType = UNSET
+    trace: Hex32 | UnsetType = UNSET
+    v: V1
+
+
+class RefusedAnonymous(Part, kw_only=True, frozen=True):
+    """The refusals of callers without a credential, summed once a second so that nobody can fill the disk."""
+
+    build: Text
+    config: Hex64
+    count: Count
+    decision: Literal["refuse"] | UnsetType = UNSET
+    gateway: Text
+    id: Hex32
+    kind: Literal["refused"]
+    policy: Hex64
+    reasons: Counts
+    time_ns: TimeNs
+    v: V1
+
+
+class OutcomeUnknown(Part, kw_only=True, frozen=True):
+    """A request that was in flight when its worker died: what the in-flight ring still knew of it."""
+
+    auth: Auth | UnsetType = UNSET
+    build: Text
+    config: Hex64 | UnsetType = UNSET
+    decision: Literal["error"]
+    gateway: Text
+    id: Hex32
+    kind: Literal["outcome-unknown"]
+    method: Text | UnsetType = UNSET
+    model: Model | UnsetType = UNSET
+    peer: Text | UnsetType = UNSET
+    policy: Hex64 | UnsetType = UNSET
+    reason: Text
+    rows: Count | UnsetType = UNSET
+    time_ns: TimeNs
+    trace: Hex32 | UnsetType = UNSET
+    v: V1
+
+
+class Genesis(Part, kw_only=True, frozen=True):
+    """Leaf 0: which log this is, and the key that signs it."""
+
+    build: Text
+    id: Hex32
+    kind: Literal["genesis"]
+    origin: Text
+    previous: Text | UnsetType = UNSET  # the final checkpoint of the epoch before
+    time_ns: TimeNs
+    v: V1
+    vkey: Text
+
+
+class Heartbeat(Part, kw_only=True, frozen=True):
+    """Every few seconds, idle or busy: silence is evidence. `sequence` counts over the whole log."""
+
+    build: Text
+    id: Hex32
+    interval_ms: Count
+    kind: Literal["heartbeat"]
+    sequence: Count
+    size: Count
+    time_ns: TimeNs
+    v: V1
+
+
+class Loaded(Part, kw_only=True, frozen=True):
+    """A configuration or policy that took effect, was refused or rolled back."""
+
+    build: Text
+    digest: Hex64
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    kind: Literal["config", "policy"]
+    outcome: Literal["loaded", "rejected", "rolled-back"]
+    reason: Name | UnsetType = UNSET
+    time_ns: TimeNs
+    v: V1
+
+
+class ModelChange(Part, kw_only=True, frozen=True):
+    action: Literal["loaded", "unloaded", "promoted", "rejected"]
+    build: Text
+    digest: Hex64
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    kind: Literal["model"]
+    name: Text
+    time_ns: TimeNs
+    v: V1
+    version: Text
+
+
+class KeyChange(Part, kw_only=True, frozen=True):
+    action: Literal["added", "retired"]
+    build: Text
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    key: Text
+    kind: Literal["key"]
+    purpose: Text
+    time_ns: TimeNs
+    v: V1
+
+
+class Erasure(Part, kw_only=True, frozen=True):
+    """Data keys destroyed, without the name of the subject; two administrators."""
+
+    administrators: Annotated[list[Text], Meta(min_length=2, max_length=8)]
+    build: Text
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    keys: Annotated[list[Text], Meta(max_length=128)]
+    kind: Literal["erasure"]
+    time_ns: TimeNs
+    v: V1
+
+
+class Hold(Part, kw_only=True, frozen=True):
+    action: Literal["placed", "lifted"]
+    administrator: Text
+    build: Text
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    kind: Literal["hold"]
+    matter: Text
+    time_ns: TimeNs
+    v: V1
+
+
+class Gap(Part, kw_only=True, frozen=True):
+    """Records were refused or lost between an `open` and a `close`; `dropped` counts them."""
+
+    build: Text
+    dropped: Count
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    kind: Literal["gap"]
+    reason: Text
+    state: Literal["open", "close"]
+    time_ns: TimeNs
+    v: V1
+
+
+class Recover(Part, kw_only=True, frozen=True):
+    """The recorder started on an existing log of this size and root, leaving out `cut_bytes` of unacknowledged tail."""
+
+    build: Text
+    cause: Literal["restart", "crash", "torn-tail"]
+    cut_bytes: Count
+    id: Hex32
+    kind: Literal["recover"]
+    root: Hex64
+    size: Count
+    time_ns: TimeNs
+    v: V1
+
+
+class EpochClose(Part, kw_only=True, frozen=True):
+    build: Text
+    id: Hex32
+    kind: Literal["epoch-close"]
+    next_origin: Text
+    size: Count
+    time_ns: TimeNs
+    v: V1
+
+
+class ReplayResult(Part, kw_only=True, frozen=True):
+    build: Text
+    checked: Count
+    differing: Count
+    first: Count
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    kind: Literal["replay-result"]
+    level: Literal["R0", "R1", "R2", "R3"]
+    time_ns: TimeNs
+    v: V1
+
+
+class Admin(Part, kw_only=True, frozen=True):
+    action: Text
+    administrator: Text
+    build: Text
+    detail: Details | UnsetType = UNSET
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    kind: Literal["admin"]
+    outcome: Literal["done", "refused", "failed"]
+    time_ns: TimeNs
+    v: V1
+
+
+class Feedback(Part, kw_only=True, frozen=True):
+    auth: Auth
+    build: Text
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    kind: Literal["feedback"]
+    label: Name
+    request: Hex32
+    time_ns: TimeNs
+    v: V1
+
+
+Entry = (
+    Request
+    | RefusedAnonymous
+    | OutcomeUnknown
+    | Genesis
+    | Heartbeat
+    | Loaded
+    | ModelChange
+    | KeyChange
+    | Erasure
+    | Hold
+    | Gap
+    | Recover
+    | EpochClose
+    | ReplayResult
+    | Admin
+    | Feedback
+)
+
+SCHEMAS: Mapping[bytes, type[Entry]] = {
+    b"served": Request,
+    b"refused": Request,
+    b"failed": Request,
+    b"outcome-unknown": OutcomeUnknown,
+    b"genesis": Genesis,
+    b"heartbeat": Heartbeat,
+    b"config": Loaded,
+    b"policy": Loaded,
+    b"model": ModelChange,
+    b"key": KeyChange,
+    b"erasure": Erasure,
+    b"hold": Hold,
+    b"gap": Gap,
+    b"recover": Recover,
+    b"epoch-close": EpochClose,
+    b"replay-result": ReplayResult,
+    b"admin": Admin,
+    b"feedback": Feedback,
+}
