@@ -96,8 +96,11 @@ def test_a_drain_under_load_loses_nothing(site):
         assert running.stop() == 0
         load.end()
     answered = load.answered()
-    assert {what(reply)[0] for reply in load.replies} <= {"OK", "UNAVAILABLE"}
-    assert {reply.reason for reply in load.replies} <= {"OK", "DRAINING", ""}  # "": the connection was refused
+    # A call that meets the shutdown on its way reached nobody: gRPC itself ends it, with UNAVAILABLE or CANCELLED.
+    unaccepted = [reply for reply in load.replies if "x-request-id" not in reply.trailers]
+    accepted = [reply for reply in load.replies if "x-request-id" in reply.trailers]
+    assert {reply.code.name for reply in unaccepted} <= {"UNAVAILABLE", "CANCELLED"}
+    assert {what(reply) for reply in accepted} <= {("OK", "OK"), ("UNAVAILABLE", "DRAINING")}
     assert missing_from(site, answered) == []
     served = [entry["id"] for entry in entries_of(site) if entry["kind"] == "served"]
     assert sorted(served) == sorted(reply.request_id for reply in answered)
@@ -257,13 +260,12 @@ def test_when_the_supervisor_is_killed_its_workers_drain_by_themselves(site):
         assert [event["event"] for event in running.events() if event.get("worker") == "worker-0"][-1] == "drained"
 
 
-@pytest.mark.xfail(reason="the recorder outlives its supervisor and holds the log", strict=True)
 def test_after_the_supervisor_was_killed_the_gateway_starts_again(site):
     with serving(site, stop=False) as running:
         recorder = running.pid_of("recorder")
         running.process.kill()
         running.process.wait()
-        until(lambda: not lives(recorder), "the recorder lives on", patience_s=5)
+        until(lambda: not lives(recorder), "the recorder lives on")
         with serving(site) as again, calling(site, again.facts["data"], site.bearer("kiosk-7")) as caller:
             assert caller.infer(infer_body()).code is grpc.StatusCode.OK
 
