@@ -13,7 +13,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EX_NO = 1
 EX_UNUSABLE = 2
+EX_AUDIT_USAGE = 4
 EX_INTERRUPTED = 130
 
 out = Console(soft_wrap=True, highlight=False)
@@ -268,17 +269,40 @@ def run_demo(options: argparse.Namespace) -> int:
     return run(options)
 
 
+class AuditParser(argparse.ArgumentParser):
+    """Ends with the specification's code for wrong usage: argparse's own, 2, would say that the log is incomplete."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # else the parser above would refuse them
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EX_AUDIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def seconds(text: str) -> float:
+    """Read a duration: finite and not negative."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
+
+
 def add_audit(verbs: Any) -> None:
-    audit = group(verbs, "audit", "the tamper-evident log")
+    text = "the tamper-evident log"
+    audit = verbs.add_parser("audit", help=text, description=text).add_subparsers(
+        metavar="VERB", required=True, parser_class=AuditParser
+    )
     verify = verb(audit, "verify", run_audit_verify, "verify a log with nothing but its public key")
     verify.add_argument("directory", type=Path, metavar="DIR", help="the log, or a directory of `stockade init`")
     verify.add_argument("--vkey", action="append", default=[], help="the log's key, or a file that holds it")
     verify.add_argument(
         "--remembered", type=Path, metavar="FILE", help="a checkpoint seen earlier: the log must extend it"
     )
-    verify.add_argument(
-        "--stale-after", type=float, metavar="SECONDS", help="exit 3 when the newest heartbeat is older"
-    )
+    verify.add_argument("--stale-after", type=seconds, metavar="SECONDS", help="exit 3 when the newest entry is older")
     verify.add_argument("--json", action="store_true", help="print the report as JSON")
 
 

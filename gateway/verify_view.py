@@ -32,18 +32,19 @@ def run(options: argparse.Namespace) -> int:
     try:
         remembered = options.remembered.read_bytes() if options.remembered else None
         vkeys = [read_key(key) for key in keys]
-    except OSError as problem:
-        console.print(f"[red]stockade:[/red] {escape(str(problem))}")
+        with bar(console) as advance:
+            report = verify_log(
+                directory,
+                vkeys,
+                progress=advance,
+                now_ns=time.time_ns(),
+                stale_after_s=options.stale_after,
+                remembered=remembered,
+            )
+    except OSError as problem:  # of the log as well: what cannot be read is not verified, which says nothing against it
+        where = f"{problem.filename}: " if problem.filename else ""
+        Console(stderr=True).print(f"[red]stockade:[/red] {escape(f'{where}{problem.strerror}')}", soft_wrap=True)
         return USAGE
-    with bar(console) as advance:
-        report = verify_log(
-            directory,
-            vkeys,
-            progress=advance,
-            now_ns=time.time_ns(),
-            stale_after_s=options.stale_after,
-            remembered=remembered,
-        )
     if options.json:
         sys.stdout.write(json.dumps(as_json(report), indent=2) + "\n")
     else:
@@ -60,7 +61,7 @@ def find(directory: Path, vkeys: list[str]) -> tuple[Path, list[str]]:
 
 def read_key(key: str) -> str:
     """Return a verifier key that was given itself, or as the name of a file."""
-    return key if "+" in key and not Path(key).is_file() else Path(key).read_text(encoding="utf-8").strip()
+    return key if "+" in key and not Path(key).is_file() else Path(key).read_text("utf-8", errors="replace").strip()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from ops.audit.merkle import HASH_BYTES
 
 ED25519 = 0x01
 SIGNATURES_MAX = 64
+SIGNERS_NAMED_MAX = 3
 NOTE_BYTES_MAX = 64 * 1024
 SIZE_MAX = 2**63 - 1
 _DASH = "— "
@@ -118,6 +119,8 @@ def parse_vkey(text: str) -> VerifierKey:
     Raises:
         VerifierKeyError: when it is malformed, of an unsupported type, or its id is not that of its key.
     """
+    if text.startswith(_SECRET):
+        raise VerifierKeyError("this is the private key: keep it secret, and bring the verifier key of the log")
     name, claimed, public_key = _parse_key(text)
     key = VerifierKey(name, public_key)
     if key.id != claimed:
@@ -206,7 +209,8 @@ def open_note(data: bytes, keys: Iterable[VerifierKey]) -> Note:
         seen.add((name, identity))
         verified.append(name)
     if not verified:
-        raise SignatureMissing("no signature by a known key")
+        signers = ", ".join(f"{name}+{identity.hex()}" for name, identity, _ in signatures[:SIGNERS_NAMED_MAX])
+        raise SignatureMissing(f"no signature by a known key, only by {signers}")
     return Note(text, tuple(verified))
 
 

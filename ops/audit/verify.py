@@ -6,13 +6,13 @@ the checkpoint's; narrower tiles left from earlier publications are prefixes; ev
 no other; the genesis entry names this origin; heartbeats count up by one; a remembered checkpoint, where one is given,
 is a prefix. On a live log the checkpoint is read first and everything is judged at its size.
 
-Exit codes: 0 ok, 1 tampered, 2 incomplete, 3 stale, 4 usage. Imports only the pure modules (entry, merkle, checkpoint,
-tiles), so that this and they are all there is to audit.
+Exit codes: 0 ok, 1 tampered, 2 incomplete, 3 stale, 4 usage (a key that is not this log's included). Imports only the
+pure modules (entry, schemas, merkle, checkpoint, tiles), so that this and they are all there is to audit.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -20,7 +20,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint, parse_vkey
-from ops.audit.errors import NoteError, TileError, VerifierKeyError
+from ops.audit.entry import check
+from ops.audit.errors import EntryError, NoteError, SignatureMissing, TileError, VerifierKeyError
 from ops.audit.merkle import leaf_hash
 from ops.audit.schemas import Genesis, Heartbeat
 from ops.audit.tiles import (
@@ -68,12 +69,13 @@ def verify_log(
     try:
         keys = [parse_vkey(each.strip()) for each in vkeys]
     except VerifierKeyError as error:
-        report.usage = True
-        report.add("notice", str(error), "vkey")
+        report.refuse(str(error), "vkey")
         return report
-    if not keys or not directory.is_dir():
-        report.usage = True
-        report.add("notice", "no key, or no such directory", str(directory))
+    if not keys:
+        report.refuse("no key was given to verify with", "vkey")
+    if not directory.is_dir():
+        report.refuse("no such directory", str(directory))
+    if report.usage:
         return report
     checkpoint = _open(directory, keys, report)
     if checkpoint is not None:
@@ -82,19 +84,43 @@ def verify_log(
         seen = _remembered(remembered, keys, report)
         if seen is not None:
             _check_extends(directory, checkpoint, seen, whole, report)
-    if now_ns is not None and stale_after_s is not None and now_ns - report.last_time_ns > stale_after_s * 1e9:
-        report.add("stale", f"the newest entry is older than {stale_after_s:g} s", "checkpoint")
+        if now_ns is not None and stale_after_s is not None and now_ns - report.last_time_ns > stale_after_s * 1e9:
+            report.add("stale", f"the newest entry is older than {stale_after_s:g} s", "checkpoint")
     report.seconds = time.perf_counter() - started
     return report
 
 
-def _open(directory: Path, keys: Iterable[VerifierKey], report: Report) -> Checkpoint | None:
+def _open(directory: Path, keys: Sequence[VerifierKey], report: Report) -> Checkpoint | None:
+    """The checkpoint under the keys that were brought along.
+
+    One that none of them signed says nothing by itself: the key may be the wrong one. It is tampering when the log's
+    own first entry names one of them.
+    """
     try:
         return open_checkpoint((directory / "checkpoint").read_bytes(), keys)
     except FileNotFoundError:
         report.add("incomplete", "the checkpoint is missing", "checkpoint")
+    except SignatureMissing as error:
+        named = _named_key(directory)
+        if named in {str(key) for key in keys}:
+            report.add("tampered", f"the first entry names the key, but {error}", "checkpoint")
+        else:
+            instead = f"; the log names {named} as its own" if named else ""
+            report.refuse(f"the checkpoint is not signed by this key: {error}{instead}", "vkey")
     except NoteError as error:
         report.add("tampered", str(error), "checkpoint")
+    return None
+
+
+def _named_key(directory: Path) -> str | None:
+    """The key that the genesis entry names, whatever that is worth without a root over it."""
+    first = Tile(ENTRIES, 0)
+    for path in (directory / first.full_path, *(directory / first.partial_directory).glob("*")):
+        with suppress(OSError, TileError, EntryError):
+            for data in split_bundle(path.read_bytes())[:1]:
+                entry = check(data)
+                if isinstance(entry, Genesis):
+                    return entry.vkey
     return None
 
 
@@ -110,6 +136,7 @@ def _verify(
         whole.marks += chunk.marks
         whole.records += chunk.records
         whole.last_entry_leaves, whole.last_tile_leaves = chunk.last_entry_leaves, chunk.last_tile_leaves
+        report.severities |= chunk.severities
         for finding in chunk.findings:
             report.add(finding.severity, finding.what, finding.where)
         report.last_time_ns = chunk.last_time_ns
@@ -175,8 +202,7 @@ def _remembered(note: bytes | None, keys: Sequence[VerifierKey], report: Report)
     try:
         return open_checkpoint(note, keys)
     except NoteError as error:
-        report.usage = True
-        report.add("notice", str(error), "the remembered checkpoint")
+        report.refuse(str(error), "the remembered checkpoint")
         return None
 
 

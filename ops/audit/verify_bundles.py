@@ -36,10 +36,12 @@ class Chunk:
     mismatches: list[int] = field(default_factory=list)  # entries whose hash is not the one in their tile
     marks: list[Mark] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    severities: set[Severity] = field(default_factory=set)  # of all findings, as in `Report`
     records: int = 0
     last_time_ns: int = 0
 
     def report(self, severity: Severity, what: str, where: str) -> None:
+        self.severities.add(severity)
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(Finding(severity, what, where))
 

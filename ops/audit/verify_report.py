@@ -29,6 +29,7 @@ class Report:
     size: int = 0
     root: str = ""
     findings: list[Finding] = field(default_factory=list)
+    severities: set[Severity] = field(default_factory=set)  # of all findings, those that were too many to keep as well
     heartbeats: int = 0
     last_time_ns: int = 0
     seconds: float = 0.0
@@ -38,7 +39,7 @@ class Report:
     def exit_code(self) -> int:
         if self.usage:
             return USAGE
-        found = {_EXIT[each.severity] for each in self.findings}
+        found = {_EXIT[each] for each in self.severities}
         return min(found - {OK}, default=OK)
 
     @property
@@ -46,5 +47,11 @@ class Report:
         return self.size / self.seconds if self.seconds else 0.0
 
     def add(self, severity: Severity, what: str, where: str) -> None:
+        self.severities.add(severity)
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(Finding(severity, what, where))
+
+    def refuse(self, what: str, where: str) -> None:
+        """Nothing can be said about the log: it was not asked rightly."""
+        self.usage = True
+        self.add("notice", what, where)

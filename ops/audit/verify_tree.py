@@ -30,20 +30,18 @@ def check_root(directory: Path, checkpoint: Checkpoint, whole: Chunk, report: Re
     size = checkpoint.size
     by_entries = root_of(size, whole.entry_roots, whole.last_entry_leaves)
     by_tiles = root_of(size, whole.tile_roots, whole.last_tile_leaves)
-    if by_entries not in (None, checkpoint.root):
-        report.add("tampered", "the entries do not give the root of the checkpoint", "checkpoint")
-    if by_tiles not in (None, checkpoint.root):
-        report.add("tampered", "the tiles do not give the root of the checkpoint", "checkpoint")
     for index in whole.mismatches:
         bundle = index // TILE_WIDTH
         width = min(TILE_WIDTH, size - bundle * TILE_WIDTH)
         tile, entries = Tile(0, bundle, width).path, Tile(ENTRIES, bundle, width).path
         if by_entries == checkpoint.root:
-            report.add("tampered", f"the hash of entry {index} was changed", tile)
-        elif by_tiles == checkpoint.root:
-            report.add("tampered", f"entry {index} was changed", entries)
+            report.add("tampered", f"the leaf hash of entry {index} was changed", tile)
         else:
-            report.add("tampered", f"entry {index} does not hash to its leaf in {tile}", entries)
+            report.add("tampered", f"entry {index} does not match its leaf hash", entries)
+    if by_entries not in (None, checkpoint.root):
+        report.add("tampered", "the entries do not give the root of the checkpoint", "checkpoint")
+    if by_tiles not in (None, checkpoint.root):
+        report.add("tampered", "the tiles do not give the root of the checkpoint", "checkpoint")
     rows = zip(whole.entry_roots, whole.tile_roots, strict=True)
     row = [by_entry if by_entry is not None else by_tile for by_entry, by_tile in rows]
     for level in hash_levels(size):

@@ -13,6 +13,7 @@ from ops.audit.merkle import leaf_hash, tree_root
 from ops.audit.read import LogReader
 from ops.audit.tiles import frame_entry, split_bundle
 from ops.audit.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
+from ops.audit.verify_report import FINDINGS_MAX
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.ops.audit.samples import captured, small
@@ -87,7 +88,39 @@ def test_a_changed_entry_is_named_by_its_index(log):
     rewrite(log, lambda entries: [*entries[:77], small(4242), *entries[78:]])
     report = verify(log)
     assert report.exit_code == TAMPERED
-    assert any("entry 77 was changed" in each.what and each.where == "tile/entries/000" for each in report.findings)
+    assert (report.findings[0].what, report.findings[0].where) == (
+        "entry 77 does not match its leaf hash",
+        "tile/entries/000",
+    )
+    assert report.findings[1].what == "the entries do not give the root of the checkpoint"
+
+
+def test_a_flipped_byte_in_a_partial_bundle_is_named_by_its_entry_before_the_root_is(log):
+    path = max((log / "tile" / "entries" / "002.p").iterdir(), key=lambda path: int(path.name))
+    data = bytearray(path.read_bytes())
+    third = 0
+    for _ in range(3):
+        third += 2 + int.from_bytes(data[third : third + 2], "big")
+    at = data.index(b'"peer":"ipv4', third) + 8
+    data[at] ^= 1
+    path.write_bytes(data)
+    report = verify(log)
+    assert report.exit_code == TAMPERED
+    assert [(each.what, each.where) for each in report.findings][:2] == [
+        ("entry 515 does not match its leaf hash", f"tile/entries/002.p/{path.name}"),
+        ("the entries do not give the root of the checkpoint", "checkpoint"),
+    ]
+
+
+def test_what_is_too_much_to_list_still_decides_the_verdict(log):
+    for number in range(FINDINGS_MAX):
+        (log / "blobs" / f"stray-{number}").touch()  # notices, found before tile/
+    narrower = min((log / "tile" / "0" / "002.p").iterdir(), key=lambda path: int(path.name))
+    narrower.write_bytes(bytes(32 * int(narrower.name)))
+    report = verify(log)
+    assert len(report.findings) == FINDINGS_MAX
+    assert {each.severity for each in report.findings} == {"notice"}
+    assert report.exit_code == TAMPERED
 
 
 def test_a_changed_hash_is_named_by_its_tile(log):
@@ -173,6 +206,25 @@ def test_a_log_signed_again_with_another_key_is_refused(log):
     assert verify(log).exit_code == TAMPERED
 
 
+def test_a_wrong_key_is_wrong_usage_and_says_nothing_against_the_log(log):
+    stranger = SignerKey("another.test/log", bytes(32))
+    for key in (OTHER, stranger):
+        report = verify_log(log, [str(key.verifier)], processes=0)
+        (finding,) = report.findings
+        assert (report.exit_code, finding.severity, finding.where) == (USAGE, "notice", "vkey")
+        assert "the checkpoint is not signed by this key" in finding.what
+        assert f"{ORIGIN}+{KEY.verifier.id.hex()}" in finding.what  # whose it is
+        assert VKEY in finding.what
+    assert verify_log(log, [str(stranger.verifier), VKEY], processes=0).exit_code == OK  # of several, one is enough
+
+
+def test_a_wrong_key_stays_wrong_usage_where_the_log_says_nothing_of_its_own(log):
+    (log / "tile" / "entries" / "000").unlink()
+    report = verify_log(log, [str(OTHER.verifier)], processes=0)
+    assert report.exit_code == USAGE
+    assert "names" not in report.findings[0].what
+
+
 def test_stripped_signatures_are_refused(log):
     text = (log / "checkpoint").read_text().split("\n\n")[0]
     (log / "checkpoint").write_text(text + "\n")
@@ -222,14 +274,26 @@ def test_silence_without_a_reason_is_noticed_but_is_no_crime(tmp_path):
     assert [each.severity for each in report.findings] == ["notice"]
 
 
-def test_stale_and_usage(clean, tmp_path):
+def test_stale_and_usage(clean):
     newest = verify(clean).last_time_ns
     assert verify(clean, now_ns=newest + 60 * 10**9, stale_after_s=60).exit_code == OK
     assert verify(clean, now_ns=newest + 60 * 10**9 + 1, stale_after_s=60).exit_code == STALE
-    assert verify_log(clean, ["nonsense"]).exit_code == USAGE
-    assert verify_log(clean, []).exit_code == USAGE
-    assert verify_log(tmp_path / "nowhere", [VKEY]).exit_code == USAGE
     assert verify(clean, remembered=b"nonsense").exit_code == USAGE
+
+
+def test_what_was_not_asked_rightly_is_said(clean, tmp_path):
+    def said(directory: Path, *keys: str) -> list[str]:
+        report = verify_log(directory, keys)
+        assert report.exit_code == USAGE
+        return [each.what for each in report.findings]
+
+    assert said(clean) == ["no key was given to verify with"]
+    assert said(tmp_path / "nowhere", VKEY) == ["no such directory"]
+    assert said(tmp_path / "nowhere") == ["no key was given to verify with", "no such directory"]
+    (private,) = said(clean, KEY.secret())
+    assert "this is the private key" in private
+    assert KEY.secret().rpartition("+")[2] not in private
+    assert said(clean, "nonsense")
 
 
 def test_tampered_outranks_incomplete_outranks_stale(log):
