@@ -75,6 +75,7 @@ class AuditClient:
         self._out: deque[bytes | memoryview] = deque()
         self._writing = False  # the loop has been asked to send
         self._sock: socket.socket | None = None
+        self._accepting = True
         self._inbox = b""
         self._origin = ""
         self._append_bytes_max = 0
@@ -91,7 +92,8 @@ class AuditClient:
 
     @property
     def available(self) -> bool:
-        return self._sock is not None
+        """Whether an append would be taken now: the recorder is there, and its disk is not full."""
+        return self._sock is not None and self._accepting
 
     @property
     def backlog_records(self) -> int:
@@ -140,11 +142,13 @@ class AuditClient:
                 raise ProtocolError("the recorder hung up before its hello")
             data += more
         self._origin, self._append_bytes_max, taken = greeting
-        self._inbox = data[taken:]
+        self._inbox = b""
+        self._accepting = True
         self._lost.clear()
         loop.add_reader(sock.fileno(), self._readable)
         with self._lock:
             self._sock = sock
+        self._heard(data[taken:])
 
     async def _stay_connected(self) -> None:
         while True:
@@ -250,9 +254,12 @@ class AuditClient:
             return
         except OSError:
             data = b""
-        if not data:
+        if data:
+            self._heard(data)
+        else:
             self._hang_up()
-            return
+
+    def _heard(self, data: bytes) -> None:
         try:
             replies, taken = protocol.split_replies(self._inbox + data)
         except ProtocolError:
@@ -260,6 +267,9 @@ class AuditClient:
             return
         self._inbox = (self._inbox + data)[taken:]
         for kind, count, value in replies:
+            if kind == protocol.STATE:
+                self._accepting = value == 0
+                continue
             answered = self._take(count)
             index = value
             for pending in answered:

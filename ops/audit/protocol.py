@@ -9,6 +9,8 @@ Recorder to worker, 16 bytes each: kind u8, three zeros, count u32, value u64.
     HELLO   value = tree size, count = length of the JSON {"append_bytes_max", "origin"} that follows; sent once
     ACK     the oldest `count` appends are durable, one after another; `value` is the index of their first entry
     REFUSED the oldest `count` appends were not taken; `value` is a reason
+    STATE   unasked, at every change and after the hello of a recorder that is full: `value` is the reason why appends
+            are refused from now on, 0 when they are taken again; `count` is 1
 
 Pure: bytes in, messages or `ProtocolError` out.
 """
@@ -22,7 +24,7 @@ import orjson
 from ops.audit.errors import ProtocolError
 from ops.audit.tiles import join_pack
 
-HELLO, ACK, REFUSED = 1, 2, 3
+HELLO, ACK, REFUSED, STATE = 1, 2, 3, 4
 INVALID, DISK_FULL, BACKLOG, STOPPING = 1, 2, 3, 4
 REASONS = {INVALID: "invalid entry", DISK_FULL: "disk full", BACKLOG: "publishing is behind", STOPPING: "stopping"}
 
@@ -82,7 +84,7 @@ def split_replies(data: bytes) -> tuple[list[tuple[int, int, int]], int]:
     """
     whole = len(data) // REPLY_BYTES * REPLY_BYTES
     replies = list(_REPLY.iter_unpack(memoryview(data)[:whole]))
-    if any(kind not in (ACK, REFUSED) or count == 0 for kind, count, _ in replies):
+    if any(kind not in (ACK, REFUSED, STATE) or count == 0 for kind, count, _ in replies):
         raise ProtocolError("a reply of unknown kind")
     return replies, whole
 

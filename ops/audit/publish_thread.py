@@ -18,6 +18,7 @@ from ops.audit.segment_store import SegmentStore
 from ops.audit.settings import RecorderSettings
 from ops.logging import Log
 
+RESUME_POINTS = 2  # appends are taken again this far below the limit, or they would stop again at once
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -36,6 +37,7 @@ class PublishThread:
     ) -> None:
         self.edge = edge
         self.disk_full = False
+        self.turns = 0  # that ended well, with a spare segment ready
         self._settings = settings
         self._publisher = publisher
         self._store = store
@@ -99,6 +101,7 @@ class PublishThread:
             while self._publisher.publish():
                 self._store.retire(self.edge.published_size)
             self._store.prepare_spare()
+            self.turns += 1
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
@@ -109,26 +112,36 @@ class PublishThread:
             self._log("audit-disk", level="warning", problem="no room to publish")
 
     def _watch_disk(self) -> None:
-        """Warn, stop at the limit and give up the reserve, or take it back when there is room again."""
-        used = disk_used_percent(self._settings.state_directory)
-        if used >= self._settings.disk_stop_percent:
+        """Warn, stop at the limit and give up the reserve, or take it back when there is room for it again."""
+        settings = self._settings
+        missing = 0 if self._reserve.exists() else settings.reserve_bytes
+        used = disk_used_percent(settings.state_directory)
+        with_reserve = disk_used_percent(settings.state_directory, missing)
+        full = appends_stop(self.disk_full, with_reserve if self.disk_full else used, settings.disk_stop_percent)
+        if full != self.disk_full:
+            problem = "appends are refused" if full else "appends are taken again"
+            self._log("audit-disk", level="warning", problem=problem, used_percent=used)
+        self.disk_full = full
+        if full:
             self._reserve.unlink(missing_ok=True)
-            if not self.disk_full:
-                self._log("audit-disk", level="warning", problem="appends are refused", used_percent=used)
-            self.disk_full = True
             return
-        self.disk_full = False
-        if (used >= self._settings.disk_warn_percent) != self._warned:
+        if (used >= settings.disk_warn_percent) != self._warned:
             self._warned = not self._warned
             self._log("audit-disk", level="warning", used_percent=used)
-        if not self._warned and not self._reserve.exists() and self._settings.reserve_bytes:
-            keep_reserve(self._reserve, self._settings.reserve_bytes)
+        if missing and with_reserve < settings.disk_stop_percent - RESUME_POINTS:
+            keep_reserve(self._reserve, missing)
 
 
-def disk_used_percent(directory: Path) -> int:
-    """How full the filesystem is for us, rounded down."""
+def appends_stop(stopped: bool, used_percent: int, stop_percent: int) -> bool:
+    """Whether appends are refused: from the limit on, until there is room enough below it."""
+    return used_percent >= (stop_percent - RESUME_POINTS if stopped else stop_percent)
+
+
+def disk_used_percent(directory: Path, held_back: int = 0) -> int:
+    """How full the filesystem is for us, with so many bytes more in use, rounded down."""
     stat = os.statvfs(directory)
-    return 100 - 100 * stat.f_bavail // max(stat.f_blocks, 1)
+    free = max(stat.f_bavail - held_back // stat.f_frsize, 0)
+    return 100 - 100 * free // max(stat.f_blocks, 1)
 
 
 def keep_reserve(path: Path, size: int) -> None:

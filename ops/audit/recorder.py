@@ -83,6 +83,8 @@ class Recorder:
         self._tail_bytes = 0
         self._stopping = False
         self._full = False
+        self._stuck_at = -1  # the publishing thread's turn at which there was no room for a segment
+        self._gap_open = False
         self._refused = 0
         self._beat_at_ms = monotonic_ms()
         self._rings_due = True
@@ -146,7 +148,7 @@ class Recorder:
         self._workers[sock.fileno()] = worker
         self._selector.register(sock, selectors.EVENT_READ)
         greeting = protocol.hello(self._settings.origin, self._appender.size, self._settings.append_bytes_max)
-        self._send(worker, greeting)
+        self._send(worker, greeting + (_state(self._full) if self._full else b""))
 
     def _drop(self, worker: Worker) -> None:
         self._workers.pop(worker.sock.fileno(), None)
@@ -281,7 +283,7 @@ class Recorder:
         try:
             self._appender.commit(group, heartbeats)
         except LogFull:
-            self._full = True
+            self._stuck_at = self._publishing.turns
             self._refused += sum(len(each.framed) for each in group)
             return False
         self.remember([each.records for each in group])
@@ -296,16 +298,26 @@ class Recorder:
         if self._rings_due:
             self._rings_due = False
             self._harvest_rings()
-        if self._publishing.disk_full != self._full:
-            self._full = self._publishing.disk_full
-            state = "open" if self._full else "close"
-            if self._commit([own_append([self._own.gap(state, "disk-full", self._refused)])]):
-                self._refused = 0
+        self._mind_the_room()
         if self._monotonic_ms() >= self._beat_at_ms:
             self._beat_at_ms = self._monotonic_ms() + self._settings.heartbeat_ms
             self._rings_due = True
             beat = self._own.heartbeat(self._appender.heartbeats + 1, self._appender.size)
             self._commit([own_append([beat])], heartbeats=1)
+
+    def _mind_the_room(self) -> None:
+        """Stop taking appends, or take them again: workers are told, the log keeps both ends of the gap."""
+        full = self._publishing.disk_full or self._stuck_at == self._publishing.turns
+        if full == self._full:
+            return
+        self._full = full
+        for worker in list(self._workers.values()):
+            self._send(worker, _state(full))
+        states = ["open"] if full else ["close"] if self._gap_open else ["open", "close"]
+        gaps = [self._own.gap(state, "disk-full", self._refused) for state in states]
+        if self._commit([own_append(gaps)]):
+            self._gap_open = full
+            self._refused = 0
 
     def _harvest_rings(self) -> None:
         """Requests that were in flight in workers that are gone become outcome-unknown entries, each once."""
@@ -332,6 +344,10 @@ def _ended(pipe: int) -> bool:
         return not os.read(pipe, RECEIVE_BYTES)
     except OSError:
         return True
+
+
+def _state(full: bool) -> bytes:
+    return protocol.reply(protocol.STATE, 1, protocol.DISK_FULL if full else 0)
 
 
 def _appends(answer: bytes) -> int:

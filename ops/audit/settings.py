@@ -57,7 +57,7 @@ class RecorderSettings:
             "publish_records": (1, 65_536),
             "heartbeat_ms": (10, 60_000),
             "disk_warn_percent": (1, self.disk_stop_percent),
-            "disk_stop_percent": (1, 100),
+            "disk_stop_percent": (3, 100),
             "reserve_bytes": (0, 1024 * MIB),
         }
         for name, (least, most) in limits.items():

@@ -21,7 +21,7 @@ from ops.audit.segments import HEADER_BYTES
 from ops.audit.settings import RecorderSettings
 from ops.audit.verify import verify_log
 from ops.logging import FIELDS
-from tests.faults.recorder_process import KEY, client_of, eventually, launch, settings_in
+from tests.faults.recorder_process import KEY, SEGMENT_BYTES, client_of, eventually, launch, settings_in
 from tests.ops.audit.samples import number_id, small
 
 
@@ -358,7 +358,12 @@ async def test_a_full_disk_refuses_without_losing_and_goes_on_when_there_is_room
             receipts.append(answer)
             number += 1
     assert (answer.reason, answer.detail) == ("log_refused", "disk full")
+    assert not client.available
+    late = await connected(settings)
+    await eventually(lambda: not late.available)
     ballast.unlink()
+    await eventually(lambda: client.available and late.available)  # though nobody appends
+    await late.close()
     async with asyncio.timeout(30):
         while isinstance(await append(client, [small(number)]), AuditUnavailable):  # noqa: ASYNC110 (it shows only so)
             await asyncio.sleep(0.01)
@@ -368,3 +373,29 @@ async def test_a_full_disk_refuses_without_losing_and_goes_on_when_there_is_room
     assert gaps == [("open", "disk-full"), ("close", "disk-full")]
     assert kinds(settings).count("refused") == len(receipts) + 2
     assert any(event["event"] == "audit-disk" for event in recorder.events())
+
+
+async def test_no_room_for_a_segment_refuses_until_there_is(small_disk):
+    """Below the limit in percent, and a segment still does not fit."""
+    settings = settings_in(small_disk, publish_every_ms=20, heartbeat_ms=50, disk_stop_percent=100)
+    recorder = launch(settings).wait_ready()
+    client = await connected(settings)
+    ballast = small_disk / "ballast"
+    await eventually((settings.state_directory / "segments" / "spare").exists)
+    stat = os.statvfs(small_disk)
+    ballast.write_bytes(bytes(stat.f_bavail * stat.f_frsize - SEGMENT_BYTES))
+    taken = 1
+    async with asyncio.timeout(30):
+        while isinstance(answer := await append(client, [small(n) for n in range(500)]), Receipt):
+            taken += 1
+    assert (answer.reason, answer.detail) == ("log_refused", "disk full")
+    await eventually(lambda: not client.available)
+    ballast.unlink()
+    await eventually(lambda: client.available)
+    assert isinstance(await append(client, [small(n) for n in range(500)]), Receipt)
+    await client.close()
+    assert recorder.stop() == 0, recorder.errors
+    gaps = [entry for entry in entries_of(settings) if entry["kind"] == "gap"]
+    assert [(entry["state"], entry["reason"]) for entry in gaps] == [("open", "disk-full"), ("close", "disk-full")]
+    assert sum(int(str(entry["dropped"])) for entry in gaps) == 500
+    assert kinds(settings).count("refused") == 500 * taken

@@ -136,6 +136,34 @@ async def test_a_peer_that_breaks_the_protocol_is_left(tmp_path, rubbish):
         await client.close()
 
 
+@pytest.mark.parametrize("with_hello", [True, False], ids=["with its hello", "later"])
+async def test_a_recorder_without_room_is_not_available_until_it_says_so(tmp_path, with_hello):
+    """What was refused before the room came back may be answered after it: only the recorder's own word counts."""
+    full, free = (protocol.reply(protocol.STATE, 1, reason) for reason in (protocol.DISK_FULL, 0))
+    step = asyncio.Event()
+
+    async def fill(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HELLO + full if with_hello else HELLO)
+        await reader.read(1)
+        writer.write((b"" if with_hello else full) + protocol.reply(protocol.REFUSED, 1, protocol.DISK_FULL))
+        await step.wait()
+        writer.write(free + protocol.reply(protocol.REFUSED, 1, protocol.DISK_FULL))
+        await reader.read(-1)
+
+    async with peer(tmp_path / "s", fill):
+        client = client_at(tmp_path / "s", append_timeout_ms=20_000)
+        await client.connect()
+        assert client.available is not with_hello
+        assert await reason(append(client, [small(1)])) == "log_refused"
+        assert not client.available
+        second = append(client, [small(2)])
+        step.set()
+        assert await reason(second) == "log_refused"
+        assert client.available
+        await client.close()
+        assert not client.available
+
+
 async def test_refusals_carry_their_reason_and_appends_their_limit(tmp_path):
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(HELLO)
