@@ -142,6 +142,7 @@ def run_serve(options: argparse.Namespace) -> int:
 
     from gateway.document import FileRejected
     from gateway.host import serve
+    from gateway.occupancy import DirectoryInUse
     from gateway.server import ListenFailed
     from gateway.supervisor import StartFailed
     from ops.audit.errors import AuditError
@@ -153,7 +154,7 @@ def run_serve(options: argparse.Namespace) -> int:
 
     try:
         return uvloop.run(serve(options.file.absolute(), announce))
-    except (FileRejected, ServingError, AuditError, StartFailed, ListenFailed, OSError) as problem:
+    except (FileRejected, ServingError, AuditError, DirectoryInUse, StartFailed, ListenFailed, OSError) as problem:
         return fail(problem)
 
 

@@ -21,6 +21,7 @@ from gateway.admin import Control
 from gateway.app import load_bundles, place_of
 from gateway.config import load_config
 from gateway.document import FileRejected
+from gateway.occupancy import PRIVATE, occupied
 from gateway.policy import load_policy
 from gateway.policy_file import ACCEPTED, accept, draft, first_policy, stamp
 from gateway.supervisor import Child, StartFailed, all_ready, reload_everywhere
@@ -44,7 +45,6 @@ RELOAD_TIMEOUT_S = 20.0
 WATCH_EVERY_S = 1.0
 STOP_SLACK_S = 5.0
 RECORDER_STOP_S = 30.0
-PRIVATE = 0o700
 
 
 @dataclass(slots=True)
@@ -128,18 +128,21 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
     """Run the host until SIGTERM or SIGINT; returns the exit code.
 
     Raises:
-        FileRejected, ServingError, StartFailed, ListenFailed: why it cannot start, for the person at the terminal.
+        FileRejected, ServingError, DirectoryInUse, StartFailed, ListenFailed: why it cannot start, for the person at
+            the terminal.
     """
     config = load_config(config_file)
     require_tracing(config)
     log = configure(config.log.level, sys.stderr, format=config.log.format, role="supervisor")
     place = place_of(config)
-    for directory in (config.state_dir, place.rings, place.policies):
-        directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-    prepare_directory(place.metrics)
-    bundles = load_bundles(config, log)  # a bundle that would be refused is found before anything is started
-    policy = first_policy(config.policy, place.policies, log)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(occupied(config.state_dir))
+        for directory in (place.rings, place.policies):
+            directory.mkdir(mode=PRIVATE, exist_ok=True)
+        prepare_directory(place.metrics)
+        place.socket.unlink(missing_ok=True)  # a recorder whose supervisor was killed may still answer there
+        bundles = load_bundles(config, log)  # a bundle that would be refused is found before anything is started
+        policy = first_policy(config.policy, place.policies, log)
         data = share_port(config.listen.data, stack)
         recorder = recorder_child(config, place, log)
         workers = [worker_child(config_file, place, number, data, log) for number in range(config.workers)]
