@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING
 from gateway import errors
 from gateway.admission.concurrency import Concurrency
 from gateway.admission.memory import MemoryLimiter
+from gateway.batching import end_batching, start_batching
 from gateway.capture import Vault
 from gateway.codec import CodecLimits
 from gateway.compile import compile_policy
-from gateway.exits import BODY_INCOMPLETE, log_failure, write_anonymous
+from gateway.exits import BODY_INCOMPLETE, write_anonymous
 from gateway.issuers import Issuers
-from gateway.pipeline import answer_batch
 from gateway.policy import load_policy
 from gateway.record import auth_fragment, model_fragment, site_of
 from gateway.server import certificates_expire
-from gateway.settlement import give_back
 from gateway.state import Gateway, Served
 from gateway.statistics import ModelCounters, ServiceTime
 from gateway.tally import Tally
@@ -37,7 +36,6 @@ from ops.audit.entry import pseudonym
 from ops.audit.keys import KeyStore
 from ops.audit.ring import InflightRing
 from ops.metrics import Metrics
-from serving.batcher import Batcher
 from serving.bundle import load_bundle
 from serving.catalog import find_bundles
 from serving.inprocess import InProcessEngine
@@ -50,7 +48,7 @@ if TYPE_CHECKING:
     from gateway.config import Config
     from gateway.policy import Policy
     from gateway.service import Stream, Unary
-    from gateway.state import Active, Item
+    from gateway.state import Active
     from ops.logging import Log
     from serving.bundle import Bundle
     from serving.engine import Engine
@@ -106,7 +104,7 @@ class App:
     async def close(self) -> None:
         """Finish what was accepted, write the last sums, and let go."""
         for served in self.gw.served.values():
-            await asyncio.to_thread(served.batcher.close, drain=True)
+            await end_batching(served)
         if self.ticker is not None:
             self.ticker.cancel()
         write_anonymous(self.gw)
@@ -178,7 +176,7 @@ async def open_app(
         log_level=config.log.level,
     )
     for one in served.values():
-        start_batching(one, config, gw)
+        start_batching(one, config.engine, gw)
         metrics.serve_model(one.bundle.name, one.bundle.version, screen_facts(active, one))
     metrics.build(site.build)
     for name, expires_s in certificates_expire(config.tls).items() if config.tls else ():
@@ -224,25 +222,6 @@ def serve(bundle: Bundle, config: Config) -> Served:
         facts_json=model_fragment(bundle.name, bundle.version, bundle.digest, config.engine.kind),
         service_time=ServiceTime(),
         counters=ModelCounters(),
-    )
-
-
-def start_batching(served: Served, config: Config, gw: Gateway) -> None:
-    """Start the threads that answer batches of one model."""
-
-    def failed(items: Sequence[Item], problem: BaseException) -> None:
-        log_failure(gw.log, items[0].record.id, problem)
-        give_back(items, errors.ModelError(), gw)
-
-    served.batcher = Batcher(
-        partial(answer_batch, gw=gw),
-        on_error=failed,
-        shed=lambda item: give_back([item], errors.QueueFull(), gw),
-        threads=config.engine.threads,
-        batch_rows_max=config.engine.batch_rows_max,
-        queue_rows_max=config.engine.queue_rows_max,
-        queue_bytes_max=config.engine.queue_bytes_max,
-        name=f"{served.bundle.name}-{served.bundle.version}",
     )
 
 

@@ -114,11 +114,12 @@ class Engine(Section):
     """What runs the models. Queues are bounded; what does not fit is refused with QUEUE_FULL."""
 
     kind: Literal["inprocess"] = "inprocess"
-    """`inprocess`: ONNX Runtime in threads of the worker."""
-    threads: Annotated[int, Field(ge=1, le=64)] = 1
-    """Batches that run at the same time, each on one thread."""
+    """`inprocess`: ONNX Runtime in the worker."""
+    threads: Annotated[int, Field(ge=0, le=64)] = 0
+    """0: batches run on the event loop, which is fastest while a full one takes a few milliseconds. A slower model
+    would hold up every other call: then the number of threads, each running one batch at a time."""
     batch_rows_max: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Rows in a batch. A batch takes what is waiting when a thread is free; nothing waits for it to fill."""
+    """Rows in a batch. A batch takes what is waiting; nothing waits for it to fill."""
     queue_rows_max: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     """Rows that may wait for a model."""
     queue_bytes_max: Annotated[int, Size("64KiB", "16GiB")] = Field("64MiB", validate_default=True)

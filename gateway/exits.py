@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.record import Record, anonymous_sum, quoted
-from gateway.settlement import append_unwaited, close_slot, refuse
+from gateway.settlement import append_unwaited, close, refuse, settled
 from ops.audit.client import Receipt
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ async def record_alone(record: Record, gw: Gateway) -> None:
     def done(receipt: Receipt | AuditUnavailable) -> None:
         if isinstance(receipt, Receipt):
             record.audit_index = receipt.first_index
-        close_slot(record, gw)
+        settled(record, gw)
         if durable.done():
             return
         if isinstance(receipt, Receipt):
@@ -123,10 +123,9 @@ def finish(record: Record, gw: Gateway, _: object = None) -> None:
             count_anonymous(record, gw)
         else:
             append_unwaited(record, gw)
-    if record.settled:
-        gw.ring.leave(record.ring_slot)  # otherwise `close_slot` does, when the sink has answered
     record.stage("total", gw.clock_ns() - record.started_ns)
-    gw.tally.ended(record)
+    if record.settled:
+        close(record, gw)  # otherwise `settled` does, when the sink has answered
 
 
 def trailers(record: Record, gw: Gateway, verdict: str | None) -> tuple[tuple[str, str], ...]:

@@ -25,10 +25,10 @@ from defenses.policy import Action
 from gateway import codec, errors
 from gateway.admission.budget import refusal_of
 from gateway.capture import narrower
+from gateway.exits import log_failure
 from gateway.judgement import DECISIONS, judge, soften
 from gateway.settlement import settle
 from gateway.state import Answer, Item
-from serving.errors import EngineError
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
     from gateway.admission.budget import Charges
     from gateway.auth.principal import Presented
     from gateway.record import Record
-    from gateway.state import Active, Gateway, ModelRules, Served
+    from gateway.state import Active, Gateway, ModelRules
 
-GATHER_ROWS = 32
-GATHER_TURNS = 8
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -83,13 +81,8 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
     future: asyncio.Future[Answer] = gw.loop.create_future()
     capture = narrower(rules.capture, active.tenant_capture[principal.tenant])
     item = Item(record, request, rules, queued_ns, body, capture, future)
-    served.batcher.submit(
-        item, rows=request.rows, nbytes=len(body), lane=principal.lane, flow=principal.tenant, call=False
-    )
+    served.batcher.submit(item, rows=request.rows, nbytes=len(body), lane=principal.lane, flow=principal.tenant)
     record.claimed = True
-    if not served.gathering:
-        served.gathering = True
-        call_when_gathered(served, gw)
     return await future
 
 
@@ -112,9 +105,9 @@ def answer_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gatewa
         outputs = rules.served.engine.infer(inputs)
         inferred_ns = gw.clock_ns()
         judgement = judge(rules, inputs, outputs, starts, rows_of(inputs))
-    except (EngineError, errors.Refusal) as problem:
+    except Exception as problem:  # noqa: BLE001  an engine may be anybody's; alone, each request meets its own fault
         if len(items) == 1:
-            items[0].outcome = errors.ModelError() if isinstance(problem, EngineError) else problem
+            items[0].outcome = problem if isinstance(problem, errors.Refusal) else model_error(problem, items[0], gw)
             return
         for item in items:
             answer_alike([item], rules, batch_id, gw)
@@ -146,6 +139,12 @@ def answer_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gatewa
         item.outcome = outcome_of(judgement.actions[position], sound[position], bodies[position], rules)
 
 
+def model_error(problem: Exception, item: Item, gw: Gateway) -> errors.ModelError:
+    """Return what the caller is told of a fault of the model or of our own; the log says where it was."""
+    log_failure(gw.log, item.record.id, problem)
+    return errors.ModelError()
+
+
 def outcome_of(action: int, sound: bool, body: bytes, rules: ModelRules) -> Answer | errors.Refusal:
     """Turn the decision on one request into its answer, or its refusal."""
     if action == Action.REFUSE:
@@ -175,21 +174,6 @@ def spend(record: Record, charges: Charges, now_ns: int, gw: Gateway) -> None:
     record.limited(decision)
     if not decision.admitted:
         raise refusal_of(decision)
-
-
-def call_when_gathered(served: Served, gw: Gateway, rows_seen: int = 0, turns: int = 0) -> None:
-    """Wake a batch thread when the event loop has no more requests ready for it.
-
-    Woken at once it would take the interpreter from the loop, and a batch of one, while the next request is being
-    decoded. So it is woken after a turn of the loop that brought nothing new, and at the latest after GATHER_TURNS:
-    no timer, and a request that is alone waits for one empty turn.
-    """
-    rows = served.batcher.queued_rows
-    if rows_seen < rows < GATHER_ROWS and turns < GATHER_TURNS:
-        gw.loop.call_soon(call_when_gathered, served, gw, rows, turns + 1)
-        return
-    served.gathering = False
-    served.batcher.call()
 
 
 def earlier(deadline_ns: int | None, other_ns: int) -> int:

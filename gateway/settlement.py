@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def settle(items: Sequence[Item], taken_ns: int, gw: Gateway) -> None:
-    """Append the records of a batch. Called from a worker thread; the replies leave from the event loop."""
+    """Append the records of a batch. The replies leave from the event loop, when the records are durable."""
     entries: list[bytes] = []
     blobs: list[bytes] = []
     for item in items:
@@ -53,7 +53,7 @@ def deliver(
         record.stage("audit", now_ns - appended_ns)
         if first_index is not None:
             record.audit_index = first_index + offset
-        close_slot(record, gw)
+        settled(record, gw)
         if waiting.done():
             continue
         if first_index is None:
@@ -62,13 +62,20 @@ def deliver(
             waiting.set_result(item.outcome)
         else:
             waiting.set_exception(item.outcome or errors.ModelError())
+    served.batcher.freed()
 
 
-def close_slot(record: Record, gw: Gateway) -> None:
-    """Note that the sink has said what became of the record; a call that is over leaves the in-flight ring."""
+def settled(record: Record, gw: Gateway) -> None:
+    """Note that the sink has said what became of the record. On the event loop."""
     record.settled = True
     if record.finished:
-        gw.ring.leave(record.ring_slot)
+        close(record, gw)
+
+
+def close(record: Record, gw: Gateway) -> None:
+    """Let go of a call that is over and recorded: it leaves the in-flight ring and is counted."""
+    gw.ring.leave(record.ring_slot)
+    gw.tally.ended(record)
 
 
 def give_back(items: Sequence[Item], refusal: errors.Refusal, gw: Gateway) -> None:
@@ -90,7 +97,7 @@ def _give_back(items: Sequence[Item], refusal: errors.Refusal, gw: Gateway) -> N
 def append_unwaited(record: Record, gw: Gateway) -> None:
     """Append the record of a call that is over: nobody waits for it."""
     record.claimed = True
-    gw.sink.append([record.leaf(gw.site)], lambda _: close_slot(record, gw))
+    gw.sink.append([record.leaf(gw.site)], lambda _: settled(record, gw))
 
 
 def refuse(record: Record, refusal: BaseException) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from serving.batcher import Batcher
     from serving.bundle import Bundle, TensorSpec
     from serving.engine import Engine
+    from serving.loop_batcher import LoopBatcher
 
 PUBLIC = Principal(
     name="(public)",
@@ -61,8 +62,7 @@ class Served:
     facts_json: str
     service_time: ServiceTime
     counters: ModelCounters
-    batcher: Batcher[Item] = field(init=False)
-    gathering: bool = False  # a batch thread will be woken when the loop has handed over what is ready
+    batcher: Batcher[Item] | LoopBatcher[Item] = field(init=False)
 
 
 @dataclass(frozen=True, slots=True)

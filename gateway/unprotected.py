@@ -41,16 +41,18 @@ class Anybody:
 class Unlimited:
     """Admits everything: a `Limiter` and a `Concurrency` in one."""
 
-    in_flight = 0
+    def __init__(self) -> None:
+        self.in_flight = 0
 
     def spend(self, charges: Sequence[tuple[Bucket, int]], now_ns: int) -> Decision:  # noqa: ARG002  whatever it costs
         return ADMITTED
 
     def enter(self, budget: Budget) -> Ticket:
+        self.in_flight += 1
         return Ticket(budget.principal, budget.tenant)
 
-    def leave(self, ticket: Ticket) -> None:
-        """Nothing was counted."""
+    def leave(self, ticket: Ticket) -> None:  # noqa: ARG002  whoever leaves
+        self.in_flight -= 1
 
 
 class Forgetful:

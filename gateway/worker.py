@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.state import Active
 
 EX_CONFIG = 78
+SERVERS_PER_PORT = 4  # grpc.aio takes a server's calls in one by one; several servers share a port and a loop
 SWITCH_INTERVAL_S = (
     0.0005  # threads hand the interpreter over sooner than the default 5 ms: measured, 8 % more requests
 )
@@ -116,11 +117,13 @@ async def listen_all(
     """Start a server for each data port and return their addresses. They differ in what may prove who is calling."""
 
     async def start(at: str, *, client_certificates: bool) -> str:
-        server = open_server(Service(app.gw, methods, client_certificates=client_certificates), app.config)
-        bound = listen(server, at, app.config.tls, client_certificate=client_certificates)
-        servers.append(server)
-        await server.start()
-        return bound
+        service = Service(app.gw, methods, client_certificates=client_certificates)
+        for _ in range(SERVERS_PER_PORT):
+            server = open_server(service, app.config)
+            at = listen(server, at, app.config.tls, client_certificate=client_certificates)
+            servers.append(server)
+            await server.start()
+        return at
 
     data = await start(address, client_certificates=False)
     mtls = app.config.listen.data_mtls

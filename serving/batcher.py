@@ -25,14 +25,11 @@ from typing import Generic, TypeVar
 
 from serving.errors import BatcherClosed, QueueFull
 from serving.fair_queue import FairQueue
+from serving.pace import Pace
 
 T = TypeVar("T")
 
-__all__ = ["RETRY_MS_MAX", "RETRY_MS_UNKNOWN", "Batcher"]
-
-RETRY_MS_UNKNOWN = 100  # the hint before the first batch has been timed
-RETRY_MS_MAX = 10_000
-_RATE_WEIGHT = 0.125  # of the newest batch in the moving average of time per row
+__all__ = ["Batcher"]
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +67,7 @@ class Batcher(Generic[T]):
         self._idle = 0
         self._called = False  # an idle thread was notified and has not looked yet
         self._closed = False
-        self._ns_per_row = 0.0
+        self._pace = Pace()
         # Daemons: a process whose main thread died must not be held up by its queue.
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(threads)
@@ -86,10 +83,9 @@ class Batcher(Generic[T]):
     def queued_bytes(self) -> int:
         return self._queue.nbytes
 
-    def submit(self, item: T, *, rows: int, nbytes: int, lane: int, flow: str, call: bool = True) -> None:
+    def submit(self, item: T, *, rows: int, nbytes: int, lane: int, flow: str) -> None:
         """Queue an item of `rows` rows for `flow` (a tenant) in `lane` (0 goes first). Thread-safe; waits for no work.
 
-        Without `call` no sleeping thread is woken for it: whoever submits many at once calls `call` after the last.
         QueueFull: no room, nothing changed. BatcherClosed: after close. ValueError: a lane outside 0..3, rows < 1.
         """
         with self._lock:
@@ -97,16 +93,13 @@ class Batcher(Generic[T]):
                 raise BatcherClosed
             displaced = self._queue.push(item, rows=rows, nbytes=nbytes, lane=lane, flow=flow)
             if displaced is None:
-                raise QueueFull(self._retry_after_ms())
-            if call:
-                self._call_one()
+                raise QueueFull(self._pace.retry_after_ms(self._queue.rows, threads=len(self._threads)))
+            self._call_one()
         for victim in displaced:
             self._give_up(victim)
 
-    def call(self) -> None:
-        """Wake a thread for what was submitted without `call`. Thread-safe."""
-        with self._lock:
-            self._call_one()
+    def freed(self) -> None:
+        """A thread is free when `run` returns, so there is nothing to say (`LoopBatcher.freed`)."""
 
     def close(self, *, drain: bool, timeout_s: float | None = None) -> bool:
         """Take nothing more; finish what was accepted, or (without drain) only what is running, and end the threads.
@@ -144,9 +137,7 @@ class Batcher(Generic[T]):
             began_ns = self._clock_ns()
             self._run_batch(batch)
             del batch  # while this thread sleeps it must not keep the last requests alive
-            per_row = (self._clock_ns() - began_ns) / rows
-            # Unlocked: a float is replaced whole, and of two batches that end together one may be forgotten.
-            self._ns_per_row += (per_row - self._ns_per_row) * (_RATE_WEIGHT if self._ns_per_row else 1.0)
+            self._pace.observe(self._clock_ns() - began_ns, rows)
 
     def _run_batch(self, batch: list[T]) -> None:
         try:
@@ -168,10 +159,3 @@ class Batcher(Generic[T]):
         if self._idle and not self._called and self._queue.count:
             self._called = True
             self._wake.notify()
-
-    def _retry_after_ms(self) -> int:
-        """Estimate when all that waits now will have been served at the recent rate."""
-        if not self._ns_per_row:
-            return RETRY_MS_UNKNOWN
-        wait_ms = self._queue.rows * self._ns_per_row / len(self._threads) / 1e6
-        return min(RETRY_MS_MAX, max(1, int(wait_ms)))

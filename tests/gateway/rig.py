@@ -193,6 +193,7 @@ async def open_rig(
             policy(document)
 
     site.change_policy(change_policy)
+    site.change_config(lambda document: document["engine"].update(threads=1))  # the engine can be held, the loop not
     if config is not None:
         site.change_config(config)
     loaded = load_config(site.config)

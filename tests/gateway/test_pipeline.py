@@ -69,10 +69,7 @@ def batches(entries) -> dict[int, list[dict]]:
     "error",
     [
         None,
-        pytest.param(
-            lambda: RuntimeError("a bug below us"),
-            marks=pytest.mark.xfail(reason="only an EngineError is tried again one by one", strict=True),
-        ),
+        lambda: RuntimeError("a bug below us"),
     ],
     ids=["as engines fail", "as bugs do"],
 )

@@ -6,8 +6,9 @@ import weakref
 
 import pytest
 
-from serving.batcher import RETRY_MS_MAX, RETRY_MS_UNKNOWN, Batcher
+from serving.batcher import Batcher
 from serving.errors import BatcherClosed, QueueFull
+from serving.pace import RETRY_MS_MAX, RETRY_MS_UNKNOWN
 
 PATIENCE_S = 20  # only ever spent by a test that fails
 
@@ -171,7 +172,7 @@ def test_the_retry_hint_before_anything_was_timed(make):
 def test_the_retry_hint_is_bounded(make, ns_per_row, hint):
     harness = make(queue_rows_max=1)
     harness.occupy()
-    harness.batcher._ns_per_row = ns_per_row
+    harness.batcher._pace._ns_per_row = ns_per_row
     harness.submit(1)
     with pytest.raises(QueueFull) as full:
         harness.submit(2)

@@ -1,0 +1,79 @@
+"""Gives a model its queue: on the event loop for fast models, before threads for slow ones (`engine.threads`)."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gateway import errors
+from gateway.exits import log_failure
+from gateway.pipeline import answer_batch
+from gateway.settlement import give_back
+from serving.batcher import Batcher
+from serving.loop_batcher import LoopBatcher
+from serving.manifest import DATATYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.config import Engine
+    from gateway.state import Gateway, Item, Served
+
+SLOW_BATCH_MS = 20.0
+
+
+def start_batching(served: Served, engine: Engine, gw: Gateway) -> None:
+    """Open the queue of one model, and warn when its batches would hold up the event loop."""
+
+    def failed(items: Sequence[Item], problem: BaseException) -> None:
+        log_failure(gw.log, items[0].record.id, problem)
+        give_back(items, errors.ModelError(), gw)
+
+    def shed(item: Item) -> None:
+        give_back([item], errors.QueueFull(), gw)
+
+    bounds: dict[str, Any] = {
+        "batch_rows_max": engine.batch_rows_max,
+        "queue_rows_max": engine.queue_rows_max,
+        "queue_bytes_max": engine.queue_bytes_max,
+        "clock_ns": gw.clock_ns,
+    }
+    run = partial(answer_batch, gw=gw)
+    if engine.threads:
+        name = f"{served.bundle.name}-{served.bundle.version}"
+        served.batcher = Batcher(run, on_error=failed, shed=shed, threads=engine.threads, name=name, **bounds)
+        return
+    served.batcher = LoopBatcher(
+        run,
+        on_error=failed,
+        shed=shed,
+        soon=gw.loop.call_soon,
+        expected=lambda: gw.concurrency.in_flight,
+        **bounds,
+    )
+    took_ms = time_full_batch(served, engine.batch_rows_max, gw)
+    if took_ms > SLOW_BATCH_MS:
+        problem = "a full batch takes this long on the event loop and holds up every other call: set engine.threads"
+        gw.log("slow-batches", level="warning", model=served.bundle.name, duration_ms=took_ms, problem=problem)
+
+
+def time_full_batch(served: Served, rows: int, gw: Gateway) -> float:
+    """Return how many milliseconds the model takes for a full batch of zeros."""
+    zeros: dict[str, Any] = {
+        spec.name: np.zeros((rows, *(max(size, 1) for size in spec.shape[1:])), DATATYPES[spec.datatype])
+        for spec in served.bundle.inputs
+    }
+    began_ns = gw.clock_ns()
+    served.engine.infer(zeros)
+    return (gw.clock_ns() - began_ns) / 1e6
+
+
+async def end_batching(served: Served) -> None:
+    """Finish what waits for one model, and take nothing more."""
+    if isinstance(served.batcher, LoopBatcher):
+        served.batcher.close(drain=True)
+    else:
+        await asyncio.to_thread(served.batcher.close, drain=True)

@@ -1,0 +1,139 @@
+"""Natural micro-batching on the event loop: a batch is what arrived while the one before it was being recorded.
+
+For models that answer a whole batch within a millisecond or two. There is no thread, so the interpreter is never handed
+over: on two cores those hand-overs cost more than such a model itself. While a batch runs the loop does nothing else,
+which is why a slow model belongs to `serving.batcher`.
+
+No timer, no window. A free batcher starts at the end of the turn of the loop that brought the item, unless more items
+are on their way (`expected`) and keep coming in: then it lets the loop take them in first, for at most TURNS_MAX turns.
+An item that is alone waits for one turn.
+
+Every accepted item ends in exactly one call: in a batch given to `run`, or given to `shed`. Order, fairness, bounds and
+shedding are `serving.fair_queue`'s. Everything here is called on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from serving.errors import BatcherClosed, QueueFull
+from serving.fair_queue import FairQueue
+from serving.pace import Pace
+
+T = TypeVar("T")
+
+__all__ = ["QUIET_TURNS", "TURNS_MAX", "LoopBatcher"]
+
+QUIET_TURNS = 3  # turns that brought nothing, after which nothing more is waited for
+TURNS_MAX = 64
+
+
+class LoopBatcher(Generic[T]):
+    """A bounded, fair queue before `run`, which is called with one batch at a time.
+
+    `run` starts a batch and may return before it is done; `freed` says that it is done. If `run` raises, `on_error`
+    gets the batch and it counts as done. `soon` schedules a call for the end of this turn of the loop. `expected` says
+    how many items there could be, those that wait included. ValueError for limits below one.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[T]], None],
+        *,
+        on_error: Callable[[Sequence[T], BaseException], None],
+        shed: Callable[[T], None],
+        soon: Callable[[Callable[[], None]], object],
+        expected: Callable[[], int],
+        batch_rows_max: int,
+        queue_rows_max: int,
+        queue_bytes_max: int,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        if batch_rows_max < 1:
+            raise ValueError(f"nothing would run: {batch_rows_max=}")
+        self._run = run
+        self._on_error = on_error
+        self._shed = shed
+        self._soon = soon
+        self._expected = expected
+        self._batch_rows_max = batch_rows_max
+        self._clock_ns = clock_ns
+        self._queue: FairQueue[T] = FairQueue(rows_max=queue_rows_max, bytes_max=queue_bytes_max)
+        self._pace = Pace()
+        self._busy = False  # a batch is gathering, running or being recorded
+        self._closed = False
+        self._turns = self._quiet_turns = self._rows_seen = 0
+        self._rows, self._began_ns = 1, 0
+
+    @property
+    def queued_rows(self) -> int:
+        return self._queue.rows
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queue.nbytes
+
+    def submit(self, item: T, *, rows: int, nbytes: int, lane: int, flow: str) -> None:
+        """Queue an item of `rows` rows for `flow` (a tenant) in `lane` (0 goes first).
+
+        QueueFull: no room, nothing changed. BatcherClosed: after close. ValueError: a lane outside 0..3, rows < 1.
+        """
+        if self._closed:
+            raise BatcherClosed
+        displaced = self._queue.push(item, rows=rows, nbytes=nbytes, lane=lane, flow=flow)
+        if displaced is None:
+            raise QueueFull(self._pace.retry_after_ms(self._queue.rows))
+        if not self._busy:
+            self._gather()
+        for victim in displaced:
+            self._shed(victim)
+
+    def freed(self) -> None:
+        """Take note that the batch is done. The next one starts behind what its replies have scheduled."""
+        self._pace.observe(self._clock_ns() - self._began_ns, self._rows)
+        self._busy = False
+        if self._queue.count:
+            self._gather()
+
+    def close(self, *, drain: bool) -> None:
+        """Take nothing more; start everything that waits, or shed it."""
+        self._closed = True
+        while self._queue.count:
+            if drain:
+                self._start()
+            else:
+                for item in self._queue.take(self._queue.rows):
+                    self._shed(item)
+
+    def _gather(self) -> None:
+        self._busy = True
+        self._turns = self._quiet_turns = 0
+        self._rows_seen = self._queue.rows
+        self._soon(self._turn)
+
+    def _turn(self) -> None:
+        """One turn of the loop is over: start the batch, unless more items are on their way and still coming in."""
+        rows = self._queue.rows
+        self._turns += 1
+        self._quiet_turns = 0 if rows > self._rows_seen else self._quiet_turns + 1
+        self._rows_seen = rows
+        coming = 0 < rows < min(self._batch_rows_max, self._expected())
+        if coming and self._quiet_turns < QUIET_TURNS and self._turns < TURNS_MAX:
+            self._soon(self._turn)
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        rows = self._queue.rows
+        batch = self._queue.take(self._batch_rows_max)
+        if not batch:  # close, or shedding, was faster
+            self._busy = False
+            return
+        self._rows = rows - self._queue.rows
+        self._began_ns = self._clock_ns()
+        try:
+            self._run(batch)
+        except Exception as error:  # noqa: BLE001  whatever it is, the next batch must not wait for it
+            self._on_error(batch, error)
+            self.freed()
