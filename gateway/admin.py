@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from gateway import errors
 from gateway.app import App, open_app
 from gateway.codec import parse_as
-from gateway.policy_file import ACCEPTED
 from gateway.server import drain, listen, open_server
 from gateway.service import Service, Unary
 from gateway.state import Answer
@@ -53,8 +52,8 @@ class Control:
     async def open(self, stack: contextlib.AsyncExitStack) -> str | None:
         """Say in the log what is in force, and open the admin port if there is to be one. Returns its address."""
         host, methods = self.host, self.methods()
-        accepted = host.place.policies / ACCEPTED
-        self.app = await open_app(host.config, accepted, process="admin", log=host.log, methods=methods, bundles=[])
+        policy_file = host.kept.copy
+        self.app = await open_app(host.config, policy_file, process="admin", log=host.log, methods=methods, bundles=[])
         stack.push_async_callback(self.app.close)
         await self.say_what_is_in_force()
         if host.config.listen.admin is None:

@@ -23,7 +23,7 @@ from gateway.config import load_config
 from gateway.document import FileRejected
 from gateway.occupancy import PRIVATE, occupied
 from gateway.policy import load_policy
-from gateway.policy_file import ACCEPTED, accept, draft, first_policy, stamp
+from gateway.policy_file import Kept, accept, stamp
 from gateway.supervisor import Child, StartFailed, all_ready, reload_everywhere
 from gateway.traces import require_tracing
 from ops.audit.settings import RecorderSettings
@@ -55,6 +55,7 @@ class Host:
     place: Place
     log: Log
     bundles: list[Bundle]
+    kept: Kept
     policy: Policy
     started_ns: int
     recorder: Child
@@ -75,12 +76,15 @@ class Host:
             self.seen = stamp(source.file)
             try:
                 policy = load_policy(source.file, source.public_key, in_force=self.policy)
-                copied = draft(source.file, self.place.policies)
+                if policy.digest == self.policy.digest:
+                    self.kept.refresh(policy)
+                copied = self.kept.draft()
             except (FileRejected, OSError) as problem:
                 return await self._refused(str(problem))
             if expected_digest not in ("", policy.digest):
                 return await self._refused(f"the file holds another policy, {policy.digest}")
             if policy.digest == self.policy.digest:
+                self.problem = ""
                 return True
             running = [worker for worker in self.workers if worker.ready.is_set()]
             refused = await reload_everywhere(
@@ -109,9 +113,12 @@ class Host:
                 for worker in self.workers
                 if worker.ready.is_set() and worker.facts.get("policy") != self.policy.digest
             ]
-            accepted = str(self.place.policies / ACCEPTED)
             if behind:
-                await reload_everywhere(behind, accepted, self.policy.digest, lambda: None, RELOAD_TIMEOUT_S)
+                await reload_everywhere(behind, str(self.kept.copy), self.policy.digest, lambda: None, RELOAD_TIMEOUT_S)
+
+    def mend_policy(self) -> None:
+        """Before a worker starts: let it find an accepted policy that it can load."""
+        self.kept.mend(self.policy)
 
     async def watch(self, hangup: asyncio.Event) -> None:
         """Reload when the policy file or its signature changes, and on SIGHUP."""
@@ -142,11 +149,14 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
         prepare_directory(place.metrics)
         place.socket.unlink(missing_ok=True)  # a recorder whose supervisor was killed may still answer there
         bundles = load_bundles(config, log)  # a bundle that would be refused is found before anything is started
-        policy = first_policy(config.policy, place.policies, log)
+        kept = Kept(config.policy, place.policies)
+        policy = kept.first(log)
         data = share_port(config.listen.data, stack)
         recorder = recorder_child(config, place, log)
-        workers = [worker_child(config_file, place, number, data, log) for number in range(config.workers)]
-        host = Host(config, place, log, bundles, policy, time.time_ns(), recorder, workers)
+        workers = [worker_child(config_file, kept, number, data, log) for number in range(config.workers)]
+        host = Host(config, place, log, bundles, kept, policy, time.time_ns(), recorder, workers)
+        for worker in workers:
+            worker.before_start = host.mend_policy
         await run(host, announce)
     return 0
 
@@ -228,10 +238,10 @@ def recorder_child(config: Config, place: Place, log: Log) -> Child:
     return Child("recorder", ["-m", "ops.audit.recorder_main", str(file)], log, probe=lambda: accepts(place.socket))
 
 
-def worker_child(config_file: Path, place: Place, number: int, data: str, log: Log) -> Child:
+def worker_child(config_file: Path, kept: Kept, number: int, data: str, log: Log) -> Child:
     """Return one worker."""
-    accepted = str(place.policies / ACCEPTED)
-    return Child(f"worker-{number}", ["-m", "gateway.worker", str(config_file), accepted, str(number), data], log)
+    argv = ["-m", "gateway.worker", str(config_file), str(kept.copy), str(number), data]
+    return Child(f"worker-{number}", argv, log)
 
 
 def share_port(address: str, stack: contextlib.ExitStack) -> str:

@@ -38,12 +38,16 @@ class StartFailed(Exception):
 
 @dataclass(slots=True)
 class Child:
-    """One supervised process. `ready` is set while it can work: by its own `ready` event, or when `probe` says so."""
+    """One supervised process. `ready` is set while it can work: by its own `ready` event, or when `probe` says so.
+
+    `before_start` runs before each start; it does not raise.
+    """
 
     name: str
     argv: Sequence[str]
     log: Callable[..., None]
     probe: Callable[[], bool] | None = None
+    before_start: Callable[[], None] = lambda: None
     starts: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     replies: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
@@ -70,6 +74,7 @@ class Child:
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
     async def _run_once(self) -> int:
+        self.before_start()
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             *self.argv,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, datetime
+
 import pytest
 
 from gateway.document import FileRejected
-from gateway.policy import PolicyRollback, load_policy
-from gateway.policy_file import ACCEPTED, accept, draft, first_policy, signature_of, stamp
+from gateway.init import init_directory
+from gateway.policy import PolicyRollback, PolicySignatureInvalid, load_policy, sign_policy
+from gateway.policy_file import ACCEPTED, Kept, accept, signature_of, stamp
 from tests.e2e.site import copy_site
 
 
@@ -26,15 +30,15 @@ def place(made_site, tmp_path):
     kept = tmp_path / "kept"
     kept.mkdir()
     source = type("Source", (), {"file": site.policy, "public_key": site.directory / "keys/policy.pub"})()
-    return site, source, kept
+    return site, source, Kept(source, kept)
 
 
 def test_the_first_start_takes_the_file_and_keeps_it(place):
     site, source, kept = place
     log = Words()
-    policy = first_policy(source, kept, log)
-    assert policy == load_policy(kept / ACCEPTED, source.public_key)
-    assert (kept / ACCEPTED).read_bytes() == site.policy.read_bytes()
+    policy = kept.first(log)
+    assert policy == load_policy(kept.copy, source.public_key)
+    assert kept.copy.read_bytes() == site.policy.read_bytes()
     assert log.events == []
 
 
@@ -42,7 +46,7 @@ def test_the_first_start_takes_the_file_and_keeps_it(place):
 def test_when_the_file_is_refused_the_last_good_one_is_taken_and_it_is_said(place, how):
     site, source, kept = place
     site.change_policy(lambda policy: policy.update(unsafe_public_methods=["Health"]))
-    good = first_policy(source, kept, Words())
+    good = kept.first(Words())
     if how == "broken":
         site.write_policy("version: 2")
     elif how == "unsigned":
@@ -52,26 +56,26 @@ def test_when_the_file_is_refused_the_last_good_one_is_taken_and_it_is_said(plac
     else:
         site.policy.unlink()
     log = Words()
-    assert first_policy(source, kept, log) == good
+    assert kept.first(log) == good
     assert log.events == ["policy-refused"]
-    assert load_policy(kept / ACCEPTED, source.public_key) == good
+    assert load_policy(kept.copy, source.public_key) == good
 
 
 def test_without_a_last_good_one_a_refused_file_stops_the_start(place):
-    site, source, kept = place
+    site, _, kept = place
     site.change_policy(lambda policy: None, sign=False)
     with pytest.raises(FileRejected, match="was not signed"):
-        first_policy(source, kept, Words())
+        kept.first(Words())
 
 
 def test_a_kept_pair_that_was_cut_in_two_by_a_crash_is_refused_and_the_file_taken(place):
-    site, source, kept = place
-    first_policy(source, kept, Words())
+    site, _, kept = place
+    kept.first(Words())
     site.change_policy(lambda policy: None)
-    copy = draft(source.file, kept)
-    signature_of(copy).replace(signature_of(kept / ACCEPTED))  # and then the power went
+    copy = kept.draft()
+    signature_of(copy).replace(signature_of(kept.copy))  # and then the power went
     log = Words()
-    assert first_policy(source, kept, log).revision == 3
+    assert kept.first(log).revision == 3
     assert log.events == ["policy-refused"]
 
 
@@ -79,12 +83,12 @@ def test_an_older_policy_is_not_taken_over_a_kept_newer_one(place):
     site, source, kept = place
     older = site.policy.read_bytes(), signature_of(site.policy).read_bytes()
     site.change_policy(lambda policy: None)
-    newer = first_policy(source, kept, Words())
+    newer = kept.first(Words())
     site.policy.write_bytes(older[0])
     signature_of(site.policy).write_bytes(older[1])
     with pytest.raises(PolicyRollback):
         load_policy(source.file, source.public_key, in_force=newer)
-    assert first_policy(source, kept, Words()) == newer
+    assert kept.first(Words()) == newer
 
 
 def test_a_stamp_changes_with_the_file_and_with_its_signature(place):
@@ -101,6 +105,68 @@ def test_a_stamp_changes_with_the_file_and_with_its_signature(place):
 
 
 def test_accepting_a_draft_leaves_no_draft(place):
+    _, _, kept = place
+    accept(kept.draft())
+    assert sorted(path.name for path in kept.directory.iterdir()) == [ACCEPTED, f"{ACCEPTED}.sig"]
+
+
+@pytest.fixture(scope="module")
+def other_key(tmp_path_factory):
+    """The keys of somebody else's policy."""
+    elsewhere = tmp_path_factory.mktemp("keys") / "other"
+    init_directory(elsewhere, now=datetime.now(UTC), random_bytes=os.urandom)
+    return elsewhere / "keys"
+
+
+def replace_key(site, other_key, *, sign=True):
+    (site.directory / "keys/policy.pub").write_bytes((other_key / "policy.pub").read_bytes())
+    if sign:
+        sign_policy(site.policy, other_key / "policy.key")
+
+
+@pytest.mark.parametrize("renew", [Kept.refresh, Kept.mend])
+def test_a_new_key_over_the_same_policy_renews_the_copy(place, other_key, renew):
+    site, source, kept = place
+    policy = kept.first(Words())
+    replace_key(site, other_key)
+    with pytest.raises(PolicySignatureInvalid):
+        load_policy(kept.copy, source.public_key)
+    renew(kept, policy)
+    assert load_policy(kept.copy, source.public_key) == policy
+    assert sorted(path.name for path in kept.directory.iterdir()) == [ACCEPTED, f"{ACCEPTED}.sig"]
+
+
+@pytest.mark.parametrize("renew", [Kept.refresh, Kept.mend])
+def test_another_policy_is_not_slipped_in_that_way(place, other_key, renew):
+    site, _, kept = place
+    policy = kept.first(Words())
+    before = kept.copy.read_bytes()
+    site.change_policy(lambda policy: None)
+    replace_key(site, other_key)
+    renew(kept, policy)
+    assert kept.copy.read_bytes() == before
+
+
+def test_what_cannot_be_mended_yet_stays_as_it_is(place, other_key):
+    site, source, kept = place
+    policy = kept.first(Words())
+    replace_key(site, other_key, sign=False)  # the new key is there, its signature is not
+    kept.mend(policy)
+    with pytest.raises(PolicySignatureInvalid):
+        load_policy(kept.copy, source.public_key)
+
+
+def test_a_copy_that_is_gone_is_made_again(place):
     _, source, kept = place
-    accept(draft(source.file, kept))
-    assert sorted(path.name for path in kept.iterdir()) == [ACCEPTED, f"{ACCEPTED}.sig"]
+    policy = kept.first(Words())
+    kept.copy.unlink()
+    kept.mend(policy)
+    assert load_policy(kept.copy, source.public_key) == policy
+
+
+def test_a_copy_that_is_good_is_left_alone(place):
+    _, _, kept = place
+    policy = kept.first(Words())
+    before = stamp(kept.copy)
+    kept.mend(policy)
+    assert stamp(kept.copy) == before
