@@ -26,6 +26,7 @@ from gateway.policy import load_policy
 from gateway.policy_file import Kept, accept, stamp
 from gateway.supervisor import Child, StartFailed, all_ready, reload_everywhere
 from gateway.traces import require_tracing
+from ops.audit.errors import ForkRefused, LogCorrupted, Poisoned
 from ops.audit.settings import RecorderSettings
 from ops.logging import configure
 from ops.metrics import prepare_directory, serve_metrics
@@ -45,6 +46,13 @@ RELOAD_TIMEOUT_S = 20.0
 WATCH_EVERY_S = 1.0
 STOP_SLACK_S = 5.0
 RECORDER_STOP_S = 30.0
+RECORDER_FINAL = {
+    LogCorrupted.exit_code: "the log is damaged; `recorder-failed` above names the file: restore it from a copy",
+    ForkRefused.exit_code: "the log is older than what was signed; put the newest copy back, or begin a new log",
+}
+RECORDER_FINAL_AT_START = {
+    Poisoned.exit_code: "the disk failed while the log was opened; `recorder-failed` above says how: look at the disk"
+}
 
 
 @dataclass(slots=True)
@@ -235,7 +243,14 @@ def recorder_child(config: Config, place: Place, log: Log) -> Child:
     )
     file = config.state_dir / "recorder.json"
     file.write_bytes(settings.to_json())
-    return Child("recorder", ["-m", "ops.audit.recorder_main", str(file)], log, probe=lambda: accepts(place.socket))
+    return Child(
+        "recorder",
+        ["-m", "ops.audit.recorder_main", str(file)],
+        log,
+        probe=lambda: accepts(place.socket),
+        final=RECORDER_FINAL,
+        final_at_start=RECORDER_FINAL_AT_START,
+    )
 
 
 def worker_child(config_file: Path, kept: Kept, number: int, data: str, log: Log) -> Child:

@@ -2,8 +2,9 @@
 
 Rules:
 - The recorder is there before the first worker and after the last one.
-- Children are started with exec, never forked. A child that dies is started again, after a pause that doubles; one that
-  dies `DEATHS_MAX` times without having been ready in between takes the whole host down, with its own last words.
+- Children are started with exec, never forked. A child that dies is started again, after a pause that doubles.
+- What takes the whole host down, with the child's own last words: `DEATHS_MAX` deaths without having been ready in
+  between, or an exit code that says that starting it again would change nothing.
 - A policy reload happens in two phases: every worker must have accepted the new policy before any of them uses it. What
   was accepted is kept in the state directory, and that copy, not the edited file, is what a restarted worker loads.
 - SIGTERM drains: workers finish what they accepted, then the recorder publishes its last checkpoint. SIGHUP reloads.
@@ -22,10 +23,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 DEATHS_MAX = 5
-EX_CONFIG = 78  # sysexits: the child says that starting it again would change nothing
+FINAL: Mapping[int, str] = {78: "see its log"}  # EX_CONFIG of sysexits
 PAUSE_FIRST_S = 0.2
 PAUSE_MAX_S = 5.0
 PROBE_EVERY_S = 0.02
@@ -40,7 +41,8 @@ class StartFailed(Exception):
 class Child:
     """One supervised process. `ready` is set while it can work: by its own `ready` event, or when `probe` says so.
 
-    `before_start` runs before each start; it does not raise.
+    `before_start` runs before each start; it does not raise. `final` and, where it has not been ready, `final_at_start`
+    hold the exit codes after which it is not started again, with what they mean.
     """
 
     name: str
@@ -48,6 +50,9 @@ class Child:
     log: Callable[..., None]
     probe: Callable[[], bool] | None = None
     before_start: Callable[[], None] = lambda: None
+    final: Mapping[int, str] = field(default_factory=dict)
+    final_at_start: Mapping[int, str] = field(default_factory=dict)
+    problem: str = ""
     starts: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     replies: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
@@ -61,20 +66,26 @@ class Child:
         pause_s = PAUSE_FIRST_S
         while True:
             code = await self._run_once()
+            final = {**FINAL, **self.final}
             if self.ready.is_set():
                 deaths, pause_s = 0, PAUSE_FIRST_S
+            else:
+                final.update(self.final_at_start)
             self.ready.clear()
             if self.stopping:
                 return
             deaths += 1
-            if deaths >= DEATHS_MAX or code == EX_CONFIG:
-                raise StartFailed(f"{self.name} ended with exit code {code}, {deaths} time(s) in a row: see its log")
+            if deaths >= DEATHS_MAX or code in final:
+                times = f", {deaths} times in a row" if deaths > 1 else ""
+                why = self.problem or final.get(code, "see its log")
+                raise StartFailed(f"{self.name} ended with exit code {code}{times}: {why}")
             self.log("child-ended", level="error", child=self.name, exit_code=code, restart_in_ms=int(pause_s * 1000))
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
     async def _run_once(self) -> int:
         self.before_start()
+        self.problem = ""
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             *self.argv,
@@ -108,6 +119,8 @@ class Child:
                 self.ready.set()
             case "committed":
                 self.facts["policy"] = event["digest"]
+            case "failed":
+                self.problem = str(event["problem"])
             case _:
                 self.replies.put_nowait(event)
 

@@ -4,7 +4,8 @@ It speaks with its supervisor in JSON lines. Commands on stdin: `prepare` (load 
 `commit` (use the prepared one), `forget` (drop it). Events on stdout: `ready`, `prepared`, `rejected`, `committed`.
 When stdin closes, the supervisor is gone and the worker drains as on SIGTERM: nobody would restart its recorder.
 
-Exit codes: 0 after a drain; 78 (EX_CONFIG) when it could not start, with the reason in its log.
+Exit codes: 0 after a drain. When it could not start, with the reason in its log and in its last event, `failed`:
+75 (EX_TEMPFAIL) for what may pass (recorder away, the policy's key being replaced), 78 (EX_CONFIG) for the rest.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from gateway.app import load_bundles, open_app
 from gateway.config import load_config
 from gateway.document import FileRejected
 from gateway.methods import data_methods
-from gateway.policy import load_policy
+from gateway.policy import PolicySignatureInvalid, load_policy
 from gateway.server import ListenFailed, drain, listen, open_server
 from gateway.service import Service
-from ops.audit.errors import AuditError
+from ops.audit.errors import AuditError, AuditUnavailable
 from ops.logging import configure
 from serving.errors import ServingError
 
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from gateway.policy import Policy
     from gateway.service import Stream, Unary
     from gateway.state import Active
+    from ops.logging import Log
 
+EX_TEMPFAIL = 75
 EX_CONFIG = 78
 SERVERS_PER_PORT = 4  # grpc.aio takes a server's calls in one by one; several servers share a port and a loop
 SWITCH_INTERVAL_S = (
@@ -92,8 +95,7 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str) -
         bundles = load_bundles(config, log)
         app = await open_app(config, policy_file, process=name, log=log, methods=methods, bundles=bundles)
     except (FileRejected, ServingError, AuditError, OSError) as problem:
-        log("worker-not-started", level="error", error=type(problem).__name__, problem=str(problem))
-        return EX_CONFIG
+        return refuse_to_start(problem, log)
     servers: list[grpc.aio.Server] = []
     try:
         data, data_mtls = await listen_all(app, methods, address, servers)
@@ -102,13 +104,19 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str) -
         await until_told_to_stop(Control(app))
         log("draining")
     except ListenFailed as problem:
-        log("worker-not-started", level="error", error="ListenFailed", problem=str(problem))
-        return EX_CONFIG
+        return refuse_to_start(problem, log)
     finally:
         await drain(servers, app.gw, config.transport.drain_timeout_ms / 1000)
         await app.close()
     log("drained")
     return 0
+
+
+def refuse_to_start(problem: Exception, log: Log) -> int:
+    """Say why there will be no worker; returns the exit code."""
+    log("worker-not-started", level="error", error=type(problem).__name__, problem=str(problem))
+    say(event="failed", problem=str(problem))
+    return EX_TEMPFAIL if isinstance(problem, AuditUnavailable | PolicySignatureInvalid) else EX_CONFIG
 
 
 async def listen_all(

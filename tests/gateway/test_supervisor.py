@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from gateway import supervisor
-from gateway.supervisor import DEATHS_MAX, EX_CONFIG, Child, StartFailed, all_ready, reload_everywhere
+from gateway.supervisor import DEATHS_MAX, FINAL, Child, StartFailed, all_ready, reload_everywhere
 from tests.gateway.rig import until
 
 READY = "import sys, json; print(json.dumps({'event': 'ready', 'policy': 'p0'}), flush=True); "
@@ -80,11 +80,50 @@ async def test_one_that_never_comes_up_is_given_up_after_a_few_deaths(nursery):
     assert child.starts == DEATHS_MAX
 
 
-async def test_one_that_says_starting_it_again_changes_nothing_is_believed(nursery):
-    child, task = nursery.start(f"raise SystemExit({EX_CONFIG})")
-    with pytest.raises(StartFailed):
+FAILED = "import json; print(json.dumps({'event': 'failed', 'problem': 'no such port'}), flush=True); "
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (f"raise SystemExit({min(FINAL)})", "exit code 78: see its log"),
+        (FAILED + f"raise SystemExit({min(FINAL)})", "exit code 78: no such port"),
+        ("raise SystemExit(65)", "exit code 65: it is damaged"),
+        ("raise SystemExit(74)", "exit code 74: the disk"),
+    ],
+)
+async def test_one_that_says_starting_it_again_changes_nothing_is_believed(nursery, code, said):
+    child, task = nursery.start(code, final={65: "it is damaged"}, final_at_start={74: "the disk"})
+    with pytest.raises(StartFailed, match=said):
         await task
     assert child.starts == 1
+
+
+async def test_what_is_final_at_the_start_only_is_tried_again_after_it_worked(nursery):
+    child, task = nursery.start(READY + "raise SystemExit(74)", final_at_start={74: "the disk"})
+    await until(lambda: child.starts > DEATHS_MAX + 1, 60)
+    assert not task.done()
+
+
+async def test_what_is_final_is_so_after_it_worked_too(nursery):
+    child, task = nursery.start(READY + "raise SystemExit(65)", final={65: "it is damaged"})
+    with pytest.raises(StartFailed, match="it is damaged"):
+        await task
+    assert child.starts == 1
+
+
+async def test_the_last_words_of_one_that_is_given_up_are_passed_on(nursery):
+    _, task = nursery.start(FAILED + "raise SystemExit(75)")
+    with pytest.raises(StartFailed, match=f"exit code 75, {DEATHS_MAX} times in a row: no such port"):
+        await task
+
+
+async def test_something_can_be_put_right_before_each_start(nursery):
+    seen: list[int] = []
+    child, task = nursery.start("raise SystemExit(3)", before_start=lambda: seen.append(child.starts))
+    with pytest.raises(StartFailed):
+        await task
+    assert seen == list(range(DEATHS_MAX))
 
 
 async def test_deaths_are_counted_anew_once_it_was_ready(nursery):
