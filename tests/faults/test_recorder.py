@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from ops.audit.checkpoint import SignerKey
 from ops.audit.client import AuditClient, Receipt
@@ -21,6 +23,7 @@ from ops.audit.segments import HEADER_BYTES
 from ops.audit.settings import RecorderSettings
 from ops.audit.verify import verify_log
 from ops.logging import FIELDS
+from ops.metrics import RecorderMetrics, expose
 from tests.faults.recorder_process import KEY, SEGMENT_BYTES, client_of, eventually, launch, settings_in
 from tests.ops.audit.samples import number_id, small
 
@@ -93,6 +96,38 @@ def test_why_it_refuses_is_a_sentence_and_a_place(tmp_path):
     (line,) = recorder.events()
     assert (line["level"], line["event"]) == ("error", "recorder-refused")
     assert (line["problem"], line["file"]) == ("No such file or directory", os.fspath(settings.signing_key))
+
+
+async def test_what_the_recorder_counts_is_on_the_page_of_metrics_and_goes_on_after_a_restart(tmp_path):
+    metrics = tmp_path / "metrics"
+    settings = settings_in(tmp_path, metrics_directory=metrics, heartbeat_ms=60_000)
+    before_s = time.time()
+    for run in (1, 2):
+        recorder = launch(settings).wait_ready()
+        client = await connected(settings)
+        assert isinstance(await append(client, [small(1), small(2)]), Receipt)
+        await client.close()
+        found = series(metrics)
+        assert found["stockade_audit_records_total", "refused"] == 2 * run
+        assert found["stockade_audit_dropped_total", None] == 0
+        assert found["stockade_audit_last_durable_timestamp_seconds", None] >= before_s
+        assert recorder.stop() == 0, recorder.errors
+        assert series(metrics)["stockade_audit_tree_size", None] == len(entries_of(settings))
+
+
+def test_a_name_among_the_metrics_that_is_taken_is_a_reason_to_refuse(tmp_path):
+    metrics = tmp_path / "metrics"
+    other = RecorderMetrics(metrics, "recorder", kinds=["served"])
+    recorder = launch(settings_in(tmp_path, metrics_directory=metrics))
+    assert recorder.ended() == RecorderError.exit_code
+    assert "writes metrics as recorder" in str(recorder.events()[-1]["problem"])
+    other.close()
+
+
+def series(metrics: Path) -> dict[tuple[str, str | None], float]:
+    """The page, by name and kind of entry."""
+    families = text_string_to_metric_families(expose(metrics).decode())
+    return {(each.name, each.labels.get("kind")): each.value for family in families for each in family.samples}
 
 
 SUPERVISOR = """
