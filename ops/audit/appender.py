@@ -52,8 +52,7 @@ def check_append(records: bytes, pack: bytes) -> Append:
         framed.append(records[position:stop])
         leaves.append(sha256(b"\x00" + data).digest())
         kinds.append(checked.kind)
-        if b'"payload":' in data:
-            named += [(len(framed) - 1, digest) for digest in entry.payload_hashes(checked)]
+        named += [(len(framed) - 1, digest) for digest in entry.payload_hashes(checked)]
         position = stop
     if position != end or not framed:
         raise EntryError("the entries do not fill their frame")

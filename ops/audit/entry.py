@@ -40,10 +40,11 @@ def check(data: bytes) -> Entry:
         raise EntryError(f"an entry has at most {ENTRY_BYTES_MAX} bytes")
     # In canonical JSON a quote inside a string is escaped, so these bytes can only be a key.
     start = data.find(b'"kind":"') + 8
-    decode = _DECODE.get(data[start : data.find(b'"', start)])
+    kind = data[start : data.find(b'"', start)]
+    decode = _DECODE.get(kind)
     if decode is None or start < 8:
         raise EntryError("not an entry of a known kind")
-    if data.find(b',"count":', 0, start) >= 0:
+    if kind != b"served" and data.find(b',"count":', 0, start) >= 0:  # a served entry has no such key, nor room for one
         decode = _DECODE_SUM
     try:
         entry = decode(data)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from msgspec import UNSET
+
 from ops.audit.entry import check, payload_hashes
 from ops.audit.errors import EntryError, TileError
 from ops.audit.merkle import HASH_BYTES, fold
@@ -116,13 +118,13 @@ def _check_entries(directory: Path, bundle: int, width: int, entries: Sequence[b
     for index, data in enumerate(entries, bundle * TILE_WIDTH):
         try:
             checked = check(data)
-            if b'"payload":' in data:
-                named.update(payload_hashes(checked))
+            if type(checked) is Request:  # nearly all of them
+                if checked.payload is not UNSET:
+                    named.update(payload_hashes(checked))
+            elif isinstance(checked, Genesis | Heartbeat | Recover | Gap):
+                chunk.marks.append(Mark(index, checked))
         except EntryError as error:
             chunk.report("tampered", f"entry {index}: {error}", where)
-            continue
-        if type(checked) is not Request and isinstance(checked, Genesis | Heartbeat | Recover | Gap):
-            chunk.marks.append(Mark(index, checked))
     if checked is not None:
         chunk.last_time_ns = int(checked.time_ns)
     _check_payloads(directory, bundle, width, named, chunk)

@@ -192,3 +192,10 @@ def test_pseudonyms_are_stable_and_separate_by_tenant():
     assert one == entry.pseudonym(b"k" * 32, "alice")
     assert len(one) == 32
     assert one not in (entry.pseudonym(b"l" * 32, "alice"), entry.pseudonym(b"k" * 32, "bob"))
+
+
+@pytest.mark.parametrize("kind", ["served", "failed", "refused"])
+def test_a_request_has_no_count(kind):
+    """`count` marks the sum of anonymous refusals, and stands before `kind`."""
+    with pytest.raises(EntryError):
+        check(canonical(request(1, kind=kind, count=1)))
