@@ -23,7 +23,7 @@ from gateway.config import load_config
 from gateway.document import FileRejected
 from gateway.occupancy import PRIVATE, occupied
 from gateway.policy import load_policy
-from gateway.policy_file import Kept, accept, stamp
+from gateway.policy_file import MEMORY, Kept, Memory, stamp
 from gateway.supervisor import Child, StartFailed, all_ready, reload_everywhere
 from gateway.traces import require_tracing
 from ops.audit.errors import ForkRefused, LogCorrupted, Poisoned
@@ -96,7 +96,7 @@ class Host:
                 return True
             running = [worker for worker in self.workers if worker.ready.is_set()]
             refused = await reload_everywhere(
-                running, str(copied), policy.digest, lambda: accept(copied), RELOAD_TIMEOUT_S
+                running, str(copied), policy.digest, lambda: self.kept.accept(copied, policy), RELOAD_TIMEOUT_S
             )
             if refused is not None:
                 return await self._refused(refused)
@@ -157,7 +157,7 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
         prepare_directory(place.metrics)
         place.socket.unlink(missing_ok=True)  # a recorder whose supervisor was killed may still answer there
         bundles = load_bundles(config, log)  # a bundle that would be refused is found before anything is started
-        kept = Kept(config.policy, place.policies)
+        kept = Kept(config.policy, place.policies, Memory(config.audit.state_directory / MEMORY))
         policy = kept.first(log)
         data = share_port(config.listen.data, stack)
         recorder = recorder_child(config, place, log)

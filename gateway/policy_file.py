@@ -6,18 +6,24 @@ the copy is what it starts with.
 
 A copy can stop to verify when the policy's key is replaced. The same policy signed with the new key mends it: at a
 reload, and before a worker is started.
+
+The state directory may be deleted, and the copy with it. So which revision was last in force is remembered beside the
+log as well: otherwise whoever deletes it could bring back an older policy that was once signed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.document import FileRejected
-from gateway.policy import load_policy
+from gateway.document import FileRejected, PolicyRejected, read_bounded
+from gateway.policy import PolicyRollback, load_policy
 from gateway.policy_signature import verify
+from ops.audit.durable import make_directories, replace_file, sync_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +35,8 @@ if TYPE_CHECKING:
 ACCEPTED = "accepted.yaml"
 DRAFT = "draft.yaml"
 MENDED = "mended.yaml"
+MEMORY = "policy.revision"
+MEMORY_BYTES_MAX = 1024
 
 
 def signature_of(policy_file: Path) -> Path:
@@ -55,11 +63,55 @@ def accept(copy: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """Which policy was last in force, in a small file that is durable before the policy is used.
+
+    At the same revision it knows the policy by its meaning or by its bytes: a new build may see another meaning in them.
+    """
+
+    file: Path
+
+    def keep(self, policy: Policy, copy: Path) -> None:
+        """Remember the policy that stands at `copy`. Raises OSError."""
+        fields = {"digest": policy.digest, "revision": policy.revision, "sha256": sha256_of(copy)}
+        for changed in make_directories(self.file.parent):
+            sync_directory(changed)
+        replace_file(self.file, json.dumps(fields).encode() + b"\n", 0o600)
+
+    def require_newest(self, policy: Policy, policy_file: Path) -> None:
+        """Return if the policy, which stands at `policy_file`, is the one remembered or replaces it.
+
+        Raises:
+            PolicyRollback: it is older, or another one of the same revision.
+            PolicyRejected: what is remembered cannot be read.
+        """
+        if not self.file.exists():
+            return
+        try:
+            kept = json.loads(read_bounded(self.file, MEMORY_BYTES_MAX, PolicyRejected))
+            revision, known = int(kept["revision"]), (kept["digest"], kept["sha256"])
+        except (ValueError, KeyError, TypeError):
+            advice = "restore it, or remove it if you are sure that the policy is your newest"
+            raise PolicyRejected([f"{self.file}: does not say which policy was last in force; {advice}"]) from None
+        the_same = policy.digest == known[0] or sha256_of(policy_file) == known[1]
+        if policy.revision < revision or (policy.revision == revision and not the_same):
+            problem = f"revision {policy.revision} does not replace revision {revision}, which was last in force"
+            advice = f"see {self.file}; raise `revision` above it and sign again"
+            raise PolicyRollback([f"{policy_file}: revision: {problem}; {advice}"])
+
+
+def sha256_of(file: Path) -> str:
+    """Return the digest of a file's bytes."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
-    """The policy's file and the last good copy of it, in `directory`."""
+    """The policy's file, the last good copy of it, in `directory`, and the memory that outlives the copy."""
 
     source: PolicySource
     directory: Path
+    memory: Memory
 
     @property
     def copy(self) -> Path:
@@ -73,27 +125,39 @@ class Kept:
         shutil.copyfile(signature_of(self.source.file), signature_of(copy))
         return copy
 
+    def accept(self, copy: Path, policy: Policy) -> None:
+        """Make a draft, which holds this policy, the accepted one. Raises OSError."""
+        self.memory.keep(policy, copy)
+        accept(copy)
+
     def first(self, log: Log) -> Policy:
         """Return the policy to start with: the file's, or the last good one when the file is refused.
 
         Raises:
             FileRejected: neither can be used.
+            OSError: it cannot be kept.
         """
         source = self.source
         last_good: Policy | None = None
         if self.copy.exists():
             try:
-                last_good = load_policy(self.copy, source.public_key)
+                last_good = self._newest(self.copy)
             except FileRejected as problem:
                 log("policy-refused", level="error", file=self.copy.name, problem=str(problem))
         try:
-            policy = load_policy(source.file, source.public_key, in_force=last_good)
+            policy = self._newest(source.file, in_force=last_good)
         except FileRejected as problem:
             if last_good is None:
                 raise
             log("policy-refused", level="error", file=source.file.name, policy=last_good.digest, problem=str(problem))
+            self.memory.keep(last_good, self.copy)
             return last_good
-        accept(self.draft())
+        self.accept(self.draft(), policy)
+        return policy
+
+    def _newest(self, file: Path, in_force: Policy | None = None) -> Policy:
+        policy = load_policy(file, self.source.public_key, in_force=in_force)
+        self.memory.require_newest(policy, file)
         return policy
 
     def refresh(self, in_force: Policy) -> None:
@@ -104,7 +168,7 @@ class Kept:
         """
         copy = self.draft(MENDED)  # a reload may be using the draft
         if load_policy(copy, self.source.public_key).digest == in_force.digest:
-            accept(copy)
+            self.accept(copy, in_force)
 
     def mend(self, in_force: Policy) -> None:
         """Before a worker loads the copy: when it does not verify any more, take it from the file, if that will do."""

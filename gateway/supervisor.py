@@ -182,14 +182,25 @@ async def all_ready(children: Sequence[Child], tasks: Sequence[asyncio.Task[None
 async def reload_everywhere(
     workers: Sequence[Child], path: str, digest: str, commit: Callable[[], None], timeout_s: float
 ) -> str | None:
-    """Bring these workers to the policy at `path`, or none. Returns None when done, otherwise who refused and why."""
+    """Bring these workers to the policy at `path`, or none. Returns None when done, otherwise who refused and why.
+
+    `commit` keeps the policy, once all will have it; where it raises OSError, nobody uses it.
+    """
     answers = await asyncio.gather(*(worker.ask(timeout_s, do="prepare", path=path) for worker in workers))
     for worker, reply in zip(workers, answers, strict=True):
         if reply.get("event") != "prepared" or reply.get("digest") != digest:
-            for each in workers:
-                each.tell(do="forget")
-            return f"{worker.name}: {reply.get('problem', reply.get('event'))}"
-    commit()
+            return forget(workers, f"{worker.name}: {reply.get('problem', reply.get('event'))}")
+    try:
+        commit()
+    except OSError as problem:
+        return forget(workers, str(problem))
     for worker in workers:
         worker.tell(do="commit", digest=digest)
     return None
+
+
+def forget(workers: Sequence[Child], why: str) -> str:
+    """Let no worker use what it prepared."""
+    for worker in workers:
+        worker.tell(do="forget")
+    return why

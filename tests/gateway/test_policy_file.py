@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from datetime import UTC, datetime
 
 import pytest
 
-from gateway.document import FileRejected
+from gateway.document import FileRejected, PolicyRejected
 from gateway.init import init_directory
 from gateway.policy import PolicyRollback, PolicySignatureInvalid, load_policy, sign_policy
-from gateway.policy_file import ACCEPTED, Kept, accept, signature_of, stamp
+from gateway.policy_file import ACCEPTED, Kept, Memory, accept, signature_of, stamp
 from tests.e2e.site import copy_site
 
 
@@ -30,7 +32,7 @@ def place(made_site, tmp_path):
     kept = tmp_path / "kept"
     kept.mkdir()
     source = type("Source", (), {"file": site.policy, "public_key": site.directory / "keys/policy.pub"})()
-    return site, source, Kept(source, kept)
+    return site, source, Kept(source, kept, Memory(tmp_path / "recorder/policy.revision"))
 
 
 def test_the_first_start_takes_the_file_and_keeps_it(place):
@@ -170,3 +172,89 @@ def test_a_copy_that_is_good_is_left_alone(place):
     before = stamp(kept.copy)
     kept.mend(policy)
     assert stamp(kept.copy) == before
+
+
+@pytest.fixture
+def forgotten(place):
+    """A place whose second revision was in force before its state directory was deleted."""
+    site, source, kept = place
+    first = site.policy.read_bytes(), signature_of(site.policy).read_bytes()
+    site.change_policy(lambda policy: None)
+    kept.first(Words())
+    shutil.rmtree(kept.directory)
+    kept.directory.mkdir()
+    return site, source, kept, first
+
+
+def test_without_its_copy_an_older_policy_is_refused_by_name(forgotten):
+    site, _, kept, (older, signature) = forgotten
+    site.policy.write_bytes(older)
+    signature_of(site.policy).write_bytes(signature)
+    with pytest.raises(PolicyRollback, match=f"revision 2 does not replace revision 3.*see {kept.memory.file}"):
+        kept.first(Words())
+
+
+def test_an_older_copy_that_was_put_back_is_refused_too(forgotten):
+    site, _, kept, (older, signature) = forgotten
+    kept.copy.write_bytes(older)
+    signature_of(kept.copy).write_bytes(signature)
+    site.policy.unlink()
+    with pytest.raises(FileRejected):
+        kept.first(log := Words())
+    assert log.events == ["policy-refused"]
+
+
+def another(policy) -> None:
+    policy.update(revision=3, unsafe_public_methods=["Health"])
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [
+        (lambda site: None, True),
+        (lambda site: site.write_policy(site.policy.read_text() + "\n"), True),  # other bytes, the same meaning
+        (lambda site: site.change_policy(lambda policy: None), True),
+        (
+            lambda site: site.change_policy(lambda policy: policy.update(revision=3, unsafe_public_methods=["Health"])),
+            False,
+        ),
+        (lambda site: site.change_policy(lambda policy: policy.update(revision=2)), False),
+    ],
+    ids=["the same", "written otherwise", "the next", "another of the same revision", "an older one"],
+)
+def test_without_its_copy_only_the_same_or_a_newer_one_is_taken(forgotten, change, taken):
+    site, source, kept, _ = forgotten
+    change(site)
+    if taken:
+        assert kept.first(Words()) == load_policy(source.file, source.public_key)
+    else:
+        with pytest.raises(PolicyRollback):
+            kept.first(Words())
+
+
+def test_a_build_that_digests_otherwise_knows_the_same_bytes(forgotten):
+    _, _, kept, _ = forgotten
+    fields = json.loads(kept.memory.file.read_text())
+    kept.memory.file.write_text(json.dumps(fields | {"digest": "0" * 64}))
+    assert kept.first(Words()).revision == 3
+    assert json.loads(kept.memory.file.read_text()) == fields
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", "{}", '{"revision": "x", "digest": "", "sha256": ""}', "9" * 1025])
+def test_a_memory_that_says_nothing_stops_the_start(forgotten, text):
+    _, _, kept, _ = forgotten
+    kept.memory.file.write_text(text)
+    with pytest.raises(PolicyRejected, match=r"policy\.revision"):
+        kept.first(Words())
+
+
+def test_a_policy_that_cannot_be_remembered_is_not_accepted(place):
+    site, _, kept = place
+    kept.first(Words())
+    before = kept.copy.read_bytes()
+    site.change_policy(lambda policy: None)
+    kept.memory.file.unlink()
+    kept.memory.file.mkdir()
+    with pytest.raises(OSError, match=r"policy\.revision"):
+        kept.accept(kept.draft(), load_policy(site.policy, site.directory / "keys/policy.pub"))
+    assert kept.copy.read_bytes() == before

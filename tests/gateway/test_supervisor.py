@@ -179,3 +179,13 @@ async def test_when_one_worker_will_not_nobody_does(nursery, other, digest, prob
     assert refused == problem
     assert done == []
     assert {worker.facts["policy"] for worker in workers} == {"p0"}
+
+
+async def test_what_cannot_be_kept_is_used_by_nobody(nursery):
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    workers = await nursery.ready(ECHO, ECHO)
+    assert "No space left" in await reload_everywhere(workers, "p1", "p1", full, 20)
+    assert (await workers[0].ask(20, do="prepare", path="p2"))["event"] == "prepared"  # and nothing before it
+    assert {worker.facts["policy"] for worker in workers} == {"p0"}
