@@ -23,15 +23,15 @@ from typing import Protocol
 from ops.audit import protocol
 from ops.audit.appender import Append, Appender, check_append, own_append
 from ops.audit.durable import remove_files
-from ops.audit.errors import EntryError, LogFull, ProtocolError, TileError
+from ops.audit.errors import EntryError, LogFull, TileError
 from ops.audit.own_entries import OwnEntries
 from ops.audit.publish_thread import PublishThread
 from ops.audit.ring import left_over, ring_files
 from ops.audit.settings import RecorderSettings
+from ops.audit.workers import Worker, Workers
 
-RECEIVE_BYTES = 1 << 20
 TAIL_BYTES = 16 << 20  # how much of the recent log is searched for what an in-flight ring still holds
-OUTBOX_BYTES_MAX = 1 << 20
+LEASH_BYTES = 4096
 ENTRY_ID = re.compile(rb'"id":"([0-9a-f]{32})"')
 
 
@@ -40,20 +40,6 @@ class RecorderMetrics(Protocol):
 
     def durable(self, kinds: Mapping[str, int], tree_size: int, time_s: float) -> None:
         """A group became durable: entries by kind, the tree's size with them, when (seconds since 1970)."""
-
-
-class Worker:
-    """One connection. `queue` holds checked appends and reasons of refusal, in order of arrival."""
-
-    __slots__ = ("inbox", "needed", "outbox", "queue", "queued_bytes", "sock")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.inbox = bytearray()
-        self.needed = 0
-        self.outbox = b""
-        self.queue: deque[Append | int] = deque()
-        self.queued_bytes = 0
 
 
 class Recorder:
@@ -78,7 +64,7 @@ class Recorder:
         self._metrics = metrics
         self._monotonic_ms = monotonic_ms
         self._selector = selectors.DefaultSelector()
-        self._workers: dict[int, Worker] = {}
+        self._workers = Workers(self._selector, settings.append_bytes_max, self._admit)
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
         self._stopping = False
@@ -87,7 +73,6 @@ class Recorder:
         self._gap_open = False
         self._refused = 0
         self._beat_at_ms = monotonic_ms()
-        self._rings_due = True
 
     def remember(self, records: Sequence[bytes]) -> None:
         """Framed entries of the recent log, oldest first."""
@@ -113,105 +98,37 @@ class Recorder:
         while not self._stopping:
             for key, mask in self._selector.select(self._timeout_s()):
                 if key.fileobj is self._listener:
-                    self._accept()
+                    self._workers.accept(self._listener, self._greeting())
                 elif key.fileobj is wake:
                     self._stopping = True
                 elif key.fd == leash:
                     self._stopping |= _ended(key.fd)
                 else:
-                    self._serve(self._workers.get(key.fd), mask)
+                    self._workers.ready(key.fd, mask)
             self._publishing.check()
             self._chores()
             self._commit_group()
         self._finish()
 
     def _timeout_s(self) -> float:
-        if any(worker.queue for worker in self._workers.values()):
+        if self._workers.waiting:
             return 0.0
         return max(self._beat_at_ms - self._monotonic_ms(), 0) / 1000
 
     def _finish(self) -> None:
         """Commit what has arrived, and tell the rest that we are gone by closing."""
-        for worker in list(self._workers.values()):
-            self._serve(worker, selectors.EVENT_READ)
-        while any(worker.queue for worker in self._workers.values()):
+        for worker in self._workers:
+            self._workers.serve(worker, selectors.EVENT_READ)
+        while self._workers.waiting:
             self._commit_group()
-        for worker in list(self._workers.values()):
-            self._drop(worker)
+        for worker in self._workers:
+            self._workers.drop(worker)
         self._listener.close()
         self._selector.close()
 
-    def _accept(self) -> None:
-        sock, _ = self._listener.accept()
-        sock.setblocking(False)
-        worker = Worker(sock)
-        self._workers[sock.fileno()] = worker
-        self._selector.register(sock, selectors.EVENT_READ)
+    def _greeting(self) -> bytes:
         greeting = protocol.hello(self._settings.origin, self._appender.size, self._settings.append_bytes_max)
-        self._send(worker, greeting + (_state(self._full) if self._full else b""))
-
-    def _drop(self, worker: Worker) -> None:
-        self._workers.pop(worker.sock.fileno(), None)
-        self._selector.unregister(worker.sock)
-        worker.sock.close()
-        worker.queue.clear()
-        self._rings_due = True
-
-    def _send(self, worker: Worker, data: bytes) -> None:
-        """Send, keeping what the socket does not take; a worker that never reads is dropped."""
-        worker.outbox += data
-        try:
-            sent = worker.sock.send(worker.outbox)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._drop(worker)
-            return
-        worker.outbox = worker.outbox[sent:]
-        if len(worker.outbox) > OUTBOX_BYTES_MAX:
-            self._drop(worker)
-            return
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.outbox else 0)
-        if self._selector.get_key(worker.sock).events != wanted:
-            self._selector.modify(worker.sock, wanted)
-
-    def _serve(self, worker: Worker | None, mask: int) -> None:
-        if worker is None:  # dropped in this very turn
-            return
-        if mask & selectors.EVENT_WRITE:
-            self._send(worker, b"")
-        if mask & selectors.EVENT_READ and worker.queued_bytes < self._settings.append_bytes_max:
-            self._receive(worker)
-
-    def _receive(self, worker: Worker) -> None:
-        """Take what the socket holds; check and queue the complete appends."""
-        try:
-            data = worker.sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            if not worker.queue:  # else its records are committed first
-                self._drop(worker)
-            return
-        if worker.inbox:
-            worker.inbox += data
-            if len(worker.inbox) < worker.needed:
-                return
-            data = bytes(worker.inbox)
-            worker.inbox.clear()
-        try:
-            appends, taken = protocol.split_messages(data, self._settings.append_bytes_max + protocol.HEAD_BYTES)
-        except ProtocolError:
-            self._drop(worker)
-            return
-        for records, pack in appends:
-            self._admit(worker, records, pack)
-        if taken < len(data):
-            worker.inbox += memoryview(data)[taken:]
-            head = worker.inbox[: protocol.HEAD_BYTES]
-            worker.needed = protocol.HEAD_BYTES + int.from_bytes(head, "big")
+        return greeting + (_state(self._full) if self._full else b"")
 
     def _admit(self, worker: Worker, records: bytes, pack: bytes) -> None:
         refusal = self._refusal()
@@ -240,7 +157,7 @@ class Recorder:
         answers: list[tuple[Worker, bytes]] = []
         records = nbytes = 0
         index = self._appender.size
-        for worker in self._workers.values():
+        for worker in self._workers:
             plan: list[tuple[int, int, int]] = []
             while worker.queue:
                 item = worker.queue[0]
@@ -263,20 +180,14 @@ class Recorder:
                 worker.queue.popleft()
             if plan:
                 answers.append((worker, b"".join(protocol.reply(*each) for each in plan)))
-        self._rotate()
+        self._workers.rotate()
         if group and not self._commit(group):
             refused = protocol.reply(protocol.REFUSED, 1, protocol.DISK_FULL)
             answers = [(worker, refused * _appends(answer)) for worker, answer in answers]
         # Acknowledge only now: everything in the group is durable.
         for worker, answer in answers:
             if worker.sock.fileno() >= 0:
-                self._send(worker, answer)
-
-    def _rotate(self) -> None:
-        """Another worker goes first next time."""
-        if len(self._workers) > 1:
-            first = next(iter(self._workers))
-            self._workers[first] = self._workers.pop(first)
+                self._workers.send(worker, answer)
 
     def _commit(self, group: Sequence[Append], heartbeats: int = 0) -> bool:
         """Whether the group is durable; False when there is no room for a segment."""
@@ -295,13 +206,13 @@ class Recorder:
 
     def _chores(self) -> None:
         """The recorder's own entries: heartbeats, what dead workers left, the disk filling up."""
-        if self._rings_due:
-            self._rings_due = False
+        if self._workers.lost:
+            self._workers.lost = False
             self._harvest_rings()
         self._mind_the_room()
         if self._monotonic_ms() >= self._beat_at_ms:
             self._beat_at_ms = self._monotonic_ms() + self._settings.heartbeat_ms
-            self._rings_due = True
+            self._workers.lost = True  # a ring may have been left without a connection
             beat = self._own.heartbeat(self._appender.heartbeats + 1, self._appender.size)
             self._commit([own_append([beat])], heartbeats=1)
 
@@ -311,8 +222,8 @@ class Recorder:
         if full == self._full:
             return
         self._full = full
-        for worker in list(self._workers.values()):
-            self._send(worker, _state(full))
+        for worker in self._workers:
+            self._workers.send(worker, _state(full))
         states = ["open"] if full else ["close"] if self._gap_open else ["open", "close"]
         gaps = [self._own.gap(state, "disk-full", self._refused) for state in states]
         if self._commit([own_append(gaps)]):
@@ -341,7 +252,7 @@ class Recorder:
 def _ended(pipe: int) -> bool:
     """Whether a readable pipe has come to its end; what is said on it means nothing to us."""
     try:
-        return not os.read(pipe, RECEIVE_BYTES)
+        return not os.read(pipe, LEASH_BYTES)
     except OSError:
         return True
 
