@@ -1,4 +1,4 @@
-"""The recorder's ends of its workers' connections: what arrives is cut into appends, what is answered is kept till sent.
+"""The recorder's ends of its workers' connections: what arrives is cut into appends, answers are kept until sent.
 
 Used from the committing thread alone. A worker that breaks the protocol, or never reads, is hung up on; one that hung
 up with appends in its queue stays until they are committed.
@@ -106,6 +106,8 @@ class Workers:
         """Send what is kept, receive what has come; no more than one append beyond what waits to be committed."""
         if mask & selectors.EVENT_WRITE:
             self.send(worker, b"")
+            if worker.sock.fileno() < 0:  # dropped: it had gone
+                return
         if mask & selectors.EVENT_READ and worker.queued_bytes < self._append_bytes_max:
             self._receive(worker)
 
