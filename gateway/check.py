@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from gateway.config import Config, load_config
 from gateway.document import FileRejected
@@ -97,23 +96,26 @@ def check(path: Path, now: datetime) -> Report:
 
 
 def render(report: Report, console: Console) -> None:
-    """The report for people: findings, then what is in force."""
+    """The report for people: findings, then what is in force. Nothing is wrapped: it will be copied."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
     for finding in report.findings:
         colour = "red" if finding.level == "error" else "yellow"
         text = finding.problem if finding.problem.startswith(finding.where) else f"{finding.where}: {finding.problem}"
-        console.print(f"[{colour}]{finding.level}[/{colour}] {escape(text)}", highlight=False, soft_wrap=True)
+        say(f"[{colour}]{finding.level}[/{colour}] {escape(text)}")
     if report.config is not None:
-        table = Table(
-            "key", "effective value", title=f"{report.file} (secrets are paths, never shown)", title_justify="left"
-        )
-        for key, value in _flat(report.config.masked()):
-            table.add_row(escape(key), escape(value))
-        console.print(table)
-        console.print(f"config digest  {report.config.digest}", highlight=False)
+        say(f"\n[bold]{escape(str(report.file))}[/bold] (secrets are paths, never shown)")
+        rows = list(_flat(report.config.masked()))
+        width = max(len(key) for key, _ in rows)
+        for key, value in rows:
+            say(escape(f"{key:<{width}}  {value}"))
+        say(f"\nconfig digest  {report.config.digest}")
     if report.policy is not None:
-        console.print(f"policy digest  {report.policy.digest}  revision {report.policy.revision}", highlight=False)
-        console.print(f"principals     {', '.join(list(report.policy.principals)[:12])}", highlight=False, markup=False)
-    console.print("[green]ok[/green]" if report.ok else "[red]not ok: a gateway would not start from this[/red]")
+        say(f"policy digest  {report.policy.digest}  revision {report.policy.revision}")
+        say(escape(f"principals     {', '.join(list(report.policy.principals)[:12])}"))
+    say("[green]ok[/green]" if report.ok else "[red]not ok: a gateway would not start from this[/red]")
 
 
 def _flat(value: Any, at: str = "") -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """`stockade`: one verb a function. Arguments in, one call, one exit code; no logic lives here.
 
-Exit codes: 0 done; 1 done, and the answer is no (a check that fails, a client that was refused); 2 usage, or something
-that cannot be used or is not there. `audit verify` has its own: 0 ok, 1 tampered, 2 incomplete, 3 stale, 4 usage.
+Exit codes: 0 done; 1 done, and the answer is no (a check that fails, a client that was refused, a gateway that ran and
+could not go on); 2 usage, or something that cannot be used or is not there. `audit verify` has its own: 0 ok,
+1 tampered, 2 incomplete, 3 stale, 4 usage.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ EX_NO = 1
 EX_UNUSABLE = 2
 EX_AUDIT_USAGE = 4
 EX_INTERRUPTED = 130
+PORT_MAX = 65_535
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -75,10 +77,13 @@ def group(verbs: Any, name: str, text: str) -> Any:
     return verbs.add_parser(name, help=text, description=text).add_subparsers(metavar="VERB", required=True)
 
 
-def fail(problem: object) -> int:
+def fail(problem: object, code: int = EX_UNUSABLE) -> int:
     """Say what is wrong, on standard error, and return the exit code for it."""
-    err.print(f"[red]stockade:[/red] {escape(str(problem))}")
-    return EX_UNUSABLE
+    from gateway.document import unusable
+
+    text = unusable(problem) if isinstance(problem, OSError) else str(problem)
+    err.print(f"[red]stockade:[/red] {escape(text)}")
+    return code
 
 
 def show(value: object) -> None:
@@ -90,12 +95,29 @@ def add_init(verbs: Any) -> None:
     init = verb(verbs, "init", run_init, "make a working, secure directory: certificates, keys, both files")
     init.add_argument("directory", type=Path, metavar="DIR")
     init.add_argument("--host", action="append", default=[], metavar="NAME", help="another name that clients use")
+    init.add_argument(
+        "--listen", default="127.0.0.1", metavar="HOST", help="where clients connect (default: 127.0.0.1)"
+    )
+    init.add_argument(
+        "--port",
+        type=first_port,
+        metavar="N",
+        help="first of four ports: data N, metrics N+1, admin N+2, data_mtls N+3 (default: 8001; 0: any free ones)",
+    )
     init.add_argument("--bundles", type=Path, help="signed models to copy (default: those that come with the project)")
     init.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def first_port(text: str) -> int:
+    """Read the first of four ports; 0 means any free ones."""
+    port = int(text)
+    if not 0 <= port <= PORT_MAX - 3:
+        raise ValueError
+    return port
+
+
 def run_init(options: argparse.Namespace) -> int:
-    from gateway.init import InitRefused, init_directory, render
+    from gateway.init import InitRefused, Ports, init_directory, render
     from gateway.samples import bundles_directory
 
     try:
@@ -104,6 +126,8 @@ def run_init(options: argparse.Namespace) -> int:
             now=datetime.now(UTC),
             random_bytes=os.urandom,
             hosts=options.host,
+            listen_host=options.listen,
+            ports=Ports() if options.port is None else Ports.from_first(options.port),
             bundles=options.bundles or bundles_directory(),
         )
     except (InitRefused, OSError) as problem:
@@ -134,6 +158,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 def add_serve(verbs: Any) -> None:
     serve = verb(verbs, "serve", run_serve, "run a gateway: recorder, workers, admin port, metrics")
+    serve.epilog = "Exit codes: 0 told to stop; 1 it ran and could not go on; 2 it could not start."
     serve.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
 
 
@@ -141,7 +166,7 @@ def run_serve(options: argparse.Namespace) -> int:
     import uvloop
 
     from gateway.document import FileRejected
-    from gateway.host import serve
+    from gateway.host import WentDown, serve
     from gateway.occupancy import DirectoryInUse
     from gateway.server import ListenFailed
     from gateway.supervisor import StartFailed
@@ -154,6 +179,8 @@ def run_serve(options: argparse.Namespace) -> int:
 
     try:
         return uvloop.run(serve(options.file.absolute(), announce))
+    except WentDown as problem:
+        return fail(problem, EX_NO)
     except (FileRejected, ServingError, AuditError, DirectoryInUse, StartFailed, ListenFailed, OSError) as problem:
         return fail(problem)
 
@@ -167,24 +194,22 @@ def add_policy(verbs: Any) -> None:
         policy, "reload", run_policy_reload, "ask a running gateway, over its admin port, to take the policy over"
     )
     reload.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
-    add_admin_identity(reload)
-
-
-def add_admin_identity(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    reload.add_argument(
         "--identity", type=Path, metavar="PREFIX", help="PREFIX.crt and PREFIX.key (default: clients/operator.tls)"
+    )
+    reload.add_argument(
+        "--ca", type=Path, metavar="FILE", help="who signed the server's certificate, PEM (default: tls.client_ca)"
     )
 
 
 def run_policy_sign(options: argparse.Namespace) -> int:
     from gateway.config import load_config
     from gateway.document import FileRejected
-    from gateway.policy import load_policy, sign_policy
+    from gateway.policy import sign_checked
 
     try:
         source = load_config(options.file).policy
-        sign_policy(source.file, options.key or source.public_key.with_suffix(".key"))
-        policy = load_policy(source.file, source.public_key)
+        policy = sign_checked(source.file, options.key or source.public_key.with_suffix(".key"), source.public_key)
     except (FileRejected, OSError) as problem:
         return fail(problem)
     out.print(f"signed {source.file.name}: revision {policy.revision}, digest {policy.digest}")
@@ -195,7 +220,7 @@ def run_policy_reload(options: argparse.Namespace) -> int:
     from gateway.operator import OperatorFailed, reload_policy
 
     try:
-        reply = reload_policy(options.file, options.identity)
+        reply = reload_policy(options.file, options.identity, options.ca)
     except OperatorFailed as problem:
         return fail(problem)
     if not reply.accepted:
@@ -218,7 +243,7 @@ def add_keys(verbs: Any) -> None:
 
 def run_keys_add(options: argparse.Namespace) -> int:
     from gateway.config import load_config
-    from gateway.document import FileRejected
+    from gateway.document import FileRejected, unusable
     from gateway.init import issue_api_key
 
     expires = datetime.now(UTC) + timedelta(days=options.days)
@@ -228,6 +253,8 @@ def run_keys_add(options: argparse.Namespace) -> int:
         handle = os.open(options.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as file:
             file.write(key + "\n")
+    except FileExistsError as problem:
+        return fail(unusable(problem, "name a new file with --out"))
     except (FileRejected, OSError, ValueError) as problem:
         return fail(problem)
     err.print(f"the key is in {options.out}; put this under `api_keys` of its principal, raise `revision`, sign:")

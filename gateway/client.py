@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from gateway.config import load_config
-from gateway.document import FileRejected
+from gateway.document import FileRejected, unusable
 from gateway.samples import sample_images
 from stockade.open_inference import grpc_service_pb2 as pb
 
@@ -32,16 +32,22 @@ EX_REFUSED = 1
 EX_UNUSABLE = 2
 
 
+class ClientUnusable(Exception):
+    """What is needed to ask is not there. The message is for the person at the terminal."""
+
+
 def run(options: argparse.Namespace) -> int:
     """Send images; returns 0 when all were answered, 1 when some were refused."""
     console = Console(stderr=options.json, highlight=False)
+    made = f"is {options.directory} a directory of `stockade init`?"
     try:
         config = load_config(options.directory / "stockade.yaml")
-        key = (options.key or options.directory / "clients" / "kiosk-7.key").read_text().strip()
-        sample = load_file(options.images or sample_images())
-        credentials = certificates(options.directory)
-    except (FileRejected, SafetensorError, OSError) as problem:
-        console.print(f"[red]stockade:[/red] {escape(str(problem))}")
+        file = options.key or options.directory / "clients" / "kiosk-7.key"
+        key = read(file, made if options.key is None else "name an API key's file with --key").decode().strip()
+        sample = load(read(options.images or sample_images(), "name a safetensors file with --images"))
+        credentials = grpc.ssl_channel_credentials(read(options.directory / "tls" / "ca.crt", made))
+    except (FileRejected, SafetensorError, UnicodeDecodeError, ClientUnusable) as problem:
+        Console(stderr=True, highlight=False).print(f"[red]stockade:[/red] {escape(str(problem))}", soft_wrap=True)
         return EX_UNUSABLE
     with grpc.secure_channel(options.address or config.listen.data, credentials) as channel:
         answers = list(ask(channel, key, sample, options.count))
@@ -53,9 +59,12 @@ def run(options: argparse.Namespace) -> int:
     return 0 if all(answer["status"] == "OK" for answer in answers) else EX_REFUSED
 
 
-def certificates(directory: Path) -> grpc.ChannelCredentials:
-    """Return the trust in the gateway's own authority."""
-    return grpc.ssl_channel_credentials((directory / "tls" / "ca.crt").read_bytes())
+def read(file: Path, advice: str) -> bytes:
+    """Return what a file holds, or say what to do."""
+    try:
+        return file.read_bytes()
+    except OSError as problem:
+        raise ClientUnusable(unusable(problem, advice)) from problem
 
 
 def ask(channel: grpc.Channel, key: str, sample: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:

@@ -33,6 +33,7 @@ __all__ = [
     "fill",
     "parse",
     "read_bounded",
+    "unusable",
 ]
 
 DEPTH_MAX = 16
@@ -131,6 +132,12 @@ def read_bounded(path: Path, bytes_max: int, rejected: type[FileRejected]) -> by
     if len(data) > bytes_max:
         raise rejected([f"{path}: is larger than {bytes_max} bytes; a file this large is a mistake, or split it"])
     return data
+
+
+def unusable(problem: OSError, advice: str = "") -> str:
+    """Say in a sentence which file the system would not let us use, and why; `advice` is what to do."""
+    where = f"{problem.filename}: " if problem.filename else ""
+    return f"{where}cannot be used ({problem.strerror or problem}){'; ' if advice else ''}{advice}"
 
 
 def parse(data: bytes, file: Path, rejected: type[FileRejected]) -> Document:

@@ -55,6 +55,10 @@ RECORDER_FINAL_AT_START = {
 }
 
 
+class WentDown(Exception):
+    """The host served and cannot go on. The message is for the person at the terminal."""
+
+
 @dataclass(slots=True)
 class Host:
     """The processes of one host and the policy they follow; `problem` says why the file's policy is not in force."""
@@ -69,6 +73,7 @@ class Host:
     recorder: Child
     workers: list[Child]
     problem: str = ""
+    told: tuple[tuple[int, int], str] | None = None
     seen: tuple[int, int] = (0, 0)
     control: Control | None = None
     reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -108,6 +113,9 @@ class Host:
 
     async def _refused(self, problem: str) -> bool:
         self.problem = problem
+        if self.told == (self.seen, problem):  # the watcher saw it first, and now somebody asks
+            return False
+        self.told = self.seen, problem
         self.log("policy-refused", level="error", policy=self.policy.digest, problem=problem)
         if self.control is not None:
             await self.control.policy_refused(problem)
@@ -143,6 +151,7 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
     """Run the host until SIGTERM or SIGINT; returns the exit code.
 
     Raises:
+        WentDown: it served, and cannot go on.
         FileRejected, ServingError, DirectoryInUse, StartFailed, ListenFailed: why it cannot start, for the person at
             the terminal.
     """
@@ -186,7 +195,10 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
         watching = asyncio.create_task(host.watch(hangup))
         stack.callback(watching.cancel)
         announce({**host.workers[0].facts, **addresses})
-        await first_of(stop, [*keeping, watching])
+        try:
+            await first_of(stop, [*keeping, watching])
+        except StartFailed as problem:
+            raise WentDown(str(problem)) from problem
         host.log("stopping")
         await asyncio.gather(*(worker.stop(drain_s) for worker in host.workers))
 

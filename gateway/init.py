@@ -26,7 +26,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from gateway.auth.api_key import key_mac, new_api_key
 from gateway.pki import Credential, RandomBytes, new_authority, new_key, private_pem
@@ -37,6 +36,7 @@ __all__ = ["InitRefused", "InitReport", "Ports", "init_directory", "issue_api_ke
 API_KEY_DAYS = 365
 SECRET_BYTES = 32
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  no name that a client could use
 RELEASE_KEY = "stockade-release.pub"
 TRUST_DOMAIN = "stockade.local"
 KIOSK_SPIFFE = f"spiffe://{TRUST_DOMAIN}/kiosk/7"
@@ -58,6 +58,11 @@ class Ports:
     metrics: int = 8002
     admin: int = 8003
     data_mtls: int = 8004
+
+    @classmethod
+    def from_first(cls, port: int) -> Ports:
+        """Four in a row, as the default ones are; from 0, any free ones."""
+        return cls(port, port + 1, port + 2, port + 3) if port else cls(0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ def init_directory(
         now: aware, UTC; certificates and keys are valid from here.
         random_bytes: `os.urandom`, or another source of that quality.
         hosts: names and addresses clients will use, beside localhost; they go into the server's certificate.
-        listen_host: where the data ports listen; metrics and admin stay on loopback.
+        listen_host: where the data ports listen, also a name in the certificate; metrics and admin stay on loopback.
         ports: what the configuration names.
         bundles: a directory of signed models and the key of those who signed them; copied.
 
@@ -122,7 +127,8 @@ def init_directory(
         InitRefused: the directory holds something, or a host is no name.
         OSError: the disk said no; nothing is left behind.
     """
-    for host in hosts:
+    names = [*hosts] if listen_host in EVERYWHERE else [*hosts, listen_host]
+    for host in names:
         if _HOST.fullmatch(host) is None:
             raise InitRefused(f"{host!r} is not a host name or an address; give names such as gateway.example.org")
     target = path.absolute()
@@ -136,7 +142,7 @@ def init_directory(
     contents |= _log_keys(signer)
     contents |= _secrets(random_bytes)
     contents |= _bundle_keys(random_bytes, release_key)
-    certificates, expire = _certificates([*LOCAL_HOSTS, *hosts], now, random_bytes)
+    certificates, expire = _certificates([*dict.fromkeys([*LOCAL_HOSTS, *names])], now, random_bytes)
     contents |= certificates
     pepper, expire_keys = contents["keys/pepper"].data, _api_keys_expire(now)
     api_keys = {name: issue_api_key(pepper, f"{name}-a", expire_keys, random_bytes) for name in API_KEY_PRINCIPALS}
@@ -172,19 +178,25 @@ def issue_api_key(pepper: bytes, key_id: str, expires: datetime, random_bytes: R
 
 
 def render(report: InitReport, console: Console) -> None:
-    """The report for people: what is where, what to keep, what to do next."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, path in report.api_keys.items():
-        table.add_row(f"API key of {name}", str(path), f"until {report.api_keys_expire:%Y-%m-%d}")
+    """The report for people: what is where, what to keep, what to do next. Nothing is wrapped: it will be copied."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    say(f"[green]made[/green] {escape(str(report.directory))}")
+    rows: list[tuple[str, object, str]] = [
+        (f"API key of {name}", path, f"  until {report.api_keys_expire:%Y-%m-%d}")
+        for name, path in report.api_keys.items()
+    ]
     for name in ("kiosk-7", "operator"):
-        where = str(report.directory / "clients" / f"{name}.tls.crt")
-        table.add_row(f"certificate of {name}", where, f"until {report.certificates_expire:%Y-%m-%d}")
-    table.add_row("models", ", ".join(report.bundles) or "none: copy signed ones to bundles/", "")
-    table.add_row("log, for who verifies", report.vkey, "")
-    console.print(f"[green]made[/green] {escape(str(report.directory))}", highlight=False)
-    console.print(table)
-    console.print("Not needed here once it runs, so keep them elsewhere: tls/ca.key, keys/policy.key", highlight=False)
-    console.print(f"Next: [bold]stockade serve {escape(str(report.config))}[/bold]", highlight=False, soft_wrap=True)
+        where = report.directory / "clients" / f"{name}.tls.crt"
+        rows.append((f"certificate of {name}", where, f"  until {report.certificates_expire:%Y-%m-%d}"))
+    rows.append(("models", ", ".join(report.bundles) or "none: copy signed ones to bundles/", ""))
+    rows.append(("log, for who verifies", report.vkey, ""))
+    for name, value, until in rows:
+        say(f"{name:<24}{escape(str(value))}{until}")
+    say("Not needed here once it runs, so keep them elsewhere: tls/ca.key, keys/policy.key")
+    say(f"Next: [bold]stockade serve {escape(str(report.config))}[/bold]")
 
 
 def _log_keys(signer: SignerKey) -> dict[str, _File]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from gateway.config import load_config
-from gateway.document import FileRejected
+from gateway.document import FileRejected, unusable
 from stockade.v1 import admin_pb2
 
 if TYPE_CHECKING:
@@ -21,28 +21,51 @@ class OperatorFailed(Exception):
     """The gateway could not be asked. The message is for the person at the terminal."""
 
 
-def reload_policy(config_file: Path, identity: Path | None) -> admin_pb2.ReloadPolicyResponse:
+def reload_policy(config_file: Path, identity: Path | None, authority: Path | None) -> admin_pb2.ReloadPolicyResponse:
     """Ask the gateway of this configuration to take the policy file over.
+
+    Args:
+        config_file: stockade.yaml.
+        identity: where the operator's `.crt` and `.key` stand, without the suffix.
+        authority: who signed the server's certificate; `tls.client_ca` when it is not given.
 
     Raises:
         OperatorFailed: it cannot be reached, or does not let us.
     """
     try:
         config = load_config(config_file)
-        if config.listen.admin is None or config.tls is None or config.tls.client_ca is None:
-            raise OperatorFailed("this gateway has no admin port: set listen.admin, or send it SIGHUP")
-        prefix = identity or config_file.parent / IDENTITY
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=config.tls.client_ca.read_bytes(),
-            private_key=prefix.with_name(prefix.name + ".key").read_bytes(),
-            certificate_chain=prefix.with_name(prefix.name + ".crt").read_bytes(),
-        )
-    except (FileRejected, OSError) as problem:
+    except FileRejected as problem:
         raise OperatorFailed(str(problem)) from problem
-    with grpc.secure_channel(config.listen.admin, credentials) as channel:
+    address = config.listen.admin
+    if address is None or config.tls is None or config.tls.client_ca is None:
+        raise OperatorFailed("this gateway has no admin port: set listen.admin, or send it SIGHUP")
+    authority = authority or config.tls.client_ca
+    prefix = identity or config_file.parent / IDENTITY
+    advice = "name PREFIX.crt and PREFIX.key with --identity PREFIX"
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=read(authority, "name who signed the server's certificate with --ca"),
+        private_key=read(prefix.with_name(prefix.name + ".key"), advice),
+        certificate_chain=read(prefix.with_name(prefix.name + ".crt"), advice),
+    )
+    with grpc.secure_channel(address, credentials) as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/stockade.v1.Admin/ReloadPolicy")
         try:
             reply = call(admin_pb2.ReloadPolicyRequest().SerializeToString(), timeout=TIMEOUT_S)
         except grpc.RpcError as problem:
-            raise OperatorFailed(f"{config.listen.admin}: {problem.details()}") from problem
+            raise OperatorFailed(f"{address}: {reason(problem.details() or '', authority)}") from problem
     return admin_pb2.ReloadPolicyResponse.FromString(reply)
+
+
+def read(file: Path, advice: str) -> bytes:
+    """Return what a file holds, or say what to do."""
+    try:
+        return file.read_bytes()
+    except OSError as problem:
+        raise OperatorFailed(unusable(problem, advice)) from problem
+
+
+def reason(details: str, authority: Path) -> str:
+    """Return why there was no answer; of TLS in words that help."""
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return f"the server's certificate is not of {authority}; name who signed it with --ca"
+    return details

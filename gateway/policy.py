@@ -40,6 +40,7 @@ __all__ = [
     "Tenant",
     "load_policy",
     "parse_policy",
+    "sign_checked",
     "sign_policy",
 ]
 
@@ -280,4 +281,15 @@ def load_policy(path: Path, public_key: Path, *, in_force: Policy | None = None)
     if in_force is not None and policy.revision <= in_force.revision and policy.digest != in_force.digest:
         problem = f"revision {policy.revision} does not replace revision {in_force.revision}, which is in force"
         raise PolicyRollback([f"{path}: revision: {problem}; raise `revision` and sign again"])
+    return policy
+
+
+def sign_checked(path: Path, private_key: Path, public_key: Path) -> Policy:
+    """Sign the policy, once it is known to be one, with the key that the gateway will ask for. Returns it.
+
+    Raises PolicyRejected, PolicySignatureInvalid, OSError; the signature that was there is then there still.
+    """
+    data = read_bounded(path, POLICY_BYTES_MAX, PolicyRejected)
+    policy = parse_policy(data, path)
+    sign_policy(path, private_key, data=data, public_key=public_key)
     return policy

@@ -66,7 +66,7 @@ def accept(copy: Path) -> None:
 class Memory:
     """Which policy was last in force, in a small file that is durable before the policy is used.
 
-    At the same revision it knows the policy by its meaning or by its bytes: a new build may see another meaning in them.
+    At the same revision it knows the policy by its meaning or by its bytes: a new build may give it another digest.
     """
 
     file: Path

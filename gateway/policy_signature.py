@@ -60,15 +60,24 @@ def _read_private_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def sign_policy(path: Path, private_key: Path) -> Path:
+def sign_policy(path: Path, private_key: Path, *, data: bytes | None = None, public_key: Path | None = None) -> Path:
     """Sign the policy file with a PEM Ed25519 private key and put the signature beside it, atomically.
+
+    Args:
+        path: the policy.
+        private_key: whose it is.
+        data: what is signed; the file's bytes where it is not given.
+        public_key: what the private key has to belong to, where that matters.
 
     Returns the signature's path. Raises PolicySignatureInvalid when the key cannot sign, OSError when a file cannot be
     used.
     """
     key = _read_private_key(private_key)
+    if public_key is not None and key.public_key() != read_public_key(public_key):
+        advice = f"name the private key of {public_key} with --key"
+        raise PolicySignatureInvalid([f"{private_key}: its signature would be refused; {advice}"])
     target = signature_path(path)
     beside = target.with_name(target.name + ".new")
-    beside.write_bytes(key.sign(path.read_bytes()))
+    beside.write_bytes(key.sign(path.read_bytes() if data is None else data))
     beside.replace(target)  # from here on the file and its signature agree
     return target
