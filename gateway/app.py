@@ -23,6 +23,7 @@ from gateway.codec import CodecLimits
 from gateway.compile import compile_policy
 from gateway.exits import BODY_INCOMPLETE, write_anonymous
 from gateway.issuers import Issuers
+from gateway.measured import measured_fpr
 from gateway.policy import load_policy
 from gateway.record import auth_fragment, model_fragment, site_of
 from gateway.server import certificates_expire
@@ -99,7 +100,10 @@ class App:
         """Let every request that begins from now on see this policy."""
         self.gw.active = active
         self.metrics.serve_classes(policy.classes)
-        self.metrics.policy(active.digest)
+        for served in self.gw.served.values():
+            self.metrics.serve_model(served.bundle.name, served.bundle.version, screen_facts(active, served))
+        if self.gw.served:  # else it is a control process, and no worker
+            self.metrics.policy(active.digest)
 
     async def close(self) -> None:
         """Finish what was accepted, write the last sums, and let go."""
@@ -177,8 +181,8 @@ async def open_app(
     )
     for one in served.values():
         start_batching(one, config.engine, gw)
-        metrics.serve_model(one.bundle.name, one.bundle.version, screen_facts(active, one))
-    metrics.build(site.build)
+    if served:
+        metrics.build(site.build)
     for name, expires_s in certificates_expire(config.tls).items() if config.tls else ():
         metrics.certificate(name, expires_s)
     app = App(config, gw, issuers, keys, metrics, sink, pepper, traces)
@@ -225,12 +229,14 @@ def serve(bundle: Bundle, config: Config) -> Served:
     )
 
 
-def screen_facts(active: Active, served: Served) -> dict[str, tuple[float, float]]:
-    """Return, for each screen on a model, the p-value it flags at: also the false-positive rate it promises."""
+def screen_facts(active: Active, served: Served) -> dict[str, tuple[float, float | None]]:
+    """Return, for each screen on a model, the p-value it flags at and the false-positive rate measured there."""
     rules = active.models.get((served.bundle.name, served.bundle.version))
     if rules is None:
         return {}
-    return {name: (rule.flag_alpha, rule.flag_alpha) for name, rule in rules.screen_rules.items()}
+    report = served.bundle.manifest.get("calibration_report", {})
+    levels = {name: rule.flag_alpha for name, rule in rules.screen_rules.items()}
+    return {name: (level, measured_fpr(report, name, level)) for name, level in levels.items()}
 
 
 def auth_fragments(keys: KeyStore) -> Callable[[Principal], str]:
@@ -246,11 +252,14 @@ def auth_fragments(keys: KeyStore) -> Callable[[Principal], str]:
 async def tick(app: App) -> None:
     """Once a second: write the sum of anonymous refusals, refresh the gauges."""
     gw = app.gw
+    ring_full = 0
     while True:
         await asyncio.sleep(TICK_S)
         write_anonymous(gw)
         app.metrics.inflight(gw.concurrency.in_flight)
         app.metrics.audit_backlog(app.sink.backlog_records)
+        app.metrics.ring_full(gw.ring.full - ring_full)
+        ring_full = gw.ring.full
         for (name, _), served in gw.served.items():
             ready = served.engine.ready()
             app.metrics.replicas(name, "ready", int(ready))

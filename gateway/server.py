@@ -86,8 +86,8 @@ def server_credentials(tls: Tls, *, client_certificate: bool) -> grpc.ServerCred
 
 
 def certificates_expire(tls: Tls) -> dict[str, float]:
-    """Return when each certificate expires, in seconds since 1970, by its key in the configuration."""
-    files = {"certificate": tls.certificate, "client_ca": tls.client_ca}
+    """Return when each certificate expires, in seconds since 1970, by its role: "server" or "client_ca"."""
+    files = {"server": tls.certificate, "client_ca": tls.client_ca}
     return {
         name: min(one.not_valid_after_utc.timestamp() for one in x509.load_pem_x509_certificates(file.read_bytes()))
         for name, file in files.items()

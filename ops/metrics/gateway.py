@@ -4,6 +4,7 @@ Hot methods take a whole batch: one lock round, one write a series that changed.
 the record holds them, and come out as seconds.
 """
 
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,7 @@ CODES = (
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 P_VALUES = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+OBSERVED_ROWS = 10_000
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -60,6 +62,28 @@ class _Rpc(NamedTuple):
     started: Cell
     handled: tuple[Cell, ...]
     handling: HistogramCells
+
+
+class ObservedShare:
+    """The share of rows that were flagged or refused in a sliding window: the batches that hold the last rows."""
+
+    __slots__ = ("_batches", "_flagged", "_rows")
+
+    def __init__(self) -> None:
+        self._batches: deque[tuple[int, int]] = deque()
+        self._rows = 0
+        self._flagged = 0
+
+    def add(self, rows: int, flagged: int) -> float:
+        """Count a batch and forget what is too old. Returns the share."""
+        self._batches.append((rows, flagged))
+        self._rows += rows
+        self._flagged += flagged
+        while self._rows - self._batches[0][0] >= OBSERVED_ROWS:
+            old_rows, old_flagged = self._batches.popleft()
+            self._rows -= old_rows
+            self._flagged -= old_flagged
+        return self._flagged / self._rows
 
 
 class Metrics:
@@ -123,6 +147,8 @@ class Metrics:
         self._inflight = gauge(store, "stockade_inflight_requests", "Calls being worked on.").bind()
         self._backlog = gauge(store, "stockade_audit_backlog_records", "Records waiting for the recorder.").bind()
         self._spans = counter(store, "stockade_trace_spans_dropped_total", "Spans that reached no collector.").bind()
+        text = "Calls that found no room in the in-flight ring: a worker that dies leaves no word of them."
+        self._ring_full = counter(store, "stockade_inflight_ring_full_total", text).bind()
 
     def _define_models(self) -> None:
         store, screen = self._store, ("model", "screen")
@@ -144,6 +170,11 @@ class Metrics:
         self._threshold = gauge(store, "stockade_screen_threshold", text, screen, merge="livemin")
         text = "False-positive rate measured when the screen was calibrated."
         self._fpr = gauge(store, "stockade_screen_fpr_calibrated", text, screen, merge="livemax")
+        text = (
+            f"Share of the last {OBSERVED_ROWS} rows that were flagged or refused, in the worker where it is highest."
+        )
+        self._fpr_observed = gauge(store, "stockade_screen_fpr_observed", text, screen, merge="livemax")
+        self._observed: dict[Cell, ObservedShare] = {}
         self._scores = Histogram(
             Family(store, "histogram", "stockade_model_score", "Probability of the top class.", ("model",)), SCORES
         )
@@ -161,8 +192,11 @@ class Metrics:
         handled = tuple(self._handled.bind(kind, service, name, code) for code in CODES)
         return _Rpc(self._started.bind(kind, service, name), handled, self._handling.bind(kind, service, name))
 
-    def serve_model(self, model: str, version: str, screens: Mapping[str, tuple[float, float]]) -> None:
-        """Let a model have series of its own. `screens`: name -> (flagging p-value, calibrated false-positive rate)."""
+    def serve_model(self, model: str, version: str, screens: Mapping[str, tuple[float, float | None]]) -> None:
+        """Let a model have series of its own, or say what has changed about its screens.
+
+        `screens`: name -> (flagging p-value, false-positive rate measured at it, if one was).
+        """
         with self._lock:
             allow = self._store.vocabulary.allow
             allow("model", (model,))
@@ -173,7 +207,8 @@ class Metrics:
             self._requests.bind(model, version, "served", "OK")
             for screen, (threshold, fpr) in screens.items():
                 self._threshold.bind(model, screen).set(threshold)
-                self._fpr.bind(model, screen).set(fpr)
+                if fpr is not None:
+                    self._fpr.bind(model, screen).set(fpr)
                 for verdict in VERDICTS:
                     self._verdicts.bind(model, screen, verdict)
 
@@ -219,13 +254,6 @@ class Metrics:
             for method, values in handling.items():
                 self._rpc.get(method, self._rpc_unknown).handling.observe(values)
 
-    def rpc_done(self, method: str, code: int, total_us: int) -> None:
-        """A stream has ended, or an RPC that is no request of a model."""
-        with self._lock:
-            rpc = self._rpc.get(method, self._rpc_unknown)
-            rpc.handled[code].add(1)
-            rpc.handling.observe((total_us,))
-
     def batch_done(
         self, model: str, rows_by_class: Mapping[str, int], *, compute_us: int, cost_per_row: int, waiting_rows: int
     ) -> None:
@@ -245,6 +273,10 @@ class Metrics:
             for verdict, rows in verdicts.items():
                 self._verdicts.bind(model, screen, verdict).add(rows)
             self._p_values.bind(model, screen).observe(p_values)
+            cell = self._fpr_observed.bind(model, screen)
+            if (observed := self._observed.get(cell)) is None:
+                observed = self._observed[cell] = ObservedShare()
+            cell.set(observed.add(len(p_values), len(p_values) - verdicts.get("pass", 0)))
 
     def answered(self, model: str, scores: Sequence[float]) -> None:
         """The probability of the top class of each row that was answered."""
@@ -271,6 +303,11 @@ class Metrics:
         """How many records wait for the recorder now."""
         with self._lock:
             self._backlog.set(records)
+
+    def ring_full(self, calls: int) -> None:
+        """Calls found no room in the in-flight ring."""
+        with self._lock:
+            self._ring_full.add(calls)
 
     def spans_dropped(self, spans: int) -> None:
         """Spans were dropped: too many at once, or the collector did not take them."""

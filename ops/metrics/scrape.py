@@ -1,10 +1,9 @@
 """Reads what all processes of a host have written and puts it on one page, in Prometheus's text format.
 
 Rules: counters and histograms of all processes, dead ones included, are summed; gauges as each says; a policy that no
-worker uses any more is left out; rates that only make sense over all processes are worked out here.
+worker uses any more is left out.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -48,23 +47,4 @@ class _Host(Collector):
         for metric in sorted(_merge(files), key=lambda metric: metric.name):
             if metric.name == "stockade_policy_info":
                 metric.samples = [sample for sample in metric.samples if sample.value]
-            if metric.name == "stockade_screen_verdicts":
-                yield _observed(metric)
             yield metric
-
-
-def _observed(verdicts: Metric) -> Metric:
-    """The share of rows each screen has flagged: with honest traffic, its false-positive rate."""
-    rows: dict[tuple[str, str], float] = defaultdict(float)
-    flagged: dict[tuple[str, str], float] = defaultdict(float)
-    for sample in verdicts.samples:
-        screen = (sample.labels["model"], sample.labels["screen"])
-        rows[screen] += sample.value
-        if sample.labels["verdict"] != "pass":
-            flagged[screen] += sample.value
-    observed = Metric("stockade_screen_fpr_observed", "Share of rows that a screen flagged.", "gauge")
-    for (model, name), total in rows.items():
-        if total:
-            share = flagged[model, name] / total
-            observed.add_sample("stockade_screen_fpr_observed", {"model": model, "screen": name}, share)
-    return observed

@@ -101,6 +101,7 @@ def test_every_name_of_the_interface_is_on_the_page(tmp_path, metrics):
         "stockade_audit_last_durable_timestamp_seconds",
         "stockade_audit_tree_size",
         "stockade_audit_dropped",
+        "stockade_inflight_ring_full",
         "stockade_trace_spans_dropped",
         "stockade_model_score",
         "stockade_compute_seconds",
@@ -265,10 +266,10 @@ def test_no_client_can_make_up_a_series(tmp_path, metrics):
     for index in range(100):
         made_up = f"made-up-{index}"
         metrics.rpcs_started({f"/{made_up}/x": 1})
-        metrics.rpc_done(f"/{made_up}/x", 12, 10)
         metrics.request_done(DONE._replace(model=made_up, version=made_up, outcome=made_up, reason=made_up))
         metrics.batch_done(made_up, {made_up: 1}, compute_us=1, cost_per_row=1, waiting_rows=0)
         metrics.screen_done(made_up, made_up, {made_up: 1}, [0.5])
+        assert len(metrics._observed) == 1
         metrics.auth_failed(made_up, made_up)
         metrics.limits_decided({(made_up, made_up): 1})
     assert b"made-up" not in expose(tmp_path)
@@ -311,6 +312,51 @@ def test_screens(tmp_path, metrics):
     assert value(tmp_path, "stockade_screen_fpr_observed", model="kiosk", screen="evidence") == 0.04
     assert value(tmp_path, "stockade_screen_pvalue_bucket", model="kiosk", screen="evidence", le="0.01") == 4
     assert value(tmp_path, "stockade_screen_pvalue_bucket", model="kiosk", screen="evidence", le="0.0005") == 1
+
+
+def observed(directory):
+    return value(directory, "stockade_screen_fpr_observed", model="kiosk", screen="evidence")
+
+
+def test_the_observed_share_is_that_of_the_last_rows(tmp_path, metrics):
+    def judged(flagged, rows):
+        metrics.screen_done("kiosk", "evidence", {"pass": rows - flagged, "flag": flagged}, [0.5] * rows)
+
+    judged(500, 1000)
+    assert observed(tmp_path) == 0.5
+    judged(0, 9000)  # exactly as many as are remembered
+    assert observed(tmp_path) == 500 / 10_000
+    judged(1, 999)  # one short of what pushes the first batch out
+    assert observed(tmp_path) == 501 / 10_999
+    judged(0, 1)
+    assert observed(tmp_path) == 1 / 10_000
+    judged(30_000, 30_000)
+    assert observed(tmp_path) == 1
+
+
+def test_the_observed_share_of_a_host_is_that_of_its_worst_worker(tmp_path, metrics):
+    other = metrics_in(tmp_path, "worker-1")
+    metrics.screen_done("kiosk", "evidence", {"pass": 3, "refuse": 1}, [0.5] * 4)
+    other.screen_done("kiosk", "evidence", {"pass": 4}, [0.5] * 4)
+    assert observed(tmp_path) == 0.25
+    other.close()
+
+
+def test_a_rate_that_was_not_measured_is_not_shown_and_a_new_level_is(tmp_path):
+    metrics = Metrics(tmp_path, "worker-0", methods=METHODS, reasons=REASONS)
+    metrics.serve_model("kiosk", "1", {"evidence": (0.2, None)})
+    assert value(tmp_path, "stockade_screen_fpr_calibrated", model="kiosk", screen="evidence") is None
+    metrics.serve_model("kiosk", "1", {"evidence": (0.01, 0.0063)})
+    assert value(tmp_path, "stockade_screen_threshold", model="kiosk", screen="evidence") == 0.01
+    assert value(tmp_path, "stockade_screen_fpr_calibrated", model="kiosk", screen="evidence") == 0.0063
+    metrics.close()
+
+
+def test_calls_that_found_no_room_in_the_ring(tmp_path, metrics):
+    assert value(tmp_path, "stockade_inflight_ring_full_total") == 0
+    metrics.ring_full(2)
+    metrics.ring_full(1)
+    assert value(tmp_path, "stockade_inflight_ring_full_total") == 3
 
 
 def test_only_the_policy_in_force_is_shown_with_how_many_workers_use_it(tmp_path, metrics):

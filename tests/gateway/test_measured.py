@@ -1,0 +1,44 @@
+"""The calibrated false-positive rate is what was measured, never what was asked for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from defenses.evasion.evidence import load_evidence
+from defenses.policy import Mode, calibrated_rule
+from gateway.measured import measured_fpr
+from gateway.samples import bundles_directory
+from serving.bundle import load_bundle
+
+POINTS = [{"level": level, "measured": {"rate": rate, "rows": 100}} for level, rate in ((0.05, 0.04), (0.01, 0.006))]
+REPORT = {"evidence": {"operating_points": POINTS}}
+
+
+@pytest.mark.parametrize(
+    ("level", "rate"), [(0.001, 0.006), (0.01, 0.006), (0.010001, 0.04), (0.05, 0.04), (0.050001, None), (0.0, 0.006)]
+)
+def test_the_rate_of_the_level_or_of_the_next_above(level, rate):
+    assert measured_fpr(REPORT, "evidence", level) == rate
+
+
+@pytest.mark.parametrize(
+    "report",
+    [{}, {"other": REPORT["evidence"]}, {"evidence": None}, {"evidence": {}}, {"evidence": {"operating_points": [{}]}}],
+)
+def test_a_report_that_does_not_say(report):
+    assert measured_fpr(report, "evidence", 0.01) is None
+
+
+@pytest.mark.parametrize("point", [0, 1, 2])
+def test_the_committed_bundle_has_a_rate_for_each_level_it_was_measured_at(point):
+    root = bundles_directory()
+    bundle = load_bundle(root / "kiosk/1", [root / "stockade-release.pub"])
+    report = json.loads((root / "kiosk/1/manifest.json").read_text())["calibration_report"]
+    measured = report["evidence"]["operating_points"][point]
+    calibration = load_evidence(bundle.calibration).calibration
+    rule = calibrated_rule(Mode.SHADOW, calibration, flag_fpr_max=measured["fpr_max"], refuse_fpr_max=0.0)
+    assert (
+        measured_fpr(bundle.manifest["calibration_report"], "evidence", rule.flag_alpha) == measured["measured"]["rate"]
+    )
