@@ -27,6 +27,8 @@ EX_UNUSABLE = 2
 EX_AUDIT_USAGE = 4
 EX_INTERRUPTED = 130
 PORT_MAX = 65_535
+GRPC_DEFAULTS = {"GRPC_VERBOSITY": "NONE", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+"""gRPC writes lines of its own to standard error, also for what strangers do: children inherit that it does not."""
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -35,6 +37,8 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script."""
     options = command_line().parse_args(arguments)
+    for name, value in GRPC_DEFAULTS.items():
+        os.environ.setdefault(name, value)  # before gRPC is imported, which reads them once
     try:
         return int(options.run(options))
     except KeyboardInterrupt:

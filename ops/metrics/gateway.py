@@ -83,7 +83,7 @@ class ObservedShare:
             old_rows, old_flagged = self._batches.popleft()
             self._rows -= old_rows
             self._flagged -= old_flagged
-        return self._flagged / self._rows
+        return self._flagged / max(self._rows, 1)
 
 
 class Metrics:
