@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.compile import PREDICTION
 from gateway.config import Config, load_config
 from gateway.document import FileRejected
 from gateway.policy import Policy, load_policy
@@ -148,7 +149,15 @@ def _unprotected(config: Config, _now: datetime) -> Iterator[Finding]:
         yield Finding("warning", "unsafe_unprotected", "every protection is off, the audit log included")
 
 
+def _metrics(config: Config, _now: datetime) -> Iterator[Finding]:
+    if config.listen.unsafe_metrics_plaintext:
+        problem = "the metrics page has no credentials: whoever reaches listen.metrics can read it"
+        yield Finding("warning", "listen.unsafe_metrics_plaintext", problem)
+
+
 def _tracing(config: Config, _now: datetime) -> Iterator[Finding]:
+    if config.tracing is not None and config.tracing.unsafe_otlp_plaintext:
+        yield Finding("warning", "tracing.unsafe_otlp_plaintext", "traces can be read on the network")
     if config.tracing is not None and not installed():
         yield Finding("error", "tracing", MISSING_EXTRA)
 
@@ -276,12 +285,13 @@ def _directories(config: Config, _now: datetime) -> Iterator[Finding]:
         )
 
 
-_LOOKS = (_unprotected, _tracing, _tls, _log_key, _secrets, _bundles, _directories)
+_LOOKS = (_unprotected, _metrics, _tracing, _tls, _log_key, _secrets, _bundles, _directories)
 
 
 def _policy_findings(policy: Policy, file: Path, now: datetime) -> Iterator[Finding]:
     for index, method in enumerate(policy.unsafe_public_methods):
         yield Finding("warning", f"unsafe_public_methods[{index}]", f"anybody can call {method} without a credential")
+    yield from _undone_hardening(policy)
     for principal, key in policy.api_keys():
         where = f"principals.{principal}"
         expires = datetime.fromtimestamp(key.expires_ns // 1_000_000_000, UTC)
@@ -296,3 +306,15 @@ def _policy_findings(policy: Policy, file: Path, now: datetime) -> Iterator[Find
             keys = file.parent / issuer.url_or_file
             if not keys.is_file():
                 yield Finding("error", f"issuers.{name}.url_or_file", f"{keys} is not a file")
+
+
+def _undone_hardening(policy: Policy) -> Iterator[Finding]:
+    """What is given away beside the hardened output: from logits or latents the rest can be worked out."""
+    for name, model in policy.models.items():
+        if model.harden is None:
+            continue
+        others = [output for output in model.outputs or () if output != PREDICTION]
+        if model.outputs is None or others:
+            given = ", ".join(others) or "all of the bundle's, logits, latents and energies included"
+            problem = f"`harden` changes {PREDICTION} alone, and clients also get other outputs ({given})"
+            yield Finding("warning", f"models.{name}.outputs", f"{problem}; write `outputs: [{PREDICTION}]`")

@@ -158,6 +158,42 @@ def test_a_gateway_without_protection_is_a_warning(at):
     assert found(at) == [("warning", "unsafe_unprotected", "every protection is off, the audit log included")]
 
 
+def test_a_metrics_page_for_everybody_is_a_warning(at):
+    edit(at / "stockade.yaml", 'metrics: "127.0.0.1:8002"', 'unsafe_metrics_plaintext: true\n  metrics: "0.0.0.0:8002"')
+    problem = "the metrics page has no credentials: whoever reaches listen.metrics can read it"
+    assert found(at) == [("warning", "listen.unsafe_metrics_plaintext", problem)]
+
+
+def test_traces_in_plaintext_are_a_warning(at, monkeypatch):
+    monkeypatch.setattr(check_module, "installed", lambda: True)
+    tracing = 'tracing: {otlp_endpoint: "http://otel.example.org:4317", unsafe_otlp_plaintext: true}'
+    edit(at / "stockade.yaml", "workers: 1", f"{tracing}\nworkers: 1")
+    assert found(at) == [("warning", "tracing.unsafe_otlp_plaintext", "traces can be read on the network")]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "given"),
+    [
+        ("outputs: [probabilities]", None),
+        ("", "(all of the bundle's, logits, latents and energies included)"),
+        ("outputs: [probabilities, logits, latent]", "(logits, latent)"),
+    ],
+)
+def test_hardening_that_other_outputs_undo_is_a_warning(at, outputs, given):
+    edit(at / "policy.yaml", "outputs: [probabilities]", outputs)
+    sign_policy(at / "policy.yaml", at / "keys/policy.key")
+    warnings = found(at)
+    assert [(level, where) for level, where, _ in warnings] == [("warning", "models.kiosk.outputs")] * bool(given)
+    assert all(given in problem for _, _, problem in warnings)
+
+
+def test_without_hardening_outputs_are_nobodys_business(at):
+    edit(at / "policy.yaml", "outputs: [probabilities]", "")
+    edit(at / "policy.yaml", "harden: {top_k: 3, temperature: 1.0, decimals: 3, when: always}", "")
+    sign_policy(at / "policy.yaml", at / "keys/policy.key")
+    assert found(at) == []
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_traces_without_the_packages_that_send_them(at, monkeypatch, there):
     monkeypatch.setattr(check_module, "installed", lambda: there)
