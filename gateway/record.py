@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ops.tracing import TraceParent
 
 STATUS_OK = 0
+CREDENTIAL_CHARACTERS_MAX = 512  # what an entry takes; a SPIFFE id may be longer
 
 _PLAIN = re.compile(r"[ !#-\[\]-~]*")  # printable ASCII without the quote and the backslash
 
@@ -226,7 +227,7 @@ def timings(stages: dict[str, int]) -> str:
 def auth_fragment(principal: Principal, pseudonym: str) -> str:
     """Return who asked. The principal's name is replaced by its pseudonym under the tenant's key."""
     return (
-        f'{{"credential":{quoted(principal.credential)},"method":"{principal.method}",'
+        f'{{"credential":{quoted(principal.credential[:CREDENTIAL_CHARACTERS_MAX])},"method":"{principal.method}",'
         f'"principal":"{pseudonym}","tenant":{quoted(principal.tenant)}}}'
     )
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SLACK_BYTES = 64 * 1024
 METADATA_SLACK_BYTES = 16 * 1024
+DRAINING_FOR_S = 0.2  # calls that were on their way when the drain began are refused by us, with a record
 IDLE_CONNECTION_MS = 10 * 60 * 1000
 
 
@@ -46,7 +47,7 @@ def options(config: Config) -> list[tuple[str, Any]]:
         ("grpc.max_connection_age_ms", transport.connection_age_max_ms),
         ("grpc.max_connection_age_grace_ms", transport.drain_timeout_ms),
         ("grpc.max_connection_idle_ms", IDLE_CONNECTION_MS),
-        ("grpc.max_concurrent_streams", transport.in_flight_max),
+        ("grpc.max_concurrent_streams", 2 * transport.in_flight_max + 128),  # what is too many is refused by us
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 3),
     ]
@@ -98,6 +99,7 @@ def certificates_expire(tls: Tls) -> dict[str, float]:
 async def drain(servers: Sequence[grpc.aio.Server], gw: Gateway, timeout_s: float) -> None:
     """Stop without losing an accepted request."""
     gw.draining = True
+    await asyncio.sleep(DRAINING_FOR_S)
     ending = asyncio.create_task(end_streams(gw))
     await asyncio.gather(*(server.stop(timeout_s) for server in servers))
     ending.cancel()  # a client who does not read may keep a window full

@@ -3,6 +3,7 @@
 Rules:
 - Answers come in the order of the requests. Up to `WINDOW` messages are worked on at once, so that a stream fills
   batches; reading stops while the window is full, which is what holds back a client that does not read its answers.
+- A message counts as a call in flight. The window takes at most half of what the caller may have.
 - The caller is looked up again for each message: a key that expires or is revoked ends the stream, whatever its age.
 - A message that is refused is answered in Triton's shape (`error_message`) and the stream goes on, unless the client
   asked for gRPC errors (`triton_grpc_error: true`), or for MLServer's shape, which has no place for one: then the
@@ -32,7 +33,8 @@ WINDOW = 32
 
 async def stream_infer(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Answer each message of the stream, in order."""
-    window: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(WINDOW)
+    in_flight_max = call.active.budgets[call.record.caller().name].in_flight_max
+    window: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(max(1, min(WINDOW, in_flight_max // 2)))
     reader = asyncio.create_task(read_into(window, call, bodies))
     call.gw.streams.add(window)
     try:
@@ -73,7 +75,9 @@ def admit_message(record: Record, call: Call, active: Active) -> None:
     active.rights.require_method(principal, record.right)
     if gw.draining:
         raise errors.Draining
-    spend(record, active.budgets[principal.name].request_charges, gw.clock_ns(), gw)
+    budget = active.budgets[principal.name]
+    record.ticket = gw.concurrency.enter(budget)
+    spend(record, budget.request_charges, gw.clock_ns(), gw)
 
 
 async def answer_message(call: Call, body: bytes) -> bytes:

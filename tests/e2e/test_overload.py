@@ -65,9 +65,6 @@ def test_a_full_queue_refuses_with_a_time_to_come_again(site):
         until(lambda: running.counted("stockade_inflight_requests") == 0, "something is still in flight")
 
 
-@pytest.mark.xfail(
-    reason="the transport's bound on streams is the pipeline's, so it refuses first, without a record", strict=True
-)
 def test_near_its_bound_the_gateway_sheds_the_lower_lane_first(site):
     site.change_config(lambda document: document["transport"].update(in_flight_max=20))
     with serving(site) as running:

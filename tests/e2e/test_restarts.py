@@ -283,7 +283,6 @@ def test_a_second_gateway_on_the_same_log_does_not_start(site):
     assert verified(site).exit_code == 0
 
 
-@pytest.mark.xfail(reason="a second start empties the metrics of the gateway that runs", strict=True)
 def test_a_second_start_takes_nothing_from_the_gateway_that_runs(site):
     with serving(site) as running, calling(site, running.facts["data"], site.bearer("kiosk-7")) as caller:
         assert caller.infer(infer_body()).code is grpc.StatusCode.OK
