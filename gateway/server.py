@@ -47,7 +47,7 @@ def options(config: Config) -> list[tuple[str, Any]]:
         ("grpc.max_connection_age_ms", transport.connection_age_max_ms),
         ("grpc.max_connection_age_grace_ms", transport.drain_timeout_ms),
         ("grpc.max_connection_idle_ms", IDLE_CONNECTION_MS),
-        ("grpc.max_concurrent_streams", 2 * transport.in_flight_max + 128),  # what is too many is refused by us
+        ("grpc.max_concurrent_streams", 2 * transport.in_flight_max + 1024),  # what is too many is refused by us
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 3),
     ]
