@@ -39,6 +39,7 @@ from ops.audit.ring import InflightRing
 from ops.metrics import Metrics
 from serving.bundle import load_bundle
 from serving.catalog import find_bundles
+from serving.errors import BundleDuplicate
 from serving.inprocess import InProcessEngine
 
 if TYPE_CHECKING:
@@ -209,13 +210,16 @@ def load_bundles(config: Config, log: Log) -> list[Bundle]:
 
     Raises:
         BundleRejected: one of them is not exactly what a trusted key signed.
+        BundleDuplicate: two of them are the same version of one model, whatever their directories are called.
     """
-    bundles = []
+    bundles: dict[tuple[str, str], Bundle] = {}
     for directory in find_bundles(config.bundles.directory):
         bundle = load_bundle(directory, config.bundles.trusted_keys)
+        if (bundle.name, bundle.version) in bundles:
+            raise BundleDuplicate(bundle.name, bundle.version)
         log("bundle-loaded", model=bundle.name, version=bundle.version, digest=bundle.digest)
-        bundles.append(bundle)
-    return bundles
+        bundles[bundle.name, bundle.version] = bundle
+    return [*bundles.values()]
 
 
 def serve(bundle: Bundle, config: Config) -> Served:

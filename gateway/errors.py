@@ -220,7 +220,6 @@ def a_second(_: Exception) -> int:
 
 def _rows() -> dict[type[Exception], Row]:
     code = grpc.StatusCode
-    model_unknown = Row(code.NOT_FOUND, "MODEL_UNKNOWN", "There is no such model for you.")
     queue_full = Row(code.RESOURCE_EXHAUSTED, "QUEUE_FULL", "The queue of the model is full.", None, its_own)
     screen_gone = Row(code.UNAVAILABLE, "SCREEN_UNAVAILABLE", "The input cannot be screened now.", None, its_own)
     audit_gone = Row(code.UNAVAILABLE, "AUDIT_UNAVAILABLE", "The answer cannot be recorded now.", None, its_own)
@@ -230,7 +229,7 @@ def _rows() -> dict[type[Exception], Row]:
         CredentialInvalid: Row(code.UNAUTHENTICATED, "CREDENTIAL_INVALID", "The credential was not accepted."),
         CredentialExpired: Row(code.UNAUTHENTICATED, "CREDENTIAL_EXPIRED", "The credential has expired."),
         MethodForbidden: Row(code.PERMISSION_DENIED, "METHOD_FORBIDDEN", "You may not call this method."),
-        ModelUnknown: model_unknown,
+        ModelUnknown: Row(code.NOT_FOUND, "MODEL_UNKNOWN", "There is no such model for you."),
         MethodUnimplemented: Row(code.UNIMPLEMENTED, "METHOD_UNIMPLEMENTED", "This method is not offered."),
         MalformedMessage: Row(code.INVALID_ARGUMENT, "MESSAGE_MALFORMED", "The body is not a message of this method."),
         ArgumentInvalid: Row(code.INVALID_ARGUMENT, "ARGUMENT_INVALID", "The request cannot be met", bad_field),
@@ -250,7 +249,6 @@ def _rows() -> dict[type[Exception], Row]:
         ScreenUnavailable: screen_gone,
         AuditUnavailable: audit_gone,
         BackendUnavailable: Row(code.UNAVAILABLE, "BACKEND_UNAVAILABLE", "No replica took the request.", None, its_own),
-        serving.errors.ModelUnknown: model_unknown,
         serving.errors.QueueFull: queue_full,
         serving.errors.BackendFailed: MODEL_ERROR,
         serving.errors.GraphRejected: MODEL_ERROR,

@@ -4,7 +4,6 @@
 ServingError
 ├── BundleRejected      a bundle is not exactly what a trusted key signed, or holds what we never load
 ├── BundleDuplicate     two bundles claim one name and version
-├── ModelUnknown        no such model, or no such version of it
 ├── QueueFull           a batcher's queue is at its bound
 ├── BatcherClosed       an item was submitted after close
 └── EngineError
@@ -29,7 +28,6 @@ __all__ = [
     "EngineClosed",
     "EngineError",
     "GraphRejected",
-    "ModelUnknown",
     "QueueFull",
     "Rejection",
     "ServingError",
@@ -73,19 +71,10 @@ class BundleRejected(ServingError):
 
 
 class BundleDuplicate(ServingError):
-    """Two bundles of one catalog claim the same name and version."""
+    """Two bundles claim the same name and version."""
 
     def __init__(self, name: str, version: str) -> None:
-        super().__init__(f"{name!r} version {version!r}")
-        self.name = name
-        self.version = version
-
-
-class ModelUnknown(ServingError):
-    """The catalog holds no bundle of this name and version."""
-
-    def __init__(self, name: str, version: str) -> None:
-        super().__init__(f"{name!r} version {version!r}")
+        super().__init__(f"two bundles are {name!r} version {version!r}; keep one of them")
         self.name = name
         self.version = version
 

@@ -22,7 +22,7 @@ OFFLINE = {
     "serving.errors.ServingError": "root",
     "serving.errors.EngineError": "root",
     "serving.errors.BundleRejected": "bundles are verified before the gateway listens",
-    "serving.errors.BundleDuplicate": "the catalog is made before the gateway listens",
+    "serving.errors.BundleDuplicate": "bundles are loaded before the gateway listens",
     "defenses.errors.DefenseError": "root",
     "defenses.errors.CalibrationInvalid": "calibrations are loaded before the gateway listens",
     "defenses.errors.CalibrationTooSmall": "raised by the calibration command",
@@ -81,7 +81,6 @@ CONTRACT = {
 EXAMPLES = {  # classes whose constructor needs something
     errors.ArgumentInvalid: lambda: errors.ArgumentInvalid("index", "is not an entry"),
     errors.TensorInvalid: lambda: errors.TensorInvalid("inputs[0].shape", "has not as many dimensions as declared"),
-    serving.errors.ModelUnknown: lambda: serving.errors.ModelUnknown("secret", "secret"),
     serving.errors.QueueFull: lambda: serving.errors.QueueFull(1000),
 }
 
@@ -194,11 +193,6 @@ def test_the_pushback_is_the_exceptions_own_and_never_forbids_by_accident(asked,
     found = details_of(rendered)
     assert found["RetryInfo"].retry_delay.ToMilliseconds() == int(told)
     assert found["QuotaFailure"].violations[0].subject == "small"
-
-
-def test_unknown_and_forbidden_models_read_the_same():
-    ours = errors.render(errors.ModelUnknown(), REQUEST_ID)
-    assert ours == errors.render(serving.errors.ModelUnknown("kiosk", "2"), REQUEST_ID)
 
 
 @pytest.mark.parametrize("exc", [ValueError("secret"), KeyError("secret"), MemoryError(), KeyboardInterrupt("secret")])

@@ -1,50 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from serving import catalog as catalog_module
-from serving.catalog import Catalog, find_bundles
-from serving.errors import BundleDuplicate, BundleRejected, ModelUnknown, Rejection
-from tests.serving.tiny import tiny_bundle
-
-TINY = tiny_bundle()
-CATALOG = Catalog([TINY, replace(TINY, version="10"), replace(TINY, version="9"), replace(TINY, name="other")])
-
-
-def test_an_empty_version_is_the_highest_by_number():
-    assert CATALOG.resolve("tiny").version == "10"
-    assert CATALOG.resolve("tiny", "9").version == "9"
-    assert CATALOG.resolve("other").name == "other"
-
-
-@pytest.mark.parametrize(
-    ("name", "version"), [("tiny", "2"), ("nobody", ""), ("nobody", "1"), ("", ""), ("tiny", "01")]
-)
-def test_what_is_not_there_is_unknown(name, version):
-    with pytest.raises(ModelUnknown) as caught:
-        CATALOG.resolve(name, version)
-    assert (caught.value.name, caught.value.version) == (name, version)
-
-
-def test_names_and_versions():
-    assert CATALOG.names == ("other", "tiny")
-    assert CATALOG.versions("tiny") == ("1", "9", "10")
-    assert len(CATALOG) == len(list(CATALOG)) == 4
-    with pytest.raises(ModelUnknown):
-        CATALOG.versions("nobody")
-
-
-def test_two_bundles_cannot_share_a_name_and_version():
-    with pytest.raises(BundleDuplicate):
-        Catalog([TINY, TINY])
-
-
-def test_an_empty_catalog_knows_nothing():
-    assert Catalog([]).names == ()
-    with pytest.raises(ModelUnknown):
-        Catalog([]).resolve("tiny")
+from serving.catalog import find_bundles
+from serving.errors import BundleRejected, Rejection
 
 
 def test_bundles_are_found_two_levels_down_and_links_are_not_followed(tmp_path):
