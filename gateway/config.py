@@ -141,7 +141,8 @@ class Audit(Section):
     directory: FilePath
     """The public log: checkpoint, tiles, payload blobs. What auditors get."""
     state_directory: FilePath
-    """What only the recorder sees: segments, staging, lock. As precious as the log, and on the same filesystem."""
+    """The recorder's segments, staging and lock, and which policy was last in force. As precious as the log, and on the
+    same filesystem."""
     origin: Origin
     """The log's name in every checkpoint; unique, and never used for another log."""
     signing_key: FilePath
@@ -227,7 +228,7 @@ class Config(Section):
     version: Literal[1]
     """The format of this file."""
     state_dir: FilePath
-    """Sockets, in-flight rings and metrics; may be deleted after a clean stop."""
+    """Socket, in-flight rings, metrics, accepted policy; may be deleted after a clean stop. One gateway at a time."""
     listen: Listen
     tls: Tls | None = None
     unsafe_plaintext: bool = False
