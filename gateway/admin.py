@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 ENTRIES_MAX = 1024
 DRAIN_S = 5.0
 PROBLEM_CHARACTERS_MAX = 500
+OWED_MAX = 64
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class Control:
 
     host: Host
     app: App = field(init=False)
+    owed: deque[tuple[str, dict[str, str]]] = field(default_factory=lambda: deque(maxlen=OWED_MAX))
 
     async def open(self, stack: contextlib.AsyncExitStack) -> str | None:
         """Say in the log what is in force, and open the admin port if there is to be one. Returns its address."""
@@ -76,12 +79,29 @@ class Control:
     async def policy_changed(self, policy: Policy) -> None:
         """Follow the workers to a new policy, and record it."""
         self.app.put_in_force(self.app.compile(policy), policy)
-        await self.record("policy", digest=policy.digest, outcome="loaded")
+        await self.record_when_possible("policy", digest=policy.digest, outcome="loaded")
 
     async def policy_refused(self, problem: str) -> None:
         """Record that the policy in the file was refused and the one in force stays."""
         digest = self.host.policy.digest
-        await self.record("policy", digest=digest, outcome="rejected", reason=problem[:PROBLEM_CHARACTERS_MAX])
+        reason = problem[:PROBLEM_CHARACTERS_MAX]
+        await self.record_when_possible("policy", digest=digest, outcome="rejected", reason=reason)
+
+    async def record_when_possible(self, kind: str, **fields: str) -> None:
+        """Append an entry about what has happened already, now or once the recorder is back."""
+        self.owed.append((kind, fields))
+        await self.record_owed()
+
+    async def record_owed(self) -> None:
+        """Append what could not be appended before. One that timed out may then be there twice."""
+        while self.owed:
+            kind, fields = self.owed[0]
+            try:
+                await self.record(kind, **fields)
+            except errors.AuditUnavailable:
+                self.host.log("policy-not-recorded", level="error", policy=fields["digest"])
+                return
+            self.owed.popleft()
 
     async def record(self, kind: str, **fields: str) -> None:
         """Append an entry of the control plane; returns when it is durable, raises AuditUnavailable otherwise."""

@@ -122,8 +122,10 @@ class Host:
         return False
 
     async def bring_up_to_date(self) -> None:
-        """Bring a worker along that was starting while the others took a new policy over."""
+        """Bring a worker along that was starting while the others took a new policy over; record what is still owed."""
         async with self.reloading:
+            if self.control is not None:
+                await self.control.record_owed()
             behind = [
                 worker
                 for worker in self.workers
