@@ -9,6 +9,7 @@ The type stubs are mypy-protobuf's.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -38,7 +39,8 @@ def run_protoc(sources: list[str], target: Path) -> FileDescriptorSet:
     descriptors = target / "descriptors.binpb"
     outputs = [f"--descriptor_set_out={descriptors}", f"--mypy_out=quiet:{target}"]
     command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={SOURCE_ROOT}", *outputs, *sources]
-    subprocess.run(command, check=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # where protoc-gen-mypy is
+    subprocess.run(command, check=True, env=os.environ | {"PATH": path})
     return FileDescriptorSet.FromString(descriptors.read_bytes())
 
 

@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
+export PATH="$PWD/$bin:$PATH"
 
 packages=(dataset-fashion-mnist prometheus strace nghttp2-client)
 missing=()
