@@ -11,6 +11,7 @@ Exit codes: 0 after a drain. When it could not start, with the reason in its log
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import sys
@@ -99,6 +100,7 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str) -
     servers: list[grpc.aio.Server] = []
     try:
         data, data_mtls = await listen_all(app, methods, address, servers)
+        gc.freeze()  # what is here now stays as long as the process: the collector need not look through it again
         say(event="ready", data=data, data_mtls=data_mtls, policy=app.gw.active.digest)
         log("serving", address=data, policy=app.gw.active.digest)
         await until_told_to_stop(Control(app))

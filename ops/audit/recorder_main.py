@@ -19,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 
+import orjson
+
 from ops.audit.appender import Appender, own_append
 from ops.audit.checkpoint import SignerKey, parse_skey
 from ops.audit.durable import make_directories, sync_directory
@@ -198,14 +200,22 @@ def main(arguments: list[str]) -> int:
         where = os.fspath(error.where) if isinstance(error, LogCorrupted) else None
         problem = error.problem if isinstance(error, LogCorrupted) else str(error)
         log("recorder-failed", level="error", error=type(error).__name__, problem=problem, file=where)
+        say_why(str(error))
         return error.exit_code
     except OSError as error:
         log("recorder-refused", level="error", error="OSError", problem=error.strerror, file=error.filename)
         return RecorderError.exit_code
     except (AuditError, sqlite3.Error) as error:
         log("recorder-refused", level="error", error=type(error).__name__, problem=str(error))
+        say_why(str(error))
         return RecorderError.exit_code
     return 0
+
+
+def say_why(problem: str) -> None:
+    """Tell whoever started this process why it ends, for the person at the terminal."""
+    sys.stdout.write(orjson.dumps({"event": "failed", "problem": problem}).decode() + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
