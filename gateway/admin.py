@@ -78,7 +78,7 @@ class Control:
 
     async def policy_changed(self, policy: Policy) -> None:
         """Follow the workers to a new policy, and record it."""
-        self.app.put_in_force(self.app.compile(policy), policy)
+        self.app.put_in_force(await asyncio.to_thread(self.app.compile, policy), policy)
         await self.record_when_possible("policy", digest=policy.digest, outcome="loaded")
 
     async def policy_refused(self, problem: str) -> None:
@@ -109,6 +109,8 @@ class Control:
         durable: asyncio.Future[None] = gw.loop.create_future()
 
         def done(receipt: object) -> None:
+            if durable.done():  # whoever waited has gone
+                return
             if isinstance(receipt, Receipt):
                 durable.set_result(None)
             else:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gateway.state import Served
 
 PREDICTION = "probabilities"  # the output that hardening is for
+PREDICTION_DIMS = 2
 SCREENS: Mapping[str, Callable[[Mapping[str, Any]], Calibrated]] = {"evidence": load_evidence}
 PUBLIC_LIMITS = Limits(
     request_interval_ns=20_000_000, request_burst=100, cost_interval_ns=20_000_000, cost_burst=100, in_flight_max=32
@@ -141,6 +142,9 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
     missing = set(model.outputs or ()) - {spec.name for spec in bundle.outputs}
     if missing:
         raise PolicyRejected([f"models.{bundle.name}.outputs: the bundle has no output {min(missing)!r}"])
+    if not any(spec.name == PREDICTION and len(spec.shape) == PREDICTION_DIMS for spec in bundle.outputs):
+        problem = f"the bundle has no output {PREDICTION!r} of rows x classes, which is what is screened and hardened"
+        raise PolicyRejected([f"models.{bundle.name}: {problem}"])
     outputs = tuple(spec for spec in bundle.outputs if model.outputs is None or spec.name in model.outputs)
     return ModelRules(
         served=served,

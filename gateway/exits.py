@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from gateway import errors
 from gateway.record import Record, anonymous_sum, quoted
 from gateway.settlement import append_unwaited, close, refuse, settled
+from gateway.state import PUBLIC
 from ops.audit.client import Receipt
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ async def record_refusal(record: Record, problem: Exception, gw: Gateway) -> Exc
             refuse(record, problem)
         return problem
     refuse(record, problem)
-    if record.principal is None:
+    if is_stranger(record):
         record.claimed = True
         count_anonymous(record, gw)
         return problem
@@ -95,6 +96,11 @@ async def record_refusal(record: Record, problem: Exception, gw: Gateway) -> Exc
         refuse(record, unavailable)
         return unavailable
     return problem
+
+
+def is_stranger(record: Record) -> bool:
+    """Say whether nobody in particular is calling: such calls, unless they are answered, are summed."""
+    return record.principal is None or record.principal is PUBLIC
 
 
 def count_anonymous(record: Record, gw: Gateway) -> None:
@@ -116,9 +122,12 @@ def finish(record: Record, gw: Gateway, _: object = None) -> None:
     if record.ticket is not None:
         gw.concurrency.leave(record.ticket)
     if not record.claimed:
-        reason = "CANCELLED" if record.peer != "unknown" else BODY_INCOMPLETE
-        record.end("failed", "error", reason, CANCELLED)
-        if record.principal is None:
+        if record.late(gw.clock_ns()):
+            refuse(record, errors.DeadlinePassed())
+        else:
+            reason = "CANCELLED" if record.peer != "unknown" else BODY_INCOMPLETE
+            record.end("failed", "error", reason, CANCELLED)
+        if is_stranger(record):
             record.claimed = True
             count_anonymous(record, gw)
         else:

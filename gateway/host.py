@@ -88,7 +88,7 @@ class Host:
             source = self.config.policy
             self.seen = stamp(source.file)
             try:
-                policy = load_policy(source.file, source.public_key, in_force=self.policy)
+                policy = await asyncio.to_thread(load_policy, source.file, source.public_key, in_force=self.policy)
                 if policy.digest == self.policy.digest:
                     self.kept.refresh(policy)
                 copied = self.kept.draft()

@@ -77,7 +77,7 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
     if request.timeout_us:
         record.deadline_ns = earlier(record.deadline_ns, queued_ns + request.timeout_us * 1000)
     if record.deadline_ns is not None:
-        served.service_time.require(record.deadline_ns - queued_ns, served.batcher.queued_rows)
+        served.service_time.require(record.deadline_ns - queued_ns, served.batcher.queued_rows, queued_ns)
     future: asyncio.Future[Answer] = gw.loop.create_future()
     capture = narrower(rules.capture, active.tenant_capture[principal.tenant])
     item = Item(record, request, rules, queued_ns, body, capture, future)
@@ -97,21 +97,28 @@ def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
 
 
 def answer_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gateway) -> None:
-    """Screen, infer, judge, harden and encode requests for one model under one version of the policy."""
-    began_ns = gw.clock_ns()
-    inputs, starts = stack(items)
-    stacked_ns = gw.clock_ns()
+    """Answer requests for one model under one version of the policy; when that fails for several, each alone."""
     try:
-        outputs = rules.served.engine.infer(inputs)
-        inferred_ns = gw.clock_ns()
-        judgement = judge(rules, inputs, outputs, starts, rows_of(inputs))
+        outcomes = run_alike(items, rules, batch_id, gw)
     except Exception as problem:  # noqa: BLE001  an engine may be anybody's; alone, each request meets its own fault
         if len(items) == 1:
             items[0].outcome = problem if isinstance(problem, errors.Refusal) else model_error(problem, items[0], gw)
             return
         for item in items:
             answer_alike([item], rules, batch_id, gw)
-        return
+    else:
+        for item, outcome in zip(items, outcomes, strict=True):
+            item.outcome = outcome
+
+
+def run_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gateway) -> list[Answer | errors.Refusal]:
+    """Infer, screen the evidence, decide, harden and encode. Raises whatever went wrong."""
+    began_ns = gw.clock_ns()
+    inputs, starts = stack(items)
+    stacked_ns = gw.clock_ns()
+    outputs = rules.served.engine.infer(inputs)
+    inferred_ns = gw.clock_ns()
+    judgement = judge(rules, inputs, outputs, starts, rows_of(inputs))
     judged_ns = gw.clock_ns()
     shown = soften(outputs, judgement.row_actions, rules)
     bundle = rules.served.bundle
@@ -123,6 +130,7 @@ def answer_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gatewa
         rules.datatypes,
         class_names=bundle.class_names,
     )
+    sound = finite_requests(shown, rules.prediction, starts)
     hardened_ns = gw.clock_ns()
     stages = {
         "screen": judged_ns - inferred_ns,
@@ -131,12 +139,14 @@ def answer_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gatewa
     }
     rules.served.counters.ran(gw.wall_ns(), rows_of(inputs), stages)
     gw.tally.batch(items, rules, judgement, outputs[rules.prediction].max(axis=1).tolist(), hardened_ns - began_ns)
-    sound = finite_requests(shown, rules.prediction, starts)
     for position, item in enumerate(items):
         item.record.batch(batch_id, position, len(items), rows_of(inputs))
         item.record.screens_json = judgement.screens_json[position]
         item.record.stages(stages)
-        item.outcome = outcome_of(judgement.actions[position], sound[position], bodies[position], rules)
+    return [
+        outcome_of(action, good, body, rules)
+        for action, good, body in zip(judgement.actions, sound, bodies, strict=True)
+    ]
 
 
 def model_error(problem: Exception, item: Item, gw: Gateway) -> errors.ModelError:
@@ -184,10 +194,10 @@ def earlier(deadline_ns: int | None, other_ns: int) -> int:
 def still_wanted(item: Item, now_ns: int) -> bool:
     """Say whether anybody waits for the answer; what nobody waits for gets no model work, only its record."""
     item.record.stage("queue", now_ns - item.queued_ns)
-    if item.answer.cancelled():
-        item.outcome = errors.Cancelled()
-    elif item.record.deadline_ns is not None and now_ns >= item.record.deadline_ns:
+    if item.record.late(now_ns):  # gRPC cancels a call at its deadline, so this is asked first
         item.outcome = errors.DeadlinePassed()
+    elif item.answer.cancelled():
+        item.outcome = errors.Cancelled()
     return item.outcome is None
 
 

@@ -161,6 +161,10 @@ class Record:
             raise errors.CredentialMissing
         return self.principal
 
+    def late(self, now_ns: int) -> bool:
+        """Say whether the caller's deadline has passed."""
+        return self.deadline_ns is not None and now_ns >= self.deadline_ns
+
     def stages(self, durations_ns: dict[str, int]) -> None:
         """Write down how long several stages took."""
         for name, duration_ns in durations_ns.items():

@@ -97,8 +97,8 @@ class Service(grpc.GenericRpcHandler):
             return after_handshake(call, method)
         try:
             admit(record, headers.presented(), call.active, gw)
-        except errors.Refusal as refusal:
-            return grpc.stream_unary_rpc_method_handler(partial(deny, call, refusal))
+        except Exception as problem:  # noqa: BLE001  whatever it is, gRPC must not tell it to the caller
+            return grpc.stream_unary_rpc_method_handler(partial(deny, call, problem))
         if isinstance(method, Unary):
             return grpc.unary_unary_rpc_method_handler(partial(run_unary, call, method))
         assert method is not None, "admit refuses unknown methods"
@@ -112,7 +112,7 @@ def after_handshake(call: Call, method: Unary | Stream | None) -> Handler:
     return grpc.stream_unary_rpc_method_handler(partial(run_unary_certified, call, method))
 
 
-async def deny(call: Call, refusal: errors.Refusal, _: AsyncIterator[bytes], context: Context) -> NoReturn:
+async def deny(call: Call, refusal: Exception, _: AsyncIterator[bytes], context: Context) -> NoReturn:
     """Refuse a call whose body has not been read, and will not be."""
     note_caller(call.record, context, call.gw)
     await abort(call, refusal, context)
@@ -174,8 +174,8 @@ async def admit_certificate(call: Call, context: Context) -> None:
     call.record.names = certificate_names(context.auth_context())
     try:
         admit(call.record, call.headers.presented(call.record.names), call.active, call.gw)
-    except errors.Refusal as refusal:
-        await abort(call, refusal, context)
+    except Exception as problem:  # noqa: BLE001  as in `service`
+        await abort(call, problem, context)
 
 
 async def abort(call: Call, problem: Exception, context: Context) -> NoReturn:

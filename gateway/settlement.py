@@ -14,55 +14,106 @@ from typing import TYPE_CHECKING
 from gateway import errors
 from gateway.state import Answer
 from ops.audit.client import Receipt
+from ops.audit.errors import KeyStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from gateway.record import Record
     from gateway.state import Gateway, Item
     from ops.audit.errors import AuditUnavailable
 
 
+APPEND_BYTES = 4 * 1024 * 1024  # of one append; the recorder takes more, but then a small record waits behind it
+
+
 def settle(items: Sequence[Item], taken_ns: int, gw: Gateway) -> None:
-    """Append the records of a batch. The replies leave from the event loop, when the records are durable."""
+    """Append the records of a batch. The replies leave from the event loop, when the records are durable.
+
+    With large payloads beside them they go in several appends, so that one caller's do not stand in the way of others'.
+    """
+    appended_ns = gw.clock_ns()
+    parts = list(portions(items, gw))
+    for number, (part, entries, blobs) in enumerate(parts, 1):
+        done = partial(deliver, part, taken_ns, appended_ns, number == len(parts), gw)
+        gw.sink.append(entries, done, blobs=blobs)
+
+
+def portions(items: Sequence[Item], gw: Gateway) -> Iterator[tuple[list[Item], list[bytes], list[bytes]]]:
+    """Close the records of a batch, and yield them in portions of about APPEND_BYTES: items, entries, payloads."""
+    part: list[Item] = []
     entries: list[bytes] = []
     blobs: list[bytes] = []
+    size = 0
     for item in items:
-        item.outcome = item.outcome or errors.ModelError()
-        if isinstance(item.outcome, Answer):
-            item.record.decision = item.outcome.decision
-        else:
-            refuse(item.record, item.outcome)
-        if item.capture != "none":
-            blobs += gw.vault.keep(item)
-        entries.append(item.record.leaf(gw.site))
-    gw.sink.append(entries, partial(deliver, items, taken_ns, gw.clock_ns(), gw), blobs=blobs)
+        kept = close_record(item, gw)
+        entry = item.record.leaf(gw.site)
+        more = len(entry) + sum(map(len, kept))
+        if part and size + more > APPEND_BYTES:
+            yield part, entries, blobs
+            part, entries, blobs, size = [], [], [], 0
+        part.append(item)
+        entries.append(entry)
+        blobs += kept
+        size += more
+    yield part, entries, blobs
 
 
-def deliver(
-    items: Sequence[Item], taken_ns: int, appended_ns: int, gw: Gateway, receipt: Receipt | AuditUnavailable
+def close_record(item: Item, gw: Gateway) -> list[bytes]:
+    """Write the outcome into the record; returns the payloads that are kept with it, sealed."""
+    item.outcome = item.outcome or errors.ModelError()
+    if isinstance(item.outcome, Answer):
+        item.record.decision = item.outcome.decision
+    else:
+        refuse(item.record, item.outcome)
+    if item.capture == "none":
+        return []
+    try:
+        return gw.vault.keep(item)
+    except KeyStoreError:  # what must be kept and cannot is not answered; the others of the batch are
+        item.outcome = errors.AuditUnavailable()
+        refuse(item.record, item.outcome)
+        return []
+
+
+def deliver(  # noqa: PLR0917  the first five are bound where it is made
+    items: Sequence[Item],
+    taken_ns: int,
+    appended_ns: int,
+    last: bool,
+    gw: Gateway,
+    receipt: Receipt | AuditUnavailable,
 ) -> None:
     """Let the replies go, now that their records are durable, or say that there is no answer. On the event loop."""
     now_ns = gw.clock_ns()
     served = items[0].rules.served
-    served.service_time.observe(now_ns - taken_ns, sum([item.request.rows for item in items]))
-    served.counters.ended(items, taken_ns, now_ns)
     first_index = receipt.first_index if isinstance(receipt, Receipt) else None
-    for offset, item in enumerate(items):
-        record, waiting = item.record, item.answer
-        record.stage("audit", now_ns - appended_ns)
+    try:
         if first_index is not None:
-            record.audit_index = first_index + offset
-        settled(record, gw)
-        if waiting.done():
-            continue
-        if first_index is None:
-            waiting.set_exception(errors.AuditUnavailable())
-        elif isinstance(item.outcome, Answer):
-            waiting.set_result(item.outcome)
-        else:
-            waiting.set_exception(item.outcome or errors.ModelError())
-    served.batcher.freed()
+            rows = sum([item.request.rows for item in items])
+            served.service_time.observe(now_ns - taken_ns, rows, now_ns)
+        served.counters.ended(items, taken_ns, now_ns)
+        for offset, item in enumerate(items):
+            item.record.stage("audit", now_ns - appended_ns)
+            reply(item, None if first_index is None else first_index + offset, gw)
+    finally:
+        if last:
+            served.batcher.freed()
+
+
+def reply(item: Item, audit_index: int | None, gw: Gateway) -> None:
+    """Let one reply go. `audit_index` is None when its record is not durable."""
+    item.record.audit_index = audit_index
+    settled(item.record, gw)
+    waiting = item.answer
+    if waiting.done():
+        return
+    if audit_index is None:
+        waiting.set_exception(errors.AuditUnavailable())
+    elif isinstance(item.outcome, Answer):
+        waiting.set_result(item.outcome)
+    else:
+        waiting.set_exception(item.outcome or errors.ModelError())
 
 
 def settled(record: Record, gw: Gateway) -> None:

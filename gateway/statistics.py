@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.state import Item
 
 SMOOTHING = 0.1  # weight of the newest batch in the running means
+HALF_LIFE_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +85,29 @@ class ServiceTime:
     """How long a request will take that arrives now: a running mean a batch, and a running mean a row.
 
     Deliberately optimistic: a request is refused only when even the expected time does not fit before its deadline.
+    A mean is worth half as much after each second without a batch, so a model that was slow once is tried again, also
+    when all that is asked has a deadline. Times are nanoseconds of the monotonic clock.
     """
 
     def __init__(self) -> None:
         self._batch_ns = 0.0
         self._row_ns = 0.0
+        self._observed_ns = 0
 
-    def observe(self, batch_ns: int, rows: int) -> None:
-        """Take in one finished batch, from the moment a thread took it until its records were durable."""
+    def observe(self, batch_ns: int, rows: int, now_ns: int) -> None:
+        """Take in one finished batch, from the moment it was taken until its records were durable."""
         self._batch_ns += SMOOTHING * (batch_ns - self._batch_ns)
         self._row_ns += SMOOTHING * (batch_ns / rows - self._row_ns)
+        self._observed_ns = now_ns
 
-    def expected_ns(self, rows_waiting: int) -> int:
+    def expected_ns(self, rows_waiting: int, now_ns: int) -> int:
         """Return the expected time of a request behind `rows_waiting` rows."""
-        return int(self._batch_ns + self._row_ns * rows_waiting)
+        faded = 0.5 ** (max(0, now_ns - self._observed_ns) / HALF_LIFE_NS)
+        return int((self._batch_ns + self._row_ns * rows_waiting) * faded)
 
-    def require(self, left_ns: int, rows_waiting: int) -> None:
+    def require(self, left_ns: int, rows_waiting: int, now_ns: int) -> None:
         """Raise DeadlinePassed or DeadlineUnmeetable when `left_ns` nanoseconds are not enough."""
         if left_ns <= 0:
             raise errors.DeadlinePassed
-        if left_ns < self.expected_ns(rows_waiting):
+        if left_ns < self.expected_ns(rows_waiting, now_ns):
             raise errors.DeadlineUnmeetable

@@ -58,11 +58,11 @@ class Control:
     app: App
     prepared: tuple[Active, Policy] | None = field(default=None)
 
-    def obey(self, command: dict[str, Any]) -> None:
+    async def obey(self, command: dict[str, Any]) -> None:
         """Do one command; what is unknown is ignored, the supervisor is of the same build."""
         match command.get("do"):
             case "prepare":
-                self._prepare(Path(command["path"]))
+                await self._prepare(Path(command["path"]))
             case "commit" if self.prepared is not None:
                 self.app.put_in_force(*self.prepared)
                 say(event="committed", digest=self.prepared[0].digest)
@@ -70,14 +70,19 @@ class Control:
             case "forget":
                 self.prepared = None
 
-    def _prepare(self, path: Path) -> None:
-        try:
+    async def _prepare(self, path: Path) -> None:
+        """Read and compile in a thread: with many principals that takes seconds, and calls go on meanwhile."""
+
+        def read() -> tuple[Active, Policy]:
             policy = load_policy(path, self.app.config.policy.public_key)
-            self.prepared = self.app.compile(policy), policy
+            return self.app.compile(policy), policy
+
+        try:
+            self.prepared = await asyncio.to_thread(read)
         except FileRejected as problem:
             say(event="rejected", problem=str(problem))
         else:
-            say(event="prepared", digest=policy.digest)
+            say(event="prepared", digest=self.prepared[1].digest)
 
 
 def say(**event: Any) -> None:
@@ -151,7 +156,7 @@ async def until_told_to_stop(control: Control) -> None:
 
     async def commands() -> None:
         async for line in reader:
-            control.obey(json.loads(line))
+            await control.obey(json.loads(line))
         stop.set()
 
     listening = asyncio.create_task(commands())

@@ -135,5 +135,7 @@ class LoopBatcher(Generic[T]):
         try:
             self._run(batch)
         except Exception as error:  # noqa: BLE001  whatever it is, the next batch must not wait for it
-            self._on_error(batch, error)
-            self.freed()
+            try:
+                self._on_error(batch, error)
+            finally:
+                self.freed()

@@ -273,13 +273,22 @@ class AuditClient:
             answered = self._take(count)
             index = value
             for pending in answered:
-                if pending.done is None:
-                    pass
-                elif kind == protocol.ACK:
-                    pending.done(Receipt(self._origin, index, pending.count))
+                if kind == protocol.ACK:
+                    self._tell(pending, Receipt(self._origin, index, pending.count))
                 else:
-                    pending.done(AuditUnavailable("log_refused", protocol.REASONS.get(value, "")))
+                    self._tell(pending, AuditUnavailable("log_refused", protocol.REASONS.get(value, "")))
                 index += pending.count
+
+    def _tell(self, pending: _Pending, answer: Receipt | AuditUnavailable) -> None:
+        """Call `done`, once. One that raises must not keep the others from their answers, nor shift them."""
+        done, pending.done = pending.done, None
+        if done is None:
+            return
+        try:
+            done(answer)
+        except Exception as error:  # noqa: BLE001  whatever a caller's callback does
+            assert self._loop is not None
+            self._loop.call_exception_handler({"message": "the callback of an append raised", "exception": error})
 
     def _take(self, count: int) -> list[_Pending]:
         """The oldest `count` appends, no longer pending."""
@@ -304,10 +313,9 @@ class AuditClient:
             self._loop.remove_reader(sock.fileno())
             self._loop.remove_writer(sock.fileno())
             sock.close()
-        for pending in self._take(count):
-            if pending.done is not None:
-                pending.done(AuditUnavailable("recorder_gone"))
         self._lost.set()
+        for pending in self._take(count):
+            self._tell(pending, AuditUnavailable("recorder_gone"))
 
     async def _watch_deadlines(self) -> None:
         """Tell those who have waited too long; their place in the order stays taken."""
@@ -317,9 +325,7 @@ class AuditClient:
             with self._lock:
                 late = [each for each in self._pending if each.done is not None and each.deadline_s <= now]
             for pending in late:
-                done, pending.done = pending.done, None
-                if done is not None:
-                    done(AuditUnavailable("append_timeout"))
+                self._tell(pending, AuditUnavailable("append_timeout"))
 
     async def close(self) -> None:
         """Refuse new appends, wait for outstanding ones up to the append timeout, then hang up."""

@@ -141,7 +141,7 @@ async def test_a_deadline_that_passes_in_the_queue_costs_no_model_work(rig):
 
 async def test_a_deadline_that_cannot_be_met_is_refused_before_it_is_queued(rig):
     for _ in range(100):
-        rig.gw.served["tiny", "1"].service_time.observe(3_000_000_000, 1)
+        rig.gw.served["tiny", "1"].service_time.observe(3_000_000_000, 1, rig.gw.clock_ns())
     reply = await rig.ask(tiny_body(image(0.5)), timeout=2)
     assert (reply.code, reply.reason) == (CODE.DEADLINE_EXCEEDED, "DEADLINE_UNMEETABLE")
     assert rig.engine.batches == []

@@ -120,3 +120,45 @@ async def test_who_hung_up_and_was_then_displaced_has_a_record_all_the_same(made
         assert (await ended(first)).code is CODE.OK
         await until(lambda: len(rig.sink.entries) >= 3)
         assert sorted(entry["reason"] for entry in rig.sink.records()) == ["CANCELLED", "OK", "OK"]
+
+
+async def test_a_large_batch_is_appended_in_portions_and_every_reply_has_its_own_record(rig, monkeypatch):
+    monkeypatch.setattr("gateway.settlement.APPEND_BYTES", 1)  # so that every record goes alone
+    rig.engine.go.clear()
+    first = rig.infer(tiny_body(image(0.1)))
+    await until(lambda: rig.engine.entered.acquire(blocking=False))
+    more = [rig.infer(tiny_body(image(value / 10))) for value in range(2, 7)]
+    await until(lambda: rig.gw.served["tiny", "1"].batcher.queued_rows == 5)
+    rig.engine.go.set()
+    replies = [await ended(call) for call in (first, *more)]
+    assert [reply.reason for reply in replies] == ["OK"] * 6
+    assert rig.engine.batches == [1, 5]
+    written = [entry["id"] for entry in rig.sink.records(kind="served")]
+    assert [written[int(reply.trailers["x-stockade-audit-index"])] for reply in replies] == [
+        reply.request_id for reply in replies
+    ]
+
+
+async def test_a_call_that_ran_out_of_time_is_recorded_as_that(rig):
+    rig.engine.go.clear()
+    first = rig.infer(tiny_body(image(0.1)))
+    await until(lambda: rig.engine.entered.acquire(blocking=False))
+    late = await ended(rig.infer(tiny_body(image(0.2)), timeout=0.2))
+    assert late.code is CODE.DEADLINE_EXCEEDED
+    rig.engine.go.set()
+    await ended(first)
+    await until(lambda: len(rig.sink.records()) == 2)
+    assert sorted(entry["reason"] for entry in rig.sink.records()) == ["DEADLINE_PASSED", "OK"]
+
+
+async def test_what_strangers_are_refused_at_a_public_method_is_summed(made_site, tmp_path):
+    def public(policy):
+        policy["unsafe_public_methods"] = ["Health"]
+
+    async with open_rig(made_site, tmp_path, policy=public) as rig:
+        check = rig.channel.unary_unary("/grpc.health.v1.Health/Check")
+        replies = [await ended(check(b"")) for _ in range(150)]
+        refused = [reply for reply in replies if reply.reason == "RATE_LIMITED"]
+        assert refused
+        assert rig.sink.records(reason="RATE_LIMITED") == []
+        await until(lambda: sum(entry["reasons"]["RATE_LIMITED"] for entry in rig.sink.records() if "reasons" in entry))

@@ -56,22 +56,31 @@ def test_batches_are_numbered_once_from_any_thread():
 
 def test_nothing_is_expected_before_anything_was_seen():
     fresh = ServiceTime()
-    assert fresh.expected_ns(10_000) == 0
-    fresh.require(1, 10_000)
+    assert fresh.expected_ns(10_000, 0) == 0
+    fresh.require(1, 10_000, 0)
 
 
 def test_a_deadline_is_met_at_the_expected_time_and_not_one_before():
     service_time = ServiceTime()
     for _ in range(200):
-        service_time.observe(10 * MS, 10)
-    expected_ns = service_time.expected_ns(20)
+        service_time.observe(10 * MS, 10, now_ns=0)
+    expected_ns = service_time.expected_ns(20, 0)
     assert expected_ns == pytest.approx(30 * MS, rel=0.01)
-    service_time.require(expected_ns, 20)
+    service_time.require(expected_ns, 20, 0)
     with pytest.raises(errors.DeadlineUnmeetable):
-        service_time.require(expected_ns - 1, 20)
+        service_time.require(expected_ns - 1, 20, 0)
 
 
 @pytest.mark.parametrize("left_ns", [0, -1])
 def test_a_deadline_that_has_passed_has_passed_whatever_is_expected(left_ns):
     with pytest.raises(errors.DeadlinePassed):
-        ServiceTime().require(left_ns, 0)
+        ServiceTime().require(left_ns, 0, 0)
+
+
+def test_a_model_that_was_slow_once_is_tried_again_though_every_call_has_a_deadline():
+    service_time = ServiceTime()
+    for _ in range(50):
+        service_time.observe(2000 * MS, 1, now_ns=0)
+    with pytest.raises(errors.DeadlineUnmeetable):
+        service_time.require(100 * MS, 0, 0)
+    service_time.require(100 * MS, 0, 6_000 * MS)

@@ -140,6 +140,21 @@ def test_an_exception_reaches_on_error_and_the_next_batch_runs(loop):
     assert loop.batches[-1] == ["b"]
 
 
+def test_an_on_error_that_raises_does_not_stop_the_batches(loop):
+    def worse(batch, error):
+        raise RuntimeError("on_error itself")
+
+    loop.error = ValueError("broken")
+    loop.batcher._on_error = worse
+    loop.submit("a")
+    with pytest.raises(RuntimeError):
+        loop.turn()
+    loop.error = None
+    loop.submit("b")
+    loop.turn()
+    assert loop.batches == [["a"], ["b"]]
+
+
 def test_a_full_queue_refuses_with_a_hint_and_sheds_the_heaviest_flow():
     loop = Loop(queue_rows_max=4)
     loop.submit(*range(4), flow="heavy")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ops.audit import client as client_module
 from ops.audit import protocol
 from ops.audit.client import AuditClient, Receipt
 from ops.audit.errors import AuditUnavailable
@@ -180,3 +181,23 @@ async def test_refusals_carry_their_reason_and_appends_their_limit(tmp_path):
         many = [small(n) for n in range(1 + (1 << 16) // len(small(1)))]
         assert await reason(append(client, many)) == "append_too_large"
         await client.close()
+
+
+async def test_a_callback_that_raises_keeps_nobody_from_an_answer_and_shifts_none():
+    client = AuditClient(Path("nowhere"), backlog_bytes_max=1, append_timeout_ms=1000)
+    loop = client._loop = asyncio.get_running_loop()
+    reported = []
+    loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    told = []
+
+    def raises(answer):
+        raise ValueError("a bug of the caller's")
+
+    for done in (raises, told.append, raises, told.append):
+        client._pending.append(client_module._Pending(1, 0, 0.0, done))
+    client._heard(protocol.reply(protocol.ACK, 2, 100) + protocol.reply(protocol.ACK, 1, 102))
+    assert [answer.first_index for answer in told] == [101]
+    client._hang_up()
+    assert [type(answer).__name__ for answer in told] == ["Receipt", "AuditUnavailable"]
+    assert client._lost.is_set()
+    assert len(reported) == 2
