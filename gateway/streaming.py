@@ -3,7 +3,8 @@
 Rules:
 - Answers come in the order of the requests. Up to `WINDOW` messages are worked on at once, so that a stream fills
   batches; reading stops while the window is full, which is what holds back a client that does not read its answers.
-- A message counts as a call in flight. The window takes at most half of what the caller may have.
+- A message counts as a call in flight; one at a time borrows the ticket of its stream. The window takes at most half of
+  what the caller may have.
 - The caller is looked up again for each message: a key that expires or is revoked ends the stream, whatever its age.
 - A message that is refused is answered in Triton's shape (`error_message`) and the stream goes on, unless the client
   asked for gRPC errors (`triton_grpc_error: true`), or for MLServer's shape, which has no place for one: then the
@@ -76,7 +77,8 @@ def admit_message(record: Record, call: Call, active: Active) -> None:
     if gw.draining:
         raise errors.Draining
     budget = active.budgets[principal.name]
-    record.ticket = gw.concurrency.enter(budget)
+    if record.ticket is None:
+        record.ticket = gw.concurrency.enter(budget)
     spend(record, budget.request_charges, gw.clock_ns(), gw)
 
 
@@ -84,6 +86,8 @@ async def answer_message(call: Call, body: bytes) -> bytes:
     """Answer one message. Raises a refusal only where the stream has no place for it."""
     gw, shape = call.gw, call.headers.stream
     record = message_record(call.record, gw)
+    borrowed = record.ticket = call.record.ticket
+    call.record.ticket = None
     try:
         active = gw.active
         admit_message(record, call, active)
@@ -94,5 +98,7 @@ async def answer_message(call: Call, body: bytes) -> bytes:
             raise refusal from problem
         return stream_refusal(errors.render(refusal, record.id).details, record.client_id)
     finally:
+        if borrowed is not None and not call.record.finished:
+            call.record.ticket, record.ticket = borrowed, None
         finish(record, gw)
     return stream_answer(reply, shape)
