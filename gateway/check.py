@@ -149,6 +149,12 @@ def _unprotected(config: Config, _now: datetime) -> Iterator[Finding]:
         yield Finding("warning", "unsafe_unprotected", "every protection is off, the audit log included")
 
 
+def _workers(config: Config, _now: datetime) -> Iterator[Finding]:
+    if config.workers > 1:
+        problem = f"limits count in each of the {config.workers} workers: together they admit up to as many times as much"
+        yield Finding("warning", "workers", problem)
+
+
 def _metrics(config: Config, _now: datetime) -> Iterator[Finding]:
     if config.listen.unsafe_metrics_plaintext:
         problem = "the metrics page has no credentials: whoever reaches listen.metrics can read it"
@@ -285,7 +291,7 @@ def _directories(config: Config, _now: datetime) -> Iterator[Finding]:
         )
 
 
-_LOOKS = (_unprotected, _metrics, _tracing, _tls, _log_key, _secrets, _bundles, _directories)
+_LOOKS = (_unprotected, _workers, _metrics, _tracing, _tls, _log_key, _secrets, _bundles, _directories)
 
 
 def _policy_findings(policy: Policy, file: Path, now: datetime) -> Iterator[Finding]:

@@ -88,7 +88,7 @@ class Listen(Section):
     """Where the gateway listens. Port 0 takes any free port."""
 
     data: Address
-    """gRPC for clients: inference, health, reflection, feedback. TLS, unless `unsafe_plaintext`."""
+    """gRPC for clients: inference, health, reflection. TLS, unless `unsafe_plaintext`."""
     data_mtls: Address | None = None
     """A second port for clients that must show a certificate of `tls.client_ca` (SPIFFE identities)."""
     metrics: Address | None = "127.0.0.1:8002"

@@ -158,6 +158,11 @@ def test_a_gateway_without_protection_is_a_warning(at):
     assert found(at) == [("warning", "unsafe_unprotected", "every protection is off, the audit log included")]
 
 
+def test_limits_that_count_in_each_worker_are_a_warning(at):
+    edit(at / "stockade.yaml", "workers: 1", "workers: 3")
+    assert [(level, where) for level, where, _ in found(at)] == [("warning", "workers")]
+
+
 def test_a_metrics_page_for_everybody_is_a_warning(at):
     edit(at / "stockade.yaml", 'metrics: "127.0.0.1:8002"', 'unsafe_metrics_plaintext: true\n  metrics: "0.0.0.0:8002"')
     problem = "the metrics page has no credentials: whoever reaches listen.metrics can read it"
