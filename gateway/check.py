@@ -151,7 +151,7 @@ def _unprotected(config: Config, _now: datetime) -> Iterator[Finding]:
 
 def _workers(config: Config, _now: datetime) -> Iterator[Finding]:
     if config.workers > 1:
-        problem = f"limits count in each of the {config.workers} workers: together they admit up to as many times as much"
+        problem = f"limits count in each of the {config.workers} workers, which together admit that many times as much"
         yield Finding("warning", "workers", problem)
 
 
