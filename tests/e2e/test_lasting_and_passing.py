@@ -57,7 +57,7 @@ def roll_back(site) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "error", "sentence"),
-    [(damage, LogCorrupted, "the log is damaged"), (roll_back, ForkRefused, "the log is older than what was signed")],
+    [(damage, LogCorrupted, "the checkpoint does not verify"), (roll_back, ForkRefused, "an older copy was put back")],
     ids=["damaged", "rolled back"],
 )
 def test_a_log_that_nobody_can_go_on_with_ends_the_host_at_once(site, spoil, error, sentence):
