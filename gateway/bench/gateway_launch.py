@@ -11,6 +11,7 @@ import http.client
 import os
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ UNMET_LIMITS = {
     "in_flight": 100_000,
 }
 METRICS_TIMEOUT_S = 5.0
+POLL_S = 0.05
 _HANDLED = re.compile(
     r'^grpc_server_handled_total\{(?=[^}]*grpc_method="ModelInfer")[^}]*grpc_code="(\w+)"[^}]*\} (\S+)'
 )
@@ -81,13 +83,19 @@ def _edit_policy(home: Path) -> None:
 
 
 def read_handled(metrics_port: int) -> Mapping[str, int]:
-    """ModelInfer calls by gRPC status, from the gateway's own metrics."""
-    connection = http.client.HTTPConnection("127.0.0.1", metrics_port, timeout=METRICS_TIMEOUT_S)
-    try:
-        connection.request("GET", "/metrics")
-        return parse_handled(connection.getresponse().read().decode())
-    finally:
-        connection.close()
+    """ModelInfer calls by gRPC status, from the gateway's own metrics. The page opens a moment after the data port."""
+    give_up = time.monotonic() + METRICS_TIMEOUT_S
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", metrics_port, timeout=METRICS_TIMEOUT_S)
+        try:
+            connection.request("GET", "/metrics")
+            return parse_handled(connection.getresponse().read().decode())
+        except ConnectionRefusedError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(POLL_S)
+        finally:
+            connection.close()
 
 
 def parse_handled(text: str) -> Mapping[str, int]:

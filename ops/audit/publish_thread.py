@@ -52,6 +52,7 @@ class PublishThread:
         self._thread = threading.Thread(target=self._run, name="publish")
 
     def start(self) -> None:
+        self._due.set()  # what is durable already is public at once, so a log that is served can be verified
         self._thread.start()
 
     def grown(self) -> None:

@@ -16,7 +16,10 @@ from safetensors.numpy import load_file
 from gateway.cli import main
 from gateway.local import serving
 from gateway.samples import sample_images
+from ops.audit.checkpoint import parse_vkey
+from ops.audit.read import LogReader
 from tests.e2e.clients import program
+from tests.e2e.running import until
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 TEXT = README.read_text()
@@ -85,12 +88,21 @@ def test_tritons_own_client_works_as_shown(gateway, tmp_path):
     assert done.stdout.strip() == "(1, 10)", done.stderr
 
 
+def published(directory: Path) -> int:
+    """The size of the public log."""
+    return LogReader.open(
+        directory / "log", parse_vkey((directory / "keys/log.vkey").read_text().strip())
+    ).checkpoint.size
+
+
 def test_the_log_verifies_while_it_is_written_and_a_changed_one_does_not(gateway, monkeypatch, tmp_path):
     import shutil
 
     from gateway.demo.tamper import flip_one_byte
 
     monkeypatch.chdir(gateway.directory.parent)
+    assert main(verb("client")[:1] + ["gateway", "--address", gateway.addresses["data"]]) == 0
+    until(lambda: published(gateway.directory) > 10, "the ten answers were not published")
     assert main(verb("audit", "verify")) == 0
     copy = tmp_path / "log"
     shutil.copytree(gateway.directory / "log", copy)
