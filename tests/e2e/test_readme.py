@@ -101,7 +101,7 @@ def test_the_log_verifies_while_it_is_written_and_a_changed_one_does_not(gateway
     from gateway.demo.tamper import flip_one_byte
 
     monkeypatch.chdir(gateway.directory.parent)
-    assert main(verb("client")[:1] + ["gateway", "--address", gateway.addresses["data"]]) == 0
+    assert main(["client", "gateway", "--address", gateway.addresses["data"]]) == 0
     until(lambda: published(gateway.directory) > 10, "the ten answers were not published")
     assert main(verb("audit", "verify")) == 0
     copy = tmp_path / "log"
