@@ -21,5 +21,4 @@ fi
 rm -f .coverage .coverage.*
 COVERAGE_PROCESS_START=pyproject.toml "$bin/python" -m pytest --cov --cov-report= "$@"
 "$bin/python" -m coverage combine --quiet --append 2>/dev/null || true
-# What runs only in processes of its own (supervisor, worker, recorder) is tested end to end and not counted here.
-"$bin/python" -m coverage report --skip-covered
+"$bin/python" -m coverage report --skip-covered --fail-under=90
