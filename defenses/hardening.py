@@ -53,14 +53,18 @@ def harden(probabilities: NDArray[Any], rule: HardeningRule) -> NDArray[Any]:
     if probabilities.ndim != 2 or probabilities.shape[1] == 0 or probabilities.dtype not in (np.float32, np.float64):
         raise EvidenceInvalid("probabilities", f"{probabilities.dtype}{probabilities.shape}: (rows, classes) wanted")
     values = probabilities.astype(np.float64)
-    valid = np.isfinite(values).all(axis=1) & (values >= 0).all(axis=1) & (values > 0).any(axis=1)
-    values[~valid] = 1.0  # any distribution will do: these rows are overwritten below
+    valid = np.isfinite(values).all(axis=1) & (values.min(axis=1) >= 0) & (values.max(axis=1) > 0)
+    sound = bool(valid.all())
+    if not sound:
+        values[~valid] = 1.0  # any distribution will do: these rows are overwritten below
+    rows = np.arange(len(values))[:, None]
     order = np.argsort(-values, axis=1, kind="stable")[:, : rule.top_k]  # the first column is argmax
-    units = _to_units(_flatten(np.take_along_axis(values, order, axis=1), rule.temperature), 10**rule.decimals)
+    units = _to_units(_flatten(values[rows, order], rule.temperature), 10**rule.decimals)
     _part_ties(units, order)
     hardened = np.zeros_like(probabilities)
-    np.put_along_axis(hardened, order, (units / 10**rule.decimals).astype(probabilities.dtype), axis=1)
-    hardened[~valid] = np.nan
+    hardened[rows, order] = units / 10**rule.decimals
+    if not sound:
+        hardened[~valid] = np.nan
     return hardened
 
 
@@ -70,23 +74,24 @@ def _flatten(kept: NDArray[np.float64], temperature: float) -> NDArray[np.float6
     if temperature != 1.0:
         scaled **= 1.0 / temperature
         np.minimum.accumulate(scaled, axis=1, out=scaled)  # nothing promises that a power is monotone in its last bit
-    return np.asarray(scaled / scaled.sum(axis=1, keepdims=True), np.float64)
+    scaled /= scaled.sum(axis=1, keepdims=True)
+    return scaled
 
 
 def _to_units(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
     """Round rows in descending order to whole units that add up to `total` (largest remainder), keeping the order."""
     exact = shares * total
-    units = np.floor(exact).astype(np.int64)
+    units = exact.astype(np.int64)  # no share is negative: this is the floor
     short = total - units.sum(axis=1, keepdims=True)
-    by_remainder = np.argsort(units - exact, axis=1, kind="stable")
-    place = np.empty_like(by_remainder)
-    np.put_along_axis(place, by_remainder, np.arange(shares.shape[1])[None, :], axis=1)
+    place = (units - exact).argsort(axis=1, kind="stable").argsort(axis=1)  # each class's place by remainder
     units += place < short
     return units
 
 
 def _part_ties(units: NDArray[np.int64], order: NDArray[np.intp]) -> None:
     """Where rounding tied the top class with one of lower index, move it one unit from the least class that has any."""
+    if not (units[:, 1:2] == units[:, :1]).any():  # rows descend: where the second is less, all others are
+        return
     tied = ((units == units[:, :1]) & (order < order[:, :1])).any(axis=1)
     rows = np.flatnonzero(tied)
     if rows.size:

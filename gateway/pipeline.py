@@ -138,7 +138,7 @@ def run_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gateway) 
         "harden": hardened_ns - judged_ns,
     }
     rules.served.counters.ran(gw.wall_ns(), rows_of(inputs), stages)
-    gw.tally.batch(items, rules, judgement, outputs[rules.prediction].max(axis=1).tolist(), hardened_ns - began_ns)
+    gw.tally.batch(items, rules, judgement, outputs[rules.prediction].max(axis=1), hardened_ns - began_ns)
     for position, item in enumerate(items):
         item.record.batch(batch_id, position, len(items), rows_of(inputs))
         item.record.screens_json = judgement.screens_json[position]

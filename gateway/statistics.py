@@ -20,7 +20,7 @@ SMOOTHING = 0.1  # weight of the newest batch in the running means
 HALF_LIFE_NS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Totals:
     """Counts and summed nanoseconds of one model version, as ModelStatistics defines them."""
 
@@ -52,33 +52,27 @@ class ModelCounters:
     def ran(self, wall_ns: int, rows: int, stages_ns: Mapping[str, int]) -> None:
         """Count one run of the model; `stages_ns` holds what it spent on screen, infer and harden."""
         with self._lock:
-            was = self._totals
-            self._totals = replace(
-                was,
-                batches=was.batches + 1,
-                rows=was.rows + rows,
-                last_unix_ms=wall_ns // 1_000_000,
-                screen_ns=was.screen_ns + stages_ns["screen"] + stages_ns["harden"],
-                infer_ns=was.infer_ns + stages_ns["infer"],
-            )
+            totals = self._totals
+            totals.batches += 1
+            totals.rows += rows
+            totals.last_unix_ms = wall_ns // 1_000_000
+            totals.screen_ns += stages_ns["screen"] + stages_ns["harden"]
+            totals.infer_ns += stages_ns["infer"]
 
     def ended(self, items: Sequence[Item], taken_ns: int, now_ns: int) -> None:
         """Count the requests of one batch by how they ended."""
         failed = [item for item in items if item.record.kind != "served"]
         with self._lock:
-            was = self._totals
-            self._totals = replace(
-                was,
-                requests=was.requests + len(items) - len(failed),
-                failures=was.failures + len(failed),
-                queue_ns=was.queue_ns + sum([taken_ns - item.queued_ns for item in items]),
-                failure_ns=was.failure_ns + sum([now_ns - item.queued_ns for item in failed]),
-            )
+            totals = self._totals
+            totals.requests += len(items) - len(failed)
+            totals.failures += len(failed)
+            totals.queue_ns += sum([taken_ns - item.queued_ns for item in items])
+            totals.failure_ns += sum([now_ns - item.queued_ns for item in failed])
 
     def totals(self) -> Totals:
         """Return a consistent copy."""
         with self._lock:
-            return self._totals
+            return replace(self._totals)
 
 
 class ServiceTime:

@@ -1,16 +1,21 @@
-"""From records to metrics and traces, in one go for all calls that ended in the same turn of the event loop.
+"""From records to metrics and traces, in one go for all calls that ended within the last moment.
 
-Writing a metric costs microseconds; under load many calls end together, and their series are mostly the same. Calls are
-counted on the event loop, batches in the worker thread that ran them.
+Writing a metric costs microseconds; under load many calls end together, and their series are mostly the same. So what
+happens is noted, and written FLUSH_EVERY_S later. A worker that is killed takes the counts of that moment with it: the
+audit log, not the metrics, is what nothing may be missing from.
+
+Calls are counted on the event loop, batches wherever they run.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from gateway.judgement import VERDICTS
-from ops.metrics import RequestDone
+from ops.metrics import BatchesDone, RequestDone
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,6 +27,18 @@ if TYPE_CHECKING:
     from gateway.traces import Traces
     from ops.metrics import Metrics
 
+FLUSH_EVERY_S = 0.05
+
+
+class BatchRun(NamedTuple):
+    """A batch that has run. `scores` holds the probability of the top class of each row, float (rows,)."""
+
+    rules: ModelRules
+    rows: dict[str, int]
+    judgement: Judgement
+    scores: np.ndarray[Any, Any]
+    compute_ns: int
+
 
 class Tally:
     """Between the pipeline and the metrics, and the traces if there are any."""
@@ -30,13 +47,14 @@ class Tally:
         self._metrics = metrics
         self._traces = traces
         self._loop = loop
-        self._started: Counter[str] = Counter()
+        self._started: dict[str, int] = {}
         self._ended: list[Record] = []
+        self._batches: list[BatchRun] = []
         self._due = False
 
     def started(self, method: str) -> None:
         """A call has begun."""
-        self._started[method] += 1
+        self._started[method] = self._started.get(method, 0) + 1
         self._schedule()
 
     def ended(self, record: Record) -> None:
@@ -49,35 +67,29 @@ class Tally:
         self._metrics.auth_failed(method, reason)
 
     def batch(
-        self, items: Sequence[Item], rules: ModelRules, judgement: Judgement, scores: Sequence[float], compute_ns: int
+        self,
+        items: Sequence[Item],
+        rules: ModelRules,
+        judgement: Judgement,
+        scores: np.ndarray[Any, Any],
+        compute_ns: int,
     ) -> None:
-        """A batch has run. `scores` holds the probability of the top class of each row."""
-        model = rules.served.bundle.name
-        rows: Counter[str] = Counter()
+        """A batch has run; it is written with the calls in it, which end later. From any thread."""
+        rows: dict[str, int] = {}
         for item in items:
-            rows[item.record.caller().priority_class] += item.request.rows
-        self._metrics.batch_done(
-            model,
-            rows,
-            compute_us=compute_ns // 1000,
-            cost_per_row=rules.cost_per_row,
-            waiting_rows=rules.served.batcher.queued_rows,
-        )
-        self._metrics.answered(model, scores)
-        for name, verdicts, p_values in judgement.rows:
-            counted = Counter(verdicts.tolist())
-            by_name = {VERDICTS[verdict]: count for verdict, count in counted.items()}
-            self._metrics.screen_done(model, name, by_name, p_values.tolist())
+            name = item.record.caller().priority_class
+            rows[name] = rows.get(name, 0) + item.request.rows
+        self._batches.append(BatchRun(rules, rows, judgement, scores, compute_ns))
 
     def _schedule(self) -> None:
         if not self._due:
             self._due = True
-            self._loop.call_soon(self.flush)
+            self._loop.call_later(FLUSH_EVERY_S, self.flush)
 
     def flush(self) -> None:
         """Write everything that has come together."""
         self._due = False
-        started, self._started = self._started, Counter()
+        started, self._started = self._started, {}
         ended, self._ended = self._ended, []
         self._metrics.rpcs_started(started)
         self._metrics.requests_done([done_of(record) for record in ended])
@@ -89,6 +101,36 @@ class Tally:
                 priority_class = record.caller().priority_class
                 decided[priority_class, "admit" if record.rate.admitted else "refuse"] += 1
         self._metrics.limits_decided(decided)
+        self._write_batches()
+
+    def _write_batches(self) -> None:
+        """Write the batches that have run, those under the same rules together."""
+        batches, self._batches = self._batches, []
+        by_rules: dict[ModelRules, list[BatchRun]] = {}
+        for batch in batches:
+            by_rules.setdefault(batch.rules, []).append(batch)
+        for rules, alike in by_rules.items():
+            model = rules.served.bundle.name
+            self._metrics.batches_done(model, batches_of(rules, alike))
+            self._metrics.answered(model, np.concatenate([batch.scores for batch in alike]).tolist())
+            for position, (name, _, _) in enumerate(alike[0].judgement.rows):
+                judged = [batch.judgement.rows[position] for batch in alike]
+                verdicts = Counter(np.concatenate([each for _, each, _ in judged]).tolist())
+                p_values = np.concatenate([each for _, _, each in judged]).tolist()
+                self._metrics.screen_done(model, name, {VERDICTS[each]: n for each, n in verdicts.items()}, p_values)
+
+
+def batches_of(rules: ModelRules, alike: Sequence[BatchRun]) -> BatchesDone:
+    """Return what the metrics want to know of batches under the same rules; a batch's time is shared out by rows."""
+    rows: Counter[str] = Counter()
+    compute_us: dict[str, float] = {}
+    sizes = [sum(batch.rows.values()) for batch in alike]
+    for batch, size in zip(alike, sizes, strict=True):
+        rows.update(batch.rows)
+        for name, share in batch.rows.items():
+            compute_us[name] = compute_us.get(name, 0.0) + batch.compute_ns / 1000 * share / size
+    cost = {name: count * rules.cost_per_row for name, count in rows.items()}
+    return BatchesDone(sizes, cost, compute_us, rules.served.batcher.queued_rows)
 
 
 def done_of(record: Record) -> RequestDone:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
-SERVERS_PER_PORT = 4  # grpc.aio takes a server's calls in one by one; several servers share a port and a loop
+SERVERS_PER_PORT = 8  # grpc.aio takes a server's calls in one by one; several servers share a port and a loop
 SWITCH_INTERVAL_S = (
     0.0005  # threads hand the interpreter over sooner than the default 5 ms: measured, 8 % more requests
 )

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.cli import command_line
 from ops.audit.entry import KINDS
-from ops.metrics import Metrics, RecorderMetrics, expose
+from ops.metrics import BatchesDone, Metrics, RecorderMetrics, expose
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -184,7 +184,7 @@ def exported(tmp_path_factory):
     worker.serve_model("kiosk", "1", {"evidence": (0.01, 0.01)})
     worker.serve_classes(["standard"])
     worker.requests_done([])
-    worker.batch_done("kiosk", {"standard": 1}, compute_us=1, cost_per_row=1, waiting_rows=0)
+    worker.batches_done("kiosk", BatchesDone([1], {"standard": 1}, {"standard": 1.0}, 0))
     worker.screen_done("kiosk", "evidence", {"pass": 1}, [0.5])
     worker.answered("kiosk", [0.5])
     worker.auth_failed("none", "OK")

@@ -89,18 +89,21 @@ class PublishThread:
                 if self._abandoned:
                     return
                 stopping = self._stop
-                self._turn()
+                self._turn(stopping)
         except (AuditError, OSError, sqlite3.Error) as error:
             poison = isinstance(error, OSError | sqlite3.Error)
             problem = error.strerror if isinstance(error, OSError) else error
             self._failure = Poisoned(f"publishing failed: {problem}") if poison else error
             self._wake()
 
-    def _turn(self) -> None:
+    def _turn(self, stopping: bool) -> None:
+        """One publication; at the end, as many as it takes. Under load there is always more, and no end to it."""
         try:
             self._watch_disk()
             while self._publisher.publish():
                 self._store.retire(self.edge.published_size)
+                if not stopping:
+                    break
             self._store.prepare_spare()
             self.turns += 1
         except OSError as error:

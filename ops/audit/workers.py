@@ -44,6 +44,7 @@ class Workers:
         self._append_bytes_max = append_bytes_max
         self._admit = admit
         self._connected: dict[int, Worker] = {}
+        self._buffer = bytearray(RECEIVE_BYTES)  # one for all: a fresh one of this size costs three system calls
         self.lost = True  # somebody may have gone since the owner last looked, and set this to False
 
     def __iter__(self) -> Iterator[Worker]:
@@ -114,15 +115,16 @@ class Workers:
     def _receive(self, worker: Worker) -> None:
         """Take what the socket holds; check and queue the complete appends."""
         try:
-            data = worker.sock.recv(RECEIVE_BYTES)
+            received = worker.sock.recv_into(self._buffer)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            received = 0
+        if not received:
             if not worker.queue:  # else its records are committed first
                 self.drop(worker)
             return
+        data = bytes(memoryview(self._buffer)[:received])
         if worker.inbox:
             worker.inbox += data
             if len(worker.inbox) < worker.needed:

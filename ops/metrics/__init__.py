@@ -4,13 +4,14 @@
 `store` and `scrape` are the only modules that know prometheus_client. Nothing here reads a clock.
 """
 
-from ops.metrics.gateway import Metrics, RequestDone
+from ops.metrics.gateway import BatchesDone, Metrics, RequestDone
 from ops.metrics.page import MetricsPage, serve_metrics
 from ops.metrics.recorder import RecorderMetrics
 from ops.metrics.scrape import expose, prepare_directory
 from ops.metrics.store import MetricsInUse, forget_process
 
 __all__ = [
+    "BatchesDone",
     "Metrics",
     "MetricsInUse",
     "MetricsPage",

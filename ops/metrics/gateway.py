@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ops.metrics.store import OTHER, Cell, Family, Histogram, HistogramCells, Store, counter, gauge
 
-__all__ = ["Metrics", "RequestDone"]
+__all__ = ["BatchesDone", "Metrics", "RequestDone"]
 
 MICRO = 1e-6
 STAGES = ("auth", "admit", "decode", "screen", "queue", "infer", "harden", "audit", "total")
@@ -56,6 +56,15 @@ class RequestDone(NamedTuple):
     total_us: int
     stages_us: Sequence[tuple[str, int]]
     """(stage, microseconds); a stage that was not reached is left out."""
+
+
+class BatchesDone(NamedTuple):
+    """Batches of one model: the rows of each; cost units and microseconds by tenant class; the queue behind them."""
+
+    rows: Sequence[int]
+    cost: Mapping[str, int]
+    compute_us: Mapping[str, float]
+    waiting_rows: int
 
 
 class _Rpc(NamedTuple):
@@ -254,21 +263,19 @@ class Metrics:
             for method, values in handling.items():
                 self._rpc.get(method, self._rpc_unknown).handling.observe(values)
 
-    def batch_done(
-        self, model: str, rows_by_class: Mapping[str, int], *, compute_us: int, cost_per_row: int, waiting_rows: int
-    ) -> None:
-        """A batch has run. Its time is shared out among the classes by rows. `waiting_rows`: the queue behind it."""
-        rows = sum(rows_by_class.values())
+    def batches_done(self, model: str, done: BatchesDone) -> None:
+        """Batches of a model have run."""
         with self._lock:
-            self._rows.bind(model).add(rows)
-            self._batch_rows.bind(model).observe((rows,))
-            self._queue.bind(model).set(waiting_rows)
-            for name, share in rows_by_class.items():
-                self._cost.bind(model, name).add(share * cost_per_row)
-                self._compute.bind(model, name).add(compute_us * MICRO * share / rows)
+            self._rows.bind(model).add(sum(done.rows))
+            self._batch_rows.bind(model).observe(done.rows)
+            self._queue.bind(model).set(done.waiting_rows)
+            for name, units in done.cost.items():
+                self._cost.bind(model, name).add(units)
+            for name, spent_us in done.compute_us.items():
+                self._compute.bind(model, name).add(spent_us * MICRO)
 
     def screen_done(self, model: str, screen: str, verdicts: Mapping[str, int], p_values: Sequence[float]) -> None:
-        """A screen has judged the rows of a batch. `verdicts`: "pass", "flag" or "refuse" -> rows."""
+        """A screen has judged rows. `verdicts`: "pass", "flag" or "refuse" -> rows."""
         with self._lock:
             for verdict, rows in verdicts.items():
                 self._verdicts.bind(model, screen, verdict).add(rows)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from gateway.admission.limiter import Decision
 from gateway.auth.principal import Principal
 from gateway.record import Record
-from gateway.tally import Tally, done_of
+from gateway.tally import FLUSH_EVERY_S, BatchRun, Tally, batches_of, done_of
 from ops.metrics import Metrics
 from ops.metrics.scrape import expose
 from tests.e2e.running import samples, total
@@ -41,18 +42,18 @@ def counted(tmp_path, name: str, **labels: str) -> float:
     return total(samples(expose(tmp_path / "metrics").decode()), name, **labels)
 
 
-async def test_what_ends_in_one_turn_of_the_loop_is_written_at_once(metrics, tmp_path):
+async def test_what_ends_within_a_moment_is_written_at_once(metrics, tmp_path):
     tally = Tally(metrics, asyncio.get_running_loop())
     for _ in range(3):
         tally.started(METHOD)
         tally.ended(record())
     assert counted(tmp_path, "stockade_requests_total") == 0
-    await asyncio.sleep(0)
+    await asyncio.sleep(2 * FLUSH_EVERY_S)
     assert counted(tmp_path, "stockade_requests_total", outcome="served", reason="OK") == 3
     assert counted(tmp_path, "grpc_server_started_total", grpc_method="ModelInfer") == 3
     assert counted(tmp_path, "grpc_server_handled_total", grpc_code="OK") == 3
     tally.ended(record())
-    await asyncio.sleep(0)
+    await asyncio.sleep(2 * FLUSH_EVERY_S)
     assert counted(tmp_path, "stockade_requests_total") == 4
 
 
@@ -89,3 +90,14 @@ def test_the_total_is_not_a_stage():
     done = done_of(record())
     assert done.total_us == 90
     assert done.stages_us == (("auth", 5), ("infer", 7))
+
+
+def test_a_batch_shares_its_time_and_cost_among_classes_by_rows():
+    rules = SimpleNamespace(cost_per_row=2, served=SimpleNamespace(batcher=SimpleNamespace(queued_rows=9)))
+    one = BatchRun(rules, {"interactive": 3, "standard": 1}, None, None, 4_000_000)
+    other = BatchRun(rules, {"standard": 2}, None, None, 1_000_000)
+    done = batches_of(rules, [one, other])
+    assert done.rows == [4, 2]
+    assert done.cost == {"interactive": 6, "standard": 6}
+    assert done.compute_us == {"interactive": 3000.0, "standard": 2000.0}
+    assert done.waiting_rows == 9

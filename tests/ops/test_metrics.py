@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from ops.metrics import (
+    BatchesDone,
     Metrics,
     MetricsInUse,
     RecorderMetrics,
@@ -68,7 +69,7 @@ def test_every_name_of_the_interface_is_on_the_page(tmp_path, metrics):
     recorder.durable({"served": 1}, 1, 1.0)
     metrics.rpcs_started({INFER: 2})
     metrics.request_done(DONE)
-    metrics.batch_done("kiosk", {"interactive": 1}, compute_us=1, cost_per_row=1, waiting_rows=0)
+    metrics.batches_done("kiosk", BatchesDone([1], {"interactive": 1}, {"interactive": 1.0}, 0))
     metrics.screen_done("kiosk", "evidence", {"pass": 1}, [0.5])
     metrics.answered("kiosk", [0.9])
     metrics.auth_failed("api_key", "CREDENTIAL_INVALID")
@@ -195,7 +196,7 @@ h.labels("kiosk").observe(5)
 """
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
-    metrics.batch_done("kiosk", {"interactive": 7}, compute_us=1, cost_per_row=1, waiting_rows=0)
+    metrics.batches_done("kiosk", BatchesDone([7], {"interactive": 7}, {"interactive": 1.0}, 0))
     assert value(tmp_path, "stockade_rows_total", model="kiosk") == 12
     assert value(tmp_path, "stockade_batch_rows_bucket", model="kiosk", le="8.0") == 2
     assert value(tmp_path, "stockade_batch_rows_sum", model="kiosk") == 12
@@ -267,7 +268,7 @@ def test_no_client_can_make_up_a_series(tmp_path, metrics):
         made_up = f"made-up-{index}"
         metrics.rpcs_started({f"/{made_up}/x": 1})
         metrics.request_done(DONE._replace(model=made_up, version=made_up, outcome=made_up, reason=made_up))
-        metrics.batch_done(made_up, {made_up: 1}, compute_us=1, cost_per_row=1, waiting_rows=0)
+        metrics.batches_done(made_up, BatchesDone([1], {made_up: 1}, {made_up: 1.0}, 0))
         metrics.screen_done(made_up, made_up, {made_up: 1}, [0.5])
         assert len(metrics._observed) == 1
         metrics.auth_failed(made_up, made_up)
@@ -292,7 +293,9 @@ def test_a_label_has_at_most_so_many_values(tmp_path):
 
 
 def test_a_batch_shares_its_time_and_cost_among_classes(tmp_path, metrics):
-    metrics.batch_done("kiosk", {"interactive": 3, "standard": 1}, compute_us=4000, cost_per_row=2, waiting_rows=9)
+    metrics.batches_done(
+        "kiosk", BatchesDone([4], {"interactive": 6, "standard": 2}, {"interactive": 3000.0, "standard": 1000.0}, 9)
+    )
     for name, interactive, standard in (
         ("stockade_compute_seconds_total", 0.003, 0.001),
         ("stockade_cost_units_total", 6, 2),
