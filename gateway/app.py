@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from serving.bundle import Bundle
     from serving.engine import Engine
 
-ENGINES: Mapping[str, Callable[[Bundle], Engine]] = {"inprocess": InProcessEngine}
+ENGINES: Mapping[str, Callable[[Bundle, Config], Engine]] = {"inprocess": lambda bundle, _: InProcessEngine(bundle)}
 REASONS = frozenset({row.reason for row in errors.TABLE.values()} | {BODY_INCOMPLETE})
 RING_SLOTS = 4096
 PSEUDONYMS_MAX = 131_072
@@ -226,7 +226,7 @@ def serve(bundle: Bundle, config: Config) -> Served:
     """Return a model with its engine; `start_batching` gives it its queue."""
     return Served(
         bundle=bundle,
-        engine=ENGINES[config.engine.kind](bundle),
+        engine=ENGINES[config.engine.kind](bundle, config),
         facts_json=model_fragment(bundle.name, bundle.version, bundle.digest, config.engine.kind),
         service_time=ServiceTime(),
         counters=ModelCounters(),

@@ -211,7 +211,7 @@ async def open_rig(
     methods = data_methods(reflection=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gateway.app, "open_sink", open_sink)
-        patch.setattr(gateway.app, "ENGINES", {"inprocess": HeldEngine})
+        patch.setattr(gateway.app, "ENGINES", {"inprocess": lambda bundle, _: HeldEngine(bundle)})
         app = await open_app(loaded, site.policy, process="worker-0", log=log, methods=methods, bundles=[tiny_bundle()])
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((Service(app.gw, methods, client_certificates=False),))
