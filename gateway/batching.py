@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from gateway.state import Gateway, Item, Served
 
 SLOW_BATCH_MS = 20.0
+REMOTE_KINDS = frozenset({"oip", "ray"})
+REMOTE_THREADS = 8
+"""For engines that run models elsewhere: there a batch is mostly waiting, and the event loop must not wait with it."""
 
 
 def start_batching(served: Served, engine: Engine, gw: Gateway) -> None:
@@ -42,9 +45,9 @@ def start_batching(served: Served, engine: Engine, gw: Gateway) -> None:
         "clock_ns": gw.clock_ns,
     }
     run = partial(answer_batch, gw=gw)
-    if engine.threads:
+    if threads := threads_of(engine):
         name = f"{served.bundle.name}-{served.bundle.version}"
-        served.batcher = Batcher(run, on_error=failed, shed=shed, threads=engine.threads, name=name, **bounds)
+        served.batcher = Batcher(run, on_error=failed, shed=shed, threads=threads, name=name, **bounds)
         return
     served.batcher = LoopBatcher(
         run,
@@ -58,6 +61,11 @@ def start_batching(served: Served, engine: Engine, gw: Gateway) -> None:
     if took_ms > SLOW_BATCH_MS:
         problem = "a full batch takes this long on the event loop and holds up every other call: set engine.threads"
         gw.log("slow-batches", level="warning", model=served.bundle.name, duration_ms=took_ms, problem=problem)
+
+
+def threads_of(engine: Engine) -> int:
+    """Return how many threads run batches of one model; 0: they run on the event loop."""
+    return engine.threads or (REMOTE_THREADS if engine.kind in REMOTE_KINDS else 0)
 
 
 def time_full_batch(served: Served, rows: int, gw: Gateway) -> float:

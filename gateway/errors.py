@@ -224,6 +224,8 @@ def _rows() -> dict[type[Exception], Row]:
     screen_gone = Row(code.UNAVAILABLE, "SCREEN_UNAVAILABLE", "The input cannot be screened now.", None, its_own)
     audit_gone = Row(code.UNAVAILABLE, "AUDIT_UNAVAILABLE", "The answer cannot be recorded now.", None, its_own)
     draining = Row(code.UNAVAILABLE, "DRAINING", "The gateway is shutting down.", None, its_own)
+    backend_gone = Row(code.UNAVAILABLE, "BACKEND_UNAVAILABLE", "No replica took the request.", None, its_own)
+    deadline_passed = Row(code.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "The deadline has passed.")
     return {
         CredentialMissing: Row(code.UNAUTHENTICATED, "CREDENTIAL_MISSING", "A credential is required."),
         CredentialInvalid: Row(code.UNAUTHENTICATED, "CREDENTIAL_INVALID", "The credential was not accepted."),
@@ -236,7 +238,7 @@ def _rows() -> dict[type[Exception], Row]:
         TensorInvalid: Row(code.INVALID_ARGUMENT, "TENSOR_INVALID", "The request does not fit the model", bad_field),
         RequestTooLarge: Row(code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "The request is too large", exceeded_limit),
         InputRejected: Row(code.PERMISSION_DENIED, "INPUT_REJECTED", "The input was not accepted."),
-        DeadlinePassed: Row(code.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "The deadline has passed."),
+        DeadlinePassed: deadline_passed,
         DeadlineUnmeetable: Row(code.DEADLINE_EXCEEDED, "DEADLINE_UNMEETABLE", "The deadline is too near."),
         Cancelled: Row(code.CANCELLED, "CANCELLED", "The caller cancelled the request."),
         ModelError: MODEL_ERROR,
@@ -248,9 +250,11 @@ def _rows() -> dict[type[Exception], Row]:
         ModelLoading: Row(code.UNAVAILABLE, "MODEL_LOADING", "The model is being loaded.", None, its_own),
         ScreenUnavailable: screen_gone,
         AuditUnavailable: audit_gone,
-        BackendUnavailable: Row(code.UNAVAILABLE, "BACKEND_UNAVAILABLE", "No replica took the request.", None, its_own),
+        BackendUnavailable: backend_gone,
         serving.errors.QueueFull: queue_full,
         serving.errors.BackendFailed: MODEL_ERROR,
+        serving.errors.BackendUnavailable: replace(backend_gone, retry_after_ms=a_second),
+        serving.errors.BackendTimedOut: deadline_passed,
         serving.errors.GraphRejected: MODEL_ERROR,
         serving.errors.BatcherClosed: replace(draining, retry_after_ms=a_second),
         serving.errors.EngineClosed: replace(draining, retry_after_ms=a_second),

@@ -8,7 +8,8 @@
 Rules:
 - Every way out raises a refusal of `gateway.errors` or settles the item's future: nothing else tells the outcome.
 - The batch owns the record of every item it was given (`record.claimed`), also of those it refuses or drops.
-- A bad row never hurts its neighbours: when a run of several requests fails, each is run alone.
+- A bad row never hurts its neighbours: when a run of several requests fails, each is run alone. Not when who runs the
+  model is gone or silent: that is no request's fault and would only be waited for again.
 - Nothing here reads a clock or draws a number that is not handed in through `Gateway`.
 """
 
@@ -29,6 +30,7 @@ from gateway.exits import log_failure
 from gateway.judgement import DECISIONS, judge, soften
 from gateway.settlement import settle
 from gateway.state import Answer, Item
+from serving.errors import BackendTimedOut, BackendUnavailable
 
 if TYPE_CHECKING:
     import asyncio
@@ -100,6 +102,10 @@ def answer_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gatewa
     """Answer requests for one model under one version of the policy; when that fails for several, each alone."""
     try:
         outcomes = run_alike(items, rules, batch_id, gw)
+    except (BackendUnavailable, BackendTimedOut) as problem:
+        log_failure(gw.log, items[0].record.id, problem)
+        for item in items:
+            item.outcome = backend_refusal(problem)
     except Exception as problem:  # noqa: BLE001  an engine may be anybody's; alone, each request meets its own fault
         if len(items) == 1:
             items[0].outcome = problem if isinstance(problem, errors.Refusal) else model_error(problem, items[0], gw)
@@ -153,6 +159,11 @@ def model_error(problem: Exception, item: Item, gw: Gateway) -> errors.ModelErro
     """Return what the caller is told of a fault of the model or of our own; the log says where it was."""
     log_failure(gw.log, item.record.id, problem)
     return errors.ModelError()
+
+
+def backend_refusal(problem: BackendUnavailable | BackendTimedOut) -> errors.Refusal:
+    """Return what the caller is told when who runs the model gave no answer."""
+    return errors.DeadlinePassed() if isinstance(problem, BackendTimedOut) else errors.BackendUnavailable()
 
 
 def outcome_of(action: int, sound: bool, body: bytes, rules: ModelRules) -> Answer | errors.Refusal:

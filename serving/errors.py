@@ -9,6 +9,8 @@ ServingError
 └── EngineError
     ├── GraphRejected   the runtime cannot build a session, or the graph does not match its manifest
     ├── BackendFailed   a run raised, or returned something other than what the manifest promises
+    ├── BackendUnavailable  nobody who runs the model took the request, also when asked again
+    ├── BackendTimedOut     who runs the model did not answer in time; whether it ran is unknown
     └── EngineClosed    infer was called after close
 ```
 
@@ -22,6 +24,8 @@ from enum import StrEnum
 
 __all__ = [
     "BackendFailed",
+    "BackendTimedOut",
+    "BackendUnavailable",
     "BatcherClosed",
     "BundleDuplicate",
     "BundleRejected",
@@ -111,6 +115,24 @@ class BackendFailed(EngineError):
         super().__init__(f"{model}: {problem}")
         self.model = model
         self.problem = problem
+
+
+class BackendUnavailable(EngineError):
+    """Nobody who runs the model took the request, also when asked again; no answer was seen. `problem` is for logs."""
+
+    def __init__(self, model: str, problem: str) -> None:
+        super().__init__(f"{model}: {problem}")
+        self.model = model
+        self.problem = problem
+
+
+class BackendTimedOut(EngineError):
+    """Who runs the model did not answer within `timeout_ms`. It is not asked again: it may be at work still."""
+
+    def __init__(self, model: str, timeout_ms: int) -> None:
+        super().__init__(f"{model}: no answer within {timeout_ms} ms")
+        self.model = model
+        self.timeout_ms = timeout_ms
 
 
 class EngineClosed(EngineError):
