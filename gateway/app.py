@@ -24,6 +24,7 @@ from gateway.compile import compile_policy
 from gateway.exits import BODY_INCOMPLETE, write_anonymous
 from gateway.issuers import Issuers
 from gateway.measured import measured_fpr
+from gateway.place import place_of
 from gateway.policy import load_policy
 from gateway.record import auth_fragment, model_fragment, site_of
 from gateway.server import certificates_expire
@@ -36,7 +37,7 @@ from ops.audit.client import AuditClient
 from ops.audit.entry import pseudonym
 from ops.audit.keys import KeyStore
 from ops.audit.ring import InflightRing
-from ops.metrics import Metrics
+from ops.metrics import Metrics, ScreenFacts
 from serving.bundle import load_bundle
 from serving.catalog import find_bundles
 from serving.errors import BundleDuplicate
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
     from gateway.auth.principal import Principal
     from gateway.config import Config
+    from gateway.place import Place
     from gateway.policy import Policy
     from gateway.service import Stream, Unary
     from gateway.state import Active
@@ -60,22 +62,6 @@ REASONS = frozenset({row.reason for row in errors.TABLE.values()} | {BODY_INCOMP
 RING_SLOTS = 4096
 PSEUDONYMS_MAX = 131_072
 TICK_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the processes of one host find each other, below the state directory."""
-
-    socket: Path
-    rings: Path
-    metrics: Path
-    policies: Path
-
-
-def place_of(config: Config) -> Place:
-    """Return the places of a host. Nothing is created."""
-    state = config.state_dir
-    return Place(state / "recorder.sock", state / "rings", state / "metrics", state / "policy")
 
 
 @dataclass(slots=True)
@@ -169,7 +155,7 @@ async def open_app(
         ),
         metadata_bytes_max=config.transport.metadata_bytes_max,
         sink=sink,
-        ring=InflightRing.open(place.rings / f"{process}.ring", RING_SLOTS, context),
+        ring=InflightRing.open(place.rings / f"{process}.ring", RING_SLOTS, context, mode=place.modes.ring),
         tally=Tally(metrics, loop, traces),
         log=log,
         loop=loop,
@@ -233,14 +219,17 @@ def serve(bundle: Bundle, config: Config) -> Served:
     )
 
 
-def screen_facts(active: Active, served: Served) -> dict[str, tuple[float, float | None]]:
-    """Return, for each screen on a model, the p-value it flags at and the false-positive rate measured there."""
+def screen_facts(active: Active, served: Served) -> dict[str, ScreenFacts]:
+    """Return what the metrics tell of each screen on a model."""
     rules = active.models.get((served.bundle.name, served.bundle.version))
     if rules is None:
         return {}
     report = served.bundle.manifest.get("calibration_report", {})
-    levels = {name: rule.flag_alpha for name, rule in rules.screen_rules.items()}
-    return {name: (level, measured_fpr(report, name, level)) for name, level in levels.items()}
+    facts = {}
+    for name, rule in rules.screen_rules.items():
+        measured = measured_fpr(report, name, rule.flag_alpha)
+        facts[name] = ScreenFacts(rule.flag_alpha, rules.screens[name].technique, rule.mode.value, *measured)
+    return facts
 
 
 def auth_fragments(keys: KeyStore) -> Callable[[Principal], str]:

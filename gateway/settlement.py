@@ -120,6 +120,8 @@ def settled(record: Record, gw: Gateway) -> None:
     """Note that the sink has said what became of the record. On the event loop."""
     record.settled = True
     if record.finished:
+        if record.audit_index is None:  # whoever called has gone, and cannot be told that there is no record
+            gw.tally.unrecorded()
         close(record, gw)
 
 
@@ -147,8 +149,13 @@ def _give_back(items: Sequence[Item], refusal: errors.Refusal, gw: Gateway) -> N
 
 def append_unwaited(record: Record, gw: Gateway) -> None:
     """Append the record of a call that is over: nobody waits for it."""
+
+    def done(receipt: Receipt | AuditUnavailable) -> None:
+        record.audit_index = receipt.first_index if isinstance(receipt, Receipt) else None
+        settled(record, gw)
+
     record.claimed = True
-    gw.sink.append([record.leaf(gw.site)], lambda _: settled(record, gw))
+    gw.sink.append([record.leaf(gw.site)], done)
 
 
 def refuse(record: Record, refusal: BaseException) -> None:

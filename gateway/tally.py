@@ -66,6 +66,10 @@ class Tally:
         """A caller could not prove who he is. `method` is the kind of credential that was tried."""
         self._metrics.auth_failed(method, reason)
 
+    def unrecorded(self) -> None:
+        """A call has ended unanswered and its record could not be written."""
+        self._metrics.audit_dropped(1)
+
     def batch(
         self,
         items: Sequence[Item],

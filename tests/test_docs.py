@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.cli import command_line
 from ops.audit.entry import KINDS
-from ops.metrics import BatchesDone, Metrics, RecorderMetrics, expose
+from ops.metrics import BatchesDone, Metrics, RecorderMetrics, ScreenFacts, expose
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -181,7 +181,7 @@ def exported(tmp_path_factory):
     """Every metric name that a host can show, with and without the suffixes of its samples."""
     directory = tmp_path_factory.mktemp("metrics")
     worker = Metrics(directory, "worker-0", methods={"/a.B/C": "unary"}, reasons=["OK"])
-    worker.serve_model("kiosk", "1", {"evidence": (0.01, 0.01)})
+    worker.serve_model("kiosk", "1", {"evidence": ScreenFacts(0.01, "AML.T0015", "shadow", 0.01, 0.01, 0.01)})
     worker.serve_classes(["standard"])
     worker.requests_done([])
     worker.batches_done("kiosk", BatchesDone([1], {"standard": 1}, {"standard": 1.0}, 0))

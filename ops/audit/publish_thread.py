@@ -33,6 +33,7 @@ class PublishThread:
         publisher: Publisher,
         store: SegmentStore,
         wake: Callable[[], None],
+        published: Callable[[int], None],
         log: Log,
     ) -> None:
         self.edge = edge
@@ -42,6 +43,7 @@ class PublishThread:
         self._publisher = publisher
         self._store = store
         self._wake = wake
+        self._published = published
         self._log = log
         self._warned = False
         self._reserve = settings.state_directory / "reserve"
@@ -101,6 +103,7 @@ class PublishThread:
         try:
             self._watch_disk()
             while self._publisher.publish():
+                self._published(self.edge.published_size)
                 self._store.retire(self.edge.published_size)
                 if not stopping:
                     break

@@ -41,6 +41,9 @@ class RecorderMetrics(Protocol):
     def durable(self, kinds: Mapping[str, int], tree_size: int, time_s: float) -> None:
         """A group became durable: entries by kind, the tree's size with them, when (seconds since 1970)."""
 
+    def published(self, size: int, time_s: float) -> None:
+        """A checkpoint of this size became public; called from the publishing thread."""
+
 
 class Recorder:
     """Built over an open `Appender` and a publishing thread (`recorder_main` is the composition root)."""

@@ -1,14 +1,16 @@
 """The recorder's process: `python -m ops.audit.recorder_main SETTINGS.json`.
 
 Composition root and exit codes: 0 after SIGTERM or SIGINT with everything durable and public; 64 wrong usage; 65 the
-log is damaged; 70 refused to start; 73 no room to start; 74 poisoned by an I/O error; 75 another appender; 76 the
-signer was shown a fork. One line on standard error (`ops.logging`) says why. Ready when its socket accepts.
+log is damaged; 70 refused to start; 73 no room to start; 74 poisoned by an I/O error; 75 another appender, or somebody
+holds a database of the log; 76 the signer was shown a fork. One line on standard error (`ops.logging`) says why, and
+one on standard output says it to the supervisor. Ready when its socket accepts.
 
 Where standard input is a pipe, a supervisor holds its other end, and its end means the same as SIGTERM: a supervisor
 that was killed leaves no recorder behind. A terminal or /dev/null means nothing.
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import signal
@@ -17,6 +19,7 @@ import sqlite3
 import stat
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -25,7 +28,7 @@ from ops.audit.appender import Appender, own_append
 from ops.audit.checkpoint import SignerKey, parse_skey
 from ops.audit.durable import make_directories, sync_directory
 from ops.audit.entry import KINDS
-from ops.audit.errors import AuditError, LogCorrupted, RecorderError, SettingsError
+from ops.audit.errors import AppenderRunning, AuditError, LogCorrupted, LogFull, RecorderError, SettingsError
 from ops.audit.lock import AppenderFlock, LockDatabase
 from ops.audit.own_entries import OwnEntries
 from ops.audit.publish_thread import PublishThread
@@ -37,6 +40,7 @@ from ops.audit.settings import RecorderSettings
 from ops.audit.signer import Signer
 from ops.logging import Log, configure
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 SWITCH_INTERVAL_S = 0.0005  # the committer must not wait 5 ms for the publisher to hand over the interpreter
 
 
@@ -48,12 +52,12 @@ def open_key(settings: RecorderSettings) -> SignerKey:
     return key
 
 
-def listen(path: Path) -> socket.socket:
-    """A fresh unix socket that only this user can reach."""
+def listen(path: Path, mode: int) -> socket.socket:
+    """A fresh unix socket that only this user can reach, or its group too."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(os.fspath(path))
-    path.chmod(0o600)
+    path.chmod(mode)
     listener.listen(128)
     listener.setblocking(False)
     return listener
@@ -161,12 +165,19 @@ def serve(settings: RecorderSettings, log: Log) -> None:
         own = OwnEntries(settings.build, time.time_ns, lambda: secrets.token_bytes(16), settings.heartbeat_ms)
         appender = go_on(settings, key, store, found, own)
         stack.callback(appender.close)
-        publishing = PublishThread(settings, edge=edge, publisher=publisher, store=store, wake=wake, log=log)
+
+        def published(size: int) -> None:
+            if metrics is not None:
+                metrics.published(size, time.time())
+
+        publishing = PublishThread(
+            settings, edge=edge, publisher=publisher, store=store, wake=wake, published=published, log=log
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: wake())
         recorder = Recorder(
             settings,
-            listener=listen(settings.socket),
+            listener=listen(settings.socket, settings.socket_mode),
             appender=appender,
             publishing=publishing,
             own=own,
@@ -190,10 +201,15 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m ops.audit.recorder_main SETTINGS.json\n")
         return 64
+    return run(lambda: RecorderSettings.from_json(Path(arguments[0]).read_bytes()))
+
+
+def run(settings_of: Callable[[], RecorderSettings]) -> int:
+    """Run with the settings that `settings_of` reads, until told to stop. Returns the exit code."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     log = configure("info", sys.stderr, role="recorder")
     try:
-        settings = RecorderSettings.from_json(Path(arguments[0]).read_bytes())
+        settings = settings_of()
         log = configure(settings.log_level, sys.stderr, format=settings.log_format, role="recorder")
         serve(settings, log)
     except RecorderError as error:
@@ -204,11 +220,12 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     except OSError as error:
         log("recorder-refused", level="error", error="OSError", problem=error.strerror, file=error.filename)
-        return RecorderError.exit_code
+        say_why(": ".join(filter(None, (error.filename, error.strerror))))
+        return LogFull.exit_code if error.errno in NO_ROOM else RecorderError.exit_code
     except (AuditError, sqlite3.Error) as error:
         log("recorder-refused", level="error", error=type(error).__name__, problem=str(error))
         say_why(str(error))
-        return RecorderError.exit_code
+        return AppenderRunning.exit_code if isinstance(error, sqlite3.OperationalError) else RecorderError.exit_code
     return 0
 
 

@@ -4,7 +4,7 @@
 `store` and `scrape` are the only modules that know prometheus_client. Nothing here reads a clock.
 """
 
-from ops.metrics.gateway import BatchesDone, Metrics, RequestDone
+from ops.metrics.gateway import BatchesDone, Metrics, RequestDone, ScreenFacts
 from ops.metrics.page import MetricsPage, serve_metrics
 from ops.metrics.recorder import RecorderMetrics
 from ops.metrics.scrape import expose, prepare_directory
@@ -17,6 +17,7 @@ __all__ = [
     "MetricsPage",
     "RecorderMetrics",
     "RequestDone",
+    "ScreenFacts",
     "expose",
     "forget_process",
     "prepare_directory",

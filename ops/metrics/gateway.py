@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ops.metrics.store import OTHER, Cell, Family, Histogram, HistogramCells, Store, counter, gauge
 
-__all__ = ["BatchesDone", "Metrics", "RequestDone"]
+__all__ = ["BatchesDone", "Metrics", "RequestDone", "ScreenFacts"]
 
 MICRO = 1e-6
 STAGES = ("auth", "admit", "decode", "screen", "queue", "infer", "harden", "audit", "total")
@@ -56,6 +56,20 @@ class RequestDone(NamedTuple):
     total_us: int
     stages_us: Sequence[tuple[str, int]]
     """(stage, microseconds); a stage that was not reached is left out."""
+
+
+class ScreenFacts(NamedTuple):
+    """What is known of a screen in force. A rate that was not measured has no series."""
+
+    threshold: float
+    """P-value at or below which a row is flagged."""
+    technique: str
+    """The MITRE ATLAS technique that it looks for."""
+    mode: str
+    fpr: float | None = None
+    """False-positive rate measured on held-out rows, and the bounds of its confidence interval."""
+    fpr_low: float | None = None
+    fpr_high: float | None = None
 
 
 class BatchesDone(NamedTuple):
@@ -129,6 +143,8 @@ class Metrics:
         allow("decision", ("admit", "refuse"))
         allow("method", ("api_key", "jwt", "mtls", "none"))
         allow("state", ("ready", "not_ready"))
+        allow("bound", ("low", "high"))
+        allow("mode", ("enforce", "shadow"))
         allow("grpc_code", CODES)
         allow("grpc_type", methods.values())
         allow("grpc_service", (method.split("/")[1] for method in methods))
@@ -158,6 +174,8 @@ class Metrics:
         self._spans = counter(store, "stockade_trace_spans_dropped_total", "Spans that reached no collector.").bind()
         text = "Calls that found no room in the in-flight ring: a worker that dies leaves no word of them."
         self._ring_full = counter(store, "stockade_inflight_ring_full_total", text).bind()
+        text = "Calls that ended unanswered and left no record, because none could be written. Must stay 0."
+        self._dropped = counter(store, "stockade_audit_dropped_total", text).bind()
 
     def _define_models(self) -> None:
         store, screen = self._store, ("model", "screen")
@@ -179,6 +197,13 @@ class Metrics:
         self._threshold = gauge(store, "stockade_screen_threshold", text, screen, merge="livemin")
         text = "False-positive rate measured when the screen was calibrated."
         self._fpr = gauge(store, "stockade_screen_fpr_calibrated", text, screen, merge="livemax")
+        text = "Bounds of the 95 % interval of the calibrated false-positive rate."
+        self._fpr_bound = gauge(
+            store, "stockade_screen_fpr_calibrated_bound", text, (*screen, "bound"), merge="livemax"
+        )
+        text = "Screens in force: their mode, and the MITRE ATLAS technique that each looks for."
+        self._screens = gauge(store, "stockade_screen_info", text, (*screen, "technique", "mode"), merge="livemax")
+        self._screen_info: dict[tuple[str, str], Cell] = {}
         text = (
             f"Share of the last {OBSERVED_ROWS} rows that were flagged or refused, in the worker where it is highest."
         )
@@ -201,11 +226,8 @@ class Metrics:
         handled = tuple(self._handled.bind(kind, service, name, code) for code in CODES)
         return _Rpc(self._started.bind(kind, service, name), handled, self._handling.bind(kind, service, name))
 
-    def serve_model(self, model: str, version: str, screens: Mapping[str, tuple[float, float | None]]) -> None:
-        """Let a model have series of its own, or say what has changed about its screens.
-
-        `screens`: name -> (flagging p-value, false-positive rate measured at it, if one was).
-        """
+    def serve_model(self, model: str, version: str, screens: Mapping[str, ScreenFacts]) -> None:
+        """Let a model have series of its own, or say what has changed about its screens."""
         with self._lock:
             allow = self._store.vocabulary.allow
             allow("model", (model,))
@@ -214,12 +236,24 @@ class Metrics:
             for stage in STAGES:
                 self._duration.bind(model, stage)
             self._requests.bind(model, version, "served", "OK")
-            for screen, (threshold, fpr) in screens.items():
-                self._threshold.bind(model, screen).set(threshold)
-                if fpr is not None:
-                    self._fpr.bind(model, screen).set(fpr)
+            for screen, facts in screens.items():
+                self._describe(model, screen, facts)
                 for verdict in VERDICTS:
                     self._verdicts.bind(model, screen, verdict)
+
+    def _describe(self, model: str, screen: str, facts: ScreenFacts) -> None:
+        """Say what is known of a screen, and no longer what was known before. Lock held."""
+        self._store.vocabulary.allow("technique", (facts.technique,))
+        self._threshold.bind(model, screen).set(facts.threshold)
+        if facts.fpr is not None:
+            self._fpr.bind(model, screen).set(facts.fpr)
+        for bound, rate in (("low", facts.fpr_low), ("high", facts.fpr_high)):
+            if rate is not None:
+                self._fpr_bound.bind(model, screen, bound).set(rate)
+        if (before := self._screen_info.get((model, screen))) is not None:
+            before.set(0)
+        cell = self._screen_info[model, screen] = self._screens.bind(model, screen, facts.technique, facts.mode)
+        cell.set(1)
 
     def serve_classes(self, classes: Iterable[str]) -> None:
         """Let priority classes have series of their own: the only form in which tenants appear."""
@@ -315,6 +349,11 @@ class Metrics:
         """Calls found no room in the in-flight ring."""
         with self._lock:
             self._ring_full.add(calls)
+
+    def audit_dropped(self, records: int) -> None:
+        """Calls have left no record. Somebody will be woken up."""
+        with self._lock:
+            self._dropped.add(records)
 
     def spans_dropped(self, spans: int) -> None:
         """Spans were dropped: too many at once, or the collector did not take them."""

@@ -32,8 +32,10 @@ class RecorderMetrics:
             self._durable = gauge(store, "stockade_audit_last_durable_timestamp_seconds", text, merge="max").bind()
             text = "Entries in the log."
             self._size = gauge(store, "stockade_audit_tree_size", text, merge="max").bind()
-            text = "Records that were accepted and then lost. Must stay 0."
-            self._dropped = counter(store, "stockade_audit_dropped_total", text).bind()
+            text = "When the newest public checkpoint was published."
+            self._published = gauge(store, "stockade_audit_checkpoint_timestamp_seconds", text, merge="max").bind()
+            text = "Entries that the newest public checkpoint covers."
+            self._public = gauge(store, "stockade_audit_checkpoint_size", text, merge="max").bind()
 
     def durable(self, kinds: Mapping[str, int], tree_size: int, time_s: float) -> None:
         """A group of records is on disk. `kinds`: kind -> records; `tree_size` after it; `time_s` since 1970."""
@@ -43,10 +45,11 @@ class RecorderMetrics:
             self._size.set(tree_size)
             self._durable.set(time_s)
 
-    def dropped(self, records: int) -> None:
-        """Records were lost. Somebody will be woken up."""
+    def published(self, size: int, time_s: float) -> None:
+        """A checkpoint of this size is public. `time_s` since 1970."""
         with self._lock:
-            self._dropped.add(records)
+            self._public.set(size)
+            self._published.set(time_s)
 
     def close(self) -> None:
         """Give the process name back; what was counted stays on the page."""

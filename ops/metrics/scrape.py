@@ -1,10 +1,10 @@
 """Reads what all processes of a host have written and puts it on one page, in Prometheus's text format.
 
-Rules: counters and histograms of all processes, dead ones included, are summed; gauges as each says; a policy that no
-worker uses any more is left out.
+Rules: counters and histograms of all processes, dead ones included, are summed; gauges as each says; of policies and
+screens, which are told by their labels, only those in force.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,16 +15,23 @@ from prometheus_client.registry import Collector
 
 __all__ = ["expose", "prepare_directory"]
 
+IN_FORCE = frozenset({"stockade_policy_info", "stockade_screen_info"})
+"""Facts told by labels: a sample of 0 is one that is no longer so, and is left out."""
+
 _merge = cast(
     "Callable[[Sequence[str]], Iterable[Metric]]", MultiProcessCollector.merge
 )  # the library has no types here
 
 
-def prepare_directory(directory: Path) -> None:
-    """Make the directory, or empty it of an earlier run's counts. Call before any process of the host writes there."""
+def prepare_directory(directory: Path, *, keep: Collection[str] = ()) -> None:
+    """Make the directory, or empty it of an earlier run's counts. Call before any process of the host writes there.
+
+    Processes named in `keep` may be writing already: they do not begin and end with the others.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for file in directory.glob("*.db"):
-        file.unlink()
+        if file.stem.rpartition("_")[2] not in keep:
+            file.unlink()
 
 
 def expose(directory: Path) -> bytes:
@@ -45,6 +52,6 @@ class _Host(Collector):
         # A file is empty when its process was killed between making it and giving it a size.
         files = sorted(str(file) for file in self._directory.glob("*.db") if file.stat().st_size)
         for metric in sorted(_merge(files), key=lambda metric: metric.name):
-            if metric.name == "stockade_policy_info":
+            if metric.name in IN_FORCE:
                 metric.samples = [sample for sample in metric.samples if sample.value]
             yield metric

@@ -100,6 +100,28 @@ async def test_what_a_caller_left_behind_is_recorded_and_leaves_the_ring(rig):
     assert rig.engine.batches == [1], "the one that was cancelled in the queue cost no model work"
 
 
+async def test_a_record_that_cannot_be_written_is_counted_when_nobody_is_left_to_be_told(rig):
+    rig.sink.unavailable = "recorder_gone"
+    assert (await ended(rig.infer(tiny_body(image(0.5))))).reason == "AUDIT_UNAVAILABLE"
+    assert rig.counted("stockade_audit_dropped_total") == 0
+    rig.sink.holding = True
+    gone = rig.infer(tiny_body(image(0.5)))
+    await held(rig)
+    gone.cancel()
+    await until(lambda: not rig.gw.concurrency.in_flight)
+    rig.sink.release()
+    await until(lambda: rig.counted("stockade_audit_dropped_total") == 1)
+    rig.sink.unavailable = None
+    rig.sink.holding = True
+    gone = rig.infer(tiny_body(image(0.5)))
+    await held(rig)
+    gone.cancel()
+    await until(lambda: not rig.gw.concurrency.in_flight)
+    rig.sink.release()
+    await until(lambda: rig.at_work == 0)
+    assert rig.counted("stockade_audit_dropped_total") == 1
+
+
 async def test_who_hung_up_and_was_then_displaced_has_a_record_all_the_same(made_site, tmp_path):
     def small_queue(document) -> None:
         document["engine"]["queue_rows_max"] = 256

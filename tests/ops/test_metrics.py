@@ -22,6 +22,7 @@ from ops.metrics import (
     MetricsInUse,
     RecorderMetrics,
     RequestDone,
+    ScreenFacts,
     expose,
     forget_process,
     prepare_directory,
@@ -36,10 +37,12 @@ METHODS = {INFER: "unary", STREAM: "bidi_stream"}
 REASONS = ["TENSOR_INVALID", "RATE_LIMITED"]
 DONE = RequestDone(INFER, 0, "kiosk", "1", "served", "OK", 1000, (("auth", 100), ("infer", 400)))
 
+EVIDENCE = ScreenFacts(0.01, "AML.T0015", "enforce", 0.0094, 0.0076, 0.0115)
+
 
 def metrics_in(directory, process="worker-0"):
     metrics = Metrics(directory, process, methods=METHODS, reasons=REASONS)
-    metrics.serve_model("kiosk", "1", {"evidence": (0.01, 0.0094)})
+    metrics.serve_model("kiosk", "1", {"evidence": EVIDENCE})
     metrics.serve_classes(["interactive", "standard"])
     return metrics
 
@@ -96,11 +99,15 @@ def test_every_name_of_the_interface_is_on_the_page(tmp_path, metrics):
         "stockade_screen_pvalue",
         "stockade_screen_threshold",
         "stockade_screen_fpr_calibrated",
+        "stockade_screen_fpr_calibrated_bound",
+        "stockade_screen_info",
         "stockade_screen_fpr_observed",
         "stockade_audit_records",
         "stockade_audit_backlog_records",
         "stockade_audit_last_durable_timestamp_seconds",
         "stockade_audit_tree_size",
+        "stockade_audit_checkpoint_timestamp_seconds",
+        "stockade_audit_checkpoint_size",
         "stockade_audit_dropped",
         "stockade_inflight_ring_full",
         "stockade_trace_spans_dropped",
@@ -347,12 +354,35 @@ def test_the_observed_share_of_a_host_is_that_of_its_worst_worker(tmp_path, metr
 
 def test_a_rate_that_was_not_measured_is_not_shown_and_a_new_level_is(tmp_path):
     metrics = Metrics(tmp_path, "worker-0", methods=METHODS, reasons=REASONS)
-    metrics.serve_model("kiosk", "1", {"evidence": (0.2, None)})
+    metrics.serve_model("kiosk", "1", {"evidence": ScreenFacts(0.2, "AML.T0015", "shadow", fpr_low=0.04)})
     assert value(tmp_path, "stockade_screen_fpr_calibrated", model="kiosk", screen="evidence") is None
-    metrics.serve_model("kiosk", "1", {"evidence": (0.01, 0.0063)})
+    assert bounds(tmp_path) == {"low": 0.04}
+    metrics.serve_model("kiosk", "1", {"evidence": ScreenFacts(0.01, "AML.T0015", "shadow", 0.0063, 0.0048, 0.0081)})
+    assert bounds(tmp_path) == {"low": 0.0048, "high": 0.0081}
     assert value(tmp_path, "stockade_screen_threshold", model="kiosk", screen="evidence") == 0.01
     assert value(tmp_path, "stockade_screen_fpr_calibrated", model="kiosk", screen="evidence") == 0.0063
     metrics.close()
+
+
+def bounds(directory):
+    found = samples(directory)["stockade_screen_fpr_calibrated_bound"]
+    return {dict(labels)["bound"]: rate for labels, rate in found.items()}
+
+
+def test_a_screen_is_shown_with_its_technique_and_only_the_mode_in_force(tmp_path, metrics):
+    other = metrics_in(tmp_path, "worker-1")
+    named = {"model": "kiosk", "screen": "evidence", "technique": "AML.T0015"}
+    assert samples(tmp_path)["stockade_screen_info"] == {frozenset({**named, "mode": "enforce"}.items()): 1}
+    for worker in (metrics, other):
+        worker.serve_model("kiosk", "1", {"evidence": EVIDENCE._replace(mode="shadow")})
+    assert samples(tmp_path)["stockade_screen_info"] == {frozenset({**named, "mode": "shadow"}.items()): 1}
+    other.close()
+
+
+def test_calls_that_left_no_record(tmp_path, metrics):
+    assert value(tmp_path, "stockade_audit_dropped_total") == 0  # there before it is needed: an alert can see it rise
+    metrics.audit_dropped(2)
+    assert value(tmp_path, "stockade_audit_dropped_total") == 2
 
 
 def test_calls_that_found_no_room_in_the_ring(tmp_path, metrics):
@@ -384,21 +414,18 @@ def test_the_earliest_expiry_of_a_certificate_counts(tmp_path, metrics):
 
 def test_the_recorder(tmp_path):
     recorder = RecorderMetrics(tmp_path, "recorder", kinds=["served", "refused"])
-    assert (
-        value(tmp_path, "stockade_audit_dropped_total") == 0
-    )  # there before it is needed, so that an alert can see it
     recorder.durable({"served": 3, "refused": 1}, 4, 1000.5)
     recorder.durable({"served": 1}, 5, 1001.5)
     assert value(tmp_path, "stockade_audit_records_total", kind="served") == 4
     assert value(tmp_path, "stockade_audit_tree_size") == 5
     assert value(tmp_path, "stockade_audit_last_durable_timestamp_seconds") == 1001.5
-    recorder.dropped(2)
+    recorder.published(4, 1000.75)
     recorder.close()
     forget_process(tmp_path, "recorder")
-    assert value(tmp_path, "stockade_audit_dropped_total") == 2
-    assert (
-        value(tmp_path, "stockade_audit_last_durable_timestamp_seconds") == 1001.5
-    )  # stays, and grows old: that alerts
+    # These stay, and grow old: that alerts.
+    assert value(tmp_path, "stockade_audit_last_durable_timestamp_seconds") == 1001.5
+    assert value(tmp_path, "stockade_audit_checkpoint_timestamp_seconds") == 1000.75
+    assert value(tmp_path, "stockade_audit_checkpoint_size") == 4
 
 
 def test_a_process_killed_before_its_file_had_a_size_does_not_blind_the_page(tmp_path, metrics):
