@@ -7,6 +7,7 @@ loads no bundle. What would stop a start or a request is an error; what deserves
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -227,17 +228,21 @@ def _require_pair(path: Path, certificate: x509.Certificate) -> None:
 def _log_key(config: Config, _now: datetime) -> Iterator[Finding]:
     audit = config.audit
     try:
+        vkey = parse_vkey(_read(audit.vkey).decode("ascii", "replace").strip())
+    except (_Unusable, NoteError) as problem:
+        yield Finding("error", "audit.vkey", str(problem))
+        return
+    if audit.recorder == "external" and not os.access(audit.signing_key, os.R_OK):
+        if vkey.name != audit.origin:  # the private half is the recorder's alone, as it should be
+            yield Finding("error", "audit.origin", f"is not {vkey.name}, whose key audit.vkey is")
+        return
+    try:
         signer = parse_skey(_read(audit.signing_key).decode("ascii", "replace").strip())
     except (_Unusable, NoteError) as problem:
         yield Finding("error", "audit.signing_key", str(problem))
         return
     if signer.name != audit.origin:
         yield Finding("error", "audit.origin", f"is not {signer.name}, whose key audit.signing_key is")
-    try:
-        vkey = parse_vkey(_read(audit.vkey).decode("ascii", "replace").strip())
-    except (_Unusable, NoteError) as problem:
-        yield Finding("error", "audit.vkey", str(problem))
-        return
     if vkey != signer.verifier:
         yield Finding("error", "audit.vkey", f"{audit.vkey} is not the public half of audit.signing_key")
 

@@ -59,6 +59,7 @@ def command_line() -> argparse.ArgumentParser:
     add_init(verbs)
     add_check(verbs)
     add_serve(verbs)
+    add_recorder(verbs)
     add_policy(verbs)
     add_keys(verbs)
     add_client(verbs)
@@ -186,6 +187,22 @@ def run_serve(options: argparse.Namespace) -> int:
     except WentDown as problem:
         return fail(problem, EX_NO)
     except (FileRejected, ServingError, AuditError, DirectoryInUse, StartFailed, ListenFailed, OSError) as problem:
+        return fail(problem)
+
+
+def add_recorder(verbs: Any) -> None:
+    recorder = verb(verbs, "recorder", run_recorder, "run the recorder alone, where audit.recorder is external")
+    recorder.epilog = "Exit codes: 0 told to stop; 2 the file cannot be used; 65 to 76 as in docs/operations.md."
+    recorder.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+
+
+def run_recorder(options: argparse.Namespace) -> int:
+    from gateway.document import FileRejected
+    from gateway.recorder import RecorderManaged, run_alone
+
+    try:
+        return run_alone(options.file.absolute())
+    except (FileRejected, RecorderManaged) as problem:
         return fail(problem)
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -110,20 +110,68 @@ class Tls(Section):
     """PEM; issuers of the client certificates that `listen.data_mtls` and `listen.admin` accept."""
 
 
+class OipTls(Section):
+    """TLS to the servers that run the models."""
+
+    ca: FilePath
+    """PEM; who signs the servers' certificates. Nobody else is trusted, the system's authorities included."""
+    certificate: FilePath | None = None
+    """PEM; shown to servers that ask for a client certificate. Read at the start, as `key` is."""
+    key: FilePath | None = None
+    """PEM private key of that certificate; mode 0600."""
+    server_name: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    """The name in the servers' certificates, where it is not the one in `addresses`."""
+
+
+class OipModel(Section):
+    """What a model is called where it runs."""
+
+    name: Annotated[str, Field(min_length=1, max_length=255)]
+    """Its name there."""
+    version: Annotated[str, Field(max_length=255)] = ""
+    """Its version there, in quotes; empty: the one that server serves by default, which may change unseen."""
+
+
+class Oip(Section):
+    """Servers of the Open Inference Protocol (Triton, MLServer, KServe) that run the models. They are not trusted: every
+    answer is held to the bundle's manifest. Nothing of a client reaches them but its tensors."""
+
+    addresses: Annotated[tuple[Address, ...], Field(min_length=1, max_length=16)]
+    """Their gRPC ports; calls go round them, and first to those that say they are ready."""
+    tls: OipTls | None = None
+    unsafe_plaintext: bool = False
+    """Accepts `addresses` beyond loopback without `tls`: inputs and answers can then be read and changed on the way."""
+    token: FilePath | None = None
+    """A file with a bearer token for the servers, read again while the gateway runs; mode 0600."""
+    models: Annotated[Mapping[str, OipModel], Field(max_length=1024)] = {}
+    """By name here, where a model has another name or version there than its bundle says."""
+    call_timeout_ms: Annotated[int, Duration("10ms", "10m")] = Field("10s", alias="call_timeout", validate_default=True)
+    """How long a batch may take, retries included; then its requests end with DEADLINE_PASSED."""
+    retries: Annotated[int, Field(ge=0, le=3)] = 1
+    """How often a batch is offered again, to the next address, when a server is unavailable and gave no answer. Nothing
+    else is tried twice."""
+    rows_max: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Rows in one call; a larger batch becomes several. At most what the model takes there (Triton: max_batch_size)."""
+    reply_bytes_max: Annotated[int, Size("1KiB", "256MiB")] = Field("16MiB", alias="reply_max", validate_default=True)
+    """A reply; a larger one is not read, and its requests end with MODEL_ERROR."""
+
+
 class Engine(Section):
     """What runs the models. Queues are bounded; what does not fit is refused with QUEUE_FULL."""
 
-    kind: Literal["inprocess"] = "inprocess"
-    """`inprocess`: ONNX Runtime in the worker."""
+    kind: Literal["inprocess", "oip"] = "inprocess"
+    """`inprocess`: ONNX Runtime in the worker. `oip`: servers of the Open Inference Protocol, see `oip`."""
     threads: Annotated[int, Field(ge=0, le=64)] = 0
-    """0: batches run on the event loop, which is fastest while a full one takes a few milliseconds. A slower model
-    would hold up every other call: then the number of threads, each running one batch at a time."""
+    """Each runs one batch at a time. 0: batches run on the event loop, which is fastest while a full one takes a few
+    milliseconds (a slower model would hold up every other call); for models that run elsewhere, 8 threads."""
     batch_rows_max: Annotated[int, Field(ge=1, le=4096)] = 64
     """Rows in a batch. A batch takes what is waiting; nothing waits for it to fill."""
     queue_rows_max: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     """Rows that may wait for a model."""
     queue_bytes_max: Annotated[int, Size("64KiB", "16GiB")] = Field("64MiB", validate_default=True)
     """Bytes of input that may wait for a model."""
+    oip: Oip | None = None
+    """Which servers run the models, for `kind: oip`."""
 
 
 class Bundles(Section):
@@ -153,6 +201,9 @@ class Audit(Section):
     """32 random bytes that wrap the payload keys; losing it loses every captured payload. Mode 0600."""
     key_database: FilePath
     """SQLite file of the wrapped payload keys; back it up for at most seven days, so that erasure becomes final."""
+    recorder: Literal["managed", "external"] = "managed"
+    """Who runs the log's only writer. `managed`: `stockade serve`, as its child. `external`: `stockade recorder`, as a
+    user of its own, so that the gateway cannot read `signing_key`; both users need a common group."""
     append_timeout_ms: Annotated[int, Duration("10ms", "60s")] = Field(
         "2s", alias="append_timeout", validate_default=True
     )
@@ -271,6 +322,11 @@ class Config(Section):
         yield ("audit", "signing_key"), self.audit.signing_key
         yield ("audit", "master_key"), self.audit.master_key
         yield ("policy", "pepper"), self.policy.pepper
+        if (oip := self.engine.oip) is not None:
+            if oip.tls is not None and oip.tls.key is not None:
+                yield ("engine", "oip", "tls", "key"), oip.tls.key
+            if oip.token is not None:
+                yield ("engine", "oip", "token"), oip.token
 
 
 def _relative(value: Any, root: str) -> Any:

@@ -14,20 +14,21 @@ import socket
 import sys
 import time
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gateway.admin import Control
-from gateway.app import load_bundles, place_of
+from gateway.app import load_bundles
 from gateway.config import load_config
 from gateway.document import FileRejected
+from gateway.neighbour import Neighbour, greets
 from gateway.occupancy import PRIVATE, occupied
+from gateway.place import place_of
 from gateway.policy import load_policy
-from gateway.policy_file import MEMORY, Kept, Memory, stamp
+from gateway.policy_file import Kept, Memory, stamp
+from gateway.recorder import RECORDER, recorder_settings
 from gateway.supervisor import Child, StartFailed, all_ready, reload_everywhere
 from gateway.traces import require_tracing
-from ops.audit.errors import ForkRefused, LogCorrupted, Poisoned
-from ops.audit.settings import RecorderSettings
+from ops.audit.errors import ForkRefused, LogCorrupted, Poisoned, RecorderError
 from ops.logging import configure
 from ops.metrics import prepare_directory, serve_metrics
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from gateway.app import Place
     from gateway.config import Config
+    from gateway.place import Place
     from gateway.policy import Policy
     from ops.logging import Log
     from serving.bundle import Bundle
@@ -46,13 +47,9 @@ RELOAD_TIMEOUT_S = 20.0
 WATCH_EVERY_S = 1.0
 STOP_SLACK_S = 5.0
 RECORDER_STOP_S = 30.0
-RECORDER_FINAL = {
-    LogCorrupted.exit_code: "the log is damaged; `recorder-failed` above names the file: restore it from a copy",
-    ForkRefused.exit_code: "the log is older than what was signed; put the newest copy back, or begin a new log",
-}
-RECORDER_FINAL_AT_START = {
-    Poisoned.exit_code: "the disk failed while the log was opened; `recorder-failed` above says how: look at the disk"
-}
+RECORDER_FINAL = frozenset({LogCorrupted.exit_code, ForkRefused.exit_code})
+RECORDER_FINAL_AT_START = frozenset({Poisoned.exit_code, RecorderError.exit_code})
+"""What starting the recorder again would not change; its own last words say what it was."""
 
 
 class WentDown(Exception):
@@ -70,7 +67,7 @@ class Host:
     kept: Kept
     policy: Policy
     started_ns: int
-    recorder: Child
+    recorder: Child | Neighbour
     workers: list[Child]
     problem: str = ""
     told: tuple[tuple[int, int], str] | None = None
@@ -79,8 +76,8 @@ class Host:
     reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def ready(self) -> bool:
-        """Say whether clients can be served: the recorder and at least one worker."""
-        return self.recorder.ready.is_set() and any(worker.ready.is_set() for worker in self.workers)
+        """Say whether clients can be served: the recorder is up, and at least one worker says that it can serve."""
+        return self.recorder.ready.is_set() and any(worker.ready.is_set() and worker.able for worker in self.workers)
 
     async def reload(self, *, expected_digest: str = "") -> bool:
         """Bring every worker to the policy in the file. False: it was refused, and `problem` says why."""
@@ -163,15 +160,18 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
     place = place_of(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(occupied(config.state_dir))
-        for directory in (place.rings, place.policies):
-            directory.mkdir(mode=PRIVATE, exist_ok=True)
-        prepare_directory(place.metrics)
-        place.socket.unlink(missing_ok=True)  # a recorder whose supervisor was killed may still answer there
+        place.make_shared()
+        place.policies.mkdir(mode=PRIVATE, exist_ok=True)
+        if config.audit.recorder == "managed":
+            prepare_directory(place.metrics)
+            place.socket.unlink(missing_ok=True)  # a recorder whose supervisor was killed may still answer there
+        else:
+            prepare_directory(place.metrics, keep={RECORDER})
         bundles = load_bundles(config, log)  # a bundle that would be refused is found before anything is started
-        kept = Kept(config.policy, place.policies, Memory(config.audit.state_directory / MEMORY))
+        kept = Kept(config.policy, place.policies, Memory(place.memory))
         policy = kept.first(log)
         data = share_port(config.listen.data, stack)
-        recorder = recorder_child(config, place, log)
+        recorder = recorder_of(config, place, log)
         workers = [worker_child(config_file, kept, number, data, log) for number in range(config.workers)]
         host = Host(config, place, log, bundles, kept, policy, time.time_ns(), recorder, workers)
         for worker in workers:
@@ -205,7 +205,7 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
         await asyncio.gather(*(worker.stop(drain_s) for worker in host.workers))
 
 
-def keep(child: Child, stack: contextlib.AsyncExitStack, stop_s: float) -> asyncio.Task[None]:
+def keep(child: Child | Neighbour, stack: contextlib.AsyncExitStack, stop_s: float) -> asyncio.Task[None]:
     """Start keeping a child; the stack stops it."""
     task = asyncio.create_task(child.run(), name=child.name)
 
@@ -241,24 +241,20 @@ async def open_control(host: Host, stack: contextlib.AsyncExitStack) -> dict[str
     return listening
 
 
+def recorder_of(config: Config, place: Place, log: Log) -> Child | Neighbour:
+    """Return the recorder: our own, or one that somebody else keeps."""
+    if config.audit.recorder == "managed":
+        return recorder_child(config, place, log)
+    patience_s = config.audit.append_timeout_ms / 1000  # one that is slower than that can record nothing either
+    return Neighbour(RECORDER, lambda: greets(place.socket, patience_s), log)
+
+
 def recorder_child(config: Config, place: Place, log: Log) -> Child:
     """Return the recorder, told by a file what it needs to know."""
-    settings = RecorderSettings(
-        directory=config.audit.directory,
-        socket=place.socket,
-        origin=config.audit.origin,
-        signing_key=config.audit.signing_key,
-        state_directory=config.audit.state_directory,
-        rings_directory=place.rings,
-        build=version("stockade"),
-        metrics_directory=place.metrics,
-        log_level=config.log.level,
-        log_format=config.log.format,
-    )
     file = config.state_dir / "recorder.json"
-    file.write_bytes(settings.to_json())
+    file.write_bytes(recorder_settings(config, place).to_json())
     return Child(
-        "recorder",
+        RECORDER,
         ["-m", "ops.audit.recorder_main", str(file)],
         log,
         probe=lambda: accepts(place.socket),

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 ACCEPTED = "accepted.yaml"
 DRAFT = "draft.yaml"
 MENDED = "mended.yaml"
-MEMORY = "policy.revision"
 MEMORY_BYTES_MAX = 1024
 
 

@@ -9,7 +9,8 @@ Rules:
   was accepted is kept in the state directory, and that copy, not the edited file, is what a restarted worker loads.
 - SIGTERM drains: workers finish what they accepted, then the recorder publishes its last checkpoint. SIGHUP reloads.
 
-The control channel of a worker is JSON lines: commands on its stdin, events on its stdout. Its stderr is the log.
+The control channel of a worker is JSON lines: commands on its stdin, events on its stdout. Its stderr is the log. What
+else stands on stdout, such as the print of a library, is no event and does no harm.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from gateway.neighbour import Neighbour
 
 DEATHS_MAX = 5
-FINAL: Mapping[int, str] = {78: "see its log"}  # EX_CONFIG of sysexits
+FINAL = frozenset({78})  # EX_CONFIG of sysexits
 PAUSE_FIRST_S = 0.2
 PAUSE_MAX_S = 5.0
 PROBE_EVERY_S = 0.02
 EVENT_BYTES_MAX = 65_536
+REPLIES_MAX = 16  # that nobody has asked for yet
 
 
 class StartFailed(Exception):
@@ -39,10 +43,11 @@ class StartFailed(Exception):
 
 @dataclass(slots=True)
 class Child:
-    """One supervised process. `ready` is set while it can work: by its own `ready` event, or when `probe` says so.
+    """One supervised process. `ready` is set while it is up: by its own `ready` event, or when `probe` says so. `able`
+    is what it said last of whether it can do its work; one that is up and says nothing can.
 
     `before_start` runs before each start; it does not raise. `final` and, where it has not been ready, `final_at_start`
-    hold the exit codes after which it is not started again, with what they mean.
+    are the exit codes after which it is not started again. `problem` is what it said last of why it ends.
     """
 
     name: str
@@ -50,13 +55,14 @@ class Child:
     log: Callable[..., None]
     probe: Callable[[], bool] | None = None
     before_start: Callable[[], None] = lambda: None
-    final: Mapping[int, str] = field(default_factory=dict)
-    final_at_start: Mapping[int, str] = field(default_factory=dict)
+    final: frozenset[int] = frozenset()
+    final_at_start: frozenset[int] = frozenset()
     problem: str = ""
     starts: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
-    replies: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
+    replies: asyncio.Queue[dict[str, Any]] = field(default_factory=lambda: asyncio.Queue(REPLIES_MAX))
     facts: dict[str, Any] = field(default_factory=dict)
+    able: bool = True
     process: asyncio.subprocess.Process | None = None
     stopping: bool = False
 
@@ -66,32 +72,30 @@ class Child:
         pause_s = PAUSE_FIRST_S
         while True:
             code = await self._run_once()
-            final = {**FINAL, **self.final}
+            final = FINAL | self.final
             if self.ready.is_set():
                 deaths, pause_s = 0, PAUSE_FIRST_S
             else:
-                final.update(self.final_at_start)
+                final |= self.final_at_start
             self.ready.clear()
             if self.stopping:
                 return
             deaths += 1
             if deaths >= DEATHS_MAX or code in final:
                 times = f", {deaths} times in a row" if deaths > 1 else ""
-                why = self.problem or final.get(code, "see its log")
-                raise StartFailed(f"{self.name} ended with exit code {code}{times}: {why}")
+                raise StartFailed(f"{self.name} ended with exit code {code}{times}: {self.problem or 'see its log'}")
             self.log("child-ended", level="error", child=self.name, exit_code=code, restart_in_ms=int(pause_s * 1000))
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
     async def _run_once(self) -> int:
         self.before_start()
-        self.problem = ""
+        self.problem, self.able = "", True
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             *self.argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            limit=EVENT_BYTES_MAX,
             start_new_session=True,  # Ctrl-C is for the supervisor, which stops its children in order
         )
         self.starts += 1
@@ -99,9 +103,11 @@ class Child:
         assert self.process.stdout is not None, "a pipe was asked for"
         probing = asyncio.create_task(self._probe_until_ready())
         try:
-            async for line in self.process.stdout:
-                with contextlib.suppress(ValueError):  # a stray print of a library is not an event
-                    self._heard(json.loads(line))
+            async for line in lines(self.process.stdout, EVENT_BYTES_MAX):
+                if line is None:
+                    self.log("event-too-large", level="error", child=self.name, size=EVENT_BYTES_MAX)
+                elif (event := event_in(line)) is not None:
+                    self._heard(event)
             return await self.process.wait()
         finally:
             probing.cancel()
@@ -117,12 +123,15 @@ class Child:
             case "ready":
                 self.facts = event
                 self.ready.set()
+            case "health":
+                self.able = event.get("able") is True
             case "committed":
-                self.facts["policy"] = event["digest"]
+                self.facts["policy"] = event.get("digest")
             case "failed":
-                self.problem = str(event["problem"])
+                self.problem = str(event.get("problem", ""))
             case _:
-                self.replies.put_nowait(event)
+                with contextlib.suppress(asyncio.QueueFull):  # `ask` forgets what was said before it asked
+                    self.replies.put_nowait(event)
 
     def tell(self, **command: Any) -> None:
         """Send a command. A child that is gone hears nothing; its successor starts with the accepted policy."""
@@ -157,7 +166,32 @@ class Child:
             await process.wait()
 
 
-async def all_ready(children: Sequence[Child], tasks: Sequence[asyncio.Task[None]], timeout_s: float) -> None:
+async def lines(stream: asyncio.StreamReader, bytes_max: int) -> AsyncIterator[bytes | None]:
+    """Yield each line of a stream without its end; None for a longer one, of which no more than that is kept."""
+    line, too_long = b"", False
+    while chunk := await stream.read(bytes_max):
+        for number, piece in enumerate(chunk.split(b"\n")):
+            if number:  # a line has ended before this piece
+                yield None if too_long else line
+                line, too_long = b"", False
+            too_long = too_long or len(line) + len(piece) > bytes_max
+            line = b"" if too_long else line + piece
+    if line or too_long:
+        yield None if too_long else line
+
+
+def event_in(line: bytes) -> dict[str, Any] | None:
+    """Return the event that a line holds, or None."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
+async def all_ready(
+    children: Sequence[Child | Neighbour], tasks: Sequence[asyncio.Task[None]], timeout_s: float
+) -> None:
     """Wait until every child is ready; raises StartFailed when one gives up or the time is over."""
 
     async def every_child() -> None:

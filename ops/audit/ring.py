@@ -60,10 +60,11 @@ class InflightRing:
         self.full = 0
 
     @classmethod
-    def open(cls, path: Path, slots: int, context: bytes = b"{}") -> Self:
+    def open(cls, path: Path, slots: int, context: bytes = b"{}", *, mode: int = 0o600) -> Self:
         """Create the ring of a new worker, as a new file beside `path` that begins with its stem.
 
-        What an earlier worker left there stays for the recorder; no two workers ever share a file.
+        What an earlier worker left there stays for the recorder; no two workers ever share a file. A recorder that runs
+        as another user has to read it, so `mode` may let the group do that.
 
         Raises:
             RingError: too many slots or too long a context.
@@ -72,6 +73,7 @@ class InflightRing:
             raise RingError(f"a ring has 1 to {SLOTS_MAX} slots and a context of at most {CONTEXT_BYTES_MAX} bytes")
         descriptor, draft = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".new", dir=path.parent)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.fchmod(descriptor, mode)
         os.truncate(descriptor, HEADER_BYTES + slots * SLOT_BYTES)
         memory = mmap.mmap(descriptor, HEADER_BYTES + slots * SLOT_BYTES)
         _HEADER.pack_into(memory, 0, MAGIC, slots, len(context))
@@ -115,7 +117,7 @@ def ring_files(directory: Path) -> list[Path]:
 def left_over(path: Path) -> LeftOver | None:
     """What a ring holds, or None while its worker lives. A file of another format holds nothing."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:

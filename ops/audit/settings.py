@@ -13,6 +13,8 @@ from ops.logging import LEVELS, Format, Level
 MIB = 1 << 20
 GROUP_RECORDS_LIMIT = 4096
 GROUP_BYTES_LIMIT = 4 * MIB
+SOCKET_OWNER = 0o600
+SOCKET_GROUP = 0o660
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class RecorderSettings:
     signing_key: Path  # PRIVATE+KEY+... of the origin; its memory stands beside it as <name>.signed
     state_directory: Path  # segments, staging, lock database
     rings_directory: Path  # in-flight rings of the workers
+    socket_mode: int = SOCKET_OWNER  # or SOCKET_GROUP: workers run as another user of its group
     build: str = "0"  # build of this program, as entries carry it
     metrics_directory: Path | None = None  # multiprocess metrics of the gateway, where they are on
     log_level: Level = "info"  # of the lines on standard error, and their form
@@ -64,6 +67,8 @@ class RecorderSettings:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise SettingsError(f"{name} is {value}, not between {least} and {most}")
+        if self.socket_mode not in (SOCKET_OWNER, SOCKET_GROUP):
+            raise SettingsError(f"a socket of mode {self.socket_mode:04o} lets in others than its owner and its group")
         if self.log_level not in LEVELS or self.log_format not in get_args(Format):
             raise SettingsError(f"no log has level {self.log_level} and format {self.log_format}")
         if not self.origin or self.origin != self.origin.strip() or "+" in self.origin or "\n" in self.origin:
