@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from defenses.errors import DefenseError
+from defenses.evasion.evidence import COMPONENTS as EVIDENCE_OUTPUTS
 from defenses.evasion.evidence import load_evidence
 from defenses.hardening import HardeningRule
 from defenses.policy import Mode, calibrated_rule
@@ -21,6 +22,7 @@ from gateway.auth.jwt import Tokens
 from gateway.auth.mtls import Certificates
 from gateway.auth.principal import Account
 from gateway.auth.rights import Grant, Rights
+from gateway.compile_release import require_versions, splits_of, with_mirrors
 from gateway.document import PolicyRejected
 from gateway.state import PUBLIC, Active, ModelRules, ScreenInForce
 
@@ -33,10 +35,13 @@ if TYPE_CHECKING:
     from gateway.auth.jwt import Issuer
     from gateway.policy import LimitSet, ModelPolicy, Policy
     from gateway.state import Served
+    from serving.bundle import Bundle, TensorSpec
 
 PREDICTION = "probabilities"  # the output that hardening is for
 PREDICTION_DIMS = 2
 SCREENS: Mapping[str, Callable[[Mapping[str, Any]], Calibrated]] = {"evidence": load_evidence}
+SCREEN_OUTPUTS: Mapping[str, tuple[str, ...]] = {"evidence": EVIDENCE_OUTPUTS}
+FLOATS = frozenset({"FP16", "FP32", "FP64"})
 PUBLIC_LIMITS = Limits(
     request_interval_ns=20_000_000, request_burst=100, cost_interval_ns=20_000_000, cost_burst=100, in_flight_max=32
 )
@@ -51,6 +56,13 @@ def compile_policy(
         PolicyRejected: it cannot be put in force with these models and keys.
     """
     try:
+        defaults = default_versions(policy, served)
+        require_versions(policy, served)
+        models = {
+            (name, version): rules_of(policy.models[name], one)
+            for (name, version), one in served.items()
+            if name in policy.models
+        }
         return Active(
             digest=policy.digest,
             revision=policy.revision,
@@ -58,13 +70,10 @@ def compile_policy(
             rights=rights_of(policy),
             public_methods=frozenset(policy.unsafe_public_methods),
             budgets=budgets_of(policy),
-            models={
-                (name, version): rules_of(policy.models[name], one)
-                for (name, version), one in served.items()
-                if name in policy.models
-            },
-            default_versions=default_versions(policy, served),
+            models=with_mirrors(models, policy),
+            default_versions=defaults,
             tenant_capture={name: tenant.capture for name, tenant in policy.tenants.items()},
+            splits=splits_of(policy, {}),
         )
     except (IdentitySetupError, DefenseError, ValueError) as problem:
         raise PolicyRejected([str(problem)]) from problem
@@ -138,13 +147,14 @@ def default_versions(policy: Policy, served: Mapping[tuple[str, str], Served]) -
 def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
     """Return how one model version is screened and answered."""
     bundle = served.bundle
-    screens = {name: screen_of(name, bundle.name, bundle.calibration) for name in model.screens}
+    screens = {name: screen_of(name, bundle) for name in model.screens}
     missing = set(model.outputs or ()) - {spec.name for spec in bundle.outputs}
     if missing:
         raise PolicyRejected([f"models.{bundle.name}.outputs: the bundle has no output {min(missing)!r}"])
-    if not any(spec.name == PREDICTION and len(spec.shape) == PREDICTION_DIMS for spec in bundle.outputs):
-        problem = f"the bundle has no output {PREDICTION!r} of rows x classes, which is what is screened and hardened"
-        raise PolicyRejected([f"models.{bundle.name}: {problem}"])
+    prediction = prediction_of(bundle.outputs)
+    if prediction is None and model.harden is not None:
+        problem = f"the bundle has no output {PREDICTION!r} of rows x classes in floats, which is what is hardened"
+        raise PolicyRejected([f"models.{bundle.name}.harden: {problem}"])
     outputs = tuple(spec for spec in bundle.outputs if model.outputs is None or spec.name in model.outputs)
     return ModelRules(
         served=served,
@@ -161,7 +171,7 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
             )
             for name, rule in model.screens.items()
         },
-        prediction=PREDICTION,
+        prediction=prediction,
         hardening=HardeningRule(model.harden.top_k, model.harden.temperature, model.harden.decimals)
         if model.harden
         else None,
@@ -172,9 +182,22 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
     )
 
 
-def screen_of(name: str, model: str, calibration: Mapping[str, Any]) -> ScreenInForce:
+def prediction_of(outputs: Iterable[TensorSpec]) -> str | None:
+    """Return the output that is hardened and measured as a prediction, None when the model has no such output."""
+    for spec in outputs:
+        if spec.name == PREDICTION and len(spec.shape) == PREDICTION_DIMS and spec.datatype in FLOATS:
+            return PREDICTION
+    return None
+
+
+def screen_of(name: str, bundle: Bundle) -> ScreenInForce:
     """Return a screen with the calibration that the bundle brings for it."""
+    where = f"models.{bundle.name}.screens"
     if name not in SCREENS:
-        raise PolicyRejected([f"models.{model}.screens: there is no screen {name!r} (there: {', '.join(SCREENS)})"])
-    calibrated = SCREENS[name](calibration)
+        raise PolicyRejected([f"{where}: there is no screen {name!r} (there: {', '.join(SCREENS)})"])
+    there = {spec.name for spec in bundle.outputs}
+    if missing := [output for output in SCREEN_OUTPUTS.get(name, ()) if output not in there]:
+        problem = f"{name} reads the outputs {', '.join(SCREEN_OUTPUTS[name])}, and the bundle has no {missing[0]!r}"
+        raise PolicyRejected([f"{where}: {problem}; a model that runs elsewhere needs an encoder for it"])
+    calibrated = SCREENS[name](bundle.calibration)
     return ScreenInForce(calibrated, calibrated.screen.digest, calibrated.screen.technique)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gateway.state import Active, Gateway, ModelRules
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]
+NO_SCORES = np.empty(0)
 
 
 def admit(record: Record, presented: Presented, active: Active, gw: Gateway) -> None:
@@ -144,7 +145,7 @@ def run_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gateway) 
         "harden": hardened_ns - judged_ns,
     }
     rules.served.counters.ran(gw.wall_ns(), rows_of(inputs), stages)
-    gw.tally.batch(items, rules, judgement, outputs[rules.prediction].max(axis=1), hardened_ns - began_ns)
+    gw.tally.batch(items, rules, judgement, scores_of(outputs, rules.prediction), hardened_ns - began_ns)
     for position, item in enumerate(items):
         item.record.batch(batch_id, position, len(items), rows_of(inputs))
         item.record.screens_json = judgement.screens_json[position]
@@ -178,7 +179,7 @@ def outcome_of(action: int, sound: bool, body: bytes, rules: ModelRules) -> Answ
 
 def route(record: Record, name: str, version: str, active: Active) -> ModelRules:
     """Return the rules of the model this caller means. Unknown and forbidden are one refusal, found in the same way."""
-    chosen = version or active.default_versions.get(name, "")
+    chosen = version or version_for(record, name, active)
     rules = active.models.get((name, chosen))
     permitted = active.rights.may_use(record.caller(), record.right, name, chosen)
     if rules is None or not permitted:
@@ -187,6 +188,16 @@ def route(record: Record, name: str, version: str, active: Active) -> ModelRules
     record.model_name, record.model_version = bundle.name, bundle.version
     record.model_digest, record.model_json = bundle.digest, rules.served.facts_json
     return rules
+
+
+def version_for(record: Record, name: str, active: Active) -> str:
+    """Return the version of a model that answers this caller: its share's, or `serve` where it has no right to that."""
+    split = active.splits.get(name)
+    if split is not None:
+        drawn = split.version_for(record.caller().name)
+        if active.rights.may_use(record.caller(), record.right, name, drawn):
+            return drawn
+    return active.default_versions.get(name, "")
 
 
 def spend(record: Record, charges: Charges, now_ns: int, gw: Gateway) -> None:
@@ -228,10 +239,19 @@ def rows_of(inputs: Tensors) -> int:
     return len(next(iter(inputs.values())))
 
 
-def finite_requests(outputs: Mapping[str, Any], prediction: str, starts: np.ndarray[Any, Any]) -> list[bool]:
-    """Say of each request whether its prediction is made of numbers; a model that answers NaN has failed."""
-    values = outputs[prediction]
-    if values.dtype.kind != "f":
-        return [True] * len(starts)
-    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+def scores_of(outputs: Mapping[str, Any], prediction: str | None) -> np.ndarray[Any, Any]:
+    """Return how sure the model was of each row: the largest number of its prediction. Without one, nothing."""
+    return NO_SCORES if prediction is None else outputs[prediction].max(axis=1)  # type: ignore[no-any-return]
+
+
+def finite_requests(outputs: Mapping[str, Any], prediction: str | None, starts: np.ndarray[Any, Any]) -> list[bool]:
+    """Say of each request whether its prediction is made of numbers; a model that answers NaN has failed.
+
+    Without a prediction all its outputs have to be.
+    """
+    looked_at = outputs.values() if prediction is None else [outputs[prediction]]
+    finite = np.ones(len(next(iter(outputs.values()))), np.bool_)
+    for values in looked_at:
+        if values.dtype.kind == "f":
+            finite &= np.isfinite(values).reshape(len(values), -1).all(axis=1)
     return [True] * len(starts) if finite.all() else np.logical_and.reduceat(finite, starts).tolist()

@@ -24,6 +24,7 @@ from pydantic import Field, StringConstraints
 
 from gateway import policy_rules
 from gateway.document import PolicyRejected, Section, fill, parse, read_bounded
+from gateway.policy_release import Release
 from gateway.policy_signature import PolicySignatureInvalid, sign_policy, verify
 from gateway.units import Date, Rate, Text
 
@@ -201,6 +202,8 @@ class ModelPolicy(Section):
     """Which payloads are kept, encrypted, for replay."""
     capture_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """The share kept when `capture` is `sampled`."""
+    release: Release | None = None
+    """How its versions are rolled out."""
 
 
 class Policy(Section):

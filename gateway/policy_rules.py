@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gateway.document import Fault, Location
+from gateway.policy_release import release_faults
 
 if TYPE_CHECKING:
     from gateway.policy import Policy, Principal
@@ -173,6 +174,8 @@ def _models(policy: Policy) -> Iterator[Fault]:
             yield Fault((*at, "capture_rate"), "is missing, and `capture` is `sampled`; write a share such as 0.01")
         if model.capture != "sampled" and model.capture_rate is not None:
             yield Fault((*at, "capture_rate"), "means nothing unless `capture` is `sampled`; remove it")
+        if model.release is not None:
+            yield from release_faults((*at, "release"), model.serve, model.release)
 
 
 def _public_methods(policy: Policy) -> Iterator[Fault]:

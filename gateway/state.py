@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.capture import Vault
     from gateway.codec import CodecLimits, InferRequest
     from gateway.record import Record, Site
+    from gateway.split import Split
     from gateway.statistics import ModelCounters, ServiceTime
     from gateway.tally import Tally
     from gateway.unprotected import Anybody, Forgetful, Unlimited
@@ -75,8 +76,16 @@ class ScreenInForce:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Mirror:
+    """What is run beside a version, on this share of its batches, to compare. Its answers go nowhere."""
+
+    rules: ModelRules
+    rate: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ModelRules:
-    """What the policy says about one model version."""
+    """What the policy says about one model version. `prediction` is the output that hardening is for, where there is one."""
 
     served: Served
     outputs: tuple[TensorSpec, ...]
@@ -84,12 +93,13 @@ class ModelRules:
     cost_per_row: int
     screens: Mapping[str, ScreenInForce]
     screen_rules: Mapping[str, ScreenRule]
-    prediction: str
+    prediction: str | None
     hardening: HardeningRule | None
     harden_flagged: bool
     reveal_verdict: bool
     capture: str
     capture_rate: float
+    mirror: Mirror | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,7 @@ class Active:
     models: Mapping[tuple[str, str], ModelRules]
     default_versions: Mapping[str, str]
     tenant_capture: Mapping[str, str]
+    splits: Mapping[str, Split]
 
     def authenticate(self, presented: Presented, right: str, now_ns: int) -> Principal:
         """Return who is calling; a method that the policy made public may be called by nobody in particular."""
