@@ -6,10 +6,12 @@ ServingError
 ├── BundleDuplicate     two bundles claim one name and version
 ├── QueueFull           a batcher's queue is at its bound
 ├── BatcherClosed       an item was submitted after close
+├── ReplicaRefused      a replica does not start: its deployment is wrong, or its bundle is
 └── EngineError
     ├── GraphRejected   the runtime cannot build a session, or the graph does not match its manifest
     ├── BackendFailed   a run raised, or returned something other than what the manifest promises
     ├── BackendUnavailable  nobody who runs the model took the request, also when asked again
+    │   └── DeploymentStale  who runs the model holds another bundle than the one that is meant
     ├── BackendTimedOut     who runs the model did not answer in time; whether it ran is unknown
     └── EngineClosed    infer was called after close
 ```
@@ -29,11 +31,13 @@ __all__ = [
     "BatcherClosed",
     "BundleDuplicate",
     "BundleRejected",
+    "DeploymentStale",
     "EngineClosed",
     "EngineError",
     "GraphRejected",
     "QueueFull",
     "Rejection",
+    "ReplicaRefused",
     "ServingError",
 ]
 
@@ -95,8 +99,14 @@ class BatcherClosed(ServingError):
     """A batcher takes nothing more; the item was not taken."""
 
 
+class ReplicaRefused(ServingError):
+    """A replica does not start. The sentence is for who deployed it; of one argument, so that it can be pickled."""
+
+
 class EngineError(ServingError):
-    """Root of what an engine raises."""
+    """Root of what an engine raises. `remark` says what went wrong in our own words alone: it may stand in the log."""
+
+    remark: str = ""
 
 
 class GraphRejected(EngineError):
@@ -109,28 +119,40 @@ class GraphRejected(EngineError):
 
 
 class BackendFailed(EngineError):
-    """A run failed. `problem` is for logs only: it may quote the runtime."""
+    """A run failed. `problem` may quote the runtime, and through it what was sent: it goes nowhere."""
 
-    def __init__(self, model: str, problem: str) -> None:
+    def __init__(self, model: str, problem: str, *, remark: str = "") -> None:
         super().__init__(f"{model}: {problem}")
         self.model = model
         self.problem = problem
+        self.remark = remark
 
 
 class BackendUnavailable(EngineError):
-    """Nobody who runs the model took the request, also when asked again; no answer was seen. `problem` is for logs."""
+    """Nobody who runs the model took the request, also when asked again; no answer was seen. `problem` as above."""
 
-    def __init__(self, model: str, problem: str) -> None:
+    def __init__(self, model: str, problem: str, *, remark: str = "") -> None:
         super().__init__(f"{model}: {problem}")
         self.model = model
         self.problem = problem
+        self.remark = remark
+
+
+class DeploymentStale(BackendUnavailable):
+    """Who runs the model holds another bundle. Digests are SHA-256, hex, of the manifests."""
+
+    def __init__(self, model: str, wanted: str, found: str) -> None:
+        super().__init__(model, f"bundle {wanted} is meant and {found} is there; run `stockade ray deploy` again")
+        self.wanted = wanted
+        self.found = found
 
 
 class BackendTimedOut(EngineError):
     """Who runs the model did not answer within `timeout_ms`. It is not asked again: it may be at work still."""
 
     def __init__(self, model: str, timeout_ms: int) -> None:
-        super().__init__(f"{model}: no answer within {timeout_ms} ms")
+        self.remark = f"no answer within {timeout_ms} ms"
+        super().__init__(f"{model}: {self.remark}")
         self.model = model
         self.timeout_ms = timeout_ms
 

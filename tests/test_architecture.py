@@ -33,7 +33,7 @@ HOMES = {
     "onnxruntime": ("serving/inprocess.py",),
     "onnx": ("serving/train/",),
     "torch": ("serving/train/", "serving/models/", "defenses/lab/"),
-    "ray": ("serving/ray_engine.py", "serving/ray_replica.py"),
+    "ray": ("serving/ray_bridge.py", "serving/ray_replica.py"),
     "art": ("defenses/art_adapter.py",),
     "opentelemetry": ("ops/tracing.py",),
     "prometheus_client": ("ops/metrics/",),
