@@ -1,8 +1,9 @@
 """The worker's end: entries in, receipts out, without ever blocking the caller.
 
-Appends come from the event loop (refusals) and from worker threads (one per batch). A thread sends what waits in one
-non-blocking system call; calls on the loop are gathered into one send a turn. Acknowledgements wake the loop once for
-many. The recorder answers in order, so the oldest append is always the next one answered.
+Appends come from the event loop and from worker threads (one per batch). A thread sends what waits in one non-blocking
+system call. So does the loop while the recorder has nothing to do; otherwise what a turn brings is gathered into one
+send. Acknowledgements wake the loop once for many. The recorder answers in order, so the oldest append is always the
+next one answered.
 
 `done` is called exactly once for each append, on the loop. An append that failed may still be in the log: it was not
 *known* to be durable. Nothing is sent twice, so nothing is recorded twice.
@@ -184,9 +185,10 @@ class AuditClient:
             self._refuse(done, reason)
 
     def _hand_over(self) -> None:
-        """With the lock: send now (worker thread), or ask the loop to send at the end of its turn."""
+        """With the lock: send now, or ask the loop to send at the end of its turn."""
         assert self._loop is not None
-        if threading.get_ident() == self._loop_thread:
+        on_loop = threading.get_ident() == self._loop_thread
+        if on_loop and len(self._pending) > 1:  # the recorder is busy: it will not miss what comes a moment later
             self._writing = True
             self._loop.call_soon(self._send_gathered)
         elif not self._send_waiting():

@@ -184,13 +184,24 @@ class Recorder:
             if plan:
                 answers.append((worker, b"".join(protocol.reply(*each) for each in plan)))
         self._workers.rotate()
-        if group and not self._commit(group):
+        committed = bool(group) and self._commit(group)
+        if group and not committed:
             refused = protocol.reply(protocol.REFUSED, 1, protocol.DISK_FULL)
             answers = [(worker, refused * _appends(answer)) for worker, answer in answers]
         # Acknowledge only now: everything in the group is durable.
         for worker, answer in answers:
             if worker.sock.fileno() >= 0:
                 self._workers.send(worker, answer)
+        if committed:
+            self._committed(group)
+
+    def _commit_own(self, entries: Sequence[bytes], heartbeats: int = 0) -> bool:
+        """Whether the recorder's own entries are durable."""
+        group = [own_append(entries)]
+        if not self._commit(group, heartbeats):
+            return False
+        self._committed(group)
+        return True
 
     def _commit(self, group: Sequence[Append], heartbeats: int = 0) -> bool:
         """Whether the group is durable; False when there is no room for a segment."""
@@ -200,12 +211,15 @@ class Recorder:
             self._stuck_at = self._publishing.turns
             self._refused += sum(len(each.framed) for each in group)
             return False
+        return True
+
+    def _committed(self, group: Sequence[Append]) -> None:
+        """What follows a commit and nobody waits for."""
         self.remember([each.records for each in group])
         if self._metrics is not None:
             kinds = Counter(kind for each in group for kind in each.kinds)
             self._metrics.durable(kinds, self._appender.size, self._own.now_ns() / 1e9)
         self._publishing.grown()
-        return True
 
     def _chores(self) -> None:
         """The recorder's own entries: heartbeats, what dead workers left, the disk filling up."""
@@ -217,7 +231,7 @@ class Recorder:
             self._beat_at_ms = self._monotonic_ms() + self._settings.heartbeat_ms
             self._workers.lost = True  # a ring may have been left without a connection
             beat = self._own.heartbeat(self._appender.heartbeats + 1, self._appender.size)
-            self._commit([own_append([beat])], heartbeats=1)
+            self._commit_own([beat], heartbeats=1)
 
     def _mind_the_room(self) -> None:
         """Stop taking appends, or take them again: workers are told, the log keeps both ends of the gap."""
@@ -229,7 +243,7 @@ class Recorder:
             self._workers.send(worker, _state(full))
         states = ["open"] if full else ["close"] if self._gap_open else ["open", "close"]
         gaps = [self._own.gap(state, "disk-full", self._refused) for state in states]
-        if self._commit([own_append(gaps)]):
+        if self._commit_own(gaps):
             self._gap_open = full
             self._refused = 0
 
@@ -243,7 +257,7 @@ class Recorder:
             missing = [slot for slot in found.slots if slot.request_id.hex().encode() not in recorded]
             entries = [self._own.outcome_unknown(slot.request_id, slot.note, found.context) for slot in missing]
             for start in range(0, len(entries), 256):
-                if not self._commit([own_append(entries[start : start + 256])]):
+                if not self._commit_own(entries[start : start + 256]):
                     return  # no room now; the ring stays for the next time
             remove_files([path])
 
