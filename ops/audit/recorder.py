@@ -156,6 +156,20 @@ class Recorder:
 
     def _commit_group(self) -> None:
         """Commit what waits, up to the limits of a group, then answer each worker once."""
+        group, answers = self._next_group()
+        committed = bool(group) and self._commit(group)
+        if group and not committed:
+            refused = protocol.reply(protocol.REFUSED, 1, protocol.DISK_FULL)
+            answers = [(worker, refused * _appends(answer)) for worker, answer in answers]
+        # Acknowledge only now: everything in the group is durable.
+        for worker, answer in answers:
+            if worker.sock.fileno() >= 0:
+                self._workers.send(worker, answer)
+        if committed:
+            self._committed(group)
+
+    def _next_group(self) -> tuple[list[Append], list[tuple[Worker, bytes]]]:
+        """Take what waits, up to the limits of a group, and what to tell each worker once it is durable."""
         group: list[Append] = []
         answers: list[tuple[Worker, bytes]] = []
         records = nbytes = 0
@@ -184,16 +198,7 @@ class Recorder:
             if plan:
                 answers.append((worker, b"".join(protocol.reply(*each) for each in plan)))
         self._workers.rotate()
-        committed = bool(group) and self._commit(group)
-        if group and not committed:
-            refused = protocol.reply(protocol.REFUSED, 1, protocol.DISK_FULL)
-            answers = [(worker, refused * _appends(answer)) for worker, answer in answers]
-        # Acknowledge only now: everything in the group is durable.
-        for worker, answer in answers:
-            if worker.sock.fileno() >= 0:
-                self._workers.send(worker, answer)
-        if committed:
-            self._committed(group)
+        return group, answers
 
     def _commit_own(self, entries: Sequence[bytes], heartbeats: int = 0) -> bool:
         """Whether the recorder's own entries are durable."""
