@@ -69,7 +69,7 @@ def judge(
 def soften(outputs: Mapping[str, Any], row_actions: np.ndarray[Any, Any], rules: ModelRules) -> Mapping[str, Any]:
     """Return the outputs as they may leave: the prediction hardened, for every row or for those the policy names."""
     name = rules.prediction
-    if rules.hardening is None or name not in outputs:
+    if rules.hardening is None or name is None or name not in outputs:
         return outputs
     prediction = outputs[name]
     if rules.harden_flagged:

@@ -1,7 +1,8 @@
 """Signed model bundles: verify, then load.
 
 A bundle is a flat directory: `manifest.json`, ONNX graphs, `weights.safetensors`, `calibration.safetensors`, perhaps
-`MODEL_CARD.md`, and `model.sig`. Rules, in order:
+`MODEL_CARD.md`, and `model.sig`; where the model runs on another server, no more than its encoder and calibration, or
+neither. Rules, in order:
 
 1. The directory is opened once; every entry in it is opened through that handle without following links, must be a
    regular file with a plain name of a known kind (`.json .onnx .safetensors .md .sig`), and is read once, bounded, into
@@ -145,7 +146,8 @@ def assemble(files: Mapping[str, bytes], trusted: Sequence[TrustedKey]) -> Bundl
     _check_listed(files, manifest)
     for file in manifest.graphs.values():
         check_graph(files[file], file)
-    _tensors(files[manifest.weights], manifest.weights)
+    if manifest.weights:  # a model that runs elsewhere keeps them there
+        _tensors(files[manifest.weights], manifest.weights)
     return Bundle(
         name=manifest.name,
         version=manifest.version,
@@ -155,7 +157,9 @@ def assemble(files: Mapping[str, bytes], trusted: Sequence[TrustedKey]) -> Bundl
         class_names=manifest.class_names,
         manifest=MappingProxyType(document),
         graphs=MappingProxyType({name: files[file] for name, file in manifest.graphs.items()}),
-        calibration=MappingProxyType(_tensors(files[manifest.calibration], manifest.calibration)),
+        calibration=MappingProxyType(
+            _tensors(files[manifest.calibration], manifest.calibration) if manifest.calibration else {}
+        ),
     )
 
 

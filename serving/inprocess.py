@@ -37,7 +37,8 @@ class InProcessEngine:
         self._outputs = bundle.outputs
         self._output_names = [spec.name for spec in bundle.outputs]
         if graph not in bundle.graphs:
-            raise GraphRejected(self._model, f"the bundle has no graph named {graph}")
+            elsewhere = ": the model runs on another server" if bundle.manifest.get("upstream") else ""
+            raise GraphRejected(self._model, f"the bundle has no graph named {graph}{elsewhere}")
         try:
             session = ort.InferenceSession(
                 bundle.graphs[graph], _options(threads_per_call), providers=["CPUExecutionProvider"]
@@ -95,7 +96,7 @@ def _check_tensors(model: str, session: ort.InferenceSession, bundle: Bundle) ->
     ):
         types = {node.name: (node.type, _shape(node.shape)) for node in found}
         for spec in declared:
-            if types.get(spec.name) != (_ORT_TYPES[spec.datatype], spec.shape):
+            if types.get(spec.name) != (_ORT_TYPES.get(spec.datatype), spec.shape):
                 raise GraphRejected(model, f"{kind} {spec.name} is not in the graph as the manifest declares it")
 
 
@@ -103,9 +104,12 @@ def _shape(dimensions: list[int | str | None]) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else _DYNAMIC for size in dimensions)
 
 
-_ORT_TYPES = {
+_ORT_TYPES = {  # BYTES is not among them: the runtime's strings are text
     "BOOL": "tensor(bool)",
     "UINT8": "tensor(uint8)",
+    "UINT16": "tensor(uint16)",
+    "UINT32": "tensor(uint32)",
+    "UINT64": "tensor(uint64)",
     "INT8": "tensor(int8)",
     "INT32": "tensor(int32)",
     "INT64": "tensor(int64)",

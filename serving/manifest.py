@@ -18,7 +18,7 @@ import numpy as np
 
 from serving.errors import BundleRejected, Rejection
 
-__all__ = ["DATATYPES", "MANIFEST_FILE", "Manifest", "TensorSpec", "parse_manifest"]
+__all__ = ["DATATYPES", "ENCODER", "MANIFEST_FILE", "Manifest", "TensorSpec", "Upstream", "parse_manifest"]
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_BYTES_MAX = 1024 * 1024
@@ -26,18 +26,24 @@ TENSORS_MAX = 32
 DIMENSIONS_MAX = 8
 ROW_ELEMENTS_MAX = 1 << 24
 CLASSES_MAX = 100_000
+UPSTREAM_NAME_MAX = 255
 
-# Open Inference Protocol datatypes that a bundle may declare.
+# Open Inference Protocol datatypes that a bundle may declare; which of them an engine can run is the engine's business.
 DATATYPES = {
     "BOOL": np.bool_,
     "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
     "INT8": np.int8,
     "INT32": np.int32,
     "INT64": np.int64,
     "FP16": np.float16,
     "FP32": np.float32,
     "FP64": np.float64,
+    "BYTES": np.object_,  # of `bytes`
 }
+ENCODER = "encoder"
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -54,6 +60,13 @@ class TensorSpec:
     high: float | None = None
 
 
+class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model of another server that a bundle speaks for. An empty version: whichever that server serves."""
+
+    name: str
+    version: str = ""
+
+
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of the bundle other than the manifest and the signature."""
 
@@ -62,7 +75,11 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The manifest, checked. `roles` says which outputs are the prediction, the latent and the energies."""
+    """The manifest, checked. `roles` says which outputs are the prediction, the latent and the energies.
+
+    With `upstream` the model runs elsewhere and its graph is not here. What is here is then at most a graph `encoder`,
+    which computes the outputs of the role `encoder` from the same inputs; `weights` and `calibration` may be "" (none).
+    """
 
     format: Literal["stockade.bundle/1"]
     name: str
@@ -80,6 +97,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: dict[str, Any]
     calibration_report: dict[str, Any]
     gates: list[dict[str, Any]]
+    upstream: Upstream | None = None
 
 
 def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, Any]]:
@@ -112,12 +130,29 @@ def _problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _files_problems(manifest: Manifest) -> Iterator[str]:
-    if not manifest.graphs or not all(file.endswith(".onnx") for file in manifest.graphs.values()):
-        yield "graphs are missing, or not ONNX"
-    if not manifest.weights.endswith(".safetensors") or not manifest.calibration.endswith(".safetensors"):
+    tensors = {manifest.weights, manifest.calibration}
+    if manifest.upstream is not None:
+        tensors -= {""}
+        yield from _upstream_problems(manifest, manifest.upstream)
+    elif not manifest.graphs:
+        yield "graphs are missing"
+    if not all(file.endswith(".onnx") for file in manifest.graphs.values()):
+        yield "graphs are not ONNX"
+    if not all(file.endswith(".safetensors") for file in tensors):
         yield "weights and calibration are not safetensors"
-    if not {*manifest.graphs.values(), manifest.weights, manifest.calibration} <= manifest.files.keys():
+    if not {*manifest.graphs.values(), *tensors} <= manifest.files.keys():
         yield "a file is used but not listed"
+
+
+def _upstream_problems(manifest: Manifest, upstream: Upstream) -> Iterator[str]:
+    if not 1 <= len(upstream.name) <= UPSTREAM_NAME_MAX or len(upstream.version) > UPSTREAM_NAME_MAX:
+        yield "the model's name elsewhere is empty, or too long"
+    if manifest.graphs.keys() - {ENCODER}:
+        yield "the model runs elsewhere, and a graph other than its encoder is here"
+    if bool(manifest.graphs) != bool(manifest.roles.get(ENCODER)):
+        yield "the graph and the role of the encoder are not there together"
+    if {spec.name for spec in manifest.outputs} <= set(manifest.roles.get(ENCODER, ())):
+        yield "the encoder computes every output, so nothing runs elsewhere"
 
 
 def _tensors_problems(specs: tuple[TensorSpec, ...]) -> Iterator[str]:

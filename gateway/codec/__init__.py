@@ -4,6 +4,7 @@
 parse   bytes → message        limits of size and count, before and after protobuf has read it
 decode  message → InferRequest names, datatypes, shapes, contents, declared range; arrays without copies
 encode  arrays → bytes         one reply;  encode_batch: the replies of all requests of a batch
+forward arrays ↔ bytes         the other side: a request that we send to another server, and its reply
 ```
 
 Rules:
@@ -15,7 +16,19 @@ Rules:
 
 from gateway.codec.decode import decode
 from gateway.codec.encode import encode, encode_batch
+from gateway.codec.forward import read_reply, write_request
 from gateway.codec.parse import parse, parse_as
 from gateway.codec.request import CodecLimits, InferRequest, Spec
 
-__all__ = ["CodecLimits", "InferRequest", "Spec", "decode", "encode", "encode_batch", "parse", "parse_as"]
+__all__ = [
+    "CodecLimits",
+    "InferRequest",
+    "Spec",
+    "decode",
+    "encode",
+    "encode_batch",
+    "parse",
+    "parse_as",
+    "read_reply",
+    "write_request",
+]

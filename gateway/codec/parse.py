@@ -13,13 +13,14 @@ from google.protobuf.message import DecodeError, Message
 from gateway.codec.fields import next_field
 from gateway.codec.request import CodecLimits
 from gateway.errors import MalformedMessage, RequestTooLarge
-from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
+from stockade.open_inference.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 
 M = TypeVar("M", bound=Message)
 
 UNSCANNED_BYTES_MAX = 64 * 1024  # up to here even the worst message stays below 3 MB
 
 _TENSORS = frozenset({ModelInferRequest.INPUTS_FIELD_NUMBER, ModelInferRequest.OUTPUTS_FIELD_NUMBER})
+_REPLY_TENSORS = frozenset({ModelInferResponse.OUTPUTS_FIELD_NUMBER})
 
 
 def parse_as(message_class: type[M], body: bytes, limits: CodecLimits) -> M:
@@ -34,7 +35,7 @@ def parse(body: bytes, limits: CodecLimits) -> ModelInferRequest:
     if len(body) > limits.message_bytes_max:
         raise RequestTooLarge("message", limits.message_bytes_max)
     if len(body) > UNSCANNED_BYTES_MAX:
-        _scan(body, limits)
+        _scan(body, limits, _TENSORS)
     message = _parsed(ModelInferRequest, body)
     for name, text in (
         ("model_name", message.model_name),
@@ -46,6 +47,15 @@ def parse(body: bytes, limits: CodecLimits) -> ModelInferRequest:
     return message
 
 
+def parse_reply(body: bytes, limits: CodecLimits) -> ModelInferResponse:
+    """The reply of another server in `body`, read as carefully as what clients send."""
+    if len(body) > limits.message_bytes_max:
+        raise RequestTooLarge("message", limits.message_bytes_max)
+    if len(body) > UNSCANNED_BYTES_MAX:
+        _scan(body, limits, _REPLY_TENSORS)
+    return _parsed(ModelInferResponse, body)
+
+
 def _parsed(message_class: type[M], body: bytes) -> M:
     try:
         return message_class.FromString(body)
@@ -53,8 +63,8 @@ def _parsed(message_class: type[M], body: bytes) -> M:
         raise MalformedMessage from None
 
 
-def _scan(body: bytes, limits: CodecLimits) -> None:
-    """Refuse what has more fields than any request within the limits, before protobuf makes objects of them."""
+def _scan(body: bytes, limits: CodecLimits, tensors: frozenset[int]) -> None:
+    """Refuse what has more fields than any message within the limits, before protobuf makes objects of them."""
     tensor_fields_max = 8 + limits.dims_max + limits.parameters_max
     fields_max = 8 + 3 * limits.tensors_max + limits.parameters_max
     fields = 0
@@ -64,7 +74,7 @@ def _scan(body: bytes, limits: CodecLimits) -> None:
         if fields > fields_max:
             raise RequestTooLarge("fields of the message", fields_max)
         number, start, position = next_field(body, position, len(body))
-        if number in _TENSORS:
+        if number in tensors:
             inner, inner_fields = start, 0
             while inner < position:
                 inner_fields += 1

@@ -11,10 +11,11 @@ import pytest
 from serving.errors import BackendFailed, EngineClosed
 from serving.inprocess import InProcessEngine
 from serving.manifest import DATATYPES
+from tests.gateway.oip_server import LoopbackEngine
 from tests.serving.fake_engine import FakeEngine
 from tests.serving.tiny import tiny_bundle
 
-ENGINES = {"inprocess": InProcessEngine, "fake": FakeEngine}
+ENGINES = {"inprocess": InProcessEngine, "fake": FakeEngine, "oip": LoopbackEngine}
 
 
 @pytest.fixture(scope="module")
