@@ -17,6 +17,7 @@ from safetensors.numpy import load
 
 from gateway.config import load_config
 from gateway.document import FileRejected, unusable
+from gateway.place import from_here
 from gateway.samples import sample_images
 from stockade.open_inference import grpc_service_pb2 as pb
 
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     except (FileRejected, SafetensorError, UnicodeDecodeError, ClientUnusable) as problem:
         Console(stderr=True, highlight=False).print(f"[red]stockade:[/red] {escape(str(problem))}", soft_wrap=True)
         return EX_UNUSABLE
-    with grpc.secure_channel(options.address or config.listen.data, credentials) as channel:
+    with grpc.secure_channel(options.address or from_here(config.listen.data), credentials) as channel:
         answers = list(ask(channel, key, sample, options.count))
     if options.json:
         for answer in answers:

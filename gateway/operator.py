@@ -8,6 +8,7 @@ import grpc
 
 from gateway.config import load_config
 from gateway.document import FileRejected, unusable
+from gateway.place import from_here
 from stockade.v1 import admin_pb2
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def reload_policy(config_file: Path, identity: Path | None, authority: Path | No
     address = config.listen.admin
     if address is None or config.tls is None or config.tls.client_ca is None:
         raise OperatorFailed("this gateway has no admin port: set listen.admin, or send it SIGHUP")
+    address = from_here(address)
     authority = authority or config.tls.client_ca
     prefix = identity or config_file.parent / IDENTITY
     advice = "name PREFIX.crt and PREFIX.key with --identity PREFIX"

@@ -2,8 +2,8 @@
 
 With a recorder of its own user, the state directory is the meeting place of two users with a common group. Then:
 - The group gets in, nobody else does. What is made below has that group (set-group-ID directories).
-- Either user can make files and neither can remove the other's (sticky directories), except for rings: the recorder
-  removes those of dead workers.
+- Either user can make files, and removes none of the other's unless the directory is its own (sticky directories). So
+  let the state directory belong to neither. Rings are the exception: the recorder removes those of dead workers.
 - What is the gateway's alone, such as the accepted policy, stays its own.
 """
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.config import Config
 
 MEMORY = "policy.revision"
+EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104  what listens there is no name that a certificate could carry
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,12 @@ class Place:
             directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
             if modes is not OWNER and directory.stat().st_uid == os.geteuid():
                 directory.chmod(mode)  # `mkdir` heeds the umask, and sets no bits beyond permissions
+
+
+def from_here(address: str) -> str:
+    """Return where a client on this machine finds what listens on `address`."""
+    host, _, port = address.rpartition(":")
+    return f"localhost:{port}" if host in EVERYWHERE else address
 
 
 def place_of(config: Config) -> Place:

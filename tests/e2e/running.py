@@ -158,8 +158,8 @@ def serving(site: Site, *, stop: bool = True) -> Iterator[Running]:
         end_all(running)
 
 
-def start(site: Site) -> Running:
-    """Start it and wait for the line that says where it listens."""
+def start(site: Site, **more: Any) -> Running:
+    """Start it and wait for the line that says where it listens. `more` is for Popen, such as a user."""
     errors = site.directory.with_suffix(f".{next(_RUNS)}.stderr")
     with errors.open("wb") as sink:
         process = subprocess.Popen(
@@ -167,6 +167,7 @@ def start(site: Site) -> Running:
             stdout=subprocess.PIPE,
             stderr=sink,
             text=True,
+            **more,
         )
     running = Running(site, process, errors, {})
     try:

@@ -249,6 +249,8 @@ def test_one_scrape_is_the_sum_of_all_processes_and_a_killed_ones_counts_stay(tm
     assert len(list(tmp_path.glob("counter_*.db"))) == 2
     for child in children[1:]:
         child.communicate(b"")
+    prepare_directory(tmp_path, keep={"worker-1"})
+    assert served(tmp_path) == 4
     prepare_directory(tmp_path)
     assert expose(tmp_path) == b""
 
