@@ -252,7 +252,7 @@ def run_policy_reload(options: argparse.Namespace) -> int:
 
 
 def add_keys(verbs: Any) -> None:
-    keys = group(verbs, "keys", "API keys")
+    keys = group(verbs, "keys", "API keys, and the key of a new log")
     add = verb(
         keys, "add", run_keys_add, "make an API key; prints what to put into the policy, writes the key to a file"
     )
@@ -260,6 +260,9 @@ def add_keys(verbs: Any) -> None:
     add.add_argument("id", metavar="ID", help="the key's public half, such as kiosk-7-b")
     add.add_argument("--out", type=Path, required=True, help="file for the key, created with mode 0600")
     add.add_argument("--days", type=int, default=365, help="how long it is good for (default: 365)")
+    log = verb(keys, "log", run_keys_log, "make the key of a new audit log; prints its public half")
+    log.add_argument("origin", metavar="ORIGIN", help="the log's name, such as example.org/gateway-1; never used twice")
+    log.add_argument("--out", type=Path, required=True, help="file for the key, mode 0600; a .vkey is put beside it")
 
 
 def run_keys_add(options: argparse.Namespace) -> int:
@@ -280,6 +283,20 @@ def run_keys_add(options: argparse.Namespace) -> int:
         return fail(problem)
     err.print(f"the key is in {options.out}; put this under `api_keys` of its principal, raise `revision`, sign:")
     out.print(entry, markup=False)
+    return 0
+
+
+def run_keys_log(options: argparse.Namespace) -> int:
+    from gateway.document import unusable
+    from gateway.log_key import SEED_BYTES, make_log_key
+
+    try:
+        vkey = make_log_key(options.origin, os.urandom(SEED_BYTES), options.out)
+    except FileExistsError as problem:
+        return fail(unusable(problem, "name a new file with --out: the key of a log is never replaced"))
+    except (OSError, ValueError) as problem:
+        return fail(problem)
+    out.print(vkey, markup=False)
     return 0
 
 

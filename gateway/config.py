@@ -21,15 +21,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, PrivateAttr, ValidationInfo, WithJsonSchema
 
 from gateway import config_rules
-from gateway.document import ConfigRejected, Fault, Section, fill, parse, read_bounded
-from gateway.units import Duration, Size
+from gateway.document import ConfigRejected, Document, Fault, Section, fill, parse, read_bounded
+from gateway.units import Duration, Size, Text
 
-__all__ = ["Address", "Config", "FilePath", "load_config", "parse_config"]
+__all__ = ["Address", "Config", "FilePath", "load_config", "parse_config", "valid_origin"]
 
 CONFIG_BYTES_MAX = 256 * 1024
 SECRET_MODE_FORBIDDEN = 0o037  # others: nothing; the group: reading at most
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
 _OTLP = re.compile(r"https?://(?P<address>[^/@]+)/?", re.ASCII)
+_REDIS = re.compile(r"unix:/[^\0]{1,100}|rediss?://(?P<address>[^/@]+)(/[0-9]{1,3})?", re.ASCII)
 _ORIGIN = re.compile(r"[a-z0-9][a-z0-9._-]*(/[A-Za-z0-9._~-]+)*", re.ASCII)
 
 
@@ -61,7 +62,18 @@ def _otlp(value: object) -> object:
     return value
 
 
-def _origin(value: object) -> object:
+def _redis(value: object) -> object:
+    match = _REDIS.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        problem = "is not where a Redis is, or says more than that"
+        raise ValueError(f'{problem}; write "rediss://name:6379", "redis://127.0.0.1:6379/0" or "unix:/run/redis.sock"')
+    if match["address"] is not None:
+        _address(match["address"])
+    return value
+
+
+def valid_origin(value: object) -> str:
+    """The name of a log, if it is one. Raises ValueError."""
     if not isinstance(value, str) or _ORIGIN.fullmatch(value) is None or len(value) > 255:
         raise ValueError(
             f'{value!r} is not an origin; write a name without spaces or "+", such as "example.org/gateway-1"'
@@ -81,7 +93,12 @@ Address = Annotated[
 OtlpEndpoint = Annotated[
     str, BeforeValidator(_otlp), WithJsonSchema({"type": "string", "examples": ["http://127.0.0.1:4317"]})
 ]
-Origin = Annotated[str, BeforeValidator(_origin), WithJsonSchema({"type": "string", "maxLength": 255})]
+RedisUrl = Annotated[
+    str,
+    BeforeValidator(_redis),
+    WithJsonSchema({"type": "string", "examples": ["rediss://redis.example.org:6379", "unix:/run/redis/redis.sock"]}),
+]
+Origin = Annotated[str, BeforeValidator(valid_origin), WithJsonSchema({"type": "string", "maxLength": 255})]
 
 
 class Listen(Section):
@@ -133,8 +150,10 @@ class OipModel(Section):
 
 
 class Oip(Section):
-    """Servers of the Open Inference Protocol (Triton, MLServer, KServe) that run the models. They are not trusted: every
-    answer is held to the bundle's manifest. Nothing of a client reaches them but its tensors."""
+    """Servers of the Open Inference Protocol (Triton, MLServer, KServe) that run the models.
+
+    They are not trusted: every answer is held to the bundle's manifest. Nothing of a client reaches them but tensors.
+    """
 
     addresses: Annotated[tuple[Address, ...], Field(min_length=1, max_length=16)]
     """Their gRPC ports; calls go round them, and first to those that say they are ready."""
@@ -211,7 +230,8 @@ class Audit(Section):
     backlog_bytes_max: Annotated[int, Size("64KiB", "1GiB")] = Field(
         "32MiB", alias="backlog_max", validate_default=True
     )
-    """Records waiting for the recorder in one worker; beyond it answers are refused with AUDIT_UNAVAILABLE."""
+    """Records waiting for the recorder in one worker; beyond it answers are refused with AUDIT_UNAVAILABLE. Requests whose
+    payload may be kept take half of it; beyond that they are refused with OVERLOADED, before the model works for them."""
 
 
 class PolicySource(Section):
@@ -273,6 +293,34 @@ class Tracing(Section):
     """The share of calls that is traced, where the caller's `traceparent` does not say."""
 
 
+class SharedLimits(Section):
+    """A Redis (or Valkey) in which all gateways and workers keep their limits together. Needs the extra `redis`.
+
+    Absent: limits count in each worker. What to do while it is away is the policy's business (`shared_limits` there).
+    """
+
+    url: RedisUrl
+    """`rediss://` with TLS, `redis://` without, `unix:` a socket; then the database, if it is not 0. No password here."""
+    ca: FilePath | None = None
+    """PEM; who issued the server's certificate. Absent: the authorities that the system trusts."""
+    certificate: FilePath | None = None
+    """PEM; a client certificate, if the server asks for one."""
+    key: FilePath | None = None
+    """PEM private key of that certificate; mode 0600."""
+    username: Annotated[str, Text(r"[!-~]{1,128}", "1 to 128 printable characters without spaces")] | None = None
+    """The ACL user; absent: the server's default user."""
+    password_file: FilePath | None = None
+    """The password, and nothing else but a line break at the end; mode 0600."""
+    unsafe_redis_plaintext: bool = False
+    """Accepts `redis://` to another machine: limits and the password can then be read, and changed, on the network."""
+    namespace: Annotated[
+        str, Text(r"[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits, dots, hyphens and underscores")
+    ] = "stockade"
+    """Begins the name of every key. Gateways that share limits have the same one, and the same pepper."""
+    timeout_ms: Annotated[int, Duration("1ms", "10s")] = Field("250ms", alias="timeout", validate_default=True)
+    """How long a call waits for Redis at most, before it is away."""
+
+
 class Config(Section):
     """Stockade's static configuration (`stockade.yaml`)."""
 
@@ -297,6 +345,7 @@ class Config(Section):
     transport: Transport = Transport()
     log: Log = Log()
     tracing: Tracing | None = None
+    shared_limits: SharedLimits | None = None
 
     _directory: Path = PrivateAttr(default=Path())
 
@@ -322,6 +371,11 @@ class Config(Section):
         yield ("audit", "signing_key"), self.audit.signing_key
         yield ("audit", "master_key"), self.audit.master_key
         yield ("policy", "pepper"), self.policy.pepper
+        if (shared := self.shared_limits) is not None:
+            if shared.key is not None:
+                yield ("shared_limits", "key"), shared.key
+            if shared.password_file is not None:
+                yield ("shared_limits", "password_file"), shared.password_file
         if (oip := self.engine.oip) is not None:
             if oip.tls is not None and oip.tls.key is not None:
                 yield ("engine", "oip", "tls", "key"), oip.tls.key
@@ -339,17 +393,25 @@ def _relative(value: Any, root: str) -> Any:
 
 def parse_config(data: bytes, file: Path) -> Config:
     """The bytes of stockade.yaml to a checked Config. Raises ConfigRejected with every problem found."""
-    return fill(Config, parse(data, file, ConfigRejected), config_rules.RULES, ConfigRejected)
+    return _filled(parse(data, file, ConfigRejected))
 
 
 def load_config(path: Path) -> Config:
     """Reads, checks and returns stockade.yaml. Raises ConfigRejected, also when others can read a secret it names."""
     data = read_bounded(path, CONFIG_BYTES_MAX, ConfigRejected)
     document = parse(data, path, ConfigRejected)
-    config = fill(Config, document, config_rules.RULES, ConfigRejected)
+    config = _filled(document)
     if faults := list(_exposed_secrets(config)):
         raise ConfigRejected(document.messages(faults))
     return config
+
+
+def _filled(document: Document) -> Config:
+    if isinstance(document.value, dict) and "principals" in document.value:
+        near = document.file.with_name("stockade.yaml")
+        advice = f"name the configuration that it belongs to instead, such as {near}"
+        raise ConfigRejected([document.message(Fault((), f"is a policy; {advice}"))])
+    return fill(Config, document, config_rules.RULES, ConfigRejected)
 
 
 def _exposed_secrets(config: Config) -> Iterator[Fault]:
