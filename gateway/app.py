@@ -17,22 +17,28 @@ from typing import TYPE_CHECKING
 from gateway import errors
 from gateway.admission.concurrency import Concurrency
 from gateway.admission.memory import MemoryLimiter
+from gateway.admission.shared import FAILURES
 from gateway.batching import end_batching, start_batching
-from gateway.capture import Vault
+from gateway.capture import BACKLOG_SHARE, Room, Vault
 from gateway.codec import CodecLimits
+from gateway.comparison import Comparer
 from gateway.compile import compile_policy
+from gateway.compile_release import with_standings
 from gateway.exits import BODY_INCOMPLETE, write_anonymous
 from gateway.issuers import Issuers
 from gateway.measured import measured_fpr
 from gateway.place import place_of
 from gateway.policy import load_policy
 from gateway.record import auth_fragment, model_fragment, site_of
+from gateway.release_file import RELEASES, read_reached, standings
 from gateway.server import certificates_expire
+from gateway.shared_limits import open_shared, shares_limits, worker_share
 from gateway.state import Gateway, Served
 from gateway.statistics import ModelCounters, ServiceTime
 from gateway.tally import Tally
 from gateway.traces import Traces, open_traces, require_tracing
 from gateway.unprotected import Forgetful, Unlimited, anybody, without_protection
+from gateway.upstream import UpstreamEngine, required
 from ops.audit.client import AuditClient
 from ops.audit.entry import pseudonym
 from ops.audit.keys import KeyStore
@@ -48,6 +54,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.auth.principal import Principal
+    from gateway.compile_release import Standing
     from gateway.config import Config
     from gateway.place import Place
     from gateway.policy import Policy
@@ -57,7 +64,10 @@ if TYPE_CHECKING:
     from serving.bundle import Bundle
     from serving.engine import Engine
 
-ENGINES: Mapping[str, Callable[[Bundle, Config], Engine]] = {"inprocess": lambda bundle, _: InProcessEngine(bundle)}
+ENGINES: Mapping[str, Callable[[Bundle, Config], Engine]] = {
+    "inprocess": lambda bundle, _: InProcessEngine(bundle),
+    "oip": lambda bundle, config: UpstreamEngine(bundle, required(config.engine.oip)),
+}
 REASONS = frozenset({row.reason for row in errors.TABLE.values()} | {BODY_INCOMPLETE})
 RING_SLOTS = 4096
 PSEUDONYMS_MAX = 131_072
@@ -77,6 +87,8 @@ class App:
     pepper: bytes
     traces: Traces | None = None
     ticker: asyncio.Task[None] | None = field(default=None)
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    in_force: tuple[Active, Policy] = field(init=False)
 
     def compile(self, policy: Policy) -> Active:
         """Return the policy ready to be put in force, or raise PolicyRejected."""
@@ -85,19 +97,33 @@ class App:
 
     def put_in_force(self, active: Active, policy: Policy) -> None:
         """Let every request that begins from now on see this policy."""
-        self.gw.active = active
+        self.in_force = active, policy
+        self.gw.active = with_standings(active, policy, self.standings)
+        self.metrics.release.serve_releases(
+            {name: (model.serve, *model.release.versions) for name, model in policy.models.items() if model.release}
+        )
+        if self.gw.shared is not None:
+            self.gw.shared.while_away(worker_share(policy, self.config.workers))
         self.metrics.serve_classes(policy.classes)
         for served in self.gw.served.values():
             self.metrics.serve_model(served.bundle.name, served.bundle.version, screen_facts(active, served))
         if self.gw.served:  # else it is a control process, and no worker
             self.metrics.policy(active.digest)
 
+    def move_canaries(self, standings: Mapping[str, Standing]) -> None:
+        """Let every request that begins from now on find the canaries where they stand."""
+        self.standings = standings
+        self.gw.active = with_standings(*self.in_force, standings)
+
     async def close(self) -> None:
         """Finish what was accepted, write the last sums, and let go."""
         for served in self.gw.served.values():
             await end_batching(served)
+        await asyncio.to_thread(self.gw.comparer.close)
         if self.ticker is not None:
             self.ticker.cancel()
+        if self.gw.shared is not None:
+            await self.gw.shared.close()
         write_anonymous(self.gw)
         await self.sink.close()
         for served in self.gw.served.values():
@@ -144,11 +170,14 @@ async def open_app(
     if config.unsafe_unprotected:
         active = without_protection(active, anybody(policy))
     traces = open_traces(config.tracing, site, metrics, log) if config.tracing is not None else None
+    tally = Tally(metrics, loop, traces)
+    memory = MemoryLimiter()
+    shared = await open_shared(config, pepper, memory, log) if served and shares_limits(config) else None
     gw = Gateway(
         site=site,
         active=active,
         served=served,
-        limiter=Unlimited() if config.unsafe_unprotected else MemoryLimiter(),
+        limiter=Unlimited() if config.unsafe_unprotected else shared or memory,
         concurrency=Unlimited() if config.unsafe_unprotected else Concurrency(config.transport.in_flight_max),
         codec_limits=CodecLimits(
             message_bytes_max=config.transport.message_bytes_max, rows_max=config.transport.rows_max
@@ -156,15 +185,23 @@ async def open_app(
         metadata_bytes_max=config.transport.metadata_bytes_max,
         sink=sink,
         ring=InflightRing.open(place.rings / f"{process}.ring", RING_SLOTS, context, mode=place.modes.ring),
-        tally=Tally(metrics, loop, traces),
+        tally=tally,
+        comparer=Comparer(
+            done=metrics.release.compared,
+            judged=tally.drifts.observe,
+            dropped=metrics.release.dropped,
+            clock_ns=time.monotonic_ns,
+        ),
         log=log,
         loop=loop,
         vault=Vault(keys),
+        room=Room(config.audit.backlog_bytes_max // BACKLOG_SHARE),
         auth_json=auth_fragments(keys),
         new_id=partial(random.SystemRandom().randbytes, 16),
         clock_ns=time.monotonic_ns,
         wall_ns=time.time_ns,
         log_level=config.log.level,
+        shared=shared,
     )
     for one in served.values():
         start_batching(one, config.engine, gw)
@@ -173,6 +210,7 @@ async def open_app(
     for name, expires_s in certificates_expire(config.tls).items() if config.tls else ():
         metrics.certificate(name, expires_s)
     app = App(config, gw, issuers, keys, metrics, sink, pepper, traces)
+    app.standings = standings(read_reached(place.memory.with_name(RELEASES)))
     app.put_in_force(active, policy)
     app.ticker = asyncio.create_task(tick(app))
     return app
@@ -246,13 +284,20 @@ async def tick(app: App) -> None:
     """Once a second: write the sum of anonymous refusals, refresh the gauges."""
     gw = app.gw
     ring_full = 0
+    shared_limits = app.metrics.shared_limits(FAILURES) if gw.shared is not None else None
     while True:
         await asyncio.sleep(TICK_S)
         write_anonymous(gw)
         app.metrics.inflight(gw.concurrency.in_flight)
         app.metrics.audit_backlog(app.sink.backlog_records)
+        app.metrics.release.drift(gw.tally.drifts.values())
         app.metrics.ring_full(gw.ring.full - ring_full)
         ring_full = gw.ring.full
+        if gw.shared is not None and shared_limits is not None:
+            seen = gw.shared.observed()
+            shared_limits.happened(
+                up=seen.up, decisions=seen.decisions, failures=seen.failures, trips_us=seen.trips_us
+            )
         for (name, _), served in gw.served.items():
             ready = served.engine.ready()
             app.metrics.replicas(name, "ready", int(ready))

@@ -45,10 +45,13 @@ def fingerprint(model: ModelPolicy) -> str:
 
 
 def standing_of(name: str, model: ModelPolicy, standings: Mapping[str, Standing]) -> Standing:
-    """Return the standing of a model's canary as the policy words it; none yet: no share."""
+    """Return the standing of a model's canary as the policy words it, and with a share it names; else: no share yet."""
     mark = fingerprint(model)
     known = standings.get(name)
-    return known if known is not None and known.fingerprint == mark else Standing(mark, 0.0, running=True)
+    named = (0.0, *model.release.canary.steps) if model.release is not None and model.release.canary is not None else ()
+    if known is not None and known.fingerprint == mark and known.share in named:
+        return known
+    return Standing(mark, 0.0, running=True)
 
 
 def weights_of(name: str, model: ModelPolicy, standings: Mapping[str, Standing]) -> dict[str, float]:

@@ -26,6 +26,7 @@ from defenses.policy import Action
 from gateway import codec, errors
 from gateway.admission.budget import refusal_of
 from gateway.capture import narrower
+from gateway.comparison import Ran
 from gateway.exits import log_failure
 from gateway.judgement import DECISIONS, judge, soften
 from gateway.settlement import settle
@@ -67,14 +68,22 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
     """Decode, route, charge and queue one inference; returns when its record is durable."""
     began_ns = record.body_ns = gw.clock_ns()
     principal = record.caller()
-    message = codec.parse(body, gw.codec_limits)
-    record.client_id = message.id
-    rules = route(record, message.model_name, message.model_version, active)
-    served = rules.served
-    request = codec.decode(message, served.bundle.inputs, rules.outputs, gw.codec_limits)
-    record.rows = request.rows
-    cost = request.rows * rules.cost_per_row
-    spend(record, active.budgets[principal.name].cost_charges(cost), began_ns, gw)
+    budget = active.budgets[principal.name]
+    try:
+        message = codec.parse(body, gw.codec_limits)
+        record.client_id = message.id
+        rules = route(record, message.model_name, message.model_version, active)
+        served = rules.served
+        request = codec.decode(message, served.bundle.inputs, rules.outputs, gw.codec_limits)
+        record.rows = request.rows
+        charges = budget.cost_charges(request.rows * rules.cost_per_row, request.rows)
+        spend(record, charges, began_ns, gw)
+    except Exception:
+        if gw.shared is not None:
+            gw.shared.owe(budget.request_charges)
+        raise
+    if gw.shared is not None:
+        began_ns += await share(record, (*budget.request_charges, *charges), gw)
     queued_ns = gw.clock_ns()
     record.stage("decode", queued_ns - began_ns)
     if request.timeout_us:
@@ -83,6 +92,8 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
         served.service_time.require(record.deadline_ns - queued_ns, served.batcher.queued_rows, queued_ns)
     future: asyncio.Future[Answer] = gw.loop.create_future()
     capture = narrower(rules.capture, active.tenant_capture[principal.tenant])
+    if capture != "none":
+        gw.room.enter(record, len(body))
     item = Item(record, request, rules, queued_ns, body, capture, future)
     served.batcher.submit(item, rows=request.rows, nbytes=len(body), lane=principal.lane, flow=principal.tenant)
     record.claimed = True
@@ -146,6 +157,8 @@ def run_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gateway) 
     }
     rules.served.counters.ran(gw.wall_ns(), rows_of(inputs), stages)
     gw.tally.batch(items, rules, judgement, scores_of(outputs, rules.prediction), hardened_ns - began_ns)
+    if rules.mirror is not None:
+        gw.comparer.offer(Ran(rules, inputs, outputs[rules.prediction], starts, inferred_ns - stacked_ns))
     for position, item in enumerate(items):
         item.record.batch(batch_id, position, len(items), rows_of(inputs))
         item.record.screens_json = judgement.screens_json[position]
@@ -206,6 +219,24 @@ def spend(record: Record, charges: Charges, now_ns: int, gw: Gateway) -> None:
     record.limited(decision)
     if not decision.admitted:
         raise refusal_of(decision)
+
+
+async def share(record: Record, charges: Charges, gw: Gateway) -> int:
+    """Take from the buckets that all gateways share, or raise why not. Returns how many nanoseconds it took."""
+    assert gw.shared is not None, "asked for where limits are shared"
+    began_ns = gw.clock_ns()
+    try:
+        decision = await gw.shared.take(charges)
+    except errors.LimitsUnavailable:
+        record.limits_unavailable()
+        raise
+    if decision is not None:  # otherwise what `spend` said of this gateway's own share stands
+        record.limited(decision)
+        if not decision.admitted:
+            raise refusal_of(decision)
+    waited_ns = gw.clock_ns() - began_ns
+    record.stage("limits", waited_ns)
+    return waited_ns
 
 
 def earlier(deadline_ns: int | None, other_ns: int) -> int:

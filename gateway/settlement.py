@@ -70,7 +70,8 @@ def close_record(item: Item, gw: Gateway) -> list[bytes]:
         return []
     try:
         return gw.vault.keep(item)
-    except KeyStoreError:  # what must be kept and cannot is not answered; the others of the batch are
+    except KeyStoreError as problem:  # what must be kept and cannot is not answered; the others of the batch are
+        gw.log("payload-not-kept", level="error", request_id=item.record.id, problem=str(problem))
         item.outcome = errors.AuditUnavailable()
         refuse(item.record, item.outcome)
         return []
@@ -99,6 +100,7 @@ def deliver(  # noqa: PLR0917  the first five are bound where it is made
     finally:
         if last:
             served.batcher.freed()
+            gw.comparer.answered()
 
 
 def reply(item: Item, audit_index: int | None, gw: Gateway) -> None:
@@ -128,6 +130,7 @@ def settled(record: Record, gw: Gateway) -> None:
 def close(record: Record, gw: Gateway) -> None:
     """Let go of a call that is over and recorded: it leaves the in-flight ring and is counted."""
     gw.ring.leave(record.ring_slot)
+    gw.room.leave(record)
     gw.tally.ended(record)
 
 

@@ -8,8 +8,8 @@ rate w, so a version wins with probability w / sum of weights). From this follow
   versions the share that moves is exactly the share that the weights move; cumulative intervals would, with three
   versions, also move principals between versions whose weights did not change.
 
-Pure. It draws among principals and knows neither rights nor models; it is unpredictable to nobody: a principal who knows
-the salt can know which version he will get, and gains nothing by it.
+Pure. It draws among principals and knows no rights. It is no secret: who knows the salt knows which version he will
+get, and gains nothing by it.
 """
 
 from __future__ import annotations

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from gateway.admission.budget import Budget
     from gateway.admission.concurrency import Concurrency
     from gateway.admission.limiter import Limiter
+    from gateway.admission.shared import SharedLimiter
     from gateway.auth.chain import Chain
     from gateway.auth.rights import Rights
-    from gateway.capture import Vault
+    from gateway.capture import Room, Vault
     from gateway.codec import CodecLimits, InferRequest
+    from gateway.comparison import Comparer
     from gateway.record import Record, Site
     from gateway.split import Split
     from gateway.statistics import ModelCounters, ServiceTime
@@ -85,7 +87,7 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelRules:
-    """What the policy says about one model version. `prediction` is the output that hardening is for, where there is one."""
+    """What the policy says about one model version. `prediction` is the output that is hardened, if there is one."""
 
     served: Served
     outputs: tuple[TensorSpec, ...]
@@ -164,14 +166,17 @@ class Gateway:
     sink: AuditClient | Forgetful
     ring: InflightRing
     tally: Tally
+    comparer: Comparer
     log: Log
     loop: asyncio.AbstractEventLoop
     vault: Vault
+    room: Room
     auth_json: Callable[[Principal], str]
     new_id: Callable[[], bytes]
     clock_ns: Callable[[], int]
     wall_ns: Callable[[], int]
     log_level: str = "info"
+    shared: SharedLimiter | None = None
     draining: bool = False
     anonymous: dict[str, int] = field(default_factory=dict)
     streams: set[asyncio.Queue[asyncio.Task[bytes] | None]] = field(default_factory=set)

@@ -125,6 +125,8 @@ class Child:
                 self.ready.set()
             case "health":
                 self.able = event.get("able") is True
+            case "moved":
+                self.facts["canaries"] = event.get("canaries")
             case "committed":
                 self.facts["policy"] = event.get("digest")
             case "failed":

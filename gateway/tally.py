@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gateway.drifts import Drifts
 from gateway.judgement import VERDICTS
 from ops.metrics import BatchesDone, RequestDone
 
@@ -51,6 +52,7 @@ class Tally:
         self._ended: list[Record] = []
         self._batches: list[BatchRun] = []
         self._due = False
+        self.drifts = Drifts()
 
     def started(self, method: str) -> None:
         """A call has begun."""
@@ -97,6 +99,13 @@ class Tally:
         ended, self._ended = self._ended, []
         self._metrics.rpcs_started(started)
         self._metrics.requests_done([done_of(record) for record in ended])
+        self._metrics.release.answered(
+            [
+                (record.model_name, record.model_version, record.timings_us.get("total", 0))
+                for record in ended
+                if record.rows and record.kind == "served"
+            ]
+        )
         if self._traces is not None:
             self._traces.ended(ended)
         decided: Counter[tuple[str, str]] = Counter()
@@ -117,6 +126,8 @@ class Tally:
             model = rules.served.bundle.name
             self._metrics.batches_done(model, batches_of(rules, alike))
             self._metrics.answered(model, np.concatenate([batch.scores for batch in alike]).tolist())
+            for batch in alike:
+                self.drifts.observe(rules, batch.judgement, batch.scores)
             for position, (name, _, _) in enumerate(alike[0].judgement.rows):
                 judged = [batch.judgement.rows[position] for batch in alike]
                 verdicts = Counter(np.concatenate([each for _, each, _ in judged]).tolist())

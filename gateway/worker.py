@@ -1,7 +1,8 @@
 """A gateway worker's process: `python -m gateway.worker CONFIG POLICY NUMBER ADDRESS`.
 
 It speaks with its supervisor in JSON lines. Commands on stdin: `prepare` (load a policy, say whether it would do),
-`commit` (use the prepared one), `forget` (drop it). Events on stdout: `ready`, `prepared`, `rejected`, `committed`.
+`commit` (use the prepared one), `forget` (drop it), `move` (canaries stand there now). Events on stdout: `ready`,
+`prepared`, `rejected`, `committed`, `moved`, and `health` whenever it begins or ceases to be able to serve.
 When stdin closes, the supervisor is gone and the worker drains as on SIGTERM: nobody would restart its recorder.
 
 Exit codes: 0 after a drain. When it could not start, with the reason in its log and in its last event, `failed`:
@@ -22,12 +23,15 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from gateway.app import load_bundles, open_app
+from gateway.compile_release import Standing
 from gateway.config import load_config
 from gateway.document import FileRejected
+from gateway.health import serving
 from gateway.methods import data_methods
 from gateway.policy import PolicySignatureInvalid, load_policy
 from gateway.server import ListenFailed, drain, listen, open_server
 from gateway.service import Service
+from gateway.shared_limits import shares_limits
 from ops.audit.errors import AuditError, AuditUnavailable
 from ops.logging import configure
 from serving.errors import ServingError
@@ -40,11 +44,13 @@ if TYPE_CHECKING:
     from gateway.app import App
     from gateway.policy import Policy
     from gateway.service import Stream, Unary
-    from gateway.state import Active
+    from gateway.state import Active, Gateway
     from ops.logging import Log
 
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
+HEALTH_EVERY_S = 0.5
+PROBLEM_CHARACTERS_MAX = 4096  # of an event: a policy may have as many problems as principals
 SERVERS_PER_PORT = 8  # grpc.aio takes a server's calls in one by one; several servers share a port and a loop
 SWITCH_INTERVAL_S = (
     0.0005  # threads hand the interpreter over sooner than the default 5 ms: measured, 8 % more requests
@@ -69,6 +75,9 @@ class Control:
                 self.prepared = None
             case "forget":
                 self.prepared = None
+            case "move":
+                self.app.move_canaries({name: Standing(**fields) for name, fields in command["canaries"].items()})
+                say(event="moved", canaries=command["canaries"])
 
     async def _prepare(self, path: Path) -> None:
         """Read and compile in a thread: with many principals that takes seconds, and calls go on meanwhile."""
@@ -80,7 +89,7 @@ class Control:
         try:
             self.prepared = await asyncio.to_thread(read)
         except FileRejected as problem:
-            say(event="rejected", problem=str(problem))
+            say(event="rejected", problem=str(problem)[:PROBLEM_CHARACTERS_MAX])
         else:
             say(event="prepared", digest=self.prepared[1].digest)
 
@@ -91,22 +100,35 @@ def say(**event: Any) -> None:
     sys.stdout.flush()
 
 
+async def tell_health(gw: Gateway) -> None:
+    """Tell the supervisor what the health service would say: whoever asks `/readyz` is told the same."""
+    told: bool | None = None
+    while True:
+        able = serving(gw)
+        if able is not told:
+            told = able
+            say(event="health", able=able)
+        await asyncio.sleep(HEALTH_EVERY_S)
+
+
 async def run(config_file: Path, policy_file: Path, number: int, address: str) -> int:
     """Serve until told to stop."""
     config = load_config(config_file)
     name = f"worker-{number}"
     log = configure(config.log.level, sys.stderr, format=config.log.format, worker=name)
-    methods = data_methods(reflection=config.reflection)
+    methods = data_methods(reflection=config.reflection, shared_limits=shares_limits(config))
     try:
         bundles = load_bundles(config, log)
         app = await open_app(config, policy_file, process=name, log=log, methods=methods, bundles=bundles)
     except (FileRejected, ServingError, AuditError, OSError) as problem:
         return refuse_to_start(problem, log)
     servers: list[grpc.aio.Server] = []
+    telling: asyncio.Task[None] | None = None
     try:
         data, data_mtls = await listen_all(app, methods, address, servers)
         gc.freeze()  # what is here now stays as long as the process: the collector need not look through it again
         say(event="ready", data=data, data_mtls=data_mtls, policy=app.gw.active.digest)
+        telling = asyncio.create_task(tell_health(app.gw))
         log("serving", address=data, policy=app.gw.active.digest)
         await until_told_to_stop(Control(app))
         log("draining")
@@ -114,6 +136,8 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str) -
         return refuse_to_start(problem, log)
     finally:
         await drain(servers, app.gw, config.transport.drain_timeout_ms / 1000)
+        if telling is not None:
+            telling.cancel()
         await app.close()
     log("drained")
     return 0
@@ -122,7 +146,7 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str) -
 def refuse_to_start(problem: Exception, log: Log) -> int:
     """Say why there will be no worker; returns the exit code."""
     log("worker-not-started", level="error", error=type(problem).__name__, problem=str(problem))
-    say(event="failed", problem=str(problem))
+    say(event="failed", problem=str(problem)[:PROBLEM_CHARACTERS_MAX])
     return EX_TEMPFAIL if isinstance(problem, AuditUnavailable | PolicySignatureInvalid) else EX_CONFIG
 
 

@@ -7,19 +7,25 @@
 from ops.metrics.gateway import BatchesDone, Metrics, RequestDone, ScreenFacts
 from ops.metrics.page import MetricsPage, serve_metrics
 from ops.metrics.recorder import RecorderMetrics
+from ops.metrics.release import TIMES, Compared, ReleaseMetrics, VersionCounts, read_versions
 from ops.metrics.scrape import expose, prepare_directory
 from ops.metrics.store import MetricsInUse, forget_process
 
 __all__ = [
+    "TIMES",
     "BatchesDone",
+    "Compared",
     "Metrics",
     "MetricsInUse",
     "MetricsPage",
     "RecorderMetrics",
+    "ReleaseMetrics",
     "RequestDone",
     "ScreenFacts",
+    "VersionCounts",
     "expose",
     "forget_process",
     "prepare_directory",
+    "read_versions",
     "serve_metrics",
 ]

@@ -9,12 +9,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ops.metrics.release import ReleaseMetrics
+from ops.metrics.shared_limits import SharedLimitsMetrics
 from ops.metrics.store import OTHER, Cell, Family, Histogram, HistogramCells, Store, counter, gauge
 
 __all__ = ["BatchesDone", "Metrics", "RequestDone", "ScreenFacts"]
 
 MICRO = 1e-6
-STAGES = ("auth", "admit", "decode", "screen", "queue", "infer", "harden", "audit", "total")
+STAGES = ("auth", "admit", "decode", "limits", "screen", "queue", "infer", "harden", "audit", "total")
 OUTCOMES = ("served", "refused", "failed", "outcome-unknown")
 VERDICTS = ("pass", "flag", "refuse")
 CODES = (
@@ -133,6 +135,7 @@ class Metrics:
             self._rpc = {method: self._bind_rpc(method, kind) for method, kind in methods.items()}
             self._rpc_unknown = self._bind_rpc(f"/{OTHER}/{OTHER}", OTHER)
         self._policy = ""
+        self.release = ReleaseMetrics(self._store)
 
     def _allow(self, methods: Mapping[str, str], reasons: Collection[str]) -> None:
         allow = self._store.vocabulary.allow
@@ -385,6 +388,10 @@ class Metrics:
         with self._lock:
             self._store.vocabulary.allow("certificate", (name,))
             self._expiry.bind(name).set(expires_s)
+
+    def shared_limits(self, failures: Sequence[str]) -> SharedLimitsMetrics:
+        """Let shared limits have series: called where limits are shared."""
+        return SharedLimitsMetrics(self._store, failures)
 
     def close(self) -> None:
         """Give the process name back; what was counted stays on the page."""

@@ -4,7 +4,7 @@ Rules: counters and histograms of all processes, dead ones included, are summed;
 screens, which are told by their labels, only those in force.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +13,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-__all__ = ["expose", "prepare_directory"]
+__all__ = ["expose", "prepare_directory", "read_samples"]
 
 IN_FORCE = frozenset({"stockade_policy_info", "stockade_screen_info"})
 """Facts told by labels: a sample of 0 is one that is no longer so, and is left out."""
@@ -41,6 +41,19 @@ def expose(directory: Path) -> bytes:
     return generate_latest(registry)
 
 
+def read_samples(directory: Path, names: Collection[str]) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    """(name, labels, value) of every sample with one of these names, over all processes."""
+    for metric in _merge(_files(directory)):
+        for sample in metric.samples:
+            if sample.name in names:
+                yield sample.name, sample.labels, sample.value
+
+
+def _files(directory: Path) -> list[str]:
+    # A file is empty when its process was killed between making it and giving it a size.
+    return sorted(str(file) for file in directory.glob("*.db") if file.stat().st_size)
+
+
 class _Host(Collector):
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -49,9 +62,7 @@ class _Host(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        # A file is empty when its process was killed between making it and giving it a size.
-        files = sorted(str(file) for file in self._directory.glob("*.db") if file.stat().st_size)
-        for metric in sorted(_merge(files), key=lambda metric: metric.name):
+        for metric in sorted(_merge(_files(self._directory)), key=lambda metric: metric.name):
             if metric.name in IN_FORCE:
                 metric.samples = [sample for sample in metric.samples if sample.value]
             yield metric

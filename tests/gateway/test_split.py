@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -50,7 +51,7 @@ def test_nobody_goes_to_a_version_whose_weight_did_not_grow_beside_the_one_left(
 
 def test_between_two_versions_only_the_needed_share_moves_and_in_one_direction():
     steps = [chosen({"1": 1 - share, "2": share}) for share in (0.0, 0.01, 0.1, 0.5, 1.0)]
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         assert {(before[name], after[name]) for name in PEOPLE} <= {("1", "1"), ("1", "2"), ("2", "2")}
     assert set(steps[-1].values()) == {"2"}
 

@@ -1,0 +1,172 @@
+"""Whether a canary goes on, goes back, or waits: a pure function of what was seen since its step began.
+
+    running ──(good for a whole step)──► next step ... ──(good for the last step)──► promoted
+       └──(one limit broken)──► rolled-back                         both are final
+
+Rules:
+- Going back needs no patience where the case is clear: an error or disagreement rate whose lower 99.9 % confidence
+  bound (Clopper and Pearson) is above its limit ends the canary at once. A rate that is only estimated above its limit
+  ends it when the step would have ended. So a few unlucky requests at the start do no harm, and a broken version
+  answers as few as can tell.
+- Going on needs both: the step has lasted, and the version has run `min_requests` in it, answered or compared.
+- Response times are judged at the end of a step only, since a percentile of a few requests says little; and only where
+  both versions have answered `min_requests` in the same time.
+- Drift ends a canary where the version that is served does not drift itself: strange traffic is not the version's
+  fault. While both drift, nothing moves.
+- Whatever is not measured is not judged.
+
+Knows no clock, no files and no metrics: counts and times are arguments.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Literal
+
+from defenses.intervals import clopper_pearson
+
+__all__ = ["Event", "Evidence", "Limits", "Plan", "Progress", "begin", "decide", "quantile"]
+
+CONFIDENCE = 0.998  # two-sided: 99.9 % on the side that is looked at
+P99 = 0.99
+
+Phase = Literal["running", "promoted", "rolled-back"]
+Event = Literal["started", "advanced", "promoted", "rolled-back"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What takes a canary back; None is not looked at."""
+
+    error_rate_max: float
+    p99_ratio_max: float | None = None
+    disagreement_max: float | None = None
+    drift_max: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the policy wants of a canary. `steps` are its shares, ascending to 1."""
+
+    steps: tuple[float, ...]
+    step_ns: int
+    requests_min: int
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was seen since the step began.
+
+    `requests` and `errors` are the canary's, answered or compared. `times` and `served_times` count response times of
+    the canary and of the served version by bucket: `bounds` are the buckets' upper bounds in seconds, and one bucket
+    more is open. Rows are counted in `compared` and `disagreements`. Drift is None where it is not measured.
+    """
+
+    requests: int
+    errors: int
+    compared: int = 0
+    disagreements: int = 0
+    bounds: Sequence[float] = ()
+    times: Sequence[int] = ()
+    served_times: Sequence[int] = ()
+    drift: float | None = None
+    served_drift: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a canary is. `step` counts from 0, `began_ns` is when it began; `reason` says why it is over."""
+
+    phase: Phase
+    step: int
+    began_ns: int
+    reason: str = ""
+
+    def share(self, plan: Plan) -> float:
+        """Return the share of the principals that the version answers."""
+        if self.phase == "running":
+            return plan.steps[self.step]
+        return 1.0 if self.phase == "promoted" else 0.0
+
+
+def begin(now_ns: int) -> Progress:
+    """Return a canary at its first step."""
+    return Progress("running", 0, now_ns)
+
+
+def decide(plan: Plan, progress: Progress, seen: Evidence, now_ns: int) -> tuple[Progress, Event | None]:
+    """Return where the canary is now, and what has happened to it: None while it stays where it is."""
+    if progress.phase != "running":
+        return progress, None
+    ends = now_ns - progress.began_ns >= plan.step_ns and seen.requests >= plan.requests_min
+    broken = clearly_broken(plan.limits, seen) or (broken_at_end(plan, seen) if ends else "")
+    if broken:
+        return replace(progress, phase="rolled-back", reason=broken), "rolled-back"
+    if not ends or drifts(plan.limits, seen.served_drift):
+        return progress, None
+    if progress.step + 1 == len(plan.steps):
+        return replace(progress, phase="promoted", reason="good through every step"), "promoted"
+    return Progress("running", progress.step + 1, now_ns), "advanced"
+
+
+def clearly_broken(limits: Limits, seen: Evidence) -> str:
+    """Say which limit is broken beyond doubt; empty: none."""
+    for name, bad, of, most in rates(limits, seen):
+        if of and clopper_pearson(bad, of, CONFIDENCE).low > most:
+            return over(name, bad, of, most)
+    if drifts(limits, seen.drift) and not drifts(limits, seen.served_drift):
+        return f"drift {seen.drift:.3f} is above {limits.drift_max:g}"
+    return ""
+
+
+def broken_at_end(plan: Plan, seen: Evidence) -> str:
+    """Say which limit is broken as far as a whole step can tell; empty: none."""
+    for name, bad, of, most in rates(plan.limits, seen):
+        if of and bad / of > most:
+            return over(name, bad, of, most)
+    most_ratio = plan.limits.p99_ratio_max
+    if most_ratio is None or min(sum(seen.times), sum(seen.served_times)) < plan.requests_min:
+        return ""
+    here, served = quantile(seen.times, seen.bounds, P99), quantile(seen.served_times, seen.bounds, P99)
+    if here > most_ratio * served:
+        return f"p99 {here * 1000:.1f} ms is {here / served:.2f} times the served version's, above {most_ratio:g}"
+    return ""
+
+
+def rates(limits: Limits, seen: Evidence) -> list[tuple[str, int, int, float]]:
+    """Return (name, bad, of all, limit) of every rate that is looked at."""
+    found = [("error rate", seen.errors, seen.requests, limits.error_rate_max)]
+    if limits.disagreement_max is not None:
+        found.append(("disagreement", seen.disagreements, seen.compared, limits.disagreement_max))
+    return found
+
+
+def over(name: str, bad: int, of: int, most: float) -> str:
+    """Say that a rate is above its limit."""
+    return f"{name} {bad / of:.3f} ({bad} of {of}) is above {most:g}"
+
+
+def drifts(limits: Limits, drift: float | None) -> bool:
+    """Say whether a drift is measured, looked at, and above its limit."""
+    return drift is not None and limits.drift_max is not None and drift > limits.drift_max
+
+
+def quantile(counts: Sequence[int], bounds: Sequence[float], share: float) -> float:
+    """Return a quantile of what was counted in buckets, interpolated inside its bucket; of nothing: 0.
+
+    What lies in the last, open bucket counts as the highest bound.
+    """
+    reached = list(accumulate(counts))
+    if not reached or not reached[-1]:
+        return 0.0
+    wanted = share * reached[-1]
+    index = bisect_left(reached, wanted)
+    if index >= len(bounds):
+        return bounds[-1]
+    low = bounds[index - 1] if index else 0.0
+    before = reached[index - 1] if index else 0
+    return low + (bounds[index] - low) * (wanted - before) / (reached[index] - before)

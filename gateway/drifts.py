@@ -1,0 +1,52 @@
+"""What the drift detectors are fed with: the screens' p-values and the scores of each model version of this process."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from defenses.drift import PopulationWindow, UniformityWindow
+from defenses.policy import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+    from gateway.judgement import Judgement
+    from gateway.state import ModelRules
+
+__all__ = ["P_VALUES", "SCORES", "Drifts"]
+
+P_VALUES = "p-values-"
+"""What the names of detectors begin with that are about a screen's p-values; the screen's name follows."""
+SCORES = "scores"
+
+
+class Drifts:
+    """One window a version and detector. Fed by batch threads and by the comparer, read once a second."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._p_values: dict[tuple[str, str, str], UniformityWindow] = {}
+        self._scores: dict[tuple[str, str], PopulationWindow] = {}
+
+    def observe(self, rules: ModelRules, judgement: Judgement, scores: np.ndarray[Any, Any]) -> None:
+        """A version has judged rows. `scores` holds the probability of the top class of each; empty: it has none."""
+        key = rules.served.bundle.name, rules.served.bundle.version
+        with self._lock:
+            for name, _, p_values in judgement.rows:
+                self._p_values.setdefault((*key, name), UniformityWindow()).add(p_values)
+            if scores.size:
+                window = self._scores.setdefault(key, PopulationWindow())
+                window.add(scores, reference=judgement.row_actions == Action.ALLOW)  # what was flagged is no example
+
+    def values(self) -> Iterator[tuple[str, str, str, float]]:
+        """Yield (model, version, detector, value) of each window that has seen enough."""
+        with self._lock:
+            for (model, version, screen), uniformity in self._p_values.items():
+                if (value := uniformity.value()) is not None:
+                    yield model, version, P_VALUES + screen, value
+            for (model, version), population in self._scores.items():
+                if (value := population.value()) is not None:
+                    yield model, version, SCORES, value
