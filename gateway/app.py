@@ -29,6 +29,7 @@ from gateway.issuers import Issuers
 from gateway.measured import measured_fpr
 from gateway.place import place_of
 from gateway.policy import load_policy
+from gateway.ray import open_ray
 from gateway.record import auth_fragment, model_fragment, site_of
 from gateway.release_file import RELEASES, read_reached, standings
 from gateway.server import certificates_expire
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 ENGINES: Mapping[str, Callable[[Bundle, Config], Engine]] = {
     "inprocess": lambda bundle, _: InProcessEngine(bundle),
     "oip": lambda bundle, config: UpstreamEngine(bundle, required(config.engine.oip)),
+    "ray": open_ray,
 }
 REASONS = frozenset({row.reason for row in errors.TABLE.values()} | {BODY_INCOMPLETE})
 RING_SLOTS = 4096
@@ -295,9 +297,7 @@ async def tick(app: App) -> None:
         ring_full = gw.ring.full
         if gw.shared is not None and shared_limits is not None:
             seen = gw.shared.observed()
-            shared_limits.happened(
-                up=seen.up, decisions=seen.decisions, failures=seen.failures, trips_us=seen.trips_us
-            )
+            shared_limits.happened(up=seen.up, decisions=seen.decisions, failures=seen.failures, trips_us=seen.trips_us)
         for (name, _), served in gw.served.items():
             ready = served.engine.ready()
             app.metrics.replicas(name, "ready", int(ready))

@@ -130,6 +130,7 @@ def limits(found: LimitSet) -> Limits:
         cost_interval_ns=found.cost_interval_ns,
         cost_burst=found.cost_burst,
         in_flight_max=found.in_flight_max,
+        queries_per_day=found.queries_per_day,
     )
 
 

@@ -175,11 +175,57 @@ class Oip(Section):
     """A reply; a larger one is not read, and its requests end with MODEL_ERROR."""
 
 
+class RayReplicas(Section):
+    """How many replicas a model has. Ray Serve adds and removes them by the calls that are in work or wait."""
+
+    min: Annotated[int, Field(ge=1, le=1024)] = 1
+    """There always, as far as the cluster has room. Two or more, on different nodes, to lose none when a node dies."""
+    max: Annotated[int, Field(ge=1, le=1024)] = 1
+    """There at most."""
+    target_ongoing: Annotated[int, Field(ge=1, le=256)] = 2
+    """Calls that a replica should have on average, each a batch; with more, replicas are added."""
+    cpus: Annotated[float, Field(gt=0, le=64)] = 1.0
+    """Processors that Ray sets aside for a replica. A run of a model uses one."""
+
+
+class Ray(Section):
+    """A Ray cluster whose Serve applications run the models. `stockade ray deploy` makes the applications.
+
+    The gateway's machine must be a node of the cluster (`ray start --address=...`, with no processors if it should run no
+    replica). Replicas verify a bundle before they load it, so the nodes need bundles and keys under the same paths.
+    """
+
+    address: Address
+    """The cluster's head (GCS), as in `ray start --address`."""
+    unsafe_plaintext: bool = False
+    """Accepts an `address` beyond loopback: inputs and answers can be read and changed on that network, and whoever
+    reaches a Ray cluster can run code in it."""
+    namespace: Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,62}$")] = "stockade"
+    """The applications are called <namespace>-<model>-<version>. Gateways with the same one share them."""
+    call_timeout_ms: Annotated[int, Duration("10ms", "10m")] = Field("5s", alias="call_timeout", validate_default=True)
+    """How long a batch may take, the second attempt included; then its requests end with DEADLINE_PASSED. A replica with
+    a run that takes longer is replaced."""
+    start_timeout_ms: Annotated[int, Duration("0s", "50s")] = Field("20s", alias="start_timeout", validate_default=True)
+    """How long a worker waits at its start for replicas. Without them it starts all the same, and is not ready."""
+    replicas: RayReplicas = RayReplicas()
+    max_ongoing: Annotated[int, Field(ge=1, le=256)] = 8
+    """Calls that a replica takes at once, each in a thread; further ones wait in the gateway."""
+    prefer_local: bool = True
+    """Prefers replicas on the gateway's own node while they have room."""
+    models_per_replica: Annotated[int, Field(ge=0, le=1024)] = 0
+    """0: every model has replicas of its own. Otherwise all models share replicas, which load a model when it is asked
+    for and hold that many at most."""
+
+
 class Engine(Section):
     """What runs the models. Queues are bounded; what does not fit is refused with QUEUE_FULL."""
 
-    kind: Literal["inprocess", "oip"] = "inprocess"
-    """`inprocess`: ONNX Runtime in the worker. `oip`: servers of the Open Inference Protocol, see `oip`."""
+    kind: Literal["inprocess", "oip", "ray"] = "inprocess"
+    """`inprocess`: ONNX Runtime in the worker. `oip`: servers of the Open Inference Protocol, see `oip`. `ray`: replicas
+    on a Ray cluster, see `ray`."""
+    fallback: Literal["none", "inprocess"] = "none"
+    """What answers while no replica of a Ray cluster takes a batch. `inprocess`: ONNX Runtime in the worker, with the
+    same bundle; without it the requests end with BACKEND_UNAVAILABLE."""
     threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Each runs one batch at a time. 0: batches run on the event loop, which is fastest while a full one takes a few
     milliseconds (a slower model would hold up every other call); for models that run elsewhere, 8 threads."""
@@ -191,6 +237,8 @@ class Engine(Section):
     """Bytes of input that may wait for a model."""
     oip: Oip | None = None
     """Which servers run the models, for `kind: oip`."""
+    ray: Ray | None = None
+    """Which cluster runs the models, for `kind: ray`."""
 
 
 class Bundles(Section):
@@ -300,7 +348,7 @@ class SharedLimits(Section):
     """
 
     url: RedisUrl
-    """`rediss://` with TLS, `redis://` without, `unix:` a socket; then the database, if it is not 0. No password here."""
+    """`rediss://` with TLS, `redis://` without, `unix:` a socket; then a database other than 0. No password here."""
     ca: FilePath | None = None
     """PEM; who issued the server's certificate. Absent: the authorities that the system trusts."""
     certificate: FilePath | None = None

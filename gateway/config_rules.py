@@ -125,6 +125,69 @@ def _sizes_agree(config: Config) -> Iterator[Fault]:
         )
 
 
+def _upstream(config: Config) -> Iterator[Fault]:
+    oip, kind = config.engine.oip, config.engine.kind
+    if (oip is not None) != (kind == "oip"):
+        problem = "is missing, and `engine.kind` is oip; name the servers" if oip is None else "needs `kind: oip`"
+        yield Fault(("engine", "oip"), problem)
+    if oip is None:
+        return
+    beyond = [address for address in oip.addresses if not _is_loopback(address)]
+    if oip.tls is None and beyond and not oip.unsafe_plaintext:
+        advice = "add `tls`, or say `unsafe_plaintext: true`"
+        yield Fault(("engine", "oip", "addresses"), f"{beyond[0]} is another machine, and there is no TLS; {advice}")
+    if oip.tls is None and beyond and oip.token is not None:
+        yield Fault(("engine", "oip", "token"), f"would go to {beyond[0]} without TLS; add `tls`")
+    if oip.tls is not None and oip.unsafe_plaintext:
+        yield Fault(("engine", "oip", "unsafe_plaintext"), "contradicts `tls`; remove one of the two")
+    if oip.tls is not None and (oip.tls.certificate is None) != (oip.tls.key is None):
+        given, absent = ("certificate", "key") if oip.tls.key is None else ("key", "certificate")
+        yield Fault(("engine", "oip", "tls", given), f"is of no use alone; add `{absent}`")
+    if len(set(oip.addresses)) != len(oip.addresses):
+        yield Fault(("engine", "oip", "addresses"), "names a server twice; leave one of them out")
+
+
+def _shared_limits(config: Config) -> Iterator[Fault]:
+    shared = config.shared_limits
+    if shared is None:
+        return
+    scheme, _, rest = shared.url.partition("://")
+    if scheme == "redis" and not shared.unsafe_redis_plaintext and not _is_loopback(rest.partition("/")[0]):
+        advice = "use rediss:// or a loopback address, or say `unsafe_redis_plaintext: true`"
+        yield Fault(("shared_limits", "url"), f"sends limits to another machine without TLS; {advice}")
+    for name in ("ca", "certificate"):
+        if scheme != "rediss" and getattr(shared, name) is not None:
+            yield Fault(("shared_limits", name), "is of no use without TLS; write rediss:// in `url`, or remove it")
+    if (shared.certificate is None) != (shared.key is None):
+        given, absent = ("certificate", "key") if shared.key is None else ("key", "certificate")
+        yield Fault(("shared_limits", given), f"is of no use alone; add `{absent}`")
+    if shared.username is not None and shared.password_file is None:
+        yield Fault(("shared_limits", "username"), "is of no use alone; add `password_file`")
+
+
+def _ray(config: Config) -> Iterator[Fault]:
+    ray, kind = config.engine.ray, config.engine.kind
+    if (ray is not None) != (kind == "ray"):
+        problem = (
+            "is missing, and `engine.kind` is ray; say where the cluster is" if ray is None else "needs `kind: ray`"
+        )
+        yield Fault(("engine", "ray"), problem)
+    if config.engine.fallback != "none" and kind != "ray":
+        yield Fault(("engine", "fallback"), "is of no use without `kind: ray`; remove it")
+    if ray is None:
+        return
+    if not (_is_loopback(ray.address) or ray.unsafe_plaintext):
+        advice = "say `unsafe_plaintext: true` if nobody else is on that network"
+        yield Fault(
+            ("engine", "ray", "address"), f"{ray.address} is another machine, and Ray has no TLS here; {advice}"
+        )
+    if ray.replicas.max < ray.replicas.min:
+        yield Fault(("engine", "ray", "replicas", "max"), f"is less than `min` ({ray.replicas.min}); raise it")
+    if ray.replicas.target_ongoing > ray.max_ongoing:
+        problem = f"is more than `max_ongoing` ({ray.max_ongoing}), so replicas would never be added; lower it"
+        yield Fault(("engine", "ray", "replicas", "target_ongoing"), problem)
+
+
 RULES: tuple[Callable[[Config], Iterable[Fault]], ...] = (
     _transport_security,
     _traces,
@@ -134,4 +197,7 @@ RULES: tuple[Callable[[Config], Iterable[Fault]], ...] = (
     _distinct_files,
     _durable_places,
     _sizes_agree,
+    _upstream,
+    _ray,
+    _shared_limits,
 )

@@ -11,7 +11,7 @@ Refusal
 ├── ModelError                                                  the model, or our own code, failed
 └── RetryLater                                                  the same request may succeed later
     ├── RateLimited, QuotaExceeded, QueueFull                   ... when the caller has room again
-    └── Overloaded, Draining, ModelLoading, ScreenUnavailable, AuditUnavailable, BackendUnavailable
+    └── Overloaded, Draining, ModelLoading, LimitsUnavailable, ScreenUnavailable, AuditUnavailable, BackendUnavailable
 ```
 
 Rules:
@@ -156,6 +156,10 @@ class ModelLoading(RetryLater):
     """The model is there and cannot answer yet."""
 
 
+class LimitsUnavailable(RetryLater):
+    """The limits that gateways share cannot be asked for, and the policy says to refuse then."""
+
+
 class ScreenUnavailable(RetryLater):
     """A screen that must judge cannot, and the policy fails closed."""
 
@@ -248,6 +252,7 @@ def _rows() -> dict[type[Exception], Row]:
         Overloaded: Row(code.UNAVAILABLE, "OVERLOADED", "The gateway is overloaded.", None, its_own),
         Draining: draining,
         ModelLoading: Row(code.UNAVAILABLE, "MODEL_LOADING", "The model is being loaded.", None, its_own),
+        LimitsUnavailable: Row(code.UNAVAILABLE, "LIMITS_UNAVAILABLE", "Limits cannot be checked now.", None, its_own),
         ScreenUnavailable: screen_gone,
         AuditUnavailable: audit_gone,
         BackendUnavailable: backend_gone,

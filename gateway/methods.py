@@ -7,13 +7,15 @@ model that is not yours looks like one that is not there.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health_pb2
 
 from gateway import health, metadata
 from gateway.codec import parse_as
-from gateway.pipeline import answer, route
+from gateway.pipeline import answer, route, share
+from gateway.policy_rules import PUBLIC_METHODS
 from gateway.reflection import REFLECTION_PATHS, reflect
 from gateway.service import Stream, Unary
 from gateway.state import Answer
@@ -21,10 +23,11 @@ from gateway.streaming import stream_infer
 from stockade.open_inference import grpc_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from google.protobuf.message import Message
 
+    from gateway.admission.budget import Charges
     from gateway.service import Call
     from gateway.state import ModelRules
 
@@ -41,7 +44,7 @@ def server_live(call: Call, request: pb.ServerLiveRequest) -> Message:  # noqa: 
 
 
 def server_ready(call: Call, request: pb.ServerReadyRequest) -> Message:  # noqa: ARG001  the request is empty
-    return pb.ServerReadyResponse(ready=health.status_of("", call.gw) == health_pb2.HealthCheckResponse.SERVING)
+    return pb.ServerReadyResponse(ready=health.serving(call.gw))
 
 
 def server_metadata(call: Call, request: pb.ServerMetadataRequest) -> Message:  # noqa: ARG001  the request is empty
@@ -116,7 +119,37 @@ _TOLD: Mapping[str, tuple[type[Message], Callable[..., Message]]] = {
 }
 
 
-def data_methods(*, reflection: bool) -> dict[str, Unary | Stream]:
+def charged(method: Unary | Stream) -> Unary | Stream:
+    """Return the method as it is where gateways share limits: each call takes from them before it runs.
+
+    An inference does so itself, once its cost is known. What touches neither a model nor a tenant is left out: whether
+    a gateway is alive must not depend on where the limits are kept.
+    """
+    if method.right in PUBLIC_METHODS or method.right == "ModelInfer":
+        return method
+
+    def charges(call: Call) -> Charges:
+        return call.active.budgets[call.record.caller().name].request_charges
+
+    if isinstance(method, Unary):
+        answered = method.run
+
+        async def run(call: Call, body: bytes) -> Answer:
+            await share(call.record, charges(call), call.gw)
+            return await answered(call, body)
+
+        return replace(method, run=run)
+    streamed = method.run
+
+    async def run_stream(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        await share(call.record, charges(call), call.gw)
+        async for reply in streamed(call, bodies):
+            yield reply
+
+    return replace(method, run=run_stream)
+
+
+def data_methods(*, reflection: bool, shared_limits: bool = False) -> dict[str, Unary | Stream]:
     """Return every method of the data port by its gRPC path.
 
     What else the protocol has is answered with UNIMPLEMENTED: shared memory, because a client would name memory of the
@@ -133,4 +166,4 @@ def data_methods(*, reflection: bool) -> dict[str, Unary | Stream]:
         methods[f"/{INFERENCE}/{name}"] = Unary(name, told(request_class, build))
     if reflection:
         methods |= dict.fromkeys(REFLECTION_PATHS, Stream("Reflection", reflect))
-    return methods
+    return {path: charged(method) for path, method in methods.items()} if shared_limits else methods

@@ -76,7 +76,20 @@ class LimitSet(Section):
     cost_burst: Annotated[int, Field(ge=1, le=100_000_000)]
     """Cost that may come at once; a single request that costs more can never be admitted."""
     in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = Field(alias="in_flight")
-    """Calls being worked on at the same time."""
+    """Calls being worked on at the same time, in one worker."""
+    queries_per_day: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    """Rows that inferences may ask about in a day: a budget of that many, which comes back evenly within 24 hours.
+    After a pause all of it is there at once; in the long run that many a day. Then: QUOTA_EXCEEDED. Absent: no budget."""
+
+
+class SharedLimits(Section):
+    """What gateways do while the Redis in which they share limits is away. Recovery is automatic."""
+
+    when_down: Literal["refuse", "local_share"] = "refuse"
+    """`refuse`: every inference, with LIMITS_UNAVAILABLE. `local_share`: admit a share of each limit."""
+    share: Annotated[float, Field(ge=0.001, le=1)] | None = None
+    """The share of one gateway, its workers together, such as 0.25 where there are four. Shares that add up to more
+    than 1 admit more than the limit while Redis is away."""
 
 
 class Grant(Section):
@@ -220,6 +233,7 @@ class Policy(Section):
     principals: Annotated[Mapping[Name, Principal], Field(min_length=1, max_length=200_000)]
     issuers: Annotated[Mapping[Name, Issuer], Field(max_length=64)] = {}
     models: Annotated[Mapping[Name, ModelPolicy], Field(min_length=1, max_length=1024)]
+    shared_limits: SharedLimits = SharedLimits()
     unsafe_public_methods: tuple[str, ...] = ()
     """Methods that need no credential. Health checks of a load balancer are the usual reason."""
 

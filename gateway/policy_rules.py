@@ -85,6 +85,15 @@ def _limits(policy: Policy) -> Iterator[Fault]:
                 yield Fault(("limits", name, what), f"{problem}; lower the burst or raise the rate")
 
 
+def _shared_limits(policy: Policy) -> Iterator[Fault]:
+    shared = policy.shared_limits
+    if shared.when_down == "local_share" and shared.share is None:
+        problem = "is missing, and `when_down` is `local_share`; write a share such as 0.25 for four gateways"
+        yield Fault(("shared_limits", "share"), problem)
+    if shared.when_down != "local_share" and shared.share is not None:
+        yield Fault(("shared_limits", "share"), "means nothing unless `when_down` is `local_share`; remove it")
+
+
 def _references(policy: Policy) -> Iterator[Fault]:
     for name, tenant in policy.tenants.items():
         yield from _refers(("tenants", name, "limits"), tenant.limits, policy.limits, "a limit set")
@@ -188,6 +197,7 @@ def _public_methods(policy: Policy) -> Iterator[Fault]:
 RULES: tuple[Callable[[Policy], Iterable[Fault]], ...] = (
     _grants,
     _limits,
+    _shared_limits,
     _references,
     _identities,
     _names,

@@ -63,9 +63,13 @@ class Record:
 
     `audit_index` is the leaf's index in the log once it is durable, and None before. `claimed` says that somebody has
     taken on the duty to write the leaf (the batch, or the exit): exactly one of them does; `settled` that the sink has
-    said what became of it, `finished` that the call is over. `names` are those of the client's certificate, `client_id`
-    the request's id in the client's words, `parent` the caller's span, `stream_id` the id of the stream a message came
-    in, `body_ns` when the body was there; none of them is part of the leaf.
+    said what became of it, `finished` that the call is over, `body_there` that its body has arrived (a stream's with its
+    beginning). `names` are those of the client's certificate, `client_id` the request's id in the client's words,
+    `parent` the caller's span, `stream_id` the id of the stream a message came in, `body_ns` when the body was there,
+    `room_bytes` what it takes of the room for payloads; none of them is part of the leaf.
+
+    `peer` is known once a handler runs. On the port without client certificates gRPC starts it when the body is there,
+    so a record with BODY_INCOMPLETE says "unknown" there: gRPC tells nobody whose headers it has passed on.
     """
 
     __slots__ = (
@@ -73,6 +77,7 @@ class Record:
         "auth_json",
         "batch_json",
         "body_ns",
+        "body_there",
         "claimed",
         "client_id",
         "deadline_ns",
@@ -99,6 +104,7 @@ class Record:
         "reason",
         "right",
         "ring_slot",
+        "room_bytes",
         "rows",
         "screens_json",
         "settled",
@@ -127,12 +133,14 @@ class Record:
         self.trace: str | None = None
         self.parent: TraceParent | None = None
         self.body_ns = 0
+        self.body_there = False
         self.principal: Principal | None = None
         self.auth_json: str | None = None
         self.rate: Decision | None = None
         self.limits: list[str] = []
         self.ticket: Ticket | None = None
         self.ring_slot = -1
+        self.room_bytes = 0
         self.model_name = ""
         self.model_version = ""
         self.model_digest = ""
@@ -180,6 +188,10 @@ class Record:
         self.limits.append(f'{{"decision":"{verdict}","rule":{quoted(decision.rule)},"tokens":{decision.remaining}}}')
         if self.rate is None or not decision.admitted or decision.remaining < self.rate.remaining:
             self.rate = decision
+
+    def limits_unavailable(self) -> None:
+        """Write down that the limits which gateways share could not be asked for."""
+        self.limits.append('{"decision":"refuse","rule":"shared-limits","tokens":0}')
 
     def batch(self, batch_id: int, position: int, size: int, rows: int) -> None:
         """Write down where in which batch the request was answered. Nothing is padded."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MISSING_EXTRA = "needs the extra `otel`; run `pip install 'stockade[otel]'`, or remove `tracing`"
 BEFORE_BODY = ("auth", "admit")
-AFTER_BODY = ("decode", "queue", "infer", "screen", "harden", "audit")
+AFTER_BODY = ("decode", "limits", "queue", "infer", "screen", "harden", "audit")
 
 
 class Traces:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from gateway.admission.gcra import NEVER
 from gateway.admission.limiter import Bucket, Decision, Limits, Rule
-from gateway.errors import RateLimited, RequestTooLarge
+from gateway.errors import QuotaExceeded, RateLimited, RequestTooLarge
 
 PRINCIPAL_IN_FLIGHT = "principal-in-flight"
 TENANT_IN_FLIGHT = "tenant-in-flight"
+QUERIES_PER_DAY = "queries-per-day"  # ends the name of a rule that is a budget, not a rate
+DAY_NS = 86_400 * 1_000_000_000
 
 Charges = tuple[tuple[Bucket, int], ...]
 
@@ -29,10 +31,14 @@ class Budget:
     tenant_in_flight_max: int
     request_charges: Charges  # one request, on the principal's and on the tenant's bucket
     cost_buckets: tuple[Bucket, ...]
+    query_buckets: tuple[Bucket, ...] = ()  # where there is a budget of queries: the principal's, the tenant's
 
-    def cost_charges(self, cost: int) -> Charges:
-        """`cost` units on the principal's and on the tenant's bucket."""
-        return tuple([(bucket, cost) for bucket in self.cost_buckets])
+    def cost_charges(self, cost: int, rows: int) -> Charges:
+        """`cost` units on the principal's and on the tenant's bucket, and `rows` queries on their budgets."""
+        charges = [(bucket, cost) for bucket in self.cost_buckets]
+        if self.query_buckets:
+            charges += [(bucket, rows) for bucket in self.query_buckets]
+        return tuple(charges)
 
 
 def compile_budget(principal: str, tenant: str, lane: int, limits: Limits, tenant_limits: Limits) -> Budget:
@@ -53,13 +59,21 @@ def compile_budget(principal: str, tenant: str, lane: int, limits: Limits, tenan
         tenant_in_flight_max=tenant_limits.in_flight_max,
         request_charges=tuple([(bucket, 1) for bucket in requests]),
         cost_buckets=tuple(costs),
+        query_buckets=tuple(
+            _bucket(f"{kind}-{QUERIES_PER_DAY}", name, -(-DAY_NS // own.queries_per_day), own.queries_per_day)
+            for kind, name, own in owners
+            if own.queries_per_day is not None
+        ),
     )
 
 
 def refusal_of(decision: Decision) -> RateLimited | RequestTooLarge:
     """Why a spend was refused. What costs more than a whole burst fits no budget, however long one waits."""
+    quota = decision.rule.partition("/")[0].endswith(QUERIES_PER_DAY)
     if decision.retry_after_ms == NEVER:
-        return RequestTooLarge("cost", decision.limit)
+        return RequestTooLarge("rows" if quota else "cost", decision.limit)
+    if quota:
+        return QuotaExceeded(decision.rule, decision.retry_after_ms)
     return RateLimited(decision.rule, decision.retry_after_ms)
 
 

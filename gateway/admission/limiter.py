@@ -24,6 +24,7 @@ class Limits:
     cost_interval_ns: int
     cost_burst: int
     in_flight_max: int
+    queries_per_day: int | None = None  # rows that inferences may have; all of them come back within a day
 
 
 @dataclass(frozen=True, slots=True)

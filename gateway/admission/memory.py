@@ -53,7 +53,7 @@ class MemoryLimiter:
             before_ns = slot_ns if row_ns is None else row_ns
             tat_ns, admitted, remaining, wait_ns = gcra.spend(before_ns, now_ns, cost, rule.interval_ns, rule.burst_ns)
             if not admitted:
-                if not refused or told is None or _is_longer(wait_ns, told[3]):
+                if not refused or told is None or is_longer(wait_ns, told[3]):
                     told = rule, tat_ns, remaining, wait_ns
                 refused = True
             elif not refused:
@@ -66,7 +66,19 @@ class MemoryLimiter:
             raise ValueError("a spend charges at least one bucket")
         if refused:
             self._undo(written)
-        return _decision(*told, now_ns, admitted=not refused)
+        return decision_of(*told, now_ns, admitted=not refused)
+
+    def learn(self, key: str, tat_ns: int, now_ns: int) -> None:
+        """Take over what is known of a bucket from elsewhere. A slot of the sketch only ever learns of more debt."""
+        if key in self._tats_ns or self._has_room(now_ns):
+            self._tats_ns[key] = tat_ns
+        else:
+            slot = self._slot(key)
+            self._sketch_ns[slot] = max(self._sketch_ns[slot], tat_ns)
+
+    def debts(self, now_ns: int) -> list[tuple[str, int]]:
+        """Return (key, nanoseconds until it is full) of each bucket that has a row of its own and is not full."""
+        return [(key, tat_ns - now_ns) for key, tat_ns in self._tats_ns.items() if tat_ns > now_ns]
 
     def _slot(self, key: str) -> int:
         return crc32(key.encode()) % len(self._sketch_ns)
@@ -97,11 +109,13 @@ class MemoryLimiter:
                 self._sketch_ns[self._slot(key)] = slot_ns
 
 
-def _is_longer(wait_ns: int, than_ns: int) -> bool:
+def is_longer(wait_ns: int, than_ns: int) -> bool:
+    """Say whether a wait is longer than another; NEVER is longer than all."""
     return than_ns != gcra.NEVER and (wait_ns == gcra.NEVER or wait_ns > than_ns)
 
 
-def _decision(rule: Rule, tat_ns: int, remaining: int, wait_ns: int, now_ns: int, *, admitted: bool) -> Decision:
+def decision_of(rule: Rule, tat_ns: int, remaining: int, wait_ns: int, now_ns: int, *, admitted: bool) -> Decision:
+    """Return the decision that tells of this bucket: full at `tat_ns`, `remaining` units left, `wait_ns` to wait."""
     reset_ms = -((now_ns - tat_ns) // _NS_PER_MS)  # rounded up, as is the wait
     retry_ms = gcra.NEVER if wait_ns == gcra.NEVER else -(-wait_ns // _NS_PER_MS)
     return Decision(admitted, rule.name, rule.burst, remaining, reset_ms, retry_ms)

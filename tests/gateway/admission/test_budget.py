@@ -6,7 +6,7 @@ from gateway.admission.budget import compile_budget, refusal_of
 from gateway.admission.gcra import NEVER
 from gateway.admission.limiter import Decision, Limits
 from gateway.admission.memory import MemoryLimiter
-from gateway.errors import RateLimited, RequestTooLarge
+from gateway.errors import QuotaExceeded, RateLimited, RequestTooLarge
 
 MS = 1_000_000
 T0 = 10**12
@@ -21,7 +21,7 @@ def test_a_budget_draws_on_the_principal_and_on_the_tenant():
         ("principal-requests", 10, 1),
         ("tenant-requests", 15, 1),
     ]
-    assert [(bucket.rule.name, bucket.rule.burst, cost) for bucket, cost in budget.cost_charges(7)] == [
+    assert [(bucket.rule.name, bucket.rule.burst, cost) for bucket, cost in budget.cost_charges(7, 1)] == [
         ("principal-cost", 100, 7),
         ("tenant-cost", 120, 7),
     ]
@@ -37,8 +37,8 @@ def test_principals_of_a_tenant_share_its_buckets_and_nothing_else():
 
 def test_requests_and_cost_can_be_spent_together_or_not_at_all():
     limiter, budget = MemoryLimiter(), compile_budget("a", "t", 0, OWN, SHARED)
-    assert limiter.spend((*budget.request_charges, *budget.cost_charges(100)), T0).admitted
-    assert not limiter.spend((*budget.request_charges, *budget.cost_charges(1)), T0).admitted
+    assert limiter.spend((*budget.request_charges, *budget.cost_charges(100, 1)), T0).admitted
+    assert not limiter.spend((*budget.request_charges, *budget.cost_charges(1, 1)), T0).admitted
     assert limiter.spend(((budget.request_charges[0][0], 0),), T0).remaining == 9
 
 
@@ -57,8 +57,8 @@ def test_no_name_hits_the_bucket_of_another():
 
 def test_a_reload_finds_every_bucket_as_it_was():
     limiter = MemoryLimiter()
-    limiter.spend(compile_budget("a", "t", 0, OWN, SHARED).cost_charges(100), T0)
-    assert not limiter.spend(compile_budget("a", "t", 0, OWN, SHARED).cost_charges(1), T0).admitted
+    limiter.spend(compile_budget("a", "t", 0, OWN, SHARED).cost_charges(100, 1), T0)
+    assert not limiter.spend(compile_budget("a", "t", 0, OWN, SHARED).cost_charges(1, 1), T0).admitted
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,35 @@ def test_what_can_be_waited_for_is_a_rate_limit_and_what_cannot_is_too_large():
     too_large = refusal_of(Decision(False, "tenant-cost", 100, 3, 900, NEVER))
     assert isinstance(too_large, RequestTooLarge)
     assert (too_large.what, too_large.limit) == ("cost", 100)
+
+
+def test_a_budget_of_queries_counts_rows_whatever_they_cost():
+    daily = replace(OWN, queries_per_day=24)
+    budget = compile_budget("a", "t", 0, daily, replace(SHARED, queries_per_day=100))
+    assert [(bucket.rule.name, cost) for bucket, cost in budget.cost_charges(30, 3)] == [
+        ("principal-cost", 30),
+        ("tenant-cost", 30),
+        ("principal-queries-per-day", 3),
+        ("tenant-queries-per-day", 3),
+    ]
+    limiter = MemoryLimiter()
+    assert limiter.spend(budget.cost_charges(1, 24), T0).admitted
+    refused = limiter.spend(budget.cost_charges(1, 1), T0)
+    assert (refused.admitted, refused.rule, refused.limit) == (False, "principal-queries-per-day", 24)
+    assert refused.retry_after_ms == 3_600_000
+    assert limiter.spend(budget.cost_charges(1, 1), T0 + 3_600_000 * MS).admitted
+
+
+def test_only_whoever_has_a_budget_of_queries_is_charged_for_them():
+    assert len(compile_budget("a", "t", 0, replace(OWN, queries_per_day=1), SHARED).cost_charges(1, 1)) == 3
+    assert len(compile_budget("a", "t", 0, OWN, SHARED).cost_charges(1, 1)) == 2
+
+
+@pytest.mark.parametrize("rule", ["principal-queries-per-day", "tenant-queries-per-day/local-share"])
+def test_a_spent_budget_of_queries_is_no_rate(rule):
+    refusal = refusal_of(Decision(False, rule, 10, 0, 5, 250))
+    assert isinstance(refusal, QuotaExceeded)
+    assert (refusal.rule, refusal.retry_after_ms) == (rule, 250)
+    too_large = refusal_of(Decision(False, rule, 10, 0, 5, NEVER))
+    assert isinstance(too_large, RequestTooLarge)
+    assert (too_large.what, too_large.limit) == ("rows", 10)
