@@ -170,7 +170,7 @@ class Oip(Section):
     """How often a batch is offered again, to the next address, when a server is unavailable and gave no answer. Nothing
     else is tried twice."""
     rows_max: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Rows in one call; a larger batch becomes several. At most what the model takes there (Triton: max_batch_size)."""
+    """Rows in one call; a larger batch becomes several. Fewer where a bundle says that its model takes fewer."""
     reply_bytes_max: Annotated[int, Size("1KiB", "256MiB")] = Field("16MiB", alias="reply_max", validate_default=True)
     """A reply; a larger one is not read, and its requests end with MODEL_ERROR."""
 
@@ -191,8 +191,8 @@ class RayReplicas(Section):
 class Ray(Section):
     """A Ray cluster whose Serve applications run the models. `stockade ray deploy` makes the applications.
 
-    The gateway's machine must be a node of the cluster (`ray start --address=...`, with no processors if it should run no
-    replica). Replicas verify a bundle before they load it, so the nodes need bundles and keys under the same paths.
+    The gateway's machine must be a node of the cluster (`ray start --address=...`, with no processors if it should run
+    no replica). Replicas verify a bundle before they load it, so nodes need bundles and keys under the same paths.
     """
 
     address: Address
@@ -203,8 +203,8 @@ class Ray(Section):
     namespace: Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,62}$")] = "stockade"
     """The applications are called <namespace>-<model>-<version>. Gateways with the same one share them."""
     call_timeout_ms: Annotated[int, Duration("10ms", "10m")] = Field("5s", alias="call_timeout", validate_default=True)
-    """How long a batch may take, the second attempt included; then its requests end with DEADLINE_PASSED. A replica with
-    a run that takes longer is replaced."""
+    """How long a batch may take, the second attempt included; then its requests end with DEADLINE_PASSED. A replica
+    with a run that takes longer is replaced."""
     start_timeout_ms: Annotated[int, Duration("0s", "50s")] = Field("20s", alias="start_timeout", validate_default=True)
     """How long a worker waits at its start for replicas. Without them it starts all the same, and is not ready."""
     replicas: RayReplicas = RayReplicas()
@@ -221,8 +221,8 @@ class Engine(Section):
     """What runs the models. Queues are bounded; what does not fit is refused with QUEUE_FULL."""
 
     kind: Literal["inprocess", "oip", "ray"] = "inprocess"
-    """`inprocess`: ONNX Runtime in the worker. `oip`: servers of the Open Inference Protocol, see `oip`. `ray`: replicas
-    on a Ray cluster, see `ray`."""
+    """`inprocess`: ONNX Runtime in the worker. `oip`: servers of the Open Inference Protocol, see `oip`. `ray`:
+    replicas on a Ray cluster, see `ray`."""
     fallback: Literal["none", "inprocess"] = "none"
     """What answers while no replica of a Ray cluster takes a batch. `inprocess`: ONNX Runtime in the worker, with the
     same bundle; without it the requests end with BACKEND_UNAVAILABLE."""
