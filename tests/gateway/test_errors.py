@@ -68,6 +68,7 @@ CONTRACT = {
     "OVERLOADED": (grpc.StatusCode.UNAVAILABLE, None),
     "DRAINING": (grpc.StatusCode.UNAVAILABLE, None),
     "MODEL_LOADING": (grpc.StatusCode.UNAVAILABLE, None),
+    "LIMITS_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, None),
     "DEADLINE_PASSED": (grpc.StatusCode.DEADLINE_EXCEEDED, -1),
     "DEADLINE_UNMEETABLE": (grpc.StatusCode.DEADLINE_EXCEEDED, -1),
     "INPUT_REJECTED": (grpc.StatusCode.PERMISSION_DENIED, -1),
@@ -143,7 +144,7 @@ def test_every_refusal_of_the_gateway_has_a_row():
     classes = {kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.Refusal)}
     refusals = classes - {errors.Refusal, errors.RetryLater}
     assert refusals == {kind for kind in errors.TABLE if kind.__module__ == "gateway.errors"}
-    assert len(refusals) == 24
+    assert len(refusals) == 25
 
 
 @pytest.mark.parametrize("kind", errors.TABLE, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
