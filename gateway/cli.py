@@ -65,6 +65,7 @@ def command_line() -> argparse.ArgumentParser:
     add_client(verbs)
     add_demo(verbs)
     add_audit(verbs)
+    add_models(verbs)
     add_train(verbs)
     add_bench(verbs)
     return top
@@ -374,6 +375,41 @@ def add_audit(verbs: Any) -> None:
 
 def run_audit_verify(options: argparse.Namespace) -> int:
     from gateway.verify_view import run
+
+    return run(options)
+
+
+def add_models(verbs: Any) -> None:
+    models = group(verbs, "models", "signed models")
+    adopt = verb(models, "adopt", run_models_adopt, "write the signed bundle of a model that another server runs")
+    adopt.add_argument("--server", required=True, metavar="ADDRESS", help="its gRPC port, such as 127.0.0.1:8081")
+    adopt.add_argument("--model", required=True, metavar="NAME", help="what the model is called there")
+    adopt.add_argument("--version", default="", metavar="V", help="its version there (default: the only one)")
+    adopt.add_argument("--as", dest="bundle", metavar="NAME/VERSION", help="what it is called here (default: as there)")
+    adopt.add_argument("--out", type=Path, required=True, metavar="DIR", help="bundles.directory of stockade.yaml")
+    adopt.add_argument(
+        "--signing-key",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="ECDSA P-256 private key in PEM; created when absent, its public half is written beside it as .pub",
+    )
+    tensor = "NAME:DATATYPE:SHAPE, the rows as -1: what the server does not say, or says otherwise; may be repeated"
+    adopt.add_argument("--input", action="append", default=[], metavar="TENSOR", help=tensor)
+    adopt.add_argument("--output", action="append", default=[], metavar="TENSOR", help="the same for an output")
+    adopt.add_argument("--encoder", type=Path, metavar="FILE", help="ONNX graph over the same inputs, run here")
+    adopt.add_argument("--calibration", type=Path, metavar="FILE", help="safetensors that calibrate screens")
+    adopt.add_argument("--ca", type=Path, metavar="FILE", help="who signed the server's certificate, PEM: uses TLS")
+    adopt.add_argument("--server-name", metavar="NAME", help="the name in its certificate, where it is another one")
+    adopt.add_argument("--certificate", type=Path, metavar="FILE", help="client certificate, PEM")
+    adopt.add_argument("--key", type=Path, metavar="FILE", help="its private key, PEM")
+    adopt.add_argument("--token", type=Path, metavar="FILE", help="a file with a bearer token")
+    adopt.add_argument("--unsafe-plaintext", action="store_true", help="ask another machine without TLS")
+    adopt.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run_models_adopt(options: argparse.Namespace) -> int:
+    from gateway.adopt_view import run
 
     return run(options)
 

@@ -15,10 +15,10 @@ from gateway.document import Fault
 if TYPE_CHECKING:
     from gateway.config import Config
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "is_loopback"]
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
     """Whether only this machine can reach the address."""
     host = address.rpartition(":")[0].strip("[]")
     if host == "localhost":
@@ -41,11 +41,11 @@ def _transport_security(config: Config) -> Iterator[Fault]:
         yield Fault(("unsafe_plaintext",), "contradicts `tls`; remove one of the two")
     if config.tls is None and not config.unsafe_plaintext:
         beyond = (
-            "" if _is_loopback(config.listen.data) else f", and {config.listen.data} can be reached from other machines"
+            "" if is_loopback(config.listen.data) else f", and {config.listen.data} can be reached from other machines"
         )
         advice = "add `tls` (`stockade init` makes certificates), or say `unsafe_plaintext: true`"
         yield Fault(("tls",), f"is missing{beyond}; {advice}")
-    if config.listen.metrics and not (_is_loopback(config.listen.metrics) or config.listen.unsafe_metrics_plaintext):
+    if config.listen.metrics and not (is_loopback(config.listen.metrics) or config.listen.unsafe_metrics_plaintext):
         advice = "use a loopback address, or say `unsafe_metrics_plaintext: true`"
         yield Fault(
             ("listen", "metrics"), f"{config.listen.metrics} shows metrics to other machines without TLS; {advice}"
@@ -56,7 +56,7 @@ def _traces(config: Config) -> Iterator[Fault]:
     tracing = config.tracing
     if tracing is None or tracing.unsafe_otlp_plaintext or tracing.otlp_endpoint.startswith("https://"):
         return
-    if not _is_loopback(tracing.otlp_endpoint.removeprefix("http://").rstrip("/")):
+    if not is_loopback(tracing.otlp_endpoint.removeprefix("http://").rstrip("/")):
         advice = "use https or a loopback address, or say `unsafe_otlp_plaintext: true`"
         yield Fault(("tracing", "otlp_endpoint"), f"sends traces to another machine without TLS; {advice}")
 
@@ -65,7 +65,7 @@ def _unprotected(config: Config) -> Iterator[Fault]:
     if config.unsafe_unprotected:
         for name in ("data", "data_mtls"):
             address: str | None = getattr(config.listen, name)
-            if address is not None and not _is_loopback(address):
+            if address is not None and not is_loopback(address):
                 problem = f"cannot be had while other machines can reach `listen.{name}` ({address})"
                 yield Fault(("unsafe_unprotected",), f"{problem}; it is for measuring on one machine")
 
@@ -132,7 +132,7 @@ def _upstream(config: Config) -> Iterator[Fault]:
         yield Fault(("engine", "oip"), problem)
     if oip is None:
         return
-    beyond = [address for address in oip.addresses if not _is_loopback(address)]
+    beyond = [address for address in oip.addresses if not is_loopback(address)]
     if oip.tls is None and beyond and not oip.unsafe_plaintext:
         advice = "add `tls`, or say `unsafe_plaintext: true`"
         yield Fault(("engine", "oip", "addresses"), f"{beyond[0]} is another machine, and there is no TLS; {advice}")
@@ -152,7 +152,7 @@ def _shared_limits(config: Config) -> Iterator[Fault]:
     if shared is None:
         return
     scheme, _, rest = shared.url.partition("://")
-    if scheme == "redis" and not shared.unsafe_redis_plaintext and not _is_loopback(rest.partition("/")[0]):
+    if scheme == "redis" and not shared.unsafe_redis_plaintext and not is_loopback(rest.partition("/")[0]):
         advice = "use rediss:// or a loopback address, or say `unsafe_redis_plaintext: true`"
         yield Fault(("shared_limits", "url"), f"sends limits to another machine without TLS; {advice}")
     for name in ("ca", "certificate"):
@@ -176,7 +176,7 @@ def _ray(config: Config) -> Iterator[Fault]:
         yield Fault(("engine", "fallback"), "is of no use without `kind: ray`; remove it")
     if ray is None:
         return
-    if not (_is_loopback(ray.address) or ray.unsafe_plaintext):
+    if not (is_loopback(ray.address) or ray.unsafe_plaintext):
         advice = "say `unsafe_plaintext: true` if nobody else is on that network"
         yield Fault(
             ("engine", "ray", "address"), f"{ray.address} is another machine, and Ray has no TLS here; {advice}"

@@ -51,7 +51,7 @@ class UpstreamEngine:
         self._model = f"{bundle.name}/{bundle.version}"
         self._inputs, self._outputs = bundle.inputs, bundle.outputs
         self._there = there(bundle, oip)
-        self._rows_max = oip.rows_max
+        self._rows_max = rows_max(bundle, oip)
         self._limits = CodecLimits(message_bytes_max=oip.reply_bytes_max)
         own = frozenset(bundle.manifest["roles"].get(ENCODER, ()) if ENCODER in bundle.graphs else ())
         encoded = tuple(spec for spec in bundle.outputs if spec.name in own)
@@ -133,6 +133,12 @@ class UpstreamEngine:
         except (MalformedMessage, RequestTooLarge) as misfit:
             remark = "the reply is not a message within the limits"
             raise BackendFailed(self._model, remark, remark=remark) from misfit
+
+
+def rows_max(bundle: Bundle, oip: Oip) -> int:
+    """Return how many rows one call may carry: as the configuration says, and no more than the model takes there."""
+    known = (bundle.manifest.get("upstream") or {}).get("rows_max", 0)
+    return min(oip.rows_max, known or oip.rows_max)
 
 
 def required(oip: Oip | None) -> Oip:

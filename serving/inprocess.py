@@ -14,11 +14,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from serving.bundle import Bundle
+from serving.bundle import Bundle, TensorSpec
 from serving.errors import BackendFailed, EngineClosed, GraphRejected
 from serving.manifest import DATATYPES
 
-__all__ = ["InProcessEngine"]
+__all__ = ["InProcessEngine", "outputs_of"]
 
 _LOG_FATAL_ONLY = 4
 _DYNAMIC = -1
@@ -75,6 +75,19 @@ class InProcessEngine:
     def close(self) -> None:
         """Refuse further calls; the session goes when the last running call returns."""
         self._session = None
+
+
+def outputs_of(graph: bytes, name: str) -> tuple[TensorSpec, ...]:
+    """Return the outputs of a graph as a manifest would declare them. GraphRejected: `name` cannot be loaded."""
+    try:
+        session = ort.InferenceSession(graph, _options(1), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions have no root of their own
+        raise GraphRejected(name, str(error)) from error
+    datatypes = {kind: datatype for datatype, kind in _ORT_TYPES.items()}
+    for node in session.get_outputs():
+        if node.type not in datatypes:
+            raise GraphRejected(name, f"output {node.name} is a {node.type}")
+    return tuple(TensorSpec(node.name, datatypes[node.type], _shape(node.shape)) for node in session.get_outputs())
 
 
 def _options(threads: int) -> ort.SessionOptions:

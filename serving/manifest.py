@@ -61,10 +61,14 @@ class TensorSpec:
 
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The model of another server that a bundle speaks for. An empty version: whichever that server serves."""
+    """The model of another server that a bundle speaks for.
+
+    An empty version: whichever that server serves. `rows_max`: of one call there; 0 is not known.
+    """
 
     name: str
     version: str = ""
+    rows_max: int = 0
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -147,6 +151,8 @@ def _files_problems(manifest: Manifest) -> Iterator[str]:
 def _upstream_problems(manifest: Manifest, upstream: Upstream) -> Iterator[str]:
     if not 1 <= len(upstream.name) <= UPSTREAM_NAME_MAX or len(upstream.version) > UPSTREAM_NAME_MAX:
         yield "the model's name elsewhere is empty, or too long"
+    if upstream.rows_max < 0:
+        yield "less than no rows"
     if manifest.graphs.keys() - {ENCODER}:
         yield "the model runs elsewhere, and a graph other than its encoder is here"
     if bool(manifest.graphs) != bool(manifest.roles.get(ENCODER)):

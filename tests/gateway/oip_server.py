@@ -25,6 +25,7 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 Reply = Callable[[pb.ModelInferRequest, grpc.ServicerContext], bytes]
 
 NUMPY = {"FP32": np.float32, "FP64": np.float64, "INT32": np.int32, "INT64": np.int64, "UINT8": np.uint8, "BOOL": "?"}
+SERVER = pb.ServerMetadataResponse(name="loopback", version="9")
 TYPED = {"FP32": "fp32_contents", "INT64": "int64_contents", "BYTES": "bytes_contents"}
 
 
@@ -86,11 +87,14 @@ class OipServer(grpc.GenericRpcHandler):
         *,
         typed: bool = False,
         credentials: grpc.ServerCredentials | None = None,
-        metadata: pb.ModelMetadataResponse | None = None,
+        described: pb.ModelMetadataResponse | None = None,
+        rows_max: int | None = None,
     ) -> None:
         self.model = model
         self.typed = typed
-        self.described = metadata
+        self.described = described
+        self.rows_max = rows_max  # None: no server but Triton has ModelConfig
+        self.asked: list[pb.ModelMetadataRequest] = []
         self.ready = True
         self.replies: list[Reply] = []
         self.seen: list[pb.ModelInferRequest] = []
@@ -106,8 +110,15 @@ class OipServer(grpc.GenericRpcHandler):
         self._server.start()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        asked = {"ModelInfer": self._infer, "ModelReady": self._ready, "ModelMetadata": self._describe}
-        run = asked.get(handler_call_details.method.rpartition("/")[2])
+        offered = {
+            "ModelInfer": self._infer,
+            "ModelReady": self._ready,
+            "ModelMetadata": self._describe,
+            "ServerMetadata": lambda body, context: SERVER.SerializeToString(),
+        }
+        if self.rows_max is not None:
+            offered["ModelConfig"] = self._configuration
+        run = offered.get(handler_call_details.method.rpartition("/")[2])
         return run and grpc.unary_unary_rpc_method_handler(run)
 
     def stop(self, grace_s: float | None = None) -> None:
@@ -129,9 +140,16 @@ class OipServer(grpc.GenericRpcHandler):
         return pb.ModelReadyResponse(ready=self.ready).SerializeToString()
 
     def _describe(self, body: bytes, context: grpc.ServicerContext) -> bytes:
+        self.asked.append(pb.ModelMetadataRequest.FromString(body))
+        self.metadata.append(dict(context.invocation_metadata()))
         if self.described is None:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
         return self.described.SerializeToString()
+
+    def _configuration(self, body: bytes, context: grpc.ServicerContext) -> bytes:
+        reply = pb.ModelConfigResponse()
+        reply.config.max_batch_size = self.rows_max or 0
+        return reply.SerializeToString()
 
 
 def settings(*addresses: str, **more: Any) -> Oip:
