@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CLIENT := .venv-client
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-faults check fix proto schema bench bench-peers clean
+.PHONY: help setup demo test test-faults test-cluster check fix proto schema bench bench-peers clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ test: $(VENV)/.dev  ## all tests, with coverage
 
 test-faults: $(VENV)/.dev  ## the long fault runs of the audit log
 	STOCKADE_KILL_ROUNDS=500 $(BIN)/python -m pytest tests/faults
+
+test-cluster: $(VENV)/.dev  ## the Ray engine, on Ray clusters that the tests start
+	$(BIN)/pip install --quiet --editable '.[ray]'
+	STOCKADE_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster tests/contracts/test_engine.py
 
 check: $(VENV)/.dev  ## style, types, layering, generated files
 	$(BIN)/ruff format --check .

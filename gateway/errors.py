@@ -259,6 +259,7 @@ def _rows() -> dict[type[Exception], Row]:
         serving.errors.QueueFull: queue_full,
         serving.errors.BackendFailed: MODEL_ERROR,
         serving.errors.BackendUnavailable: replace(backend_gone, retry_after_ms=a_second),
+        serving.errors.DeploymentStale: replace(backend_gone, retry_after_ms=a_second),
         serving.errors.BackendTimedOut: deadline_passed,
         serving.errors.GraphRejected: MODEL_ERROR,
         serving.errors.BatcherClosed: replace(draining, retry_after_ms=a_second),

@@ -68,7 +68,7 @@ class Bridge:
     def __init__(self, settings: RaySettings, writer: asyncio.StreamWriter) -> None:
         self._settings = settings
         self._writer = writer
-        self._handles: dict[str, Any] = {}
+        self._handles: dict[tuple[str, str], Any] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._digests: dict[str, tuple[float, str]] = {}
 
@@ -122,14 +122,14 @@ class Bridge:
         """Return what calls a replica of the application."""
         from ray import serve
 
-        target = f"{application}|{model}"
-        found = self._handles.get(target)
+        found = self._handles.get((application, model))
         if found is None:
             handle = serve.get_deployment_handle(DEPLOYMENT, application, _check_exists=False)
-            handle._init(_prefer_local_routing=self._settings.prefer_local)  # noqa: SLF001  options() for it is deprecated
+            if not handle.is_initialized:  # Serve hands out one for all models of an application
+                handle._init(_prefer_local_routing=self._settings.prefer_local)  # noqa: SLF001  options() is deprecated
             # By value over gRPC, not by reference: nothing passes through the object store, full or not.
             found = handle.options(method_name="infer", multiplexed_model_id=model, _by_reference=False)
-            self._handles[target] = found
+            self._handles[application, model] = found
         return found
 
     def _send(self, kind: Kind, call: int, body: bytes) -> None:

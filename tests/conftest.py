@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from serving.bundle import Bundle
+    from serving.engine import Engine
+    from tests.cluster.standing import Stand
     from tests.e2e.running import Running
     from tests.e2e.site import Site
 
@@ -28,3 +32,30 @@ def stand(made_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
     with serving(copy_site(made_site, tmp_path_factory.mktemp("sites") / "stand")) as running:
         yield running
+
+
+CLUSTER = "STOCKADE_TEST_CLUSTER"
+collect_ignore = [] if os.environ.get(CLUSTER) else ["cluster"]
+
+
+@pytest.fixture(scope="session")
+def ray_stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    """A Ray cluster with deployed models, for tests that leave it as they found it."""
+    if not os.environ.get(CLUSTER):
+        pytest.skip("needs a Ray cluster: `make test-cluster` starts one")
+    from tests.cluster.standing import standing
+
+    with standing(tmp_path_factory.mktemp("ray")) as stand:
+        yield stand
+
+
+@pytest.fixture
+def over_ray(ray_stand: Stand) -> Callable[[Bundle], Engine]:
+    """What makes a Ray engine of a bundle that has replicas of its own."""
+    return ray_stand.own
+
+
+@pytest.fixture
+def over_shared_ray(ray_stand: Stand) -> Callable[[Bundle], Engine]:
+    """What makes a Ray engine of a bundle that shares its replicas with others."""
+    return ray_stand.shared

@@ -49,7 +49,7 @@ class Node:
             with suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(20)
+                self.process.wait(3)
         while living := {**living, **self.tree.living()}:
             for pid in living:
                 with suppress(ProcessLookupError):
@@ -105,7 +105,9 @@ class Cluster:
             node.stop()
         self.nodes.clear()
 
-    def deploy(self, settings: RaySettings, bundles: Path, keys: Sequence[Path], **changes: Any) -> list[dict[str, Any]]:
+    def deploy(
+        self, settings: RaySettings, bundles: Path, keys: Sequence[Path], **changes: Any
+    ) -> list[dict[str, Any]]:
         """Deploy every bundle of a directory as `stockade ray deploy` does; returns what it said."""
         from serving.bundle import load_bundle
 

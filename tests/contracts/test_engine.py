@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 
 from serving.errors import BackendFailed, EngineClosed
+from serving.fallback import FallbackEngine
 from serving.inprocess import InProcessEngine
 from serving.manifest import DATATYPES
 from tests.gateway.oip_server import LoopbackEngine
 from tests.serving.fake_engine import FakeEngine
 from tests.serving.tiny import tiny_bundle
 
-ENGINES = {"inprocess": InProcessEngine, "fake": FakeEngine, "oip": LoopbackEngine}
+ENGINES = {
+    "inprocess": InProcessEngine,
+    "fake": FakeEngine,
+    "oip": LoopbackEngine,
+    "fallback": lambda bundle: FallbackEngine(FakeEngine(bundle), FakeEngine(bundle)),
+    "ray": "over_ray",
+    "ray-shared": "over_shared_ray",
+}
+"""What makes one of a bundle: a function, or the name of the fixture that is such a function."""
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +34,8 @@ def bundle():
 
 @pytest.fixture(params=ENGINES)
 def engine(request, bundle):
-    made = ENGINES[request.param](bundle)
+    make = ENGINES[request.param]
+    made = (request.getfixturevalue(make) if isinstance(make, str) else make)(bundle)
     yield made
     made.close()
 

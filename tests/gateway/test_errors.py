@@ -23,6 +23,8 @@ OFFLINE = {
     "serving.errors.EngineError": "root",
     "serving.errors.BundleRejected": "bundles are verified before the gateway listens",
     "serving.errors.BundleDuplicate": "bundles are loaded before the gateway listens",
+    "serving.errors.ReplicaRefused": "a replica's start",
+    "serving.ray_frames.BadFrame": "of a reply it becomes BackendFailed, of a bridge its end",
     "defenses.errors.DefenseError": "root",
     "defenses.errors.CalibrationInvalid": "calibrations are loaded before the gateway listens",
     "defenses.errors.CalibrationTooSmall": "raised by the calibration command",
