@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CLIENT := .venv-client
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-faults test-cluster check fix proto schema bench bench-peers clean
+.PHONY: help setup demo test test-faults test-cluster check fix proto schema manifests bench bench-peers clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,7 @@ check: $(VENV)/.dev  ## style, types, layering, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate_proto.py --check
 	$(BIN)/python -m gateway.schema --check
+	$(BIN)/python scripts/generate_kubernetes.py --check
 
 fix: $(VENV)/.dev  ## format, and mend what can be mended
 	$(BIN)/ruff format .
@@ -56,6 +57,9 @@ proto: $(VENV)/.dev  ## generate the wire types from proto/
 
 schema: $(VENV)/.dev  ## generate docs/schema/ from the configuration models
 	$(BIN)/python -m gateway.schema
+
+manifests: $(VENV)/.dev  ## generate what the Kubernetes manifests take from configuration and alerts
+	$(BIN)/python scripts/generate_kubernetes.py
 
 bench-peers: $(BIN)/stockade  ## install the servers that `make bench` compares with (2 GB, in ~/.cache/stockade)
 	$(BIN)/stockade bench peers --install

@@ -3,6 +3,8 @@
 
 - `stockade.yaml` for each host of an overlay, from one template and the overlay's own sections (`parts.yaml`). A log
   has a name and a key of its own, so hosts cannot share one file.
+- `serve-config.yaml`, for an overlay with Ray: the Serve applications of the project's bundles, as
+  `stockade ray config` has them, as a patch of the RayService.
 - The PrometheusRule, from the rules that Prometheus reads elsewhere (ops/prometheus/rules).
 
 With --out, the files of one overlay are written to another directory: that is how yours are made.
@@ -17,12 +19,23 @@ from typing import Any
 
 import yaml
 
+from gateway.config import parse_config
+from gateway.ray import ray_settings
+from serving.bundle import load_bundle
+from serving.catalog import find_bundles
+from serving.ray_settings import Deployable, applications, serve_config
+
 ROOT = Path(__file__).resolve().parent.parent
 MANIFESTS = ROOT / "ops/deploy/kubernetes"
 RULES = ROOT / "ops/prometheus/rules"
 RULES_FILE = MANIFESTS / "components/monitoring/prometheusrule.yaml"
 HOST = "stockade"  # the StatefulSet's name, and so the stem of its pods'
 REPLICAS_MAX = 512
+BUNDLES = ROOT / "bundles"
+MOUNTED = Path("/etc/stockade/stockade.yaml")
+IN_IMAGE = "/opt/stockade/lib/python3.11/site-packages/gateway/bundles"
+RAY_SERVICE = "stockade-ray"
+HEAD = "# Written by scripts/generate_kubernetes.py; do not edit.\n"
 RULES_HEAD = "# Written by scripts/generate_kubernetes.py from ops/prometheus/rules; do not edit.\n"
 
 
@@ -59,16 +72,37 @@ def prometheus_rule() -> str:
     return RULES_HEAD + yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=1000)
 
 
+def serve_patch(config_text: str, bundles: str) -> str | None:
+    """The patch of a RayService for this configuration and the project's bundles; None where it has no Ray."""
+    config = parse_config(config_text.encode(), MOUNTED)
+    if config.engine.ray is None:
+        return None
+    loaded = [load_bundle(each, [BUNDLES / "stockade-release.pub"]) for each in find_bundles(BUNDLES)]
+    deployed = [Deployable(one.name, one.version, one.digest, f"{bundles}/{one.name}/{one.version}") for one in loaded]
+    plan = serve_config(applications(ray_settings(config), deployed, config.bundles.trusted_keys))
+    patch = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayService",
+        "metadata": {"name": RAY_SERVICE},
+        "spec": {"serveConfigV2": yaml.dump(plan, Dumper=_Dumper, sort_keys=False, width=1000)},
+    }
+    return HEAD + yaml.dump(patch, Dumper=_Dumper, sort_keys=False, width=1000)
+
+
 def overlays() -> list[Path]:
     """The overlays that bring sections of their own."""
     return sorted(file.parent for file in MANIFESTS.glob("overlays/*/parts.yaml"))
 
 
 def generate(overlay: Path, options: argparse.Namespace) -> dict[Path, str]:
-    """The files of one overlay, by path below its config directory."""
+    """The files of one overlay, by path below its directory."""
     values = {"origin": options.origin, "workers": str(options.workers), "bundles": options.bundles}
     parts = (overlay / "parts.yaml").read_text(encoding="utf-8")
-    return {Path(name): text for name, text in configs(parts, replicas=options.replicas, values=values)}
+    hosts = dict(configs(parts, replicas=options.replicas, values=values))
+    files = {Path("config", name): text for name, text in hosts.items()}
+    if (patch := serve_patch(next(iter(hosts.values())), options.bundles)) is not None:
+        files[Path("serve-config.yaml")] = patch
+    return files
 
 
 def wanted(options: argparse.Namespace) -> dict[Path, str]:
@@ -76,19 +110,19 @@ def wanted(options: argparse.Namespace) -> dict[Path, str]:
     if options.out is not None:
         (overlay,) = (each for each in overlays() if each.name == options.overlay)
         return {options.out / name: text for name, text in generate(overlay, options).items()}
-    files = {each / "config" / name: text for each in overlays() for name, text in generate(each, options).items()}
+    files = {each / name: text for each in overlays() for name, text in generate(each, options).items()}
     return files | {RULES_FILE: prometheus_rule()}
 
 
 def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Generate what the Kubernetes manifests take from elsewhere.")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a file is out of date")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write the configuration of one overlay here instead")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write what one overlay needs here instead: yours")
     parser.add_argument("--overlay", choices=[each.name for each in overlays()], default="in-process")
     parser.add_argument("--replicas", type=int, choices=range(1, REPLICAS_MAX + 1), metavar="N", default=3)
     parser.add_argument("--workers", type=int, default=1, help="worker processes a host (default: 1)")
     parser.add_argument("--origin", default="stockade.example.org", help="what the names of the logs begin with")
-    parser.add_argument("--bundles", default="/srv/stockade/bundles", metavar="DIR", help="signed models in the image")
+    parser.add_argument("--bundles", default=IN_IMAGE, metavar="DIR", help="signed models in the image")
     return parser
 
 

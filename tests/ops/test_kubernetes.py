@@ -24,9 +24,11 @@ OVERLAYS = sorted(path.parent.name for path in MANIFESTS.glob("overlays/*/kustom
 FORMS = ROOT / "tests/vectors/kubernetes"
 VERSION = "1.34"
 SIDECARS_SINCE = "1.30"  # init containers that keep running, and sleep as a lifecycle handler
+SIDES = ("ingress", "egress")
 CONFIG = Path("/etc/stockade/stockade.yaml")
 GATEWAY = {"app.kubernetes.io/name": "stockade", "app.kubernetes.io/component": "gateway"}
 BROUGHT = {"stockade-policy", "stockade-trust", "stockade-tls", "stockade-secrets", "stockade-log-keys"}
+BROUGHT_FOR = {"in-process": set(), "ray": {"stockade-redis"}}
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -240,6 +242,9 @@ def test_the_gateway_sees_what_it_needs_and_not_the_key_of_the_log(configs, gate
             assert mount_of(gateway, path)["readOnly"] is True
         for path in (config.policy.file, config.policy.public_key, config.policy.pepper, config.audit.master_key):
             assert mount_of(gateway, path)["readOnly"] is True
+        if config.shared_limits is not None:
+            for path in (config.shared_limits.ca, config.shared_limits.password_file):
+                assert mount_of(gateway, path)["readOnly"] is True
         assert all(mount_of(gateway, path)["readOnly"] for path in config.bundles.trusted_keys)
         assert writable(gateway, config.state_dir)
         assert writable(gateway, config.audit.key_database)
@@ -409,24 +414,86 @@ def test_no_rule_is_open_to_everybody(manifests):
                 assert all(peer and all(peer.values()) for peer in rule[side]), "an empty selector is everybody"
 
 
-def test_each_port_of_a_gateway_has_its_own_callers(manifests, pod):
+RAY_NODES = [
+    {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "stockade", "app.kubernetes.io/component": part}}}
+    for part in ("ray", "gateway")
+]
+KUBE_DNS = 53
+
+
+def test_each_port_of_a_gateway_has_its_own_callers(manifests, pod, overlay):
     callers = {
         port["port"]: rule["from"]
         for rule in rules(manifests, "ingress", pod["metadata"]["labels"])
         for port in rule["ports"]
     }
-    assert set(callers) == {"data", "data-mtls", "metrics", "admin"}
+    assert {port for port in callers if isinstance(port, str)} == {"data", "data-mtls", "metrics", "admin"}
     assert callers["data"] == callers["data-mtls"]
     assert callers["admin"] == [{"podSelector": {"matchLabels": {"stockade.local/operator": "yes"}}}]
     (prometheus,) = callers["metrics"]
     assert prometheus["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
     assert prometheus["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+    of_ray = [peers for port, peers in callers.items() if isinstance(port, int)]
+    assert bool(of_ray) is (overlay == "ray")
+    assert all(peers == RAY_NODES for peers in of_ray)
 
 
-def test_a_gateway_reaches_names_and_what_its_components_add(manifests, pod, overlay):
-    reached = {port["port"] for rule in rules(manifests, "egress", pod["metadata"]["labels"]) for port in rule["ports"]}
-    assert 53 in reached
-    assert (reached == {53}) is (overlay == "in-process")
+def covers(rules, port):
+    return any(each["port"] <= port <= each.get("endPort", each["port"]) for rule in rules for each in rule["ports"])
+
+
+def test_a_gateway_reaches_names_and_what_its_components_add(manifests, pod, configs):
+    out = rules(manifests, "egress", pod["metadata"]["labels"])
+    config = configs["stockade-0"]
+    assert covers(out, KUBE_DNS)
+    assert covers(out, 6379) is (config.shared_limits is not None) is (config.engine.ray is not None)
+    assert not covers(out, 443)
+
+
+# Ray
+
+
+def test_a_gateway_finds_the_head_of_the_cluster(manifests, pod, configs):
+    for service in of_kind(manifests, "RayService"):
+        head = f"{service['metadata']['name']}-head-svc:6379"  # how KubeRay names it
+        assert {config.engine.ray.address for config in configs.values()} == {head}
+        assert f"--address={head}" in named(pod["spec"]["initContainers"], "ray-node")["command"]
+
+
+def test_ray_gives_replicas_room_for_as_many_as_it_may_start(manifests, configs):
+    for service in of_kind(manifests, "RayService"):
+        (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+        cpus = int(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+        replicas = configs["stockade-0"].engine.ray.replicas
+        assert group["maxReplicas"] * cpus >= replicas.max * replicas.cpus
+        assert service["spec"]["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_the_ports_of_ray_are_fixed_and_allowed(manifests, pod):
+    for service in of_kind(manifests, "RayService"):
+        cluster = service["spec"]["rayClusterConfig"]
+        command = named(pod["spec"]["initContainers"], "ray-node")["command"]
+        started = dict(option.removeprefix("--").split("=") for option in command if "port=" in option)
+        groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+        ways = [rules(manifests, side, group["template"]["metadata"]["labels"]) for group in groups for side in SIDES]
+        ways += [rules(manifests, side, pod["metadata"]["labels"]) for side in SIDES]
+        for way in (group["rayStartParams"] for group in groups):
+            assert {name: port for name, port in way.items() if name.endswith("-port")} == started
+        for name, port in started.items():
+            if name == "metrics-export-port":
+                continue
+            for way in ways:
+                assert covers(
+                    [{"ports": [each for each in rule["ports"] if isinstance(each["port"], int)]} for rule in way],
+                    int(port),
+                ), name
+
+
+def test_replicas_see_no_secret(manifests):
+    for name, template in pod_templates(manifests):
+        if name.startswith("RayService"):
+            assert [volume for volume in template["spec"]["volumes"] if "secret" in volume] == []
+            assert "secretKeyRef" not in json.dumps(template["spec"]["containers"])
 
 
 # What may run
@@ -466,15 +533,17 @@ def test_every_container_says_what_it_needs_and_which_build_it_is(manifests):
             assert re.fullmatch(r"[a-z0-9./-]+:[0-9][A-Za-z0-9._-]*", container["image"]), container["image"]
 
 
-def test_what_is_referred_to_is_rendered_or_documented(manifests, pod):
+def test_what_is_referred_to_is_rendered_or_documented(manifests, pod, overlay):
     made = {each["metadata"]["name"] for each in of_kind(manifests, "ConfigMap")}
     used = {
         volume.get("configMap", {}).get("name") or volume.get("secret", {}).get("secretName")
         for volume in pod["spec"]["volumes"]
     } - {None}
-    assert used - made == BROUGHT
+    brought = BROUGHT | BROUGHT_FOR[overlay]
+    assert used - made == brought
+    brought |= {"stockade-ray-token"} if of_kind(manifests, "RayService") else set()
     text = (ROOT / "docs/deploy-kubernetes.md").read_text(encoding="utf-8")
-    assert [name for name in sorted(BROUGHT) if f"`{name}`" not in text] == []
+    assert [name for name in sorted(brought) if f"`{name}`" not in text] == []
 
 
 def test_volumes_and_mounts_agree(manifests):
