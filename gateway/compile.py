@@ -200,5 +200,8 @@ def screen_of(name: str, bundle: Bundle) -> ScreenInForce:
     if missing := [output for output in SCREEN_OUTPUTS.get(name, ()) if output not in there]:
         problem = f"{name} reads the outputs {', '.join(SCREEN_OUTPUTS[name])}, and the bundle has no {missing[0]!r}"
         raise PolicyRejected([f"{where}: {problem}; a model that runs elsewhere needs an encoder for it"])
-    calibrated = SCREENS[name](bundle.calibration)
+    try:
+        calibrated = SCREENS[name](bundle.calibration)
+    except DefenseError as problem:
+        raise PolicyRejected([f"{where}: the bundle has no calibration that {name} can use: {problem}"]) from problem
     return ScreenInForce(calibrated, calibrated.screen.digest, calibrated.screen.technique)
