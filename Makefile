@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CLIENT := .venv-client
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-faults test-cluster check fix proto schema manifests bench bench-peers clean
+.PHONY: help setup demo test test-faults test-cluster test-dashboards check fix proto schema manifests dashboards bench bench-peers clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ test-cluster: $(VENV)/.dev  ## the Ray engine, on Ray clusters that the tests st
 	$(BIN)/pip install --quiet --editable '.[ray]'
 	STOCKADE_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster tests/contracts/test_engine.py
 
+test-dashboards: $(VENV)/.dev  ## every panel on a live Prometheus, against Grafana's schema, and drawn by its components
+	$(BIN)/pip install --quiet playwright pillow
+	STOCKADE_TEST_DASHBOARDS=1 $(BIN)/python -m pytest tests/dashboards
+
 check: $(VENV)/.dev  ## style, types, layering, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,6 +50,7 @@ check: $(VENV)/.dev  ## style, types, layering, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate_proto.py --check
 	$(BIN)/python -m gateway.schema --check
+	$(BIN)/python scripts/generate_dashboards.py --check
 	$(BIN)/python scripts/generate_kubernetes.py --check
 
 fix: $(VENV)/.dev  ## format, and mend what can be mended
@@ -57,6 +62,9 @@ proto: $(VENV)/.dev  ## generate the wire types from proto/
 
 schema: $(VENV)/.dev  ## generate docs/schema/ from the configuration models
 	$(BIN)/python -m gateway.schema
+
+dashboards: $(VENV)/.dev  ## generate the Grafana dashboards
+	$(BIN)/python scripts/generate_dashboards.py
 
 manifests: $(VENV)/.dev  ## generate what the Kubernetes manifests take from configuration and alerts
 	$(BIN)/python scripts/generate_kubernetes.py

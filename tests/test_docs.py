@@ -23,7 +23,7 @@ from ops.audit.entry import KINDS
 from ops.metrics import BatchesDone, Metrics, RecorderMetrics, ScreenFacts, expose
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("ops/runbooks/*.md")])
 DECISIONS = sorted(ROOT.glob("docs/adr/0*.md"))
 SHELLS = {"sh", "bash", "console"}
 
