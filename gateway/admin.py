@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from gateway.host import Host
     from gateway.policy import Policy
+    from gateway.releases import Change
     from gateway.service import Call
 
 ENTRIES_MAX = 1024
@@ -50,7 +51,7 @@ class Control:
 
     host: Host
     app: App = field(init=False)
-    owed: deque[tuple[str, dict[str, str]]] = field(default_factory=lambda: deque(maxlen=OWED_MAX))
+    owed: deque[tuple[str, dict[str, Any]]] = field(default_factory=lambda: deque(maxlen=OWED_MAX))
 
     async def open(self, stack: contextlib.AsyncExitStack) -> str | None:
         """Say in the log what is in force, and open the admin port if there is to be one. Returns its address."""
@@ -81,13 +82,20 @@ class Control:
         self.app.put_in_force(await asyncio.to_thread(self.app.compile, policy), policy)
         await self.record_when_possible("policy", digest=policy.digest, outcome="loaded")
 
+    async def release_changed(self, change: Change, policy: Policy) -> None:
+        """Count and record what has happened to a model's release under this policy."""
+        metrics = self.app.metrics.release
+        metrics.event(change.model, change.action)
+        metrics.weights(change.model, change.weights)
+        await self.record_when_possible("release", policy=policy.digest, **change.entry())
+
     async def policy_refused(self, problem: str) -> None:
         """Record that the policy in the file was refused and the one in force stays."""
         digest = self.host.policy.digest
         reason = problem[:PROBLEM_CHARACTERS_MAX]
         await self.record_when_possible("policy", digest=digest, outcome="rejected", reason=reason)
 
-    async def record_when_possible(self, kind: str, **fields: str) -> None:
+    async def record_when_possible(self, kind: str, **fields: Any) -> None:
         """Append an entry about what has happened already, now or once the recorder is back."""
         self.owed.append((kind, fields))
         await self.record_owed()
@@ -99,11 +107,12 @@ class Control:
             try:
                 await self.record(kind, **fields)
             except errors.AuditUnavailable:
-                self.host.log("policy-not-recorded", level="error", policy=fields["digest"])
+                about = fields.get("digest") or fields.get("policy")
+                self.host.log("policy-not-recorded", level="error", policy=about)
                 return
             self.owed.popleft()
 
-    async def record(self, kind: str, **fields: str) -> None:
+    async def record(self, kind: str, **fields: Any) -> None:
         """Append an entry of the control plane; returns when it is durable, raises AuditUnavailable otherwise."""
         gw = self.app.gw
         durable: asyncio.Future[None] = gw.loop.create_future()

@@ -9,8 +9,9 @@ Rules:
   ends it when the step would have ended. So a few unlucky requests at the start do no harm, and a broken version
   answers as few as can tell.
 - Going on needs both: the step has lasted, and the version has run `min_requests` in it, answered or compared.
-- Response times are judged at the end of a step only, since a percentile of a few requests says little; and only where
-  both versions have answered `min_requests` in the same time.
+- Response times are judged at the end of a step only, since a percentile of a few requests says little: it takes
+  `min_requests` that each version has answered. A step waits for them, up to PATIENCE times its length: at a small
+  share of few principals there may be nobody whom the version answers.
 - Drift ends a canary where the version that is served does not drift itself: strange traffic is not the version's
   fault. While both drift, nothing moves.
 - Whatever is not measured is not judged.
@@ -32,6 +33,7 @@ __all__ = ["Event", "Evidence", "Limits", "Plan", "Progress", "begin", "decide",
 
 CONFIDENCE = 0.998  # two-sided: 99.9 % on the side that is looked at
 P99 = 0.99
+PATIENCE = 3
 
 Phase = Literal["running", "promoted", "rolled-back"]
 Event = Literal["started", "advanced", "promoted", "rolled-back"]
@@ -62,8 +64,8 @@ class Evidence:
     """What was seen since the step began.
 
     `requests` and `errors` are the canary's, answered or compared. `times` and `served_times` count response times of
-    the canary and of the served version by bucket: `bounds` are the buckets' upper bounds in seconds, and one bucket
-    more is open. Rows are counted in `compared` and `disagreements`. Drift is None where it is not measured.
+    the canary, and of the served version since the canary's first step, by bucket: `bounds` are the buckets' upper
+    bounds in seconds, and one bucket more is open. Rows are counted in `compared` and `disagreements`. Drift is None where it is not measured.
     """
 
     requests: int
@@ -102,7 +104,9 @@ def decide(plan: Plan, progress: Progress, seen: Evidence, now_ns: int) -> tuple
     """Return where the canary is now, and what has happened to it: None while it stays where it is."""
     if progress.phase != "running":
         return progress, None
-    ends = now_ns - progress.began_ns >= plan.step_ns and seen.requests >= plan.requests_min
+    lasted_ns = now_ns - progress.began_ns
+    waited = timed(plan, seen) or lasted_ns >= PATIENCE * plan.step_ns
+    ends = lasted_ns >= plan.step_ns and seen.requests >= plan.requests_min and waited
     broken = clearly_broken(plan.limits, seen) or (broken_at_end(plan, seen) if ends else "")
     if broken:
         return replace(progress, phase="rolled-back", reason=broken), "rolled-back"
@@ -129,12 +133,18 @@ def broken_at_end(plan: Plan, seen: Evidence) -> str:
         if of and bad / of > most:
             return over(name, bad, of, most)
     most_ratio = plan.limits.p99_ratio_max
-    if most_ratio is None or min(sum(seen.times), sum(seen.served_times)) < plan.requests_min:
+    if most_ratio is None or not timed(plan, seen):
         return ""
     here, served = quantile(seen.times, seen.bounds, P99), quantile(seen.served_times, seen.bounds, P99)
     if here > most_ratio * served:
         return f"p99 {here * 1000:.1f} ms is {here / served:.2f} times the served version's, above {most_ratio:g}"
     return ""
+
+
+def timed(plan: Plan, seen: Evidence) -> bool:
+    """Say whether response times can be judged, or are not looked at."""
+    enough = min(sum(seen.times), sum(seen.served_times)) >= plan.requests_min
+    return plan.limits.p99_ratio_max is None or enough
 
 
 def rates(limits: Limits, seen: Evidence) -> list[tuple[str, int, int, float]]:

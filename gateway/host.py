@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway.admin import Control
@@ -24,13 +24,15 @@ from gateway.neighbour import Neighbour, greets
 from gateway.occupancy import PRIVATE, occupied
 from gateway.place import place_of
 from gateway.policy import load_policy
-from gateway.policy_file import Kept, Memory, stamp
+from gateway.policy_file import Kept, Memory, awaits_signature, stamp
 from gateway.recorder import RECORDER, recorder_settings
+from gateway.release_file import RELEASES
+from gateway.releases import Releases
 from gateway.supervisor import Child, StartFailed, all_ready, reload_everywhere
 from gateway.traces import require_tracing
 from ops.audit.errors import ForkRefused, LogCorrupted, Poisoned, RecorderError
 from ops.logging import configure
-from ops.metrics import prepare_directory, serve_metrics
+from ops.metrics import VersionCounts, prepare_directory, read_versions, serve_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.config import Config
     from gateway.place import Place
     from gateway.policy import Policy
+    from gateway.releases import Change
     from ops.logging import Log
     from serving.bundle import Bundle
 
@@ -69,10 +72,13 @@ class Host:
     started_ns: int
     recorder: Child | Neighbour
     workers: list[Child]
+    releases: Releases
     problem: str = ""
     told: tuple[tuple[int, int], str] | None = None
     seen: tuple[int, int] = (0, 0)
     control: Control | None = None
+    untold: list[Change] = field(default_factory=list)
+    counted: dict[tuple[str, str], VersionCounts] = field(default_factory=dict)
     reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def ready(self) -> bool:
@@ -106,6 +112,7 @@ class Host:
             self.log("policy-loaded", policy=policy.digest, revision=policy.revision)
             if self.control is not None:
                 await self.control.policy_changed(policy)
+            await self.follow_releases()
             return True
 
     async def _refused(self, problem: str) -> bool:
@@ -135,15 +142,63 @@ class Host:
         """Before a worker starts: let it find an accepted policy that it can load."""
         self.kept.mend(self.policy)
 
+    async def count(self) -> None:
+        """Read what all workers have counted; what cannot be read now, because a worker just ended, is read later."""
+        with contextlib.suppress(OSError):
+            self.counted = await asyncio.to_thread(read_versions, self.place.metrics)
+
+    async def follow_releases(self) -> None:
+        """Let the releases follow the policy that is in force."""
+        await self.count()
+        await self.move(self.releases.follow(self.policy, self.counted, time.monotonic_ns()))
+
+    async def look_at_releases(self) -> None:
+        """Let canaries go on or back by what all workers have counted, and bring workers along that lag behind."""
+        changes: list[Change] = []
+        if self.releases.watched:
+            await self.count()
+            changes = self.releases.look(self.counted, time.monotonic_ns())
+        await self.move(changes)
+
+    async def move(self, changes: list[Change]) -> None:
+        """Put what has changed about releases in force, durably where the disk lets us, and have it recorded.
+
+        A disk that is full must not keep a broken version answering: it is taken back all the same.
+        """
+        if changes:
+            try:
+                self.releases.keep()
+            except OSError as problem:
+                self.log("releases-not-kept", level="error", problem=str(problem))
+        standings = {name: asdict(standing) for name, standing in self.releases.standings().items()}
+        for worker in self.workers:
+            if worker.ready.is_set() and worker.facts.get("canaries", {}) != standings:
+                worker.tell(do="move", canaries=standings)
+        self.untold += changes
+        while self.untold and self.control is not None:
+            change = self.untold.pop(0)
+            level = "error" if change.action == "rolled-back" else "info"
+            facts = {"model": change.model, "version": change.version, "problem": change.reason}
+            self.log(f"release-{change.action}", level=level, **facts)
+            await self.control.release_changed(change, self.policy)
+
+    async def end_releases(self) -> None:
+        """Record what was counted of releases before the host stops."""
+        await self.count()
+        await self.move([self.releases.ended(name, self.counted, "the gateway stops") for name in self.releases.trials])
+
     async def watch(self, hangup: asyncio.Event) -> None:
-        """Reload when the policy file or its signature changes, and on SIGHUP."""
+        """Reload when the policy file or its signature changes, and on SIGHUP. An edit may wait for its signature."""
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(hangup.wait(), WATCH_EVERY_S)
-            if hangup.is_set() or stamp(self.config.policy.file) != self.seen:
+            found = stamp(self.config.policy.file)
+            changed = found != self.seen and not awaits_signature(found, self.seen, time.time_ns())
+            if hangup.is_set() or changed:
                 hangup.clear()
                 await self.reload()
             await self.bring_up_to_date()
+            await self.look_at_releases()
 
 
 async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -> int:
@@ -173,7 +228,9 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
         data = share_port(config.listen.data, stack)
         recorder = recorder_of(config, place, log)
         workers = [worker_child(config_file, kept, number, data, log) for number in range(config.workers)]
-        host = Host(config, place, log, bundles, kept, policy, time.time_ns(), recorder, workers)
+        releases = Releases(place.memory.with_name(RELEASES))
+        host = Host(config, place, log, bundles, kept, policy, time.time_ns(), recorder, workers, releases)
+        await host.follow_releases()  # workers read where their canaries are when they start
         for worker in workers:
             worker.before_start = host.mend_policy
         await run(host, announce)
@@ -202,7 +259,9 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
         except StartFailed as problem:
             raise WentDown(str(problem)) from problem
         host.log("stopping")
+        watching.cancel()
         await asyncio.gather(*(worker.stop(drain_s) for worker in host.workers))
+        await host.end_releases()
 
 
 def keep(child: Child | Neighbour, stack: contextlib.AsyncExitStack, stop_s: float) -> asyncio.Task[None]:
@@ -233,6 +292,7 @@ async def open_control(host: Host, stack: contextlib.AsyncExitStack) -> dict[str
     """Open the control plane and the metrics page, as far as they are configured."""
     host.control = Control(host)
     listening: dict[str, Any] = {"admin": await host.control.open(stack)}
+    await host.move([])  # the control plane is there to record what the start has set
     if host.config.listen.metrics is not None:
         name, _, port = host.config.listen.metrics.rpartition(":")
         page = serve_metrics(name.strip("[]"), int(port), host.place.metrics, lambda: True, host.ready)

@@ -304,6 +304,27 @@ class Admin(Part, kw_only=True, frozen=True):
     v: V1
 
 
+class Release(Part, kw_only=True, frozen=True):
+    """Which version of a model answers whom has changed: by the policy, or because a canary went on or back.
+
+    `weights_micro` are the shares from now on; `counts` is what was seen before, and decided.
+    """
+
+    action: Literal["set", "started", "advanced", "promoted", "rolled-back", "ended"]
+    build: Text
+    counts: Counts | UnsetType = UNSET
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    kind: Literal["release"]
+    name: Text
+    policy: Hex64
+    reason: Name | UnsetType = UNSET
+    time_ns: TimeNs
+    v: V1
+    version: Text
+    weights_micro: Annotated[dict[Key, Count], Meta(max_length=16)]
+
+
 class Feedback(Part, kw_only=True, frozen=True):
     auth: Auth
     build: Text
@@ -333,6 +354,7 @@ Entry = (
     | ReplayResult
     | Admin
     | Feedback
+    | Release
 )
 
 SCHEMAS: Mapping[bytes, type[Entry]] = {
@@ -354,4 +376,5 @@ SCHEMAS: Mapping[bytes, type[Entry]] = {
     b"replay-result": ReplayResult,
     b"admin": Admin,
     b"feedback": Feedback,
+    b"release": Release,
 }

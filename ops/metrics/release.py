@@ -18,7 +18,7 @@ __all__ = ["TIMES", "Compared", "ReleaseMetrics", "VersionCounts", "read_version
 MICRO = 1e-6
 TIMES = tuple(round(10 ** (step / 10) * 1e-4, 7) for step in range(51))
 """Upper bounds of response times: 100 us to 10 s."""
-EVENTS = ("started", "advanced", "promoted", "rolled-back", "ended")
+EVENTS = ("set", "started", "advanced", "promoted", "rolled-back", "ended")
 REQUESTS = "stockade_requests_total"
 SECONDS = "stockade_release_request_seconds"
 DRIFT = "stockade_model_drift"

@@ -25,6 +25,7 @@ from gateway.config import load_config
 from gateway.methods import data_methods
 from gateway.server import drain
 from gateway.service import Service
+from gateway.shared_limits import shares_limits
 from gateway.state import Gateway
 from ops.audit.client import Done
 from ops.logging import configure
@@ -182,9 +183,14 @@ def only_tiny(policy: dict[str, Any]) -> None:
 
 @asynccontextmanager
 async def open_rig(
-    made_site: Site, path: Path, *, config: Change | None = None, policy: Change | None = None
+    made_site: Site,
+    path: Path,
+    *,
+    config: Change | None = None,
+    policy: Change | None = None,
+    bundles: Sequence[Bundle] = (),
 ) -> AsyncIterator[Rig]:
-    """A gateway on a copy of a site, for as long as the block runs."""
+    """A gateway on a copy of a site, for as long as the block runs. `bundles` are served beside the small model."""
     site = copy_site(made_site, path / "rig")
 
     def change_policy(document: dict[str, Any]) -> None:
@@ -208,11 +214,13 @@ async def open_rig(
     async def open_sink(*_: object) -> HeldSink:
         return sink
 
-    methods = data_methods(reflection=True)
+    methods = data_methods(reflection=True, shared_limits=shares_limits(loaded))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gateway.app, "open_sink", open_sink)
         patch.setattr(gateway.app, "ENGINES", {"inprocess": lambda bundle, _: HeldEngine(bundle)})
-        app = await open_app(loaded, site.policy, process="worker-0", log=log, methods=methods, bundles=[tiny_bundle()])
+        app = await open_app(
+            loaded, site.policy, process="worker-0", log=log, methods=methods, bundles=[tiny_bundle(), *bundles]
+        )
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((Service(app.gw, methods, client_certificates=False),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -15,7 +15,15 @@ from ops.metrics import TIMES
 MINUTE_NS = 60_000_000_000
 LIMITS = Limits(error_rate_max=0.02, p99_ratio_max=2.0, disagreement_max=0.05, drift_max=0.2)
 PLAN = Plan((0.01, 0.1, 1.0), 10 * MINUTE_NS, 100, LIMITS)
-GOOD = Evidence(requests=500, errors=2, compared=500, disagreements=5)
+GOOD = Evidence(
+    requests=500,
+    errors=2,
+    compared=500,
+    disagreements=5,
+    bounds=(0.01, 0.1),
+    times=(300, 0, 0),
+    served_times=(300, 0, 0),
+)
 
 
 def times(*milliseconds: float) -> list[int]:
@@ -55,7 +63,8 @@ STORIES = {
     "slow, and early": (timed(100, 10), 9, None, ""),
     "slow": (timed(100, 10), 10, "rolled-back", "times the served version's, above 2"),
     "slower within bounds": (timed(15, 10), 10, "advanced", ""),
-    "slow, but hardly measured": (timed(100, 10, rows=99), 10, "advanced", ""),
+    "slow, but hardly measured": (timed(100, 10, rows=99), 29, None, ""),
+    "hardly measured for long": (timed(100, 10, rows=99), 30, "advanced", ""),
     "drift": (replace(GOOD, drift=0.3, served_drift=0.1), 1, "rolled-back", "drift 0.300 is above 0.2"),
     "drift at the limit": (replace(GOOD, drift=0.2, served_drift=0.1), 10, "advanced", ""),
     "the traffic is strange": (replace(GOOD, drift=0.3, served_drift=0.3), 60, None, ""),
