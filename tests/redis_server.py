@@ -1,4 +1,4 @@
-"""A real Redis for tests: a process on a socket of its own, which keeps nothing, and can be stopped, paused and asked."""
+"""A real Redis for tests: a process on a socket of its own. It keeps nothing, and can be stopped, paused and asked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class RedisServer:
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.socket = directory / "redis.sock"
-        self._options = (*("--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"), *options)
+        self._options = (
+            *("--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"),
+            *options,
+        )
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -185,7 +185,7 @@ def failure_of(problem: BaseException) -> LedgerFailed | None:
     return None
 
 
-def connections(  # noqa: PLR0917  one call site, all by name
+def connections(
     url: str, *, username: str | None, password: str | None, ca: str | None, certificate: str | None, key: str | None
 ) -> Callable[[], Connection | UnixDomainSocketConnection]:
     """Return what makes connections to "redis://host:port", "rediss://host:port/database" or "unix:/path"."""

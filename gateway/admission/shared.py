@@ -227,8 +227,7 @@ class SharedLimiter:
         try:
             answers = await self._ledger.exchange([charges for charges, _ in batch])
             decisions = [
-                self._decided(charges, answer, sent_ns)
-                for (charges, _), answer in zip(batch, answers, strict=True)
+                self._decided(charges, answer, sent_ns) for (charges, _), answer in zip(batch, answers, strict=True)
             ]
         except BaseException as problem:
             self.up = False
@@ -284,7 +283,7 @@ def share_of(bucket: Bucket, share: float) -> Bucket:
 
 
 def decide(charges: Charges, answer: Sequence[int]) -> Decision:
-    """Return what the ledger decided, told as `MemoryLimiter` would. ValueError when the numbers contradict themselves."""
+    """Return what the ledger decided, told as `MemoryLimiter` would. ValueError: the numbers contradict themselves."""
     told: tuple[Rule, int, int, int] | None = None  # of the bucket to report: rule, debt, remaining, wait
     refused = False
     for (bucket, cost), debt_ns in zip(charges, answer[1:], strict=True):

@@ -31,16 +31,16 @@ def quiet() -> Log:
 
 def ledger_at(url: str, *, timeout_s: float = PATIENCE_S, script: str | None = None, **more: Any) -> RedisLedger:
     access = {"username": None, "password": None, "ca": None, "certificate": None, "key": None}
-    known = {"namespace": "stockade", "secret": SECRET} | {name: more.pop(name) for name in list(more) if name not in access}
+    known = {"namespace": "stockade", "secret": SECRET} | {
+        name: more.pop(name) for name in list(more) if name not in access
+    }
     return RedisLedger(
         connections(url, **(access | more)), timeout_s=timeout_s, script=script or script_text(), **known
     )
 
 
 def limiter_at(ledger: Any, *, clock_ns: Callable[[], int], log: Log | None = None) -> SharedLimiter:
-    return SharedLimiter(
-        ledger, MemoryLimiter(), clock_ns=clock_ns, jitter=random.Random(1).random, log=log or quiet()
-    )
+    return SharedLimiter(ledger, MemoryLimiter(), clock_ns=clock_ns, jitter=random.Random(1).random, log=log or quiet())
 
 
 @cache
@@ -51,7 +51,7 @@ def runner() -> asyncio.Runner:
 
 
 class Stepped:
-    """Implements `Limiter` by the shared limiter's `take`. The server's clock is what `now_ns` says, in microseconds."""
+    """Implements `Limiter` by the shared limiter's `take`. The server's clock is `now_ns`, in microseconds."""
 
     def __init__(self) -> None:
         self._server = common_server()
