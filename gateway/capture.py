@@ -3,6 +3,7 @@
 `none` keeps nothing; `flagged` keeps what a screen flagged or refused; `sampled` a share of the rest as well, chosen by
 the request's id so that nobody can choose; `all` everything. Of the tenant's setting and the model's, the narrower
 holds. What is kept travels with the record and is durable with it; the record names it by the hash of its ciphertext.
+Only so much of it may be in flight (`Room`).
 """
 
 from __future__ import annotations
@@ -10,18 +11,45 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from gateway import errors
 from gateway.state import Answer
 
 if TYPE_CHECKING:
+    from gateway.record import Record
     from gateway.state import Item
     from ops.audit.keys import KeyStore, Sealed
 
+BACKLOG_SHARE = 2  # half of the backlog at most is for payloads, so that plain records always find room
 MODES = ("none", "flagged", "sampled", "all")  # each keeps what the one before it keeps, and more
 
 
 def narrower(first: str, second: str) -> str:
     """Return the one of two modes that keeps less."""
     return min(first, second, key=MODES.index)
+
+
+class Room:
+    """How many bytes of requests that may be kept are in flight, between their decoding and their record.
+
+    Without a bound a few large ones fill the backlog of the audit client, and then everybody's answers are refused when
+    the model has done its work. One alone is always let in.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self.bytes = 0
+
+    def enter(self, record: Record, nbytes: int) -> None:
+        """Take room for a request, or raise Overloaded."""
+        if self.bytes and self.bytes + nbytes > self._bytes_max:
+            raise errors.Overloaded
+        self.bytes += nbytes
+        record.room_bytes = nbytes
+
+    def leave(self, record: Record) -> None:
+        """Give it back; once, whatever became of the request."""
+        self.bytes -= record.room_bytes
+        record.room_bytes = 0
 
 
 class Vault:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import product
 from types import SimpleNamespace
 
+import grpc
 import pytest
 
-from gateway.capture import MODES, Vault, narrower, wanted
+from gateway.capture import BACKLOG_SHARE, MODES, Vault, narrower, wanted
 from gateway.state import Answer
 from ops.audit import entry
 from ops.audit.keys import KeyStore
-from tests.gateway.rig import ended, image, open_rig, tiny_body
+from tests.gateway.rig import ended, image, open_rig, poisoned, tiny_body, until
 
 
 def item(mode: str, decision: str = "allow", record_id: bytes = bytes(16), rate: float = 0.0):
@@ -71,3 +73,40 @@ async def test_what_is_kept_is_durable_with_the_record(made_site, tmp_path):
             rig.sink.blobs
         )
         assert "payload" not in not_kept
+
+
+async def test_payloads_in_flight_take_half_of_the_backlog_and_more_is_refused_before_model_work(made_site, tmp_path):
+    """Plain requests find room as before, and what was refused comes through once there is room."""
+    body = tiny_body(image(0.5, 4))
+    backlog = 64 * 1024
+    fit = backlog // BACKLOG_SHARE // len(body)
+    assert fit == 2
+
+    def small(config):
+        config["audit"]["backlog_max"] = "64KiB"
+
+    def keep_all(policy):
+        policy["models"]["tiny"]["capture"] = "all"
+
+    async with open_rig(made_site, tmp_path, config=small, policy=keep_all) as rig:
+        rig.sink.holding = True
+        kept = [rig.infer(body, caller="archivist") for _ in range(fit)]
+        await until(lambda: rig.sink.held == fit)
+        work = len(rig.engine.batches)
+        refused = asyncio.ensure_future(rig.ask(body, caller="archivist"))
+        await until(lambda: rig.sink.held == fit + 1)
+        plain = [rig.infer(body) for _ in range(fit + 1)]
+        await until(lambda: rig.sink.held == 2 * fit + 2)
+        rig.sink.release()
+        assert {(await ended(call)).reason for call in (*kept, *plain)} == {"OK"}
+        assert ((await refused).reason, (await refused).code) == ("OVERLOADED", grpc.StatusCode.UNAVAILABLE)
+        assert int((await refused).trailers["grpc-retry-pushback-ms"]) > 0
+        assert sum(rig.engine.batches[work:]) == 4 * len(plain)
+        await until(lambda: rig.gw.room.bytes == 0)
+        assert (await rig.ask(body, caller="archivist")).reason == "OK"
+        large = tiny_body(image(0.5, 200))
+        assert len(large) > backlog
+        assert (await rig.ask(large, caller="archivist")).reason == "OK"
+        for spoiled in (tiny_body(image(1.5)), tiny_body(poisoned()), b"\xff"):
+            assert (await rig.ask(spoiled, caller="archivist")).reason != "OK"
+        await until(lambda: rig.gw.room.bytes == 0)
