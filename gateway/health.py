@@ -39,6 +39,11 @@ def status_of(service: str, gw: Gateway) -> int | None:
     return int(_Status.SERVING if able else _Status.NOT_SERVING)
 
 
+def serving(gw: Gateway) -> bool:
+    """Say whether the process as a whole can serve."""
+    return status_of("", gw) == _Status.SERVING
+
+
 async def check(call: Call, body: bytes) -> Answer:
     """Say how one service is; an unknown one is NOT_FOUND."""
     request = parse_as(health_pb2.HealthCheckRequest, body, call.gw.codec_limits)
