@@ -2,7 +2,8 @@
 
 Rules:
 - Answers come in the order of the requests. Up to `WINDOW` messages are worked on at once, so that a stream fills
-  batches; reading stops while the window is full, which is what holds back a client that does not read its answers.
+  batches. A message has its place in the window until its answer was taken; nothing is read without a place, which is
+  what holds back a client that does not read its answers.
 - A message counts as a call in flight; one at a time borrows the ticket of its stream. The window takes at most half of
   what the caller may have.
 - The caller is looked up again for each message: a key that expires or is revoked ends the stream, whatever its age.
@@ -35,12 +36,14 @@ WINDOW = 32
 async def stream_infer(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Answer each message of the stream, in order."""
     in_flight_max = call.active.budgets[call.record.caller().name].in_flight_max
-    window: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(max(1, min(WINDOW, in_flight_max // 2)))
-    reader = asyncio.create_task(read_into(window, call, bodies))
+    places = asyncio.Semaphore(max(1, min(WINDOW, in_flight_max // 2)))
+    window: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()  # as many as there are places, and the end
+    reader = asyncio.create_task(read_into(window, places, call, bodies))
     call.gw.streams.add(window)
     try:
         while (working := await window.get()) is not None:
             yield await working
+            places.release()
     finally:
         call.gw.streams.discard(window)
         reader.cancel()
@@ -52,19 +55,33 @@ async def stream_infer(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterato
                 left.cancel()
 
 
-async def end_streams(gw: Gateway) -> None:
+def end_streams(gw: Gateway) -> None:
     """End every open stream behind what it has accepted, so that a client who only listens does not hold up a drain."""
-    await asyncio.gather(*(window.put(None) for window in list(gw.streams)))
+    for window in gw.streams:
+        window.put_nowait(None)
 
 
 async def read_into(
-    window: asyncio.Queue[asyncio.Task[bytes] | None], call: Call, bodies: AsyncIterator[bytes]
+    window: asyncio.Queue[asyncio.Task[bytes] | None],
+    places: asyncio.Semaphore,
+    call: Call,
+    bodies: AsyncIterator[bytes],
 ) -> None:
     """Start work on messages as they come, as far as the window allows."""
     with contextlib.suppress(Exception):  # the client is gone; what it sent before is still answered and recorded
+        await places.acquire()
         async for body in bodies:
-            await window.put(asyncio.create_task(answer_message(call, body)))
-    await window.put(None)
+            working = asyncio.create_task(answer_message(call, body))
+            working.add_done_callback(look_at)
+            window.put_nowait(working)
+            await places.acquire()
+    window.put_nowait(None)
+
+
+def look_at(working: asyncio.Task[bytes]) -> None:
+    """Take note of a refusal that nobody may come to read, because one before it has ended the stream."""
+    if not working.cancelled():
+        working.exception()
 
 
 def admit_message(record: Record, call: Call, active: Active) -> None:

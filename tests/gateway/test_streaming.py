@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import grpc
 import pytest
@@ -86,9 +87,30 @@ async def test_no_more_messages_are_at_work_than_the_window_takes(rig):
     await until(lambda: rig.at_work > WINDOW)
     for _ in range(50):  # turns in which more would have come
         await asyncio.sleep(0.002)
-    assert rig.at_work <= WINDOW + 3  # the stream itself, the one it waits for, and one that waits for a place
+    assert rig.at_work == WINDOW + 1  # the messages, and the stream itself
     rig.engine.go.set()
     assert len(await reading) == 10 * WINDOW
+
+
+async def test_a_window_of_one_answers_one_after_the_other(rig):
+    bodies = [tiny_body(image(0.5), id=f"{number}") for number in range(5)]
+    replies = await read_all(rig.stream(bodies, caller="single"))
+    assert [reply.infer_response.id for reply in replies] == ["0", "1", "2", "3", "4"]
+
+
+async def test_refusals_behind_the_one_that_ended_the_stream_are_not_left_unread(rig):
+    complaints: list[dict] = []
+    rig.gw.loop.set_exception_handler(lambda _, context: complaints.append(context))
+    rig.engine.go.clear()
+    call = rig.stream([tiny_body(poisoned()), *[tiny_body(image(1.5))] * 8], ("triton_grpc_error", "true"))
+    await until(lambda: rig.at_work == 2)  # the stream and its first message: the others have been refused
+    assert len(rig.sink.records(reason="TENSOR_INVALID")) == 8
+    rig.engine.go.set()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await read_all(call)
+    await until(lambda: rig.at_work == 0)
+    gc.collect()
+    assert complaints == []
 
 
 async def test_a_stream_that_is_cancelled_records_what_it_had_begun(rig):
