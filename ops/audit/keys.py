@@ -16,7 +16,8 @@ import secrets
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -98,16 +99,29 @@ class KeyStore:
         with self._lock:
             self._db.close()
 
-    def tenant_key(self, tenant: str) -> bytes:
-        """The key of the tenant's pseudonyms."""
+    @contextmanager
+    def _database(self) -> Iterator[None]:
+        """Take the lock; what SQLite raises meanwhile (locked, read-only, full, damaged) is a KeyStoreError."""
         with self._lock:
+            try:
+                yield
+            except sqlite3.Error as error:
+                raise KeyStoreError(f"the key database: {error}") from error
+
+    def tenant_key(self, tenant: str) -> bytes:
+        """The key of the tenant's pseudonyms. Raises KeyStoreError."""
+        with self._database():
             return _derive(self._kek(tenant), b"", b"stockade pseudonym")
 
     def seal(  # noqa: PLR0917 (from the outermost key to the innermost, then what is sealed)
         self, tenant: str, subject: str, month: str, record_id: bytes, field: str, plaintext: bytes
     ) -> Sealed:
-        """Encrypt one payload of one record. `month` as YYYY-MM; `field` is `request` or `response`."""
-        with self._lock:
+        """Encrypt one payload of one record. `month` as YYYY-MM; `field` is `request` or `response`.
+
+        Raises:
+            KeyStoreError: there is no key for it.
+        """
+        with self._database():
             reference, data_key = self._data_key(tenant, subject, month)
         key, committing = self._record_keys(data_key, record_id, field)
         nonce = self._random(NONCE_BYTES)
@@ -122,7 +136,7 @@ class KeyStore:
             KeyMissing: its data key was erased, or never existed.
             SealBroken: it does not authenticate, or does not match the commitment.
         """
-        with self._lock:
+        with self._database():
             row = self._db.execute(
                 "SELECT tenant, wrapped FROM data_key WHERE reference = ?", (_unhex(key_ref),)
             ).fetchone()

@@ -184,3 +184,37 @@ async def test_what_strangers_are_refused_at_a_public_method_is_summed(made_site
         assert refused
         assert rig.sink.records(reason="RATE_LIMITED") == []
         await until(lambda: sum(entry["reasons"]["RATE_LIMITED"] for entry in rig.sink.records() if "reasons" in entry))
+
+
+async def test_a_payload_that_cannot_be_kept_costs_its_own_answer_and_no_other(made_site, tmp_path):
+    """One caller's key is there already; the database takes no new one, so another's payload cannot be sealed."""
+
+    def keep_all(policy):
+        policy["models"]["tiny"]["capture"] = "all"
+        policy["tenants"]["plenty"]["capture"] = "all"
+
+    async with open_rig(made_site, tmp_path, policy=keep_all) as rig:
+        assert (await rig.ask(tiny_body(image(0.1)), caller="archivist")).reason == "OK"
+        assert (await ended(call(rig, "a method from memory"))).reason == "OK"  # its tenant's key is made for its name
+        rig.app.keys._db.execute("PRAGMA query_only=ON")
+        rig.engine.go.clear()
+        first = rig.infer(tiny_body(image(0.2)), caller="archivist")
+        await until(lambda: rig.engine.entered.acquire(blocking=False))
+        callers = ("archivist", "plenty", "archivist", "plenty", "archivist")
+        waiting = [rig.infer(tiny_body(image(number / 10)), caller=caller) for number, caller in enumerate(callers)]
+        await until(lambda: rig.gw.served["tiny", "1"].batcher.queued_rows == len(callers))
+        rig.engine.go.set()
+        replies = [await ended(one) for one in (first, *waiting)]
+        assert [reply.reason for reply in replies] == [
+            "OK",
+            *("OK" if caller == "archivist" else "AUDIT_UNAVAILABLE" for caller in callers),
+        ]
+        records = {entry["id"]: entry for entry in rig.sink.records()}
+        assert len(records) == len(rig.sink.entries) == 2 + len(replies)
+        for reply in replies:
+            entry = records[reply.request_id]
+            assert (entry["reason"], "payload" in entry) == (reply.reason, reply.reason == "OK")
+        assert len({entry["batch"]["id"] for entry in records.values() if "batch" in entry}) == 3
+        assert rig.stderr.getvalue().count('"event":"payload-not-kept"') == 2
+        rig.app.keys._db.execute("PRAGMA query_only=OFF")
+        assert (await rig.ask(tiny_body(image(0.3)))).reason == "OK"
