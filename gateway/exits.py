@@ -2,8 +2,9 @@
 
 Rules:
 - `claimed` is set before a leaf is handed over, so that no path writes it twice.
-- What `finish` finds unclaimed never got an answer: the caller hung up, or the body was larger than the transport
-  takes, which gRPC refuses by itself. It is recorded all the same, nobody waits for it.
+- What `finish` finds unclaimed never got an answer: the caller hung up (CANCELLED), or its body never was there
+  (BODY_INCOMPLETE): larger than the transport takes, which gRPC refuses by itself, or cut off. It is recorded all the
+  same, nobody waits for it.
 - Anonymous refusals are summed and written once a second by `write_anonymous`.
 """
 
@@ -19,6 +20,7 @@ from gateway.record import Record, anonymous_sum, quoted
 from gateway.settlement import append_unwaited, close, refuse, settled
 from gateway.state import PUBLIC
 from ops.audit.client import Receipt
+from serving.errors import EngineError
 
 if TYPE_CHECKING:
     from gateway.state import Gateway
@@ -51,7 +53,7 @@ def message_record(stream: Record, gw: Gateway) -> Record:
     record = Record(gw.new_id(), stream.method, stream.right, gw.active.digest, gw.wall_ns(), gw.clock_ns())
     record.ring_slot = gw.ring.enter(record.id_bytes, note_of(stream.method))
     record.principal, record.auth_json, record.names = stream.principal, stream.auth_json, stream.names
-    record.peer, record.trace, record.in_stream = stream.peer, stream.trace, True
+    record.peer, record.trace, record.in_stream, record.body_there = stream.peer, stream.trace, True, True
     record.parent, record.stream_id = stream.parent, stream.id_bytes
     record.deadline_ns = stream.deadline_ns
     return record
@@ -113,7 +115,10 @@ def log_failure(log: Log, request_id: str, problem: BaseException) -> None:
     """Say which exception ended a request, and where it was raised; its text may hold anything, so it stays out."""
     frames = traceback.extract_tb(problem.__traceback__)
     file, line = (frames[-1].filename, frames[-1].lineno) if frames else ("", 0)
-    log("request-failed", level="error", request_id=request_id, error=type(problem).__name__, file=file, line=line)
+    facts = {"request_id": request_id, "error": type(problem).__name__, "file": file, "line": line}
+    if isinstance(problem, EngineError) and problem.remark:
+        facts["problem"] = problem.remark
+    log("request-failed", level="error", **facts)
 
 
 def finish(record: Record, gw: Gateway, _: object = None) -> None:
@@ -125,7 +130,7 @@ def finish(record: Record, gw: Gateway, _: object = None) -> None:
         if record.late(gw.clock_ns()):
             refuse(record, errors.DeadlinePassed())
         else:
-            reason = "CANCELLED" if record.peer != "unknown" else BODY_INCOMPLETE
+            reason = "CANCELLED" if record.body_there else BODY_INCOMPLETE
             record.end("failed", "error", reason, CANCELLED)
         if is_stranger(record):
             record.claimed = True

@@ -121,6 +121,7 @@ async def deny(call: Call, refusal: Exception, _: AsyncIterator[bytes], context:
 async def run_unary(call: Call, method: Unary, body: bytes, context: Context) -> bytes:
     """Run the method, record, reply."""
     record, gw = call.record, call.gw
+    record.body_there = True
     note_caller(record, context, gw)
     try:
         answer = await method.run(call, body)
@@ -137,6 +138,7 @@ async def run_stream(
 ) -> AsyncIterator[bytes]:
     """Run a streaming method. Its messages have records of their own; the last record is that of the stream."""
     record, gw = call.record, call.gw
+    record.body_there = True
     note_caller(record, context, gw)
     try:
         async for reply in method.run(call, bodies):

@@ -55,6 +55,20 @@ def test_an_upload_of_200_mb_by_a_known_caller(stand, growth, upload):
     assert (entry["kind"], entry["method"], entry["auth"]["tenant"]) == ("failed", INFER, "plenty")
 
 
+def test_an_upload_of_200_mb_with_a_certificate_is_recorded_with_its_peer(stand, growth, upload):
+    first = len(stand.entries())
+    certificate = (stand.site.read("clients/kiosk-7.tls.crt"), stand.site.read("clients/kiosk-7.tls.key"))
+    with calling(stand.site, stand.facts["data_mtls"], certificate=certificate) as caller:
+        reply = caller.infer(upload)
+    assert reply.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def recorded() -> list[dict]:
+        return [entry for entry in stand.entries(first) if entry.get("reason") == "BODY_INCOMPLETE"]
+
+    (entry,) = until(recorded, "what the transport refused has no record")
+    assert (entry["kind"], entry["method"], entry["peer"].partition(":")[0]) == ("failed", INFER, "ipv4")
+
+
 def test_a_gzip_bomb(stand, growth, upload):
     with calling(stand.site, stand.facts["data"], stand.site.bearer("plenty")) as caller:
         reply = caller.infer(upload, compression=grpc.Compression.Gzip)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 
+import grpc
+import pytest
+
 from gateway.exits import trailers, write_anonymous
+from gateway.methods import data_methods
 from gateway.record import Record
+from gateway.service import Service
 from ops.audit import entry
-from tests.gateway.rig import ended
+from tests.e2e.caller import INFER
+from tests.gateway.rig import ended, image, tiny_body, until
 
 READY = "/inference.GRPCInferenceService/ServerReady"
 
@@ -46,6 +52,45 @@ async def test_what_could_not_be_written_is_written_the_next_time(rig):
     assert [json.loads(leaf)["reasons"] for leaf in rig.sink.entries] == [
         {"CREDENTIAL_INVALID": 2, "CREDENTIAL_MISSING": 5}
     ]
+
+
+@pytest.mark.parametrize("certificates", [False, True], ids=["data", "data_mtls"])
+async def test_what_ended_a_call_without_an_answer_is_told_apart(rig, certificates):
+    """Where clients may show certificates a handler runs before the body is there, and knows its peer."""
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Service(rig.gw, data_methods(reflection=False), client_certificates=certificates),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    never = asyncio.Event()
+
+    async def no_body():
+        await never.wait()
+        yield b""
+
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            bodiless = channel.stream_stream(INFER)(no_body(), metadata=rig.site.bearer("plenty"))
+            await until(lambda: rig.at_work == 1)
+            bodiless.cancel()
+            await until(lambda: len(rig.sink.entries) == 1)
+            rig.engine.go.clear()
+            asked = channel.unary_unary(INFER)(tiny_body(image(0.5)), metadata=rig.site.bearer("plenty"))
+            await asyncio.to_thread(rig.engine.entered.acquire)
+            waiting = channel.unary_unary(INFER)(tiny_body(image(0.5)), metadata=rig.site.bearer("plenty"))
+            await until(lambda: rig.gw.served["tiny", "1"].batcher.queued_rows == 1)
+            waiting.cancel()
+            await until(lambda: rig.gw.concurrency.in_flight == 1)
+            rig.engine.go.set()
+            await asked
+        await until(lambda: len(rig.sink.entries) == 3)
+    finally:
+        never.set()
+        await server.stop(0)
+    first, *others = rig.sink.records()
+    assert (first["kind"], first["reason"], first["status"]) == ("failed", "BODY_INCOMPLETE", 1)
+    assert first["peer"].startswith("ipv4:127.0.0.1:" if certificates else "unknown")
+    assert sorted(entry["reason"] for entry in others) == ["CANCELLED", "OK"]
+    assert all(entry["peer"].startswith("ipv4:127.0.0.1:") for entry in others)
 
 
 async def test_an_answer_says_which_entry_proves_it(rig):
