@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from gateway import supervisor
-from gateway.supervisor import DEATHS_MAX, FINAL, Child, StartFailed, all_ready, reload_everywhere
+from gateway.supervisor import DEATHS_MAX, EVENT_BYTES_MAX, FINAL, REPLIES_MAX, Child, StartFailed, all_ready, reload_everywhere
 from tests.gateway.rig import until
 
 READY = "import sys, json; print(json.dumps({'event': 'ready', 'policy': 'p0'}), flush=True); "
@@ -88,26 +88,26 @@ FAILED = "import json; print(json.dumps({'event': 'failed', 'problem': 'no such 
     [
         (f"raise SystemExit({min(FINAL)})", "exit code 78: see its log"),
         (FAILED + f"raise SystemExit({min(FINAL)})", "exit code 78: no such port"),
-        ("raise SystemExit(65)", "exit code 65: it is damaged"),
-        ("raise SystemExit(74)", "exit code 74: the disk"),
+        (FAILED + "raise SystemExit(65)", "exit code 65: no such port"),
+        (FAILED + "raise SystemExit(74)", "exit code 74: no such port"),
     ],
 )
 async def test_one_that_says_starting_it_again_changes_nothing_is_believed(nursery, code, said):
-    child, task = nursery.start(code, final={65: "it is damaged"}, final_at_start={74: "the disk"})
+    child, task = nursery.start(code, final=frozenset({65}), final_at_start=frozenset({74}))
     with pytest.raises(StartFailed, match=said):
         await task
     assert child.starts == 1
 
 
 async def test_what_is_final_at_the_start_only_is_tried_again_after_it_worked(nursery):
-    child, task = nursery.start(READY + "raise SystemExit(74)", final_at_start={74: "the disk"})
+    child, task = nursery.start(READY + "raise SystemExit(74)", final_at_start=frozenset({74}))
     await until(lambda: child.starts > DEATHS_MAX + 1, 60)
     assert not task.done()
 
 
 async def test_what_is_final_is_so_after_it_worked_too(nursery):
-    child, task = nursery.start(READY + "raise SystemExit(65)", final={65: "it is damaged"})
-    with pytest.raises(StartFailed, match="it is damaged"):
+    child, task = nursery.start(READY + "raise SystemExit(65)", final=frozenset({65}))
+    with pytest.raises(StartFailed, match="exit code 65"):
         await task
     assert child.starts == 1
 
@@ -141,6 +141,43 @@ async def test_waiting_for_children_names_the_late_one(nursery):
 async def test_a_stray_print_is_not_an_event(nursery):
     (child,) = await nursery.ready("print('hello {'); " + ECHO)
     assert (await child.ask(20, do="prepare", path="p1"))["digest"] == "p1"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "print('x' * (1 << 18)); ",
+        "print('x' * 65_536, end=''); print(json.dumps({'event': 'failed', 'problem': 'torn off'})); ",
+        "print('7'); print('null'); print('[]'); print('\"ready\"'); ",
+        "sys.stdout.buffer.write(bytes([255, 10])); ",
+        "print('[' * 60_000); ",
+        "print('{}'); print(json.dumps({'event': 'committed'})); ",
+        "print('{}\\n' * 100); ",
+    ],
+    ids=["too long", "too long, its end like an event", "no object", "no text", "too deep", "no event", "too many"],
+)
+async def test_what_is_no_event_does_no_harm(nursery, said):
+    (child,) = await nursery.ready("import sys, json; " + said + ECHO)
+    assert child.replies.qsize() <= REPLIES_MAX
+    assert (await child.ask(20, do="prepare", path="p1"))["digest"] == "p1"
+    assert child.problem == ""
+
+
+async def test_a_line_that_is_too_long_is_told(nursery):
+    (child,) = await nursery.ready(f"print('x' * {EVENT_BYTES_MAX + 1}); " + ECHO)
+    assert nursery.events.count("event-too-large") == 1
+    (child,) = await nursery.ready(f"print('x' * {EVENT_BYTES_MAX}); " + ECHO)
+    assert nursery.events.count("event-too-large") == 1
+
+
+async def test_one_that_is_up_can_work_unless_it_says_otherwise(nursery):
+    (child,) = await nursery.ready(ECHO)
+    assert child.able
+    health = "print(json.dumps({'event': 'health', 'able': %s}), flush=True); "
+    (child,) = await nursery.ready(READY + health % "False" + "sys.stdin.readline(); " + health % "True" + "sys.stdin.read()")
+    await until(lambda: not child.able)
+    child.tell(do="anything")
+    await until(lambda: child.able)
 
 
 async def test_a_child_that_does_not_answer_is_silent(nursery):
