@@ -36,6 +36,8 @@ ACCEPTED = "accepted.yaml"
 DRAFT = "draft.yaml"
 MENDED = "mended.yaml"
 MEMORY_BYTES_MAX = 1024
+UNSIGNED_NS = 10 * 1_000_000_000
+ABSENT = 0
 
 
 def signature_of(policy_file: Path) -> Path:
@@ -44,11 +46,26 @@ def signature_of(policy_file: Path) -> Path:
 
 
 def stamp(policy_file: Path) -> tuple[int, int]:
-    """Return something that changes when the policy or its signature does."""
+    """Return when the policy and its signature were changed last; ABSENT for one that is not there."""
+    return changed(policy_file), changed(signature_of(policy_file))
+
+
+def changed(file: Path) -> int:
+    """Return when a file was changed last, in nanoseconds since 1970."""
     try:
-        return policy_file.stat().st_mtime_ns, signature_of(policy_file).stat().st_mtime_ns
+        return file.stat().st_mtime_ns
     except OSError:
-        return 0, 0
+        return ABSENT
+
+
+def awaits_signature(found: tuple[int, int], seen: tuple[int, int], now_ns: int) -> bool:
+    """Say whether the policy was edited a moment ago and not signed since. Of what is `found`, `seen` was dealt with.
+
+    A policy is edited first and signed afterwards. To refuse it in between would put a refusal into the log that nobody
+    has to answer for; what is unsigned after `UNSIGNED_NS` is refused.
+    """
+    edited = found[0] != seen[0] and found[1] in (seen[1], ABSENT) and found[1] < found[0]
+    return edited and 0 <= now_ns - found[0] < UNSIGNED_NS
 
 
 def accept(copy: Path) -> None:

@@ -12,7 +12,17 @@ import pytest
 from gateway.document import FileRejected, PolicyRejected
 from gateway.init import init_directory
 from gateway.policy import PolicyRollback, PolicySignatureInvalid, load_policy, sign_policy
-from gateway.policy_file import ACCEPTED, Kept, Memory, accept, signature_of, stamp
+from gateway.policy_file import (
+    ABSENT,
+    ACCEPTED,
+    UNSIGNED_NS,
+    Kept,
+    Memory,
+    accept,
+    awaits_signature,
+    signature_of,
+    stamp,
+)
 from tests.e2e.site import copy_site
 
 
@@ -102,8 +112,31 @@ def test_a_stamp_changes_with_the_file_and_with_its_signature(place):
     seen.add(stamp(site.policy))
     signature_of(site.policy).unlink()
     seen.add(stamp(site.policy))
-    assert len(seen) == 4
-    assert stamp(site.policy) == (0, 0)
+    site.policy.unlink()
+    seen.add(stamp(site.policy))
+    assert len(seen) == 5
+    assert stamp(site.policy) == (ABSENT, ABSENT)
+
+
+def test_an_edit_waits_for_its_signature_and_nothing_else_waits(place):
+    site, _, _ = place
+    seen = stamp(site.policy)
+    site.change_policy(lambda policy: None, sign=False)
+    edited = stamp(site.policy)
+    assert [awaits_signature(edited, seen, edited[0] + later) for later in (-1, 0, UNSIGNED_NS - 1, UNSIGNED_NS)] == [
+        False,  # it says that it was edited in the future
+        True,
+        True,
+        False,
+    ]
+    assert not awaits_signature(edited, edited, edited[0])
+    signature = signature_of(site.policy).read_bytes()
+    signature_of(site.policy).unlink()
+    assert awaits_signature(stamp(site.policy), seen, edited[0])
+    signature_of(site.policy).write_bytes(signature)
+    assert not awaits_signature(stamp(site.policy), seen, edited[0])  # signed, by whomever
+    site.policy.unlink()
+    assert not awaits_signature(stamp(site.policy), seen, edited[0])
 
 
 def test_accepting_a_draft_leaves_no_draft(place):
