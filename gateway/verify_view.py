@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WORDS = ("verified", "TAMPERED", "incomplete", "stale", "not verified")
 SHOWN_MAX = 20
+RATE_RECORDS_MIN = 10_000  # with fewer the rate is that of the start
 
 
 def run(options: argparse.Namespace) -> int:
@@ -97,9 +98,9 @@ def show(report: Report, console: Console) -> None:
         if len(report.findings) > SHOWN_MAX:
             console.print(f"... and {len(report.findings) - SHOWN_MAX} more; --json lists them")
     colour = "green" if report.exit_code == OK else "red"
+    rate = f", {report.records_per_s:,.0f} records/s" if report.size >= RATE_RECORDS_MIN else ""
     console.print(
-        f"[bold {colour}]{WORDS[report.exit_code]}[/]: {report.size:,} records of {escape(report.origin) or 'no log'}, "
-        f"{report.records_per_s:,.0f} records/s",
+        f"[bold {colour}]{WORDS[report.exit_code]}[/]: {report.size:,} records of {escape(report.origin) or 'no log'}{rate}",
         highlight=False,
     )
     if report.root:

@@ -113,6 +113,12 @@ def test_a_good_policy_is_signed(run, at):
     assert (code, policy.revision, policy.digest in said) == (0, 2, True)
 
 
+@pytest.mark.parametrize("words", [("policy", "sign"), ("policy", "reload"), ("check",), ("serve",)])
+def test_a_policy_in_the_place_of_its_configuration_is_told_what_to_type(run, at, words):
+    code, shown, said = run(*words, at / "policy.yaml")
+    assert (code != 0, f"such as {at / 'stockade.yaml'}" in shown + said) == (True, True)
+
+
 REMOVED = [
     (("client", "{at}"), "clients/kiosk-7.key", "a directory of `stockade init`?"),
     (("client", "{at}"), "tls/ca.crt", "a directory of `stockade init`?"),

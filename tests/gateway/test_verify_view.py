@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import verify_view
 from gateway.cli import main
 from ops.audit.checkpoint import SignerKey
 from tests.faults.recorder_process import KEY, ORIGIN
@@ -50,8 +51,16 @@ def test_arguments_that_do_not_parse_are_wrong_usage_and_not_incomplete(argument
 
 def test_a_clean_log_and_help_are_fine(log, capsys):
     assert verify(log, "--vkey", VKEY) == OK
+    assert "records of" in capsys.readouterr().out
     assert verify("--help") == OK
     assert "newest entry is older" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("least", "told"), [(4, True), (5, False)])
+def test_the_rate_is_told_of_logs_that_are_large_enough_to_have_one(log, least, told, capsys, monkeypatch):
+    monkeypatch.setattr(verify_view, "RATE_RECORDS_MIN", least)
+    assert verify(log, "--vkey", VKEY) == OK
+    assert ("records/s" in capsys.readouterr().out) is told
 
 
 @pytest.mark.parametrize(("after", "code"), [(0, STALE), (10**12, OK)])
