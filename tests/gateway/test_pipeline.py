@@ -29,9 +29,15 @@ async def queued(rig, rows: int) -> None:
     await until(lambda: rig.gw.served["tiny", "1"].batcher.queued_rows >= rows)
 
 
-async def test_thousands_of_interleaved_requests_each_get_their_own_answer(rig):
+@pytest.mark.parametrize("threads", [0, 1], ids=["on the loop", "in a thread"])
+async def test_thousands_of_interleaved_requests_each_get_their_own_answer(made_site, tmp_path, threads):
     """Every image has a mean of its own, so that an answer shows whose it is."""
-    asked = 3_000
+    async with open_rig(made_site, tmp_path, config=lambda config: config["engine"].update(threads=threads)) as rig:
+        rig.engine.batches.clear()  # of the start, which times a full one
+        await interleave(rig, 3_000)
+
+
+async def interleave(rig, asked: int) -> None:
     rng = np.random.default_rng(0)
     limit = asyncio.Semaphore(200)
     failures = []
