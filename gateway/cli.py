@@ -66,6 +66,7 @@ def command_line() -> argparse.ArgumentParser:
     add_demo(verbs)
     add_audit(verbs)
     add_models(verbs)
+    add_ray(verbs)
     add_train(verbs)
     add_bench(verbs)
     return top
@@ -412,6 +413,39 @@ def run_models_adopt(options: argparse.Namespace) -> int:
     from gateway.adopt_view import run
 
     return run(options)
+
+
+def add_ray(verbs: Any) -> None:
+    ray = group(verbs, "ray", "the Serve applications that run the models of a gateway with `engine.kind: ray`")
+    config = verb(ray, "config", run_ray_config, "print them as a plain Serve config file")
+    deploy = verb(ray, "deploy", run_ray_deploy, "deploy or update them, one replica after the other, and wait")
+    status = verb(ray, "status", run_ray_status, "show them, their replicas, and whether they hold these bundles")
+    for each in (config, deploy, status):
+        each.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    deploy.add_argument(
+        "--prune", action="store_true", help="remove applications of the namespace that are of no bundle here"
+    )
+    deploy.add_argument("--timeout", type=seconds, default=180.0, metavar="SECONDS", help="how long to wait (180)")
+    for each in (deploy, status):
+        each.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_ray_config(options: argparse.Namespace) -> int:
+    from gateway.ray_verbs import run_config
+
+    return run_config(options)
+
+
+def run_ray_deploy(options: argparse.Namespace) -> int:
+    from gateway.ray_verbs import run_deploy
+
+    return run_deploy(options)
+
+
+def run_ray_status(options: argparse.Namespace) -> int:
+    from gateway.ray_verbs import run_status
+
+    return run_status(options)
 
 
 def add_train(verbs: Any) -> None:

@@ -245,6 +245,11 @@ def run_deploy(plan: DeployPlan, timeout_s: float) -> int:
     ]
     serve.run_many(targets, wait_for_ingress_deployment_creation=True, wait_for_applications_running=False)
     names = {each.name for each in plan.applications}
+    if plan.prune:
+        for name in set(serve.status().applications) - names:
+            if name.startswith(f"{plan.prune}-"):
+                serve.delete(name)
+                say(application=name, state="DELETED", running=0, message="")
     return follow(
         lambda: {name: state_of(each) for name, each in serve.status().applications.items()}, names, timeout_s
     )

@@ -57,10 +57,11 @@ class Application(msgspec.Struct, frozen=True):
 
 
 class DeployPlan(msgspec.Struct, frozen=True):
-    """What is deployed where."""
+    """What is deployed where. `prune` names a namespace whose other applications are removed, "" removes none."""
 
     address: str
     applications: list[Application]
+    prune: str = ""
 
 
 def target_of(settings: RaySettings, name: str, version: str) -> tuple[str, str]:

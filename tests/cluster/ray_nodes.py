@@ -118,15 +118,19 @@ class Cluster:
             application.args.update(changes)
         return deploy(plan)
 
-    def replica_pids(self) -> list[int]:
-        """The processes of our replicas, on every node."""
-        found = []
-        for node in self.nodes:
-            for pid in node.tree.living():
-                with suppress(OSError):
-                    if b"ServeReplica:" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                        found.append(pid)
-        return sorted(found)
+    def replica_pids(self, application: str) -> list[int]:
+        """The processes of an application's replicas, on every node."""
+        return sorted(pid for node in self.nodes for pid in replicas_of(node, application))
+
+
+def replicas_of(node: Node, application: str) -> list[int]:
+    """The processes of an application's replicas on one node. Ray writes what they are into their titles."""
+    found = []
+    for pid in node.tree.living():
+        with suppress(OSError):
+            if f"ServeReplica:{application}:".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 def deploy(plan: DeployPlan, timeout_s: float = DEPLOY_S) -> list[dict[str, Any]]:
