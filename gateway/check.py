@@ -28,6 +28,7 @@ from rich.markup import escape
 
 from gateway.compile import PREDICTION
 from gateway.config import Config, load_config
+from gateway.dial import bearer
 from gateway.document import FileRejected
 from gateway.policy import Policy, load_policy
 from gateway.traces import MISSING_EXTRA
@@ -215,14 +216,46 @@ def _validity(where: str, certificate: x509.Certificate, now: datetime) -> Itera
         yield Finding("warning", where, f"{name} expires on {expires:%Y-%m-%d}; renew it soon")
 
 
-def _require_pair(path: Path, certificate: x509.Certificate) -> None:
+def _upstream(config: Config, _now: datetime) -> Iterator[Finding]:
+    oip = config.engine.oip
+    if oip is None:
+        return
+    if oip.unsafe_plaintext:
+        yield Finding("warning", "engine.oip.unsafe_plaintext", "inputs and answers can be read and changed on the way")
+    if oip.token is not None:
+        try:
+            bearer(oip.token)
+        except OSError as problem:
+            yield Finding("error", "engine.oip.token", f"{oip.token} cannot be used ({problem.strerror or problem})")
+
+
+def _upstream_tls(config: Config, now: datetime) -> Iterator[Finding]:
+    """What the servers that run the models are trusted by, and what they are shown."""
+    tls = config.engine.oip.tls if config.engine.oip is not None else None
+    if tls is None:
+        return
+    for where, path, key in (("ca", tls.ca, None), ("certificate", tls.certificate, tls.key)):
+        if path is None:
+            continue
+        try:
+            certificates = _certificates(path)
+            if key is not None:
+                _require_pair(key, certificates[0], "engine.oip.tls.certificate")
+        except _Unusable as problem:
+            yield Finding("error", f"engine.oip.tls.{where}", str(problem))
+        else:
+            for certificate in certificates:
+                yield from _validity(f"engine.oip.tls.{where}", certificate, now)
+
+
+def _require_pair(path: Path, certificate: x509.Certificate, of: str = "tls.certificate") -> None:
     try:
         key = load_pem_private_key(_read(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise _Unusable(f"{path} is not an unencrypted private key in PEM") from None
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
-        raise _Unusable(f"{path} is not the key of tls.certificate")
+        raise _Unusable(f"{path} is not the key of {of}")
 
 
 def _log_key(config: Config, _now: datetime) -> Iterator[Finding]:
@@ -296,7 +329,19 @@ def _directories(config: Config, _now: datetime) -> Iterator[Finding]:
         )
 
 
-_LOOKS = (_unprotected, _workers, _metrics, _tracing, _tls, _log_key, _secrets, _bundles, _directories)
+_LOOKS = (
+    _unprotected,
+    _workers,
+    _metrics,
+    _tracing,
+    _tls,
+    _upstream,
+    _upstream_tls,
+    _log_key,
+    _secrets,
+    _bundles,
+    _directories,
+)
 
 
 def _policy_findings(policy: Policy, file: Path, now: datetime) -> Iterator[Finding]:

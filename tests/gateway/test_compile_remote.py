@@ -78,5 +78,5 @@ def test_a_screen_that_reads_what_nobody_computes_is_refused_with_the_way_out(bu
 
 
 def test_a_bundle_with_the_outputs_and_no_calibration_is_told_so(build):
-    with pytest.raises(PolicyRejected, match="tiny.screens: the bundle has no calibration that evidence can use"):
+    with pytest.raises(PolicyRejected, match="the bundle has no calibration that evidence can use"):
         build(tiny_bundle(), screens=EVIDENCE)
