@@ -278,8 +278,9 @@ class Audit(Section):
     backlog_bytes_max: Annotated[int, Size("64KiB", "1GiB")] = Field(
         "32MiB", alias="backlog_max", validate_default=True
     )
-    """Records waiting for the recorder in one worker; beyond it answers are refused with AUDIT_UNAVAILABLE. Requests whose
-    payload may be kept take half of it; beyond that they are refused with OVERLOADED, before the model works for them."""
+    """Records waiting for the recorder in one worker; beyond it answers are refused with AUDIT_UNAVAILABLE. Requests
+    whose payload may be kept take half of it; beyond that they are refused with OVERLOADED, before any model work.
+    """
 
 
 class PolicySource(Section):
