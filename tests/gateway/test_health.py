@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
+from gateway import worker
 from gateway.health import status_of
-from tests.gateway.rig import ended
+from tests.gateway.rig import ended, until
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -81,3 +83,26 @@ async def test_a_watch_of_an_unknown_service_waits_for_it(rig):
     call = rig.channel.stream_stream("/grpc.health.v1.Health/Watch")(one(), metadata=rig.site.bearer("plenty"))
     assert health_pb2.HealthCheckResponse.FromString(await call.read()).status == UNKNOWN
     call.cancel()
+
+
+async def test_a_worker_tells_its_supervisor_what_the_health_service_would_say(rig, capsys, monkeypatch):
+    monkeypatch.setattr(worker, "HEALTH_EVERY_S", 0.001)
+    said: list[dict] = []
+
+    def told(count: int) -> bool:
+        said.extend(json.loads(line) for line in capsys.readouterr().out.splitlines())
+        return len(said) >= count
+
+    telling = asyncio.create_task(worker.tell_health(rig.gw))
+    try:
+        await until(lambda: told(1))
+        rig.sink.available = False  # such as when the recorder has said that its disk is full
+        await until(lambda: told(2))
+        rig.sink.available = True
+        await until(lambda: told(3))
+        rig.gw.draining = True
+        await until(lambda: told(4))
+    finally:
+        rig.gw.draining = False
+        telling.cancel()
+    assert said == [{"event": "health", "able": able} for able in (True, False, True, False)]
