@@ -63,8 +63,8 @@ class Record:
 
     `audit_index` is the leaf's index in the log once it is durable, and None before. `claimed` says that somebody has
     taken on the duty to write the leaf (the batch, or the exit): exactly one of them does; `settled` that the sink has
-    said what became of it, `finished` that the call is over, `body_there` that its body has arrived (a stream's with its
-    beginning). `names` are those of the client's certificate, `client_id` the request's id in the client's words,
+    said what became of it, `finished` that the call is over, `body_there` that its body has arrived (a stream's when it
+    begins). `names` are those of the client's certificate, `client_id` the request's id in the client's words,
     `parent` the caller's span, `stream_id` the id of the stream a message came in, `body_ns` when the body was there,
     `room_bytes` what it takes of the room for payloads; none of them is part of the leaf.
 

@@ -99,9 +99,9 @@ def show(report: Report, console: Console) -> None:
             console.print(f"... and {len(report.findings) - SHOWN_MAX} more; --json lists them")
     colour = "green" if report.exit_code == OK else "red"
     rate = f", {report.records_per_s:,.0f} records/s" if report.size >= RATE_RECORDS_MIN else ""
+    origin = escape(report.origin) or "no log"
     console.print(
-        f"[bold {colour}]{WORDS[report.exit_code]}[/]: {report.size:,} records of {escape(report.origin) or 'no log'}{rate}",
-        highlight=False,
+        f"[bold {colour}]{WORDS[report.exit_code]}[/]: {report.size:,} records of {origin}{rate}", highlight=False
     )
     if report.root:
         console.print(f"root {report.root}", highlight=False, soft_wrap=True)

@@ -58,7 +58,9 @@ async def test_what_could_not_be_written_is_written_the_next_time(rig):
 async def test_what_ended_a_call_without_an_answer_is_told_apart(rig, certificates):
     """Where clients may show certificates a handler runs before the body is there, and knows its peer."""
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Service(rig.gw, data_methods(reflection=False), client_certificates=certificates),))
+    server.add_generic_rpc_handlers(
+        (Service(rig.gw, data_methods(reflection=False), client_certificates=certificates),)
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     never = asyncio.Event()
