@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import errors
 from gateway.app import App, open_app
 from gateway.codec import parse_as
+from gateway.release_view import shown
 from gateway.server import drain, listen, open_server
 from gateway.service import Service, Unary
 from gateway.state import Answer
@@ -165,6 +166,8 @@ class Control:
             )
         for bundle in host.bundles:
             reply.models.add(name=bundle.name, version=bundle.version, digest=bundle.digest, ready=host.ready())
+        await host.count()
+        reply.releases.extend(shown(host.releases, host.counted))
         reply.audit.origin = self.app.sink.origin
         reply.audit.available = self.app.sink.available
         reply.audit.tree_size = await asyncio.to_thread(lambda: self.reader().checkpoint.size)

@@ -65,7 +65,8 @@ class Evidence:
 
     `requests` and `errors` are the canary's, answered or compared. `times` and `served_times` count response times of
     the canary, and of the served version since the canary's first step, by bucket: `bounds` are the buckets' upper
-    bounds in seconds, and one bucket more is open. Rows are counted in `compared` and `disagreements`. Drift is None where it is not measured.
+    bounds in seconds, and one bucket more is open. Rows are counted in `compared` and `disagreements`. Drift is None
+    where it is not measured.
     """
 
     requests: int

@@ -27,8 +27,9 @@ EX_UNUSABLE = 2
 EX_AUDIT_USAGE = 4
 EX_INTERRUPTED = 130
 PORT_MAX = 65_535
-GRPC_DEFAULTS = {"GRPC_VERBOSITY": "NONE", "GRPC_ENABLE_FORK_SUPPORT": "0"}
-"""gRPC writes lines of its own to standard error, also for what strangers do: children inherit that it does not."""
+LIBRARY_DEFAULTS = {"GRPC_VERBOSITY": "NONE", "GRPC_ENABLE_FORK_SUPPORT": "0", "ORT_DISABLE_TELEMETRY": "1"}
+"""gRPC writes lines of its own to standard error, also for what strangers do; ONNX Runtime sends its maker news of what
+it runs. Children inherit that neither does."""
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -37,8 +38,8 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script."""
     options = command_line().parse_args(arguments)
-    for name, value in GRPC_DEFAULTS.items():
-        os.environ.setdefault(name, value)  # before gRPC is imported, which reads them once
+    for name, value in LIBRARY_DEFAULTS.items():
+        os.environ.setdefault(name, value)  # before they are imported, which is when they read them
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
@@ -382,6 +383,7 @@ def run_audit_verify(options: argparse.Namespace) -> int:
 
 def add_models(verbs: Any) -> None:
     models = group(verbs, "models", "signed models")
+    add_models_compare(models)
     adopt = verb(models, "adopt", run_models_adopt, "write the signed bundle of a model that another server runs")
     adopt.add_argument("--server", required=True, metavar="ADDRESS", help="its gRPC port, such as 127.0.0.1:8081")
     adopt.add_argument("--model", required=True, metavar="NAME", help="what the model is called there")
@@ -407,6 +409,35 @@ def add_models(verbs: Any) -> None:
     adopt.add_argument("--token", type=Path, metavar="FILE", help="a file with a bearer token")
     adopt.add_argument("--unsafe-plaintext", action="store_true", help="ask another machine without TLS")
     adopt.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_models_compare(models: Any) -> None:
+    compare = verb(
+        models, "compare", run_models_compare, "show how the versions of models under release do"
+    )
+    compare.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    compare.add_argument(
+        "--identity", type=Path, metavar="PREFIX", help="PREFIX.crt and PREFIX.key (default: clients/operator.tls)"
+    )
+    compare.add_argument(
+        "--ca", type=Path, metavar="FILE", help="who signed the server's certificate, PEM (default: tls.client_ca)"
+    )
+    compare.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_models_compare(options: argparse.Namespace) -> int:
+    from gateway.operator import OperatorFailed, status
+    from gateway.release_view import as_json, render
+
+    try:
+        releases = status(options.file, options.identity, options.ca).releases
+    except OperatorFailed as problem:
+        return fail(problem)
+    if options.json:
+        show([as_json(release) for release in releases])
+    else:
+        render(releases, out)
+    return 0
 
 
 def run_models_adopt(options: argparse.Namespace) -> int:

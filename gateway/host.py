@@ -72,14 +72,17 @@ class Host:
     started_ns: int
     recorder: Child | Neighbour
     workers: list[Child]
-    releases: Releases
     problem: str = ""
     told: tuple[tuple[int, int], str] | None = None
     seen: tuple[int, int] = (0, 0)
     control: Control | None = None
+    releases: Releases = field(init=False)
     untold: list[Change] = field(default_factory=list)
     counted: dict[tuple[str, str], VersionCounts] = field(default_factory=dict)
     reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.releases = Releases(self.place.memory.with_name(RELEASES))
 
     def ready(self) -> bool:
         """Say whether clients can be served: the recorder is up, and at least one worker says that it can serve."""
@@ -228,8 +231,7 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
         data = share_port(config.listen.data, stack)
         recorder = recorder_of(config, place, log)
         workers = [worker_child(config_file, kept, number, data, log) for number in range(config.workers)]
-        releases = Releases(place.memory.with_name(RELEASES))
-        host = Host(config, place, log, bundles, kept, policy, time.time_ns(), recorder, workers, releases)
+        host = Host(config, place, log, bundles, kept, policy, time.time_ns(), recorder, workers)
         await host.follow_releases()  # workers read where their canaries are when they start
         for worker in workers:
             worker.before_start = host.mend_policy

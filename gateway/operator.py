@@ -23,9 +23,22 @@ class OperatorFailed(Exception):
 
 
 def reload_policy(config_file: Path, identity: Path | None, authority: Path | None) -> admin_pb2.ReloadPolicyResponse:
-    """Ask the gateway of this configuration to take the policy file over.
+    """Ask the gateway of this configuration to take the policy file over. Raises OperatorFailed."""
+    asked = admin_pb2.ReloadPolicyRequest().SerializeToString()
+    return admin_pb2.ReloadPolicyResponse.FromString(ask("ReloadPolicy", asked, config_file, identity, authority))
+
+
+def status(config_file: Path, identity: Path | None, authority: Path | None) -> admin_pb2.StatusResponse:
+    """Ask the gateway of this configuration how it does. Raises OperatorFailed."""
+    return admin_pb2.StatusResponse.FromString(ask("Status", b"", config_file, identity, authority))
+
+
+def ask(method: str, body: bytes, config_file: Path, identity: Path | None, authority: Path | None) -> bytes:
+    """Call a method of the admin service; returns its reply.
 
     Args:
+        method: its name.
+        body: the request.
         config_file: stockade.yaml.
         identity: where the operator's `.crt` and `.key` stand, without the suffix.
         authority: who signed the server's certificate; `tls.client_ca` when it is not given.
@@ -50,12 +63,11 @@ def reload_policy(config_file: Path, identity: Path | None, authority: Path | No
         certificate_chain=read(prefix.with_name(prefix.name + ".crt"), advice),
     )
     with grpc.secure_channel(address, credentials) as channel:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/stockade.v1.Admin/ReloadPolicy")
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/stockade.v1.Admin/{method}")
         try:
-            reply = call(admin_pb2.ReloadPolicyRequest().SerializeToString(), timeout=TIMEOUT_S)
+            return call(body, timeout=TIMEOUT_S)
         except grpc.RpcError as problem:
             raise OperatorFailed(f"{address}: {reason(problem.details() or '', authority)}") from problem
-    return admin_pb2.ReloadPolicyResponse.FromString(reply)
 
 
 def read(file: Path, advice: str) -> bytes:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gateway.policy import ModelPolicy, Policy
     from gateway.policy_release import Canary
 
-__all__ = ["BLAMED", "Action", "Change", "Releases", "Trial", "evidence_of", "since"]
+__all__ = ["BLAMED", "Action", "Change", "Counted", "Releases", "Trial", "blamed", "evidence_of", "since"]
 
 Counted = dict[tuple[str, str], VersionCounts]
 Action = Literal["set", "started", "advanced", "promoted", "rolled-back", "ended"]
@@ -230,12 +230,17 @@ def since(counted: Counted, before: Counted, key: tuple[str, str]) -> VersionCou
     )
 
 
+def blamed(counts: VersionCounts) -> int:
+    """Return how many requests failed by the version's fault."""
+    return sum(count for (_, reason), count in counts.outcomes.items() if reason in BLAMED)
+
+
 def evidence_of(tried: VersionCounts, served: VersionCounts) -> Evidence:
     """Return what counts of the version on trial and of the served one say. Compared is what either ran beside."""
-    blamed = sum(count for (_, reason), count in tried.outcomes.items() if reason in BLAMED)
+    failed = blamed(tried)
     return Evidence(
-        requests=sum(tried.times) + blamed + int(tried.shadow["requests"]),
-        errors=blamed + int(tried.shadow["errors"]),
+        requests=sum(tried.times) + failed + int(tried.shadow["requests"]),
+        errors=failed + int(tried.shadow["errors"]),
         compared=int(tried.shadow["rows"] + served.shadow["rows"]),
         disagreements=int(tried.shadow["disagreements"] + served.shadow["disagreements"]),
         bounds=TIMES,

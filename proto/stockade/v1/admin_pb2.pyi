@@ -45,6 +45,7 @@ class StatusResponse(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
+    RELEASES_FIELD_NUMBER: _builtins.int
     build: _builtins.str
     """Version of the software."""
     config_digest: _builtins.str
@@ -60,6 +61,10 @@ class StatusResponse(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]: ...
     @_builtins.property
     def audit(self) -> Global___AuditState: ...
+    @_builtins.property
+    def releases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Release]:
+        """Models whose policy has a `release`."""
+
     def __init__(
         self,
         *,
@@ -71,10 +76,11 @@ class StatusResponse(_message.Message):
         workers: _abc.Iterable[Global___Worker] | None = ...,
         models: _abc.Iterable[Global___Model] | None = ...,
         audit: Global___AuditState | None = ...,
+        releases: _abc.Iterable[Global___Release] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "build", b"build", "config_digest", b"config_digest", "draining", b"draining", "models", b"models", "policy_digest", b"policy_digest", "started_unix_ns", b"started_unix_ns", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "build", b"build", "config_digest", b"config_digest", "draining", b"draining", "models", b"models", "policy_digest", b"policy_digest", "releases", b"releases", "started_unix_ns", b"started_unix_ns", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -170,6 +176,143 @@ class AuditState(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditState: _TypeAlias = AuditState  # noqa: Y015
+
+@_typing.final
+class Release(_message.Message):
+    """How a model's versions are rolled out, and what all workers of this gateway have counted of each since it started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    kind: _builtins.str
+    """"weights", "shadow" or "canary"."""
+    version: _builtins.str
+    """The version that is tried; that of `serve` where there are only weights."""
+    phase: _builtins.str
+    """Of a canary: "running", "promoted" or "rolled-back"."""
+    step: _builtins.int
+    """Of a canary: at which of how many steps, from 1."""
+    steps: _builtins.int
+    reason: _builtins.str
+    """Why a canary is over."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReleaseVersion]: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        version: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        step: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        versions: _abc.Iterable[Global___ReleaseVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "model", b"model", "phase", b"phase", "reason", b"reason", "step", b"step", "steps", b"steps", "version", b"version", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Release: _TypeAlias = Release  # noqa: Y015
+
+@_typing.final
+class ReleaseVersion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DriftEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    P50_SECONDS_FIELD_NUMBER: _builtins.int
+    P99_SECONDS_FIELD_NUMBER: _builtins.int
+    SHADOW_REQUESTS_FIELD_NUMBER: _builtins.int
+    SHADOW_FAILED_FIELD_NUMBER: _builtins.int
+    SHADOW_DROPPED_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    DISAGREEMENTS_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    SHADOW_SECONDS_FIELD_NUMBER: _builtins.int
+    ANSWERED_SECONDS_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    weight: _builtins.float
+    """Share of the principals that it answers."""
+    answered: _builtins.int
+    failed: _builtins.int
+    """Answered with a failure that is the version's own."""
+    p50_seconds: _builtins.float
+    p99_seconds: _builtins.float
+    shadow_requests: _builtins.int
+    """Run beside the version that answered:"""
+    shadow_failed: _builtins.int
+    shadow_dropped: _builtins.int
+    compared: _builtins.int
+    """Rows, of them those with another top class, and the mean absolute difference of their probabilities."""
+    disagreements: _builtins.int
+    difference: _builtins.float
+    shadow_seconds: _builtins.float
+    """The time of the runs beside, and of the answering version for the same batches."""
+    answered_seconds: _builtins.float
+    @_builtins.property
+    def drift(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """By detector."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        weight: _builtins.float = ...,
+        answered: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        p50_seconds: _builtins.float = ...,
+        p99_seconds: _builtins.float = ...,
+        shadow_requests: _builtins.int = ...,
+        shadow_failed: _builtins.int = ...,
+        shadow_dropped: _builtins.int = ...,
+        compared: _builtins.int = ...,
+        disagreements: _builtins.int = ...,
+        difference: _builtins.float = ...,
+        shadow_seconds: _builtins.float = ...,
+        answered_seconds: _builtins.float = ...,
+        drift: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "answered_seconds", b"answered_seconds", "compared", b"compared", "difference", b"difference", "disagreements", b"disagreements", "drift", b"drift", "failed", b"failed", "p50_seconds", b"p50_seconds", "p99_seconds", b"p99_seconds", "shadow_dropped", b"shadow_dropped", "shadow_failed", b"shadow_failed", "shadow_requests", b"shadow_requests", "shadow_seconds", b"shadow_seconds", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseVersion: _TypeAlias = ReleaseVersion  # noqa: Y015
 
 @_typing.final
 class GetPolicyRequest(_message.Message):

@@ -1,0 +1,197 @@
+"""A host's releases follow the policy and what was counted; what was reached is kept, and bound to its canary."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from gateway.compile_release import Standing, fingerprint, splits_of, weights_of
+from gateway.document import PolicyRejected
+from gateway.policy import ModelPolicy
+from gateway.release_file import RELEASES, read_reached
+from gateway.release_view import shown
+from gateway.releases import BLAMED, Releases, blamed, evidence_of, since
+from ops.metrics import TIMES, VersionCounts
+
+SECOND_NS = 1_000_000_000
+CANARY = {"version": "2", "steps": [0.1, 1], "step_every": "1s", "min_requests": 10}
+
+
+class Policy:
+    """As much of a policy as releases look at."""
+
+    def __init__(self, **releases) -> None:
+        self.models = {name: model(release) for name, release in releases.items()}
+
+
+def model(release, serve="1") -> ModelPolicy:
+    return ModelPolicy.model_validate_json(json.dumps({"serve": serve, "release": release}))
+
+
+def counted(answered=0, *, failed=0, beside=0, rows=0, disagreements=0) -> VersionCounts:
+    times = [0] * (len(TIMES) + 1)
+    times[10] = answered
+    found = VersionCounts(Counter({("failed", "MODEL_ERROR"): failed, ("refused", "RATE_LIMITED"): 99}), times)
+    found.shadow |= {"requests": beside, "rows": rows, "disagreements": disagreements}
+    return found
+
+
+def seen(**versions) -> dict[tuple[str, str], VersionCounts]:
+    return {("kiosk", name.removeprefix("v")): counts for name, counts in versions.items()}
+
+
+@pytest.fixture
+def releases(tmp_path):
+    return Releases(tmp_path / "audit" / RELEASES)
+
+
+def told(changes) -> list[tuple[str, str, str, dict[str, float]]]:
+    return [(change.action, change.model, change.version, dict(change.weights)) for change in changes]
+
+
+def test_a_canary_begins_goes_on_and_is_promoted(releases):
+    policy = Policy(kiosk={"canary": CANARY})
+    assert told(releases.follow(policy, {}, 0)) == [("started", "kiosk", "2", {"1": 0.9, "2": 0.1})]
+    assert releases.watched
+    assert releases.look(seen(v2=counted(9)), 5 * SECOND_NS) == []
+    assert told(releases.look(seen(v2=counted(10)), 5 * SECOND_NS)) == [
+        ("advanced", "kiosk", "2", {"1": 0.0, "2": 1.0})
+    ]
+    # What the step before had counted does not count again.
+    assert releases.look(seen(v2=counted(19)), 9 * SECOND_NS) == []
+    (promoted,) = releases.look(seen(v2=counted(20)), 9 * SECOND_NS)
+    assert (promoted.action, promoted.counts["answered"], promoted.counts["requests"]) == ("promoted", 10, 10)
+    assert not releases.watched
+    assert releases.weights("kiosk") == {"1": 0.0, "2": 1.0}
+
+
+def test_a_failure_of_the_version_takes_it_back_and_a_refusal_of_a_caller_does_not(releases):
+    releases.follow(Policy(kiosk={"canary": CANARY}), {}, 0)
+    (back,) = releases.look(seen(v2=counted(1, failed=9)), SECOND_NS // 2)
+    assert told([back]) == [("rolled-back", "kiosk", "2", {"1": 1.0, "2": 0.0})]
+    assert back.reason == "error rate 0.900 (9 of 10) is above 0.01"
+    assert back.entry()["weights_micro"] == {"1": 1_000_000, "2": 0}
+
+
+@pytest.mark.parametrize("over", ["promoted", "rolled-back"])
+def test_what_was_reached_outlives_the_host(releases, tmp_path, over):
+    policy = Policy(kiosk={"canary": CANARY})
+    releases.follow(policy, {}, 0)
+    failed = 50 if over == "rolled-back" else 0
+    for number in (1, 2):
+        releases.look(seen(v2=counted(20 * number, failed=failed)), number * 2 * SECOND_NS)
+    releases.keep()
+    again = Releases(tmp_path / "audit" / RELEASES)
+    assert [change.action for change in again.follow(policy, {}, 0)] == ["set"]
+    assert again.trials["kiosk"].progress.phase == over
+    assert again.weights("kiosk")["2"] == (1.0 if over == "promoted" else 0.0)
+    assert again.look(seen(v2=counted(10_000)), 99 * SECOND_NS) == []
+
+
+def test_a_restart_keeps_the_step_and_begins_its_time_again(releases, tmp_path):
+    policy = Policy(kiosk={"canary": CANARY | {"steps": [0.1, 0.5, 1]}})
+    releases.follow(policy, {}, 0)
+    releases.look(seen(v2=counted(20)), 2 * SECOND_NS)
+    releases.keep()
+    again = Releases(tmp_path / "audit" / RELEASES)
+    again.follow(policy, {}, 100 * SECOND_NS)
+    assert again.weights("kiosk") == {"1": 0.5, "2": 0.5}
+    assert again.look(seen(v2=counted(20)), 100 * SECOND_NS + 1) == []
+    assert [change.action for change in again.look(seen(v2=counted(20)), 101 * SECOND_NS)] == ["advanced"]
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [({}, False), ({"attempt": 2}, True), ({"version": "3"}, True), ({"min_requests": 11}, True)],
+    ids=["as it was", "another attempt", "another version", "other words"],
+)
+def test_what_was_taken_back_is_tried_again_only_when_its_section_says_so(releases, change, again):
+    releases.follow(Policy(kiosk={"canary": CANARY}), {}, 0)
+    releases.look(seen(v2=counted(failed=50)), 1)
+    other = Policy(kiosk={"canary": CANARY | change}, tiny={"weights": {"1": 1.0}})
+    changes = [change.action for change in releases.follow(other, {}, 0) if change.model == "kiosk"]
+    assert changes == (["ended", "started"] if again else [])
+    share = 0.1 if again else 0.0
+    assert releases.weights("kiosk")[other.models["kiosk"].release.canary.version] == share
+
+
+def test_what_the_policy_ends_is_recorded_with_what_was_counted(releases):
+    releases.follow(Policy(kiosk={"shadow": {"version": "2"}}), seen(v2=counted(beside=5)), 0)
+    after = seen(v2=counted(beside=25, rows=40, disagreements=4), v1=counted(50))
+    changes = releases.follow(Policy(kiosk={"weights": {"1": 0.5, "2": 0.5}}), after, 0)
+    assert told(changes) == [
+        ("ended", "kiosk", "2", {"1": 1.0}),
+        ("set", "kiosk", "1", {"1": 0.5, "2": 0.5}),
+    ]
+    assert changes[0].counts == {"answered": 0, "compared": 40, "disagreements": 4, "errors": 0, "requests": 20}
+    assert told(releases.follow(Policy(kiosk=None), after, 0)) == [("ended", "kiosk", "1", {"1": 1.0})]
+    assert releases.trials == {}
+
+
+def test_a_standing_holds_for_the_canary_it_was_reached_by_and_for_shares_the_policy_names():
+    mine, other = model({"canary": CANARY}), model({"canary": CANARY | {"attempt": 2}})
+    standing = {"kiosk": Standing(fingerprint(mine), 0.1, running=True)}
+    assert weights_of("kiosk", mine, standing) == {"1": 0.9, "2": 0.1}
+    assert weights_of("kiosk", other, standing) == {"1": 1.0, "2": 0.0}
+    forged = {"kiosk": Standing(fingerprint(mine), 0.7, running=True)}
+    assert weights_of("kiosk", mine, forged) == {"1": 1.0, "2": 0.0}
+    assert fingerprint(model({"canary": CANARY}, serve="7")) != fingerprint(mine)
+    assert fingerprint(model({"weights": {"1": 1.0}})) == ""
+    assert splits_of(Policy(kiosk={"canary": CANARY}, tiny={"shadow": {"version": "2"}}), standing).keys() == {"kiosk"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[", "[]", '{"kiosk": 1}', '{"kiosk": {}}', '{"kiosk": {"fingerprint": "", "version": "2", "phase": "gone"}}'],
+)
+def test_nobody_guesses_what_a_damaged_file_said(tmp_path, text):
+    (tmp_path / RELEASES).write_text(text)
+    with pytest.raises(PolicyRejected, match="does not say how far the canaries are"):
+        read_reached(tmp_path / RELEASES)
+
+
+def test_what_either_version_ran_beside_the_other_was_compared():
+    found = evidence_of(
+        counted(30, failed=1, beside=5, rows=5, disagreements=1), counted(60, beside=7, rows=7, disagreements=2)
+    )
+    assert (found.requests, found.errors, found.compared, found.disagreements) == (36, 1, 12, 3)
+    assert (sum(found.times), sum(found.served_times)) == (30, 60)
+
+
+def test_drift_is_judged_by_what_stands_on_the_calibration():
+    tried, served = counted(), counted()
+    tried.drift.update({"p-values-evidence": 0.3, "p-values-other": 0.1, "scores": 9.0})
+    found = evidence_of(tried, served)
+    assert (found.drift, found.served_drift) == (0.3, None)
+
+
+def test_counts_of_before_are_taken_off():
+    before, now = seen(v2=counted(5, failed=1, rows=3)), seen(v2=counted(9, failed=4, rows=8))
+    found = since(now, before, ("kiosk", "2"))
+    assert (sum(found.times), blamed(found), found.shadow["rows"]) == (4, 3, 5)
+    assert since({}, {}, ("kiosk", "2")) == VersionCounts()
+
+
+def test_every_reason_that_is_blamed_on_a_version_exists():
+    from gateway.app import REASONS
+
+    assert BLAMED <= REASONS
+
+
+def test_the_admin_port_tells_of_each_version(releases):
+    releases.follow(Policy(kiosk={"canary": CANARY}), {}, 0)
+    counts = seen(v1=counted(80), v2=counted(10, failed=2, beside=5, rows=50, disagreements=5))
+    (message,) = shown(releases, counts)
+    assert (message.model, message.kind, message.phase, message.step, message.steps) == (
+        "kiosk",
+        "canary",
+        "running",
+        1,
+        2,
+    )
+    one, two = message.versions
+    assert (one.version, one.weight, one.answered) == ("1", pytest.approx(0.9), 80)
+    assert (two.failed, two.shadow_requests, two.compared, two.disagreements) == (2, 5, 50, 5)
+    assert TIMES[9] < two.p99_seconds <= TIMES[10]
