@@ -40,6 +40,19 @@ def dashed(name: str, color: str) -> dict[str, Any]:
     return found
 
 
+def _link(kind: str, title: str, **more: Any) -> dict[str, Any]:
+    empty = {"tags": [], "asDropdown": False, "icon": "", "tooltip": "", "url": ""}
+    return {
+        "type": kind,
+        "title": title,
+        **empty,
+        "includeVars": False,
+        "keepTime": False,
+        "targetBlank": False,
+        **more,
+    }
+
+
 def _panel(kind: str, title: str, about: str, queries: Sequence[Query], runbooks: Sequence[str]) -> Panel:
     instant = kind != "timeseries"
     return {
@@ -48,7 +61,7 @@ def _panel(kind: str, title: str, about: str, queries: Sequence[Query], runbooks
         "description": about,
         "datasource": DATASOURCE,
         "links": [
-            {"title": f"Runbook: {name}", "url": f"${{runbooks}}/{name}.md", "targetBlank": True} for name in runbooks
+            _link("link", f"Runbook: {name}", url=f"${{runbooks}}/{name}.md", targetBlank=True) for name in runbooks
         ],
         "targets": [
             {
@@ -182,7 +195,6 @@ def _choice(name: str, label: str, query: str) -> dict[str, Any]:
         "label": label,
         "datasource": DATASOURCE,
         "query": {"query": query, "refId": name},
-        "definition": query,
         "refresh": 2,
         "sort": 1,
         "multi": True,
@@ -217,32 +229,8 @@ def dashboard(uid: str, title: str, about: str, panels: list[Panel], *, by_model
         "timepicker": {},
         "fiscalYearStartMonth": 0,
         "weekStart": "",
-        "links": [
-            {
-                "type": "dashboards",
-                "title": "Stockade",
-                "tags": ["stockade"],
-                "asDropdown": False,
-                "icon": "",
-                "includeVars": True,
-                "keepTime": True,
-                "targetBlank": False,
-                "tooltip": "",
-                "url": "",
-            }
-        ],
-        "annotations": {
-            "list": [
-                {
-                    "name": "Alerts that page",
-                    "datasource": DATASOURCE,
-                    "enable": True,
-                    "iconColor": RED,
-                    "expr": 'ALERTS{alertstate="firing", severity="page", job=~"$job"}',
-                    "titleFormat": "{{alertname}}",
-                }
-            ]
-        },
+        "links": [_link("dashboards", "Stockade", tags=["stockade"], includeVars=True, keepTime=True)],
+        "annotations": {"list": []},
         "templating": {"list": choices},
         "panels": panels,
     }
