@@ -33,10 +33,7 @@ import() { # NAME [CHANGE ...]
   say "made $name"
 }
 
-debian_packages() { # unpacks Debian packages with what they need into the root, without running their scripts
-  cp /etc/apt/sources.list "$work/root/etc/apt/sources.list" 2>/dev/null || true
-  cp -r /etc/apt/sources.list.d/*debian* "$work/root/etc/apt/sources.list.d/" 2>/dev/null || true
-  cp /usr/share/keyrings/debian-archive-keyring* "$work/root/usr/share/keyrings/"
+debian_packages() { # installs Debian packages in the root, and starts nothing
   printf '#!/bin/sh\nexit 101\n' >"$work/root/usr/sbin/policy-rc.d"
   chmod 755 "$work/root/usr/sbin/policy-rc.d"
   cp /etc/resolv.conf "$work/root/etc/resolv.conf"

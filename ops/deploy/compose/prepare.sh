@@ -1,0 +1,107 @@
+#!/bin/sh
+# What must be there before anything starts: keys, certificates, the two files, and each volume with the right owner.
+# Runs in a container of its own (`prepare` in docker-compose.yml) at every `docker compose up`, and changes only what
+# differs. /site is ops/deploy/site on the host: what it holds is the truth, and is copied to the volumes.
+set -eu
+umask 077
+
+gateway=10001:10000 recorder=10002:10000 shared=0:10000
+redis=10011:10000 objects=10012:10012 prometheus=10013:10013 alertmanager=10014:10014 grafana=472:0
+v=/volumes
+
+fail() {
+  echo "prepare: $*" >&2
+  exit 1
+}
+random() { od -An -tx1 -N "$1" /dev/urandom | tr -d ' \n'; }
+directory() { # OWNER MODE PATH
+  mkdir -p "$3" && chown "$1" "$3" && chmod "$2" "$3"
+}
+place() { # OWNER MODE FROM TO: whole or not at all, and only when it differs
+  if ! cmp -s "$3" "$4"; then
+    cp "$3" "$4.new" && chown "$1" "$4.new" && chmod "$2" "$4.new" && mv "$4.new" "$4"
+  fi
+}
+
+# 1. A site, once: stockade.yaml comes last, so that a site without it is one that was never finished.
+if [ ! -e /site/stockade.yaml ]; then
+  [ ! -e $v/vault/log.key ] || fail "the volumes belong to a site that is not in ops/deploy/site any more; put it back," \
+    "or remove the volumes, and the log with them: docker compose down --volumes"
+  names=
+  for name in ${STOCKADE_HOSTS:-}; do names="$names --host $name"; done
+  # shellcheck disable=SC2086  # one option a name
+  stockade init /tmp/made --host gateway $names >/dev/null
+  origin=$(sed -n 's/^ *origin: *\([^ ]*\).*/\1/p' /tmp/made/stockade.yaml)
+  sed "s|@ORIGIN@|$origin|" /deploy/stockade.yaml >/tmp/stockade.yaml
+  rm -r /tmp/made/stockade.yaml /tmp/made/log /tmp/made/recorder /tmp/made/state
+  random 24 >/tmp/made/keys/redis.password
+  random 24 >/tmp/made/keys/grafana.password
+  chmod 0644 /tmp/stockade.yaml
+  cp -R /tmp/made/. /site/
+  cp -p /tmp/stockade.yaml /site/stockade.yaml.new && mv /site/stockade.yaml.new /site/stockade.yaml
+  echo "prepare: made keys and certificates in ops/deploy/site"
+fi
+
+# 2. The log's key is the recorder's alone: it moves, and no copy stays.
+directory $recorder 0700 $v/vault
+if [ -e /site/keys/log.key ]; then
+  if [ -e $v/vault/log.key ]; then
+    cmp -s /site/keys/log.key $v/vault/log.key || fail "ops/deploy/site/keys/log.key is not the key of the log that is there"
+  else
+    place $recorder 0400 /site/keys/log.key $v/vault/log.key
+    sync
+  fi
+  rm /site/keys/log.key
+fi
+[ -e $v/vault/log.key ] || fail "the log's key is gone; without it no log can be gone on with"
+
+# 3. The gateway's configuration. Of its secrets the recorder, which is in its group, can read none.
+c=$v/config
+directory $shared 0750 $c
+for name in tls keys bundles; do directory $shared 0750 $c/$name; done
+for name in tls/server.key keys/pepper keys/payload-master.key keys/redis.password; do
+  place $gateway 0400 /site/$name $c/$name
+done
+for name in tls/server.crt tls/ca.crt keys/policy.pub keys/bundles.pub keys/log.vkey policy.yaml.sig policy.yaml \
+  stockade.yaml; do
+  place $shared 0440 /site/$name $c/$name
+done
+for model in /site/bundles/*/*/; do
+  to=$c/bundles/${model#/site/bundles/}
+  to=${to%/}
+  [ ! -e "$to" ] || continue
+  mkdir -p "${to%/*}"
+  rm -rf "$to.new"
+  cp -R "$model" "$to.new" && mv "$to.new" "$to"
+done
+chown -R $shared $c/bundles && chmod -R u=rwX,g=rX,o= $c/bundles
+
+# 4. Where each keeps what it writes.
+directory 0:10000 0755 $v/audit
+directory $recorder 0755 $v/audit/log
+directory $recorder 0700 $v/audit/recorder
+directory $gateway 0700 $v/payload-keys
+directory $shared 3770 $v/run
+directory $redis 0750 $v/redis-socket
+directory $redis 0700 $v/redis
+directory $objects 0700 $v/objects
+directory $prometheus 0700 $v/prometheus
+directory $alertmanager 0700 $v/alertmanager
+directory $grafana 0700 $v/grafana
+
+# 5. What the others prove who calls with.
+directory $redis 0700 $v/redis-config
+hash=$(sha256sum <$c/keys/redis.password | cut -d ' ' -f 1)
+# The gateway may run its script, and see nothing but its own keys.
+printf 'user default off\nuser gateway on #%s resetchannels ~stockade:* -@all +eval +evalsha +script|load +mget +set +time +hello +ping +client|setinfo\n' "$hash" >/tmp/users.acl
+place $redis 0400 /tmp/users.acl $v/redis-config/users.acl
+directory $objects 0700 $v/objects-config
+if [ ! -e $v/objects-config/s3.json ]; then
+  printf '{"identities": [{"name": "stockade", "credentials": [{"accessKey": "%s", "secretKey": "%s"}], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}\n' "$(random 10)" "$(random 24)" >/tmp/s3.json
+  place $objects 0400 /tmp/s3.json $v/objects-config/s3.json
+fi
+directory $grafana 0700 $v/grafana-config
+place $grafana 0400 /site/keys/grafana.password $v/grafana-config/admin.password
+
+# 6. On the host, everything belongs to whom the directory belongs to.
+find /site -mindepth 1 ! -name .gitignore -exec chown "$(stat -c %u:%g /site)" {} +
