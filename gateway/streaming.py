@@ -52,7 +52,7 @@ async def stream_infer(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterato
         while not window.empty():
             left = window.get_nowait()
             if left is not None:
-                left.cancel()
+                left.cancel()  # of one that is done, asyncio then does not complain that nobody read its refusal
 
 
 def end_streams(gw: Gateway) -> None:
@@ -71,17 +71,9 @@ async def read_into(
     with contextlib.suppress(Exception):  # the client is gone; what it sent before is still answered and recorded
         await places.acquire()
         async for body in bodies:
-            working = asyncio.create_task(answer_message(call, body))
-            working.add_done_callback(look_at)
-            window.put_nowait(working)
+            window.put_nowait(asyncio.create_task(answer_message(call, body)))
             await places.acquire()
     window.put_nowait(None)
-
-
-def look_at(working: asyncio.Task[bytes]) -> None:
-    """Take note of a refusal that nobody may come to read, because one before it has ended the stream."""
-    if not working.cancelled():
-        working.exception()
 
 
 def admit_message(record: Record, call: Call, active: Active) -> None:
