@@ -1,15 +1,15 @@
 """The ledger of shared limits in Redis (or Valkey): one connection, one script, one round trip for a batch of spends.
 
 Rules:
-- A batch is one EVALSHA and has one answer. Where the server has forgotten the script (NOSCRIPT) nothing was charged, so
-  it is sent again, as text; nothing else is ever sent twice.
+- A batch is one EVALSHA and has one answer. Where the server has forgotten the script (NOSCRIPT) nothing was charged,
+  so it is sent again, as text; nothing else is ever sent twice.
 - Whatever goes wrong closes the connection: an answer that comes late can never be taken for that of another question.
 - The name of a bucket in Redis is a keyed hash: who can read Redis learns how many callers there are, and not who. The
   key comes from the pepper, which gateways that share a policy have in common.
 - The answer is checked as what it is, bytes from somewhere else, before anybody believes it.
 
-The only module that knows redis-py (the extra `redis`); imported when shared limits are configured. Needs of a server:
-Redis 7 or Valkey 7 with scripts, one server or one that replicates; not a cluster, where a spend's keys would lie apart.
+The only module that knows redis-py (the extra `redis`); imported when shared limits are configured. The server is Redis
+or Valkey, 7 or newer, alone or with replicas; not a cluster, where the keys of one spend would lie apart.
 See https://redis.io/docs/latest/develop/programmability/eval-intro/.
 """
 
@@ -163,26 +163,36 @@ async def ask(connection: Connection | UnixDomainSocketConnection, *command: Any
     return await connection.read_response()
 
 
+MEANINGS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
+    (
+        (AuthenticationError, AuthorizationError, NoPermissionError),
+        "credentials",
+        "the server does not accept user and password, or what they may do",
+    ),
+    ((SSLError,), "tls", "the server's certificate is not trusted, or it does not speak TLS"),
+    ((TimeoutError, RedisTimeoutError), "timeout", "the server did not answer in time"),
+    ((ResponseError,), "refused", "the server does not run the script: a replica, out of memory, loading, or too old"),
+    ((RedisConnectionError, OSError), "unreachable", "the server cannot be reached, or hung up"),
+    ((Exception,), "wrong-answer", "what answers does not speak as Redis does"),
+)
+"""What an exception of redis-py, or one that led to it, means to us. The first that fits."""
+
+
 def failure_of(problem: BaseException) -> LedgerFailed | None:
-    """What an exception of redis-py means to us; None for what is no failure of the ledger."""
-    match problem:
-        case LedgerFailed():
-            return problem
-        case TimeoutError() | RedisTimeoutError():
-            return LedgerFailed("timeout", "the server did not answer in time")
-        case AuthenticationError() | AuthorizationError() | NoPermissionError():
-            return LedgerFailed("credentials", "the server does not accept user and password, or what they may do")
-        case ResponseError() if "AUTH" in str(problem) or "WRONGPASS" in str(problem):
-            return LedgerFailed("credentials", "the server wants another password")
-        case ResponseError():
-            return LedgerFailed("refused", "the server does not run the script: out of memory, a replica, or too old")
-        case _ if isinstance(problem.__context__, SSLError):
-            return LedgerFailed("tls", "the server's certificate is not trusted, or it does not speak TLS")
-        case RedisConnectionError() | OSError():
-            return LedgerFailed("unreachable", "the server cannot be reached, or hung up")
-        case Exception():  # InvalidResponse, and whatever else the client makes of bytes that mean nothing
-            return LedgerFailed("wrong-answer", "what answers does not speak as Redis does")
-    return None
+    """Return an exception in our words; None for what is no failure of the ledger, such as a cancellation."""
+    if isinstance(problem, LedgerFailed):
+        return problem
+    if not isinstance(problem, Exception):
+        return None
+    chain: list[BaseException] = []
+    link: BaseException | None = problem
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for kinds, kind, sentence in MEANINGS:
+        if any(isinstance(each, kinds) for each in chain):
+            return LedgerFailed(kind, sentence)
+    raise AssertionError("the last meaning fits everything")
 
 
 def connections(

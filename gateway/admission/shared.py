@@ -11,9 +11,9 @@ Rules:
   read, without a round trip, and nobody is refused whom the ledger would have admitted at that time.
 - While the ledger is away, the policy decides: refuse, or admit this gateway's share. A share counts in the same memory
   bucket, in which a unit then takes longer to come back: what was left of the limit is shared out, not a fresh one.
-- When it is back it is first told what we know of buckets that are not full, and the emptier one holds. Gateways whose
-  shares add up to one at most have then, the outage included, not admitted more than the limit; a ledger that lost its
-  memory gets it back. Telling it twice changes nothing.
+  Left, as far as this gateway had heard: its share of what others have spent since may be admitted once more.
+- When it is back it is first told what we know of buckets that are not full, and the emptier one holds. So what was
+  admitted in the outage counts, and a ledger that lost its memory gets it back. Telling it twice changes nothing.
 """
 
 from __future__ import annotations
