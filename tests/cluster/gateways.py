@@ -106,7 +106,12 @@ def ray_gateway(site: Site) -> Iterator[Running]:
 
 def recorded_once(site: Site, load: Load) -> None:
     """Every call that was answered or refused stands in the log exactly once."""
-    ids = Counter(entry["id"] for entry in entries_of(site) if entry.get("id"))
     wanted = [reply.request_id for reply in load.replies]
     assert len(set(wanted)) == len(wanted)
+
+    def recorded() -> Counter[str]:
+        return Counter(entry["id"] for entry in entries_of(site) if entry.get("id"))
+
+    until(lambda: set(wanted) <= recorded().keys(), "not all published")
+    ids = recorded()
     assert {each: ids[each] for each in wanted if ids[each] != 1} == {}

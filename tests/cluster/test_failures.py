@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.gateways import asking, deploy, ray_gateway, ray_site, recorded_once
 from tests.cluster.ray_nodes import ray_cluster
-from tests.e2e.caller import calling, infer_body, images
+from tests.e2e.caller import calling, images, infer_body
 from tests.e2e.running import until
 
 KIOSK = "stockade-kiosk-1"
@@ -57,7 +57,7 @@ def test_a_replica_killed_in_flight_costs_no_client_an_error(cluster, whole):
             killed = cluster.replica_pids(KIOSK)[0]
             os.kill(killed, signal.SIGKILL)
             load.more(200)
-            until(lambda: len(set(cluster.replica_pids(KIOSK)) - {killed}) == 2, "not replaced", PATIENCE_S)
+            until(lambda gone={killed}: len({*cluster.replica_pids(KIOSK)} - gone) == 2, "not replaced", PATIENCE_S)
         load.more(100)
     assert load.reasons.keys() == {"OK"}, load.reasons
     recorded_once(whole.site, load)
