@@ -33,11 +33,15 @@ def uniform_distance(values: ArrayLike) -> float:
 
 
 def population_shift(reference: NDArray[np.float64], current: NDArray[np.float64]) -> float:
-    """Return the population stability index of two sets of values, (rows,) each, over the reference's tenths."""
+    """Return the population stability index of two sets of values, (rows,) each, over the reference's tenths.
+
+    What equals an edge has a bin of its own: many scores may be exactly the same, such as 1.
+    """
     edges = np.unique(np.quantile(reference, np.linspace(0, 1, BINS + 1)[1:-1]))
     shares = []
     for values in (reference, current):
-        counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=edges.size + 1)
+        bins = np.searchsorted(edges, values, side="left") + np.searchsorted(edges, values, side="right")
+        counts = np.bincount(bins, minlength=2 * edges.size + 1)
         shares.append(np.maximum(counts / values.size, SHARE_MIN))
     expected, found = shares
     return float(np.sum((found - expected) * np.log(found / expected)))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from gateway.judgement import Judgement
-    from gateway.state import ModelRules
+    from gateway.state import Mirror, ModelRules
 
 __all__ = ["BATCHES_MAX", "BYTES_MAX", "Comparer", "Ran", "differ"]
 
@@ -150,12 +150,11 @@ class Comparer:
     def _compare(self, ran: Ran) -> None:
         mirror = ran.rules.mirror
         assert mirror is not None, "only such batches are noted"
-        rules = mirror.rules
-        bundle = rules.served.bundle
+        bundle = mirror.rules.served.bundle
         began_ns = self._clock_ns()
-        first, failed = self._run(rules, ran.inputs, ran.starts, ran.prediction)
+        first, failed = self._run(mirror, ran.inputs, ran.starts, ran.prediction)
         took_ns = self._clock_ns() - began_ns
-        rest = list(self._alone(rules, ran)) if failed and len(ran.starts) > 1 else []
+        rest = list(self._alone(mirror, ran)) if failed and len(ran.starts) > 1 else []
         failures = sum(bad for _, bad in rest) if rest else failed
         differences = [each for each, _ in rest] or [first]
         compared = Compared(
@@ -169,24 +168,24 @@ class Comparer:
         )
         self._done(bundle.name, bundle.version, compared)
 
-    def _alone(self, rules: ModelRules, ran: Ran) -> Iterator[tuple[Difference, int]]:
+    def _alone(self, mirror: Mirror, ran: Ran) -> Iterator[tuple[Difference, int]]:
         """Run each request of a batch by itself."""
         ends = [*ran.starts[1:].tolist(), len(ran.prediction)]
         for begin, end in zip(ran.starts.tolist(), ends, strict=True):
             inputs = {name: array[begin:end] for name, array in ran.inputs.items()}
-            yield self._run(rules, inputs, np.zeros(1, np.intp), ran.prediction[begin:end])
+            yield self._run(mirror, inputs, np.zeros(1, np.intp), ran.prediction[begin:end])
 
     def _run(
-        self, rules: ModelRules, inputs: Mapping[str, Array], starts: Array, answered: Array
+        self, mirror: Mirror, inputs: Mapping[str, Array], starts: Array, answered: Array
     ) -> tuple[Difference, int]:
         """Return how the other version's prediction differs, and 1 if it failed on these rows."""
-        nothing = Difference(0, 0, 0.0)
+        rules, nothing = mirror.rules, Difference(0, 0, 0.0)
         try:
             outputs = rules.served.engine.infer(inputs)
             judgement = judge(rules, inputs, outputs, starts, len(answered))
         except Exception:  # noqa: BLE001  whatever an engine raises, the answer that was given stands
             return nothing, 1
-        prediction = outputs[rules.prediction]
+        prediction = outputs[mirror.prediction]
         if not np.isfinite(prediction).all():
             return nothing, 1
         self._judged(rules, judgement, prediction.max(axis=1))

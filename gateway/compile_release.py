@@ -107,7 +107,7 @@ def with_mirrors(models: Mapping[Key, ModelRules], policy: Policy) -> dict[Key, 
             serve = policy.models[name].serve
             other, rate = release.canary.version if version == serve else serve, release.canary.compare_rate
         if other and rules.prediction is not None and models[name, other].prediction is not None:
-            found[name, version] = replace(rules, mirror=Mirror(models[name, other], rate))
+            found[name, version] = replace(rules, mirror=Mirror(models[name, other], rate, rules.prediction))
         elif other and release.shadow is not None:
             raise PolicyRejected(
                 [f"models.{name}.release.shadow: the bundles have no prediction that could be compared"]

@@ -180,9 +180,8 @@ class Host:
         self.untold += changes
         while self.untold and self.control is not None:
             change = self.untold.pop(0)
-            level = "error" if change.action == "rolled-back" else "info"
             facts = {"model": change.model, "version": change.version, "problem": change.reason}
-            self.log(f"release-{change.action}", level=level, **facts)
+            self.log(f"release-{change.action}", level="error" if change.action == "rolled-back" else "info", **facts)
             await self.control.release_changed(change, self.policy)
 
     async def end_releases(self) -> None:

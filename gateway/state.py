@@ -79,10 +79,14 @@ class ScreenInForce:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mirror:
-    """What is run beside a version, on this share of its batches, to compare. Its answers go nowhere."""
+    """What is run beside a version, on this share of its batches, to compare. Its answers go nowhere.
+
+    `prediction` is the output of both that is compared.
+    """
 
     rules: ModelRules
     rate: float
+    prediction: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

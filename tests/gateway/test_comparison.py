@@ -48,7 +48,7 @@ class Bench:
 
     def __init__(self, rate: float = 1.0) -> None:
         self.engine = Engine()
-        self.rules = rules("1", mirror=Mirror(rules("2", self.engine), rate))
+        self.rules = rules("1", mirror=Mirror(rules("2", self.engine), rate, "probabilities"))
         self.done: list = []
         self.dropped: list = []
         self.judged: list = []

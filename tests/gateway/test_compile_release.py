@@ -1,0 +1,89 @@
+"""Versions that cannot stand for each other are refused by name, before anybody is answered by them."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from gateway.compile_release import require_versions, with_mirrors
+from gateway.document import PolicyRejected
+from gateway.policy import ModelPolicy
+from serving.bundle import Bundle, assemble
+from serving.train.pack import seal
+from tests.serving.tiny import signing_key, tiny_bundle, tiny_files, tiny_manifest, trusted
+
+
+def policy(release):
+    model = ModelPolicy.model_validate_json(json.dumps({"serve": "1", "release": release}))
+    return SimpleNamespace(models={"tiny": model})
+
+
+def served(*bundles: Bundle):
+    return {(bundle.name, bundle.version): SimpleNamespace(bundle=bundle) for bundle in (tiny_bundle(), *bundles)}
+
+
+def second(**changes) -> Bundle:
+    """Version 2, with another manifest."""
+    return assemble(seal(tiny_files(), tiny_manifest("2") | changes, signing_key()), (trusted(),))
+
+
+@pytest.mark.parametrize(
+    ("release", "changes", "problem"),
+    [
+        ({"weights": {"1": 0.5, "3": 0.5}}, {}, "there is no bundle of version '3' (there: 1, 2)"),
+        (
+            {"shadow": {"version": "2"}},
+            {"class_names": ["a", "b", "d"]},
+            "'2' has other inputs or classes",
+        ),
+        ({"weights": {"2": 1.0}}, {"class_names": []}, "'2' has other inputs or classes"),
+    ],
+    ids=["no such version", "other classes", "no classes"],
+)
+def test_versions_that_cannot_stand_for_each_other_are_refused(release, changes, problem):
+    with pytest.raises(PolicyRejected) as refused:
+        require_versions(policy(release), served(second(**changes)))
+    assert problem in str(refused.value)
+
+
+def test_where_nothing_is_served_nothing_is_asked():
+    require_versions(policy({"weights": {"3": 1.0}}), {})
+
+
+@pytest.mark.parametrize(
+    ("release", "mirrors"),
+    [
+        ({"weights": {"1": 0.5, "2": 0.5}}, {}),
+        ({"shadow": {"version": "2", "rate": 0.25}}, {"1": ("2", 0.25), "3": ("2", 0.25)}),
+        (
+            {"canary": {"version": "2", "steps": [1], "step_every": "1h", "compare_rate": 0.5}},
+            {"1": ("2", 0.5), "2": ("1", 0.5)},
+        ),
+        (None, {}),
+    ],
+    ids=["weights", "shadow", "canary", "nothing"],
+)
+def test_what_runs_beside_what(release, mirrors):
+    models = {("tiny", version): rules(version) for version in "123"}
+    found = with_mirrors(models, policy(release))
+    assert found.keys() == models.keys()
+    beside = {key[1]: (each.mirror.rules.version, each.mirror.rate) for key, each in found.items() if each.mirror}
+    assert beside == mirrors
+    assert all(each.mirror is None for each in models.values())
+
+
+def test_without_a_prediction_a_shadow_is_refused_and_a_canary_is_not_compared():
+    models = {("tiny", version): rules(version, prediction=None) for version in "12"}
+    with pytest.raises(PolicyRejected, match="no prediction that could be compared"):
+        with_mirrors(models, policy({"shadow": {"version": "2"}}))
+    canary = policy({"canary": {"version": "2", "steps": [1], "step_every": "1h"}})
+    assert [each.mirror for each in with_mirrors(models, canary).values()] == [None, None]
+
+
+def rules(version, prediction="probabilities"):
+    from dataclasses import make_dataclass
+
+    fields = [("version", str), ("prediction", str | None), ("mirror", object)]
+    return make_dataclass("Rules", fields, frozen=True)(version, prediction, None)
