@@ -113,6 +113,10 @@ def add_init(verbs: Any) -> None:
         help="first of four ports: data N, metrics N+1, admin N+2, data_mtls N+3 (default: 8001; 0: any free ones)",
     )
     init.add_argument("--bundles", type=Path, help="signed models to copy (default: those that come with the project)")
+    init.add_argument(
+        "--upstream", metavar="ADDRESS", help="a server that runs the model: Triton, MLServer, KServe; needs --model"
+    )
+    init.add_argument("--model", metavar="NAME[/VERSION]", help="what that model is called here (version: 1)")
     init.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -125,9 +129,12 @@ def first_port(text: str) -> int:
 
 
 def run_init(options: argparse.Namespace) -> int:
-    from gateway.init import InitRefused, Ports, init_directory, render
+    from gateway.init import InitRefused, Ports, Upstream, init_directory, render
     from gateway.samples import bundles_directory
 
+    if (options.upstream is None) != (options.model is None):
+        return fail("--upstream and --model belong together")
+    name, _, number = (options.model or "").partition("/")
     try:
         report = init_directory(
             options.directory,
@@ -137,6 +144,7 @@ def run_init(options: argparse.Namespace) -> int:
             listen_host=options.listen,
             ports=Ports() if options.port is None else Ports.from_first(options.port),
             bundles=options.bundles or bundles_directory(),
+            upstream=Upstream(options.upstream, name, number or "1") if options.upstream else None,
         )
     except (InitRefused, OSError) as problem:
         return fail(problem)
@@ -412,9 +420,7 @@ def add_models(verbs: Any) -> None:
 
 
 def add_models_compare(models: Any) -> None:
-    compare = verb(
-        models, "compare", run_models_compare, "show how the versions of models under release do"
-    )
+    compare = verb(models, "compare", run_models_compare, "show how the versions of models under release do")
     compare.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
     compare.add_argument(
         "--identity", type=Path, metavar="PREFIX", help="PREFIX.crt and PREFIX.key (default: clients/operator.tls)"

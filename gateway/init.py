@@ -28,10 +28,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.auth.api_key import key_mac, new_api_key
+from gateway.config_rules import is_loopback
 from gateway.pki import Credential, RandomBytes, new_authority, new_key, private_pem
 from ops.audit.checkpoint import SignerKey
 
-__all__ = ["InitRefused", "InitReport", "Ports", "init_directory", "issue_api_key", "render"]
+__all__ = ["InitRefused", "InitReport", "Ports", "Upstream", "init_directory", "issue_api_key", "render"]
 
 API_KEY_DAYS = 365
 SECRET_BYTES = 32
@@ -43,6 +44,10 @@ KIOSK_SPIFFE = f"spiffe://{TRUST_DOMAIN}/kiosk/7"
 OPERATOR_SPIFFE = f"spiffe://{TRUST_DOMAIN}/operator"
 API_KEY_PRINCIPALS = ("kiosk-7", "batch-1")
 DIRECTORIES = ("tls", "keys", "clients", "bundles", "log", "recorder", "state")
+UPSTREAM_CA = "tls/upstream-ca.crt"
+UPSTREAM_TRUST = f"    tls: {{ca: {UPSTREAM_CA}}}  # who signed its certificate, PEM: put it there\n"
+_MODEL = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
+_VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9:]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?", re.ASCII)
 
 
@@ -66,6 +71,15 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True)
+class Upstream:
+    """A server of the Open Inference Protocol that runs the one model of the policy: its bundle's name and version."""
+
+    address: str
+    model: str
+    version: str = "1"
+
+
+@dataclass(frozen=True, slots=True)
 class InitReport:
     """What was made: where things are, never what is in the secret ones."""
 
@@ -79,6 +93,7 @@ class InitReport:
     api_keys_expire: datetime
     bundles: tuple[str, ...]
     files: tuple[Path, ...]
+    upstream: Upstream | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For machines. Holds no secret."""
@@ -111,6 +126,7 @@ def init_directory(
     listen_host: str = "127.0.0.1",
     ports: Ports | None = None,
     bundles: Path | None = None,
+    upstream: Upstream | None = None,
 ) -> InitReport:
     """Make `path`, with everything a gateway needs.
 
@@ -122,6 +138,7 @@ def init_directory(
         listen_host: where the data ports listen, also a name in the certificate; metrics and admin stay on loopback.
         ports: what the configuration names.
         bundles: a directory of signed models and the key of those who signed them; copied.
+        upstream: who runs the model, and what it is called here; instead of `bundles`.
 
     Raises:
         InitRefused: the directory holds something, or a host is no name.
@@ -131,12 +148,16 @@ def init_directory(
     for host in names:
         if _HOST.fullmatch(host) is None:
             raise InitRefused(f"{host!r} is not a host name or an address; give names such as gateway.example.org")
+    if upstream is not None and not (_MODEL.fullmatch(upstream.model) and _VERSION.fullmatch(upstream.version)):
+        advice = "give it lower-case letters, digits, _ and -, such as iris or iris/2"
+        raise InitRefused(f"{upstream.model}/{upstream.version} cannot be a model's name here; {advice}")
     target = path.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InitRefused(f"{path} holds something already; name a new directory, so that no key is overwritten")
     now = now.replace(microsecond=0)
     origin = f"{TRUST_DOMAIN}/{random_bytes(4).hex()}"
     signer = SignerKey(origin, random_bytes(SECRET_BYTES))
+    bundles = bundles if upstream is None else None
     release_key = bundles / RELEASE_KEY if bundles and (bundles / RELEASE_KEY).is_file() else None
     contents: dict[str, _File] = {}
     contents |= _log_keys(signer)
@@ -148,9 +169,9 @@ def init_directory(
     api_keys = {name: issue_api_key(pepper, f"{name}-a", expire_keys, random_bytes) for name in API_KEY_PRINCIPALS}
     for name, (key, _) in api_keys.items():
         contents[f"clients/{name}.key"] = _File(f"{key}\n".encode(), secret=True)
-    contents["stockade.yaml"] = _config(origin, listen_host, ports or Ports())
+    contents["stockade.yaml"] = _config(origin, listen_host, ports or Ports(), upstream)
     entries = {name.replace("-", "_"): entry for name, (_, entry) in api_keys.items()}
-    contents |= _signed_policy(entries, random_bytes)
+    contents |= _signed_policy(entries, random_bytes, upstream)
     copied = tuple(_signed_models(bundles)) if bundles and release_key else ()
     _write_whole(target, contents, copied, random_bytes(8).hex())
     return InitReport(
@@ -164,6 +185,7 @@ def init_directory(
         api_keys_expire=expire_keys,
         bundles=tuple(f"{model.parent.name}/{model.name}" for model in copied),
         files=tuple(target / name for name in sorted(contents)),
+        upstream=upstream,
     )
 
 
@@ -196,6 +218,13 @@ def render(report: InitReport, console: Console) -> None:
     for name, value, until in rows:
         say(f"{name:<24}{escape(str(value))}{until}")
     say("Not needed here once it runs, so keep them elsewhere: tls/ca.key, keys/policy.key")
+    if report.upstream is not None:
+        there = report.upstream
+        what = f"--server {there.address} --model {there.model} --as {there.model}/{there.version}"
+        where = f"--out {report.directory / 'bundles'} --signing-key {report.directory / 'keys/bundles.key'}"
+        if not is_loopback(there.address):
+            where += f" --ca {report.directory / UPSTREAM_CA}"
+        say(f"First: [bold]stockade models adopt {escape(f'{what} {where}')}[/bold]")
     say(f"Next: [bold]stockade serve {escape(str(report.config))}[/bold]")
 
 
@@ -243,7 +272,7 @@ def _template(name: str, **values: str) -> bytes:
     return Template(text).substitute(values).encode()
 
 
-def _config(origin: str, listen_host: str, ports: Ports) -> _File:
+def _config(origin: str, listen_host: str, ports: Ports, upstream: Upstream | None) -> _File:
     host = f"[{listen_host}]" if ":" in listen_host else listen_host
     text = _template(
         "stockade.yaml",
@@ -252,12 +281,27 @@ def _config(origin: str, listen_host: str, ports: Ports) -> _File:
         data_mtls=f"{host}:{ports.data_mtls}",
         metrics=f"127.0.0.1:{ports.metrics}",
         admin=f"127.0.0.1:{ports.admin}",
+        engine=_engine(upstream),
     )
     return _File(text)
 
 
-def _signed_policy(api_keys: Mapping[str, str], random_bytes: RandomBytes) -> dict[str, _File]:
-    policy = _template("policy.yaml", kiosk_spiffe=KIOSK_SPIFFE, operator_spiffe=OPERATOR_SPIFFE, **api_keys)
+def _engine(upstream: Upstream | None) -> str:
+    if upstream is None:
+        return _template("engine.yaml").decode()
+    trust = "" if is_loopback(upstream.address) else UPSTREAM_TRUST
+    return _template("engine-upstream.yaml", address=upstream.address, trust=trust).decode()
+
+
+def _signed_policy(
+    api_keys: Mapping[str, str], random_bytes: RandomBytes, upstream: Upstream | None
+) -> dict[str, _File]:
+    if upstream is None:
+        model, rules = "kiosk", _template("rules.yaml")
+    else:
+        model, rules = upstream.model, _template("rules-upstream.yaml", model=upstream.model, version=upstream.version)
+    values = {"kiosk_spiffe": KIOSK_SPIFFE, "operator_spiffe": OPERATOR_SPIFFE, **api_keys}
+    policy = _template("policy.yaml", model=model, rules=rules.decode(), **values)
     key = Ed25519PrivateKey.from_private_bytes(random_bytes(SECRET_BYTES))
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
