@@ -31,6 +31,9 @@ from gateway.config import Config, load_config
 from gateway.dial import bearer
 from gateway.document import FileRejected
 from gateway.policy import Policy, load_policy
+from gateway.shared_limits import MISSING_EXTRA as MISSING_REDIS
+from gateway.shared_limits import installed as redis_installed
+from gateway.shared_limits import password_in
 from gateway.traces import MISSING_EXTRA
 from ops.audit.checkpoint import parse_skey, parse_vkey
 from ops.audit.errors import NoteError
@@ -152,9 +155,29 @@ def _unprotected(config: Config, _now: datetime) -> Iterator[Finding]:
 
 
 def _workers(config: Config, _now: datetime) -> Iterator[Finding]:
-    if config.workers > 1:
+    if config.workers > 1 and config.shared_limits is None:
         problem = f"limits count in each of the {config.workers} workers, which together admit that many times as much"
-        yield Finding("warning", "workers", problem)
+        yield Finding("warning", "workers", f"{problem}; `shared_limits` makes them one")
+
+
+def _shared_limits(config: Config, now: datetime) -> Iterator[Finding]:
+    shared = config.shared_limits
+    if shared is None:
+        return
+    if not redis_installed():
+        yield Finding("error", "shared_limits", MISSING_REDIS)
+    if shared.unsafe_redis_plaintext:
+        problem = "limits and the password can be read, and changed, on the network"
+        yield Finding("warning", "shared_limits.unsafe_redis_plaintext", problem)
+    if shared.password_file is None and not shared.url.startswith("unix:"):
+        problem = "is missing: whoever reaches that Redis can set every limit back"
+        yield Finding("warning", "shared_limits.password_file", problem)
+    if shared.password_file is not None:
+        try:
+            password_in(shared.password_file)
+        except (OSError, ValueError) as problem:
+            yield Finding("error", "shared_limits.password_file", f"cannot be used ({problem})")
+    yield from _peer_tls("shared_limits", shared.ca, shared.certificate, shared.key, now)
 
 
 def _metrics(config: Config, _now: datetime) -> Iterator[Finding]:
@@ -232,20 +255,26 @@ def _upstream(config: Config, _now: datetime) -> Iterator[Finding]:
 def _upstream_tls(config: Config, now: datetime) -> Iterator[Finding]:
     """What the servers that run the models are trusted by, and what they are shown."""
     tls = config.engine.oip.tls if config.engine.oip is not None else None
-    if tls is None:
-        return
-    for where, path, key in (("ca", tls.ca, None), ("certificate", tls.certificate, tls.key)):
+    if tls is not None:
+        yield from _peer_tls("engine.oip.tls", tls.ca, tls.certificate, tls.key, now)
+
+
+def _peer_tls(
+    at: str, ca: Path | None, certificate: Path | None, certificate_key: Path | None, now: datetime
+) -> Iterator[Finding]:
+    """Look at what a server that we call is trusted by, and at what it is shown."""
+    for where, path, key in ((f"{at}.ca", ca, None), (f"{at}.certificate", certificate, certificate_key)):
         if path is None:
             continue
         try:
             certificates = _certificates(path)
             if key is not None:
-                _require_pair(key, certificates[0], "engine.oip.tls.certificate")
+                _require_pair(key, certificates[0], f"{at}.certificate")
         except _Unusable as problem:
-            yield Finding("error", f"engine.oip.tls.{where}", str(problem))
+            yield Finding("error", where, str(problem))
         else:
-            for certificate in certificates:
-                yield from _validity(f"engine.oip.tls.{where}", certificate, now)
+            for each in certificates:
+                yield from _validity(where, each, now)
 
 
 def _require_pair(path: Path, certificate: x509.Certificate, of: str = "tls.certificate") -> None:
@@ -332,6 +361,7 @@ def _directories(config: Config, _now: datetime) -> Iterator[Finding]:
 _LOOKS = (
     _unprotected,
     _workers,
+    _shared_limits,
     _metrics,
     _tracing,
     _tls,

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 bin=.venv/bin
 export PATH="$PWD/$bin:$PATH"
 
-packages=(dataset-fashion-mnist prometheus strace nghttp2-client kustomize)
+packages=(dataset-fashion-mnist prometheus strace nghttp2-client redis-server haproxy kustomize)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

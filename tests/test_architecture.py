@@ -36,6 +36,7 @@ HOMES = {
     "ray": ("serving/ray_bridge.py", "serving/ray_replica.py"),
     "art": ("defenses/art_adapter.py",),
     "opentelemetry": ("ops/tracing.py",),
+    "redis": ("gateway/admission/redis.py",),
     "prometheus_client": ("ops/metrics/",),
     "prometheus_client.parser": ("ops/metrics/", "gateway/local.py"),  # reads the page as any client would
 }
@@ -116,6 +117,8 @@ def test_libraries_stay_in_their_homes():
         ("if TYPE_CHECKING:\n    import grpc", "defenses/policy.py", ["grpc"]),
         ("from . import torch", "defenses/policy.py", []),
         ("import raygun, artful", "defenses/policy.py", []),
+        ("from redis.asyncio import Connection", "gateway/shared_limits.py", ["redis.asyncio.Connection"]),
+        ("from redis.asyncio import Connection", "gateway/admission/redis.py", []),
     ],
 )
 def test_a_stray_import_is_seen(source, where, stray):
@@ -131,7 +134,7 @@ def test_the_folder_of_the_wire_contracts_is_no_package():
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("gateway.worker", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "opentelemetry"]),
+        ("gateway.worker", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "opentelemetry", "redis"]),
         ("gateway.host", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "onnx"]),
         ("gateway.cli", ["torch", "grpc", "onnxruntime", "numpy", "pydantic", "prometheus_client"]),
         ("ops.audit.recorder_main", ["grpc", "gateway", "stockade", "serving", "defenses", "numpy", "pydantic"]),

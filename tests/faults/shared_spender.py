@@ -1,8 +1,8 @@
 """One gateway's limiter as a process of its own: `python -m tests.faults.shared_spender URL HOURS_AHEAD TIMEOUT_S`.
 
-It says `ready` once it has reached Redis, waits for a line with the seconds to go on for, and spends as fast as it can,
-for that long and until it was refused often: so it has asked for more than there was, however busy the machine. Its last
-line is what happened, JSON. Its clock is HOURS_AHEAD of the others'.
+It says `ready` once it has reached Redis, waits for a line with the seconds to go on for, and spends as fast as it
+can, for that long and until it was refused often: so it has asked for more than there was, however busy the machine.
+Its last line is what happened, JSON. Its clock is HOURS_AHEAD of the others'.
 """
 
 from __future__ import annotations

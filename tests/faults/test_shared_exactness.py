@@ -1,7 +1,7 @@
 """Four gateways' limiters, in processes of their own, and one Redis: all together they admit the limit, to the unit.
 
-The bucket itself is the judge: its key holds the moment at which it will be full, and each admitted unit moves that on by
-exactly one interval. So units that were lost or counted twice would show as nanoseconds.
+The bucket itself is the judge: its key holds the moment at which it will be full, and each admitted unit moves that on
+by exactly one interval. So units that were lost or counted twice would show as nanoseconds.
 """
 
 from __future__ import annotations

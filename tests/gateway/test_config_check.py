@@ -161,6 +161,65 @@ def test_a_gateway_without_protection_is_a_warning(at):
 def test_limits_that_count_in_each_worker_are_a_warning(at):
     edit(at / "stockade.yaml", "workers: 1", "workers: 3")
     assert [(level, where) for level, where, _ in found(at)] == [("warning", "workers")]
+    share_limits(at, 'url: "unix:/run/redis.sock"')
+    assert found(at) == []
+
+
+def share_limits(at, settings):
+    edit(at / "stockade.yaml", "workers:", f"shared_limits: {{{settings}}}\nworkers:")
+
+
+def test_a_redis_that_anybody_can_use_is_worth_a_look(at):
+    share_limits(at, 'url: "redis://10.0.0.9:6379", unsafe_redis_plaintext: true')
+    assert found(at) == [
+        (
+            "warning",
+            "shared_limits.unsafe_redis_plaintext",
+            "limits and the password can be read, and changed, on the network",
+        ),
+        (
+            "warning",
+            "shared_limits.password_file",
+            "is missing: whoever reaches that Redis can set every limit back",
+        ),
+    ]
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"two\nlines\n", b"x" * 4097, b"\xff\n", None])
+def test_a_password_file_without_a_password_is_an_error(at, text):
+    share_limits(at, 'url: "rediss://redis.example.org:6379", password_file: keys/redis')
+    if text is not None:
+        (at / "keys/redis").write_bytes(text)
+        (at / "keys/redis").chmod(0o600)
+    assert [(level, where) for level, where, _ in found(at)] == [("error", "shared_limits.password_file")]
+    (at / "keys/redis").write_bytes(b"open sesame\n")
+    (at / "keys/redis").chmod(0o600)
+    assert found(at) == []
+
+
+def test_what_redis_is_trusted_by_and_shown_is_looked_at(at):
+    share_limits(
+        at,
+        'url: "rediss://redis.example.org:6379", password_file: keys/pepper-2, ca: tls/ca.crt, '
+        "certificate: tls/server.crt, key: clients/kiosk-7.tls.key",
+    )
+    (at / "keys/pepper-2").write_bytes(b"secret")
+    (at / "keys/pepper-2").chmod(0o600)
+    assert found(at) == [
+        (
+            "error",
+            "shared_limits.certificate",
+            f"{at / 'clients/kiosk-7.tls.key'} is not the key of shared_limits.certificate",
+        )
+    ]
+    edit(at / "stockade.yaml", "ca: tls/ca.crt", "ca: policy.yaml")
+    assert ("error", "shared_limits.ca", f"{at / 'policy.yaml'} holds no certificate in PEM") in found(at)
+
+
+def test_shared_limits_without_the_extra_are_an_error(at, monkeypatch):
+    monkeypatch.setattr(check_module, "redis_installed", lambda: False)
+    share_limits(at, 'url: "unix:/run/redis.sock"')
+    assert found(at) == [("error", "shared_limits", check_module.MISSING_REDIS)]
 
 
 def test_a_metrics_page_for_everybody_is_a_warning(at):

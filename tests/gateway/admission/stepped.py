@@ -77,6 +77,13 @@ class Stepped:
         assert decision is not None
         return decision
 
+    def stored(self, key: str) -> bytes | None:
+        """What stands in Redis for a bucket."""
+        return self._server.ask("GET", self._ledger.name_of(key))
+
+    def lives_ms(self, key: str) -> int:
+        return int(self._server.ask("PTTL", self._ledger.name_of(key)))
+
     def _tell(self, now_us: int) -> None:
         self._server.ask("HSET", f"{self._namespace}-clock", "s", now_us // 1_000_000, "us", now_us % 1_000_000)
 
