@@ -12,7 +12,8 @@ import sys
 import grpc
 import pytest
 
-from ops.audit.errors import ForkRefused, LogCorrupted
+from ops.audit.checkpoint import SignerKey
+from ops.audit.errors import ForkRefused, LogCorrupted, RecorderError
 from tests.e2e.caller import calling, infer_body
 from tests.e2e.running import serving, until
 from tests.e2e.site import copy_site
@@ -77,4 +78,26 @@ def test_a_log_that_nobody_can_go_on_with_ends_the_host_at_once(site, spoil, err
     assert (done.returncode, done.stdout, started) == (2, "", ["recorder"])
     assert [event["error"] for event in events if event["event"] == "recorder-failed"] == [error.__name__]
     assert f"recorder ended with exit code {error.exit_code}: " in last
+    assert sentence in last
+
+
+def of_another_log(site) -> str:
+    (site.directory / "keys/log.key").write_text(SignerKey("another.test/log", bytes(32)).secret())
+    return "the signing key is that of another.test/log"
+
+
+def gone(site) -> str:
+    (site.directory / "keys/log.key").unlink()
+    return "keys/log.key: No such file or directory"
+
+
+@pytest.mark.parametrize("spoil", [of_another_log, gone])
+def test_a_recorder_that_refuses_its_settings_ends_the_host_at_once_with_its_words(site, spoil):
+    sentence = spoil(site)
+    command = [sys.executable, "-m", "gateway.cli", "serve", str(site.config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    *lines, last = done.stderr.splitlines()
+    started = [event["child"] for event in map(json.loads, lines) if event["event"] == "child-started"]
+    assert (done.returncode, done.stdout, started) == (2, "", ["recorder"])
+    assert f"recorder ended with exit code {RecorderError.exit_code}: " in last
     assert sentence in last

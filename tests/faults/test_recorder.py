@@ -5,10 +5,12 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -217,6 +219,19 @@ async def test_a_second_appender_is_refused_and_the_first_goes_on(tmp_path):
     assert isinstance(await append(client, [small(1)]), Receipt)
     await client.close()
     assert recorder.stop() == 0, recorder.errors
+
+
+def test_a_database_that_somebody_holds_may_be_free_the_next_time(tmp_path):
+    """A backup, for one: the code says that it may pass, and not that the settings are wrong."""
+    settings = settings_in(tmp_path)
+    assert launch(settings).wait_ready().stop() == 0
+    with closing(sqlite3.connect(settings.state_directory / "lock.sqlite", isolation_level=None)) as holder:
+        holder.execute("PRAGMA locking_mode=EXCLUSIVE")
+        holder.execute("BEGIN EXCLUSIVE")
+        refused = launch(settings)
+        assert refused.ended() == AppenderRunning.exit_code
+    assert "locked" in str(refused.events()[-1]["problem"])
+    assert launch(settings).wait_ready().stop() == 0
 
 
 async def test_heartbeats_come_while_idle(tmp_path):
