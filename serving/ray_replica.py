@@ -38,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "health_check_timeout_s": 5.0,
     "graceful_shutdown_wait_loop_s": 0.5,
     "graceful_shutdown_timeout_s": 20.0,
+    "max_surge_percent": 25,  # at least one: the old ones serve until the new ones do, also where there is only one
     "max_constructor_retry_count": 3,  # a bundle that is refused stays refused
     "ray_actor_options": {"num_cpus": 1.0},
 }

@@ -1,0 +1,21 @@
+"""The Serve applications in the Kubernetes manifests, read as Ray's dashboard reads what KubeRay sends it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+OVERLAY = Path(__file__).resolve().parent.parent.parent / "ops/deploy/kubernetes/overlays/ray"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, at its import
+def test_ray_takes_the_applications_of_the_ray_service():
+    from ray.serve.schema import ServeDeploySchema
+
+    patch = yaml.safe_load((OVERLAY / "serve-config.yaml").read_text())
+    deploy = ServeDeploySchema.model_validate(yaml.safe_load(patch["spec"]["serveConfigV2"]))
+    (application,) = deploy.applications
+    assert application.name == "stockade-kiosk-1"
+    assert application.route_prefix is None
+    assert application.import_path == "serving.ray_replica:build"
+    assert application.deployments[0].name == "model"
