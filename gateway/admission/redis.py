@@ -80,17 +80,10 @@ class RedisLedger:
         self.name_of = name_of
 
     async def connect(self) -> None:
-        """Connect, prove who we are, and leave the script there."""
+        """Connect, and prove who we are. The script gets there with the first exchange."""
         await self.close()
-        connection = self._connection = self._new_connection()
-
-        async def greet() -> None:
-            await connection.connect()
-            loaded = await ask(connection, "SCRIPT", "LOAD", self._script)
-            if loaded != self._digest.encode():
-                raise LedgerFailed("wrong-answer", "the server gave the script another name than it has")
-
-        await self._within(CONNECT_TIMEOUT_S, greet())
+        self._connection = self._new_connection()
+        await self._within(CONNECT_TIMEOUT_S, self._connection.connect())
 
     async def exchange(
         self, spends: Sequence[Charges], known: Iterable[tuple[str, int]] = ()

@@ -161,7 +161,7 @@ CALLS = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(calls=CALLS)
 def test_no_bucket_admits_more_than_its_burst_and_its_rate_in_any_window(new_limiter, calls):
     limiter, now_ns = new_limiter(buckets=2), T0

@@ -205,7 +205,7 @@ async def test_a_user_who_may_not_run_scripts_is_said_to_be_one_and_the_document
         assert await spent(limiter, 1) == ["admit principal-requests"]
 
 
-RIGHTS = ("-@all", "+evalsha", "+eval", "+script|load", "+time", "+mget", "+set", "+client|setinfo")
+RIGHTS = ("-@all", "+evalsha", "+eval", "+time", "+mget", "+set", "+client|setinfo")
 
 
 async def test_a_replica_and_a_full_server_refuse_and_say_so(server):

@@ -210,6 +210,7 @@ async def test_who_was_refused_during_an_outage_has_lost_nothing_by_it(made_site
         assert (await pair.first.ask(ONE, caller="rated")).reason == "RATE_LIMITED", "held to the limit all the same"
         own_server.start()
         await back(*pair)
+        assert own_server.ask("DBSIZE") == 0, "it was told of nothing that nobody had"
         for _ in range(2):
             assert (await pair.first.ask(ONE, caller="rated")).code is CODE.OK
 

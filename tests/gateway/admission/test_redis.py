@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.admission.limiter import Bucket, Rule
+from gateway.admission.shared import LedgerFailed
 from tests.gateway.admission.stepped import SECRET, ledger_at, runner, stepped
 from tests.redis_server import common_server, needs_redis
 
@@ -61,6 +62,19 @@ def test_what_a_gateway_knows_raises_a_debt_and_never_lowers_it():
 
     runner().run(tell())
     assert debts == [5, 5, 7]
+
+
+def test_after_a_failure_only_a_new_connection_helps():
+    ledger = ledger_at(common_server().url, script="return 'nonsense'")
+
+    async def fail() -> None:
+        await ledger.connect()
+        for kind in ("wrong-answer", "unreachable"):
+            with pytest.raises(LedgerFailed) as failed:
+                await ledger.exchange([((Bucket(KEY, RULE), 1),)])
+            assert failed.value.kind == kind
+
+    runner().run(fail())
 
 
 def test_names_are_apart_by_secret_and_namespace():
