@@ -24,7 +24,7 @@ from gateway.bench.running import Endpoint, Launch, free_ports
 from gateway.init import Ports, init_directory
 from gateway.policy_signature import sign_policy
 
-__all__ = ["launch_gateway", "parse_handled", "read_handled"]
+__all__ = ["CLIENT", "launch_gateway", "parse_handled", "read_handled", "read_metrics"]
 
 CLIENT = "kiosk-7"
 UNMET_LIMITS = {
@@ -83,13 +83,18 @@ def _edit_policy(home: Path) -> None:
 
 
 def read_handled(metrics_port: int) -> Mapping[str, int]:
-    """ModelInfer calls by gRPC status, from the gateway's own metrics. The page opens a moment after the data port."""
+    """ModelInfer calls by gRPC status, from the gateway's own metrics."""
+    return parse_handled(read_metrics(metrics_port))
+
+
+def read_metrics(metrics_port: int) -> str:
+    """The gateway's page of metrics. It opens a moment after the data port."""
     give_up = time.monotonic() + METRICS_TIMEOUT_S
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", metrics_port, timeout=METRICS_TIMEOUT_S)
         try:
             connection.request("GET", "/metrics")
-            return parse_handled(connection.getresponse().read().decode())
+            return connection.getresponse().read().decode()
         except ConnectionRefusedError:
             if time.monotonic() > give_up:
                 raise

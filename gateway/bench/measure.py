@@ -20,7 +20,7 @@ from gateway.bench.h2load import H2loadReport, InFlight, Load
 from gateway.bench.procfs import machine_busy_us
 from gateway.bench.running import Running
 
-__all__ = ["Cell", "NotServed", "measure", "require_answers", "warm_up"]
+__all__ = ["Cell", "NotServed", "measure", "require_answers", "run_checked", "settle", "warm_up"]
 
 HALF = 0.5
 ANSWERED_MIN = 0.999
@@ -59,7 +59,7 @@ def measure(server: Running, load: Load, shape: InFlight, seconds: float, direct
     """Measure one cell. Raises NotServed, H2loadFailed."""
     log = directory / "closed.log"
     log.unlink(missing_ok=True)  # h2load appends
-    _settle(server)
+    settle(server)
     busy_us, server_us, load_us = machine_busy_us(), server.tree.cpu_us(), _load_generator_us()
     report = run_checked(server, h2load.closed(load, shape, seconds, log), seconds)
     server_us = server.tree.cpu_us() - server_us
@@ -67,7 +67,7 @@ def measure(server: Running, load: Load, shape: InFlight, seconds: float, direct
     latency = _latency(log)
     half_log = directory / "half.log"
     half_log.unlink(missing_ok=True)
-    _settle(server)
+    settle(server)
     half = run_checked(server, h2load.paced(load, shape, report.requests_per_s * HALF, seconds, half_log), 4 * seconds)
     half_latency = _latency(half_log)
     return Cell(
@@ -133,7 +133,7 @@ def _load_generator_us() -> int:
     return round((usage.ru_utime + usage.ru_stime) * 1e6)
 
 
-def _settle(server: Running, clock: Callable[[], float] = time.monotonic) -> None:
+def settle(server: Running, clock: Callable[[], float] = time.monotonic) -> None:
     """Wait until the server has done with what the last run left in its queues, and has gone quiet."""
     give_up = clock() + SETTLE_S_MAX
     spent_us = server.tree.cpu_us()

@@ -32,7 +32,7 @@ from gateway.bench.targets import MODEL, TARGETS, Place
 from gateway.bench.workspace import first_image, workspace
 from gateway.samples import bundles_directory
 
-__all__ = ["Drift", "drifts", "run"]
+__all__ = ["Drift", "drifts", "role_of", "run"]
 
 PORTION = 10_000
 PORTION_SECONDS_MAX = 300.0
@@ -125,10 +125,11 @@ def _sample(requests: int, bundles: Path, directory: Path, err: Console) -> Iter
 
 def _by_role(tree: ProcessTree) -> Sample:
     """Resident bytes, by what each process is. Two of a kind are told apart by their numbers."""
-    return {f"{_role(tree.command(pid))} {pid}": size for pid, size in tree.rss_bytes().items()}
+    return {f"{role_of(tree.command(pid))} {pid}": size for pid, size in tree.rss_bytes().items()}
 
 
-def _role(command: str) -> str:
+def role_of(command: str) -> str:
+    """What a process of a gateway is, by its command line."""
     if "recorder_main" in command:
         return "recorder"
     return "worker" if "gateway.worker" in command else "supervisor"

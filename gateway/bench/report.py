@@ -24,6 +24,8 @@ Cells = Mapping[str, Mapping[int, Sequence[Cell]]]
 RATIOS: Mapping[str, tuple[str, str]] = {
     "protected_over_ray": ("protected", "ray_proxy"),
     "protected_tls_over_ray": ("protected_tls", "ray_proxy"),
+    "ray_engine_over_ray": ("ray_engine", "ray_proxy"),
+    "ray_engine_over_ray_model": ("ray_engine", "ray_model"),
     "protected_over_ray_haproxy": ("protected", "ray_haproxy"),
     "protected_tls_over_ray_haproxy": ("protected_tls", "ray_haproxy"),
     "protected_over_mlserver": ("protected", "mlserver"),
@@ -36,7 +38,18 @@ RATIOS: Mapping[str, tuple[str, str]] = {
 }
 """Name in the report: throughput of the first over throughput of the second."""
 
-RPS_KEYS = ("protected", "protected_tls", "unprotected", "echo", "ray_proxy", "ray_haproxy", "mlserver", "triton")
+RPS_KEYS = (
+    "protected",
+    "protected_tls",
+    "unprotected",
+    "ray_engine",
+    "echo",
+    "ray_proxy",
+    "ray_model",
+    "ray_haproxy",
+    "mlserver",
+    "triton",
+)
 
 
 def as_json(cells: Cells, in_flight: Sequence[int], facts: Mapping[str, Any]) -> dict[str, Any]:

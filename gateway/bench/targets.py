@@ -15,6 +15,7 @@ from pathlib import Path
 from gateway.bench import peers
 from gateway.bench.frame import echo_reply
 from gateway.bench.gateway_launch import launch_gateway
+from gateway.bench.ray_launch import launch_ray, ray_missing
 from gateway.bench.running import Endpoint, Launch, free_ports
 
 __all__ = ["TARGETS", "Place", "Target"]
@@ -46,8 +47,11 @@ class Target:
     launch: Callable[[Place], Launch]
     peer: str | None = None
     every_interface: bool = False
+    ray_beside_us: bool = False
 
     def missing(self, place: Place) -> str | None:
+        if self.ray_beside_us and (sentence := ray_missing()):
+            return sentence
         if self.peer and (sentence := peers.missing(place.peers, self.peer)):
             return sentence
         if self.every_interface and place.no_private_network:
@@ -65,6 +69,25 @@ def _protected_tls(place: Place) -> Launch:
 
 def _unprotected(place: Place) -> Launch:
     return launch_gateway(place.directory, place.bundles, tls=False, protected=False)
+
+
+def _ray_engine(place: Place) -> Launch:
+    return launch_ray(place.directory, place.bundles)
+
+
+def _ray_model(place: Place) -> Launch:
+    """The peers' script under our interpreter, which has Ray and ONNX Runtime."""
+    port, _next = free_ports(2)
+    options = [
+        "--reply",
+        str(_reply_file(place)),
+        "--directory",
+        str(place.directory / "r"),
+        "--model",
+        str(place.graph),
+    ]
+    command = [sys.executable, str(peers.script("ray_proxy.py")), "--port", str(port), *options]
+    return Launch(command, Endpoint(port), place.directory, environment=_ray_settings())
 
 
 def _reply_file(place: Place) -> Path:
@@ -90,14 +113,16 @@ def _peer(
 
 def _ray(place: Place, **environment: str) -> Launch:
     options = ("--reply", str(_reply_file(place)), "--directory", str(place.directory / "ray"))
-    settings = {
+    return _peer(place, "ray", "ray_proxy.py", *options, environment=_ray_settings() | environment)
+
+
+def _ray_settings() -> dict[str, str]:
+    return {
         "PYTHONPATH": str(peers.script("")),
         "RAY_AUTH_MODE": "disabled",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        **environment,
     }
-    return _peer(place, "ray", "ray_proxy.py", *options, environment=settings)
 
 
 def _ray_proxy(place: Place) -> Launch:
@@ -147,6 +172,21 @@ TARGETS: Mapping[str, Target] = {
     ),
     "unprotected": Target(
         "Stockade, unprotected", f"{_GATEWAY}; `unsafe_unprotected`: every protection off; plaintext", _unprotected
+    ),
+    "ray_engine": Target(
+        "Stockade, protected, Ray engine",
+        "`stockade init`, one worker, one recorder; the model in one Ray Serve replica, two batches on their way; API key, "
+        "rights, limits, screens, hardening, audit with fdatasync, metrics; plaintext",
+        _ray_engine,
+        every_interface=True,
+        ray_beside_us=True,
+    ),
+    "ray_model": Target(
+        "Ray Serve gRPC proxy, model",
+        "one proxy, one replica that runs the kiosk graph in ONNX Runtime with one thread; settings as ray_proxy",
+        _ray_model,
+        every_interface=True,
+        ray_beside_us=True,
     ),
     "echo": Target("grpc.aio echo", "uvloop, bytes in, one fixed reply of the same size out; no model", _echo),
     "ray_proxy": Target(

@@ -14,8 +14,9 @@ __all__ = ["add_verbs"]
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add `serve`, `memory`, `verify` and `peers` to the sub-parsers of `bench`."""
+    """Add `serve`, `units`, `memory`, `verify` and `peers` to the sub-parsers of `bench`."""
     _add_serve(verbs)
+    _add_units(verbs)
     _add_memory(verbs)
     _add_verify(verbs)
     _add_peers(verbs)
@@ -31,6 +32,19 @@ def _add_serve(verbs: Any) -> None:
     serve.add_argument("--peers", type=Path, default=default_root(), metavar="DIR", help="where peers are installed")
     serve.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
     _add_places(serve)
+
+
+def _add_units(verbs: Any) -> None:
+    units = _verb(verbs, "units", _run_units, "what a request, a second and a tenant cost, by process and by stage")
+    units.add_argument("--report", type=Path, metavar="FILE", help="write everything measured as JSON")
+    units.add_argument("--rounds", type=_count, default=3, help="rounds of each measurement (default: 3)")
+    units.add_argument("--seconds", type=_seconds, default=5.0, help="length of each measurement (default: 5)")
+    units.add_argument(
+        "--quick", action="store_true", help="one round, less of everything: a look, not figures to quote"
+    )
+    units.add_argument("--tls", action="store_true", help="over TLS (default: plaintext, on loopback)")
+    units.add_argument("--json", action="store_true", help="print the report as JSON instead of tables")
+    _add_places(units)
 
 
 def _add_memory(verbs: Any) -> None:
@@ -90,6 +104,12 @@ def _seconds(text: str) -> float:
 
 def _run_serve(options: argparse.Namespace) -> int:
     from gateway.bench.serve import run
+
+    return run(options)
+
+
+def _run_units(options: argparse.Namespace) -> int:
+    from gateway.bench.units import run
 
     return run(options)
 

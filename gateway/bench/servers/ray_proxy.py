@@ -30,6 +30,10 @@ def add_servicer(servicer: Any, server: Any) -> None:
     )
 
 
+IMAGE_BYTES = 28 * 28 * 4
+PROBABILITIES_BYTES = 10 * 4
+
+
 class Reply:
     """The one thing Ray asks of a reply: that it can serialize itself."""
 
@@ -50,6 +54,26 @@ class Echo:
         return self._reply
 
 
+class Kiosk:
+    """The deployment with a model. Protobuf is spared here too: image and probabilities are the last bytes of each."""
+
+    def __init__(self, body: bytes, graph: str) -> None:
+        import numpy as np
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        self._numpy = np
+        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._head = body[:-PROBABILITIES_BYTES]
+
+    async def ModelInfer(self, request: bytes) -> Reply:  # noqa: N802  # the wire's name
+        image = self._numpy.frombuffer(request[-IMAGE_BYTES:], "<f4").reshape(1, 28, 28)
+        (probabilities,) = self._session.run(["probabilities"], {"image": image})
+        return Reply(self._head + probabilities.tobytes())
+
+
 def main() -> None:
     """Start one local Ray, one proxy, one replica; stop all of it on SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -57,6 +81,7 @@ def main() -> None:
     parser.add_argument("--reply", type=Path, required=True, help="file with the serialized ModelInferResponse")
     parser.add_argument("--directory", type=Path, required=True, help="Ray's session files; a short path")
     parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--model", help="ONNX graph that the replica runs; without it, it answers with --reply")
     args = parser.parse_args()
     stop = threading.Event()
     ray.init(
@@ -78,8 +103,9 @@ def main() -> None:
         )
         deployment = serve.deployment(
             num_replicas=args.replicas, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}
-        )(Echo)
-        serve.run(deployment.bind(args.reply.read_bytes()), route_prefix="/")
+        )(Kiosk if args.model else Echo)
+        told = (args.reply.read_bytes(), *([args.model] if args.model else []))
+        serve.run(deployment.bind(*told), route_prefix="/")
         stop.wait()
     finally:
         ray.shutdown()
