@@ -221,10 +221,10 @@ def render(report: InitReport, console: Console) -> None:
     if report.upstream is not None:
         there = report.upstream
         what = f"--server {there.address} --model {there.model} --as {there.model}/{there.version}"
-        where = f"--out {report.directory / 'bundles'} --signing-key {report.directory / 'keys/bundles.key'}"
+        options = f"--out {report.directory / 'bundles'} --signing-key {report.directory / 'keys/bundles.key'}"
         if not is_loopback(there.address):
-            where += f" --ca {report.directory / UPSTREAM_CA}"
-        say(f"First: [bold]stockade models adopt {escape(f'{what} {where}')}[/bold]")
+            options += f" --ca {report.directory / UPSTREAM_CA}"
+        say(f"First: [bold]stockade models adopt {escape(f'{what} {options}')}[/bold]")
     say(f"Next: [bold]stockade serve {escape(str(report.config))}[/bold]")
 
 

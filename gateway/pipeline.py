@@ -272,7 +272,7 @@ def rows_of(inputs: Tensors) -> int:
 
 def scores_of(outputs: Mapping[str, Any], prediction: str | None) -> np.ndarray[Any, Any]:
     """Return how sure the model was of each row: the largest number of its prediction. Without one, nothing."""
-    return NO_SCORES if prediction is None else outputs[prediction].max(axis=1)  # type: ignore[no-any-return]
+    return NO_SCORES if prediction is None else outputs[prediction].max(axis=1)
 
 
 def finite_requests(outputs: Mapping[str, Any], prediction: str | None, starts: np.ndarray[Any, Any]) -> list[bool]:

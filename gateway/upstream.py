@@ -98,11 +98,14 @@ class UpstreamEngine:
         try:
             yield
         finally:
-            with self._lock:
-                self._running -= 1
-                last = self._closed and not self._running
-            if last:
+            if self._left_last():
                 self._release()
+
+    def _left_last(self) -> bool:
+        """Count a call out; say whether it was the last one of a closed engine."""
+        with self._lock:
+            self._running -= 1
+            return self._closed and not self._running
 
     def _release(self) -> None:
         self._servers.close()
