@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CLIENT := .venv-client
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-faults test-cluster test-dashboards check fix proto schema manifests dashboards bench bench-peers clean
+.PHONY: help setup demo test test-faults test-cluster test-compose test-dashboards check fix lock proto schema manifests dashboards bench bench-peers clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,17 @@ test-faults: $(VENV)/.dev  ## the long fault runs of the audit log
 test-cluster: $(VENV)/.dev  ## models that run elsewhere: on Ray clusters, on a real MLServer and a real Triton (`make bench-peers`)
 	$(BIN)/pip install --quiet --editable '.[ray]'
 	STOCKADE_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster tests/contracts/test_engine.py
+
+test-compose: $(VENV)/.dev $(CLIENT)/bin/python  ## docker-compose.yml on a real engine: up, predictions, kill -9 of each container
+	tests/e2e/compose/run.sh
+
+lock: $(VENV)/.dev  ## pin what is in the images, by hash
+	$(BIN)/pip install --quiet uv
+	cd ops/deploy/image && for from in requirements-build.in:requirements-build.txt \
+	  "../../../pyproject.toml --extra otel --extra redis:requirements.txt" \
+	  "../../../pyproject.toml --extra otel --extra redis --extra ray:requirements-ray.txt"; do \
+	  ../../../$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header \
+	    --upgrade --output-file "$${from##*:}" $${from%:*} || exit 1; done
 
 test-dashboards: $(VENV)/.dev  ## every panel on a live Prometheus, against Grafana's schema, and drawn by its components
 	$(BIN)/pip install --quiet playwright pillow

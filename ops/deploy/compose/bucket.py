@@ -1,3 +1,4 @@
+# ruff: noqa: INP001  a script in a container, never imported
 """Makes a bucket with Object Lock, if it is not there: `bucket.py ENDPOINT BUCKET S3.JSON`. AWS Signature Version 4.
 
 Object Lock can only be had from a bucket's beginning, and brings versioning along. No retention is set: it is for
@@ -53,7 +54,7 @@ def main(endpoint: str, bucket: str, credentials: str) -> int:
     try:
         ask("HEAD")
     except urllib.error.HTTPError as refusal:
-        if refusal.code != 404:  # noqa: PLR2004
+        if refusal.code != 404:
             raise
         ask("PUT", x_amz_bucket_object_lock_enabled="true")
     if b"<ObjectLockEnabled>Enabled<" not in ask("GET", "?object-lock="):

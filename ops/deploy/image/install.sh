@@ -18,7 +18,7 @@ project)
   /build/bin/cyclonedx-py environment --output-reproducible --output-format JSON \
     --output-file /opt/stockade/sbom.cdx.json "$python"
   # Compiled once, here: root filesystems are read-only. By hash, because times differ.
-  "$python" -m compileall -q --invalidation-mode unchecked-hash /opt/stockade/lib >/dev/null || true
+  "$python" -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/stockade/lib >/dev/null || true
   find /opt/stockade -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
   ;;
 esac

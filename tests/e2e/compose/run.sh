@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# docker-compose.yml on a real engine: build, up, predictions, targets, kill -9 of each container, verify, down.
+#
+# As root it installs Docker from Debian where it is missing, starts an engine of its own in a temporary directory, and
+# removes everything at the end. Where no image registry can be reached, nothing is pulled: base_images.sh makes
+# stand-ins of what docker-compose.yml names, and Grafana, which no package holds, is left out.
+#
+# PYTHON: the interpreter with Stockade installed (default: .venv/bin/python). STOCKADE_TEST_WORK: a directory to keep
+# unpacked base systems in between runs. The rest of the story is in stack.py.
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+PYTHON=$(realpath --no-symlinks "${PYTHON:-.venv/bin/python}")
+export PYTHON
+here=tests/e2e/compose
+began=$SECONDS
+step() { printf '[%3d s] %s\n' "$((SECONDS - began))" "$*" >&2; }
+
+[[ $EUID -eq 0 ]] || { echo "needs root, to start an engine" >&2; exit 2; }
+packages=()
+for pair in dockerd=docker.io docker=docker-cli debootstrap=debootstrap containerd=containerd docker-init=tini; do
+  command -v "${pair%%=*}" >/dev/null || [[ -x /usr/libexec/docker/${pair%%=*} ]] || packages+=("${pair#*=}")
+done
+docker compose version >/dev/null 2>&1 || packages+=(docker-compose)
+docker buildx version >/dev/null 2>&1 || packages+=(docker-buildx)
+if ((${#packages[@]})); then
+  step "installing ${packages[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+fi
+
+home=$(mktemp --directory --tmpdir stockade-compose.XXXXXX)
+export DOCKER_HOST=unix://$home/docker.sock
+export STOCKADE_SITE=$home/site COMPOSE_PROJECT_NAME=stockade-test
+bridge_was_there=$(test -e /sys/class/net/docker0 && echo yes || true)
+engine=
+clean() {
+  local code=$?
+  set +e
+  if [[ -n $engine ]]; then
+    ((code == 0)) || timeout 60 docker compose logs --tail 40 >&2
+    timeout 120 docker compose down --volumes --timeout 10 >/dev/null 2>&1
+    kill "$engine" && timeout 60 tail --pid="$engine" -f /dev/null
+  fi
+  mount | awk -v home="$home/" 'index($3, home) == 1 {print $3}' | sort -r | while read -r at; do umount "$at"; done
+  [[ -n $bridge_was_there ]] || ip link del docker0 2>/dev/null
+  rm -rf "$home"
+  step "$( ((code == 0)) && echo 'passed' || echo "FAILED with exit code $code")"
+  exit "$code"
+}
+trap clean EXIT
+trap 'exit 130' INT TERM
+
+step "starting an engine"
+mkdir -p "$home"/{data,exec,site}
+dockerd --data-root "$home/data" --exec-root "$home/exec" --pidfile "$home/docker.pid" --host "$DOCKER_HOST" \
+  >"$home/dockerd.log" 2>&1 &
+engine=$!
+for _ in $(seq 300); do
+  docker info >/dev/null 2>&1 && break
+  kill -0 "$engine" 2>/dev/null || { cat "$home/dockerd.log" >&2; exit 1; }
+  sleep 0.1
+done
+docker info --format 'engine {{.ServerVersion}}, {{.Driver}}' >&2
+
+step "making stand-ins for base images"
+export PYTHON_IMAGE=stockade-test/python
+export REDIS_IMAGE=stockade-test/services SEAWEEDFS_IMAGE=stockade-test/services
+export PROMETHEUS_IMAGE=stockade-test/services ALERTMANAGER_IMAGE=stockade-test/services
+bash $here/base_images.sh "${STOCKADE_TEST_WORK:-$home/work}" python=$PYTHON_IMAGE services=$REDIS_IMAGE
+
+step "building from the repository"
+docker compose build --quiet prepare
+docker image inspect --format '{{.Size}} bytes with its base' "$(docker compose config --images prepare)" >&2
+
+step "the story"
+"$PYTHON" $here/stack.py

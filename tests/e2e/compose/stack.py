@@ -1,0 +1,246 @@
+"""The story of the stack, told to a running engine: `run.sh` has made the images and says by DOCKER_HOST where it is.
+
+Each step prints what it saw. The first thing that is not as it should be ends it with exit code 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SITE = Path(os.environ["STOCKADE_SITE"])
+STOCKADE = str(Path(sys.executable).with_name("stockade"))
+NOT_PULLED = {"grafana"}
+"""What cannot be run without a registry; `docker compose config` has still read it."""
+ONE_SHOT = {"prepare", "bucket"}
+PATIENCE_S = 120.0
+COUNT = 20
+LOG = "/var/lib/stockade/audit/log"
+
+began = time.monotonic()
+
+
+class Wrong(Exception):
+    """The stack is not as it should be."""
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"[{time.monotonic() - began:5.1f} s] {text}\n")
+
+
+def require(condition: object, otherwise: str) -> None:
+    if not condition:
+        raise Wrong(otherwise)
+
+
+def run(*command: str, ok: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+    require(done.returncode == 0 or not ok, f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def compose(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    return run("docker", "compose", *arguments, ok=ok)
+
+
+def inside(service: str, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    return compose("exec", "--no-TTY", service, *command, ok=ok)
+
+
+def eventually(ask: Callable[[], Any], otherwise: str, patience_s: float = PATIENCE_S) -> Any:
+    end = time.monotonic() + patience_s
+    while True:
+        answer = ask()
+        if answer:
+            return answer
+        require(time.monotonic() < end, otherwise)
+        time.sleep(0.2)
+
+
+def inspect(service: str) -> dict[str, Any]:
+    container = compose("ps", "--all", "--quiet", service).stdout.split()[0]
+    return json.loads(run("docker", "inspect", container).stdout)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+def predicted(*, count: int = COUNT) -> bool:
+    """Whether `stockade client` on the host got an answer to every image, each with its place in the log."""
+    address = f"localhost:{os.environ['STOCKADE_PORT']}"
+    done = run(STOCKADE, "client", str(SITE), "--address", address, "--count", str(count), "--json", ok=False)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    return len(answers) == count and all(
+        answer["status"] == "OK" and answer["audit_index"] is not None for answer in answers
+    )
+
+
+def test_compose_file_is_valid() -> list[str]:
+    services = compose("config", "--services").stdout.split()
+    wanted = {"prepare", "recorder", "gateway", "redis", "objects", "bucket", "prometheus", "alertmanager", "grafana"}
+    require(wanted <= set(services), f"services are missing: {wanted - set(services)}")
+    images = run("env", "-i", f"PATH={os.environ['PATH']}", "HOME=/", "docker", "compose", "config", "--images").stdout
+    unpinned = [image for image in images.split() if ":" not in image or image.endswith(":latest")]
+    require(not unpinned, f"images without a version: {unpinned}")
+    return [service for service in services if service not in NOT_PULLED]
+
+
+def up(services: list[str]) -> None:
+    compose("up", "--detach", "--wait", "--no-build", *services)
+
+
+def test_clients(bin_directory: Path) -> None:
+    require(predicted(), "stockade client on the host is not answered")
+    triton = Path(os.environ.get("CLIENT_PYTHON", ".venv-client/bin/python"))
+    if not triton.exists():
+        triton = bin_directory / "python"
+    program = Path(__file__).with_name("triton_client.py")
+    told = run(str(triton), str(program), f"localhost:{os.environ['STOCKADE_PORT']}", str(SITE)).stdout.strip()
+    say(f"stockade client: {COUNT} answers; tritonclient: {told}")
+
+
+def test_confinement(services: list[str]) -> None:
+    for service in services:
+        found = inspect(service)
+        host = found["HostConfig"]
+        require(host["ReadonlyRootfs"], f"{service} can write to its root")
+        require(host["CapDrop"] == ["ALL"], f"{service} has capabilities")
+        require("no-new-privileges:true" in host["SecurityOpt"], f"{service} can gain privileges")
+        require(host["Memory"] and host["NanoCpus"] and host["PidsLimit"], f"{service} has no limits")
+        require(
+            found["Config"]["User"].split(":")[0] not in ("", "0", "root") or service == "prepare", f"{service}: root"
+        )
+        require(service in ONE_SHOT or found["State"]["Health"]["Status"] == "healthy", f"{service} is not healthy")
+        published = {port: at for port, at in (host["PortBindings"] or {}).items() if at}
+        require(service == "gateway" or not published, f"{service} publishes {published}")
+        if service == "gateway":
+            require(set(published) == {"8001/tcp", "8002/tcp", "8003/tcp"}, f"gateway publishes {published}")
+            require(all(at["HostIp"] == "127.0.0.1" for ats in published.values() for at in ats), "beyond loopback")
+    say(f"read-only, without capabilities, limited: {', '.join(services)}")
+
+
+def test_secrets() -> None:
+    read = "import sys; open(sys.argv[1], 'rb').read()"
+    key, pepper = "/var/lib/stockade/vault/log.key", "/etc/stockade/keys/pepper"
+    inside("recorder", "python", "-c", read, key)
+    inside("gateway", "python", "-c", read, pepper)
+    for service, secret in (("gateway", key), ("recorder", pepper), ("recorder", "/etc/stockade/tls/server.key")):
+        refused = inside(service, "python", "-c", read, secret, ok=False)
+        require("Error" in refused.stderr and refused.returncode == 1, f"{service} can read {secret}")
+    require(not (SITE / "keys/log.key").exists(), "the log's key is still on the host")
+    say("the log's key is the recorder's alone, the gateway's secrets are the gateway's")
+
+
+def test_image() -> None:
+    require(inside("gateway", "python", "-c", "import pip", ok=False).returncode == 1, "there is a pip in the image")
+    bill = json.loads(inside("gateway", "cat", "/opt/stockade/sbom.cdx.json").stdout)
+    named = {component["name"]: component["version"] for component in bill["components"]}
+    require(
+        bill["bomFormat"] == "CycloneDX" and {"stockade", "onnxruntime", "grpcio"} <= set(named), "no bill of materials"
+    )
+    report = inside("gateway", "stockade", "check", "/etc/stockade/stockade.yaml", "--json", ok=False).stdout
+    errors = [finding for finding in json.loads(report)["findings"] if finding["level"] == "error"]
+    require(not errors, f"stockade check: {errors}")
+    say(f"no pip; bill of materials with {len(named)} components; stockade check finds nothing wrong")
+
+
+def ask_monitoring(service: str, url: str) -> Any:
+    return json.loads(inside(service, "wget", "-q", "-O", "-", url).stdout)["data"]
+
+
+def targets_up() -> list[str] | None:
+    found = ask_monitoring("prometheus", "http://127.0.0.1:9090/api/v1/targets?state=active")["activeTargets"]
+    return [each["labels"]["job"] for each in found] if all(each["health"] == "up" for each in found) else None
+
+
+def test_monitoring() -> None:
+    jobs = eventually(targets_up, "a target of Prometheus is not up", 60)
+    require("stockade" in jobs, f"Prometheus does not ask the gateway, only {jobs}")
+    groups = ask_monitoring("prometheus", "http://127.0.0.1:9090/api/v1/rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    require(rules and all(rule["health"] in ("ok", "unknown") for rule in rules), "rules are missing or wrong")
+    found = ask_monitoring("prometheus", "http://127.0.0.1:9090/api/v1/alertmanagers")["activeAlertmanagers"]
+    require(len(found) == 1, "Prometheus does not know the Alertmanager")
+    say(f"Prometheus: targets {', '.join(jobs)} up, {len(rules)} rules, one Alertmanager")
+
+
+def test_kill(service: str) -> None:
+    """kill -9, from outside: to the engine it is a death, not a stop that was asked for."""
+    before = inspect(service)
+    os.kill(before["State"]["Pid"], signal.SIGKILL)
+    at = time.monotonic()
+    if service not in ("gateway", "recorder"):
+        require(predicted(count=3), f"without {service} nothing is answered")
+
+    def back() -> bool:
+        now = inspect(service)
+        return now["State"]["Pid"] not in (0, before["State"]["Pid"]) and now["State"]["Health"]["Status"] == "healthy"
+
+    eventually(back, f"{service} did not come back")
+    eventually(predicted, f"no predictions after the death of {service}", 60)
+    say(f"killed {service}: healthy and answering after {time.monotonic() - at:.1f} s")
+
+
+def test_log(least: int) -> None:
+    verify = ("stockade", "audit", "verify", LOG, "--vkey", "/etc/stockade/keys/log.vkey", "--json")
+    report = json.loads(inside("recorder", *verify).stdout)
+    require(report["size"] >= least, f"{least} answers and {report['size']} entries")
+    say(f"the log is verified: {report['size']} entries")
+
+
+def digests() -> dict[str, str]:
+    return {
+        str(file.relative_to(SITE)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in SITE.rglob("*")
+        if file.is_file()
+    }
+
+
+def main() -> None:
+    for name, port in zip(
+        ("STOCKADE_PORT", "STOCKADE_METRICS_PORT", "STOCKADE_ADMIN_PORT"), free_ports(3), strict=True
+    ):
+        os.environ[name] = str(port)
+    services = test_compose_file_is_valid()
+    say(f"docker compose up: {', '.join(services)}")
+    up(services)
+    made = digests()
+    test_clients(Path(sys.executable).parent)
+    test_confinement(services)
+    test_secrets()
+    test_image()
+    test_monitoring()
+    lasting = [service for service in services if service not in ONE_SHOT]
+    for service in lasting:
+        test_kill(service)
+    test_monitoring()
+    up(services)
+    require(digests() == made, "a second `up` changed the site")
+    require(predicted(), "no predictions after a second `up`")
+    test_log(COUNT * (len(lasting) + 2))
+    compose("down", "--volumes")
+    left = run("docker", "ps", "--all", "--quiet").stdout + run("docker", "volume", "ls", "--quiet").stdout
+    require(not left.strip(), f"`down --volumes` left {left}")
+    say("down")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (Wrong, subprocess.TimeoutExpired) as problem:
+        say(f"WRONG: {problem}")
+        sys.exit(1)
