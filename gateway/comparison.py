@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from gateway.judgement import Judgement
-    from gateway.state import Mirror, ModelRules
+    from gateway.state import Mirror, ModelRules, Served
 
 __all__ = ["BATCHES_MAX", "BYTES_MAX", "Comparer", "Ran", "differ"]
 
@@ -87,10 +87,10 @@ class Comparer:
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        self._waiting: deque[tuple[Ran, int]] = deque()
+        self._noted: list[tuple[Ran, int]] = []  # their replies are on the way
+        self._ready: deque[tuple[Ran, int]] = deque()
         self._bytes = 0
         self._due: dict[tuple[str, str], float] = {}
-        self._answered = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -106,19 +106,21 @@ class Comparer:
             self._due[bundle.name, bundle.version] = due - 1.0 if due >= 1.0 else due
             if due < 1.0:
                 return
-            room = len(self._waiting) < BATCHES_MAX and self._bytes + nbytes <= BYTES_MAX and not self._closed
+            waiting = len(self._noted) + len(self._ready)
+            room = waiting < BATCHES_MAX and self._bytes + nbytes <= BYTES_MAX and not self._closed
             if room:
-                self._waiting.append((ran, nbytes))
+                self._noted.append((ran, nbytes))
                 self._bytes += nbytes
         if not room:
             self._dropped(bundle.name, mirror.rules.served.bundle.version, len(ran.starts))
 
-    def answered(self) -> None:
-        """Replies have gone: what waits may be looked at. Never waits."""
-        if not self._waiting:
+    def answered(self, served: Served) -> None:
+        """Replies of this version have gone: its batches may be looked at. Never waits."""
+        if not self._noted:
             return
         with self._lock:
-            self._answered = True
+            self._ready += [noted for noted in self._noted if noted[0].rules.served is served]
+            self._noted = [noted for noted in self._noted if noted[0].rules.served is not served]
             if self._thread is None and not self._closed:  # whoever compares nothing has no thread
                 self._thread = threading.Thread(target=self._work, name="comparer", daemon=True)
                 self._thread.start()
@@ -128,7 +130,7 @@ class Comparer:
         """Drop what waits, and wait for the batch that is being looked at."""
         with self._lock:
             self._closed = True
-            self._waiting.clear()
+            self._ready.clear()
             self._wake.notify()
         if self._thread is not None:
             self._thread.join()
@@ -138,12 +140,11 @@ class Comparer:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while True:
             with self._lock:
-                while not (self._closed or (self._answered and self._waiting)):
-                    self._answered = False
+                while not (self._closed or self._ready):
                     self._wake.wait()
                 if self._closed:
                     return
-                ran, nbytes = self._waiting.popleft()
+                ran, nbytes = self._ready.popleft()
                 self._bytes -= nbytes
             self._compare(ran)
 
@@ -183,10 +184,11 @@ class Comparer:
         try:
             outputs = rules.served.engine.infer(inputs)
             judgement = judge(rules, inputs, outputs, starts, len(answered))
-        except Exception:  # noqa: BLE001  whatever an engine raises, the answer that was given stands
-            return nothing, 1
-        prediction = outputs[mirror.prediction]
-        if not np.isfinite(prediction).all():
+            prediction = outputs[mirror.prediction]
+            if not np.isfinite(prediction).all():
+                return nothing, 1
+            difference = differ(answered, prediction)
+        except Exception:  # noqa: BLE001  whatever an engine raises or answers, the answer that was given stands
             return nothing, 1
         self._judged(rules, judgement, prediction.max(axis=1))
-        return differ(answered, prediction), 0
+        return difference, 0

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from gateway.policy import ModelPolicy, Policy
     from gateway.state import Active, ModelRules, Served
+    from serving.bundle import Bundle
 
 __all__ = ["Standing", "fingerprint", "require_versions", "splits_of", "weights_of", "with_mirrors", "with_standings"]
 
@@ -88,9 +89,15 @@ def require_versions(policy: Policy, served: Mapping[Key, Served]) -> None:
                     [f"models.{name}.release: there is no bundle of version {version!r} (there: {there})"]
                 )
             old, new = served[name, model.serve].bundle, served[name, version].bundle
-            if (old.inputs, old.class_names) != (new.inputs, new.class_names):
-                problem = f"version {version!r} has other inputs or classes than version {model.serve!r}"
+            if offered(model, old) != offered(model, new):
+                problem = f"version {version!r} has other inputs, outputs or classes than version {model.serve!r}"
                 raise PolicyRejected([f"models.{name}.release: {problem}; give it a name of its own"])
+
+
+def offered(model: ModelPolicy, bundle: Bundle) -> tuple[object, ...]:
+    """Return what clients see of a version: inputs, classes, and the outputs that they may have."""
+    outputs = [spec for spec in bundle.outputs if model.outputs is None or spec.name in model.outputs]
+    return bundle.inputs, bundle.class_names, outputs
 
 
 def with_mirrors(models: Mapping[Key, ModelRules], policy: Policy) -> dict[Key, ModelRules]:

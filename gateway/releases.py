@@ -147,7 +147,10 @@ class Releases:
         for name in [name for name in self.trials if name not in same]:
             del self.trials[name]
         changes += [self._begin(name, model, counted, now_ns) for name, model in wanted.items() if name not in same]
-        self._reached = {name: one for name, one in self._reached.items() if name in wanted}
+        # What was taken back is remembered also where it is gone: it must not come again with a policy of before.
+        self._reached = {
+            name: one for name, one in self._reached.items() if name in wanted or one.phase == "rolled-back"
+        }
         return changes
 
     def look(self, counted: Counted, now_ns: int) -> list[Change]:

@@ -100,7 +100,7 @@ def deliver(  # noqa: PLR0917  the first five are bound where it is made
     finally:
         if last:
             served.batcher.freed()
-            gw.comparer.answered()
+            gw.comparer.answered(served)
 
 
 def reply(item: Item, audit_index: int | None, gw: Gateway) -> None:

@@ -75,6 +75,11 @@ def test_the_population_index_of_two_known_histograms():
     assert population_shift(reference, current) == pytest.approx(expected)
 
 
+def test_scores_that_are_all_the_same_have_a_place_of_their_own():
+    assert population_shift(np.full(500, 0.5), np.full(500, 0.5)) == 0
+    assert population_shift(np.full(500, 0.5), np.full(500, 0.9)) > 1
+
+
 def test_what_was_flagged_is_never_the_reference():
     rng = np.random.default_rng(4)
     window = PopulationWindow(1_000)

@@ -132,6 +132,11 @@ def test_a_quantile_of_buckets_lies_in_the_bucket_of_the_true_one(seconds):
     assert true / 1.2590 <= found <= true * 1.2590
 
 
+def test_a_quantile_is_interpolated_in_its_bucket():
+    assert quantile([0, 10, 0], [1.0, 2.0], 0.25) == 1.25
+    assert quantile([10, 0, 0], [1.0, 2.0], 0.5) == 0.5
+
+
 def test_a_quantile_of_nothing_is_nothing_and_of_the_open_bucket_its_bound():
     assert quantile([0] * 52, TIMES, 0.99) == 0
     assert quantile(times(20_000), TIMES, 0.99) == 10.0

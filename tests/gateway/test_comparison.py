@@ -68,6 +68,9 @@ class Bench:
         array = np.array(rows, np.float32)
         self.comparer.offer(Ran(self.rules, {"x": array}, array, np.array(starts, np.intp), 7))
 
+    def answered(self) -> None:
+        self.comparer.answered(self.rules.served)
+
     def wait(self):
         assert self.heard.acquire(timeout=PATIENCE_S)
         return self.done[-1]
@@ -83,7 +86,7 @@ def bench():
 
 def test_what_two_versions_say_is_compared_by_row(bench):
     bench.offer([0.9, 0.1], [0.5, 0.5], [0.2, 0.8], starts=(0, 2))
-    bench.comparer.answered()
+    bench.answered()
     model, version, compared = bench.wait()
     assert (model, version, compared.requests, compared.errors) == ("kiosk", "2", 2, 0)
     assert (compared.rows, compared.disagreements) == (3, 2)
@@ -92,32 +95,46 @@ def test_what_two_versions_say_is_compared_by_row(bench):
 
 
 def test_nothing_is_run_before_the_replies_have_gone(bench):
-    bench.comparer.answered()  # of an earlier batch: nothing waits
+    bench.answered()  # of an earlier batch: nothing waits
     bench.offer([0.9, 0.1])
     assert not bench.engine.entered.wait(0.05)
-    bench.comparer.answered()
+    bench.answered()
     bench.wait()
 
 
-def test_a_bad_row_counts_as_one_failure(bench):
-    bench.offer([0.9, 0.1], [-1.0, 0.5], [0.6, 0.4], [0.3, 0.7], starts=(0, 1, 2))
-    bench.comparer.answered()
+def test_each_request_with_a_bad_row_counts_as_a_failure(bench):
+    bench.offer([0.9, 0.1], [-1.0, 0.5], [-0.6, 0.4], [0.3, 0.7], [-0.1, 0.2], starts=(0, 1, 2, 4))
+    bench.answered()
     compared = bench.wait()[2]
-    assert (compared.requests, compared.errors, compared.rows) == (3, 1, 3)
+    assert (compared.requests, compared.errors, compared.rows) == (4, 3, 1)
     assert compared.seconds == 0
 
 
 def test_a_prediction_that_is_no_number_is_a_failure(bench):
     bench.offer([0.9, np.nan])
-    bench.comparer.answered()
+    bench.answered()
     compared = bench.wait()[2]
     assert (compared.errors, compared.rows) == (1, 0)
+
+
+def test_a_busy_thread_looks_at_nothing_whose_replies_are_on_the_way(bench):
+    bench.engine.go.clear()
+    bench.offer([0.9, 0.1])
+    bench.answered()
+    assert bench.engine.entered.wait(PATIENCE_S)
+    bench.offer([0.9, 0.1])
+    bench.engine.go.set()
+    bench.wait()
+    bench.comparer.answered(rules("3").served)  # another version's
+    assert not bench.heard.acquire(timeout=0.05)
+    bench.answered()
+    bench.wait()
 
 
 def test_what_finds_no_room_is_dropped_and_counted(bench):
     bench.engine.go.clear()
     bench.offer([0.9, 0.1])
-    bench.comparer.answered()
+    bench.answered()
     assert bench.engine.entered.wait(PATIENCE_S)
     for _ in range(BATCHES_MAX):
         bench.offer([0.9, 0.1])
@@ -125,7 +142,7 @@ def test_what_finds_no_room_is_dropped_and_counted(bench):
     bench.offer([0.9, 0.1], [0.9, 0.1], starts=(0, 1))
     assert bench.dropped == [("kiosk", "2", 2)]
     bench.engine.go.set()
-    bench.comparer.answered()
+    bench.answered()
     for _ in range(BATCHES_MAX + 1):
         bench.wait()
     bench.offer([0.9, 0.1])
@@ -139,15 +156,19 @@ def test_bytes_have_a_bound_too(bench):
     assert bench.dropped == []
     bench.offer([0.9, 0.1])
     assert bench.dropped == [("kiosk", "2", 1)]
+    bench.answered()
+    assert bench.wait()[2].errors == 1, "what does not fit the other version is its failure"
+    bench.offer([0.9, 0.1])
+    assert len(bench.dropped) == 1, "room did not come back"
 
 
-@pytest.mark.parametrize("rate", [1.0, 0.25, 0.3, 0.05])
+@pytest.mark.parametrize("rate", [1.0, 0.75, 0.25, 0.3, 0.05])
 def test_the_rate_is_a_share_of_the_batches(rate):
     bench = Bench(rate)
     bench.engine.go.clear()
     for _ in range(20):
         bench.offer([0.9, 0.1])
-    noted = len(bench.comparer._waiting) + len(bench.dropped)
+    noted = len(bench.comparer._noted) + len(bench.dropped)
     assert 20 * rate - 1 <= noted <= 20 * rate
     bench.comparer.close()
 
@@ -155,14 +176,14 @@ def test_the_rate_is_a_share_of_the_batches(rate):
 def test_without_a_mirror_there_is_nothing_to_do_and_no_thread(bench):
     array = np.zeros((1, 2), np.float32)
     bench.comparer.offer(Ran(rules("1"), {"x": array}, array, np.zeros(1, np.intp), 0))
-    bench.comparer.answered()
+    bench.answered()
     assert bench.comparer._thread is None
 
 
 def test_after_the_end_everything_is_dropped(bench):
     bench.comparer.close()
     bench.offer([0.9, 0.1])
-    bench.comparer.answered()
+    bench.answered()
     assert bench.dropped == [("kiosk", "2", 1)]
 
 

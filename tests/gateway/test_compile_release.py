@@ -14,9 +14,11 @@ from serving.bundle import Bundle, assemble
 from serving.train.pack import seal
 from tests.serving.tiny import signing_key, tiny_bundle, tiny_files, tiny_manifest, trusted
 
+FEWER = tiny_manifest()["outputs"][:2]
 
-def policy(release):
-    model = ModelPolicy.model_validate_json(json.dumps({"serve": "1", "release": release}))
+
+def policy(release, **more):
+    model = ModelPolicy.model_validate_json(json.dumps({"serve": "1", "release": release, **more}))
     return SimpleNamespace(models={"tiny": model})
 
 
@@ -36,16 +38,25 @@ def second(**changes) -> Bundle:
         (
             {"shadow": {"version": "2"}},
             {"class_names": ["a", "b", "d"]},
-            "'2' has other inputs or classes",
+            "'2' has other inputs, outputs or classes",
         ),
-        ({"weights": {"2": 1.0}}, {"class_names": []}, "'2' has other inputs or classes"),
+        ({"weights": {"2": 1.0}}, {"class_names": []}, "'2' has other inputs, outputs or classes"),
+        (
+            {"weights": {"2": 1.0}},
+            {"outputs": tiny_manifest()["outputs"][:2]},
+            "'2' has other inputs, outputs or classes",
+        ),
     ],
-    ids=["no such version", "other classes", "no classes"],
+    ids=["no such version", "other classes", "no classes", "other outputs"],
 )
 def test_versions_that_cannot_stand_for_each_other_are_refused(release, changes, problem):
     with pytest.raises(PolicyRejected) as refused:
         require_versions(policy(release), served(second(**changes)))
     assert problem in str(refused.value)
+
+
+def test_outputs_that_clients_may_not_have_may_differ():
+    require_versions(policy({"weights": {"2": 1.0}}, outputs=["probabilities"]), served(second(outputs=FEWER)))
 
 
 def test_where_nothing_is_served_nothing_is_asked():

@@ -102,6 +102,34 @@ def test_a_restart_keeps_the_step_and_begins_its_time_again(releases, tmp_path):
     assert [change.action for change in again.look(seen(v2=counted(20)), 101 * SECOND_NS)] == ["advanced"]
 
 
+def test_the_last_step_is_measured_by_what_the_served_version_answered_before(releases):
+    slow = counted(40)
+    slow.times[10], slow.times[40] = 0, 40
+    releases.follow(Policy(kiosk={"canary": CANARY | {"abort_on": {"p99_ratio_max": 2.0}}}), {}, 0)
+    assert releases.look(seen(v1=counted(40), v2=counted(20)), 2 * SECOND_NS)[0].action == "advanced"
+    slow.times[10] = 20
+    (back,) = releases.look(seen(v1=counted(40), v2=slow), 4 * SECOND_NS)
+    assert "times the served version's, above 2" in back.reason
+
+
+def test_a_policy_of_before_does_not_bring_back_what_was_taken_back(releases):
+    with_it, without = Policy(kiosk={"canary": CANARY}), Policy(kiosk=None)
+    releases.follow(with_it, {}, 0)
+    releases.look(seen(v2=counted(failed=50)), 1)
+    releases.follow(without, {}, 2)
+    assert [change.action for change in releases.follow(with_it, {}, 3)] == ["set"]
+    assert releases.weights("kiosk")["2"] == 0
+
+
+def test_what_the_policy_ended_halfway_begins_again(releases):
+    with_it, without = Policy(kiosk={"canary": CANARY}), Policy(kiosk=None)
+    releases.follow(with_it, {}, 0)
+    releases.look(seen(v2=counted(20)), 2 * SECOND_NS)
+    releases.follow(without, {}, 3)
+    assert [change.action for change in releases.follow(with_it, {}, 4)] == ["started"]
+    assert releases.weights("kiosk")["2"] == 0.1
+
+
 @pytest.mark.parametrize(
     ("change", "again"),
     [({}, False), ({"attempt": 2}, True), ({"version": "3"}, True), ({"min_requests": 11}, True)],
