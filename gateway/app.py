@@ -12,12 +12,14 @@ import time
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.metadata import version
+from itertools import count
 from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.admission.concurrency import Concurrency
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.shared import FAILURES
+from gateway.admission.snapshot import LimitsFile
 from gateway.batching import end_batching, start_batching
 from gateway.capture import BACKLOG_SHARE, Room, Vault
 from gateway.codec import CodecLimits
@@ -74,6 +76,7 @@ REASONS = frozenset({row.reason for row in errors.TABLE.values()} | {BODY_INCOMP
 RING_SLOTS = 4096
 PSEUDONYMS_MAX = 131_072
 TICK_S = 1.0
+KEEP_LIMITS_TICKS = 2
 
 
 @dataclass(slots=True)
@@ -87,6 +90,7 @@ class App:
     metrics: Metrics
     sink: AuditClient | Forgetful
     pepper: bytes
+    limits_file: LimitsFile
     traces: Traces | None = None
     ticker: asyncio.Task[None] | None = field(default=None)
     standings: Mapping[str, Standing] = field(default_factory=dict)
@@ -126,6 +130,7 @@ class App:
             self.ticker.cancel()
         if self.gw.shared is not None:
             await self.gw.shared.close()
+        await keep_limits(self)
         write_anonymous(self.gw)
         await self.sink.close()
         for served in self.gw.served.values():
@@ -174,6 +179,10 @@ async def open_app(
     traces = open_traces(config.tracing, site, metrics, log) if config.tracing is not None else None
     tally = Tally(metrics, loop, traces)
     memory = MemoryLimiter()
+    limits_file = LimitsFile(
+        place.policies / f"{process}.limits", memory, clock_ns=time.monotonic_ns, wall_ns=time.time_ns
+    )
+    limits_file.load()
     shared = await open_shared(config, pepper, memory, log) if served and shares_limits(config) else None
     gw = Gateway(
         site=site,
@@ -211,7 +220,7 @@ async def open_app(
         metrics.build(site.build)
     for name, expires_s in certificates_expire(config.tls).items() if config.tls else ():
         metrics.certificate(name, expires_s)
-    app = App(config, gw, issuers, keys, metrics, sink, pepper, traces)
+    app = App(config, gw, issuers, keys, metrics, sink, pepper, limits_file, traces)
     app.standings = standings(read_reached(place.memory.with_name(RELEASES)))
     app.put_in_force(active, policy)
     app.ticker = asyncio.create_task(tick(app))
@@ -287,9 +296,11 @@ async def tick(app: App) -> None:
     gw = app.gw
     ring_full = 0
     shared_limits = app.metrics.shared_limits(FAILURES) if gw.shared is not None else None
-    while True:
+    for beat in count(1):
         await asyncio.sleep(TICK_S)
         write_anonymous(gw)
+        if beat % KEEP_LIMITS_TICKS == 0:
+            await keep_limits(app)
         app.metrics.inflight(gw.concurrency.in_flight)
         app.metrics.audit_backlog(app.sink.backlog_records)
         app.metrics.release.drift(gw.tally.drifts.values())
@@ -302,3 +313,11 @@ async def tick(app: App) -> None:
             ready = served.engine.ready()
             app.metrics.replicas(name, "ready", int(ready))
             app.metrics.replicas(name, "not_ready", int(not ready))
+
+
+async def keep_limits(app: App) -> None:
+    """Write down what callers have left, for whoever comes after this process. Without a disk it goes on without."""
+    try:
+        await app.limits_file.save()
+    except OSError as problem:
+        app.gw.log("limits-not-kept", level="warning", error=type(problem).__name__)

@@ -77,8 +77,11 @@ class MemoryLimiter:
             self._sketch_ns[slot] = max(self._sketch_ns[slot], tat_ns)
 
     def debts(self, now_ns: int) -> list[tuple[str, int]]:
-        """Return (key, nanoseconds until it is full) of each bucket that has a row of its own and is not full."""
-        return [(key, tat_ns - now_ns) for key, tat_ns in self._tats_ns.items() if tat_ns > now_ns]
+        """Return (key, nanoseconds until it is full) of each bucket that has a row of its own and is not full.
+
+        May be called from another thread: the rows are copied in one go, under the interpreter's lock.
+        """
+        return [(key, tat_ns - now_ns) for key, tat_ns in list(self._tats_ns.items()) if tat_ns > now_ns]
 
     def _slot(self, key: str) -> int:
         return crc32(key.encode()) % len(self._sketch_ns)

@@ -122,6 +122,20 @@ async def test_a_server_that_hangs_answers_nobody_and_charges_at_most_once(serve
     assert await left(server) in {5, 8}
 
 
+async def test_after_a_silence_only_a_new_connection_helps(server):
+    ledger = ledger_at(server.url, timeout_s=IMPATIENT_S)
+    await ledger.connect()
+    server.pause()
+    for kind in ("timeout", "unreachable"):
+        with pytest.raises(LedgerFailed) as failed:
+            await ledger.exchange([ONE])
+        assert failed.value.kind == kind
+    server.resume()
+    await ledger.connect()
+    assert (await ledger.exchange([ONE]))[0][0] == 1
+    await ledger.close()
+
+
 async def test_a_killed_server_is_told_what_was_spent(server):
     async with limiter_on(server.url) as one, limiter_on(server.url) as other:
         assert await spent(one, 3) == ["admit principal-requests"] * 3
