@@ -122,15 +122,17 @@ class Document:
         return (self.message(fault) for fault in faults)
 
 
-def read_bounded(path: Path, bytes_max: int, rejected: type[FileRejected]) -> bytes:
-    """The whole file, or a named refusal: missing, unreadable, or larger than the limit."""
+def read_bounded(
+    path: Path, bytes_max: int, rejected: type[FileRejected], too_large: str = "a file this large is a mistake"
+) -> bytes:
+    """The whole file, or a named refusal: missing, unreadable, or larger than the limit (then with this advice)."""
     try:
         with path.open("rb") as file:
             data = file.read(bytes_max + 1)
     except OSError as problem:
         raise rejected([f"{path}: cannot be read ({problem.strerror}); name an existing file"]) from None
     if len(data) > bytes_max:
-        raise rejected([f"{path}: is larger than {bytes_max} bytes; a file this large is a mistake, or split it"])
+        raise rejected([f"{path}: is larger than {bytes_max} bytes; {too_large}"])
     return data
 
 

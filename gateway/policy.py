@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 POLICY_BYTES_MAX = 16 * 1024 * 1024
+TOO_LARGE = "remove principals that nobody is, and revoked keys; 65,536 principals with a key each fit"
 Name = Annotated[
     str, Text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "1 to 64 letters, digits, dots, hyphens and underscores")
 ]
@@ -230,7 +231,8 @@ class Policy(Section):
     limits: Annotated[Mapping[Name, LimitSet], Field(min_length=1, max_length=1024)]
     roles: Annotated[Mapping[Name, tuple[Grant, ...]], Field(min_length=1, max_length=1024)]
     tenants: Annotated[Mapping[Name, Tenant], Field(min_length=1, max_length=100_000)]
-    principals: Annotated[Mapping[Name, Principal], Field(min_length=1, max_length=200_000)]
+    principals: Annotated[Mapping[Name, Principal], Field(min_length=1, max_length=65_536)]
+    """With an API key each, so many just fit into the 16 MiB that the file may have."""
     issuers: Annotated[Mapping[Name, Issuer], Field(max_length=64)] = {}
     models: Annotated[Mapping[Name, ModelPolicy], Field(min_length=1, max_length=1024)]
     shared_limits: SharedLimits = SharedLimits()
@@ -292,7 +294,7 @@ def load_policy(path: Path, public_key: Path, *, in_force: Policy | None = None)
     Raises PolicySignatureInvalid, PolicyRejected, or PolicyRollback when the revision is not above that in force
     (the very same policy again is no rollback).
     """
-    data = read_bounded(path, POLICY_BYTES_MAX, PolicyRejected)
+    data = read_bounded(path, POLICY_BYTES_MAX, PolicyRejected, TOO_LARGE)
     verify(data, path, public_key)
     policy = parse_policy(data, path)
     if in_force is not None and policy.revision <= in_force.revision and policy.digest != in_force.digest:
@@ -306,7 +308,7 @@ def sign_checked(path: Path, private_key: Path, public_key: Path) -> Policy:
 
     Raises PolicyRejected, PolicySignatureInvalid, OSError; the signature that was there is then there still.
     """
-    data = read_bounded(path, POLICY_BYTES_MAX, PolicyRejected)
+    data = read_bounded(path, POLICY_BYTES_MAX, PolicyRejected, TOO_LARGE)
     policy = parse_policy(data, path)
     sign_policy(path, private_key, data=data, public_key=public_key)
     return policy

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from gateway import policy as policy_module
 from gateway.policy import (
+    Policy,
     PolicyRejected,
     PolicyRollback,
     PolicySignatureInvalid,
@@ -129,6 +130,14 @@ def test_the_file_has_a_size_limit(signed, keys, monkeypatch):
     monkeypatch.setattr(policy_module, "POLICY_BYTES_MAX", len(SMALL) - 1)
     with pytest.raises(PolicyRejected, match="is larger than"):
         load_policy(signed, keys[1])
+
+
+def test_as_many_principals_as_a_policy_may_have_fit_into_the_file_with_a_key_each():
+    key = {"id": "caller-012345-a", "hmac": "5c" * 32, "expires": "2030-01-01"}
+    one = {"caller-012345": {"tenant": "store-7", "roles": ["predictor"], "limits": "standard", "api_keys": [key]}}
+    (most,) = [each.max_length for each in Policy.model_fields["principals"].metadata if hasattr(each, "max_length")]
+    text = yaml.safe_dump({"principals": one}, default_flow_style=False).partition("\n")[2]
+    assert most * len(text) < policy_module.POLICY_BYTES_MAX
 
 
 def test_accessors():
