@@ -232,7 +232,7 @@ class Policy(Section):
     roles: Annotated[Mapping[Name, tuple[Grant, ...]], Field(min_length=1, max_length=1024)]
     tenants: Annotated[Mapping[Name, Tenant], Field(min_length=1, max_length=100_000)]
     principals: Annotated[Mapping[Name, Principal], Field(min_length=1, max_length=65_536)]
-    """With an API key each, so many just fit into the 16 MiB that the file may have."""
+    """At most 65,536: with an API key each they just fit into the 16 MiB that the file may have."""
     issuers: Annotated[Mapping[Name, Issuer], Field(max_length=64)] = {}
     models: Annotated[Mapping[Name, ModelPolicy], Field(min_length=1, max_length=1024)]
     shared_limits: SharedLimits = SharedLimits()
