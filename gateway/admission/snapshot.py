@@ -1,7 +1,7 @@
 """What a limiter knows, in a small file: a worker that starts again has not forgotten who has nothing left.
 
-It is written every few seconds and at the end, so a worker that is killed takes those seconds with it, and nothing more.
-Only buckets that are not full are in it; those without a row of their own (`memory`: the sketch) are not.
+It is written every few seconds and at the end, so a worker that is killed takes those seconds with it, no more. Only
+buckets that are not full are in it; those without a row of their own (`memory`: the sketch) are not.
 
 A file that cannot be read is as none: it can only lift limits that a restart would lift anyway, and it lies where only
 the gateway writes. Times in it are the wall clock's, because a monotonic clock begins anew with the machine. A wall

@@ -1,0 +1,74 @@
+"""Two gateways of two workers each, and one Redis, as their users run them: four processes, one limit."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.e2e.caller import calling, infer_body
+from tests.e2e.running import Running, serving, until
+from tests.e2e.site import copy_site
+from tests.redis_server import needs_redis, redis_server
+
+pytestmark = needs_redis
+BURST = 40
+CALLS_AT_ONCE = 8
+
+
+def ask_often(running: Running, ended: list[tuple[str, str]], times: int) -> None:
+    """Ask on a new connection each time, so that both workers are asked."""
+    for _ in range(times):
+        with calling(running.site, running.facts["data"]) as caller:
+            reply = caller.infer(infer_body(), metadata=running.site.bearer("rated"))
+            ended.append((reply.request_id, reply.reason))
+
+
+@pytest.mark.slow
+def test_four_workers_of_two_gateways_admit_the_limit_and_not_one_more(made_site, tmp_path):
+    """The limit comes back within hours, so what is admitted now is the burst, to the unit, wherever one asks."""
+    with redis_server() as server:
+
+        def settings(document: dict[str, Any]) -> None:
+            document["workers"] = 2
+            document["shared_limits"] = {"url": server.url, "timeout": "10s"}
+
+        made = copy_site(made_site, tmp_path / "made")
+        made.change_config(settings)
+        made.change_policy(lambda policy: policy["limits"]["two-requests"].update(request_burst=BURST))
+        sites = [copy_site(made, tmp_path / name) for name in ("one", "other")]
+        with serving(sites[0]) as one, serving(sites[1]) as other:
+            ended: list[list[tuple[str, str]]] = [[], []]
+            asking = [
+                threading.Thread(target=ask_often, args=(running, ended[number], 2 * BURST // CALLS_AT_ONCE))
+                for number, running in enumerate((one, other))
+                for _ in range(CALLS_AT_ONCE // 2)
+            ]
+            for thread in asking:
+                thread.start()
+            for thread in asking:
+                thread.join()
+            reasons = [Counter(reason for _, reason in each) for each in ended]
+            assert sum(each["OK"] for each in reasons) == BURST
+            assert all(each["OK"] for each in reasons)
+            assert set(reasons[0] | reasons[1]) == {"OK", "RATE_LIMITED"}
+            for running, answered in zip((one, other), ended, strict=True):
+                until(lambda running=running: running.counted("stockade_ratelimit_shared_up") == 1, "Redis is there")
+                admitted = [request_id for request_id, reason in answered if reason == "OK"]
+                until(
+                    lambda running=running, admitted=admitted: (
+                        running.counted("stockade_shared_limits_decisions_total", decision="admit") == len(admitted)
+                    ),
+                    "the page does not say how many were admitted",
+                )
+                workers = {running.entry(request_id)["gateway"].rpartition("/")[2] for request_id in admitted}
+                assert workers <= {"worker-0", "worker-1"}
+            # A worker that dies and its successor have not forgotten, nor has Redis.
+            one.kill("worker-0")
+            until(lambda: one.pid_of("worker-0") and len(one.pids()) >= 4, "no successor")
+            with calling(one.site, one.facts["data"]) as caller:
+                reply = caller.infer(infer_body(), metadata=one.site.bearer("rated"))
+                assert (reply.code, reply.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
