@@ -18,7 +18,8 @@ from stockade.open_inference import model_config_pb2 as config_pb
 
 SERVER_NAME = "stockade"
 EXTENSIONS = ("classification", "model_configuration", "statistics")
-PLATFORM = "onnxruntime_onnx"
+PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
+ELSEWHERE = "open_inference_protocol"  # platform and backend of a model that another server runs, whatever that has
 
 _DATA_TYPES: Mapping[str, config_pb.DataType.ValueType] = {
     name: config_pb.DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}") for name in DATATYPES
@@ -76,25 +77,30 @@ def server_metadata(build: str) -> pb.ServerMetadataResponse:
 
 
 def model_metadata(
-    model: Described, versions: Sequence[str], inputs: Sequence[Spec], outputs: Sequence[Spec]
+    model: Described,
+    versions: Sequence[str],
+    inputs: Sequence[Spec],
+    outputs: Sequence[Spec],
+    *,
+    elsewhere: bool = False,
 ) -> pb.ModelMetadataResponse:
     return pb.ModelMetadataResponse(
         name=model.name,
         versions=versions,
-        platform=PLATFORM,
+        platform=ELSEWHERE if elsewhere else PLATFORM,
         inputs=[_tensor(spec) for spec in inputs],
         outputs=[_tensor(spec) for spec in outputs],
     )
 
 
 def model_config(
-    model: Described, inputs: Sequence[Spec], outputs: Sequence[Spec], rows_max: int
+    model: Described, inputs: Sequence[Spec], outputs: Sequence[Spec], rows_max: int, *, elsewhere: bool = False
 ) -> pb.ModelConfigResponse:
     """In Triton's terms: batching, one CPU instance, dimensions without the rows."""
     config = config_pb.ModelConfig(
         name=model.name,
-        platform=PLATFORM,
-        backend="onnxruntime",
+        platform=ELSEWHERE if elsewhere else PLATFORM,
+        backend=ELSEWHERE if elsewhere else BACKEND,
         max_batch_size=rows_max,
         version_policy=config_pb.ModelVersionPolicy(all=config_pb.ModelVersionPolicy.All()),
         dynamic_batching=config_pb.ModelDynamicBatching(),

@@ -60,13 +60,15 @@ def model_metadata(call: Call, request: pb.ModelMetadataRequest) -> Message:
     rules = route(call.record, request.name, request.version, call.active)
     bundle = rules.served.bundle
     versions = [other.served.bundle.version for other in permitted(call) if other.served.bundle.name == bundle.name]
-    return metadata.model_metadata(bundle, versions, bundle.inputs, rules.outputs)
+    elsewhere = bundle.manifest.get("upstream") is not None
+    return metadata.model_metadata(bundle, versions, bundle.inputs, rules.outputs, elsewhere=elsewhere)
 
 
 def model_config(call: Call, request: pb.ModelConfigRequest) -> Message:
     rules = route(call.record, request.name, request.version, call.active)
     bundle = rules.served.bundle
-    return metadata.model_config(bundle, bundle.inputs, rules.outputs, call.gw.codec_limits.rows_max)
+    rows_max, elsewhere = call.gw.codec_limits.rows_max, bundle.manifest.get("upstream") is not None
+    return metadata.model_config(bundle, bundle.inputs, rules.outputs, rows_max, elsewhere=elsewhere)
 
 
 def model_statistics(call: Call, request: pb.ModelStatisticsRequest) -> Message:

@@ -20,6 +20,9 @@ from tests.gateway.rig import only_tiny
 from tests.serving.tiny import CLASSES, remote_sealed, write
 
 READY = "/inference.GRPCInferenceService/ModelReady"
+METADATA = "/inference.GRPCInferenceService/ModelMetadata"
+METADATA_REQUEST = pb.ModelMetadataRequest(name="tiny").SerializeToString()
+ELSEWHERE = "open_inference_protocol"
 MARK = "known-to-the-caller-alone"
 
 
@@ -53,6 +56,8 @@ def story(made_site, tmp_path_factory):
         site.change_config(config)
         running = stack.enter_context(serving(site))
         caller = stack.enter_context(calling(site, running.facts["data"], site.bearer("plenty")))
+        told = pb.ModelMetadataResponse.FromString(caller.ask(METADATA, METADATA_REQUEST).body)
+        assert (told.platform, [output.name for output in told.outputs]) == (ELSEWHERE, ["probabilities"])
         replies = dict(play(server, caller))
         assert running.stop() == 0
         yield site, server, replies

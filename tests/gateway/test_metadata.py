@@ -52,6 +52,15 @@ def test_model_metadata(client):
     assert [t.name for t in told.outputs] == ["probabilities", "energy", "label"]
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_where_a_model_runs_is_not_made_up(elsewhere):
+    told = metadata.model_metadata(Model(), ("1",), INPUTS, OUTPUTS, elsewhere=elsewhere)
+    config = metadata.model_config(Model(), INPUTS, OUTPUTS, 256, elsewhere=elsewhere).config
+    expected = "open_inference_protocol" if elsewhere else "onnxruntime_onnx"
+    assert told.platform == config.platform == expected
+    assert config.backend == (expected if elsewhere else "onnxruntime")
+
+
 @pytest.mark.parametrize("client", TRITON)
 def test_model_config_describes_a_batching_model(client):
     config = read(client, "ModelConfigResponse", metadata.model_config(Model(), INPUTS, OUTPUTS, 256)).config
