@@ -227,6 +227,7 @@ def security() -> dict[str, Any]:
                 "Refused by limits",
                 "Requests beyond a rate or a budget.",
                 'stockade_ratelimit_decisions_total{@, decision="refuse"}',
+                runbooks=("StockadeQueryBudgetSpent", "StockadeSharedLimitsDown"),
             ),
         ),
     )
@@ -486,19 +487,18 @@ def models() -> dict[str, Any]:
         (
             8,
             lines(
-                "Share of unusual rows",
-                "Rows that the screens did not pass: the first sign of drift.",
+                "Drift",
+                "Distance of the screens' p-values from uniform (a ticket above 0.1), and of the confidence from what "
+                "came first (above 0.25).",
                 [
                     (
-                        (
-                            f'sum by (model) (rate(stockade_screen_verdicts_total{{{of}, verdict!="pass"}}{RATE}))'
-                            f" / sum by (model) (rate(stockade_screen_verdicts_total{{{of}}}{RATE}))"
-                        ),
-                        "{{model}}",
+                        f"max by (model, version, detector) (stockade_model_drift{{{of}}})",
+                        "{{model}} {{version}} {{detector}}",
                     )
                 ],
-                "percentunit",
-                runbooks=SCREENS,
+                "none",
+                soft_most=0.3,
+                runbooks=("StockadeModelDrift", "StockadeCanaryRolledBack"),
             ),
         ),
         (
