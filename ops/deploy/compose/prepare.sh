@@ -34,8 +34,9 @@ if [ ! -e /site/stockade.yaml ]; then
   origin=$(sed -n 's/^ *origin: *\([^ ]*\).*/\1/p' /tmp/made/stockade.yaml)
   sed "s|@ORIGIN@|$origin|" /deploy/stockade.yaml >/tmp/stockade.yaml
   rm -r /tmp/made/stockade.yaml /tmp/made/log /tmp/made/recorder /tmp/made/state
-  random 24 >/tmp/made/keys/redis.password
-  random 24 >/tmp/made/keys/grafana.password
+  mkdir /tmp/made/secrets
+  mv /tmp/made/tls/server.key /tmp/made/keys/pepper /tmp/made/keys/payload-master.key /tmp/made/secrets/
+  for name in redis.password ray.token grafana.password; do random 24 >/tmp/made/secrets/$name; done
   chmod 0644 /tmp/stockade.yaml
   cp -R /tmp/made/. /site/
   cp -p /tmp/stockade.yaml /site/stockade.yaml.new && mv /site/stockade.yaml.new /site/stockade.yaml
@@ -55,12 +56,13 @@ if [ -e /site/keys/log.key ]; then
 fi
 [ -e $v/vault/log.key ] || fail "the log's key is gone; without it no log can be gone on with"
 
-# 3. The gateway's configuration. Of its secrets the recorder, which is in its group, can read none.
+# 3. The configuration, which gateway, recorder and Ray read; the gateway's secrets, on a volume that it alone has.
 c=$v/config
 directory $shared 0750 $c
-for name in tls keys bundles; do directory $shared 0750 $c/$name; done
-for name in tls/server.key keys/pepper keys/payload-master.key keys/redis.password; do
-  place $gateway 0400 /site/$name $c/$name
+for name in tls keys bundles secrets; do directory $shared 0750 $c/$name; done
+directory $gateway 0700 $v/secrets
+for name in server.key pepper payload-master.key redis.password; do
+  place $gateway 0400 /site/secrets/$name $v/secrets/$name
 done
 for name in tls/server.crt tls/ca.crt keys/policy.pub keys/bundles.pub keys/log.vkey policy.yaml.sig policy.yaml \
   stockade.yaml; do
@@ -91,7 +93,7 @@ directory $grafana 0700 $v/grafana
 
 # 5. What the others prove who calls with.
 directory $redis 0700 $v/redis-config
-hash=$(sha256sum <$c/keys/redis.password | cut -d ' ' -f 1)
+hash=$(sha256sum <$v/secrets/redis.password | cut -d ' ' -f 1)
 # The gateway may run its script, and see nothing but its own keys.
 printf 'user default off\nuser gateway on #%s resetchannels ~stockade:* -@all +eval +evalsha +script|load +mget +set +time +hello +ping +client|setinfo\n' "$hash" >/tmp/users.acl
 place $redis 0400 /tmp/users.acl $v/redis-config/users.acl
@@ -101,7 +103,13 @@ if [ ! -e $v/objects-config/s3.json ]; then
   place $objects 0400 /tmp/s3.json $v/objects-config/s3.json
 fi
 directory $grafana 0700 $v/grafana-config
-place $grafana 0400 /site/keys/grafana.password $v/grafana-config/admin.password
+place $grafana 0400 /site/secrets/grafana.password $v/grafana-config/admin.password
+directory $alertmanager 0700 $v/alertmanager-config
+for name in page_url ticket_url; do
+  [ ! -e /site/secrets/$name ] || place $alertmanager 0400 /site/secrets/$name $v/alertmanager-config/$name
+done
+directory $shared 0750 $v/ray-config
+place $shared 0440 /site/secrets/ray.token $v/ray-config/token
 
 # 6. On the host, everything belongs to whom the directory belongs to.
 find /site -mindepth 1 ! -name .gitignore -exec chown "$(stat -c %u:%g /site)" {} +

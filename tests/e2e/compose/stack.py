@@ -24,6 +24,7 @@ NOT_PULLED = {"grafana"}
 ONE_SHOT = {"prepare", "bucket"}
 PATIENCE_S = 120.0
 COUNT = 20
+TARGETS = 5
 LOG = "/var/lib/stockade/audit/log"
 
 began = time.monotonic()
@@ -91,7 +92,8 @@ def predicted(*, count: int = COUNT) -> bool:
 
 def test_compose_file_is_valid() -> list[str]:
     services = compose("config", "--services").stdout.split()
-    wanted = {"prepare", "recorder", "gateway", "redis", "objects", "bucket", "prometheus", "alertmanager", "grafana"}
+    wanted = {"prepare", "recorder", "gateway", "ray-head", "ray-worker", "redis", "objects", "bucket"}
+    wanted |= {"prometheus", "alertmanager", "grafana"}
     require(wanted <= set(services), f"services are missing: {wanted - set(services)}")
     images = run("env", "-i", f"PATH={os.environ['PATH']}", "HOME=/", "docker", "compose", "config", "--images").stdout
     unpinned = [image for image in images.split() if ":" not in image or image.endswith(":latest")]
@@ -135,10 +137,10 @@ def test_confinement(services: list[str]) -> None:
 
 def test_secrets() -> None:
     read = "import sys; open(sys.argv[1], 'rb').read()"
-    key, pepper = "/var/lib/stockade/vault/log.key", "/etc/stockade/keys/pepper"
+    key, pepper = "/var/lib/stockade/vault/log.key", "/etc/stockade/secrets/pepper"
     inside("recorder", "python", "-c", read, key)
     inside("gateway", "python", "-c", read, pepper)
-    for service, secret in (("gateway", key), ("recorder", pepper), ("recorder", "/etc/stockade/tls/server.key")):
+    for service, secret in (("gateway", key), ("recorder", pepper), ("ray-worker", pepper), ("ray-worker", key)):
         refused = inside(service, "python", "-c", read, secret, ok=False)
         require("Error" in refused.stderr and refused.returncode == 1, f"{service} can read {secret}")
     require(not (SITE / "keys/log.key").exists(), "the log's key is still on the host")
@@ -164,12 +166,14 @@ def ask_monitoring(service: str, url: str) -> Any:
 
 def targets_up() -> list[str] | None:
     found = ask_monitoring("prometheus", "http://127.0.0.1:9090/api/v1/targets?state=active")["activeTargets"]
-    return [each["labels"]["job"] for each in found] if all(each["health"] == "up" for each in found) else None
+    up = all(each["health"] == "up" for each in found)
+    return [each["labels"]["job"] for each in found] if up and len(found) >= TARGETS else None
 
 
 def test_monitoring() -> None:
     jobs = eventually(targets_up, "a target of Prometheus is not up", 60)
-    require("stockade" in jobs, f"Prometheus does not ask the gateway, only {jobs}")
+    wanted = ["objects", "prometheus", "ray", "ray", "stockade"]
+    require(sorted(jobs) == wanted, f"Prometheus asks {jobs}")
     groups = ask_monitoring("prometheus", "http://127.0.0.1:9090/api/v1/rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     require(rules and all(rule["health"] in ("ok", "unknown") for rule in rules), "rules are missing or wrong")
