@@ -250,6 +250,8 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
     for name, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
         loop.add_signal_handler(name, event.set)
     drain_s = host.config.transport.drain_timeout_ms / 1000 + STOP_SLACK_S
+    if (oip := host.config.engine.oip) is not None:  # a batch may have gone to a silent server in the last moment
+        drain_s += oip.call_timeout_ms / 1000
     async with contextlib.AsyncExitStack() as stack:
         keeping = [keep(host.recorder, stack, RECORDER_STOP_S)]
         await all_ready([host.recorder], keeping, READY_TIMEOUT_S)
