@@ -197,6 +197,7 @@ def exported(tmp_path_factory):
     worker.release.drift([("kiosk", "2", "scores", 0.1)])
     worker.release.weights("kiosk", {"1": 0.9, "2": 0.1})
     worker.release.event("kiosk", "started")
+    worker.shared_limits(["timeout"])
     recorder = RecorderMetrics(directory, "recorder", kinds=KINDS)
     page = expose(directory).decode()
     worker.close()
