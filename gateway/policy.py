@@ -83,7 +83,7 @@ class LimitSet(Section):
     After a pause all of it is there at once; in the long run that many a day. Then: QUOTA_EXCEEDED. Absent: no budget."""
 
 
-class SharedLimits(Section):
+class LimitsAway(Section):
     """What gateways do while the Redis in which they share limits is away. Recovery is automatic."""
 
     when_down: Literal["refuse", "local_share"] = "refuse"
@@ -235,7 +235,7 @@ class Policy(Section):
     """At most 65,536: with an API key each they just fit into the 16 MiB that the file may have."""
     issuers: Annotated[Mapping[Name, Issuer], Field(max_length=64)] = {}
     models: Annotated[Mapping[Name, ModelPolicy], Field(min_length=1, max_length=1024)]
-    shared_limits: SharedLimits = SharedLimits()
+    shared_limits: LimitsAway = LimitsAway()
     unsafe_public_methods: tuple[str, ...] = ()
     """Methods that need no credential. Health checks of a load balancer are the usual reason."""
 
