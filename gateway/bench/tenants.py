@@ -33,7 +33,7 @@ SECONDS_MAX = 300
 def measure_principals(home: Path, principals: int) -> dict[str, float]:
     """One size, in a process of its own."""
     command = [sys.executable, "-m", "gateway.bench.tenants", str(home), str(principals)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS_MAX)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=SECONDS_MAX)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 

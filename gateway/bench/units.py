@@ -65,7 +65,7 @@ class Effort(NamedTuple):
     warm_up_s: float = 2.0
     stage_requests: int = 4000
     ledger_requests: int = 20_000
-    principals: tuple[int, ...] = (1_000, 10_000, 75_000)
+    principals: tuple[int, ...] = (1_000, 10_000, 50_000)
 
 
 class Share(NamedTuple):
@@ -145,9 +145,9 @@ def _parts(options: argparse.Namespace, effort: Effort, directory: Path) -> Iter
             key = (home / "clients" / f"{CLIENT}.key").read_text().strip()
             stages = measure_stages(home, request, key, BATCHES, requests=effort.stage_requests, rounds=effort.rounds)
             yield "stages", {str(size): found for size, found in stages.items()}
-            yield "principals", [measure_principals(home, count) for count in effort.principals]
     yield "processes", processes
     yield "ledger", _ledger(directory, effort.ledger_requests)
+    yield "principals", [measure_principals(home, count) for count in effort.principals]
 
 
 def _set_workers(path: Path, workers: int) -> None:
@@ -254,7 +254,7 @@ def _ledger(directory: Path, requests: int) -> Any:
         return None
     arguments = [str(directory), str(requests), *map(str, BATCHES)]
     command = [sys.executable, "-m", "gateway.bench.ledger", *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=LEDGER_SECONDS_MAX)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=LEDGER_SECONDS_MAX)
     return json.loads(done.stdout)
 
 
