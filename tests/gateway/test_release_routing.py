@@ -33,12 +33,13 @@ async def version_for(rig, caller: str, version: str = "") -> str:
 
 
 async def test_each_caller_gets_the_version_of_its_share_every_time(made_site, tmp_path):
-    split = split_of("tiny", HALF, "s")
-    async with two(made_site, tmp_path, {"weights": HALF, "salt": "s"}) as rig:
+    split = split_of("tiny", HALF, "h")
+    async with two(made_site, tmp_path, {"weights": HALF, "salt": "h"}) as rig:
         for _ in range(3):
             found = {name: await version_for(rig, name) for name in PEOPLE}
             assert found == {name: split.version_for(name) for name in PEOPLE}
         assert set(found.values()) == {"1", "2"}
+        assert found["plenty"] != found["token-user"], "of one tenant, and yet each by itself"
         assert await version_for(rig, "plenty", "1") == "1"
         assert await version_for(rig, "plenty", "2") == "2"
         served = Counter(entry["model"]["version"] for entry in rig.sink.records(kind="served"))
@@ -77,6 +78,9 @@ async def test_a_canary_moves_for_everybody_and_only_under_its_own_policy(made_s
         assert {await version_for(rig, name) for name in PEOPLE} == {"2"}
         assert rig.gw.active.models["tiny", "1"].mirror.rules.served.bundle.version == "2"
         assert rig.gw.active.models["tiny", "2"].mirror.rules.served.bundle.version == "1"
+        unchanged = app.in_force[1]
+        app.put_in_force(app.compile(unchanged), unchanged)
+        assert {await version_for(rig, name) for name in PEOPLE} == {"2"}, "a reload forgot where the canary stands"
         app.move_canaries({"tiny": Standing(mark, 0.0, running=False)})
         assert {await version_for(rig, name) for name in PEOPLE} == {"1"}
         assert rig.gw.active.models["tiny", "1"].mirror is None, "what is over is compared still"
@@ -151,7 +155,9 @@ async def test_response_times_are_counted_of_models_with_a_release(made_site, tm
     async with two(made_site, tmp_path, {"weights": {"2": 1.0}}) as rig:
         await rig.ask(tiny_body(image(0.5)))
         await rig.ask(tiny_body(np.full((1, 28, 28), 2.0)))  # out of range: refused, and no answer
-        await until(lambda: rig.counted("stockade_release_request_seconds_count", version="2") == 1)
+        await rig.ask(tiny_body(poisoned()))  # nor is a failure
+        await until(lambda: rig.counted("stockade_requests_total", version="2", reason="MODEL_ERROR") == 1)
+        assert rig.counted("stockade_release_request_seconds_count", version="2") == 1
 
 
 async def test_drift_is_seen_of_the_version_that_answered(made_site, tmp_path):
