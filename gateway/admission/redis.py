@@ -38,7 +38,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from gateway.admission.shared import LedgerFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from gateway.admission.budget import Charges
 
@@ -83,7 +83,8 @@ class RedisLedger:
         """Connect, and prove who we are. The script gets there with the first exchange."""
         await self.close()
         self._connection = self._new_connection()
-        await self._within(CONNECT_TIMEOUT_S, self._connection.connect())
+        connect: Callable[[], Awaitable[None]] = self._connection.connect  # redis-py gives it no types
+        await self._within(CONNECT_TIMEOUT_S, connect())
 
     async def exchange(
         self, spends: Sequence[Charges], known: Iterable[tuple[str, int]] = ()
