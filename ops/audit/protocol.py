@@ -32,6 +32,7 @@ _APPEND = struct.Struct(">II")
 _REPLY = struct.Struct(">BxxxIQ")
 _U16 = struct.Struct(">H")
 HEAD_BYTES = 4
+LENGTHS_BYTES = _APPEND.size  # with fewer nothing can be said about an append
 REPLY_BYTES = _REPLY.size
 HELLO_BYTES_MAX = 4096
 

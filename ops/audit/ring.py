@@ -12,6 +12,7 @@ the `outcome-unknown` entry (see `ops.audit.entry.OutcomeUnknown`).
 import fcntl
 import mmap
 import os
+import stat
 import struct
 import tempfile
 import threading
@@ -28,6 +29,7 @@ NOTE_BYTES_MAX = 240
 ID_BYTES = 16
 SLOT_BYTES = 264
 SLOTS_MAX = 65_536
+FILE_BYTES_MAX = HEADER_BYTES + SLOTS_MAX * SLOT_BYTES
 SUFFIX = ".ring"
 
 _HEADER = struct.Struct(">16sII")
@@ -47,6 +49,9 @@ class LeftOver:
 
     context: bytes
     slots: tuple[Slot, ...]
+
+
+NOTHING = LeftOver(b"", ())
 
 
 class InflightRing:
@@ -111,18 +116,26 @@ class InflightRing:
 
 def ring_files(directory: Path) -> list[Path]:
     """The rings in a directory, of the living and the dead."""
-    return sorted(directory.glob(f"*{SUFFIX}"))
+    return sorted(path for path in directory.glob(f"*{SUFFIX}") if not path.is_dir())
 
 
 def left_over(path: Path) -> LeftOver | None:
-    """What a ring holds, or None while its worker lives. A file of another format holds nothing."""
+    """What a ring holds, or None while its worker lives. What is no ring holds nothing.
+
+    A worker that was taken over can put anything there. It must not make the recorder wait (a pipe), follow (a link),
+    or read without end.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
+    except OSError:
+        return NOTHING
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return NOTHING
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return parse(path.read_bytes())
+        return parse(os.read(descriptor, FILE_BYTES_MAX))
     except BlockingIOError:
         return None
     finally:
@@ -132,10 +145,10 @@ def left_over(path: Path) -> LeftOver | None:
 def parse(data: bytes) -> LeftOver:
     """The requests in flight that a ring's bytes hold; nothing where they are damaged."""
     if len(data) < HEADER_BYTES:
-        return LeftOver(b"", ())
+        return NOTHING
     magic, slots, length = _HEADER.unpack_from(data)
     if magic != MAGIC or slots > SLOTS_MAX or length > CONTEXT_BYTES_MAX:
-        return LeftOver(b"", ())
+        return NOTHING
     found: list[Slot] = []
     for start in range(HEADER_BYTES, min(HEADER_BYTES + slots * SLOT_BYTES, len(data) - SLOT_BYTES + 1), SLOT_BYTES):
         state, note_length, request_id = _SLOT.unpack_from(data, start)

@@ -15,6 +15,7 @@ from ops.audit.errors import ProtocolError
 
 RECEIVE_BYTES = 1 << 20
 OUTBOX_BYTES_MAX = 1 << 20
+CONNECTIONS_MAX = 256  # workers of a host, its control process, and whoever looks whether we are there
 
 
 class Worker:
@@ -57,8 +58,14 @@ class Workers:
         return any(worker.queue for worker in self._connected.values())
 
     def accept(self, listener: socket.socket, greeting: bytes) -> None:
-        """Take the next connection and greet it."""
-        sock, _ = listener.accept()
+        """Take the next connection and greet it; with too many of them, hang up."""
+        try:
+            sock, _ = listener.accept()
+        except OSError:  # it has gone again
+            return
+        if len(self._connected) >= CONNECTIONS_MAX:
+            sock.close()
+            return
         sock.setblocking(False)
         worker = Worker(sock)
         self._connected[sock.fileno()] = worker
@@ -140,5 +147,11 @@ class Workers:
             self._admit(worker, records, pack)
         if taken < len(data):
             worker.inbox += memoryview(data)[taken:]
-            head = worker.inbox[: protocol.HEAD_BYTES]
-            worker.needed = protocol.HEAD_BYTES + int.from_bytes(head, "big")
+            worker.needed = needed_of(worker.inbox)
+
+
+def needed_of(inbox: bytearray) -> int:
+    """How many bytes the append at the front takes; before its length could be looked at, as many as that takes."""
+    if len(inbox) < protocol.LENGTHS_BYTES:
+        return protocol.LENGTHS_BYTES
+    return protocol.HEAD_BYTES + int.from_bytes(inbox[: protocol.HEAD_BYTES], "big")

@@ -1,5 +1,8 @@
 """The in-flight ring: what is entered and not left is there for the recorder, once the worker is gone."""
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +14,7 @@ from ops.audit.ring import (
     NOTE_BYTES_MAX,
     SLOTS_MAX,
     InflightRing,
+    LeftOver,
     Slot,
     left_over,
     parse,
@@ -75,3 +79,31 @@ def test_limits_and_one_past_them(tmp_path):
 @given(st.binary(max_size=HEADER_BYTES + 600))
 def test_any_bytes_are_a_ring_or_hold_nothing(data):
     assert parse(data).slots == ()
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+@pytest.mark.parametrize("make", [pipe, link, loop, huge])
+def test_what_is_no_ring_holds_nothing_and_keeps_nobody_waiting(tmp_path, make):
+    make(tmp_path / "0.ring")
+    assert [left_over(path) for path in ring_files(tmp_path)] == [LeftOver(b"", ())]
+
+
+def test_a_directory_is_no_ring(tmp_path):
+    (tmp_path / "0.ring").mkdir()
+    assert ring_files(tmp_path) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ops.audit import protocol
+from ops.audit import workers as workers_module
 from ops.audit.workers import OUTBOX_BYTES_MAX, Worker, Workers
 from tests.ops.audit.samples import small
 
@@ -73,3 +74,30 @@ def test_an_append_that_comes_in_pieces_is_admitted_once_it_is_whole(connected):
     connected.peer.sendall(message[-1:] + message)
     connected.workers.serve(connected.worker, selectors.EVENT_READ)
     assert [records[2:] for records in connected.admitted] == [small(1)] * 2
+
+
+@pytest.mark.parametrize("cut", range(1, protocol.LENGTHS_BYTES))
+def test_a_length_out_of_bounds_ends_the_connection_however_it_is_cut(connected, cut):
+    """Before its length was looked at, an append may not have anything kept for it."""
+    lengths = (0xFFFF_FFFF).to_bytes(4, "big") + bytes(4)
+    for piece in (lengths[:cut], lengths[cut:]):
+        connected.peer.sendall(piece)
+        connected.workers.serve(connected.worker, selectors.EVENT_READ)
+    assert list(connected.workers) == []
+
+
+def test_no_more_connections_are_kept_than_there_may_be(connected, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers_module, "CONNECTIONS_MAX", 2)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "many"))
+        listener.listen()
+        listener.setblocking(False)
+        connected.workers.accept(listener, b"hello")  # nobody is there, or not any more
+        peers = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        for peer in peers:
+            peer.connect(str(tmp_path / "many"))
+            connected.workers.accept(listener, b"hello")
+        assert [peer.recv(5) for peer in peers] == [b"hello", b"", b""]
+        assert len(list(connected.workers)) == 2
+        for peer in peers:
+            peer.close()
