@@ -92,10 +92,10 @@ class PublishThread:
                     return
                 stopping = self._stop
                 self._turn(stopping)
-        except (AuditError, OSError, sqlite3.Error) as error:
-            poison = isinstance(error, OSError | sqlite3.Error)
-            problem = error.strerror if isinstance(error, OSError) else error
-            self._failure = Poisoned(f"publishing failed: {problem}") if poison else error
+        except Exception as error:  # noqa: BLE001  whatever it is: a log that is never published must not grow
+            known = isinstance(error, OSError | sqlite3.Error)
+            problem = error.strerror if isinstance(error, OSError) else error if known else type(error).__name__
+            self._failure = error if isinstance(error, AuditError) else Poisoned(f"publishing failed: {problem}")
             self._wake()
 
     def _turn(self, stopping: bool) -> None:

@@ -1,8 +1,11 @@
 """The publishing thread's turns: one publication each, as many as it takes at the end."""
 
+import errno
+
 import pytest
 
 from ops.audit.edge import Edge
+from ops.audit.errors import AppenderRunning, Poisoned
 from ops.audit.publish_thread import PublishThread
 from ops.audit.settings import RecorderSettings
 
@@ -54,6 +57,26 @@ def thread_of(tmp_path):
         )
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (ValueError("a bug of ours"), Poisoned, "ValueError"),
+        (OSError(errno.EIO, "Input/output error"), Poisoned, "Input/output error"),
+        (AppenderRunning("another"), AppenderRunning, "another"),
+    ],
+    ids=["a bug", "the disk", "another appender"],
+)
+def test_whatever_stops_publishing_stops_the_recorder(thread_of, error, raised, said):
+    class Broken(Publisher):
+        def publish(self):
+            raise error
+
+    thread = thread_of(Broken(left=0))
+    thread.start()
+    with pytest.raises(raised, match=said):
+        thread.finish()
 
 
 def test_a_turn_publishes_once_however_much_comes_in_meanwhile(thread_of):
