@@ -41,7 +41,7 @@ def status_of(service: str, gw: Gateway) -> int | None:
 
 def serving(gw: Gateway) -> bool:
     """Say whether the process as a whole can serve."""
-    return status_of("", gw) == _Status.SERVING
+    return bool(status_of("", gw) == _Status.SERVING)
 
 
 async def check(call: Call, body: bytes) -> Answer:
