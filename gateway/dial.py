@@ -20,6 +20,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable
 from stockade.open_inference import grpc_service_pb2 as pb
@@ -143,7 +144,7 @@ def _says_ready(answer: grpc.Future[bytes]) -> bool:
     if problem is None:
         try:
             return pb.ModelReadyResponse.FromString(answer.result()).ready
-        except ValueError:  # DecodeError
+        except DecodeError:
             return False
     return isinstance(problem, grpc.RpcError) and problem.code() is grpc.StatusCode.UNIMPLEMENTED
 

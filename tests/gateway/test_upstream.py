@@ -444,6 +444,50 @@ def test_a_server_that_dies_is_missed_without_a_call(server, engine_on, monkeypa
     until(lambda: not engine.ready())
 
 
+@pytest.mark.parametrize(
+    ("answers", "ready"),
+    [
+        (lambda context: context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method"), True),
+        (lambda context: context.abort(grpc.StatusCode.NOT_FOUND, "no such model"), False),
+        (lambda context: context.abort(grpc.StatusCode.UNKNOWN, "what MLServer says of a model it has not"), False),
+        (lambda context: b"\xff", False),
+    ],
+    ids=["no such question", "no such model", "unknown", "garbage"],
+)
+def test_what_counts_as_ready(engine_on, monkeypatch, answers, ready):
+    monkeypatch.setattr("gateway.dial.PROBE_EVERY_S", 0.01)
+
+    class Odd(OipServer):
+        def _ready(self, body, context):
+            self.probes += 1
+            return answers(context)
+
+    server = Odd(model)
+    try:
+        engine = engine_on(server)
+        until(lambda: server.probes > 2)
+        assert engine.ready() is ready
+    finally:
+        server.stop()
+
+
+def test_close_does_not_wait_for_a_silent_probe(engine_on):
+    class Silent(OipServer):
+        def _ready(self, body, context):
+            self.probes += 1
+            self.gone.wait(30)
+            return b""
+
+    server = Silent(model)
+    try:
+        engine = engine_on(server)
+        until(lambda: server.probes)
+        engine.close()
+        assert not engine._servers._watcher.is_alive()
+    finally:
+        server.stop()
+
+
 def test_a_token_is_sent_and_read_again(server, engine_on, tmp_path, monkeypatch):
     monkeypatch.setattr("gateway.dial.PROBE_EVERY_S", 0.01)
     token = tmp_path / "token"
