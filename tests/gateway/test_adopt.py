@@ -192,6 +192,13 @@ def test_a_server_that_is_not_there(adopt, monkeypatch):
     assert "127.0.0.1:1 said" in err
 
 
+def test_a_server_of_something_else(serving, adopt, monkeypatch):
+    monkeypatch.setattr(OipServer, "_describe", lambda self, body, context: b"\xff")
+    code, _, err = adopt(serving(said()).address)
+    assert code == 1
+    assert "does not speak the Open Inference Protocol" in err
+
+
 def test_a_bundle_is_never_replaced(serving, adopt, load):
     server = serving(said())
     assert adopt(server.address)[0] == 0
