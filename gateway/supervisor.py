@@ -86,6 +86,8 @@ class Child:
                 raise StartFailed(f"{self.name} ended with exit code {code}{times}: {self.problem or 'see its log'}")
             self.log("child-ended", level="error", child=self.name, exit_code=code, restart_in_ms=int(pause_s * 1000))
             await asyncio.sleep(pause_s)
+            if self.stopping:  # told so in the pause, when there was no process to tell
+                return
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
     async def _run_once(self) -> int:
@@ -100,6 +102,8 @@ class Child:
         )
         self.starts += 1
         self.log("child-started", child=self.name, pid=self.process.pid)
+        if self.stopping:  # told so while it was being started
+            self.process.terminate()
         assert self.process.stdout is not None, "a pipe was asked for"
         probing = asyncio.create_task(self._probe_until_ready())
         try:

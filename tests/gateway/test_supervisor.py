@@ -135,6 +135,24 @@ async def test_something_can_be_put_right_before_each_start(nursery):
     assert seen == list(range(DEATHS_MAX))
 
 
+async def test_one_that_is_stopped_between_two_starts_is_not_started_again(nursery, monkeypatch):
+    monkeypatch.setattr(supervisor, "PAUSE_FIRST_S", 0.3)
+    child, task = nursery.start("raise SystemExit(3)")
+    await until(lambda: "child-ended" in nursery.events)
+    await child.stop(5)
+    await task
+    assert child.starts == 1
+
+
+async def test_one_that_is_stopped_while_it_starts_is_ended(nursery):
+    child, task = nursery.start("import sys; sys.stdin.read()")
+    await asyncio.sleep(0)  # its process is being made
+    assert child.process is None
+    await child.stop(5)
+    await task
+    assert child.process.returncode == -signal.SIGTERM
+
+
 async def test_deaths_are_counted_anew_once_it_was_ready(nursery):
     child, task = nursery.start(READY)  # ready, and then it ends
     await until(lambda: child.starts > DEATHS_MAX + 1, 60)
