@@ -26,6 +26,7 @@ from gateway.app import load_bundles, open_app
 from gateway.compile_release import Standing
 from gateway.config import load_config
 from gateway.document import FileRejected
+from gateway.exits import log_failure
 from gateway.health import serving
 from gateway.methods import data_methods
 from gateway.policy import PolicySignatureInvalid, load_policy
@@ -65,6 +66,14 @@ class Control:
     prepared: tuple[Active, Policy] | None = field(default=None)
 
     async def obey(self, command: dict[str, Any]) -> None:
+        """Do one command. When that fails, for whatever reason, say so: a worker must go on listening."""
+        try:
+            await self._do(command)
+        except Exception as problem:  # noqa: BLE001  a fault of ours
+            log_failure(self.app.gw.log, "", problem)
+            say(event="rejected", problem=f"{type(problem).__name__}; see the log of the worker")
+
+    async def _do(self, command: dict[str, Any]) -> None:
         """Do one command; what is unknown is ignored, the supervisor is of the same build."""
         match command.get("do"):
             case "prepare":

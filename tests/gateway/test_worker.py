@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+from gateway.app import App
 from gateway.policy import load_policy
 from gateway.worker import PROBLEM_CHARACTERS_MAX, Control
 from tests.gateway.rig import image, only_tiny, tiny_body
@@ -73,3 +74,20 @@ async def test_what_was_prepared_and_forgotten_is_not_used(rig, capsys):
     await control.obey({"do": "commit"})
     assert [event["event"] for event in said(capsys)] == ["prepared"]
     assert digest != before == rig.gw.active.digest
+
+
+async def test_a_fault_inside_is_told_and_the_next_command_is_obeyed(rig, capsys, monkeypatch):
+    def breaks(*_: object) -> None:
+        raise RuntimeError("a text that stays inside")
+
+    rig.site.change_policy(only_tiny)
+    control, prepare = Control(rig.app), {"do": "prepare", "path": str(rig.site.policy)}
+    with monkeypatch.context() as patch:
+        patch.setattr(App, "compile", breaks)
+        await control.obey(prepare)
+    await control.obey(prepare)
+    rejected, prepared = said(capsys)
+    assert (rejected["event"], rejected["problem"]) == ("rejected", "RuntimeError; see the log of the worker")
+    assert prepared["event"] == "prepared"
+    assert "stays inside" not in rig.stderr.getvalue()
+    assert '"error":"RuntimeError"' in rig.stderr.getvalue()
