@@ -1,0 +1,107 @@
+"""A full object store, a new version, a node that is drained: under load, without an error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.gateways import asking, deploy, ray_gateway, ray_site, recorded_once, stockade
+from tests.cluster.ray_nodes import ray_cluster, replicas_of
+from tests.e2e.caller import images, infer_body
+from tests.e2e.running import until
+from tests.serving.tiny import tiny_sealed, write
+
+KIOSK = "stockade-kiosk-1"
+PATIENCE_S = 120.0
+FILL_OBJECT_STORE = """
+import sys, time
+import numpy as np
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+kept = [ray.put(np.zeros(8_000_000, np.uint8)) for _ in range(20)]
+store = ray.cluster_resources()["object_store_memory"]
+assert 20 * 8_000_000 > store, store
+print("full", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with ray_cluster(cpus=3) as running:
+        yield running
+
+
+def test_a_full_object_store_is_not_in_the_way(made_site, tmp_path, cluster):
+    """Twenty objects that are all kept do not fit; batches of 200 KB go to the replicas all the same."""
+    site = ray_site(made_site, tmp_path / "site", cluster)
+    deploy(site)
+    with ray_gateway(site) as running:
+        command = [sys.executable, "-c", FILL_OBJECT_STORE, cluster.address]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as filler:
+            until(lambda: "full" in filler.stdout.readline(), "not filled", PATIENCE_S)
+            with asking(running, bodies=[infer_body(images()[:64])]) as load:
+                load.more(50)
+            filler.stdin.close()
+        assert load.reasons.keys() == {"OK"}, load.reasons
+        recorded_once(site, load)
+
+
+def test_a_new_version_is_taken_into_use_under_load(made_site, tmp_path, cluster):
+    """Deployed beside the old one, then made the default by a policy; the old one goes when nobody asks for it."""
+    site = ray_site(made_site, tmp_path / "site", cluster, namespace="roll", start_timeout="1s")
+    write(tiny_sealed("2"), site.directory / "bundles/tiny/2")
+    (site.directory / "bundles/tiny/2").rename(tmp_path / "later")
+    deploy(site)
+    (tmp_path / "later").rename(site.directory / "bundles/tiny/2")
+    with ray_gateway(site) as running:
+        with asking(running, bodies=[infer_body(model="tiny")]) as load:
+            load.more(50)
+            deploy(site)
+            load.more(50)
+            site.change_policy(lambda policy: policy["models"].update(tiny={"serve": "2"}))
+            reloaded = stockade("policy", "reload", str(site.config))
+            assert reloaded.returncode == 0, reloaded.stderr
+            load.more(50)
+        assert load.reasons.keys() == {"OK"}, load.reasons
+        assert [load.replies[at].message.model_version for at in (0, -1)] == ["1", "2"]
+        recorded_once(site, load)
+
+
+def test_a_drained_node_gives_its_replicas_away_first(made_site, tmp_path, cluster):
+    other = cluster.add_node(cpus=2)
+    site = ray_site(
+        made_site, tmp_path / "site", cluster, namespace="drain", replicas={"min": 4, "max": 4, "cpus": 0.4}
+    )
+    deploy(site)
+    with ray_gateway(site) as running, asking(running) as load:
+        until(lambda: replicas_of(other, "drain-kiosk-1"), "none on the second node", PATIENCE_S)
+        load.more(50)
+        ray = Path(sys.executable).with_name("ray")
+        drained = subprocess.run(
+            [
+                str(ray), "drain-node", f"--address={cluster.address}", f"--node-id={node_id(other)}",
+                "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test", "--deadline-remaining-seconds=60",
+            ],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert drained.returncode == 0, drained.stderr
+        until(lambda: not replicas_of(other, "drain-kiosk-1"), "still some on the drained node", PATIENCE_S)
+        load.more(50)
+        other.stop(hard=True)
+        load.more(50)
+    assert load.reasons.keys() == {"OK"}, load.reasons
+    recorded_once(site, load)
+
+
+def node_id(node):
+    """The id of a node, as its raylet was told it."""
+    for pid in node.tree.living():
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        for argument in arguments:
+            if argument.startswith((b"--node_id=", b"--node-id=")):
+                return argument.partition(b"=")[2].decode()
+    raise AssertionError("no raylet")
