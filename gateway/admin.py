@@ -12,6 +12,7 @@ import asyncio
 import json
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from gateway import errors
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from gateway.service import Call
 
 ENTRIES_MAX = 1024
+LISTED_BYTES_MAX = 3 * 1024 * 1024  # of a reply: clients take 4 MiB unless they say otherwise
 DRAIN_S = 5.0
 PROBLEM_CHARACTERS_MAX = 500
 OWED_MAX = 64
@@ -195,7 +197,7 @@ class Control:
         def read() -> list[bytes]:
             reader = self.reader()
             count = min(request.count_max or ENTRIES_MAX, ENTRIES_MAX, max(0, reader.checkpoint.size - request.start))
-            return reader.entries(request.start, count) if count else []
+            return fitting(reader.entries(request.start, count), LISTED_BYTES_MAX) if count else []
 
         return audit_pb2.ListEntriesResponse(start=request.start, entries=await asyncio.to_thread(read))
 
@@ -222,6 +224,12 @@ class Control:
     def vkey(self) -> VerifierKey:
         """Return the log's public key."""
         return parse_vkey(self.host.config.audit.vkey.read_text().strip())
+
+
+def fitting(entries: list[bytes], bytes_max: int) -> list[bytes]:
+    """Return as many of the first entries as fit, one at least; whoever asked goes on behind them."""
+    sizes = accumulate(map(len, entries))
+    return entries[: max(1, sum(size <= bytes_max for size in sizes))]
 
 
 def told(
