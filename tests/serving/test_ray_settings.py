@@ -1,0 +1,53 @@
+"""The Serve applications that follow from a configuration."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from serving.ray_settings import Deployable, RaySettings, applications, serve_config, target_of
+
+SETTINGS = RaySettings(address="127.0.0.1:6379")
+BUNDLES = [Deployable("kiosk", "1", "aa", "/b/kiosk/1"), Deployable("tiny", "2", "bb", "/b/tiny/2")]
+KEYS = [Path("/k.pub")]
+
+
+def test_each_model_has_an_application_of_its_own():
+    found = applications(SETTINGS, BUNDLES, KEYS)
+    assert [each.name for each in found] == ["stockade-kiosk-1", "stockade-tiny-2"]
+    assert [target_of(SETTINGS, each.name, each.version) for each in BUNDLES] == [(each.name, "") for each in found]
+    assert found[0].args["bundles"] == {"kiosk/1": {"directory": "/b/kiosk/1", "digest": "aa"}}
+    assert found[0].args["trusted_keys"] == ["/k.pub"]
+    assert found[0].options["num_replicas"] == 1
+
+
+def test_shared_replicas_are_one_application():
+    shared = msgspec.structs.replace(SETTINGS, models_per_replica=4)
+    (found,) = applications(shared, BUNDLES, KEYS)
+    assert found.name == "stockade-shared"
+    assert found.args["models_max"] == 4
+    assert list(found.args["bundles"]) == ["kiosk/1", "tiny/2"]
+    assert target_of(shared, "tiny", "2") == ("stockade-shared", "tiny/2")
+
+
+@pytest.mark.parametrize(("most", "scales"), [(2, False), (3, True)])
+def test_replicas_scale_between_two_bounds_by_what_waits(most, scales):
+    found = applications(msgspec.structs.replace(SETTINGS, replicas_min=2, replicas_max=most), BUNDLES, KEYS)
+    options = found[0].options
+    if scales:
+        assert options["autoscaling_config"]["min_replicas"] == 2
+        assert options["autoscaling_config"]["max_replicas"] == 3
+        assert options["autoscaling_config"]["target_ongoing_requests"] == 2
+        assert "num_replicas" not in options
+    else:
+        assert options["num_replicas"] == 2
+        assert "autoscaling_config" not in options
+
+
+def test_the_serve_config_opens_no_other_way_in():
+    config = serve_config(applications(SETTINGS, BUNDLES, KEYS))
+    assert config["proxy_location"] == "Disabled"
+    for application in config["applications"]:
+        assert application["route_prefix"] is None
+        assert application["import_path"] == "serving.ray_replica:build"
+        assert [each["name"] for each in application["deployments"]] == ["model"]
