@@ -49,7 +49,7 @@ def story(made_site, tmp_path_factory):
             document["models"]["tiny"] = {"serve": "2", "harden": {"top_k": 1, "decimals": 1}}
 
         def config(document):
-            oip = {"addresses": [server.address], "call_timeout": "500ms", "rows_max": 4}
+            oip = {"addresses": [server.address], "call_timeout": "1500ms", "rows_max": 4}
             document["engine"] |= {"kind": "oip", "oip": oip, "threads": 2}
 
         site.change_policy(policy)
