@@ -30,7 +30,8 @@ arrays = st.dictionaries(
     st.text("abcdefgh", min_size=1, max_size=8),
     st.builds(
         lambda dtype, shape, seed: (np.random.default_rng(seed).random(shape) * 100).astype(dtype),
-        st.sampled_from([*DATATYPES.values()]),
+        # Replicas run models in-process, which takes no BYTES.
+        st.sampled_from([*(set(DATATYPES.values()) - {np.object_})]),
         st.lists(st.integers(0, 4), min_size=1, max_size=3),
         st.integers(0, 9),
     ),
