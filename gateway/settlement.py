@@ -141,6 +141,7 @@ def give_back(items: Sequence[Item], refusal: errors.Refusal, gw: Gateway) -> No
 
 def _give_back(items: Sequence[Item], refusal: errors.Refusal, gw: Gateway) -> None:
     for item in items:
+        item.record.payload_json = None  # what it names was not appended
         if item.record.finished:  # the caller hung up while it waited: its call is over and writes nothing any more
             refuse(item.record, errors.Cancelled())
             append_unwaited(item.record, gw)

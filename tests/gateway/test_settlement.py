@@ -7,6 +7,7 @@ import asyncio
 import grpc
 import pytest
 
+from ops.audit.keys import KeyStore
 from tests.e2e.caller import infer_body
 from tests.gateway.rig import ended, image, open_rig, tiny_body, until
 
@@ -218,3 +219,37 @@ async def test_a_payload_that_cannot_be_kept_costs_its_own_answer_and_no_other(m
         assert rig.stderr.getvalue().count('"event":"payload-not-kept"') == 2
         rig.app.keys._db.execute("PRAGMA query_only=OFF")
         assert (await rig.ask(tiny_body(image(0.3)))).reason == "OK"
+
+
+async def test_a_batch_that_meets_a_fault_is_recorded_without_the_payloads_that_were_sealed_already(
+    made_site, tmp_path, monkeypatch
+):
+    """A record that names a payload which is not there would be refused by the recorder, and be none."""
+    good, bad = tiny_body(image(0.2)), tiny_body(image(0.3))
+    seal = KeyStore.seal
+
+    def fails(keys, *facts):
+        if facts[-1] == bad:
+            raise RuntimeError("a bug")
+        return seal(keys, *facts)
+
+    def keep_all(policy):
+        policy["models"]["tiny"]["capture"] = "all"
+
+    async with open_rig(made_site, tmp_path, policy=keep_all) as rig:
+        rig.engine.go.clear()
+        first = rig.infer(tiny_body(image(0.1)), caller="archivist")
+        await until(lambda: rig.engine.entered.acquire(blocking=False))
+        waiting = [rig.infer(body, caller="archivist") for body in (good, bad)]
+        await until(lambda: rig.gw.served["tiny", "1"].batcher.queued_rows == 2)
+        monkeypatch.setattr(KeyStore, "seal", fails)
+        rig.engine.go.set()
+        replies = [await ended(one) for one in (first, *waiting)]
+        assert [reply.reason for reply in replies] == ["OK", "MODEL_ERROR", "MODEL_ERROR"]
+        records = {entry["id"]: entry for entry in rig.sink.records()}
+        assert len(rig.sink.entries) == 3
+        assert [(records[reply.request_id]["reason"], "payload" in records[reply.request_id]) for reply in replies] == [
+            ("OK", True),
+            ("MODEL_ERROR", False),
+            ("MODEL_ERROR", False),
+        ]
