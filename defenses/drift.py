@@ -97,11 +97,13 @@ class PopulationWindow:
     def add(self, scores: NDArray[np.float64], *, reference: NDArray[np.bool_]) -> None:
         """Take in the scores of a batch, float64 (rows,); `reference` says which of them may become the reference."""
         if self._first_rows < self._rows_max:
-            good = scores[reference][: self._rows_max - self._first_rows].copy()
-            self._first.append(good)
-            self._first_rows += good.size
-        else:
-            self._ring.add(scores)
+            places = np.flatnonzero(reference)[: self._rows_max - self._first_rows]
+            self._first.append(scores[places].astype(np.float64))
+            self._first_rows += places.size
+            if self._first_rows < self._rows_max:
+                return
+            scores = scores[places[-1] + 1 :]
+        self._ring.add(scores)
 
     def value(self) -> float | None:
         """Return the index, None before the reference is full and ROWS_MIN rows came after it."""

@@ -26,7 +26,7 @@ from gateway.judgement import judge
 from ops.metrics import Compared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from gateway.judgement import Judgement
     from gateway.state import Mirror, ModelRules, Served
@@ -70,14 +70,14 @@ def differ(one: Array, other: Array) -> Difference:
 class Comparer:
     """The thread and what waits for it. `done` and `judged` are called in the thread, `dropped` where a batch was run.
 
-    `done(model, version, compared)`; `judged(rules, judgement, scores)`: what the other version's screens say.
+    `done(model, version, compared)`; `judged(rules, judgements, scores)`: what the other version's screens say.
     """
 
     def __init__(
         self,
         *,
         done: Callable[[str, str, Compared], None],
-        judged: Callable[[ModelRules, Judgement, Array], None],
+        judged: Callable[[ModelRules, Sequence[Judgement], Array], None],
         dropped: Callable[[str, str, int], None],
         clock_ns: Callable[[], int],
     ) -> None:
@@ -190,5 +190,5 @@ class Comparer:
             difference = differ(answered, prediction)
         except Exception:  # noqa: BLE001  whatever an engine raises or answers, the answer that was given stands
             return nothing, 1
-        self._judged(rules, judgement, prediction.max(axis=1))
+        self._judged(rules, [judgement], prediction.max(axis=1))
         return difference, 0

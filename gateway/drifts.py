@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from defenses.drift import PopulationWindow, UniformityWindow
 from defenses.policy import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
+    from collections.abc import Iterator, Sequence
 
     from gateway.judgement import Judgement
     from gateway.state import ModelRules
@@ -23,6 +23,11 @@ P_VALUES = "p-values-"
 SCORES = "scores"
 
 
+def joined(arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Return arrays one behind the other."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
 class Drifts:
     """One window a version and detector. Fed by batch threads and by the comparer, read once a second."""
 
@@ -31,15 +36,17 @@ class Drifts:
         self._p_values: dict[tuple[str, str, str], UniformityWindow] = {}
         self._scores: dict[tuple[str, str], PopulationWindow] = {}
 
-    def observe(self, rules: ModelRules, judgement: Judgement, scores: np.ndarray[Any, Any]) -> None:
-        """A version has judged rows. `scores` holds the probability of the top class of each; empty: it has none."""
+    def observe(self, rules: ModelRules, judgements: Sequence[Judgement], scores: np.ndarray[Any, Any]) -> None:
+        """A version has judged batches. `scores` holds the top class's probability of each row; empty: it has none."""
         key = rules.served.bundle.name, rules.served.bundle.version
         with self._lock:
-            for name, _, p_values in judgement.rows:
+            for position, (name, _, _) in enumerate(judgements[0].rows):
+                p_values = joined([judgement.rows[position][2] for judgement in judgements])
                 self._p_values.setdefault((*key, name), UniformityWindow()).add(p_values)
             if scores.size:
+                allowed = joined([judgement.row_actions for judgement in judgements]) == Action.ALLOW
                 window = self._scores.setdefault(key, PopulationWindow())
-                window.add(scores, reference=judgement.row_actions == Action.ALLOW)  # what was flagged is no example
+                window.add(scores, reference=allowed)  # what was flagged is no example
 
     def values(self) -> Iterator[tuple[str, str, str, float]]:
         """Yield (model, version, detector, value) of each window that has seen enough."""

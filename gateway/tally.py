@@ -125,9 +125,9 @@ class Tally:
         for rules, alike in by_rules.items():
             model = rules.served.bundle.name
             self._metrics.batches_done(model, batches_of(rules, alike))
-            self._metrics.answered(model, np.concatenate([batch.scores for batch in alike]).tolist())
-            for batch in alike:
-                self.drifts.observe(rules, batch.judgement, batch.scores)
+            scores = np.concatenate([batch.scores for batch in alike])
+            self._metrics.answered(model, scores.tolist())
+            self.drifts.observe(rules, [batch.judgement for batch in alike], scores)
             for position, (name, _, _) in enumerate(alike[0].judgement.rows):
                 judged = [batch.judgement.rows[position] for batch in alike]
                 verdicts = Counter(np.concatenate([each for _, each, _ in judged]).tolist())

@@ -75,6 +75,16 @@ def test_the_population_index_of_two_known_histograms():
     assert population_shift(reference, current) == pytest.approx(expected)
 
 
+def test_the_reference_ends_in_the_middle_of_a_batch():
+    window = PopulationWindow(300)
+    rows = np.concatenate([np.full(300, 0.5), np.full(ROWS_MIN, 0.9)])
+    window.add(rows[:250], reference=np.ones(250, bool))
+    window.add(rows[250:-1], reference=np.ones(len(rows) - 251, bool))
+    assert window.value() is None
+    window.add(rows[-1:], reference=np.ones(1, bool))
+    assert (window.value() or 0) > 1
+
+
 def test_scores_that_are_all_the_same_have_a_place_of_their_own():
     assert population_shift(np.full(500, 0.5), np.full(500, 0.5)) == 0
     assert population_shift(np.full(500, 0.5), np.full(500, 0.9)) > 1

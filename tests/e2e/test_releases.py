@@ -12,15 +12,18 @@ from tests.e2e.running import serving, until, verified
 from tests.e2e.site import copy_site
 from tests.e2e.versions import WAYS, write_versions
 
-PEOPLE = [f"person-{number}" for number in range(12)]
+PEOPLE = [f"person-{number}" for number in range(8)]
 LIMITS = {"error_rate_max": 0.05, "p99_ratio_max": 2.0, "disagreement_max": 0.2}
-CANARY = {"version": "2", "steps": [0.5, 1], "step_every": "1s", "min_requests": 30, "compare_rate": 1.0}
+CANARY = {"version": "2", "steps": [0.5, 1], "step_every": "1s", "min_requests": 20, "compare_rate": 1.0}
 
 
 def only(way: str) -> dict[str, float]:
     """The one limit that shall end this canary; the good one is held to all of them."""
     named = {"broken": "error_rate_max", "slow": "p99_ratio_max", "odd": "disagreement_max"}
-    return {named[way]: LIMITS[named[way]]} if way in named else LIMITS | {"p99_ratio_max": 20.0}
+    return {named[way]: LIMITS[named[way]]} if way in named else LIMITS | {"p99_ratio_max": 1000.0}
+
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -35,12 +38,15 @@ def site(made_site, tmp_path):
         for way in WAYS:
             release = {"canary": CANARY | {"abort_on": only(way)}}
             if way == "slow":  # nothing but its answers takes time
-                release["canary"] |= {"min_requests": 12, "compare_rate": 0.01}
+                release["canary"] |= {"min_requests": 10, "compare_rate": 0.01}
             policy["models"][way] = {"serve": "1", "release": release}
 
     for way in WAYS:
         write_versions(copied.directory / "bundles", way, way)
     copied.change_policy(change)
+    # A full batch is timed at the start, and a slow model's takes its time.
+    copied.change_config(lambda config: config["engine"].update(batch_rows_max=4))
+    copied.change_config(lambda config: config.update(workers=2))
     return copied
 
 
@@ -53,18 +59,17 @@ def happened(running) -> dict[str, list[str]]:
     return found
 
 
-def over(running) -> bool:
-    return all({"promoted", "rolled-back"} & set(actions) for actions in happened(running).values())
-
-
-def ask_until(running, done, callers) -> None:
-    """Let everybody ask every model, over and over, until `done` says so."""
+def ask_until_all_is_over(running, callers) -> None:
+    """Let everybody ask every model, over and over, whose canary is on its way."""
     rng = np.random.default_rng(0)
     for _ in range(2_000):
-        for way, caller in itertools.product(WAYS, callers):
-            caller.infer(infer_body(rng.random((1, 1, 1), np.float32) * np.ones((1, 28, 28), np.float32), model=way))
-        if done():
+        actions = happened(running)
+        going = [way for way in WAYS if not {"promoted", "rolled-back"} & set(actions[way])]
+        if not going:
             return
+        for way, caller in itertools.product(going, callers):
+            grey = rng.random((1, 1, 1), np.float32) * np.ones((1, 28, 28), np.float32)
+            caller.infer(infer_body(grey, model=way))
     raise AssertionError(happened(running))
 
 
@@ -76,7 +81,7 @@ def versions_of(callers, way) -> set[str]:
 def test_a_canary_is_promoted_or_taken_back_and_stays_so(site):
     with serving(site) as running, everybody(site, running) as callers:
         assert versions_of(callers, "good") == {"1", "2"}
-        ask_until(running, lambda: over(running), callers)
+        ask_until_all_is_over(running, callers)
         assert happened(running) == {
             "good": ["started", "advanced", "promoted"],
             "broken": ["started", "rolled-back"],

@@ -55,7 +55,7 @@ class Bench:
         self.heard = threading.Semaphore(0)
         self.comparer = Comparer(
             done=self._done,
-            judged=lambda rules, judgement, scores: self.judged.append((rules.served.bundle.version, scores.tolist())),
+            judged=lambda rules, judgements, scores: self.judged.append((rules.served.bundle.version, scores.tolist())),
             dropped=lambda model, version, requests: self.dropped.append((model, version, requests)),
             clock_ns=lambda: 0,
         )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 
 import pytest
+from rich.console import Console
 
 from gateway.compile_release import Standing, fingerprint, splits_of, weights_of
 from gateway.document import PolicyRejected
 from gateway.policy import ModelPolicy
 from gateway.release_file import RELEASES, read_reached
-from gateway.release_view import shown
+from gateway.release_view import as_json, render, shown, title_of
 from gateway.releases import BLAMED, Releases, blamed, evidence_of, since
 from ops.metrics import TIMES, VersionCounts
 
@@ -206,6 +208,30 @@ def test_every_reason_that_is_blamed_on_a_version_exists():
     from gateway.app import REASONS
 
     assert BLAMED <= REASONS
+
+
+def test_versions_are_shown_beside_each_other(releases):
+    policy = Policy(kiosk={"canary": CANARY}, tiny={"shadow": {"version": "2"}}, letters={"weights": {"1": 1.0}})
+    releases.follow(policy, {}, 0)
+    counts = seen(v1=counted(80), v2=counted(10, failed=2, beside=5, rows=50, disagreements=5))
+    page = io.StringIO()
+    render(list(shown(releases, counts)), Console(file=page, width=200))
+    lines = page.getvalue().splitlines()
+    assert [line.rstrip() for line in lines if "," in line and line[0].isalpha()] == [
+        "kiosk, canary, version 2, step 1 of 2",
+        "tiny, shadow, version 2",
+        "letters, weights",
+    ]
+    cells = [cell.strip() for line in lines if "10.0%" in line for cell in line.split("│")]
+    assert [cell for cell in cells if cell][:4] == ["2", "10.0%", "10", "2"]
+    assert "10.00%" in cells
+    releases.look(seen(v2=counted(failed=50)), 1)
+    (message, *_) = shown(releases, counts)
+    assert title_of(message) == "kiosk, canary, version 2, rolled-back: error rate 1.000 (50 of 50) is above 0.01"
+    assert as_json(message)["versions"][1]["disagreements"] == "5"
+    page = io.StringIO()
+    render([], Console(file=page))
+    assert page.getvalue() == "no model of this gateway has a release\n"
 
 
 def test_the_admin_port_tells_of_each_version(releases):
