@@ -52,6 +52,9 @@ __all__ = ["Share", "run"]
 
 BATCHES = (1, 8, 64)
 LEDGER_SECONDS_MAX = 300
+LOG_RECORDS = 2000
+LOG_SECONDS_MAX = 60.0
+BUNDLE_RECORDS = 256
 WORKERS = (1, 2)
 TRICKLE_RPS = 20.0
 
@@ -134,7 +137,7 @@ def _parts(options: argparse.Namespace, effort: Effort, directory: Path) -> Iter
             processes[str(workers)] = {name: share._asdict() for name, share in by_shape.items()}
             if workers > 1:
                 continue
-            yield "log", _log_share(server, load, effort.seconds, home)
+            yield "log", _log_share(server, load, home)
             yield (
                 "seconds",
                 {
@@ -213,20 +216,13 @@ def _page(home: Path) -> str:
     return read_metrics(int(config["listen"]["metrics"].rpartition(":")[2]))
 
 
-def _log_share(server: Running, load: Load, seconds: float, home: Path) -> dict[str, float]:
-    """Bytes of the log a request, by what they are; the log of whole tiles only, as it is in the long run."""
-    before = log_bytes(home / "log") | {"written_bytes": _written_bytes(server)}
-    report = run_checked(server, h2load.closed(load, SHAPES[-1], seconds, home.parent / "log.log"), seconds)
+def _log_share(server: Running, load: Load, home: Path) -> dict[str, float]:
+    """Bytes of the log a record, by what they are, and files: of whole tiles, as it is in the long run."""
+    run_checked(server, h2load.fixed_count(load, SHAPES[-1], LOG_RECORDS, home.parent / "log.log"), LOG_SECONDS_MAX)
     settle(server)
-    after = log_bytes(home / "log") | {"written_bytes": _written_bytes(server)}
-    return {"requests": report.done} | {kind: (after[kind] - before[kind]) / report.done for kind in before}
-
-
-def _written_bytes(server: Running) -> int:
-    """What the recorder has sent to the disk so far: segments, tiles, and copies of tiles that were not full."""
-    (pid,) = (each for each in server.tree.living() if role_of(server.tree.command(each)) == "recorder")
-    counters = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
-    return int(counters["write_bytes"])
+    found = log_bytes(home / "log")
+    records = found["bundles"] * BUNDLE_RECORDS
+    return {"records": records} | {kind: count / records for kind, count in found.items() if kind != "bundles"}
 
 
 def _at_rest(server: Running, seconds: float) -> dict[str, float]:
