@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import ssl
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.admission.memory import MemoryLimiter
-    from gateway.config import Config
+    from gateway.config import Config, SharedLimits
     from gateway.policy import Policy
     from ops.logging import Log
 
@@ -52,6 +53,7 @@ async def open_shared(config: Config, pepper: bytes, memory: MemoryLimiter, log:
         raise ConfigRejected([f"shared_limits: {MISSING_EXTRA}"])
     from gateway.admission.redis import RedisLedger, connections, script_text
 
+    require_files(shared)
     try:
         password = password_in(shared.password_file) if shared.password_file is not None else None
     except (OSError, ValueError) as problem:
@@ -75,6 +77,16 @@ async def open_shared(config: Config, pepper: bytes, memory: MemoryLimiter, log:
     limiter = SharedLimiter(ledger, memory, clock_ns=time.monotonic_ns, jitter=jitter, log=log)
     await limiter.start()
     return limiter
+
+
+def require_files(shared: SharedLimits) -> None:
+    """Raise ConfigRejected when TLS could never work with these files: no Redis would be to blame."""
+    try:
+        context = ssl.create_default_context(cafile=text_of(shared.ca))
+        if shared.certificate is not None:
+            context.load_cert_chain(shared.certificate, shared.key)
+    except OSError as problem:  # ssl's own errors are OSErrors too
+        raise ConfigRejected([f"shared_limits: the certificates cannot be used ({problem})"]) from None
 
 
 def text_of(path: Path | None) -> str | None:
