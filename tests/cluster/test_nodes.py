@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.gateways import asking, deploy, ray_gateway, ray_site, recorded_once, stockade
+from tests.cluster.gateways import asking, deploy, ray_gateway, ray_site, recorded_once
 from tests.cluster.ray_nodes import ray_cluster, replicas_of
 from tests.e2e.caller import images, infer_body
 from tests.e2e.running import until
@@ -63,8 +64,8 @@ def test_a_new_version_is_taken_into_use_under_load(made_site, tmp_path, cluster
             deploy(site)
             load.more(50)
             site.change_policy(lambda policy: policy["models"].update(tiny={"serve": "2"}))
-            reloaded = stockade("policy", "reload", str(site.config))
-            assert reloaded.returncode == 0, reloaded.stderr
+            running.process.send_signal(signal.SIGHUP)
+            until(lambda: load.replies[-1].message.model_version == "2", "the new version never answers", PATIENCE_S)
             load.more(50)
         assert load.reasons.keys() == {"OK"}, load.reasons
         assert [load.replies[at].message.model_version for at in (0, -1)] == ["1", "2"]
