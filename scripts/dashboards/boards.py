@@ -29,6 +29,13 @@ OUTCOMES = (
     color_of("failed", RED),
     color_of("outcome-unknown", PURPLE),
 )
+REASONS = (
+    color_of("INPUT_REJECTED", RED),
+    color_of("RATE_LIMITED", ORANGE),
+    color_of("CREDENTIAL_INVALID", PURPLE),
+    color_of("TENSOR_INVALID", BLUE),
+    color_of("CREDENTIAL_MISSING", GREY),
+)
 VERDICTS = (color_of("pass", GREEN), color_of("flag", YELLOW), color_of("refuse", RED))
 BURN = ("StockadeAvailabilityBurnFast", "StockadeAvailabilityBurnSlow")
 SLOW = ("StockadeLatencyBurnFast", "StockadeLatencyBurnSlow")
@@ -87,7 +94,7 @@ def service() -> dict[str, Any]:
                 "min(stockade_cert_expiry_timestamp_seconds{@}) - time()",
                 "s",
                 thresholds=steps((None, RED), (3 * 86_400, ORANGE), (30 * 86_400, GREEN)),
-                decimals=0,
+                decimals=1,
                 runbooks=("StockadeCertificateExpires", "StockadeCertificateExpiresSoon"),
             ),
         ),
@@ -111,6 +118,7 @@ def service() -> dict[str, Any]:
                 "The reasons are those that callers see in brackets.",
                 [(f'sum by (reason) (rate(stockade_requests_total{{@, reason!="OK"}}{RATE}))', "{{reason}}")],
                 "reqps",
+                overrides=REASONS,
             ),
         ),
     )
@@ -413,7 +421,8 @@ def models() -> dict[str, Any]:
                 "Cost, per 1,000",
                 "Units charged for 1,000 predictions (`cost_per_row` of the policy).",
                 f"max(stockade:cost_units:per_1000_rows_5m{{{of}}})",
-                "short",
+                "none",
+                decimals=0,
             ),
         ),
         (
@@ -558,7 +567,7 @@ def models() -> dict[str, Any]:
             lines(
                 "Replicas",
                 "Engines by state.",
-                [(f"sum by (model, state) (stockade_replicas{{{of}}})", "{{model}} {{state}}")],
+                [(f"sum by (state) (stockade_replicas{{{of}}})", "{{state}}")],
                 "short",
                 overrides=states,
                 runbooks=("StockadeReplicasMissing", "StockadeModelUnserved"),
@@ -581,7 +590,15 @@ def audit() -> dict[str, Any]:
     public = "max by (instance) (stockade_audit_checkpoint_size{@})"
     now = (
         (4, stat("Entries", "In the logs of all hosts.", "sum(stockade_audit_tree_size{@})", "short")),
-        (4, stat("Records", "Made durable, a second.", f"sum(rate(stockade_audit_records_total{{@}}{RATE}))", "cps")),
+        (
+            4,
+            stat(
+                "Records",
+                "Made durable, a second.",
+                f"sum(rate(stockade_audit_records_total{{@}}{RATE}))",
+                "suffix: rec/s",
+            ),
+        ),
         (
             4,
             stat(
@@ -636,7 +653,7 @@ def audit() -> dict[str, Any]:
                 "Records made durable, by kind",
                 "One for every call, sums of what strangers were refused, and the log's own.",
                 [(f"sum by (kind) (rate(stockade_audit_records_total{{@}}{RATE})) > 0", "{{kind}}")],
-                "cps",
+                "suffix: rec/s",
                 stacked=True,
                 overrides=(*OUTCOMES, color_of("heartbeat", BLUE)),
             ),

@@ -126,6 +126,7 @@ def bars(
             "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
             "showUnfilled": True,
             "sizing": "auto",
+            "text": {"titleSize": 13, "valueSize": 18},
             "valueMode": "color",
         },
     }
@@ -149,7 +150,7 @@ def lines(
         "drawStyle": "line",
         "lineInterpolation": "linear",
         "lineWidth": 1 if stacked else 2,
-        "fillOpacity": 40 if stacked else 8,
+        "fillOpacity": 40 if stacked else 0,
         "showPoints": "never",
         "spanNulls": False,
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},

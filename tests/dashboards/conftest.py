@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.dashboards.stage import Stage, Traffic, staged
+from tests.dashboards.stage import Stage, staged
 
 TRAFFIC_S = 30.0
 
@@ -23,5 +23,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """A gateway after half a minute of traffic, and the Prometheus that has watched it."""
     with staged(tmp_path_factory.mktemp("stage")) as stage:
-        assert Traffic(stage, TRAFFIC_S).run() > 100
+        assert stage.play(TRAFFIC_S) > 100
         yield stage

@@ -35,14 +35,25 @@ RULES = ROOT / "ops/prometheus/rules"
 JOB = "stockade"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stage:
-    """Where the numbers are. `scrape_s` is also the step of the rules: for their own nobody wants to wait."""
+    """Where the numbers are, and when: what is asked is asked of the moment at which the traffic ended.
+
+    `scrape_s` is also the step of the rules: for their own nobody wants to wait.
+    """
 
     running: Running
     prometheus: str
     scrape_s: int
     began_s: float = field(default_factory=time.time)
+    ended_s: float = math.nan
+
+    def play(self, seconds: float) -> int:
+        """Let traffic come, and Prometheus see the last of it. Returns how many calls ended."""
+        calls = Traffic(self, seconds).run()
+        self.ended_s = time.time()
+        until(lambda: self.values("timestamp(up)", at_s=time.time())[0] > self.ended_s, "Prometheus has stopped")
+        return calls
 
     @property
     def rate_interval(self) -> str:
@@ -51,7 +62,7 @@ class Stage:
 
     def filled(self, expr: str) -> str:
         """A panel's query with its variables replaced."""
-        told = {"$__rate_interval": self.rate_interval, "$__range": f"{max(60, round(time.time() - self.began_s))}s"}
+        told = {"$__rate_interval": self.rate_interval, "$__range": f"{round(self.ended_s - self.began_s)}s"}
         for name, value in (told | {"$job": JOB, "$model": ".+"}).items():
             expr = expr.replace(name, value)
         return expr
@@ -62,9 +73,10 @@ class Stage:
         with urllib.request.urlopen(url, timeout=20) as answer:
             return json.load(answer)["data"]
 
-    def values(self, expr: str) -> list[float]:
-        """The finite numbers that a query gives now."""
-        found = [float(one["value"][1]) for one in self.ask("query", query=expr)["result"]]
+    def values(self, expr: str, *, at_s: float | None = None) -> list[float]:
+        """The finite numbers that a query gave at the end of the traffic, or at another time."""
+        time_s = self.ended_s if at_s is None else at_s
+        found = [float(one["value"][1]) for one in self.ask("query", query=expr, time=time_s)["result"]]
         return [value for value in found if math.isfinite(value)]
 
 
@@ -84,6 +96,7 @@ def callers(policy: dict[str, Any]) -> None:
     for name in ("archivist", "hasty", "single"):
         policy["principals"][name]["limits"] = "unlimited"
     policy["principals"]["single"]["tenant"] = "laboratory"
+    policy["principals"]["costly"]["tenant"] = "forgetful"
     policy["principals"]["rated"] |= {"tenant": "laboratory", "limits": "tight"}
 
 
@@ -160,12 +173,14 @@ class Traffic:
 
             wrong = (("x-api-key", "kiosk-7.wrong"),)
             kiosk, plenty, lab, rated = map(caller, ("kiosk-7", "plenty", "single", "rated"))
-            rival, hasty = caller("rival"), caller("hasty")
+            rival, hasty, batch, costly = map(caller, ("rival", "hasty", "batch-1", "costly"))
             plan: list[tuple[Callable[[float], float], Callable[[], Any]]] = [
                 (shops, lambda: kiosk.infer(infer_body(rows(2)))),
                 (lambda t: 0.5 * shops(t), lambda: plenty.infer(infer_body(rows(8)))),
                 (lambda t: 3 + 4 * t, lambda: lab.infer(infer_body(rows(48)))),
                 (lambda _: 6, lambda: rated.infer(infer_body(rows(4)))),
+                (lambda t: 4 + 4 * t, lambda: batch.infer(infer_body(rows(4)))),
+                (lambda _: 0.5, lambda: costly.infer(infer_body(rows(2)))),
                 (lambda _: 4, lambda: rival.infer(tiny_body(image(random.random(), 2)))),
                 (lambda _: 0.8, lambda: plenty.infer(infer_body(np.zeros((1, 28, 27))))),
                 (lambda _: 0.4, lambda: plenty.infer(infer_body(model="secret"))),
