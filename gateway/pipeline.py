@@ -65,7 +65,10 @@ def admit(record: Record, presented: Presented, active: Active, gw: Gateway) -> 
 
 
 async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> Answer:
-    """Decode, route, charge and queue one inference; returns when its record is durable."""
+    """Decode, route, charge and queue one inference; returns when its record is durable.
+
+    Where gateways share limits, it waits once for them, with all that the inference costs.
+    """
     began_ns = record.body_ns = gw.clock_ns()
     principal = record.caller()
     budget = active.budgets[principal.name]

@@ -84,6 +84,11 @@ def test_type_checkers_are_told_that_the_packages_are_typed(unpacked, package):
     assert (unpacked / package / "py.typed").is_file()
 
 
+def test_the_wheel_holds_the_script_of_shared_limits(unpacked):
+    name = "gateway/admission/shared.lua"
+    assert (unpacked / name).read_bytes() == (ROOT / name).read_bytes()
+
+
 @pytest.mark.parametrize("name", ["stockade.yaml", "policy.yaml"])
 def test_the_wheel_holds_the_templates_of_both_files(unpacked, name):
     assert (unpacked / "gateway" / "templates" / name).read_bytes() == (
