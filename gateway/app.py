@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from gateway.service import Stream, Unary
     from gateway.state import Active
     from ops.logging import Log
+    from ops.metrics.shared_limits import SharedLimitsMetrics
     from serving.bundle import Bundle
     from serving.engine import Engine
 
@@ -293,26 +294,34 @@ def auth_fragments(keys: KeyStore) -> Callable[[Principal], str]:
 
 async def tick(app: App) -> None:
     """Once a second: write the sum of anonymous refusals, refresh the gauges."""
-    gw = app.gw
     ring_full = 0
-    shared_limits = app.metrics.shared_limits(FAILURES) if gw.shared is not None else None
+    shared_limits = app.metrics.shared_limits(FAILURES) if app.gw.shared is not None else None
     for beat in count(1):
         await asyncio.sleep(TICK_S)
-        write_anonymous(gw)
+        write_anonymous(app.gw)
         if beat % KEEP_LIMITS_TICKS == 0:
             await keep_limits(app)
-        app.metrics.inflight(gw.concurrency.in_flight)
-        app.metrics.audit_backlog(app.sink.backlog_records)
-        app.metrics.release.drift(gw.tally.drifts.values())
-        app.metrics.ring_full(gw.ring.full - ring_full)
-        ring_full = gw.ring.full
-        if gw.shared is not None and shared_limits is not None:
-            seen = gw.shared.observed()
-            shared_limits.happened(up=seen.up, decisions=seen.decisions, failures=seen.failures, trips_us=seen.trips_us)
-        for (name, _), served in gw.served.items():
-            ready = served.engine.ready()
-            app.metrics.replicas(name, "ready", int(ready))
-            app.metrics.replicas(name, "not_ready", int(not ready))
+        found_full, ring_full = app.gw.ring.full - ring_full, app.gw.ring.full
+        try:
+            refresh(app, found_full, shared_limits)
+        except Exception as problem:  # noqa: BLE001  whatever a gauge runs into: the sums must go on being written
+            app.gw.log("gauges-not-refreshed", level="error", error=type(problem).__name__)
+
+
+def refresh(app: App, ring_full: int, shared_limits: SharedLimitsMetrics | None) -> None:
+    """Write the gauges. `ring_full` counts what found no slot in the in-flight ring since the last time."""
+    gw = app.gw
+    app.metrics.inflight(gw.concurrency.in_flight)
+    app.metrics.audit_backlog(app.sink.backlog_records)
+    app.metrics.release.drift(gw.tally.drifts.values())
+    app.metrics.ring_full(ring_full)
+    if gw.shared is not None and shared_limits is not None:
+        seen = gw.shared.observed()
+        shared_limits.happened(up=seen.up, decisions=seen.decisions, failures=seen.failures, trips_us=seen.trips_us)
+    for (name, _), served in gw.served.items():
+        ready = served.engine.ready()
+        app.metrics.replicas(name, "ready", int(ready))
+        app.metrics.replicas(name, "not_ready", int(not ready))
 
 
 async def keep_limits(app: App) -> None:

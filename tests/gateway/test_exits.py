@@ -8,13 +8,14 @@ import json
 import grpc
 import pytest
 
+import gateway.app
 from gateway.exits import trailers, write_anonymous
 from gateway.methods import data_methods
 from gateway.record import Record
 from gateway.service import Service
 from ops.audit import entry
 from tests.e2e.caller import INFER
-from tests.gateway.rig import ended, image, tiny_body, until
+from tests.gateway.rig import ended, image, open_rig, tiny_body, until
 
 READY = "/inference.GRPCInferenceService/ServerReady"
 
@@ -52,6 +53,15 @@ async def test_what_could_not_be_written_is_written_the_next_time(rig):
     assert [json.loads(leaf)["reasons"] for leaf in rig.sink.entries] == [
         {"CREDENTIAL_INVALID": 2, "CREDENTIAL_MISSING": 5}
     ]
+
+
+async def test_strangers_are_written_down_whatever_a_gauge_runs_into(made_site, tmp_path, monkeypatch):
+    monkeypatch.setattr(gateway.app, "TICK_S", 0.01)
+    async with open_rig(made_site, tmp_path) as rig:
+        monkeypatch.setattr(type(rig.engine), "ready", lambda _: 1 / 0)
+        await until(lambda: "gauges-not-refreshed" in rig.stderr.getvalue())
+        await strangers(rig, 3)
+        await until(lambda: sum(entry["count"] for entry in rig.sink.records()) == 4)
 
 
 @pytest.mark.parametrize("certificates", [False, True], ids=["data", "data_mtls"])

@@ -196,6 +196,7 @@ async def test_a_payload_that_cannot_be_kept_costs_its_own_answer_and_no_other(m
 
     async with open_rig(made_site, tmp_path, policy=keep_all) as rig:
         assert (await rig.ask(tiny_body(image(0.1)), caller="archivist")).reason == "OK"
+        assert rig.engine.entered.acquire(blocking=False)
         assert (await ended(call(rig, "a method from memory"))).reason == "OK"  # its tenant's key is made for its name
         rig.app.keys._db.execute("PRAGMA query_only=ON")
         rig.engine.go.clear()
