@@ -221,6 +221,21 @@ def test_a_server_that_dies_during_a_call(server, second, engine_on):
         alone.infer(images(0.5))
 
 
+def test_one_of_two_servers_goes_down_under_load_and_nobody_notices(server, second, engine_on):
+    engine = engine_on(server, second)
+
+    def ask(number):
+        if number == 100:
+            server.stop()
+        return float(engine.infer(images(number / 512))["probabilities"][0, 0])
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(400)))
+    assert answers == [number / 512 for number in range(400)]
+    assert len(server.seen) > 10
+    assert len(second.seen) > 250
+
+
 def changed(change):
     """A reply that is right but for one thing."""
 
