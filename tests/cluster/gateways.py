@@ -72,7 +72,9 @@ class Load:
 
 
 @contextmanager
-def asking(running: Running, *, bodies: Sequence[bytes] = (), callers: int = CALLERS) -> Iterator[Load]:
+def asking(
+    running: Running, *, bodies: Sequence[bytes] = (), callers: int = CALLERS, who: str = "plenty"
+) -> Iterator[Load]:
     """Keep `callers` calls in flight while the block runs."""
     load = Load()
     load.going.set()
@@ -80,7 +82,7 @@ def asking(running: Running, *, bodies: Sequence[bytes] = (), callers: int = CAL
 
     def ask(number: int) -> None:
         site = running.site
-        with calling(site, running.facts["data"], site.bearer("plenty")) as caller:
+        with calling(site, running.facts["data"], site.bearer(who)) as caller:
             while load.going.is_set():
                 load.replies.append(caller.infer(asked[number % len(asked)]))
 

@@ -59,7 +59,7 @@ def test_a_new_version_is_taken_into_use_under_load(made_site, tmp_path, cluster
     deploy(site)
     (tmp_path / "later").rename(site.directory / "bundles/tiny/2")
     with ray_gateway(site) as running:
-        with asking(running, bodies=[infer_body(model="tiny")]) as load:
+        with asking(running, bodies=[infer_body(model="tiny")], who="rival") as load:
             load.more(50)
             deploy(site)
             load.more(50)
