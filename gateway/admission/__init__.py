@@ -1,4 +1,4 @@
-"""How much a caller may have: rates and costs (`gcra`, `memory`, `shared`), calls in flight (`concurrency`), by `budget`.
+"""How much a caller may have, by `budget`: rates and costs (`gcra`, `memory`), calls in flight (`concurrency`).
 
-`redis` is where shared limits are kept, `snapshot` what a worker leaves to its successor.
+`shared` is for limits that gateways have together, `redis` keeps those, `snapshot` is what a worker leaves behind.
 """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tests.e2e.running import until
 from tests.faults.shared_spender import AT_ONCE, BUCKET, BURST, INTERVAL_NS
-from tests.gateway.admission.stepped import ledger_at
+from tests.gateway.admission.stepped import ledger_at, runner
 from tests.redis_server import RedisServer, needs_redis, redis_server
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ pytestmark = needs_redis
 ROOT = Path(__file__).parent.parent.parent
 HOURS_AHEAD = (0.0, 1.0, -1.0, 0.5)
 GO_ON_S = 2.0
+FIRST = 300  # taken before they begin: three seconds in which the bucket does not become full
 NS_PER_S = 1_000_000_000
 
 
@@ -55,12 +56,23 @@ def gateways(
         yield process
 
 
-def told_to_go(processes: list[subprocess.Popen[str]]) -> None:
+def told_to_go(processes: list[subprocess.Popen[str]], server: RedisServer) -> int:
+    """Let them go, once all are ready and the bucket is not full; returns when it will be."""
     for process in processes:
         assert process.stdout.readline() == "ready\n"
+    runner().run(taken_first(server))
+    moment_ns = full_ns(server)
     for process in processes:
         process.stdin.write(f"{GO_ON_S}\n")
         process.stdin.flush()
+    return moment_ns
+
+
+async def taken_first(server: RedisServer) -> None:
+    ledger = ledger_at(server.url)
+    await ledger.connect()
+    assert await ledger.exchange([((BUCKET, FIRST),)]) == [[1, 0]]
+    await ledger.close()
 
 
 def ended(processes: list[subprocess.Popen[str]]) -> list[dict[str, int]]:
@@ -72,14 +84,12 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[dict[str, int]]:
 def test_four_gateways_admit_exactly_the_limit():
     with redis_server() as server, ExitStack() as stack:
         processes = list(gateways(server, stack, timeout_s=20.0))
-        before_ns = now_ns(server)
-        told_to_go(processes)
+        before_ns = told_to_go(processes, server)
         seen = ended(processes)
-        after_ns = max(each["ended_ns"] for each in seen)
         admitted = sum(each["admitted"] for each in seen)
-        began_ns = full_ns(server) - admitted * INTERVAL_NS  # when the first unit was taken, if none is missing
-        assert before_ns <= began_ns <= after_ns
-        limit = BURST + (after_ns - began_ns) / INTERVAL_NS
+        assert full_ns(server) == before_ns + admitted * INTERVAL_NS
+        passed_ns = max(each["ended_ns"] for each in seen) - (before_ns - FIRST * INTERVAL_NS)
+        limit = BURST - FIRST + passed_ns / INTERVAL_NS
         assert 0.99 * limit <= admitted <= limit
         assert all(each["unavailable"] == 0 for each in seen)
         assert all(each["admitted"] > 0 for each in seen)
@@ -89,15 +99,15 @@ def test_a_server_that_hangs_for_a_while_neither_loses_units_nor_admits_more():
     """Who got no answer was not admitted, and may have been charged: at most all that were on their way."""
     with redis_server() as server, ExitStack() as stack:
         processes = list(gateways(server, stack, timeout_s=0.2, hours_ahead=(0.0, 1.0)))
-        told_to_go(processes)
-        before_ns = now_ns(server)
-        until(lambda: server.ask("GET", name_in(server)), "nobody has spent anything")
+        before_ns = told_to_go(processes, server)
+        until(lambda: full_ns(server) > before_ns, "nobody has spent anything")
         server.pause()
         time.sleep(0.5)  # more than twice the time that is waited for an answer
         server.resume()
         seen = ended(processes)
         admitted = sum(each["admitted"] for each in seen)
         assert sum(each["unavailable"] for each in seen) > 0
-        began_ns = full_ns(server) - admitted * INTERVAL_NS  # later than it was, by what was charged without an answer
-        assert before_ns <= began_ns <= now_ns(server) + len(seen) * AT_ONCE * INTERVAL_NS
-        assert admitted <= BURST + (now_ns(server) - before_ns) / INTERVAL_NS
+        charged, off = divmod(full_ns(server) - before_ns, INTERVAL_NS)
+        assert off == 0
+        assert admitted <= charged <= admitted + len(seen) * AT_ONCE, "what was on its way, and not twice"
+        assert charged <= BURST - FIRST + (now_ns(server) - (before_ns - FIRST * INTERVAL_NS)) / INTERVAL_NS
