@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ops.logging import Log
 
 LOCAL_SHARE = "local-share"
-FAILURES = ("timeout", "unreachable", "tls", "credentials", "wrong-answer", "refused")
+FAILURES = ("timeout", "unreachable", "tls", "credentials", "wrong-answer", "refused", "internal")
 SPENDS_MAX = 256  # in a batch: what waits beyond goes with the next
 KNOWN_MAX = 1024  # buckets told of in one exchange after an outage
 LOOK_EVERY_S = 1.0  # when nobody calls, so that an outage is seen before somebody does
@@ -200,6 +200,8 @@ class SharedLimiter:
                 await self._exchange()
             except LedgerFailed as failed:
                 self._lost(failed)
+            except Exception:  # noqa: BLE001  a fault of our own: callers must not wait for a task that has ended
+                self._lost(LedgerFailed("internal", "a fault in the gateway itself"))
 
     async def _connect(self) -> None:
         """Reach the ledger, see that it answers, and tell it what we know; then it is up."""

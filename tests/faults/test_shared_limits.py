@@ -397,6 +397,23 @@ async def test_who_hangs_up_while_waiting_disturbs_nobody(server, monkeypatch):
     assert await left(server) == 5, "three were on their way, two were still waited for, two were never sent"
 
 
+async def test_a_fault_of_our_own_ends_no_more_than_the_spends_it_met(server, monkeypatch):
+    async with limiter_on(server.url) as limiter:
+        exchange = limiter.ledger.exchange
+        faults = iter([KeyError("a bug")])
+
+        async def faulty(*arguments: Any) -> Any:
+            for fault in faults:
+                raise fault
+            return await exchange(*arguments)
+
+        monkeypatch.setattr(limiter.ledger, "exchange", faulty)
+        await until(lambda: told(limiter, "shared-limits-lost"))
+        assert told(limiter, "shared-limits-lost") == ["internal"]
+        await until(lambda: limiter.up)
+        assert await spent(limiter, 1) == ["admit principal-requests"]
+
+
 async def test_what_waits_travels_together(server):
     async with limiter_on(server.url) as limiter:
         before = calls(server)
