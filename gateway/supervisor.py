@@ -70,7 +70,7 @@ class Child:
         """Keep the process running until `stopping`; returns when it has stopped, raises StartFailed when it cannot."""
         deaths = 0
         pause_s = PAUSE_FIRST_S
-        while True:
+        while not self.stopping:  # it may be told so in the pause, when there is no process to tell
             code = await self._run_once()
             final = FINAL | self.final
             if self.ready.is_set():
@@ -86,8 +86,6 @@ class Child:
                 raise StartFailed(f"{self.name} ended with exit code {code}{times}: {self.problem or 'see its log'}")
             self.log("child-ended", level="error", child=self.name, exit_code=code, restart_in_ms=int(pause_s * 1000))
             await asyncio.sleep(pause_s)
-            if self.stopping:  # told so in the pause, when there was no process to tell
-                return
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
     async def _run_once(self) -> int:
