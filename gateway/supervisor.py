@@ -64,13 +64,13 @@ class Child:
     facts: dict[str, Any] = field(default_factory=dict)
     able: bool = True
     process: asyncio.subprocess.Process | None = None
-    stopping: bool = False
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Keep the process running until `stopping`; returns when it has stopped, raises StartFailed when it cannot."""
         deaths = 0
         pause_s = PAUSE_FIRST_S
-        while not self.stopping:  # it may be told so in the pause, when there is no process to tell
+        while not self.stopping.is_set():  # it may be told so in the pause, when there is no process to tell
             code = await self._run_once()
             final = FINAL | self.final
             if self.ready.is_set():
@@ -78,14 +78,15 @@ class Child:
             else:
                 final |= self.final_at_start
             self.ready.clear()
-            if self.stopping:
+            if self.stopping.is_set():
                 return
             deaths += 1
             if deaths >= DEATHS_MAX or code in final:
                 times = f", {deaths} times in a row" if deaths > 1 else ""
                 raise StartFailed(f"{self.name} ended with exit code {code}{times}: {self.problem or 'see its log'}")
             self.log("child-ended", level="error", child=self.name, exit_code=code, restart_in_ms=int(pause_s * 1000))
-            await asyncio.sleep(pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
     async def _run_once(self) -> int:
@@ -100,8 +101,9 @@ class Child:
         )
         self.starts += 1
         self.log("child-started", child=self.name, pid=self.process.pid)
-        if self.stopping:  # told so while it was being started
-            self.process.terminate()
+        if self.stopping.is_set():  # told so while it was being started
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
         assert self.process.stdout is not None, "a pipe was asked for"
         probing = asyncio.create_task(self._probe_until_ready())
         try:
@@ -155,7 +157,7 @@ class Child:
 
     async def stop(self, timeout_s: float) -> None:
         """Send SIGTERM, wait, and kill what is still there after `timeout_s`."""
-        self.stopping = True
+        self.stopping.set()
         process = self.process
         if process is None or process.returncode is not None:
             return

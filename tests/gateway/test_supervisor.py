@@ -136,7 +136,7 @@ async def test_something_can_be_put_right_before_each_start(nursery):
 
 
 async def test_one_that_is_stopped_between_two_starts_is_not_started_again(nursery, monkeypatch):
-    monkeypatch.setattr(supervisor, "PAUSE_FIRST_S", 0.3)
+    monkeypatch.setattr(supervisor, "PAUSE_FIRST_S", 60)
     child, task = nursery.start("raise SystemExit(3)")
     await until(lambda: "child-ended" in nursery.events)
     await child.stop(5)
