@@ -55,7 +55,6 @@ LEDGER_SECONDS_MAX = 300
 LOG_RECORDS = 2000
 LOG_SECONDS_MAX = 60.0
 BUNDLE_RECORDS = 256
-WORKERS = (1, 2)
 TRICKLE_RPS = 20.0
 
 
@@ -69,6 +68,12 @@ class Effort(NamedTuple):
     stage_requests: int = 4000
     ledger_requests: int = 20_000
     principals: tuple[int, ...] = (1_000, 10_000, 50_000)
+    workers: tuple[int, ...] = (1, 2)
+
+
+QUICK = Effort(
+    1, 0.5, rest_s=1.0, warm_up_s=0.5, stage_requests=400, ledger_requests=2000, principals=(1_000,), workers=(1,)
+)
 
 
 class Share(NamedTuple):
@@ -91,9 +96,7 @@ def run(options: argparse.Namespace) -> int:
         err.print(f"[red]stockade:[/red] {escape(sentence)}")
         return 2
     enter_private_network()
-    effort = Effort(options.rounds, options.seconds)
-    if options.quick:
-        effort = Effort(1, options.seconds, rest_s=1.0, stage_requests=400, ledger_requests=2000, principals=(1_000,))
+    effort = QUICK if options.quick else Effort(options.rounds, options.seconds)
     report: dict[str, Any] = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
     with workspace(options.workspace) as directory:
         report |= {"machine": machine_facts(directory), "versions": our_versions(), "effort": effort._asdict()}
@@ -121,7 +124,7 @@ def _parts(options: argparse.Namespace, effort: Effort, directory: Path) -> Iter
     body = directory / "body"
     body.write_bytes(framed(request))
     processes: dict[str, Any] = {}
-    for workers in WORKERS:
+    for workers in effort.workers:
         launch = launch_gateway(directory / str(workers), bundles, tls=options.tls, protected=True)
         home = launch.directory / "gateway"
         _set_workers(home / "stockade.yaml", workers)

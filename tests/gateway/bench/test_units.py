@@ -52,14 +52,14 @@ def test_the_policy_that_is_measured_is_one(tmp_path):
 
 @needs_h2load
 @pytest.mark.slow
-def test_units_are_measured_on_a_real_gateway(tmp_path, monkeypatch):
-    arguments = ["--rounds", "1", "--seconds", "0.3", "--quick", "--json", "--workspace", str(tmp_path)]
+def test_units_are_measured_on_a_real_gateway(tmp_path):
+    arguments = ["--quick", "--json", "--workspace", str(tmp_path)]
     command = [sys.executable, "-m", "gateway.cli", "bench", "units", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     shares = [share for by_shape in report["processes"].values() for share in by_shape.values()]
-    assert {*report["processes"]} == {"1", "2"}
+    assert {*report["processes"]} == {"1"}
     assert all(share["worker_us"] > 0 and share["batch_rows"] >= 1 for share in shares)
     assert all(found["total"] > found["infer"] > 0 for found in report["stages"].values())
     assert report["log"]["entries_bytes"] > 500
