@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from tests.e2e.site import copy_site
 from tests.e2e.versions import WAYS, write_versions
 
 PEOPLE = [f"person-{number}" for number in range(8)]
-LIMITS = {"error_rate_max": 0.05, "p99_ratio_max": 2.0, "disagreement_max": 0.2}
+LIMITS = {"error_rate_max": 0.05, "p99_ratio_max": 1.2, "disagreement_max": 0.2}
 CANARY = {"version": "2", "steps": [0.5, 1], "step_every": "1s", "min_requests": 20, "compare_rate": 1.0}
 
 
@@ -38,7 +41,7 @@ def site(made_site, tmp_path):
         for way in WAYS:
             release = {"canary": CANARY | {"abort_on": only(way)}}
             if way == "slow":  # nothing but its answers takes time
-                release["canary"] |= {"min_requests": 10, "compare_rate": 0.01}
+                release["canary"] |= {"step_every": "3s", "min_requests": 6, "compare_rate": 0.01}
             policy["models"][way] = {"serve": "1", "release": release}
 
     for way in WAYS:
@@ -91,14 +94,38 @@ def test_a_canary_is_promoted_or_taken_back_and_stays_so(site):
         why = {entry["name"]: entry for entry in running.entries() if entry.get("action") == "rolled-back"}
         assert why["broken"]["reason"].startswith("error rate ")
         assert why["odd"]["reason"].startswith("disagreement ")
-        assert "times the served version's, above 2" in why["slow"]["reason"]
+        assert "times the served version's, above 1.2" in why["slow"]["reason"]
         assert all(entry["weights_micro"] == {"1": 1_000_000, "2": 0} for entry in why.values())
         assert why["odd"]["counts"]["compared"] > 0
         stand_still(running, callers)
+        told = {release["model"]: release for release in compared(running)}
+    assert {way: told[way]["phase"] for way in WAYS} == {
+        "good": "promoted",
+        "broken": "rolled-back",
+        "slow": "rolled-back",
+        "odd": "rolled-back",
+    }
+    shares = {each["version"]: each["weight"] for each in told["good"]["versions"]}
+    assert shares == {"1": 0.0, "2": 1.0}
+    assert int(told["odd"]["versions"][1]["disagreements"]) > 0
     with serving(site) as running, everybody(site, running) as callers:
         stand_still(running, callers)
         until(lambda: happened(running)["broken"][2:] == ["ended", "set"], "nothing says where it stood and stands")
     assert verified(site).exit_code == 0
+
+
+def compared(running) -> list[dict]:
+    """What `stockade models compare` prints for machines. It asks the file which port the admin service has."""
+    kept = running.site.config.read_text()
+    running.site.change_config(lambda document: document["listen"].update(admin=running.facts["admin"]))
+    arguments = ["models", "compare", str(running.site.config), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway.cli", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    running.site.config.write_text(kept)
+    assert done.returncode == 0, done.stderr
+    found: list[dict] = json.loads(done.stdout)
+    return found
 
 
 def stand_still(running, callers) -> None:
