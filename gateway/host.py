@@ -152,7 +152,7 @@ class Host:
 
     async def count(self) -> None:
         """Read what all workers have counted; what cannot be read now, because a worker just ended, is read later."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
             self.counted = await asyncio.to_thread(read_versions, self.place.metrics)
 
     async def follow_releases(self) -> None:
