@@ -6,19 +6,39 @@ set -eu
 config=/etc/stockade/stockade.yaml
 
 start() { # OPTION ...
-  exec ray start --block --disable-usage-stats --metrics-export-port=8080 --object-store-memory=134217728 "$@"
+  # The address on the cluster's network: a container can have others, and Ray would guess. A head that is away is waited
+  # for here, because an attempt of Ray's own costs seconds of processor time.
+  address=$(python -c "
+import socket, sys, time
+wanted = sys.argv[1] != '--head'
+while True:
+    try:
+        if wanted:
+            socket.create_connection(('ray-head', 6379), 5).close()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
+            caller.connect(('ray-head', 6379))
+            print(caller.getsockname()[0])
+            break
+    except OSError:
+        time.sleep(1)" "$1")
+  exec ray start --block --disable-usage-stats --node-ip-address="$address" --metrics-export-port=8080 \
+    --object-store-memory=134217728 "$@"
 }
 
 case $1 in
 head)
-  rm -f /tmp/deployed
-  start --head --port=6379 --num-cpus=0 --include-dashboard=false &
+  rm -f /tmp/deployed /tmp/started
+  start --head --port=6379 --num-cpus=0 --include-dashboard=false >/tmp/started 2>&1 &
   node=$!
   trap 'kill "$node"' TERM INT
+  until grep -q 'Ray runtime started' /tmp/started 2>/dev/null; do
+    kill -0 "$node" || { cat /tmp/started; exit 1; }
+    sleep 1
+  done
   # Replicas need a worker's processors: until one is there this waits, and it is tried until it is done.
   until stockade ray deploy "$config" --timeout 120 --prune; do
-    kill -0 "$node" || exit 1
-    sleep 2
+    kill -0 "$node" || { cat /tmp/started; exit 1; }
+    sleep 5
   done
   touch /tmp/deployed
   wait "$node"
