@@ -125,7 +125,7 @@ class Bridge:
 
         found = self._handles.get((application, model))
         if found is None:
-            handle = serve.get_deployment_handle(DEPLOYMENT, application, _check_exists=False)
+            handle: Any = serve.get_deployment_handle(DEPLOYMENT, application, _check_exists=False)
             if not handle.is_initialized:  # Serve hands out one for all models of an application
                 handle._init(_prefer_local_routing=self._settings.prefer_local)  # noqa: SLF001  options() is deprecated
             # By value over gRPC, not by reference: 1.6 ms a call instead of 4, and nothing passes through the object

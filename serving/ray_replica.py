@@ -28,10 +28,10 @@ from serving.bundle import Bundle, load_bundle
 from serving.errors import BackendFailed, DeploymentStale, ReplicaRefused, ServingError
 from serving.inprocess import InProcessEngine
 from serving.ray_frames import DIGEST_BYTES, BadFrame, Verdict, pack_arrays, pack_reply, parse_request
+from serving.ray_settings import DEPLOYMENT, FORMAT
 
-__all__ = ["DEPLOYMENT", "Replica", "ReplicaSettings", "SharedReplica", "build", "deployed"]
+__all__ = ["Replica", "ReplicaSettings", "SharedReplica", "build", "deployed"]
 
-DEPLOYMENT = "model"
 DEFAULTS: dict[str, Any] = {
     "max_ongoing_requests": 8,
     "health_check_period_s": 2.0,
@@ -64,9 +64,6 @@ class ReplicaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hung_after_s: float
     threads: int = 8
     models_max: int = 0
-
-
-FORMAT = 1
 
 
 def settings_of(args: Mapping[str, Any]) -> ReplicaSettings:
@@ -210,7 +207,8 @@ def deployed(args: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     if settings.models_max:
         keep = serve.multiplexed(max_num_models_per_replica=settings.models_max)
         kind = type("SharedReplica", (SharedReplica,), {"load": keep(SharedReplica.load)})
-    return serve.deployment(kind, name=DEPLOYMENT, **(DEFAULTS | dict(options))).bind(dict(args))
+    made: Any = serve.deployment(kind, name=DEPLOYMENT, **(DEFAULTS | dict(options)))
+    return made.bind(dict(args))
 
 
 def build(args: dict[str, Any]) -> Any:

@@ -12,7 +12,17 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Application", "DeployPlan", "Deployable", "RaySettings", "applications", "serve_config", "target_of"]
+__all__ = [
+    "DEPLOYMENT",
+    "FORMAT",
+    "Application",
+    "DeployPlan",
+    "Deployable",
+    "RaySettings",
+    "applications",
+    "serve_config",
+    "target_of",
+]
 
 IMPORT_PATH = "serving.ray_replica:build"
 DEPLOYMENT = "model"

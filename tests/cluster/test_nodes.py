@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.gateways import asking, deploy, ray_gateway, ray_site, recorded_once
 from tests.cluster.ray_nodes import ray_cluster, replicas_of
-from tests.e2e.caller import images, infer_body
+from tests.e2e.caller import calling, images, infer_body
 from tests.e2e.running import until
 from tests.serving.tiny import tiny_sealed, write
 
@@ -58,8 +58,11 @@ def test_a_new_version_is_taken_into_use_under_load(made_site, tmp_path, cluster
     (site.directory / "bundles/tiny/2").rename(tmp_path / "later")
     deploy(site)
     (tmp_path / "later").rename(site.directory / "bundles/tiny/2")
+    body = infer_body(model="tiny")
     with ray_gateway(site) as running:
-        with asking(running, bodies=[infer_body(model="tiny")], who="rival") as load:
+        with calling(site, running.facts["data"], site.bearer("rival")) as caller:
+            until(lambda: caller.infer(body).reason == "OK", "never ready", PATIENCE_S)
+        with asking(running, bodies=[body], who="rival") as load:
             load.more(50)
             deploy(site)
             load.more(50)
