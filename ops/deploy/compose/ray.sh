@@ -7,14 +7,14 @@ config=/etc/stockade/stockade.yaml
 
 start() { # OPTION ...
   # The address on the cluster's network: a container can have others, and Ray would guess. A head that is away is waited
-  # for here, because an attempt of Ray's own costs seconds of processor time.
+  # for here, until its metrics are there, which come last: Ray itself would try with what is half there, and wait long.
   address=$(python -c "
 import socket, sys, time
 wanted = sys.argv[1] != '--head'
 while True:
     try:
         if wanted:
-            socket.create_connection(('ray-head', 6379), 5).close()
+            socket.create_connection(('ray-head', 8080), 5).close()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
             caller.connect(('ray-head', 6379))
             print(caller.getsockname()[0])

@@ -69,8 +69,8 @@ export PROMETHEUS_IMAGE=stockade-test/services ALERTMANAGER_IMAGE=stockade-test/
 bash $here/base_images.sh "${STOCKADE_TEST_WORK:-$home/work}" python=$PYTHON_IMAGE services=$REDIS_IMAGE
 
 step "building from the repository"
-docker compose build --quiet prepare
-docker image inspect --format '{{.Size}} bytes with its base' "$(docker compose config --images prepare)" >&2
+docker compose build --quiet prepare gateway
+docker image ls --format '  {{.Repository}} {{.Size}}, its base included' >&2
 
 step "the story"
 "$PYTHON" $here/stack.py

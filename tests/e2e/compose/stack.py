@@ -23,6 +23,9 @@ NOT_PULLED = {"grafana"}
 """What cannot be run without a registry; `docker compose config` has still read it."""
 ONE_SHOT = {"prepare", "bucket"}
 PATIENCE_S = 120.0
+RAY = ("ray-worker", "ray-head")
+RAY_PATIENCE_S = 300.0
+"""A new head begins with nothing: nodes notice, end, join again, and replicas start; nobody waits for it meanwhile."""
 COUNT = 20
 TARGETS = 5
 LOG = "/var/lib/stockade/audit/log"
@@ -43,7 +46,7 @@ def require(condition: object, otherwise: str) -> None:
         raise Wrong(otherwise)
 
 
-def run(*command: str, ok: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+def run(*command: str, ok: bool = True, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
     require(done.returncode == 0 or not ok, f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done
@@ -182,6 +185,21 @@ def test_monitoring() -> None:
     say(f"Prometheus: targets {', '.join(jobs)} up, {len(rules)} rules, one Alertmanager")
 
 
+def test_replicas() -> None:
+    """That the cluster answers, and not the gateway's fallback."""
+
+    page = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/metrics', timeout=20).read().decode())"
+
+    def handled() -> float:
+        lines = inside("ray-worker", "python", "-c", page, ok=False).stdout.splitlines()
+        counts = [line for line in lines if line.startswith("ray_serve_deployment_request_counter_total{")]
+        return sum(float(line.rpartition(" ")[2]) for line in counts)
+
+    before = handled()
+    eventually(lambda: predicted() and handled() > before, "replicas handle nothing", 120)
+    say(f"replicas have handled {handled():.0f} calls")
+
+
 def test_kill(service: str) -> None:
     """kill -9, from outside: to the engine it is a death, not a stop that was asked for."""
     before = inspect(service)
@@ -194,7 +212,7 @@ def test_kill(service: str) -> None:
         now = inspect(service)
         return now["State"]["Pid"] not in (0, before["State"]["Pid"]) and now["State"]["Health"]["Status"] == "healthy"
 
-    eventually(back, f"{service} did not come back")
+    eventually(back, f"{service} did not come back", RAY_PATIENCE_S if service in RAY else PATIENCE_S)
     eventually(predicted, f"no predictions after the death of {service}", 60)
     say(f"killed {service}: healthy and answering after {time.monotonic() - at:.1f} s")
 
@@ -228,9 +246,11 @@ def main() -> None:
     test_secrets()
     test_image()
     test_monitoring()
-    lasting = [service for service in services if service not in ONE_SHOT]
+    test_replicas()
+    lasting = [service for service in services if service not in {*ONE_SHOT, *RAY}] + [*RAY]
     for service in lasting:
         test_kill(service)
+    test_replicas()
     test_monitoring()
     up(services)
     require(digests() == made, "a second `up` changed the site")
