@@ -194,7 +194,7 @@ async def abort(call: Call, problem: Exception, context: Context) -> NoReturn:
 
 def note_caller(record: Record, context: Context, gw: Gateway) -> None:
     """Write down what is known of the caller only now: the peer, and the time that is left."""
-    record.peer = context.peer()
+    record.peer = context.peer() or record.peer  # empty when the caller is gone: an entry without a peer is refused
     left_s = context.time_remaining()
     if left_s is not None:
         record.deadline_us = max(0, int(left_s * 1_000_000))

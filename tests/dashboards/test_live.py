@@ -29,3 +29,7 @@ def test_a_gateway_that_works_pages_nobody(stage):
 def test_the_newest_checkpoint_is_on_the_page(stage):
     assert stage.values("time() - stockade_audit_checkpoint_timestamp_seconds")[0] < 30
     assert stage.values("stockade_audit_checkpoint_size")[0] > 100
+
+
+def test_every_call_left_a_record(stage):
+    assert stage.values("sum(stockade_audit_dropped_total)") == [0]

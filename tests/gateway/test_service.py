@@ -7,8 +7,12 @@ import pytest
 
 import gateway.metadata
 from gateway import errors, health
+from gateway.auth.principal import Presented
 from gateway.methods import data_methods
-from gateway.service import Stream, Unary
+from gateway.record import Record
+from gateway.service import Stream, Unary, note_caller
+from gateway.settlement import refuse
+from ops.audit import entry as entries
 from tests.gateway.rig import ended, image, open_rig, tiny_body, until
 
 CODE = grpc.StatusCode
@@ -119,3 +123,23 @@ def test_what_is_unavailable_is_never_said_of_what_will_not_change():
     """KServe's client retries UNAVAILABLE by itself."""
     for row in errors.TABLE.values():
         assert row.code is not CODE.UNAVAILABLE or row.retry_after_ms is not None
+
+
+class Gone:
+    """The context of a call whose caller has gone: gRPC answers like this for a moment, which no test can hold."""
+
+    def peer(self) -> str:
+        return ""
+
+    def time_remaining(self) -> float:
+        return -0.001
+
+
+async def test_a_caller_that_has_gone_leaves_an_entry_that_the_log_takes(rig):
+    record = Record(bytes(16), METADATA, "ServerMetadata", "ab" * 32, 1, 0)
+    record.principal = rig.gw.active.authenticate(Presented(api_key=rig.site.keys["plenty"]), "ServerMetadata", 1)
+    record.auth_json = rig.gw.auth_json(record.principal)
+    note_caller(record, Gone(), rig.gw)
+    refuse(record, errors.DeadlinePassed())
+    entries.check(record.leaf(rig.gw.site))
+    assert (record.peer, record.deadline_us) == ("unknown", 0)
