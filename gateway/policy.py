@@ -80,7 +80,7 @@ class LimitSet(Section):
     """Calls being worked on at the same time, in one worker."""
     queries_per_day: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Rows that inferences may ask about in a day: a budget of that many, which comes back evenly within 24 hours.
-    After a pause all of it is there at once; in the long run that many a day. Then: QUOTA_EXCEEDED. Absent: no budget."""
+    After a pause all of it is there at once. Beyond it: QUOTA_EXCEEDED. Absent: no such budget."""
 
 
 class LimitsAway(Section):
