@@ -16,7 +16,7 @@ from tests.e2e.site import copy_site
 from tests.e2e.versions import WAYS, write_versions
 
 PEOPLE = [f"person-{number}" for number in range(8)]
-LIMITS = {"error_rate_max": 0.05, "p99_ratio_max": 1.2, "disagreement_max": 0.2}
+LIMITS = {"error_rate_max": 0.05, "p99_ratio_max": 1.0, "disagreement_max": 0.2}
 CANARY = {"version": "2", "steps": [0.5, 1], "step_every": "1s", "min_requests": 20, "compare_rate": 1.0}
 
 
@@ -85,16 +85,18 @@ def test_a_canary_is_promoted_or_taken_back_and_stays_so(site):
     with serving(site) as running, everybody(site, running) as callers:
         assert versions_of(callers, "good") == {"1", "2"}
         ask_until_all_is_over(running, callers)
-        assert happened(running) == {
+        steps = happened(running)
+        slow = steps.pop("slow")  # on a busy machine it may take two steps to tell
+        assert (slow[0], slow[-1]) == ("started", "rolled-back")
+        assert steps == {
             "good": ["started", "advanced", "promoted"],
             "broken": ["started", "rolled-back"],
-            "slow": ["started", "rolled-back"],
             "odd": ["started", "rolled-back"],
         }
         why = {entry["name"]: entry for entry in running.entries() if entry.get("action") == "rolled-back"}
         assert why["broken"]["reason"].startswith("error rate ")
         assert why["odd"]["reason"].startswith("disagreement ")
-        assert "times the served version's, above 1.2" in why["slow"]["reason"]
+        assert "times the served version's, above 1" in why["slow"]["reason"]
         assert all(entry["weights_micro"] == {"1": 1_000_000, "2": 0} for entry in why.values())
         assert why["odd"]["counts"]["compared"] > 0
         stand_still(running, callers)
@@ -111,6 +113,9 @@ def test_a_canary_is_promoted_or_taken_back_and_stays_so(site):
     with serving(site) as running, everybody(site, running) as callers:
         stand_still(running, callers)
         until(lambda: happened(running)["broken"][2:] == ["ended", "set"], "nothing says where it stood and stands")
+        site.change_policy(lambda policy: policy["models"]["odd"].update(release={"weights": {"2": 1.0}}))
+        until(lambda: happened(running)["odd"][4:] == ["ended", "set"], "the weights are not in the log")
+        assert versions_of(callers, "odd") == {"2"}
     assert verified(site).exit_code == 0
 
 

@@ -12,6 +12,7 @@ from gateway.app import App
 from gateway.compile_release import Standing, fingerprint
 from gateway.policy import load_policy
 from gateway.split import split_of
+from stockade.open_inference.grpc_service_pb2 import ModelStreamInferResponse
 from tests.gateway.rig import image, open_rig, poisoned, tiny_body, until
 from tests.serving.tiny import tiny_bundle
 
@@ -89,6 +90,27 @@ async def test_a_canary_moves_for_everybody_and_only_under_its_own_policy(made_s
         changed = load_policy(rig.site.policy, app.config.policy.public_key)
         app.put_in_force(app.compile(changed), changed)
         assert {await version_for(rig, name) for name in PEOPLE} == {"1"}, "another canary got the share of this one"
+
+
+async def test_an_open_stream_follows_the_canary(made_site, tmp_path):
+    canary = {"version": "2", "steps": [1], "step_every": "1h"}
+    async with two(made_site, tmp_path, {"canary": canary}) as rig:
+        mark = fingerprint(rig.app.in_force[1].models["tiny"])
+        bodies: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+        async def given():
+            while (body := await bodies.get()) is not None:
+                yield body
+
+        stream = rig.stream(given())
+        found = []
+        for share in (0.0, 1.0, 0.0):
+            rig.app.move_canaries({"tiny": Standing(mark, share, running=True)})
+            bodies.put_nowait(tiny_body(image(0.5)))
+            found.append(ModelStreamInferResponse.FromString(await stream.read()).infer_response.model_version)
+        assert found == ["1", "2", "1"]
+        bodies.put_nowait(None)
+        assert await stream.code() is CODE.OK
 
 
 async def test_a_shadow_is_run_on_what_was_answered_and_nobody_sees_it(made_site, tmp_path):
