@@ -91,9 +91,7 @@ def release_faults(at: Location, serve: str, release: Release) -> Iterator[Fault
     if release.shadow is not None:
         answers = release.weights or {serve: 1.0}
         if release.canary is not None:
-            yield Fault(
-                (*at, "shadow"), "cannot stand beside `canary`, which is compared too; remove one of the two"
-            )
+            yield Fault((*at, "shadow"), "cannot stand beside `canary`, which is compared too; remove one of the two")
         elif answers.get(release.shadow.version):
             problem = f"{release.shadow.version!r} answers already; name a version that does not"
             yield Fault((*at, "shadow", "version"), problem)
