@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/img", help="folder for the pictures")
     arguments = parser.parse_args()
     seconds = 60 * arguments.minutes
-    with tempfile.TemporaryDirectory() as name, staged(Path(name), scrape_s=2) as stage:
+    with tempfile.TemporaryDirectory() as name, staged(Path(name), scrape_s=3) as stage:
         sys.stdout.write(f"{stage.play(seconds)} calls\n")
         shown = seconds - SETTLE_S
         with studio(stage, Path(name)) as drawing:

@@ -152,7 +152,7 @@ def lines(
         "lineWidth": 1 if stacked else 2,
         "fillOpacity": 40 if stacked else 0,
         "showPoints": "never",
-        "spanNulls": False,
+        "spanNulls": 30_000,  # a scrape that was missed is no gap
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
         "thresholdsStyle": {"mode": "dashed" if thresholds else "off"},
     }
