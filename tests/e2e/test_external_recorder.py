@@ -132,7 +132,7 @@ def test_answers_are_recorded_and_one_page_shows_both(host):
     assert reply.code is grpc.StatusCode.OK, reply.details
     assert host.gateway.entry(reply.request_id)["kind"] == "served"
     assert host.gateway.counted("stockade_audit_tree_size") > 0
-    assert host.gateway.counted("stockade_requests_total", outcome="served") > 0
+    until(lambda: host.gateway.counted("stockade_requests_total", outcome="served"), "it was not counted")
 
 
 def test_without_it_nothing_is_answered_and_with_it_everything_is_again(host):

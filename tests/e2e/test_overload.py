@@ -59,7 +59,8 @@ def test_a_full_queue_refuses_with_a_time_to_come_again(site):
                 assert reply.code is grpc.StatusCode.RESOURCE_EXHAUSTED
                 assert int(reply.trailers["grpc-retry-pushback-ms"]) > 0
         entries = everything_is_recorded(running, replies)
-        assert running.counted("stockade_requests_total", reason="QUEUE_FULL") == reasons["QUEUE_FULL"]
+        full = reasons["QUEUE_FULL"]
+        until(lambda: running.counted("stockade_requests_total", reason="QUEUE_FULL") == full, "not counted")
         served = [entry for entry in entries.values() if entry["kind"] == "served"]
         assert len(served) == reasons["OK"]
         until(lambda: running.counted("stockade_inflight_requests") == 0, "something is still in flight")
@@ -85,7 +86,8 @@ def test_a_deadline_that_cannot_be_met_is_refused_before_it_costs_anything(site)
     with serving(site) as running, calling(site, running.facts["data"], site.bearer("plenty")) as caller:
         for _ in range(30):  # until the gateway knows what 256 rows take
             assert caller.infer(infer_body(images()[:256])).code is grpc.StatusCode.OK
-        rows = running.counted("stockade_rows_total", model="kiosk")
+        rows = 30 * 256
+        until(lambda: running.counted("stockade_rows_total", model="kiosk") == rows, "not counted")
 
         request = infer_request(images()[:256])
         request.parameters["timeout"].int64_param = 500  # microseconds
