@@ -168,8 +168,8 @@ class Control:
             )
         for bundle in host.bundles:
             reply.models.add(name=bundle.name, version=bundle.version, digest=bundle.digest, ready=host.ready())
-        await host.count()
-        reply.releases.extend(shown(host.releases, host.counted))
+        await host.rollout.count()
+        reply.releases.extend(shown(host.rollout.releases, host.rollout.counted))
         reply.audit.origin = self.app.sink.origin
         reply.audit.available = self.app.sink.available
         reply.audit.tree_size = await asyncio.to_thread(lambda: self.reader().checkpoint.size)

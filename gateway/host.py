@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway.admin import Control
@@ -28,11 +28,12 @@ from gateway.policy_file import Kept, Memory, awaits_signature, stamp
 from gateway.recorder import RECORDER, recorder_settings
 from gateway.release_file import RELEASES
 from gateway.releases import Releases
+from gateway.rollout import Rollout
 from gateway.supervisor import Child, StartFailed, all_ready, reload_everywhere
 from gateway.traces import require_tracing
 from ops.audit.errors import ForkRefused, LogCorrupted, Poisoned, RecorderError
 from ops.logging import configure
-from ops.metrics import VersionCounts, prepare_directory, read_versions, serve_metrics
+from ops.metrics import prepare_directory, serve_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from gateway.config import Config
     from gateway.place import Place
     from gateway.policy import Policy
-    from gateway.releases import Change
     from ops.logging import Log
     from serving.bundle import Bundle
 
@@ -76,13 +76,11 @@ class Host:
     told: tuple[tuple[int, int], str] | None = None
     seen: tuple[int, int] = (0, 0)
     control: Control | None = None
-    releases: Releases = field(init=False)
-    untold: list[Change] = field(default_factory=list)
-    counted: dict[tuple[str, str], VersionCounts] = field(default_factory=dict)
+    rollout: Rollout = field(init=False)
     reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
-        self.releases = Releases(self.place.memory.with_name(RELEASES))
+        self.rollout = Rollout(self, Releases(self.place.memory.with_name(RELEASES)))
 
     def ready(self) -> bool:
         """Say whether clients can be served: the recorder is up, and at least one worker says that it can serve."""
@@ -112,7 +110,7 @@ class Host:
             self.log("policy-loaded", policy=policy.digest, revision=policy.revision)
             if self.control is not None:
                 await self.control.policy_changed(policy)
-            await self.follow_releases()
+            await self.rollout.follow()
             return True
 
     def _read_policy(self) -> Policy:
@@ -150,50 +148,6 @@ class Host:
         """Before a worker starts: let it find an accepted policy that it can load."""
         self.kept.mend(self.policy)
 
-    async def count(self) -> None:
-        """Read what all workers have counted; what cannot be read now, because a worker just ended, is read later."""
-        with contextlib.suppress(OSError, RuntimeError, ValueError):
-            self.counted = await asyncio.to_thread(read_versions, self.place.metrics)
-
-    async def follow_releases(self) -> None:
-        """Let the releases follow the policy that is in force."""
-        await self.count()
-        await self.move(self.releases.follow(self.policy, self.counted, time.monotonic_ns()))
-
-    async def look_at_releases(self) -> None:
-        """Let canaries go on or back by what all workers have counted, and bring workers along that lag behind."""
-        changes: list[Change] = []
-        if self.releases.watched:
-            await self.count()
-            changes = self.releases.look(self.counted, time.monotonic_ns())
-        await self.move(changes)
-
-    async def move(self, changes: list[Change]) -> None:
-        """Put what has changed about releases in force, durably where the disk lets us, and have it recorded.
-
-        A disk that is full must not keep a broken version answering: it is taken back all the same.
-        """
-        if changes:
-            try:
-                self.releases.keep()
-            except OSError as problem:
-                self.log("releases-not-kept", level="error", problem=str(problem))
-        standings = {name: asdict(standing) for name, standing in self.releases.standings().items()}
-        for worker in self.workers:
-            if worker.ready.is_set() and worker.facts.get("canaries", {}) != standings:
-                worker.tell(do="move", canaries=standings)
-        self.untold += changes
-        while self.untold and self.control is not None:
-            change = self.untold.pop(0)
-            facts = {"model": change.model, "version": change.version, "problem": change.reason}
-            self.log(f"release-{change.action}", level="error" if change.action == "rolled-back" else "info", **facts)
-            await self.control.release_changed(change, self.policy)
-
-    async def end_releases(self) -> None:
-        """Record what was counted of releases before the host stops."""
-        await self.count()
-        await self.move([self.releases.ended(name, self.counted, "the gateway stops") for name in self.releases.trials])
-
     async def watch(self, hangup: asyncio.Event) -> None:
         """Reload when the policy file or its signature changes, and on SIGHUP. An edit may wait for its signature."""
         while True:
@@ -205,7 +159,7 @@ class Host:
                 hangup.clear()
                 await self.reload()
             await self.bring_up_to_date()
-            await self.look_at_releases()
+            await self.rollout.look()
 
 
 async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -> int:
@@ -236,7 +190,7 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
         recorder = recorder_of(config, place, log)
         workers = [worker_child(config_file, kept, number, data, log) for number in range(config.workers)]
         host = Host(config, place, log, bundles, kept, policy, time.time_ns(), recorder, workers)
-        await host.follow_releases()  # workers read where their canaries are when they start
+        await host.rollout.follow()  # workers read where their canaries are when they start
         for worker in workers:
             worker.before_start = host.mend_policy
         await run(host, announce)
@@ -269,7 +223,7 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
         host.log("stopping")
         watching.cancel()
         await asyncio.gather(*(worker.stop(drain_s) for worker in host.workers))
-        await host.end_releases()
+        await host.rollout.end()
 
 
 def keep(child: Child | Neighbour, stack: contextlib.AsyncExitStack, stop_s: float) -> asyncio.Task[None]:
@@ -300,7 +254,7 @@ async def open_control(host: Host, stack: contextlib.AsyncExitStack) -> dict[str
     """Open the control plane and the metrics page, as far as they are configured."""
     host.control = Control(host)
     listening: dict[str, Any] = {"admin": await host.control.open(stack)}
-    await host.move([])  # the control plane is there to record what the start has set
+    await host.rollout.move([])  # the control plane is there to record what the start has set
     if host.config.listen.metrics is not None:
         name, _, port = host.config.listen.metrics.rpartition(":")
         page = serve_metrics(name.strip("[]"), int(port), host.place.metrics, lambda: True, host.ready)

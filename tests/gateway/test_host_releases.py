@@ -55,24 +55,24 @@ def host(made_site, tmp_path):
 
 async def test_every_worker_is_told_until_it_says_that_it_has_moved(host):
     host, _ = host
-    await host.follow_releases()
+    await host.rollout.follow()
     (command,) = host.workers[0].told
     assert command["do"] == "move"
     assert command["canaries"]["tiny"]["share"] == 0.5
     assert host.workers[1].told == [command]
     host.workers[0]._heard({"event": "moved", "canaries": command["canaries"]})
-    await host.look_at_releases()
+    await host.rollout.look()
     assert len(host.workers[0].told) == 1
     assert len(host.workers[1].told) == 2, "one that said nothing was forgotten"
     host.workers[0]._heard({"event": "ready"})  # it was started again
     host.workers[1].ready.clear()
-    await host.look_at_releases()
+    await host.rollout.look()
     assert [len(worker.told) for worker in host.workers] == [2, 2]
 
 
 async def test_what_was_reached_is_on_disk_before_anybody_is_told(host):
     host, _ = host
-    await host.follow_releases()
+    await host.rollout.follow()
     assert {worker.on_disk for worker in host.workers} == {0.5}
 
 
@@ -82,7 +82,7 @@ async def test_a_full_disk_keeps_no_broken_version_answering(host, monkeypatch):
     def full() -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(host.releases, "keep", full)
-    await host.follow_releases()
+    monkeypatch.setattr(host.rollout.releases, "keep", full)
+    await host.rollout.follow()
     assert "releases-not-kept" in events
     assert [len(worker.told) for worker in host.workers] == [1, 1]
