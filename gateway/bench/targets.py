@@ -174,7 +174,7 @@ TARGETS: Mapping[str, Target] = {
         "Stockade, unprotected", f"{_GATEWAY}; `unsafe_unprotected`: every protection off; plaintext", _unprotected
     ),
     "ray_engine": Target(
-        "Stockade, protected, Ray engine",
+        "Stockade, protected, Ray",
         "`stockade init`, one worker, one recorder; the model in one Ray Serve replica, two batch threads; API key, "
         "rights, limits, screens, hardening, audit with fdatasync, metrics; plaintext",
         _ray_engine,
@@ -182,7 +182,7 @@ TARGETS: Mapping[str, Target] = {
         ray_beside_us=True,
     ),
     "ray_model": Target(
-        "Ray Serve gRPC proxy, model",
+        "Ray proxy with the model",
         "one proxy, one replica that runs the kiosk graph in ONNX Runtime with one thread; settings as ray_proxy",
         _ray_model,
         every_interface=True,
