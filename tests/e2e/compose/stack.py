@@ -205,7 +205,9 @@ def test_kill(service: str) -> None:
     before = inspect(service)
     os.kill(before["State"]["Pid"], signal.SIGKILL)
     at = time.monotonic()
-    if service not in ("gateway", "recorder"):
+    if service in RAY:  # what a dead replica was working on ends late; then the gateway runs the model itself
+        eventually(lambda: predicted(count=3), f"without {service} nothing is answered", 60)
+    elif service not in ("gateway", "recorder"):
         require(predicted(count=3), f"without {service} nothing is answered")
 
     def back() -> bool:
