@@ -1,8 +1,8 @@
 """The releases of a host as they go: follows the policy, looks at what was counted, and says what has changed.
 
 One object for a host, in its supervisor, which alone sees what all workers have counted: so a canary stands at one
-place for all of them. It does no IO but for its memory (`gateway.release_file`); `gateway.rollout` reads the counts, tells
-the workers, and has the changes recorded.
+place for all of them. It does no IO but for its memory (`gateway.release_file`); `gateway.rollout` reads the counts,
+tells the workers, and has the changes recorded.
 
 A restart keeps the step, the promotion and the rollback, and begins the running step's time and counts again.
 """
