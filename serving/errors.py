@@ -142,7 +142,8 @@ class DeploymentStale(BackendUnavailable):
     """Who runs the model holds another bundle. Digests are SHA-256, hex, of the manifests."""
 
     def __init__(self, model: str, wanted: str, found: str) -> None:
-        super().__init__(model, f"bundle {wanted} is meant and {found} is there; run `stockade ray deploy` again")
+        remark = f"bundle {wanted} is meant and {found} is there; run `stockade ray deploy` again"
+        super().__init__(model, remark, remark=remark)
         self.wanted = wanted
         self.found = found
 

@@ -98,7 +98,9 @@ class RayEngine:
             status = self._link.status
             application = status.applications.get(self._application)
             message = f"{application.state} {application.message}" if application is not None else "is not deployed"
-            raise BackendUnavailable(self._model, status.problem or f"{self._application}: {message}")
+            remark = "there is no connection to Ray" if status.problem else f"no replica of {self._application} runs"
+            problem = status.problem or f"{self._application}: {message}"  # Ray's words may quote anything
+            raise BackendUnavailable(self._model, problem, remark=remark)
 
     def _running_replicas(self) -> int:
         application = self._link.status.applications.get(self._application)

@@ -94,7 +94,8 @@ class Link:
         if kind is Kind.LATE:
             raise BackendTimedOut(model, timeout_ms)
         if kind is Kind.LOST:
-            raise BackendUnavailable(model, answer.decode(errors="replace"))
+            remark = "no replica answered, the second one asked included"
+            raise BackendUnavailable(model, answer.decode(errors="replace"), remark=remark)
         return kind, answer
 
     def wait_for(self, application: str, timeout_s: float) -> bool:

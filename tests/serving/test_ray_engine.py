@@ -172,15 +172,17 @@ def test_without_a_replica_calls_fail_at_once_and_say_why(bridge):
     engine = RayEngine(tiny_bundle(), RaySettings(address="127.0.0.1:1"), start_timeout_s=0)
     engine._link.wait_for("another", 1)
     assert not engine.ready()
-    with pytest.raises(BackendUnavailable, match=f"{APPLICATION}: RUNNING"):
+    with pytest.raises(BackendUnavailable, match=f"{APPLICATION}: RUNNING") as gone:
         engine.infer(asking_for(DONE))
+    assert gone.value.remark == f"no replica of {APPLICATION} runs"
     engine.close()
 
 
 def test_replicas_of_another_bundle_are_refused_at_the_start(bridge):
     bridge.digest = "0" * 64
-    with pytest.raises(DeploymentStale, match="stockade ray deploy"):
+    with pytest.raises(DeploymentStale, match="stockade ray deploy") as stale:
         RayEngine(tiny_bundle(), RaySettings(address="127.0.0.1:1"))
+    assert "stockade ray deploy" in stale.value.remark  # so it stands in the log
     assert ray_link._links == {}
 
 
