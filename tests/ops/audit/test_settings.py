@@ -70,7 +70,9 @@ def test_unknown_levels_and_formats_of_the_log_are_refused(tmp_path, change):
 
 def test_a_socket_is_for_its_owner_or_its_group(tmp_path):
     for mode in (0o600, 0o660):
-        assert RecorderSettings.from_json(replace(settings_in(tmp_path), socket_mode=mode).to_json()).socket_mode == mode
+        assert (
+            RecorderSettings.from_json(replace(settings_in(tmp_path), socket_mode=mode).to_json()).socket_mode == mode
+        )
     for mode in (0o666, 0o662, 0o661, 0):
         with pytest.raises(SettingsError, match="lets in others"):
             replace(settings_in(tmp_path), socket_mode=mode)
