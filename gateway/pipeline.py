@@ -25,10 +25,12 @@ import numpy as np
 from defenses.policy import Action
 from gateway import codec, errors
 from gateway.admission.budget import refusal_of
+from gateway.admission.shared import kept_here
 from gateway.capture import narrower
 from gateway.comparison import Ran
 from gateway.exits import log_failure
 from gateway.judgement import DECISIONS, judge, soften
+from gateway.policy_rules import PUBLIC_METHODS
 from gateway.settlement import settle
 from gateway.state import Answer, Item
 from serving.errors import BackendTimedOut, BackendUnavailable
@@ -60,7 +62,10 @@ def admit(record: Record, presented: Presented, active: Active, gw: Gateway) -> 
         raise errors.Draining
     budget = active.budgets[principal.name]
     record.ticket = gw.concurrency.enter(budget)
-    spend(record, budget.request_charges, authenticated_ns, gw)
+    charges = budget.request_charges
+    if gw.shared is not None and record.right in PUBLIC_METHODS:  # they take nothing from the shared limits
+        charges = kept_here(charges)
+    spend(record, charges, authenticated_ns, gw)
     record.stage("admit", gw.clock_ns() - authenticated_ns)
 
 

@@ -14,6 +14,8 @@ Rules:
   Left, as far as this gateway had heard: its share of what others have spent since may be admitted once more.
 - When it is back it is first told what we know of buckets that are not full, and the emptier one holds. So what was
   admitted in the outage counts, and a ledger that lost its memory gets it back. Telling it twice changes nothing.
+- What takes nothing from the ledger is bounded here alone, on buckets of its own (`kept_here`): what the ledger says of
+  the others would set them back, and the ledger is not told of them.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ LOOK_EVERY_S = 1.0  # when nobody calls, so that an outage is seen before somebo
 BACKOFF_S = (0.05, 2.0)  # between attempts to reach the ledger again: the first, and the longest
 TRIPS_MAX = 10_000  # durations kept between two readings of the metrics
 AWAY_PREFIX = "away/"
+HERE_PREFIX = "here/"
 
 
 class LedgerFailed(Exception):
@@ -122,6 +125,8 @@ class SharedLimiter:
 
         @lru_cache(maxsize=65_536)
         def stand_in(bucket: Bucket) -> Bucket:
+            if bucket.key.startswith(HERE_PREFIX):
+                return bucket
             # Who is refused in any case is held to the limit all the same, but on a bucket that nobody is told of.
             return Bucket(AWAY_PREFIX + bucket.key, bucket.rule) if share is None else share_of(bucket, share)
 
@@ -207,7 +212,8 @@ class SharedLimiter:
         """Reach the ledger, see that it answers, and tell it what we know; then it is up."""
         await self._ledger.connect()
         await self._ledger.exchange(())
-        known = [pair for pair in self._memory.debts(self._clock_ns()) if not pair[0].startswith(AWAY_PREFIX)]
+        ours = (AWAY_PREFIX, HERE_PREFIX)
+        known = [pair for pair in self._memory.debts(self._clock_ns()) if not pair[0].startswith(ours)]
         for first in range(0, len(known), KNOWN_MAX):
             await self._ledger.exchange((), known[first : first + KNOWN_MAX])
         self.up = True
@@ -271,6 +277,11 @@ class SharedLimiter:
             if answer is not None and not answer.done():
                 answer.set_result(None)
         waiting.clear()
+
+
+def kept_here(charges: Charges) -> Charges:
+    """Return the same charges on buckets that only this process knows."""
+    return tuple([(Bucket(HERE_PREFIX + bucket.key, bucket.rule), cost) for bucket, cost in charges])
 
 
 def share_of(bucket: Bucket, share: float) -> Bucket:

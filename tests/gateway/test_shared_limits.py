@@ -154,6 +154,34 @@ async def test_other_methods_about_models_count_and_signs_of_life_do_not(pair):
         assert (await call(rig, "ServerLive", pb.ServerLiveRequest(), caller="hasty")).code is CODE.OK
 
 
+async def test_signs_of_life_have_a_limit_that_no_answer_of_redis_sets_back(made_site, tmp_path, own_server):
+    def four(document: dict[str, Any]) -> None:
+        document["limits"]["two-requests"]["request_burst"] = 4
+
+    async with pair_on(own_server, made_site, tmp_path, policy=four) as pair:
+        rig, live = pair.first, pb.ServerLiveRequest()
+        codes = []
+        for _ in range(3):
+            codes += [(await call(rig, "ServerLive", live, caller="rated")).code for _ in range(2)]
+            assert (await rig.ask(ONE, caller="rated")).code is CODE.OK
+        assert codes == [CODE.OK] * 4 + [CODE.RESOURCE_EXHAUSTED] * 2
+        assert (await pair.second.ask(ONE, caller="rated")).code is CODE.OK, "and they take nothing from inferences"
+        assert (await pair.second.ask(ONE, caller="rated")).reason == "RATE_LIMITED"
+
+
+async def test_redis_is_not_told_of_signs_of_life_when_it_is_back(made_site, tmp_path, own_server):
+    async with pair_on(own_server, made_site, tmp_path) as pair:
+        rig = pair.first
+        assert (await call(rig, "ServerLive", pb.ServerLiveRequest(), caller="rated")).code is CODE.OK
+        own_server.stop()
+        await lost(*pair)
+        assert (await call(rig, "ServerLive", pb.ServerLiveRequest(), caller="rated")).code is CODE.OK
+        assert (await call(rig, "ServerLive", pb.ServerLiveRequest(), caller="rated")).reason == "RATE_LIMITED"
+        own_server.start()
+        await back(*pair)
+        assert own_server.ask("DBSIZE") == 0
+
+
 async def test_each_message_of_a_stream_takes_from_the_shared_limits(pair):
     assert (await pair.first.ask(tiny_body(image(0.5, 7)), caller="costly")).code is CODE.OK
     stream = pair.second.stream(iter([ONE, ONE, ONE]), caller="costly")
