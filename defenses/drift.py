@@ -6,7 +6,8 @@
   By chance the distance of n rows stays below 1.63 / sqrt(n) in 99 of 100 windows (0.036 at 2,000 rows).
 - `PopulationWindow`: the population stability index of the top class's probability against the first rows that were
   seen, in tenths of those (Siddiqi, "Credit Risk Scorecards", 2006: above 0.25 the population has changed). Rows that a
-  screen did not let pass are kept out of the reference by whoever adds them: `reference=False`.
+  screen did not let pass are kept out of the reference by whoever adds them: `reference=False`. Scores that are no
+  numbers are left out.
 
 Pure, bounded, not thread-safe. Neither says anything before it has seen ROWS_MIN rows.
 """
@@ -96,10 +97,13 @@ class PopulationWindow:
 
     def add(self, scores: NDArray[np.float64], *, reference: NDArray[np.bool_]) -> None:
         """Take in the scores of a batch, float64 (rows,); `reference` says which of them may become the reference."""
+        sound = np.isfinite(scores)  # one that is no number would blind the index for as long as it is kept
+        scores, reference = scores[sound], reference[sound]
         if self._first_rows < self._rows_max:
             places = np.flatnonzero(reference)[: self._rows_max - self._first_rows]
-            self._first.append(scores[places].astype(np.float64))
-            self._first_rows += places.size
+            if places.size:
+                self._first.append(scores[places].astype(np.float64))
+                self._first_rows += places.size
             if self._first_rows < self._rows_max:
                 return
             scores = scores[places[-1] + 1 :]

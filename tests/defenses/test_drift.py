@@ -101,3 +101,18 @@ def test_what_was_flagged_is_never_the_reference():
     assert (window.value() or 1) < 0.1
     window.add(strange, reference=np.ones(1_000, bool))
     assert (window.value() or 0) > 1
+
+
+@pytest.mark.parametrize("at", [0, 250], ids=["in the reference", "after it"])
+def test_a_score_that_is_no_number_is_left_out(at):
+    window, rows = PopulationWindow(ROWS_MIN), np.full(2 * ROWS_MIN + 1, 0.5)
+    rows[at] = np.nan
+    window.add(rows, reference=np.ones(len(rows), bool))
+    assert window.value() == 0
+
+
+def test_batches_of_which_nothing_is_kept_take_no_room():
+    window = PopulationWindow(100)
+    for _ in range(50):
+        window.add(np.full(10, 0.5), reference=np.zeros(10, bool))
+    assert window._first == []
