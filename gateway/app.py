@@ -181,7 +181,7 @@ async def open_app(
     tally = Tally(metrics, loop, traces)
     memory = MemoryLimiter()
     limits_file = LimitsFile(
-        place.policies / f"{process}.limits", memory, clock_ns=time.monotonic_ns, wall_ns=time.time_ns
+        place.memory.with_name(f"{process}.limits"), memory, clock_ns=time.monotonic_ns, wall_ns=time.time_ns
     )
     limits_file.load()
     shared = await open_shared(config, pepper, memory, log) if served and shares_limits(config) else None
