@@ -32,7 +32,7 @@ from stockade.v1 import admin_pb2, audit_pb2
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from google.protobuf.message import Message
 
@@ -50,11 +50,12 @@ OWED_MAX = 64
 
 @dataclass(slots=True)
 class Control:
-    """The control process's own gateway, without models, and the host it speaks for."""
+    """The control process's own gateway, without models, and the host it speaks for. `owed` is not recorded yet."""
 
     host: Host
     app: App = field(init=False)
-    owed: deque[tuple[str, dict[str, Any]]] = field(default_factory=lambda: deque(maxlen=OWED_MAX))
+    owed: deque[tuple[str, dict[str, Any]]] = field(default_factory=deque)
+    recording: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def open(self, stack: contextlib.AsyncExitStack) -> str | None:
         """Say in the log what is in force, and open the admin port if there is to be one. Returns its address."""
@@ -99,21 +100,28 @@ class Control:
         await self.record_when_possible("policy", digest=digest, outcome="rejected", reason=reason)
 
     async def record_when_possible(self, kind: str, **fields: Any) -> None:
-        """Append an entry about what has happened already, now or once the recorder is back."""
+        """Append an entry about what has happened already, now or once the recorder is back.
+
+        Of more than OWED_MAX the oldest is given up: what is in force now is worth more than what was.
+        """
+        if len(self.owed) >= OWED_MAX:
+            dropped, about = self.owed.popleft()
+            self.host.log("owed-entry-dropped", level="error", kind=dropped, policy=policy_of(about))
         self.owed.append((kind, fields))
         await self.record_owed()
 
     async def record_owed(self) -> None:
         """Append what could not be appended before. One that timed out may then be there twice."""
-        while self.owed:
-            kind, fields = self.owed[0]
-            try:
-                await self.record(kind, **fields)
-            except errors.AuditUnavailable:
-                about = fields.get("digest") or fields.get("policy")
-                self.host.log("policy-not-recorded", level="error", policy=about)
-                return
-            self.owed.popleft()
+        async with self.recording:  # the watcher and whoever reloads may come at once
+            while self.owed:
+                entry = kind, fields = self.owed[0]
+                try:
+                    await self.record(kind, **fields)
+                except errors.AuditUnavailable:
+                    self.host.log("policy-not-recorded", level="error", policy=policy_of(fields))
+                    return
+                if self.owed and self.owed[0] is entry:  # else it was given up meanwhile
+                    self.owed.popleft()
 
     async def record(self, kind: str, **fields: Any) -> None:
         """Append an entry of the control plane; returns when it is durable, raises AuditUnavailable otherwise."""
@@ -224,6 +232,11 @@ class Control:
     def vkey(self) -> VerifierKey:
         """Return the log's public key."""
         return parse_vkey(self.host.config.audit.vkey.read_text().strip())
+
+
+def policy_of(fields: Mapping[str, Any]) -> str | None:
+    """Return the digest of the policy that an entry is about."""
+    return fields.get("digest") or fields.get("policy")
 
 
 def fitting(entries: list[bytes], bytes_max: int) -> list[bytes]:
