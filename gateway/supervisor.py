@@ -146,14 +146,20 @@ class Child:
                 self.process.stdin.write(json.dumps(command).encode() + b"\n")
 
     async def ask(self, timeout_s: float, **command: Any) -> dict[str, Any]:
-        """Send a command and wait for the next event; `{"event": "silent"}` when none comes in time."""
+        """Send a command and wait for the next event; `{"event": "silent"}`: none in time, or it ended."""
         while not self.replies.empty():
             self.replies.get_nowait()
         self.tell(**command)
-        try:
-            return await asyncio.wait_for(self.replies.get(), timeout_s)
-        except TimeoutError:
+        process = self.process
+        if process is None:
             return {"event": "silent"}
+        reply, ended = asyncio.create_task(self.replies.get()), asyncio.create_task(process.wait())
+        try:
+            await asyncio.wait({reply, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            return reply.result() if reply.done() else {"event": "silent"}
+        finally:
+            reply.cancel()
+            ended.cancel()
 
     async def stop(self, timeout_s: float) -> None:
         """Send SIGTERM, wait, and kill what is still there after `timeout_s`."""

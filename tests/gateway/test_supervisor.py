@@ -214,6 +214,12 @@ async def test_a_child_that_does_not_answer_is_silent(nursery):
     assert await child.ask(0.05, do="prepare", path="p1") == {"event": "silent"}
 
 
+@pytest.mark.timeout(20)
+async def test_nobody_waits_for_the_answer_of_a_child_that_has_ended(nursery):
+    (child,) = await nursery.ready(READY + "sys.stdin.readline()")
+    assert await child.ask(3600, do="prepare", path="p1") == {"event": "silent"}
+
+
 async def test_one_that_ignores_the_signal_is_killed(nursery):
     (child,) = await nursery.ready(STUBBORN)
     await child.stop(0.1)
