@@ -34,6 +34,7 @@ from gateway.traces import require_tracing
 from ops.audit.errors import ForkRefused, LogCorrupted, Poisoned, RecorderError
 from ops.logging import configure
 from ops.metrics import prepare_directory, serve_metrics
+from serving.ray_link import GRACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +79,7 @@ class Host:
     control: Control | None = None
     rollout: Rollout = field(init=False)
     reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reloads: set[asyncio.Task[bool]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.rollout = Rollout(self, Releases(self.place.memory.with_name(RELEASES)))
@@ -87,7 +89,29 @@ class Host:
         return self.recorder.ready.is_set() and any(worker.ready.is_set() and worker.able for worker in self.workers)
 
     async def reload(self, *, expected_digest: str = "") -> bool:
-        """Bring every worker to the policy in the file. False: it was refused, and `problem` says why."""
+        """Bring every worker to the policy in the file. False: it was refused, and `problem` says why.
+
+        It goes on when whoever asked has gone: what the workers have taken over must come into force here as well.
+        """
+        task = asyncio.create_task(self._reload(expected_digest))
+        self.reloads.add(task)
+        task.add_done_callback(self._reloaded)
+        return await asyncio.shield(task)
+
+    def _reloaded(self, task: asyncio.Task[bool]) -> None:
+        self.reloads.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:  # maybe nobody else hears of it
+            self.log("reload-failed", level="error", policy=self.policy.digest, error=type(problem).__name__)
+
+    async def end_reloads(self, patience_s: float) -> None:
+        """Before the host stops: let what has begun be recorded, but do not wait long for it."""
+        if self.reloads:
+            await asyncio.wait(self.reloads, timeout=patience_s)
+        for task in self.reloads:
+            task.cancel()
+        await asyncio.gather(*self.reloads, return_exceptions=True)
+
+    async def _reload(self, expected_digest: str) -> bool:
         async with self.reloading:
             self.seen = stamp(self.config.policy.file)
             try:
@@ -203,9 +227,7 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
     loop = asyncio.get_running_loop()
     for name, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
         loop.add_signal_handler(name, event.set)
-    drain_s = host.config.transport.drain_timeout_ms / 1000 + STOP_SLACK_S
-    if (oip := host.config.engine.oip) is not None:  # a batch may have gone to a silent server in the last moment
-        drain_s += oip.call_timeout_ms / 1000
+    drain_s = drain_time(host.config)
     async with contextlib.AsyncExitStack() as stack:
         keeping = [keep(host.recorder, stack, RECORDER_STOP_S)]
         await all_ready([host.recorder], keeping, READY_TIMEOUT_S)
@@ -222,8 +244,18 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
             raise WentDown(str(problem)) from problem
         host.log("stopping")
         watching.cancel()
-        await asyncio.gather(*(worker.stop(drain_s) for worker in host.workers))
+        await asyncio.gather(*(worker.stop(drain_s) for worker in host.workers), host.end_reloads(STOP_SLACK_S))
         await host.rollout.end()
+
+
+def drain_time(config: Config) -> float:
+    """Return the seconds that a worker has to stop: a batch may have gone to a silent server in the last moment."""
+    drain_s = config.transport.drain_timeout_ms / 1000 + STOP_SLACK_S
+    if config.engine.oip is not None:
+        drain_s += config.engine.oip.call_timeout_ms / 1000
+    if config.engine.ray is not None:
+        drain_s += config.engine.ray.call_timeout_ms / 1000 + GRACE_S
+    return drain_s
 
 
 def keep(child: Child | Neighbour, stack: contextlib.AsyncExitStack, stop_s: float) -> asyncio.Task[None]:

@@ -8,8 +8,8 @@ import os
 import pytest
 
 import gateway.host
-from gateway.config import load_config
-from gateway.host import Host
+from gateway.config import Engine, load_config
+from gateway.host import STOP_SLACK_S, Host, drain_time
 from gateway.place import place_of
 from gateway.policy_file import UNSIGNED_NS, Kept, Memory, stamp
 from gateway.supervisor import Child
@@ -84,3 +84,18 @@ def test_clients_can_be_served_when_a_worker_that_is_up_says_so(host):
     assert host.ready()
     host.recorder.ready.clear()
     assert not host.ready()
+
+
+@pytest.mark.parametrize(
+    ("engine", "more_s"),
+    [
+        ({}, 0),
+        ({"kind": "oip", "oip": {"addresses": ("127.0.0.1:1",), "call_timeout": "7s"}}, 7),
+        ({"kind": "ray", "ray": {"address": "127.0.0.1:1", "call_timeout": "9s"}}, 9 + 2),
+    ],
+    ids=["in the process", "a server", "a cluster"],
+)
+def test_a_worker_that_stops_has_time_for_a_batch_that_nobody_answers(host, engine, more_s):
+    _, host = host
+    config = host.config.model_copy(update={"engine": Engine.model_validate(engine)})
+    assert drain_time(config) == config.transport.drain_timeout_ms / 1000 + STOP_SLACK_S + more_s
