@@ -1,4 +1,4 @@
-"""What the control plane still owes the log: each entry once, in order, whoever asks for it and whoever gives up."""
+"""The control plane: what it owes the log is recorded once; a reload that has begun does not hang on who asked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from gateway.host import Host
 from gateway.place import place_of
 from gateway.policy_file import Kept, Memory
 from gateway.supervisor import Child
+from stockade.v1 import admin_pb2
 from tests.gateway.rig import HeldSink, open_rig, until
+from tests.serving.tiny import tiny_bundle
 
 
 class Words:
@@ -34,7 +36,7 @@ def digests(sink: HeldSink) -> list[str]:
 @asynccontextmanager
 async def controlled(made_site, tmp_path):
     """A control plane over a real gateway, for a host whose processes were not started."""
-    async with open_rig(made_site, tmp_path) as rig:
+    async with open_rig(made_site, tmp_path, bundles=[tiny_bundle("2")]) as rig:
         config, log = rig.app.config, Words()
         place = place_of(config)
         kept = Kept(config.policy, place.policies, Memory(tmp_path / "recorder/policy.revision"))
@@ -83,3 +85,62 @@ async def test_an_entry_that_is_given_up_while_it_is_recorded_takes_no_other_alo
         rig.sink.release()
         await asyncio.gather(*owing)
         assert digests(rig.sink) == [f"{number:064x}" for number in range(OWED_MAX + 1)]
+
+
+async def test_a_reload_goes_on_when_whoever_asked_for_it_has_gone(made_site, tmp_path):
+    async with controlled(made_site, tmp_path) as (rig, control):
+        host, request = control.host, admin_pb2.ReloadPolicyRequest()
+        canary = {"version": "2", "steps": [0.5, 1], "step_every": "1h"}
+        rig.site.change_policy(lambda policy: policy["models"]["tiny"].update(release={"canary": canary}))
+        rig.sink.holding = True
+        asked = asyncio.create_task(control.reload_policy(request))
+        await until(lambda: rig.sink.held)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        assert asked.cancelled()
+        rig.sink.release()
+        again = await control.reload_policy(request)
+        assert (again.accepted, again.digest, again.previous_digest) == (True, host.policy.digest, host.policy.digest)
+        assert rig.gw.active.digest == host.policy.digest
+        assert digests(rig.sink) == [host.policy.digest]
+        assert [entry["action"] for entry in rig.sink.records(kind="release")] == ["started"]
+        assert not host.reloads
+
+
+async def test_a_reload_that_breaks_when_nobody_waits_any_more_is_told(made_site, tmp_path, monkeypatch):
+    async with controlled(made_site, tmp_path) as (rig, control):
+        rig.site.change_policy(lambda policy: None)
+        go = asyncio.Event()
+
+        async def broken(*_: object) -> None:
+            await go.wait()
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(Control, "policy_changed", broken)
+        asked = asyncio.create_task(control.reload_policy(admin_pb2.ReloadPolicyRequest()))
+        await until(lambda: "policy-loaded" in control.host.log.events())
+        asked.cancel()
+        go.set()
+        await until(lambda: not control.host.reloads)
+        told = [facts for event, facts in control.host.log.lines if event == "reload-failed"]
+        assert told == [{"level": "error", "error": "RuntimeError", "policy": control.host.policy.digest}]
+
+
+async def test_a_host_that_stops_lets_a_reload_end_and_waits_for_none_that_does_not(made_site, tmp_path):
+    async with controlled(made_site, tmp_path) as (rig, control):
+        rig.site.change_policy(lambda policy: None)
+        rig.sink.holding = True
+        asked = asyncio.create_task(control.reload_policy(admin_pb2.ReloadPolicyRequest()))
+        await until(lambda: rig.sink.held)
+        ending = asyncio.create_task(control.host.end_reloads(20.0))
+        rig.sink.release()
+        await ending
+        assert (await asked).accepted
+        rig.site.change_policy(lambda policy: None)
+        rig.sink.holding = True
+        asked = asyncio.create_task(control.reload_policy(admin_pb2.ReloadPolicyRequest()))
+        await until(lambda: rig.sink.held)
+        await control.host.end_reloads(0.001)
+        await asyncio.gather(asked, return_exceptions=True)
+        assert asked.cancelled()
+        assert not control.host.reloads
