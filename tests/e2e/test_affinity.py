@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
+from gateway.health import serving
 from gateway.methods import data_methods
 from gateway.server import server_credentials
 from gateway.service import Service
+from ops.metrics.page import serve_metrics
 from tests.e2e.caller import INFER, Reply
 from tests.gateway.rig import Rig, ended, image, open_rig, tiny_body, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from ops.metrics.page import MetricsPage
     from tests.e2e.site import Site
 
 HAPROXY = shutil.which("haproxy")
@@ -36,11 +39,13 @@ Metadata = tuple[tuple[str, str], ...]
 
 @dataclass(slots=True)
 class Place:
-    """A gateway on a TLS port."""
+    """A gateway on a TLS port, and its page."""
 
     rig: Rig
     port: int = 0
+    page_port: int = 0
     server: grpc.aio.Server | None = field(default=None)
+    page: MetricsPage | None = field(default=None)
 
     async def open(self) -> None:
         self.server = grpc.aio.server()
@@ -51,8 +56,14 @@ class Place:
         credentials = server_credentials(tls, client_certificate=False)
         self.port = self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self.server.start()
+        gw = self.rig.gw
+        self.page = serve_metrics("127.0.0.1", self.page_port, self.rig.metrics, lambda: True, lambda: serving(gw))
+        self.page_port = self.page.port
 
     async def close(self) -> None:
+        if self.page is not None:
+            self.page.close()
+            self.page = None
         if self.server is not None:
             await self.server.stop(None)
             self.server = None
@@ -94,7 +105,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def balancer(site: Site, path: Path, ports: list[int]) -> Iterator[int]:
+def balancer(site: Site, path: Path, places: list[Place]) -> Iterator[int]:
     """HAProxy with the shipped configuration, its addresses and files replaced."""
     listening, certificates, metrics = free_ports(3)
     pem = path / "balancer.pem"
@@ -108,7 +119,9 @@ def balancer(site: Site, path: Path, ports: list[int]) -> Iterator[int]:
         "bind :8001": f"bind 127.0.0.1:{listening}",
         "bind :8004": f"bind 127.0.0.1:{certificates}",
         "127.0.0.1:8405": f"127.0.0.1:{metrics}",
-    } | {f"10.0.0.{number}:8001": f"127.0.0.1:{port}" for number, port in enumerate(ports, 1)}
+    }
+    for number, place in enumerate(places, 1):  # here all of them are on one machine
+        changes[f"10.0.0.{number}:8001"] = f"127.0.0.1:{place.port} port {place.page_port}"
     for old, new in changes.items():
         assert old in text, old
         text = text.replace(old, new)
@@ -143,7 +156,7 @@ async def balanced(made_site, tmp_path) -> AsyncIterator[Balanced]:
         for place in places:
             await place.open()
             stack.push_async_callback(place.close)
-        port = stack.enter_context(balancer(made_site, tmp_path, [place.port for place in places]))
+        port = stack.enter_context(balancer(made_site, tmp_path, places))
         opened = Balanced(places, f"localhost:{port}", made_site, made_site.read("tls/ca.crt"))
         await until(lambda: listening(port))
         yield opened
@@ -171,11 +184,36 @@ async def test_a_caller_stays_with_its_gateway_and_only_a_lost_gateways_callers_
     async def is_back() -> bool:
         return await balanced.everybody() == before
 
+    assert await within(is_back), "a gateway that is back has its callers again"
+
+
+async def test_a_gateway_that_answers_nobody_loses_its_callers_though_its_port_is_open(balanced):
+    """One whose recorder is gone refuses everything, and says on its page that it is not ready."""
+    before = await balanced.everybody()
+    sink = balanced.places[1].rig.sink
+
+    async def only_they_move() -> bool:
+        now = await balanced.everybody()
+        return {caller for caller in CALLERS if now[caller] != before[caller]} == {
+            caller for caller in CALLERS if before[caller] == 1
+        }
+
+    sink.available = False
+    assert await within(only_they_move)
+    sink.available = True
+
+    async def is_back() -> bool:
+        return await balanced.everybody() == before
+
+    assert await within(is_back)
+
+
+async def within(asked: Callable[[], Awaitable[bool]]) -> bool:
+    """Ask again for as long as a balancer takes to see a change."""
     for _ in range(50):
-        if await is_back():
-            break
-    else:
-        pytest.fail("a gateway that is back has its callers again")
+        if await asked():
+            return True
+    return False
 
 
 async def test_each_way_to_show_a_credential_leads_to_the_same_gateway(balanced):
