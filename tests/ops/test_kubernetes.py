@@ -28,7 +28,7 @@ SIDES = ("ingress", "egress")
 CONFIG = Path("/etc/stockade/stockade.yaml")
 GATEWAY = {"app.kubernetes.io/name": "stockade", "app.kubernetes.io/component": "gateway"}
 BROUGHT = {"stockade-policy", "stockade-trust", "stockade-tls", "stockade-secrets", "stockade-log-keys"}
-BROUGHT_FOR = {"in-process": set(), "ray": {"stockade-redis"}}
+BROUGHT_FOR = {"in-process": set(), "ray": {"stockade-redis", "stockade-ray-token"}}
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -496,6 +496,23 @@ def test_replicas_see_no_secret(manifests):
             assert "secretKeyRef" not in json.dumps(template["spec"]["containers"])
 
 
+def test_no_container_has_a_secret_in_its_environment(manifests):
+    for name, template in pod_templates(manifests):
+        for container in containers(template):
+            assert "secretKeyRef" not in json.dumps(container.get("env", ())), name
+            assert "secretRef" not in json.dumps(container.get("envFrom", ())), name
+
+
+def test_ray_finds_its_token_in_a_file(pod, overlay):
+    if overlay != "ray":
+        return
+    secrets = {volume["name"]: volume["secret"] for volume in pod["spec"]["volumes"] if "secret" in volume}
+    for container in (named(pod["spec"]["initContainers"], "ray-node"), named(pod["spec"]["containers"], "gateway")):
+        (path,) = [each["value"] for each in container["env"] if each["name"] == "RAY_AUTH_TOKEN_PATH"]
+        (mount,) = [mount for mount in container["volumeMounts"] if path == f"{mount['mountPath']}/auth_token"]
+        assert secrets[mount["name"]]["secretName"] == "stockade-ray-token"
+
+
 # What may run
 
 
@@ -541,7 +558,6 @@ def test_what_is_referred_to_is_rendered_or_documented(manifests, pod, overlay):
     } - {None}
     brought = BROUGHT | BROUGHT_FOR[overlay]
     assert used - made == brought
-    brought |= {"stockade-ray-token"} if of_kind(manifests, "RayService") else set()
     text = (ROOT / "docs/deploy-kubernetes.md").read_text(encoding="utf-8")
     assert [name for name in sorted(brought) if f"`{name}`" not in text] == []
 
