@@ -6,7 +6,9 @@ Rules:
   is counted.
 - Nobody gets what the other version says, nothing it does writes a record: it is seen in the metrics, and summed in the
   `release` entries of the log.
-- A batch on which the other version fails is run again request by request, so that a bad row counts as one failure.
+- A batch on which the other version fails is run again request by request, so that a bad row counts as one failure;
+  not where a server gave no answer: that is not the rows' fault.
+- The end waits for no server: it gives the batch that is being looked at CLOSE_S, and nothing is said of it after that.
 
 Which share of the batches is compared is drawn by counting: of a rate of 0.1 every tenth, of each version.
 """
@@ -24,6 +26,7 @@ import numpy as np
 
 from gateway.judgement import judge
 from ops.metrics import Compared
+from serving.errors import BackendTimedOut, BackendUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +39,7 @@ __all__ = ["BATCHES_MAX", "BYTES_MAX", "Comparer", "Ran", "differ"]
 BATCHES_MAX = 16
 BYTES_MAX = 64 * 1024 * 1024
 NICE = 10
+CLOSE_S = 1.0
 
 Array = np.ndarray[Any, Any]
 
@@ -57,6 +61,9 @@ class Difference:
     rows: int
     disagreements: int
     difference: float
+
+
+NOTHING = Difference(0, 0, 0.0)
 
 
 def differ(one: Array, other: Array) -> Difference:
@@ -127,13 +134,13 @@ class Comparer:
             self._wake.notify()
 
     def close(self) -> None:
-        """Drop what waits, and wait for the batch that is being looked at."""
+        """Drop what waits, and wait for the batch that is being looked at: a little, since its server may be silent."""
         with self._lock:
             self._closed = True
             self._ready.clear()
             self._wake.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_S)
 
     def _work(self) -> None:
         with contextlib.suppress(OSError):  # a container may forbid it
@@ -153,10 +160,15 @@ class Comparer:
         assert mirror is not None, "only such batches are noted"
         bundle = mirror.rules.served.bundle
         began_ns = self._clock_ns()
-        first, failed = self._run(mirror, ran.inputs, ran.starts, ran.prediction)
-        took_ns = self._clock_ns() - began_ns
-        rest = list(self._alone(mirror, ran)) if failed and len(ran.starts) > 1 else []
-        failures = sum(bad for _, bad in rest) if rest else failed
+        try:
+            first, failed = self._run(mirror, ran.inputs, ran.starts, ran.prediction)
+            took_ns = self._clock_ns() - began_ns
+            rest = list(self._alone(mirror, ran)) if failed and len(ran.starts) > 1 else []
+            failures = sum(bad for _, bad in rest) if rest else failed
+        except (BackendUnavailable, BackendTimedOut):
+            first, failed, took_ns, rest, failures = NOTHING, 1, 0, [], len(ran.starts)
+        if self._closed:  # whoever is told may have gone
+            return
         differences = [each for each, _ in rest] or [first]
         compared = Compared(
             requests=len(ran.starts),
@@ -173,22 +185,30 @@ class Comparer:
         """Run each request of a batch by itself."""
         ends = [*ran.starts[1:].tolist(), len(ran.prediction)]
         for begin, end in zip(ran.starts.tolist(), ends, strict=True):
+            if self._closed:
+                return
             inputs = {name: array[begin:end] for name, array in ran.inputs.items()}
             yield self._run(mirror, inputs, np.zeros(1, np.intp), ran.prediction[begin:end])
 
     def _run(
         self, mirror: Mirror, inputs: Mapping[str, Array], starts: Array, answered: Array
     ) -> tuple[Difference, int]:
-        """Return how the other version's prediction differs, and 1 if it failed on these rows."""
-        rules, nothing = mirror.rules, Difference(0, 0, 0.0)
+        """Return how the other version's prediction differs, and 1 if it failed on these rows.
+
+        Raises BackendUnavailable and BackendTimedOut.
+        """
+        rules = mirror.rules
         try:
             outputs = rules.served.engine.infer(inputs)
             judgement = judge(rules, inputs, outputs, starts, len(answered))
             prediction = outputs[mirror.prediction]
             if not np.isfinite(prediction).all():
-                return nothing, 1
+                return NOTHING, 1
             difference = differ(answered, prediction)
+        except (BackendUnavailable, BackendTimedOut):
+            raise
         except Exception:  # noqa: BLE001  whatever an engine raises or answers, the answer that was given stands
-            return nothing, 1
-        self._judged(rules, [judgement], prediction.max(axis=1))
+            return NOTHING, 1
+        if not self._closed:
+            self._judged(rules, [judgement], prediction.max(axis=1))
         return difference, 0

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gateway import comparison
 from gateway.comparison import BATCHES_MAX, BYTES_MAX, Comparer, Ran, differ
 from gateway.state import Mirror
-from serving.errors import BackendFailed
+from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable
 
 PATIENCE_S = 20
 
@@ -22,10 +23,15 @@ class Engine:
         self.go = threading.Event()
         self.go.set()
         self.entered = threading.Event()
+        self.problem: Exception | None = None
+        self.runs = 0
 
     def infer(self, inputs):
+        self.runs += 1
         self.entered.set()
         assert self.go.wait(PATIENCE_S)
+        if self.problem is not None:
+            raise self.problem
         if (inputs["x"] < 0).any():
             raise BackendFailed("kiosk/2", "negative")
         return {"probabilities": inputs["x"][:, ::-1].copy()}
@@ -108,6 +114,29 @@ def test_each_request_with_a_bad_row_counts_as_a_failure(bench):
     compared = bench.wait()[2]
     assert (compared.requests, compared.errors, compared.rows) == (4, 3, 1)
     assert compared.seconds == 0
+
+
+@pytest.mark.parametrize("problem", [BackendTimedOut("kiosk/2", 5000), BackendUnavailable("kiosk/2", "gone")])
+def test_who_gives_no_answer_is_asked_once_and_has_failed_all_requests(bench, problem):
+    bench.engine.problem = problem
+    bench.offer([0.9, 0.1], [0.5, 0.5], [0.2, 0.8], starts=(0, 1, 2))
+    bench.answered()
+    compared = bench.wait()[2]
+    assert (compared.requests, compared.errors, compared.rows, bench.engine.runs) == (3, 3, 0, 1)
+
+
+def test_the_end_waits_for_no_server(bench, monkeypatch):
+    monkeypatch.setattr(comparison, "CLOSE_S", 0.01)
+    bench.engine.go.clear()
+    bench.offer([-0.9, 0.1], [-0.5, 0.5], [-0.2, 0.8], starts=(0, 1, 2))
+    bench.answered()
+    assert bench.engine.entered.wait(PATIENCE_S)
+    bench.comparer.close()
+    thread = bench.comparer._thread
+    assert thread.is_alive(), "it was waited for"
+    bench.engine.go.set()
+    thread.join(PATIENCE_S)
+    assert (bench.engine.runs, bench.done, bench.judged) == (1, [], [])
 
 
 def test_a_prediction_that_is_no_number_is_a_failure(bench):
