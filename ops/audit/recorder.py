@@ -120,10 +120,7 @@ class Recorder:
 
     def _finish(self) -> None:
         """Commit what has arrived, and tell the rest that we are gone by closing."""
-        for worker in self._workers:
-            self._workers.serve(worker, selectors.EVENT_READ)
-        while self._workers.waiting:
-            self._commit_group()
+        self._commit_what_was_sent()
         for worker in self._workers:
             self._workers.drop(worker)
         self._listener.close()
@@ -153,6 +150,17 @@ class Recorder:
         if self._publishing.edge.backlog > self._settings.backlog_records_max:
             return protocol.BACKLOG
         return 0
+
+    def _commit_what_was_sent(self) -> None:
+        """Read every connection as far as it has got by now, and commit that."""
+        for worker in self._workers:
+            while self._workers.take(worker):
+                self._commit_waiting()
+        self._commit_waiting()
+
+    def _commit_waiting(self) -> None:
+        while self._workers.waiting:
+            self._commit_group()
 
     def _commit_group(self) -> None:
         """Commit what waits, up to the limits of a group, then answer each worker once."""
@@ -258,6 +266,8 @@ class Recorder:
             found = left_over(path)
             if found is None:
                 continue
+            if found.slots:  # the worker is dead: all that it sent is in its socket now, and may be about these
+                self._commit_what_was_sent()
             recorded = self._recorded_ids() if found.slots else frozenset()
             missing = [slot for slot in found.slots if slot.request_id.hex().encode() not in recorded]
             entries = [self._own.outcome_unknown(slot.request_id, slot.note, found.context) for slot in missing]

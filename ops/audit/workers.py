@@ -8,6 +8,7 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from ops.audit import protocol
 from ops.audit.appender import Append
@@ -87,15 +88,19 @@ class Workers:
         self.lost = True
 
     def send(self, worker: Worker, data: bytes) -> None:
-        """Send, keeping what the socket does not take; a worker that never reads is dropped."""
+        """Send, keeping what the socket does not take; a worker that never reads is dropped.
+
+        One that cannot be answered any more has gone: what it sent before is read to its end all the same.
+        """
         worker.outbox += data
         try:
             sent = worker.sock.send(worker.outbox)
         except BlockingIOError:
             sent = 0
         except OSError:
-            self.drop(worker)
-            return
+            sent = len(worker.outbox)
+            with suppress(OSError):  # one that lives must not take the next answer for this one
+                worker.sock.shutdown(socket.SHUT_WR)
         worker.outbox = worker.outbox[sent:]
         if len(worker.outbox) > OUTBOX_BYTES_MAX:
             self.drop(worker)
@@ -114,40 +119,46 @@ class Workers:
         """Send what is kept, receive what has come; no more than one append beyond what waits to be committed."""
         if mask & selectors.EVENT_WRITE:
             self.send(worker, b"")
-            if worker.sock.fileno() < 0:  # dropped: it had gone
-                return
-        if mask & selectors.EVENT_READ and worker.queued_bytes < self._append_bytes_max:
-            self._receive(worker)
+        if mask & selectors.EVENT_READ:
+            self.take(worker)
 
-    def _receive(self, worker: Worker) -> None:
-        """Take what the socket holds; check and queue the complete appends."""
+    def take(self, worker: Worker) -> bool:
+        """Receive what has come, unless enough waits to be committed. Returns whether there may be more."""
+        if worker.sock.fileno() < 0:  # dropped meanwhile
+            return False
+        return worker.queued_bytes >= self._append_bytes_max or self._receive(worker)
+
+    def _receive(self, worker: Worker) -> bool:
+        """Take what the socket holds; check and queue the complete appends. Returns whether it may hold more."""
         try:
             received = worker.sock.recv_into(self._buffer)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             received = 0
         if not received:
             if not worker.queue:  # else its records are committed first
                 self.drop(worker)
-            return
+            return False
+        more = received == RECEIVE_BYTES
         data = bytes(memoryview(self._buffer)[:received])
         if worker.inbox:
             worker.inbox += data
             if len(worker.inbox) < worker.needed:
-                return
+                return more
             data = bytes(worker.inbox)
             worker.inbox.clear()
         try:
             appends, taken = protocol.split_messages(data, self._append_bytes_max + protocol.HEAD_BYTES)
         except ProtocolError:
             self.drop(worker)
-            return
+            return False
         for records, pack in appends:
             self._admit(worker, records, pack)
         if taken < len(data):
             worker.inbox += memoryview(data)[taken:]
             worker.needed = needed_of(worker.inbox)
+        return more
 
 
 def needed_of(inbox: bytearray) -> int:

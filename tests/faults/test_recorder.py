@@ -354,6 +354,53 @@ async def test_what_a_dead_worker_had_in_flight_becomes_outcome_unknown_once(tmp
     assert {(entry["build"], entry["gateway"], entry["method"]) for entry in unknown} == {("9.9", "host/0", "/m/Infer")}
 
 
+SENDER = """
+import os, socket, sys
+from pathlib import Path
+from ops.audit import protocol
+from ops.audit.ring import InflightRing
+from tests.ops.audit.samples import number_id, small
+directory, path = sys.argv[1:]
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(path)
+sock.recv(65536)
+ring = InflightRing.open(Path(directory) / "0.ring", 8, b'{"build":"9.9","gateway":"host/0"}')
+for number in (1, 2):
+    ring.enter(bytes.fromhex(number_id(number)), b'{"method":"/m/Infer","peer":"ipv4:192.0.2.1:1"}')
+print("ready", flush=True)
+sys.stdin.readline()
+sock.sendall(protocol.append_message([small(1)], []))
+os.kill(os.getpid(), 9)
+"""
+
+
+async def test_what_a_dead_worker_had_sent_is_recorded_as_it_said_and_not_as_unknown_too(tmp_path):
+    """The recorder finds the ring and what was sent in the same turn."""
+    settings = settings_in(tmp_path, heartbeat_ms=20)
+    recorder = launch(settings).wait_ready()
+    command = [sys.executable, "-c", SENDER, os.fspath(settings.rings_directory), os.fspath(settings.socket)]
+    worker = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert await worker.stdout.readline() == b"ready\n"
+    before = heartbeats(settings)
+    await eventually(lambda: heartbeats(settings) > before + 1)  # it looks for rings in its next turn
+    os.kill(recorder.pid, signal.SIGSTOP)
+    await worker.communicate(b"\n")
+    os.kill(recorder.pid, signal.SIGCONT)
+    await eventually(lambda: not list(settings.rings_directory.iterdir()))
+    assert recorder.stop() == 0, recorder.errors
+    found = [entry for entry in entries_of(settings) if entry.get("id") in (number_id(1), number_id(2))]
+    assert sorted((entry["kind"], entry["id"]) for entry in found) == [
+        ("outcome-unknown", number_id(2)),
+        ("refused", number_id(1)),
+    ]
+
+
+def heartbeats(settings: RecorderSettings) -> int:
+    """How many heartbeats are published."""
+    reader = LogReader.open(settings.directory, KEY.verifier)
+    return sum(parse(data)["kind"] == "heartbeat" for data in reader.entries(0, reader.checkpoint.size))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [([], 64), (["a", "b"], 64), (["/nowhere"], RecorderError.exit_code)],

@@ -57,6 +57,65 @@ def test_a_worker_that_dies_with_an_answer_on_its_way_is_dropped_once(connected)
     connected.workers.ready(key.fd, mask)  # an event of the same turn that came later
 
 
+def test_what_a_worker_sent_before_it_died_is_kept_though_it_cannot_be_answered(connected):
+    """Its socket takes nothing any more; what it still holds is read."""
+    message = protocol.append_message([small(1)], [])
+    connected.worker.queue.append(protocol.BACKLOG)  # something that waits for its answer
+    connected.peer.sendall(message)
+    connected.peer.close()
+    connected.workers.send(connected.worker, b"an acknowledgement")
+    assert list(connected.workers) == [connected.worker]
+    assert connected.worker.queue
+    ((key, mask),) = connected.selector.select(0)
+    assert mask == selectors.EVENT_READ, "nothing is left to be sent"
+    connected.workers.ready(key.fd, mask)
+    assert [records[2:] for records in connected.admitted] == [small(1)]
+    connected.worker.queue.clear()  # answered
+    connected.workers.send(connected.worker, b"again in vain")
+    connected.workers.ready(key.fd, mask)
+    assert list(connected.workers) == []
+    assert connected.workers.lost
+
+
+def test_a_worker_that_missed_an_answer_learns_that_it_is_hung_up_on(connected):
+    """Such as when the kernel had no memory for it: the replies that follow would answer the wrong appends."""
+
+    class Broken:
+        def __init__(self, sock: socket.socket) -> None:
+            self._sock = sock
+
+        def send(self, _: bytes) -> int:
+            raise OSError(105, "No buffer space available")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._sock, name)
+
+    connected.peer.recv(5)
+    sock = connected.worker.sock
+    connected.worker.sock = Broken(sock)
+    connected.workers.send(connected.worker, b"an acknowledgement")
+    connected.worker.sock = sock
+    connected.peer.settimeout(10)
+    assert connected.peer.recv(1) == b""
+
+
+def test_what_a_socket_holds_is_taken_at_once_up_to_what_may_wait(connected):
+    message = protocol.append_message([small(1)], [])
+    for _ in range(3):
+        connected.peer.sendall(message)
+    connected.peer.close()
+    connected.worker.queued_bytes = 1 << 16
+    assert connected.workers.take(connected.worker), "there may be more"
+    assert connected.admitted == []
+    connected.worker.queued_bytes -= 1
+    assert not connected.workers.take(connected.worker)
+    assert len(connected.admitted) == 3
+    assert list(connected.workers) == [connected.worker]
+    assert not connected.workers.take(connected.worker), "it has ended"
+    assert list(connected.workers) == []
+    assert not connected.workers.take(connected.worker), "it is gone"
+
+
 def test_a_worker_that_never_reads_is_dropped_at_the_limit(connected):
     connected.fill(connected.worker)
     connected.workers.send(connected.worker, bytes(OUTBOX_BYTES_MAX - len(connected.worker.outbox)))
