@@ -68,13 +68,17 @@ for name in tls/server.crt tls/ca.crt keys/policy.pub keys/bundles.pub keys/log.
   stockade.yaml; do
   place $shared 0440 /site/$name $c/$name
 done
+for model in $c/bundles/*/*/; do # a gateway loads whatever lies here
+  [ -d "/site/bundles/${model#"$c"/bundles/}" ] || rm -rf "$model"
+done
+find $c/bundles -mindepth 1 -maxdepth 1 -type d -empty -delete
 for model in /site/bundles/*/*/; do
+  [ -d "$model" ] || continue
   to=$c/bundles/${model#/site/bundles/}
   to=${to%/}
-  [ ! -e "$to" ] || continue
+  ! diff -rq "$model" "$to" >/dev/null 2>&1 || continue
   mkdir -p "${to%/*}"
-  rm -rf "$to.new"
-  cp -R "$model" "$to.new" && mv "$to.new" "$to"
+  cp -R "$model" "$to.new" && rm -rf "$to" && mv "$to.new" "$to"
 done
 chown -R $shared $c/bundles && chmod -R u=rwX,g=rX,o= $c/bundles
 
@@ -93,7 +97,7 @@ directory $grafana 0700 $v/grafana
 
 # 5. What the others prove who calls with.
 directory $redis 0700 $v/redis-config
-hash=$(sha256sum <$v/secrets/redis.password | cut -d ' ' -f 1)
+hash=$(tr -d '\r\n' <$v/secrets/redis.password | sha256sum | cut -d ' ' -f 1)
 # The gateway may run its script, and see nothing but its own keys.
 printf 'user default off\nuser gateway on #%s resetchannels ~stockade:* -@all +eval +evalsha +script|load +mget +set +time +hello +ping +client|setinfo\n' "$hash" >/tmp/users.acl
 place $redis 0400 /tmp/users.acl $v/redis-config/users.acl

@@ -1,0 +1,82 @@
+"""What the compose stack makes of a site, by the script that we ship: its paths replaced, and run as root as there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users")
+SHIPPED = Path(__file__).parent.parent.parent / "ops/deploy/compose/prepare.sh"
+FILES = ("stockade.yaml", "policy.yaml", "policy.yaml.sig", "tls/server.crt", "tls/ca.crt")
+FILES += ("keys/policy.pub", "keys/bundles.pub", "keys/log.vkey")
+SECRETS = ("server.key", "pepper", "payload-master.key", "grafana.password", "ray.token")
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def here(tmp_path) -> Path:
+    """A site and its volumes, as the first start leaves them."""
+    for name in (*FILES, *(f"secrets/{name}" for name in SECRETS)):
+        write(tmp_path / "site" / name, f"{name}\n")
+    write(tmp_path / "site/secrets/redis.password", "correct horse")
+    for name in ("kiosk/1", "kiosk/2", "door/1"):
+        write(tmp_path / "site/bundles" / name / "manifest.json", name)
+    write(tmp_path / "volumes/vault/log.key", "the log's key")
+    (tmp_path / "made").mkdir()
+    return tmp_path
+
+
+def prepare(here: Path) -> None:
+    text = SHIPPED.read_text()
+    for old, new in (("/tmp/", f"{here}/made/"), ("v=/volumes", f"v={here}/volumes"), ("/site", f"{here}/site")):
+        assert old in text, old
+        text = text.replace(old, new)
+    (here / "prepare.sh").write_text(text.replace(f"deploy{here}/site", "deploy/site"))
+    done = subprocess.run(["sh", here / "prepare.sh"], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def bundles_in(directory: Path) -> dict[str, str]:
+    return {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+def test_redis_expects_the_password_that_the_gateway_shows(here, ending):
+    """The gateway leaves off the end of the line."""
+    (here / "site/secrets/redis.password").write_text(f"correct horse{ending}", newline="")
+    prepare(here)
+    wanted = hashlib.sha256(b"correct horse").hexdigest()
+    assert f" #{wanted} " in (here / "volumes/redis-config/users.acl").read_text()
+
+
+def test_the_volume_holds_the_bundles_of_the_site_and_no_others(here):
+    site, volume = here / "site/bundles", here / "volumes/config/bundles"
+    prepare(here)
+    assert len(bundles_in(volume)) == 3
+    assert bundles_in(volume) == bundles_in(site)
+    shutil.rmtree(site / "kiosk/1")
+    shutil.rmtree(site / "door")
+    write(site / "kiosk/2/manifest.json", "made anew")
+    write(volume / "kiosk/3.new/manifest.json", "left by a start that was ended")
+    prepare(here)
+    assert bundles_in(volume) == bundles_in(site) == {"kiosk/2/manifest.json": "made anew"}
+    assert [path.name for path in volume.iterdir()] == ["kiosk"]
+    shutil.rmtree(site / "kiosk")
+    prepare(here)
+    assert list(volume.iterdir()) == []
+
+
+def test_what_has_not_changed_is_left_as_it_is(here):
+    prepare(here)
+    before = {path: path.stat().st_ino for path in (here / "volumes").rglob("*")}
+    prepare(here)
+    assert {path: path.stat().st_ino for path in (here / "volumes").rglob("*")} == before
