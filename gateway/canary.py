@@ -14,6 +14,8 @@ Rules:
   share of few principals there may be nobody whom the version answers.
 - Drift ends a canary where the version that is served does not drift itself: strange traffic is not the version's
   fault. While both drift, nothing moves.
+- A deadline that passes is the caller's, who chose it. A version that did nothing well in a whole step, while
+  `min_requests` of its requests ran into theirs, hangs, and goes back.
 - Whatever is not measured is not judged.
 
 Knows no clock, no files and no metrics: counts and times are arguments.
@@ -63,7 +65,8 @@ class Plan:
 class Evidence:
     """What was seen since the step began.
 
-    `requests` and `errors` are the canary's, answered or compared. `times` and `served_times` count response times of
+    `requests` and `errors` are the canary's, answered or compared; `late` are those that ran into their deadlines, and
+    are in neither. `times` and `served_times` count response times of
     the canary, and of the served version since the canary's first step, by bucket: `bounds` are the buckets' upper
     bounds in seconds, and one bucket more is open. Rows are counted in `compared` and `disagreements`. Drift is None
     where it is not measured.
@@ -71,6 +74,7 @@ class Evidence:
 
     requests: int
     errors: int
+    late: int = 0
     compared: int = 0
     disagreements: int = 0
     bounds: Sequence[float] = ()
@@ -109,6 +113,8 @@ def decide(plan: Plan, progress: Progress, seen: Evidence, now_ns: int) -> tuple
     waited = timed(plan, seen) or lasted_ns >= PATIENCE * plan.step_ns
     ends = lasted_ns >= plan.step_ns and seen.requests >= plan.requests_min and waited
     broken = clearly_broken(plan.limits, seen) or (broken_at_end(plan, seen) if ends else "")
+    if not broken and lasted_ns >= plan.step_ns and hangs(plan, seen):
+        broken = f"answered nothing, and {seen.late} requests ran into their deadlines"
     if broken:
         return replace(progress, phase="rolled-back", reason=broken), "rolled-back"
     if not ends or drifts(plan.limits, seen.served_drift):
@@ -140,6 +146,11 @@ def broken_at_end(plan: Plan, seen: Evidence) -> str:
     if here > most_ratio * served:
         return f"p99 {here * 1000:.1f} ms is {here / served:.2f} times the served version's, above {most_ratio:g}"
     return ""
+
+
+def hangs(plan: Plan, seen: Evidence) -> bool:
+    """Say whether the version did nothing well, though enough was asked of it."""
+    return seen.requests == seen.errors and seen.late >= plan.requests_min
 
 
 def timed(plan: Plan, seen: Evidence) -> bool:

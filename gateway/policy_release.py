@@ -37,7 +37,7 @@ class AbortOn(Section):
     """What takes a canary back. What is not given is not looked at."""
 
     error_rate_max: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """Share of requests that the version failed: faults of the model, deadlines missed, a full queue."""
+    """Share of requests that the version failed: faults of the model, servers that do not answer, a full queue."""
     p99_ratio_max: Annotated[float, Field(ge=1, le=1000)] | None = None
     """Its 99th percentile of response times, over that of the version in `serve`."""
     disagreement_max: Annotated[float, Field(gt=0, le=1)] | None = None

@@ -26,21 +26,14 @@ if TYPE_CHECKING:
     from gateway.policy import ModelPolicy, Policy
     from gateway.policy_release import Canary
 
-__all__ = ["BLAMED", "Action", "Change", "Counted", "Releases", "Trial", "blamed", "evidence_of", "since"]
+__all__ = ["BLAMED", "LATE", "Action", "Change", "Counted", "Releases", "Trial", "blamed", "evidence_of", "since"]
 
 Counted = dict[tuple[str, str], VersionCounts]
 Action = Literal["set", "started", "advanced", "promoted", "rolled-back", "ended"]
-BLAMED = frozenset(
-    {
-        "BACKEND_UNAVAILABLE",
-        "DEADLINE_PASSED",
-        "DEADLINE_UNMEETABLE",
-        "MODEL_ERROR",
-        "QUEUE_FULL",
-        "SCREEN_UNAVAILABLE",
-    }
-)
+BLAMED = frozenset({"BACKEND_UNAVAILABLE", "MODEL_ERROR", "QUEUE_FULL", "SCREEN_UNAVAILABLE"})
 """Reasons of failures that the version is to blame for, and not its caller."""
+LATE = frozenset({"DEADLINE_PASSED", "DEADLINE_UNMEETABLE"})
+"""Reasons that may be either's: a deadline is the caller's choice, and what is hung misses every one."""
 MICRO = 1_000_000
 
 
@@ -233,9 +226,9 @@ def since(counted: Counted, before: Counted, key: tuple[str, str]) -> VersionCou
     )
 
 
-def blamed(counts: VersionCounts) -> int:
-    """Return how many requests failed by the version's fault."""
-    return sum(count for (_, reason), count in counts.outcomes.items() if reason in BLAMED)
+def blamed(counts: VersionCounts, reasons: frozenset[str] = BLAMED) -> int:
+    """Return how many requests failed by the version's fault, or for other reasons."""
+    return sum(count for (_, reason), count in counts.outcomes.items() if reason in reasons)
 
 
 def evidence_of(tried: VersionCounts, served: VersionCounts) -> Evidence:
@@ -244,6 +237,7 @@ def evidence_of(tried: VersionCounts, served: VersionCounts) -> Evidence:
     return Evidence(
         requests=sum(tried.times) + failed + int(tried.shadow["requests"]),
         errors=failed + int(tried.shadow["errors"]),
+        late=blamed(tried, LATE),
         compared=int(tried.shadow["rows"] + served.shadow["rows"]),
         disagreements=int(tried.shadow["disagreements"] + served.shadow["disagreements"]),
         bounds=TIMES,

@@ -14,7 +14,7 @@ from gateway.document import PolicyRejected
 from gateway.policy import ModelPolicy
 from gateway.release_file import RELEASES, read_reached
 from gateway.release_view import as_json, render, shown, title_of
-from gateway.releases import BLAMED, Releases, blamed, evidence_of, since
+from gateway.releases import BLAMED, LATE, Releases, blamed, evidence_of, since
 from ops.metrics import TIMES, VersionCounts
 
 SECOND_NS = 1_000_000_000
@@ -75,6 +75,22 @@ def test_a_failure_of_the_version_takes_it_back_and_a_refusal_of_a_caller_does_n
     assert told([back]) == [("rolled-back", "kiosk", "2", {"1": 1.0, "2": 0.0})]
     assert back.reason == "error rate 0.900 (9 of 10) is above 0.01"
     assert back.entry()["weights_micro"] == {"1": 1_000_000, "2": 0}
+
+
+def test_deadlines_that_one_caller_sets_too_close_take_no_version_back(releases):
+    releases.follow(Policy(kiosk={"canary": CANARY}), {}, 0)
+    found = counted(20)
+    found.outcomes.update({("refused", "DEADLINE_PASSED"): 400, ("refused", "DEADLINE_UNMEETABLE"): 400})
+    assert [change.action for change in releases.look(seen(v2=found), 2 * SECOND_NS)] == ["advanced"]
+
+
+def test_a_version_that_hangs_at_its_last_step_is_taken_back(releases):
+    releases.follow(Policy(kiosk={"canary": CANARY}), {}, 0)
+    assert releases.look(seen(v2=counted(20)), 2 * SECOND_NS)[0].action == "advanced"
+    hung = counted(20)
+    hung.outcomes["refused", "DEADLINE_PASSED"] = 10
+    (back,) = releases.look(seen(v2=hung), 4 * SECOND_NS)
+    assert (back.action, back.reason) == ("rolled-back", "answered nothing, and 10 requests ran into their deadlines")
 
 
 @pytest.mark.parametrize("over", ["promoted", "rolled-back"])
@@ -207,7 +223,7 @@ def test_counts_of_before_are_taken_off():
 def test_every_reason_that_is_blamed_on_a_version_exists():
     from gateway.app import REASONS
 
-    assert BLAMED <= REASONS
+    assert BLAMED | LATE <= REASONS
 
 
 def test_versions_are_shown_beside_each_other(releases):
