@@ -9,6 +9,7 @@ import asyncio
 import random
 import socket
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -318,10 +319,10 @@ def refresh(app: App, ring_full: int, shared_limits: SharedLimitsMetrics | None)
     if gw.shared is not None and shared_limits is not None:
         seen = gw.shared.observed()
         shared_limits.happened(up=seen.up, decisions=seen.decisions, failures=seen.failures, trips_us=seen.trips_us)
-    for (name, _), served in gw.served.items():
-        ready = served.engine.ready()
-        app.metrics.replicas(name, "ready", int(ready))
-        app.metrics.replicas(name, "not_ready", int(not ready))
+    engines = Counter((name, served.engine.ready()) for (name, _), served in gw.served.items())
+    for name in {name for name, _ in gw.served}:
+        app.metrics.replicas(name, "ready", engines[name, True])
+        app.metrics.replicas(name, "not_ready", engines[name, False])
 
 
 async def keep_limits(app: App) -> None:
