@@ -371,9 +371,11 @@ class Metrics:
     def policy(self, digest: str) -> None:
         """This worker now uses the policy of that digest, and no other."""
         with self._lock:
-            self._store.vocabulary.allow("digest", (digest,))
             if self._policy:
                 self._policies.bind(self._policy).set(0)
+                self._policies.forget(self._policy)
+                self._store.vocabulary.forget("digest", self._policy)
+            self._store.vocabulary.allow("digest", (digest,))
             self._policies.bind(digest).set(1)
             self._policy = digest
 

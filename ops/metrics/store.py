@@ -65,7 +65,7 @@ class MetricsInUse(Exception):
 
 
 class Vocabulary:
-    """The values a label may have. Grows only through `allow`, up to VALUES_PER_LABEL_MAX a label."""
+    """The values a label may have. Grows only through `allow`, up to VALUES_PER_LABEL_MAX a label at a time."""
 
     def __init__(self) -> None:
         self._allowed: dict[str, set[str]] = {}
@@ -76,6 +76,10 @@ class Vocabulary:
         for value in values:
             if len(known) < VALUES_PER_LABEL_MAX:
                 known.add(value)
+
+    def forget(self, label: str, value: str) -> None:
+        """Make room for another value."""
+        self._allowed[label].discard(value)
 
     def word(self, label: str, value: str) -> str:
         """The value itself if it is known, otherwise "other"."""
@@ -199,6 +203,10 @@ class Scalar:
             if cell is None:
                 cell = self._cells[known] = self._family.cell(self._series, known)
         return cell
+
+    def forget(self, *values: str) -> None:
+        """Hold a series no longer; what it says stays in the file for the life of the process. `Store.lock` held."""
+        self._cells.pop(values, None)
 
 
 class Histogram:

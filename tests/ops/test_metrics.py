@@ -406,6 +406,17 @@ def test_only_the_policy_in_force_is_shown_with_how_many_workers_use_it(tmp_path
     other.close()
 
 
+def test_the_policy_in_force_is_named_however_many_there_were(tmp_path, metrics, monkeypatch):
+    monkeypatch.setattr(store_module, "VALUES_PER_LABEL_MAX", 3)
+    for number in range(5):
+        metrics.policy(f"{number:064x}")
+        assert samples(tmp_path)["stockade_policy_info"] == {frozenset({("digest", f"{number:064x}")}): 1}
+    metrics.policy(f"{4:064x}")  # loaded again
+    assert samples(tmp_path)["stockade_policy_info"] == {frozenset({("digest", f"{4:064x}")}): 1}
+    metrics.policy(f"{0:064x}")  # and back to the first one
+    assert samples(tmp_path)["stockade_policy_info"] == {frozenset({("digest", f"{0:064x}")}): 1}
+
+
 def test_the_earliest_expiry_of_a_certificate_counts(tmp_path, metrics):
     other = metrics_in(tmp_path, "worker-1")
     metrics.certificate("server", 2000.0)
