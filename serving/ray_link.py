@@ -3,8 +3,8 @@
 Rules:
 - One bridge for each `RaySettings` in a process, however many models use it: `borrow` and `give_back`.
 - Many threads may `ask`. Each waits for its own reply, and a little longer than the bridge does.
-- When the bridge ends, or says what it may not, every call that waits fails with `BackendUnavailable`, and the bridge
-  is started again, after pauses that grow to BACKOFF_MAX_S.
+- When the bridge ends, cannot start, or says what it may not, every call that waits fails with `BackendUnavailable`,
+  and the bridge is started again, after pauses that grow to BACKOFF_MAX_S.
 - `status` is what the bridge said last, and says that nothing runs while there is no bridge.
 """
 
@@ -119,14 +119,13 @@ class Link:
         """Start the bridge, read what it says, and start it again when it has ended."""
         pause_s = BACKOFF_MIN_S
         while not self._closing.is_set():
-            stream = self._start()
             began_s = self._clock_s()
             try:
-                self._read(stream)
-            except (OSError, BadFrame, EOFError):  # it ended, or it may not be listened to any longer
+                self._read(self._start())
+            except (OSError, BadFrame, EOFError):  # it cannot start, it ended, or it may not be listened to any longer
                 pass
             finally:
-                self._stopped(stream)
+                self._stopped()
             steady = self._clock_s() - began_s > STEADY_S
             pause_s = BACKOFF_MIN_S if steady else min(pause_s * 2, BACKOFF_MAX_S)
             self._closing.wait(pause_s)
@@ -136,16 +135,20 @@ class Link:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, pack("ll", SEND_TIMEOUT_S, 0))
         descriptor = theirs.fileno()
         settings = msgspec.json.encode(self.settings).decode()
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "serving.ray_bridge", "serve", str(descriptor), settings],
-                pass_fds=(descriptor,),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # what matters it says in frames; Ray has a log of its own
-                start_new_session=True,  # a Ctrl-C is the gateway's to answer; it closes the socket when it is done
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
+        try:
+            with theirs:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "serving.ray_bridge", "serve", str(descriptor), settings],
+                    pass_fds=(descriptor,),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,  # what matters it says in frames; Ray has a log of its own
+                    start_new_session=True,  # a Ctrl-C is the gateway's to answer; it closes the socket when it is done
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                )
+        except OSError:
+            ours.close()
+            raise
         with self._lock:
             self._process = process
             self._socket = ours
@@ -176,13 +179,14 @@ class Link:
             self.status = status
             self._changed.notify_all()
 
-    def _stopped(self, stream: socket.socket) -> None:
-        """Let go of a bridge that has ended, and of the calls it had."""
+    def _stopped(self) -> None:
+        """Let go of a bridge that has ended or never began, and of the calls it had."""
         with self._lock:
-            self._socket = None
+            stream, self._socket = self._socket, None
             self._end_process()
             waiting = list(self._calls.values())
-        stream.close()
+        if stream is not None:
+            stream.close()
         self._tell(Status(self.status.problem or ABSENT.problem))
         for call in waiting:
             if not call.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -152,6 +153,22 @@ def test_a_bridge_that_dies_fails_what_it_had_and_is_started_again(engine):
         assert isinstance(waiting.exception(20), BackendUnavailable)
     assert link.wait_for(APPLICATION, 20)
     assert len(engine.infer(asking_for(DONE))["energy"]) == 2
+
+
+def test_a_bridge_that_cannot_be_started_is_tried_again(bridge, monkeypatch):
+    works, failed = ray_link.subprocess.Popen, []
+
+    def popen(command, **options):
+        if failed:
+            return works(command, **options)
+        failed.append(command)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(ray_link.subprocess, "Popen", popen)
+    engine = RayEngine(tiny_bundle(), RaySettings(address="127.0.0.1:1"), start_timeout_s=20)
+    assert len(engine.infer(asking_for(DONE))["energy"]) == 2
+    engine.close()
+    assert failed
 
 
 def test_between_two_bridges_nothing_is_ready_and_calls_fail_at_once(engine, monkeypatch):
