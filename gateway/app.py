@@ -202,6 +202,7 @@ async def open_app(
         comparer=Comparer(
             done=metrics.release.compared,
             judged=tally.drifts.observe,
+            both=tally.drifts.observe_both,
             dropped=metrics.release.dropped,
             clock_ns=time.monotonic_ns,
         ),

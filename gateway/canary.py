@@ -12,8 +12,9 @@ Rules:
 - Response times are judged at the end of a step only, since a percentile of a few requests says little: it takes
   `min_requests` that each version has answered. A step waits for them, up to PATIENCE times its length: at a small
   share of few principals there may be nobody whom the version answers.
-- Drift ends a canary where the version that is served does not drift itself: strange traffic is not the version's
-  fault. While both drift, nothing moves.
+- Drift is judged at the end of a step, on rows that both versions judged, and ends a canary where it is above its limit
+  and above the served version's by DRIFT_APART of the limit: strange traffic is not the version's fault, and makes both
+  drift. While either is above the limit otherwise, nothing moves.
 - A deadline that passes is the caller's, who chose it. A version that did nothing well in a whole step, while
   `min_requests` of its requests ran into theirs, hangs, and goes back.
 - Whatever is not measured is not judged.
@@ -36,6 +37,7 @@ __all__ = ["Event", "Evidence", "Limits", "Plan", "Progress", "begin", "decide",
 CONFIDENCE = 0.998  # two-sided: 99.9 % on the side that is looked at
 P99 = 0.99
 PATIENCE = 3
+DRIFT_APART = 0.5
 
 Phase = Literal["running", "promoted", "rolled-back"]
 Event = Literal["started", "advanced", "promoted", "rolled-back"]
@@ -117,7 +119,7 @@ def decide(plan: Plan, progress: Progress, seen: Evidence, now_ns: int) -> tuple
         broken = f"answered nothing, and {seen.late} requests ran into their deadlines"
     if broken:
         return replace(progress, phase="rolled-back", reason=broken), "rolled-back"
-    if not ends or drifts(plan.limits, seen.served_drift):
+    if not ends or drifts(plan.limits, seen.drift) or drifts(plan.limits, seen.served_drift):
         return progress, None
     if progress.step + 1 == len(plan.steps):
         return replace(progress, phase="promoted", reason="good through every step"), "promoted"
@@ -129,8 +131,6 @@ def clearly_broken(limits: Limits, seen: Evidence) -> str:
     for name, bad, of, most in rates(limits, seen):
         if of and clopper_pearson(bad, of, CONFIDENCE).low > most:
             return over(name, bad, of, most)
-    if drifts(limits, seen.drift) and not drifts(limits, seen.served_drift):
-        return f"drift {seen.drift:.3f} is above {limits.drift_max:g}"
     return ""
 
 
@@ -139,6 +139,8 @@ def broken_at_end(plan: Plan, seen: Evidence) -> str:
     for name, bad, of, most in rates(plan.limits, seen):
         if of and bad / of > most:
             return over(name, bad, of, most)
+    if drifts_alone(plan.limits, seen):
+        return f"drift {seen.drift:.3f} is above {plan.limits.drift_max:g}"
     most_ratio = plan.limits.p99_ratio_max
     if most_ratio is None or not timed(plan, seen):
         return ""
@@ -170,6 +172,13 @@ def rates(limits: Limits, seen: Evidence) -> list[tuple[str, int, int, float]]:
 def over(name: str, bad: int, of: int, most: float) -> str:
     """Say that a rate is above its limit."""
     return f"{name} {bad / of:.3f} ({bad} of {of}) is above {most:g}"
+
+
+def drifts_alone(limits: Limits, seen: Evidence) -> bool:
+    """Say whether the canary's drift is above its limit, and the served version's neither that nor near it."""
+    if seen.drift is None or limits.drift_max is None or drifts(limits, seen.served_drift):
+        return False
+    return drifts(limits, seen.drift) and seen.drift - (seen.served_drift or 0.0) > DRIFT_APART * limits.drift_max
 
 
 def drifts(limits: Limits, drift: float | None) -> bool:

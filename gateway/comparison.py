@@ -31,8 +31,8 @@ from serving.errors import BackendTimedOut, BackendUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from gateway.judgement import Judgement
-    from gateway.state import Mirror, ModelRules, Served
+    from gateway.judgement import Judgement, RowsJudged
+    from gateway.state import ModelRules, Served
 
 __all__ = ["BATCHES_MAX", "BYTES_MAX", "Comparer", "Ran", "differ"]
 
@@ -45,13 +45,28 @@ Array = np.ndarray[Any, Any]
 
 
 class Ran(NamedTuple):
-    """A batch that was run. `starts` holds the first row of each request, `infer_ns` what the model took."""
+    """A batch that was run. `starts` holds the first row of each request, `infer_ns` what the model took.
+
+    `rows` is what each screen said of each row.
+    """
 
     rules: ModelRules
     inputs: Mapping[str, Array]
     prediction: Array
     starts: Array
     infer_ns: int
+    rows: RowsJudged = ()
+
+    def alone(self) -> Iterator[Ran]:
+        """Yield each request of the batch as a batch of its own."""
+        ends = [*self.starts[1:].tolist(), len(self.prediction)]
+        for begin, end in zip(self.starts.tolist(), ends, strict=True):
+            yield self._replace(
+                inputs={name: array[begin:end] for name, array in self.inputs.items()},
+                prediction=self.prediction[begin:end],
+                starts=np.zeros(1, np.intp),
+                rows=[(name, verdicts[begin:end], p_values[begin:end]) for name, verdicts, p_values in self.rows],
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +92,8 @@ def differ(one: Array, other: Array) -> Difference:
 class Comparer:
     """The thread and what waits for it. `done` and `judged` are called in the thread, `dropped` where a batch was run.
 
-    `done(model, version, compared)`; `judged(rules, judgements, scores)`: what the other version's screens say.
+    `done(model, version, compared)`; `judged(rules, judgements, scores)`: what the other version's screens say;
+    `both(one, its rows, other, its rows)`: what those of two versions say of the same rows.
     """
 
     def __init__(
@@ -85,11 +101,13 @@ class Comparer:
         *,
         done: Callable[[str, str, Compared], None],
         judged: Callable[[ModelRules, Sequence[Judgement], Array], None],
+        both: Callable[[ModelRules, RowsJudged, ModelRules, RowsJudged], None],
         dropped: Callable[[str, str, int], None],
         clock_ns: Callable[[], int],
     ) -> None:
         self._done = done
         self._judged = judged
+        self._both = both
         self._dropped = dropped
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
@@ -161,9 +179,9 @@ class Comparer:
         bundle = mirror.rules.served.bundle
         began_ns = self._clock_ns()
         try:
-            first, failed = self._run(mirror, ran.inputs, ran.starts, ran.prediction)
+            first, failed = self._run(mirror.rules, ran)
             took_ns = self._clock_ns() - began_ns
-            rest = list(self._alone(mirror, ran)) if failed and len(ran.starts) > 1 else []
+            rest = list(self._alone(mirror.rules, ran)) if failed and len(ran.starts) > 1 else []
             failures = sum(bad for _, bad in rest) if rest else failed
         except (BackendUnavailable, BackendTimedOut):
             first, failed, took_ns, rest, failures = NOTHING, 1, 0, [], len(ran.starts)
@@ -181,34 +199,31 @@ class Comparer:
         )
         self._done(bundle.name, bundle.version, compared)
 
-    def _alone(self, mirror: Mirror, ran: Ran) -> Iterator[tuple[Difference, int]]:
+    def _alone(self, rules: ModelRules, ran: Ran) -> Iterator[tuple[Difference, int]]:
         """Run each request of a batch by itself."""
-        ends = [*ran.starts[1:].tolist(), len(ran.prediction)]
-        for begin, end in zip(ran.starts.tolist(), ends, strict=True):
+        for request in ran.alone():
             if self._closed:
                 return
-            inputs = {name: array[begin:end] for name, array in ran.inputs.items()}
-            yield self._run(mirror, inputs, np.zeros(1, np.intp), ran.prediction[begin:end])
+            yield self._run(rules, request)
 
-    def _run(
-        self, mirror: Mirror, inputs: Mapping[str, Array], starts: Array, answered: Array
-    ) -> tuple[Difference, int]:
-        """Return how the other version's prediction differs, and 1 if it failed on these rows.
+    def _run(self, rules: ModelRules, ran: Ran) -> tuple[Difference, int]:
+        """Return how the prediction of another version's rules differs, and 1 if it failed on these rows.
 
         Raises BackendUnavailable and BackendTimedOut.
         """
-        rules = mirror.rules
+        assert ran.rules.mirror is not None, "only such batches are noted"
         try:
-            outputs = rules.served.engine.infer(inputs)
-            judgement = judge(rules, inputs, outputs, starts, len(answered))
-            prediction = outputs[mirror.prediction]
+            outputs = rules.served.engine.infer(ran.inputs)
+            judgement = judge(rules, ran.inputs, outputs, ran.starts, len(ran.prediction))
+            prediction = outputs[ran.rules.mirror.prediction]
             if not np.isfinite(prediction).all():
                 return NOTHING, 1
-            difference = differ(answered, prediction)
+            difference = differ(ran.prediction, prediction)
         except (BackendUnavailable, BackendTimedOut):
             raise
         except Exception:  # noqa: BLE001  whatever an engine raises or answers, the answer that was given stands
             return NOTHING, 1
         if not self._closed:
             self._judged(rules, [judgement], prediction.max(axis=1))
+            self._both(ran.rules, ran.rows, rules, judgement.rows)
         return difference, 0

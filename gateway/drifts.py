@@ -13,14 +13,19 @@ from defenses.policy import Action
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gateway.judgement import Judgement
+    from gateway.judgement import Judgement, RowsJudged
     from gateway.state import ModelRules
 
-__all__ = ["P_VALUES", "SCORES", "Drifts"]
+__all__ = ["P_VALUES", "SCORES", "Drifts", "beside"]
 
 P_VALUES = "p-values-"
 """What the names of detectors begin with that are about a screen's p-values; the screen's name follows."""
 SCORES = "scores"
+
+
+def beside(version: str) -> str:
+    """Return what the names of detectors begin with whose rows another version has judged too."""
+    return f"beside/{version}/"
 
 
 def joined(arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
@@ -34,6 +39,7 @@ class Drifts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._p_values: dict[tuple[str, str, str], UniformityWindow] = {}
+        self._both: dict[tuple[str, str, str], UniformityWindow] = {}
         self._scores: dict[tuple[str, str], PopulationWindow] = {}
 
     def observe(self, rules: ModelRules, judgements: Sequence[Judgement], scores: np.ndarray[Any, Any]) -> None:
@@ -48,12 +54,24 @@ class Drifts:
                 window = self._scores.setdefault(key, PopulationWindow())
                 window.add(scores, reference=allowed)  # what was flagged is no example
 
+    def observe_both(self, one: ModelRules, its: RowsJudged, other: ModelRules, others: RowsJudged) -> None:
+        """Two versions have judged the same rows: strange ones enter the windows of both, and leave them, at once."""
+        first, second = one.served.bundle, other.served.bundle
+        with self._lock:
+            for bundle, against, rows in ((first, second, its), (second, first, others)):
+                for name, _, p_values in rows:
+                    key = bundle.name, bundle.version, beside(against.version) + name
+                    self._both.setdefault(key, UniformityWindow()).add(p_values)
+
     def values(self) -> Iterator[tuple[str, str, str, float]]:
         """Yield (model, version, detector, value) of each window that has seen enough."""
         with self._lock:
             for (model, version, screen), uniformity in self._p_values.items():
                 if (value := uniformity.value()) is not None:
                     yield model, version, P_VALUES + screen, value
+            for (model, version, detector), uniformity in self._both.items():
+                if (value := uniformity.value()) is not None:
+                    yield model, version, detector, value
             for (model, version), population in self._scores.items():
                 if (value := population.value()) is not None:
                     yield model, version, SCORES, value

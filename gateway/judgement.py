@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from defenses.policy import RequestVerdicts
     from gateway.state import ModelRules, ScreenInForce
 
+    RowsJudged = Sequence[tuple[str, np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.float64]]]]
+
 Tensors = dict[str, np.ndarray[Any, Any]]
 DECISIONS = {action: action.name.lower() for action in Action}
 VERDICTS = tuple(verdict.name.lower() for verdict in Verdict)
@@ -39,7 +41,7 @@ class Judgement:
     row_actions: np.ndarray[Any, np.dtype[np.uint8]]
     actions: list[int]
     screens_json: Sequence[str | None]
-    rows: Sequence[tuple[str, np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.float64]]]]
+    rows: RowsJudged
 
 
 def judge(

@@ -166,7 +166,8 @@ def run_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gateway) 
     rules.served.counters.ran(gw.wall_ns(), rows_of(inputs), stages)
     gw.tally.batch(items, rules, judgement, scores_of(outputs, rules.prediction), hardened_ns - began_ns)
     if rules.mirror is not None:
-        gw.comparer.offer(Ran(rules, inputs, outputs[rules.mirror.prediction], starts, inferred_ns - stacked_ns))
+        prediction = outputs[rules.mirror.prediction]
+        gw.comparer.offer(Ran(rules, inputs, prediction, starts, inferred_ns - stacked_ns, judgement.rows))
     for position, item in enumerate(items):
         item.record.batch(batch_id, position, len(items), rows_of(inputs))
         item.record.screens_json = judgement.screens_json[position]

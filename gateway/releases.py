@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal
 
 from gateway.canary import Evidence, Limits, Plan, Progress, begin, decide
 from gateway.compile_release import fingerprint, weights_of
-from gateway.drifts import P_VALUES
+from gateway.drifts import beside
 from gateway.release_file import Reached, read_reached, standings, write_reached
 from ops.metrics import TIMES, VersionCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from gateway.compile_release import Standing
@@ -97,8 +97,13 @@ class Trial:
         The served version's response times are those since the beginning: at the last step it answers nobody.
         """
         served = self.name, self.model.serve
-        seen = evidence_of(since(counted, self.before, (self.name, self.version)), since(counted, self.before, served))
-        return replace(seen, served_times=since(counted, self.first, served).times)
+        here, there = since(counted, self.before, (self.name, self.version)), since(counted, self.before, served)
+        return replace(
+            evidence_of(here, there),
+            served_times=since(counted, self.first, served).times,
+            drift=drift_beside(here, self.model.serve),
+            served_drift=drift_beside(there, self.version),
+        )
 
 
 class Releases:
@@ -243,14 +248,12 @@ def evidence_of(tried: VersionCounts, served: VersionCounts) -> Evidence:
         bounds=TIMES,
         times=tried.times,
         served_times=served.times,
-        drift=max(drifts_of(tried), default=None),
-        served_drift=max(drifts_of(served), default=None),
     )
 
 
-def drifts_of(counts: VersionCounts) -> Iterator[float]:
-    """Yield the drifts that a canary is judged by: those that stand on the bundle's calibration."""
-    return (value for detector, value in counts.drift.items() if detector.startswith(P_VALUES))
+def drift_beside(counts: VersionCounts, other: str) -> float | None:
+    """Return the largest drift that a canary is judged by: on rows that the other version judged too."""
+    return max((value for name, value in counts.drift.items() if name.startswith(beside(other))), default=None)
 
 
 def counts_of(seen: Evidence) -> dict[str, int]:

@@ -70,7 +70,12 @@ STORIES = {
     "may hang": (Evidence(0, 0, late=99), 60, None, ""),
     "seems to hang, and early": (Evidence(0, 0, late=100), 9, None, ""),
     "hangs for its callers only": (Evidence(1, 0, late=100), 10, None, ""),
-    "drift": (replace(GOOD, drift=0.3, served_drift=0.1), 1, "rolled-back", "drift 0.300 is above 0.2"),
+    "drift": (replace(GOOD, drift=0.3, served_drift=0.1), 10, "rolled-back", "drift 0.300 is above 0.2"),
+    "drift of it alone": (replace(GOOD, drift=0.3), 10, "rolled-back", "drift 0.300 is above 0.2"),
+    "drift, and early": (replace(GOOD, drift=0.3, served_drift=0.1), 9, None, ""),
+    "drift hardly above the served version's": (replace(GOOD, drift=0.25, served_drift=0.19), 60, None, ""),
+    "the served version drifts": (replace(GOOD, drift=0.1, served_drift=0.3), 60, None, ""),
+    "the served version drifts as well": (replace(GOOD, drift=0.9, served_drift=0.3), 60, None, ""),
     "drift at the limit": (replace(GOOD, drift=0.2, served_drift=0.1), 10, "advanced", ""),
     "the traffic is strange": (replace(GOOD, drift=0.3, served_drift=0.3), 60, None, ""),
 }

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from defenses.drift import ROWS_MIN
 from gateway import comparison
 from gateway.comparison import BATCHES_MAX, BYTES_MAX, Comparer, Ran, differ
+from gateway.drifts import Drifts, beside
 from gateway.state import Mirror
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable
 
@@ -58,10 +60,12 @@ class Bench:
         self.done: list = []
         self.dropped: list = []
         self.judged: list = []
+        self.drifts = Drifts()
         self.heard = threading.Semaphore(0)
         self.comparer = Comparer(
             done=self._done,
             judged=lambda rules, judgements, scores: self.judged.append((rules.served.bundle.version, scores.tolist())),
+            both=self.drifts.observe_both,
             dropped=lambda model, version, requests: self.dropped.append((model, version, requests)),
             clock_ns=lambda: 0,
         )
@@ -72,7 +76,8 @@ class Bench:
 
     def offer(self, *rows, starts=(0,)) -> None:
         array = np.array(rows, np.float32)
-        self.comparer.offer(Ran(self.rules, {"x": array}, array, np.array(starts, np.intp), 7))
+        said = [("first", np.zeros(len(array), np.uint8), array[:, 0].astype(np.float64))]
+        self.comparer.offer(Ran(self.rules, {"x": array}, array, np.array(starts, np.intp), 7, said))
 
     def answered(self) -> None:
         self.comparer.answered(self.rules.served)
@@ -106,6 +111,16 @@ def test_nothing_is_run_before_the_replies_have_gone(bench):
     assert not bench.engine.entered.wait(0.05)
     bench.answered()
     bench.wait()
+
+
+def test_what_screens_say_is_kept_of_rows_that_both_versions_judged_and_of_no_others(bench):
+    good, bad = [[share, 0.5] for share in np.linspace(0, 1, ROWS_MIN)], [-1.0, 0.5]
+    bench.offer(*good, bad, starts=(0, ROWS_MIN // 2, ROWS_MIN))
+    bench.answered()
+    assert bench.wait()[2].errors == 1
+    ((*labels, value),) = bench.drifts.values()  # the other version's rules have no screen
+    assert labels == ["kiosk", "1", beside("2") + "first"]
+    assert value < 0.01
 
 
 def test_each_request_with_a_bad_row_counts_as_a_failure(bench):

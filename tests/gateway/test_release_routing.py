@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
 import grpc
 import numpy as np
 
+from defenses.policy import Mode
 from gateway.app import App
 from gateway.compile_release import Standing, fingerprint
 from gateway.policy import load_policy
 from gateway.split import split_of
 from stockade.open_inference.grpc_service_pb2 import ModelStreamInferResponse
 from tests.gateway.rig import image, open_rig, poisoned, tiny_body, until
+from tests.gateway.test_judgement import rules
 from tests.serving.tiny import tiny_bundle
 
 CODE = grpc.StatusCode
@@ -191,3 +194,19 @@ async def test_drift_is_seen_of_the_version_that_answered(made_site, tmp_path):
         rig.gw.tally.flush()
         (value,) = [value for *labels, value in rig.gw.tally.drifts.values() if labels == ["tiny", "2", "scores"]]
         assert value > 1
+
+
+async def test_drift_of_two_versions_is_that_of_rows_that_both_have_judged(made_site, tmp_path):
+    async with two(made_site, tmp_path, {"shadow": {"version": "2", "rate": 0.5}}) as rig:
+        active, shown = rig.gw.active, rules(Mode.SHADOW)
+        screened = {"screens": shown.screens, "screen_rules": shown.screen_rules}
+        one, other = (replace(active.models["tiny", version], **screened) for version in "12")
+        one = replace(one, mirror=replace(one.mirror, rules=other))
+        rig.gw.active = replace(active, models={**active.models, ("tiny", "1"): one, ("tiny", "2"): other})
+        for _ in range(4):
+            await rig.ask(tiny_body(image(0.5, 128)))
+        await until(lambda: rig.counted("stockade_shadow_compared_total", version="2") == 256)
+        found = {(version, detector) for _, version, detector, _ in rig.gw.tally.drifts.values()}
+        assert found >= {("1", "beside/2/energy"), ("2", "beside/1/energy")}
+        windows = rig.gw.tally.drifts._both.values()
+        np.testing.assert_array_equal(*(window._ring.values for window in windows))

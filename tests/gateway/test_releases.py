@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from gateway.compile_release import Standing, fingerprint, splits_of, weights_of
 from gateway.document import PolicyRejected
+from gateway.drifts import Drifts
 from gateway.policy import ModelPolicy
 from gateway.release_file import RELEASES, read_reached
 from gateway.release_view import as_json, render, shown, title_of
@@ -38,6 +41,15 @@ def counted(answered=0, *, failed=0, beside=0, rows=0, disagreements=0) -> Versi
     found = VersionCounts(Counter({("failed", "MODEL_ERROR"): failed, ("refused", "RATE_LIMITED"): 99}), times)
     found.shadow |= {"requests": beside, "rows": rows, "disagreements": disagreements}
     return found
+
+
+def judged(p_values) -> SimpleNamespace:
+    """What one screen says of rows."""
+    return SimpleNamespace(rows=[("evidence", np.zeros(len(p_values), np.uint8), p_values)])
+
+
+def model_version(name, version) -> SimpleNamespace:
+    return SimpleNamespace(name=name, version=version)
 
 
 def seen(**versions) -> dict[tuple[str, str], VersionCounts]:
@@ -206,11 +218,36 @@ def test_what_either_version_ran_beside_the_other_was_compared():
     assert (sum(found.times), sum(found.served_times)) == (30, 60)
 
 
-def test_drift_is_judged_by_what_stands_on_the_calibration():
-    tried, served = counted(), counted()
-    tried.drift.update({"p-values-evidence": 0.3, "p-values-other": 0.1, "scores": 9.0})
-    found = evidence_of(tried, served)
-    assert (found.drift, found.served_drift) == (0.3, None)
+def test_drift_is_judged_by_rows_that_both_versions_judged(releases):
+    tried, served = counted(20), counted(20)
+    tried.drift.update({"p-values-evidence": 0.9, "beside/1/evidence": 0.3, "beside/1/other": 0.1, "scores": 9.0})
+    tried.drift["beside/3/evidence"] = 0.8
+    served.drift.update({"p-values-evidence": 0.1, "beside/2/evidence": 0.2, "beside/3/evidence": 0.7})
+    releases.follow(Policy(kiosk={"canary": CANARY}), {}, 0)
+    found = releases.trials["kiosk"].evidence(seen(v1=served, v2=tried))
+    assert (found.drift, found.served_drift) == (0.3, 0.2)
+    assert releases.trials["kiosk"].evidence(seen(v1=counted(), v2=counted())).drift is None
+
+
+def test_a_burst_of_strange_rows_takes_no_canary_back(releases):
+    """The windows of both versions as they are while a burst comes, stays and goes, looked at all the while."""
+    one, two = (SimpleNamespace(served=SimpleNamespace(bundle=model_version("kiosk", each))) for each in "12")
+    canary = CANARY | {"step_every": "10s", "steps": [0.1, 0.5, 1], "abort_on": {"drift_max": 0.2}}
+    releases.follow(Policy(kiosk={"canary": canary}), {}, 0)
+    rng, drifts, happened = np.random.default_rng(0), Drifts(), []
+    for second, strange in enumerate([*[False] * 20, *[True] * 10, *[False] * 40], 1):
+        p_values = rng.random(2_100) * (0.01 if strange else 1.0)
+        said, rest = judged(p_values[:100]), judged(p_values[100:])
+        unlike = judged(np.clip(p_values[:100] + rng.normal(0, 0.02, 100), 0, 1))
+        drifts.observe(one, [said, rest], np.empty(0))  # turns its window over each second
+        drifts.observe(two, [unlike], np.empty(0))  # takes twenty
+        drifts.observe_both(one, said.rows, two, unlike.rows)
+        counts = seen(v1=counted(), v2=counted(100 * second))
+        for _, version, detector, value in drifts.values():
+            counts["kiosk", version].drift[detector] = value
+        happened += [(second, change.action) for change in releases.look(counts, second * SECOND_NS)]
+    assert [action for _, action in happened] == ["advanced", "advanced", "promoted"]
+    assert 35 < happened[-1][0] < 50, "strange traffic held nothing up, or for too long"
 
 
 def test_counts_of_before_are_taken_off():
