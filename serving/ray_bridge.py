@@ -45,6 +45,7 @@ __all__ = ["main"]
 
 ATTEMPTS = 2
 LOOK_S = 0.5
+BEAT_S = 1.0
 LOOK_TIMEOUT_S = 5.0
 LOOKS_FAILED_MAX = 3
 DIGEST_EVERY_LOOKS = 10
@@ -143,7 +144,11 @@ class Bridge:
         failed, looks, said = 0, 0, b""
         while True:
             try:
-                seen = await self._look(with_digests=looks % DIGEST_EVERY_LOOKS == 0)
+                look = asyncio.create_task(self._look(with_digests=looks % DIGEST_EVERY_LOOKS == 0))
+                while not (await asyncio.wait({look}, timeout=BEAT_S))[0]:
+                    if said:  # the cluster is slow, this process is not: a silent one is ended
+                        self._send(Kind.STATUS, 0, said)
+                seen = look.result()
             except Exception as error:  # noqa: BLE001  whatever it is: the cluster does not answer
                 failed += 1
                 if failed >= LOOKS_FAILED_MAX:

@@ -5,6 +5,7 @@ Rules:
 - Many threads may `ask`. Each waits for its own reply, and a little longer than the bridge does.
 - When the bridge ends, cannot start, or says what it may not, every call that waits fails with `BackendUnavailable`,
   and the bridge is started again, after pauses that grow to BACKOFF_MAX_S.
+- A bridge that lives and says nothing for SILENCE_S is ended: what it said last is not true any longer.
 - `status` is what the bridge said last, and says that nothing runs while there is no bridge.
 """
 
@@ -36,6 +37,8 @@ BACKOFF_MAX_S = 5.0
 STEADY_S = 30.0
 GRACE_S = 2.0
 SEND_TIMEOUT_S = 5
+SILENCE_S = 10  # a bridge says its status about once a second, also while the cluster does not answer it
+FIRST_WORD_S = 60  # it imports Ray and connects before that
 ABSENT = Status("the bridge is not running")
 
 Reply = tuple[Kind, bytes]
@@ -161,12 +164,14 @@ class Link:
 
             def exactly(size: int) -> bytes:
                 data = file.read(size)
-                if len(data) != size:
+                if data is None or len(data) != size:  # None: silent for as long as it may be
                     raise EOFError
                 return data
 
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pack("ll", FIRST_WORD_S, 0))
             while True:
                 header = parse_header(exactly(HEADER_BYTES))
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pack("ll", SILENCE_S, 0))
                 exactly(header.target_bytes)
                 body = exactly(header.body_bytes)
                 if header.kind is Kind.STATUS:

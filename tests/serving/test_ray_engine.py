@@ -36,6 +36,8 @@ sock = socket.socket(fileno=int(sys.argv[1]))
 stream = sock.makefile("rb")
 mode, digest = sys.argv[2:4]
 engine = FakeEngine(tiny_bundle())
+if mode == "mute":
+    stream.read()
 running = 0 if mode == "nothing" else 1
 held = {{"{application}": ApplicationStatus("RUNNING", running, "", digest)}}
 sock.sendall(pack_frame(Kind.STATUS, 0, msgspec.json.encode(Status(applications=held))))
@@ -153,6 +155,29 @@ def test_a_bridge_that_dies_fails_what_it_had_and_is_started_again(engine):
         assert isinstance(waiting.exception(20), BackendUnavailable)
     assert link.wait_for(APPLICATION, 20)
     assert len(engine.infer(asking_for(DONE))["energy"]) == 2
+
+
+@pytest.mark.parametrize(("mode", "limit"), [("mute", "FIRST_WORD_S"), ("good", "SILENCE_S")])
+def test_a_bridge_that_lives_and_says_nothing_more_is_ended_and_started_again(bridge, monkeypatch, mode, limit):
+    works, started, again = ray_link.subprocess.Popen, [], threading.Event()
+
+    def popen(command, **options):
+        if started:
+            bridge.mode = "good"
+            monkeypatch.setattr(ray_link, limit, 60)
+            again.set()
+        started.append(works(command, **options))
+        return started[-1]
+
+    bridge.mode = mode
+    monkeypatch.setattr(ray_link, limit, 1)
+    monkeypatch.setattr(ray_link.subprocess, "Popen", popen)
+    engine = RayEngine(tiny_bundle(), RaySettings(address="127.0.0.1:1"), start_timeout_s=0)
+    assert again.wait(20)
+    assert started[0].returncode == -signal.SIGKILL
+    assert engine._link.wait_for(APPLICATION, 20)
+    assert len(engine.infer(asking_for(DONE))["energy"]) == 2
+    engine.close()
 
 
 def test_a_bridge_that_cannot_be_started_is_tried_again(bridge, monkeypatch):
