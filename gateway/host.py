@@ -183,6 +183,11 @@ class Host:
                 hangup.clear()
                 await self.reload()
             await self.bring_up_to_date()
+
+    async def watch_releases(self) -> None:
+        """Look at canaries. A task of its own: bringing every worker to a new policy may take RELOAD_TIMEOUT_S."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
             await self.rollout.look()
 
 
@@ -235,15 +240,20 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
         await all_ready(host.workers, keeping, READY_TIMEOUT_S)
         addresses = await open_control(host, stack)
         host.seen = stamp(host.config.policy.file)
-        watching = asyncio.create_task(host.watch(hangup))
-        stack.callback(watching.cancel)
+        watching = [
+            asyncio.create_task(host.watch(hangup), name="the watch of the policy"),
+            asyncio.create_task(host.watch_releases(), name="the watch of releases"),
+        ]
+        for task in watching:
+            stack.callback(task.cancel)
         announce({**host.workers[0].facts, **addresses})
         try:
-            await first_of(stop, [*keeping, watching])
+            await first_of(stop, [*keeping, *watching])
         except StartFailed as problem:
             raise WentDown(str(problem)) from problem
         host.log("stopping")
-        watching.cancel()
+        for task in watching:
+            task.cancel()
         await asyncio.gather(*(worker.stop(drain_s) for worker in host.workers), host.end_reloads(STOP_SLACK_S))
         await host.rollout.end()
 

@@ -16,6 +16,7 @@ from ops.metrics import VersionCounts, read_versions
 
 if TYPE_CHECKING:
     from gateway.host import Host
+    from gateway.policy import Policy
     from gateway.releases import Change, Releases
 
 __all__ = ["Rollout"]
@@ -23,12 +24,17 @@ __all__ = ["Rollout"]
 
 @dataclass(slots=True)
 class Rollout:
-    """The releases of a host. `counted` is what was read last, `untold` what is not recorded yet."""
+    """The releases of a host. `counted` is what was read last, `untold` what is not recorded yet.
+
+    `followed` is the policy that the releases are those of; `moving` keeps a look and a new policy apart.
+    """
 
     host: Host
     releases: Releases
     counted: dict[tuple[str, str], VersionCounts] = field(default_factory=dict)
     untold: list[Change] = field(default_factory=list)
+    followed: Policy | None = None
+    moving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def count(self) -> None:
         """Read what all workers have counted; what cannot be read now, because a worker just ended, is read later."""
@@ -37,16 +43,22 @@ class Rollout:
 
     async def follow(self) -> None:
         """Let the releases follow the policy that is in force."""
-        await self.count()
-        await self.move(self.releases.follow(self.host.policy, self.counted, time.monotonic_ns()))
+        async with self.moving:
+            await self.count()
+            self.followed = self.host.policy
+            await self.move(self.releases.follow(self.followed, self.counted, time.monotonic_ns()))
 
     async def look(self) -> None:
         """Let canaries go on or back by what all workers have counted, and bring workers along that lag behind."""
         changes: list[Change] = []
-        if self.releases.watched:
-            await self.count()
-            changes = self.releases.look(self.counted, time.monotonic_ns())
-        await self.move(changes)
+        async with self.moving:
+            if self.releases.watched:
+                await self.count()
+            if self.host.policy is not self.followed:  # one that was just put in force is followed first
+                return
+            if self.releases.watched:
+                changes = self.releases.look(self.counted, time.monotonic_ns())
+            await self.move(changes)
 
     async def move(self, changes: list[Change]) -> None:
         """Put what has changed about releases in force, durably where the disk lets us, and have it recorded.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import gateway.host
 from gateway.config import load_config
 from gateway.host import Host
 from gateway.place import place_of
@@ -15,6 +17,7 @@ from gateway.policy_file import Kept, Memory
 from gateway.release_file import RELEASES, read_reached
 from gateway.supervisor import Child
 from tests.e2e.site import copy_site
+from tests.gateway.rig import until
 
 CANARY = {"version": "2", "steps": [0.5, 1], "step_every": "1h"}
 
@@ -86,3 +89,26 @@ async def test_a_full_disk_keeps_no_broken_version_answering(host, monkeypatch):
     await host.rollout.follow()
     assert "releases-not-kept" in events
     assert [len(worker.told) for worker in host.workers] == [1, 1]
+
+
+async def test_canaries_are_looked_at_while_workers_take_a_new_policy_over(host, monkeypatch):
+    host, _ = host
+    monkeypatch.setattr(gateway.host, "WATCH_EVERY_S", 0.001)
+    await host.rollout.follow()
+    async with host.reloading:
+        tasks = [asyncio.create_task(host.watch(asyncio.Event())), asyncio.create_task(host.watch_releases())]
+        await until(lambda: len(host.workers[0].told) > 3)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_policy_that_was_just_put_in_force_is_followed_before_anybody_looks(host):
+    host, _ = host
+    await host.rollout.follow()
+    host.policy = host.policy.model_copy()
+    await host.rollout.look()
+    assert len(host.workers[0].told) == 1
+    await host.rollout.follow()
+    await host.rollout.look()
+    assert len(host.workers[0].told) == 3
