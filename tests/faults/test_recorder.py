@@ -381,6 +381,7 @@ async def test_what_a_dead_worker_had_sent_is_recorded_as_it_said_and_not_as_unk
     command = [sys.executable, "-c", SENDER, os.fspath(settings.rings_directory), os.fspath(settings.socket)]
     worker = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert await worker.stdout.readline() == b"ready\n"
+    await eventually((settings.directory / "checkpoint").exists)
     before = heartbeats(settings)
     await eventually(lambda: heartbeats(settings) > before + 1)  # it looks for rings in its next turn
     os.kill(recorder.pid, signal.SIGSTOP)
