@@ -43,7 +43,7 @@ class AbortOn(Section):
     disagreement_max: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of compared rows whose top class differs."""
     drift_max: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Distance of its screens' p-values from uniform, 0 to 1; needs a screen."""
+    """Distance of its screens' p-values from uniform, 0 to 1, on rows that both versions judged; needs a screen."""
 
 
 class Canary(Section):
