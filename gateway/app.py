@@ -51,6 +51,7 @@ from ops.metrics import Metrics, ScreenFacts
 from serving.bundle import load_bundle
 from serving.catalog import find_bundles
 from serving.errors import BundleDuplicate
+from serving.fallback import FallbackEngine
 from serving.inprocess import InProcessEngine
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ if TYPE_CHECKING:
     from serving.bundle import Bundle
     from serving.engine import Engine
 
-ENGINES: Mapping[str, Callable[[Bundle, Config], Engine]] = {
-    "inprocess": lambda bundle, _: InProcessEngine(bundle),
-    "oip": lambda bundle, config: UpstreamEngine(bundle, required(config.engine.oip)),
+ENGINES: Mapping[str, Callable[[Bundle, Config, Log], Engine]] = {
+    "inprocess": lambda bundle, *_: InProcessEngine(bundle),
+    "oip": lambda bundle, config, _: UpstreamEngine(bundle, required(config.engine.oip)),
     "ray": open_ray,
 }
 REASONS = frozenset({row.reason for row in errors.TABLE.values()} | {BODY_INCOMPLETE})
@@ -172,7 +173,7 @@ async def open_app(
     context = f'{{{site.head_json},"gateway":{site.gateway_json}}}'.encode()
     sink = await open_sink(config, place)
     keys = KeyStore(config.audit.key_database, config.audit.master_key.read_bytes(), origin=config.audit.origin)
-    served = {(bundle.name, bundle.version): serve(bundle, config) for bundle in bundles}
+    served = {(bundle.name, bundle.version): serve(bundle, config, log) for bundle in bundles}
     pepper = config.policy.pepper.read_bytes()
     issuers = Issuers(config.policy.file.parent)
     active = compile_policy(policy, served, pepper, issuers.of(policy.issuers), time.time_ns())
@@ -260,11 +261,11 @@ def load_bundles(config: Config, log: Log) -> list[Bundle]:
     return [*bundles.values()]
 
 
-def serve(bundle: Bundle, config: Config) -> Served:
+def serve(bundle: Bundle, config: Config, log: Log) -> Served:
     """Return a model with its engine; `start_batching` gives it its queue."""
     return Served(
         bundle=bundle,
-        engine=ENGINES[config.engine.kind](bundle, config),
+        engine=ENGINES[config.engine.kind](bundle, config, log),
         facts_json=model_fragment(bundle.name, bundle.version, bundle.digest, config.engine.kind),
         service_time=ServiceTime(),
         counters=ModelCounters(),
@@ -320,7 +321,13 @@ def refresh(app: App, ring_full: int, shared_limits: SharedLimitsMetrics | None)
     if gw.shared is not None and shared_limits is not None:
         seen = gw.shared.observed()
         shared_limits.happened(up=seen.up, decisions=seen.decisions, failures=seen.failures, trips_us=seen.trips_us)
-    engines = Counter((name, served.engine.ready()) for (name, _), served in gw.served.items())
+    engines: Counter[tuple[str, bool]] = Counter()
+    for (name, _), served in gw.served.items():
+        if isinstance(served.engine, FallbackEngine):
+            app.metrics.fallback_batches(name, served.engine.taken())
+            engines.update((name, ready) for ready in served.engine.each_ready())
+        else:
+            engines[name, served.engine.ready()] += 1
     for name in {name for name, _ in gw.served}:
         app.metrics.replicas(name, "ready", engines[name, True])
         app.metrics.replicas(name, "not_ready", engines[name, False])

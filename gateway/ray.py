@@ -13,11 +13,15 @@ from serving.ray_engine import RayEngine
 from serving.ray_settings import RaySettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.config import Config
+    from ops.logging import Log
     from serving.bundle import Bundle
     from serving.engine import Engine
+    from serving.errors import BackendUnavailable
 
-__all__ = ["open_ray", "ray_settings"]
+__all__ = ["open_ray", "ray_settings", "telling"]
 
 
 def ray_settings(config: Config) -> RaySettings:
@@ -39,9 +43,24 @@ def ray_settings(config: Config) -> RaySettings:
     )
 
 
-def open_ray(bundle: Bundle, config: Config) -> Engine:
+def open_ray(bundle: Bundle, config: Config, log: Log) -> Engine:
     """Return the engine of one bundle, with the fallback that is configured."""
     ray = config.engine.ray
     assert ray is not None, "config_rules hold that there is one"
     engine = RayEngine(bundle, ray_settings(config), start_timeout_s=ray.start_timeout_ms / 1000)
-    return FallbackEngine(engine, InProcessEngine(bundle)) if config.engine.fallback == "inprocess" else engine
+    if config.engine.fallback != "inprocess":
+        return engine
+    return FallbackEngine(engine, InProcessEngine(bundle), telling(bundle, log))
+
+
+def telling(bundle: Bundle, log: Log) -> Callable[[BackendUnavailable | None], None]:
+    """Return what writes down that a model fell back on the worker's own engine, and that it came back."""
+
+    def changed(gone: BackendUnavailable | None) -> None:
+        if gone is None:
+            log("fallback-ended", model=bundle.name, version=bundle.version)
+            return
+        facts = {"error": type(gone).__name__, "problem": gone.remark or None}
+        log("fallback-began", level="warning", model=bundle.name, version=bundle.version, **facts)
+
+    return changed

@@ -190,6 +190,7 @@ def exported(tmp_path_factory):
     worker.auth_failed("none", "OK")
     worker.limits_decided({("standard", "admit"): 1})
     worker.replicas("kiosk", "ready", 1)
+    worker.fallback_batches("kiosk", 1)
     worker.policy("0" * 64)
     worker.build("0")
     worker.certificate("server", 0.0)

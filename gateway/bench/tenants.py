@@ -61,8 +61,8 @@ def _resident() -> int:
 
 def _measure(home: Path, principals: int) -> dict[str, Any]:
     config = load_config(home / "stockade.yaml")
-    bundles = load_bundles(config, configure("error", io.StringIO(), format="json"))
-    served = {(bundle.name, bundle.version): serve(bundle, config) for bundle in bundles}
+    log = configure("error", io.StringIO(), format="json")
+    served = {(bundle.name, bundle.version): serve(bundle, config, log) for bundle in load_bundles(config, log)}
     data = "\n".join(policy_text(principals)).encode()
     began_bytes, began_s = _resident(), time.process_time()
     policy = parse_policy(data, home / "policy.yaml")

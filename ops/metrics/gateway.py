@@ -216,6 +216,8 @@ class Metrics:
             Family(store, "histogram", "stockade_model_score", "Probability of the top class.", ("model",)), SCORES
         )
         self._replicas = gauge(store, "stockade_replicas", "Engines of a model by state.", ("model", "state"))
+        text = "Batches that the worker's own engine answered because the cluster could not."
+        self._fallback = counter(store, "stockade_fallback_batches_total", text, ("model",))
 
     def _define_facts(self) -> None:
         store = self._store
@@ -367,6 +369,11 @@ class Metrics:
         """How many engines of a model are in `state` ("ready" or "not_ready")."""
         with self._lock:
             self._replicas.bind(model, state).set(count)
+
+    def fallback_batches(self, model: str, batches: int) -> None:
+        """Batches of a model were answered by the engine behind the one that is meant to."""
+        with self._lock:
+            self._fallback.bind(model).add(batches)
 
     def policy(self, digest: str) -> None:
         """This worker now uses the policy of that digest, and no other."""

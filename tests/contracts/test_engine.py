@@ -20,7 +20,7 @@ ENGINES = {
     "inprocess": InProcessEngine,
     "fake": FakeEngine,
     "oip": LoopbackEngine,
-    "fallback": lambda bundle: FallbackEngine(FakeEngine(bundle), FakeEngine(bundle)),
+    "fallback": lambda bundle: FallbackEngine(FakeEngine(bundle), FakeEngine(bundle), lambda _: None),
     "ray": "over_ray",
     "ray-shared": "over_shared_ray",
 }

@@ -217,7 +217,7 @@ async def open_rig(
     methods = data_methods(reflection=True, shared_limits=shares_limits(loaded))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gateway.app, "open_sink", open_sink)
-        patch.setattr(gateway.app, "ENGINES", {"inprocess": lambda bundle, _: HeldEngine(bundle)})
+        patch.setattr(gateway.app, "ENGINES", {"inprocess": lambda bundle, *_: HeldEngine(bundle)})
         app = await open_app(
             loaded, site.policy, process="worker-0", log=log, methods=methods, bundles=[tiny_bundle(), *bundles]
         )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from gateway.app import refresh
+from serving.errors import BackendUnavailable
+from serving.fallback import FallbackEngine
 from tests.gateway.rig import open_rig
+from tests.serving.fake_engine import FakeEngine
 from tests.serving.tiny import tiny_bundle
 
 
@@ -17,3 +22,28 @@ async def test_the_engines_of_a_model_are_counted_over_its_versions(made_site, t
         refresh(rig.app, 0, None)
         assert rig.counted("stockade_replicas", model="tiny", state="ready") == 1
         assert rig.counted("stockade_replicas", model="tiny", state="not_ready") == 2
+
+
+class Lost(FakeEngine):
+    """Nobody is there."""
+
+    def infer(self, _inputs, /):
+        raise BackendUnavailable("tiny/1", "gone")
+
+    def ready(self):
+        return False
+
+
+async def test_an_engine_that_is_lost_is_seen_behind_its_fallback(made_site, tmp_path):
+    bundle = tiny_bundle("2")
+    async with open_rig(made_site, tmp_path, bundles=[bundle]) as rig:
+        engine = rig.gw.served["tiny", "2"].engine = FallbackEngine(Lost(bundle), FakeEngine(bundle), lambda _: None)
+        refresh(rig.app, 0, None)
+        assert rig.counted("stockade_fallback_batches_total", model="tiny") == 0
+        for _ in range(3):
+            engine.infer({"image": np.zeros((2, 28, 28), np.float32)})
+            refresh(rig.app, 0, None)
+        assert engine.ready()
+        assert rig.counted("stockade_replicas", model="tiny", state="ready") == 2
+        assert rig.counted("stockade_replicas", model="tiny", state="not_ready") == 1
+        assert rig.counted("stockade_fallback_batches_total", model="tiny") == 3

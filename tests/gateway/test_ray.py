@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from gateway.app import ENGINES
 from gateway.batching import threads_of
 from gateway.cli import main
 from gateway.config import load_config
-from gateway.ray import ray_settings
+from gateway.ray import ray_settings, telling
 from gateway.ray_verbs import row_of
+from ops.logging import configure
 from serving.bundle import load_bundle
 from serving.errors import BackendUnavailable
 from serving.fallback import FallbackEngine
@@ -49,11 +51,13 @@ def test_the_settings_are_the_configurations(site):
 
 
 @pytest.mark.parametrize("fallback", ["none", "inprocess"])
-def test_a_gateway_has_its_engine_without_a_cluster(site, fallback):
+def test_a_gateway_has_its_engine_without_a_cluster(site, fallback, caplog):
     site.change_config(lambda document: document["engine"].update(fallback=fallback))
     config = load_config(site.config)
     bundle = load_bundle(site.directory / "bundles/tiny/1", config.bundles.trusted_keys)
-    engine = ENGINES["ray"](bundle, config)
+    stderr = io.StringIO()
+    log = configure("info", stderr, format="json")
+    engine = ENGINES["ray"](bundle, config, log)
     images = np.zeros((1, 28, 28), np.float32)
     if fallback == "none":
         assert isinstance(engine, RayEngine)
@@ -63,7 +67,20 @@ def test_a_gateway_has_its_engine_without_a_cluster(site, fallback):
     else:
         assert isinstance(engine, FallbackEngine)
         assert engine.ready()
-        assert engine.infer({"image": images})["energy"].shape == (1,)
+        for _ in range(3):
+            assert engine.infer({"image": images})["energy"].shape == (1,)
+        (line,) = map(json.loads, stderr.getvalue().splitlines())
+        assert {name: line[name] for name in ("event", "level", "model", "version", "error", "problem")} == {
+            "event": "fallback-began",
+            "level": "warning",
+            "model": "tiny",
+            "version": "1",
+            "error": "BackendUnavailable",
+            "problem": "there is no connection to Ray",
+        }
+        telling(bundle, log)(None)
+        assert [json.loads(each)["event"] for each in stderr.getvalue().splitlines()][1:] == ["fallback-ended"]
+        assert caplog.records == []
     engine.close()
 
 

@@ -78,6 +78,7 @@ def test_every_name_of_the_interface_is_on_the_page(tmp_path, metrics):
     metrics.auth_failed("api_key", "CREDENTIAL_INVALID")
     metrics.limits_decided({("standard", "admit"): 3})
     metrics.replicas("kiosk", "ready", 1)
+    metrics.fallback_batches("kiosk", 1)
     metrics.policy("a" * 64)
     metrics.build("0.1.0")
     metrics.certificate("server", 1.0)
@@ -115,6 +116,7 @@ def test_every_name_of_the_interface_is_on_the_page(tmp_path, metrics):
         "stockade_compute_seconds",
         "stockade_cost_units",
         "stockade_replicas",
+        "stockade_fallback_batches",
         "stockade_policy_info",
         "stockade_build_info",
         "stockade_cert_expiry_timestamp_seconds",
