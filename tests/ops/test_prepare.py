@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.running import until
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users")
 SHIPPED = Path(__file__).parent.parent.parent / "ops/deploy/compose/prepare.sh"
 FILES = ("stockade.yaml", "policy.yaml", "policy.yaml.sig", "tls/server.crt", "tls/ca.crt")
@@ -56,6 +58,37 @@ def test_redis_expects_the_password_that_the_gateway_shows(here, ending):
     prepare(here)
     wanted = hashlib.sha256(b"correct horse").hexdigest()
     assert f" #{wanted} " in (here / "volumes/redis-config/users.acl").read_text()
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+def test_redis_remembers_what_the_script_wrote_and_lets_nobody_else_in(here):
+    """Two writes of one script stand in its file as a transaction, which it reads back as the default user."""
+    prepare(here)
+    data, socket = here / "redis", here / "redis.sock"
+    data.mkdir()
+    command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--dir", str(data), "--save", ""]
+    command += ["--aclfile", str(here / "volumes/redis-config/users.acl"), "--appendonly", "yes"]
+    command += ["--appendfsync", "always"]
+    script = (
+        "redis.call('SET', KEYS[1], '1') redis.call('SET', KEYS[2], '1') return redis.call('MGET', KEYS[1], KEYS[2])"
+    )
+    read = "return redis.call('MGET', KEYS[1], KEYS[2])"
+
+    def ask(*arguments: str, user: tuple[str, ...] = ("--user", "gateway", "--pass", "correct horse")) -> str:
+        asked = ["redis-cli", "-s", str(socket), "--no-auth-warning", *user, *arguments]
+        return subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20).stdout.strip()
+
+    for text in (write_and_read, read):
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            until(lambda: ask("PING") == "PONG", "Redis does not answer")
+            assert ask("EVAL", text, "2", "stockade:a", "stockade:b").split() == ["1", "1"]
+            assert ask("GET", "stockade:a", user=()).startswith("NOAUTH")
+            assert ask("AUTH", "default", "", user=()).startswith("WRONGPASS")
+        finally:
+            server.kill()
+            server.wait()
+            socket.unlink(missing_ok=True)
 
 
 def test_the_volume_holds_the_bundles_of_the_site_and_no_others(here):

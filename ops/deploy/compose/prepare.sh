@@ -98,8 +98,9 @@ directory $grafana 0700 $v/grafana
 # 5. What the others prove who calls with.
 directory $redis 0700 $v/redis-config
 hash=$(tr -d '\r\n' <$v/secrets/redis.password | sha256sum | cut -d ' ' -f 1)
-# The gateway may run its script, and see nothing but its own keys.
-printf 'user default off\nuser gateway on #%s resetchannels ~stockade:* -@all +eval +evalsha +script|load +mget +set +time +hello +ping +client|setinfo\n' "$hash" >/tmp/users.acl
+# The gateway may run its script, and see nothing but its own keys. Nobody can be the default user, who is off; but Redis
+# reads its own file back with that user's rights, and without them it forgets what a script wrote.
+printf 'user default off resetpass allkeys allcommands\nuser gateway on #%s resetchannels ~stockade:* -@all +eval +evalsha +script|load +mget +set +time +hello +ping +client|setinfo\n' "$hash" >/tmp/users.acl
 place $redis 0400 /tmp/users.acl $v/redis-config/users.acl
 directory $objects 0700 $v/objects-config
 if [ ! -e $v/objects-config/s3.json ]; then
