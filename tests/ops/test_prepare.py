@@ -69,10 +69,8 @@ def test_redis_remembers_what_the_script_wrote_and_lets_nobody_else_in(here):
     command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--dir", str(data), "--save", ""]
     command += ["--aclfile", str(here / "volumes/redis-config/users.acl"), "--appendonly", "yes"]
     command += ["--appendfsync", "always"]
-    script = (
-        "redis.call('SET', KEYS[1], '1') redis.call('SET', KEYS[2], '1') return redis.call('MGET', KEYS[1], KEYS[2])"
-    )
     read = "return redis.call('MGET', KEYS[1], KEYS[2])"
+    write_and_read = f"redis.call('SET', KEYS[1], '1') redis.call('SET', KEYS[2], '1') {read}"
 
     def ask(*arguments: str, user: tuple[str, ...] = ("--user", "gateway", "--pass", "correct horse")) -> str:
         asked = ["redis-cli", "-s", str(socket), "--no-auth-warning", *user, *arguments]
