@@ -27,6 +27,14 @@ def ask_often(running: Running, ended: list[tuple[str, str]], times: int) -> Non
             ended.append((reply.request_id, reply.reason))
 
 
+def still_refused(running: Running) -> bool:
+    """Whether a new connection is told so; one that the dead worker had taken is told nothing."""
+    with calling(running.site, running.facts["data"]) as caller:
+        reply = caller.infer(infer_body(), metadata=running.site.bearer("rated"))
+        assert reply.code is not grpc.StatusCode.OK
+        return reply.reason == "RATE_LIMITED"
+
+
 @pytest.mark.slow
 def test_four_workers_of_two_gateways_admit_the_limit_and_not_one_more(made_site, tmp_path):
     """The limit comes back within hours, so what is admitted now is the burst, to the unit, wherever one asks."""
@@ -69,6 +77,4 @@ def test_four_workers_of_two_gateways_admit_the_limit_and_not_one_more(made_site
             # A worker that dies and its successor have not forgotten, nor has Redis.
             one.kill("worker-0")
             until(lambda: one.pid_of("worker-0") and len(one.pids()) >= 4, "no successor")
-            with calling(one.site, one.facts["data"]) as caller:
-                reply = caller.infer(infer_body(), metadata=one.site.bearer("rated"))
-                assert (reply.code, reply.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+            until(lambda: still_refused(one), "the successor does not answer")
