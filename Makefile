@@ -35,7 +35,7 @@ test: $(VENV)/.dev  ## all tests, with coverage
 test-faults: $(VENV)/.dev  ## the long fault runs of the audit log
 	STOCKADE_KILL_ROUNDS=500 $(BIN)/python -m pytest tests/faults
 
-test-cluster: $(VENV)/.dev  ## models that run elsewhere: on Ray clusters, on a real MLServer and a real Triton (`make bench-peers`)
+test-cluster: $(VENV)/.dev  ## beyond one gateway: Ray clusters, a real MLServer and Triton (`make bench-peers`), releases, balancers, pods
 	$(BIN)/pip install --quiet --editable '.[ray]'
 	STOCKADE_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster tests/contracts/test_engine.py
 
