@@ -2,8 +2,8 @@
 
 1. `admit`, on the headers alone, before a byte of the body is read: who is it, may they, have they room.
 2. `answer`, on the event loop, once the body is there: decode, route, charge, queue. Cheap, and refuses early.
-3. `answer_batch`, in a worker thread, for all requests that were waiting: screen, infer, screen the evidence, decide,
-   harden, encode, record. Vectorised. Replies leave when their records are durable.
+3. `answer_batch`, on the event loop or in a batch thread (`engine.threads`), for all requests that were waiting: infer,
+   screen the evidence, decide, harden, encode, record. Vectorised. Replies leave when their records are durable.
 
 Rules:
 - Every way out raises a refusal of `gateway.errors` or settles the item's future: nothing else tells the outcome.
@@ -109,7 +109,7 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
 
 
 def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
-    """Answer everything that was waiting for one model. Runs in a worker thread; raises nothing for a bad request."""
+    """Answer everything that was waiting for one model; raises nothing for a bad request."""
     taken_ns = gw.clock_ns()
     wanted = [item for item in items if still_wanted(item, taken_ns)]
     batch_id = items[0].rules.served.counters.next_batch()

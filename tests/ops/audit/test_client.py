@@ -1,6 +1,7 @@
 """The client against a recorder that misbehaves: it answers each append exactly once, in bounded memory."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -201,3 +202,31 @@ async def test_a_callback_that_raises_keeps_nobody_from_an_answer_and_shifts_non
     assert [type(answer).__name__ for answer in told] == ["Receipt", "AuditUnavailable"]
     assert client._lost.is_set()
     assert len(reported) == 2
+
+
+async def test_an_idle_recorder_gets_its_entries_at_once_and_a_busy_one_those_of_a_turn_together(tmp_path):
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        listener.setblocking(False)
+        client = client_at(tmp_path / "s")
+        connecting = asyncio.create_task(client.connect())
+        recorder, _ = await loop.sock_accept(listener)
+        with recorder:
+            recorder.setblocking(False)
+            recorder.send(HELLO)
+            await connecting
+            waiting = [append(client, [small(0)])]
+            first = recorder.recv(1 << 16)  # in the same turn: nothing else has run
+            assert len(protocol.split_messages(first, 1 << 16)[0]) == 1
+            waiting += [append(client, [small(number)]) for number in (1, 2)]
+            with pytest.raises(BlockingIOError):
+                recorder.recv(1 << 16)
+            async with asyncio.timeout(20):
+                rest = await loop.sock_recv(recorder, 1 << 16)
+            assert len(protocol.split_messages(rest, 1 << 16)[0]) == 2
+            recorder.send(protocol.reply(protocol.ACK, 3, 0))
+            async with asyncio.timeout(20):
+                assert [receipt.first_index for receipt in await asyncio.gather(*waiting)] == [0, 1, 2]
+            await client.close()
