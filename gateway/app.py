@@ -182,10 +182,7 @@ async def open_app(
     traces = open_traces(config.tracing, site, metrics, log) if config.tracing is not None else None
     tally = Tally(metrics, loop, traces)
     memory = MemoryLimiter()
-    limits_file = LimitsFile(
-        place.memory.with_name(f"{process}.limits"), memory, clock_ns=time.monotonic_ns, wall_ns=time.time_ns
-    )
-    limits_file.load()
+    limits_file = remembered_limits(place, process, memory)
     shared = await open_shared(config, pepper, memory, log) if served and shares_limits(config) else None
     gw = Gateway(
         site=site,
@@ -200,13 +197,7 @@ async def open_app(
         sink=sink,
         ring=InflightRing.open(place.rings / f"{process}.ring", RING_SLOTS, context, mode=place.modes.ring),
         tally=tally,
-        comparer=Comparer(
-            done=metrics.release.compared,
-            judged=tally.drifts.observe,
-            both=tally.drifts.observe_both,
-            dropped=metrics.release.dropped,
-            clock_ns=time.monotonic_ns,
-        ),
+        comparer=comparer_of(metrics, tally),
         log=log,
         loop=loop,
         vault=Vault(keys),
@@ -229,6 +220,25 @@ async def open_app(
     app.put_in_force(active, policy)
     app.ticker = asyncio.create_task(tick(app))
     return app
+
+
+def remembered_limits(place: Place, process: str, memory: MemoryLimiter) -> LimitsFile:
+    """Return where a process keeps what callers have left, once the limiter has what its predecessor left there."""
+    path = place.memory.with_name(f"{process}.limits")
+    limits_file = LimitsFile(path, memory, clock_ns=time.monotonic_ns, wall_ns=time.time_ns)
+    limits_file.load()
+    return limits_file
+
+
+def comparer_of(metrics: Metrics, tally: Tally) -> Comparer:
+    """Return what runs versions beside each other, and tells the metrics what came of it."""
+    return Comparer(
+        done=metrics.release.compared,
+        judged=tally.drifts.observe,
+        both=tally.drifts.observe_both,
+        dropped=metrics.release.dropped,
+        clock_ns=time.monotonic_ns,
+    )
 
 
 async def open_sink(config: Config, place: Place) -> AuditClient | Forgetful:
