@@ -131,7 +131,7 @@ def test_answers_are_recorded_and_one_page_shows_both(host):
     reply = host.ask()
     assert reply.code is grpc.StatusCode.OK, reply.details
     assert host.gateway.entry(reply.request_id)["kind"] == "served"
-    assert host.gateway.counted("stockade_audit_tree_size") > 0
+    until(lambda: host.gateway.counted("stockade_audit_tree_size"), "the recorder is not on the page")
     until(lambda: host.gateway.counted("stockade_requests_total", outcome="served"), "it was not counted")
 
 
@@ -143,7 +143,10 @@ def test_without_it_nothing_is_answered_and_with_it_everything_is_again(host):
     host.start_recorder()
     until(lambda: ready(host.gateway), "the gateway does not find its recorder again")
     until(lambda: host.ask().code is grpc.StatusCode.OK, "the worker does not find its recorder again")
-    assert host.gateway.counted("stockade_audit_records_total") > counted, "the page forgot what was counted before"
+    until(
+        lambda: host.gateway.counted("stockade_audit_records_total") > counted,
+        "the page forgot what was counted before",
+    )
     assert [event["event"] for event in host.gateway.events() if event["event"].startswith("neighbour")] == [
         "neighbour-found",
         "neighbour-missed",

@@ -249,6 +249,13 @@ class Provoked:
         return total(self.after, name, **labels) - total(self.before, name, **labels)
 
 
+def everything_is_counted(running: Running, caller: Caller) -> None:
+    """Until what has ended is in the metrics: calls are written there in the order of their ends, a moment later."""
+    counted = running.counted("grpc_server_handled_total")
+    assert Stage(running, caller).plenty(infer_body()).code is OK.OK
+    until(lambda: running.counted("grpc_server_handled_total") > counted, "a call is not in the metrics")
+
+
 @pytest.fixture(scope="module")
 def provoked(stand) -> Provoked:
     def all_counted() -> bool:
@@ -262,6 +269,7 @@ def provoked(stand) -> Provoked:
     with ExitStack() as stack:
         caller = stack.enter_context(calling(stand.site, stand.facts["data"]))
         first = len(stand.entries())
+        everything_is_counted(stand, caller)
         before = stand.series()
         before_refused = total(before, "stockade_requests_total", outcome="refused")
         replies = {name: row.provoke(Stage(stand, caller)) for name, row in ROWS.items()}

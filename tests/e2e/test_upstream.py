@@ -86,7 +86,7 @@ def play(server, caller):
     server.replies = [silent]
     yield "silent", caller.infer(image(0.75))
     server.replies = [silent]
-    yield "deadline", caller.infer(image(0.75), timeout=0.2)
+    yield "deadline", caller.infer(image(0.75), timeout=1)  # enough to get there, and less than the gateway waits
     until_it_is(lambda: HEARD_OFF == ["over"] * 2, "the server was not let go of")
     server.stop()
     until_it_is(lambda: not ready(caller), "the model is still said to be ready")

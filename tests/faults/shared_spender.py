@@ -34,20 +34,25 @@ async def run(url: str, hours_ahead: float, timeout_s: float) -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     end_s = time.monotonic() + float(await asyncio.to_thread(sys.stdin.readline))
-    seen = {"admitted": 0, "refused": 0, "unavailable": 0, "ended_ns": 0}
+    seen = {"admitted": 0, "refused": 0, "unavailable": 0, "refused_ns": 0, "ended_ns": 0}
 
     async def spend() -> None:
         while time.monotonic() < end_s or seen["refused"] < REFUSED_LEAST:
+            asked_ns = time.time_ns()  # the machine's clock, which is also that of Redis
             try:
                 decision = await limiter.take(CHARGES)
             except LimitsUnavailable:
                 seen["unavailable"] += 1
                 await asyncio.sleep(0.001)
                 continue
-            seen["admitted" if decision is not None and decision.admitted else "refused"] += 1
+            if decision is not None and decision.admitted:
+                seen["admitted"] += 1
+            else:
+                seen["refused"] += 1
+                seen["refused_ns"] = max(seen["refused_ns"], asked_ns)
 
     await asyncio.gather(*[spend() for _ in range(AT_ONCE)])
-    seen["ended_ns"] = time.time_ns()  # the machine's clock, which is also that of Redis
+    seen["ended_ns"] = time.time_ns()
     await limiter.close()
     sys.stdout.write(json.dumps(seen) + "\n")
 

@@ -166,7 +166,7 @@ async def test_a_recorder_whose_supervisor_was_killed_publishes_and_leaves_the_l
 def running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter when it goes between open and read
         return False
 
 
@@ -237,7 +237,8 @@ def test_a_database_that_somebody_holds_may_be_free_the_next_time(tmp_path):
 async def test_heartbeats_come_while_idle(tmp_path):
     settings = settings_in(tmp_path, heartbeat_ms=20)
     recorder = launch(settings).wait_ready()
-    await asyncio.sleep(0.2)
+    await eventually((settings.directory / "checkpoint").exists)
+    await eventually(lambda: heartbeats(settings) >= 2)
     assert recorder.stop() == 0, recorder.errors
     beats = [entry["sequence"] for entry in entries_of(settings) if entry["kind"] == "heartbeat"]
     assert len(beats) >= 2

@@ -31,7 +31,6 @@ async def test_strangers_share_one_entry(rig):
     await strangers(rig, 50)
     write_anonymous(rig.gw)
     write_anonymous(rig.gw)
-    await asyncio.sleep(0)
     leaves = [json.loads(leaf) for leaf in rig.sink.entries]
     assert sum(leaf["count"] for leaf in leaves) == 51
     assert len(leaves) <= 2  # the second had turned while they called
@@ -44,12 +43,11 @@ async def test_what_could_not_be_written_is_written_the_next_time(rig):
     rig.sink.unavailable = "recorder_gone"
     await strangers(rig, 3)
     write_anonymous(rig.gw)
-    await asyncio.sleep(0.01)
-    assert rig.gw.anonymous == {"CREDENTIAL_MISSING": 3, "CREDENTIAL_INVALID": 1}
+    await until(lambda: rig.gw.anonymous == {"CREDENTIAL_MISSING": 3, "CREDENTIAL_INVALID": 1})
     await strangers(rig, 2)
+    await until(lambda: rig.gw.anonymous == {"CREDENTIAL_MISSING": 5, "CREDENTIAL_INVALID": 2})
     rig.sink.unavailable = None
     write_anonymous(rig.gw)
-    await asyncio.sleep(0.01)
     assert [json.loads(leaf)["reasons"] for leaf in rig.sink.entries] == [
         {"CREDENTIAL_INVALID": 2, "CREDENTIAL_MISSING": 5}
     ]

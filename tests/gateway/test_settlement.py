@@ -97,7 +97,7 @@ async def test_what_a_caller_left_behind_is_recorded_and_leaves_the_ring(rig):
     await until(lambda: len(rig.sink.entries) >= 2)
     reasons = sorted(entry["reason"] for entry in rig.sink.records())
     assert reasons == ["CANCELLED", "OK"]  # the model had worked for the first, so that is what its record says
-    assert rig.at_work == 0
+    await until(lambda: rig.at_work == 0)
     assert rig.engine.batches == [1], "the one that was cancelled in the queue cost no model work"
 
 
@@ -166,8 +166,11 @@ async def test_a_call_that_ran_out_of_time_is_recorded_as_that(rig):
     rig.engine.go.clear()
     first = rig.infer(tiny_body(image(0.1)))
     await until(lambda: rig.engine.entered.acquire(blocking=False))
-    late = await ended(rig.infer(tiny_body(image(0.2)), timeout=0.2))
-    assert late.code is CODE.DEADLINE_EXCEEDED
+    late = rig.infer(tiny_body(image(0.2)), timeout=1)
+    await until(lambda: rig.gw.served["tiny", "1"].batcher.queued_rows == 1)
+    assert (await ended(late)).code is CODE.DEADLINE_EXCEEDED
+    now_ns = rig.gw.clock_ns
+    rig.gw.clock_ns = lambda: now_ns() + 30_000_000_000  # here it begins later, and the wire rounds it up
     rig.engine.go.set()
     await ended(first)
     await until(lambda: len(rig.sink.records()) == 2)

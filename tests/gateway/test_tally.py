@@ -10,10 +10,11 @@ import pytest
 from gateway.admission.limiter import Decision
 from gateway.auth.principal import Principal
 from gateway.record import Record
-from gateway.tally import FLUSH_EVERY_S, BatchRun, Tally, batches_of, done_of
+from gateway.tally import BatchRun, Tally, batches_of, done_of
 from ops.metrics import Metrics
 from ops.metrics.scrape import expose
 from tests.e2e.running import samples, total
+from tests.gateway.rig import until
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 CALLER = Principal("plenty", "plenty", "standard", 1, frozenset(), "plenty", "api_key", None)
@@ -48,13 +49,12 @@ async def test_what_ends_within_a_moment_is_written_at_once(metrics, tmp_path):
         tally.started(METHOD)
         tally.ended(record())
     assert counted(tmp_path, "stockade_requests_total") == 0
-    await asyncio.sleep(2 * FLUSH_EVERY_S)
+    await until(lambda: counted(tmp_path, "stockade_requests_total"))
     assert counted(tmp_path, "stockade_requests_total", outcome="served", reason="OK") == 3
     assert counted(tmp_path, "grpc_server_started_total", grpc_method="ModelInfer") == 3
     assert counted(tmp_path, "grpc_server_handled_total", grpc_code="OK") == 3
     tally.ended(record())
-    await asyncio.sleep(2 * FLUSH_EVERY_S)
-    assert counted(tmp_path, "stockade_requests_total") == 4
+    await until(lambda: counted(tmp_path, "stockade_requests_total") == 4)
 
 
 async def test_a_message_of_a_stream_is_a_request_and_not_a_call(metrics, tmp_path):
