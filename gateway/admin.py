@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from gateway.host import Host
+    from gateway.model_set import Listed
     from gateway.policy import Policy
     from gateway.releases import Change
     from gateway.service import Call
@@ -77,14 +78,19 @@ class Control:
         host = self.host
         await self.record("config", digest=host.config.digest, outcome="loaded")
         await self.record("policy", digest=host.policy.digest, outcome="loaded")
-        for bundle in host.bundles:
-            facts = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
-            await self.record("model", action="loaded", **facts)
+        models = host.repository.models
+        for listed in models.listed:
+            await self.record("model", **model_entry("unloaded" if listed.key in models.unloaded else "loaded", listed))
 
     async def policy_changed(self, policy: Policy) -> None:
         """Follow the workers to a new policy, and record it."""
         self.app.put_in_force(await asyncio.to_thread(self.app.compile, policy), policy)
         await self.record_when_possible("policy", digest=policy.digest, outcome="loaded")
+
+    async def model_changed(self, action: str, listed: Listed, request: str) -> None:
+        """Record that a version came into service or went out of it, with the request that asked for it, if any."""
+        asked = {"request": request} if request else {}
+        await self.record_when_possible("model", **model_entry(action, listed), **asked)
 
     async def release_changed(self, change: Change, policy: Policy) -> None:
         """Count and record what has happened to a model's release under this policy."""
@@ -106,7 +112,7 @@ class Control:
         """
         if len(self.owed) >= OWED_MAX:
             dropped, about = self.owed.popleft()
-            self.host.log("owed-entry-dropped", level="error", kind=dropped, policy=policy_of(about))
+            self.host.log("owed-entry-dropped", level="error", kind=dropped, digest=digest_of(about))
         self.owed.append((kind, fields))
         await self.record_owed()
 
@@ -118,7 +124,7 @@ class Control:
                 try:
                     await self.record(kind, **fields)
                 except errors.AuditUnavailable:
-                    self.host.log("policy-not-recorded", level="error", policy=policy_of(fields))
+                    self.host.log("entry-not-recorded", level="error", kind=kind, digest=digest_of(fields))
                     return
                 if self.owed and self.owed[0] is entry:  # else it was given up meanwhile
                     self.owed.popleft()
@@ -174,8 +180,10 @@ class Control:
             reply.workers.add(
                 number=number, pid=pid, ready=ready, restarts=max(0, worker.starts - 1), policy_digest=digest
             )
-        for bundle in host.bundles:
-            reply.models.add(name=bundle.name, version=bundle.version, digest=bundle.digest, ready=host.ready())
+        models = host.repository.models
+        for listed in models.listed:
+            ready = host.ready() and listed.key not in models.unloaded
+            reply.models.add(name=listed.name, version=listed.version, digest=listed.digest, ready=ready)
         await host.rollout.count()
         reply.releases.extend(shown(host.rollout.releases, host.rollout.counted))
         reply.audit.origin = self.app.sink.origin
@@ -234,8 +242,13 @@ class Control:
         return parse_vkey(self.host.config.audit.vkey.read_text().strip())
 
 
-def policy_of(fields: Mapping[str, Any]) -> str | None:
-    """Return the digest of the policy that an entry is about."""
+def model_entry(action: str, listed: Listed) -> dict[str, str]:
+    """Return what an entry says of a model version."""
+    return {"action": action, "name": listed.name, "version": listed.version, "digest": listed.digest}
+
+
+def digest_of(fields: Mapping[str, Any]) -> str | None:
+    """Return the digest of the policy or model that an entry is about."""
     return fields.get("digest") or fields.get("policy")
 
 

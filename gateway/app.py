@@ -29,57 +29,57 @@ from gateway.compile import compile_policy
 from gateway.compile_release import with_standings
 from gateway.exits import BODY_INCOMPLETE, write_anonymous
 from gateway.issuers import Issuers
-from gateway.measured import measured_fpr
+from gateway.models import load_listed, retire, screen_facts, serve
 from gateway.place import place_of
 from gateway.policy import load_policy
-from gateway.ray import open_ray
-from gateway.record import auth_fragment, model_fragment, site_of
+from gateway.record import auth_fragment, site_of
 from gateway.release_file import RELEASES, read_reached, standings
 from gateway.server import certificates_expire
 from gateway.shared_limits import open_shared, shares_limits, worker_share
-from gateway.state import Gateway, Served
-from gateway.statistics import ModelCounters, ServiceTime
+from gateway.state import Gateway
 from gateway.tally import Tally
 from gateway.traces import Traces, open_traces, require_tracing
 from gateway.unprotected import Forgetful, Unlimited, anybody, without_protection
-from gateway.upstream import UpstreamEngine, required
 from ops.audit.client import AuditClient
 from ops.audit.entry import pseudonym
 from ops.audit.keys import KeyStore
 from ops.audit.ring import InflightRing
-from ops.metrics import Metrics, ScreenFacts
-from serving.bundle import load_bundle
-from serving.catalog import find_bundles
-from serving.errors import BundleDuplicate
+from ops.metrics import Metrics
 from serving.fallback import FallbackEngine
-from serving.inprocess import InProcessEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
     from gateway.auth.principal import Principal
     from gateway.compile_release import Standing
     from gateway.config import Config
+    from gateway.host_link import HostLink
+    from gateway.model_set import Key, Listed, ModelSet
     from gateway.place import Place
     from gateway.policy import Policy
     from gateway.service import Stream, Unary
-    from gateway.state import Active
+    from gateway.state import Active, Served
     from ops.logging import Log
     from ops.metrics.shared_limits import SharedLimitsMetrics
     from serving.bundle import Bundle
-    from serving.engine import Engine
 
-ENGINES: Mapping[str, Callable[[Bundle, Config, Log], Engine]] = {
-    "inprocess": lambda bundle, *_: InProcessEngine(bundle),
-    "oip": lambda bundle, config, _: UpstreamEngine(bundle, required(config.engine.oip)),
-    "ray": open_ray,
-}
 REASONS = frozenset({row.reason for row in errors.TABLE.values()} | {BODY_INCOMPLETE})
 RING_SLOTS = 4096
 PSEUDONYMS_MAX = 131_072
 TICK_S = 1.0
 KEEP_LIMITS_TICKS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A policy and models that are ready to be put in force together. `opened` are those that were not there before."""
+
+    active: Active
+    policy: Policy
+    models: ModelSet
+    served: Mapping[Key, Served]
+    opened: tuple[Served, ...]
 
 
 @dataclass(slots=True)
@@ -98,11 +98,58 @@ class App:
     ticker: asyncio.Task[None] | None = field(default=None)
     standings: Mapping[str, Standing] = field(default_factory=dict)
     in_force: tuple[Active, Policy] = field(init=False)
+    retiring: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def compile(self, policy: Policy) -> Active:
-        """Return the policy ready to be put in force, or raise PolicyRejected."""
+    def compile(self, policy: Policy, served: Mapping[Key, Served] | None = None) -> Active:
+        """Return the policy ready to be put in force, for these models or the present ones; or raise PolicyRejected."""
         now_ns = self.gw.wall_ns()
-        return compile_policy(policy, self.gw.served, self.pepper, self.issuers.of(policy.issuers), now_ns)
+        served = self.gw.served if served is None else served
+        return compile_policy(policy, served, self.pepper, self.issuers.of(policy.issuers), now_ns)
+
+    def stage(self, policy: Policy, models: ModelSet) -> Staged:
+        """Open what is listed and not there yet, and compile the policy for it all. Blocks; changes nothing.
+
+        Raises:
+            FileRejected, ServingError: it would not do. What was opened is closed again.
+        """
+        served: dict[Key, Served] = {}
+        opened: list[Served] = []
+        try:
+            for listed in models.listed:
+                unloaded, held = listed.key in models.unloaded, self.gw.served.get(listed.key)
+                if held is None or held.unloaded != unloaded:
+                    held = self._open(listed, held, unloaded=unloaded)
+                    opened.append(held)
+                served[listed.key] = held
+            return Staged(self.compile(policy, served), policy, models, served, tuple(opened))
+        except BaseException:
+            self.drop(opened)
+            raise
+
+    def _open(self, listed: Listed, before: Served | None, *, unloaded: bool) -> Served:
+        """Return a version as it is from now on; what was counted of it goes on."""
+        bundle = before.bundle if before is not None else load_listed(self.config, listed)
+        opened = serve(bundle, self.config, self.gw.log, unloaded=unloaded)
+        if before is not None:
+            opened.counters, opened.service_time = before.counters, before.service_time
+        if not unloaded:
+            start_batching(opened, self.config.engine, self.gw)
+        return opened
+
+    def drop(self, opened: Iterable[Served]) -> None:
+        """Let go of what was staged and will not be used. From any thread."""
+        for each in opened:
+            asyncio.run_coroutine_threadsafe(retire(each), self.gw.loop)
+
+    def take_over(self, staged: Staged) -> None:
+        """Put what is staged in force; what it replaces finishes the calls that it has taken."""
+        before, self.gw.served = self.gw.served, staged.served
+        self.put_in_force(staged.active, staged.policy)
+        for key, held in before.items():
+            if staged.served.get(key) is not held:
+                task = self.gw.loop.create_task(retire(held))
+                self.retiring.add(task)
+                task.add_done_callback(self.retiring.discard)
 
     def put_in_force(self, active: Active, policy: Policy) -> None:
         """Let every request that begins from now on see this policy."""
@@ -128,6 +175,7 @@ class App:
         """Finish what was accepted, write the last sums, and let go."""
         for served in self.gw.served.values():
             await end_batching(served)
+        await asyncio.gather(*self.retiring, return_exceptions=True)
         await asyncio.to_thread(self.gw.comparer.close)
         if self.ticker is not None:
             self.ticker.cancel()
@@ -154,11 +202,14 @@ async def open_app(
     process: str,
     log: Log,
     methods: Mapping[str, Unary | Stream],
-    bundles: Sequence[Bundle],
+    bundles: Iterable[Bundle],
+    unloaded: Collection[Key] = (),
+    host: HostLink | None = None,
 ) -> App:
     """Open the parts of one process. `process` is its name on this host, such as "worker-0".
 
-    Without bundles it is a control process: it knows callers and records, and answers for no model.
+    Without bundles it is a control process: it knows callers and records, and answers for no model. Versions that are
+    `unloaded` are known and have no engine. `host` is how a worker asks its supervisor.
 
     Raises:
         ConfigRejected, PolicyRejected, GraphRejected, AuditUnavailable: what stands in the way of a safe start.
@@ -173,7 +224,10 @@ async def open_app(
     context = f'{{{site.head_json},"gateway":{site.gateway_json}}}'.encode()
     sink = await open_sink(config, place)
     keys = KeyStore(config.audit.key_database, config.audit.master_key.read_bytes(), origin=config.audit.origin)
-    served = {(bundle.name, bundle.version): serve(bundle, config, log) for bundle in bundles}
+    served = {
+        (bundle.name, bundle.version): serve(bundle, config, log, unloaded=(bundle.name, bundle.version) in unloaded)
+        for bundle in bundles
+    }
     pepper = config.policy.pepper.read_bytes()
     issuers = Issuers(config.policy.file.parent)
     active = compile_policy(policy, served, pepper, issuers.of(policy.issuers), time.time_ns())
@@ -208,9 +262,11 @@ async def open_app(
         wall_ns=time.time_ns,
         log_level=config.log.level,
         shared=shared,
+        host=host,
     )
     for one in served.values():
-        start_batching(one, config.engine, gw)
+        if not one.unloaded:
+            start_batching(one, config.engine, gw)
     if served:
         metrics.build(site.build)
     for name, expires_s in certificates_expire(config.tls).items() if config.tls else ():
@@ -252,47 +308,6 @@ async def open_sink(config: Config, place: Place) -> AuditClient | Forgetful:
     )
     await sink.connect()
     return sink
-
-
-def load_bundles(config: Config, log: Log) -> list[Bundle]:
-    """Verify and load every bundle of the configured directory.
-
-    Raises:
-        BundleRejected: one of them is not exactly what a trusted key signed.
-        BundleDuplicate: two of them are the same version of one model, whatever their directories are called.
-    """
-    bundles: dict[tuple[str, str], Bundle] = {}
-    for directory in find_bundles(config.bundles.directory):
-        bundle = load_bundle(directory, config.bundles.trusted_keys)
-        if (bundle.name, bundle.version) in bundles:
-            raise BundleDuplicate(bundle.name, bundle.version)
-        log("bundle-loaded", model=bundle.name, version=bundle.version, digest=bundle.digest)
-        bundles[bundle.name, bundle.version] = bundle
-    return [*bundles.values()]
-
-
-def serve(bundle: Bundle, config: Config, log: Log) -> Served:
-    """Return a model with its engine; `start_batching` gives it its queue."""
-    return Served(
-        bundle=bundle,
-        engine=ENGINES[config.engine.kind](bundle, config, log),
-        facts_json=model_fragment(bundle.name, bundle.version, bundle.digest, config.engine.kind),
-        service_time=ServiceTime(),
-        counters=ModelCounters(),
-    )
-
-
-def screen_facts(active: Active, served: Served) -> dict[str, ScreenFacts]:
-    """Return what the metrics tell of each screen on a model."""
-    rules = active.models.get((served.bundle.name, served.bundle.version))
-    if rules is None:
-        return {}
-    report = served.bundle.manifest.get("calibration_report", {})
-    facts = {}
-    for name, rule in rules.screen_rules.items():
-        measured = measured_fpr(report, name, rule.flag_alpha)
-        facts[name] = ScreenFacts(rule.flag_alpha, rules.screens[name].technique, rule.mode.value, *measured)
-    return facts
 
 
 def auth_fragments(keys: KeyStore) -> Callable[[Principal], str]:

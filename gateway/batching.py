@@ -81,6 +81,8 @@ def time_full_batch(served: Served, rows: int, gw: Gateway) -> float:
 
 async def end_batching(served: Served) -> None:
     """Finish what waits for one model, and take nothing more."""
+    if served.unloaded:
+        return
     if isinstance(served.batcher, LoopBatcher):
         served.batcher.close(drain=True)
     else:

@@ -17,7 +17,7 @@ from gateway.split import Split, split_of
 from gateway.state import Mirror
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from gateway.policy import ModelPolicy, Policy
     from gateway.state import Active, ModelRules, Served
@@ -66,13 +66,27 @@ def weights_of(name: str, model: ModelPolicy, standings: Mapping[str, Standing])
     return {model.serve: 1.0}
 
 
-def splits_of(policy: Policy, standings: Mapping[str, Standing]) -> dict[str, Split]:
-    """Return the split of each model that has one."""
+def splits_of(policy: Policy, standings: Mapping[str, Standing], unloaded: Collection[Key] = ()) -> dict[str, Split]:
+    """Return the split of each model that has one, among the versions that are in service."""
     return {
-        name: split_of(name, weights_of(name, model, standings), model.release.salt)
+        name: split_of(name, in_service(name, model, weights_of(name, model, standings), unloaded), model.release.salt)
         for name, model in policy.models.items()
         if model.release is not None and (model.release.weights is not None or model.release.canary is not None)
     }
+
+
+def in_service(name: str, model: ModelPolicy, weights: dict[str, float], unloaded: Collection[Key]) -> dict[str, float]:
+    """Return the weights without the versions that are out of service: the others answer their callers.
+
+    The version in `serve` keeps its own, who are refused: a canary is not given more than it was to have. Where nothing
+    is left, all keep theirs.
+    """
+    left = {
+        version: weight
+        for version, weight in weights.items()
+        if version == model.serve or (name, version) not in unloaded
+    }
+    return left if any(left.values()) else weights
 
 
 def require_versions(policy: Policy, served: Mapping[Key, Served]) -> None:
@@ -123,14 +137,20 @@ def with_mirrors(models: Mapping[Key, ModelRules], policy: Policy) -> dict[Key, 
 
 
 def with_standings(active: Active, policy: Policy, standings: Mapping[str, Standing]) -> Active:
-    """Return the policy with its canaries where they stand; what is over is compared no more."""
+    """Return the policy with its canaries where they stand; what is over or out of service is compared no more."""
     over = {
         name
         for name, model in policy.models.items()
         if fingerprint(model) and not standing_of(name, model, standings).running
     }
     models = {
-        key: replace(rules, mirror=None) if key[0] in over and rules.mirror is not None else rules
+        key: replace(rules, mirror=None) if key[0] in over or absent(rules.mirror) else rules
         for key, rules in active.models.items()
     }
-    return replace(active, models=models, splits=splits_of(policy, standings))
+    unloaded = {key for key, rules in active.models.items() if rules.served.unloaded}
+    return replace(active, models=models, splits=splits_of(policy, standings, unloaded))
+
+
+def absent(mirror: Mirror | None) -> bool:
+    """Say whether a version is to be compared with one that is out of service."""
+    return mirror is not None and mirror.rules.served.unloaded

@@ -4,6 +4,7 @@
 Refusal
 ├── CredentialMissing, CredentialInvalid, CredentialExpired     who is it?
 ├── MethodForbidden, ModelUnknown, MethodUnimplemented          may they, and is it there?
+├── ModelUnloaded, ModelNotLoaded                               is it in service, and can it be?
 ├── MalformedMessage, ArgumentInvalid, RequestTooLarge          is the request one?
 │   └── TensorInvalid                                           ... that fits the model?
 ├── InputRejected                                               a screen says no
@@ -68,6 +69,14 @@ class MethodForbidden(Refusal):
 
 class ModelUnknown(Refusal):
     """No such model, or none that this principal may know of."""
+
+
+class ModelUnloaded(Refusal):
+    """The version is the caller's to use, and an operator has taken it out of service."""
+
+
+class ModelNotLoaded(Refusal):
+    """A model cannot be put into or out of service: its bundle will not do, or a worker refused. Our log says why."""
 
 
 class MethodUnimplemented(Refusal):
@@ -229,6 +238,7 @@ def _rows() -> dict[type[Exception], Row]:
     audit_gone = Row(code.UNAVAILABLE, "AUDIT_UNAVAILABLE", "The answer cannot be recorded now.", None, its_own)
     draining = Row(code.UNAVAILABLE, "DRAINING", "The gateway is shutting down.", None, its_own)
     backend_gone = Row(code.UNAVAILABLE, "BACKEND_UNAVAILABLE", "No replica took the request.", None, its_own)
+    not_loaded = "That cannot be done with this model; look for the request's id in the log."
     deadline_passed = Row(code.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "The deadline has passed.")
     return {
         CredentialMissing: Row(code.UNAUTHENTICATED, "CREDENTIAL_MISSING", "A credential is required."),
@@ -236,6 +246,8 @@ def _rows() -> dict[type[Exception], Row]:
         CredentialExpired: Row(code.UNAUTHENTICATED, "CREDENTIAL_EXPIRED", "The credential has expired."),
         MethodForbidden: Row(code.PERMISSION_DENIED, "METHOD_FORBIDDEN", "You may not call this method."),
         ModelUnknown: Row(code.NOT_FOUND, "MODEL_UNKNOWN", "There is no such model for you."),
+        ModelUnloaded: Row(code.NOT_FOUND, "MODEL_UNLOADED", "The model is out of service."),
+        ModelNotLoaded: Row(code.FAILED_PRECONDITION, "MODEL_NOT_LOADED", not_loaded),
         MethodUnimplemented: Row(code.UNIMPLEMENTED, "METHOD_UNIMPLEMENTED", "This method is not offered."),
         MalformedMessage: Row(code.INVALID_ARGUMENT, "MESSAGE_MALFORMED", "The body is not a message of this method."),
         ArgumentInvalid: Row(code.INVALID_ARGUMENT, "ARGUMENT_INVALID", "The request cannot be met", bad_field),

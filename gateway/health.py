@@ -1,7 +1,8 @@
 """grpc.health.v1 over what the gateway really can do: the process as a whole (""), and each model by its name.
 
-Serving means: the recorder takes records, the model's engine is ready, and the gateway is not draining. `Watch` sends
-the state at once and then every change (gRPC health checking protocol).
+Serving means: the recorder takes records, the model's engine is ready, and the gateway is not draining. Versions that
+are out of service do not count, but a model without any other is not serving. `Watch` sends the state at once and then
+every change (gRPC health checking protocol).
 """
 
 from __future__ import annotations
@@ -28,13 +29,11 @@ _Status = health_pb2.HealthCheckResponse.ServingStatus
 
 def status_of(service: str, gw: Gateway) -> int | None:
     """Return SERVING or NOT_SERVING, None for a service that is not known here."""
-    if service == "":
-        ready = all(served.engine.ready() for served in gw.served.values())
-    else:
-        engines = [served.engine for (name, _), served in gw.served.items() if name == service]
-        if not engines:
-            return None
-        ready = all(engine.ready() for engine in engines)
+    chosen = [served for (name, _), served in gw.served.items() if service in ("", name)]
+    if service and not chosen:
+        return None
+    loaded = [served for served in chosen if not served.unloaded]
+    ready = all(served.engine.ready() for served in loaded) and bool(loaded or not service)
     able = ready and gw.sink.available and not gw.draining
     return int(_Status.SERVING if able else _Status.NOT_SERVING)
 

@@ -10,30 +10,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
 import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway.admin import Control
-from gateway.app import load_bundles
+from gateway.children import recorder_of, share_port, worker_child
 from gateway.config import load_config
 from gateway.document import FileRejected
-from gateway.neighbour import Neighbour, greets
+from gateway.model_set import MODELS, Listed, ModelSet
 from gateway.occupancy import PRIVATE, occupied
 from gateway.place import place_of
 from gateway.policy import load_policy
 from gateway.policy_file import Kept, Memory, awaits_signature, stamp
-from gateway.recorder import RECORDER, recorder_settings
+from gateway.recorder import RECORDER
 from gateway.release_file import RELEASES
 from gateway.releases import Releases
+from gateway.repository import Asked, Repository, change
 from gateway.rollout import Rollout
-from gateway.supervisor import Child, StartFailed, all_ready, reload_everywhere
+from gateway.supervisor import Child, StartFailed, Target, all_ready, reload_everywhere
 from gateway.traces import require_tracing
-from ops.audit.errors import ForkRefused, LogCorrupted, Poisoned, RecorderError
 from ops.logging import configure
 from ops.metrics import prepare_directory, serve_metrics
+from serving.errors import ServingError
 from serving.ray_link import GRACE_S
 
 if TYPE_CHECKING:
@@ -41,19 +41,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.config import Config
+    from gateway.neighbour import Neighbour
     from gateway.place import Place
     from gateway.policy import Policy
     from ops.logging import Log
-    from serving.bundle import Bundle
 
+DRAFT = "models.draft.json"
 READY_TIMEOUT_S = 60.0
 RELOAD_TIMEOUT_S = 45.0  # 65,536 principals take each worker ten seconds of a core
 WATCH_EVERY_S = 1.0
 STOP_SLACK_S = 5.0
 RECORDER_STOP_S = 30.0
-RECORDER_FINAL = frozenset({LogCorrupted.exit_code, ForkRefused.exit_code})
-RECORDER_FINAL_AT_START = frozenset({Poisoned.exit_code, RecorderError.exit_code})
-"""What starting the recorder again would not change; its own last words say what it was."""
 
 
 class WentDown(Exception):
@@ -67,7 +65,7 @@ class Host:
     config: Config
     place: Place
     log: Log
-    bundles: list[Bundle]
+    repository: Repository
     kept: Kept
     policy: Policy
     started_ns: int
@@ -79,7 +77,7 @@ class Host:
     control: Control | None = None
     rollout: Rollout = field(init=False)
     reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    reloads: set[asyncio.Task[bool]] = field(default_factory=set)
+    reloads: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.rollout = Rollout(self, Releases(self.place.memory.with_name(RELEASES)))
@@ -94,11 +92,14 @@ class Host:
         It goes on when whoever asked has gone: what the workers have taken over must come into force here as well.
         """
         task = asyncio.create_task(self._reload(expected_digest))
-        self.reloads.add(task)
-        task.add_done_callback(self._reloaded)
+        self._keep(task)
         return await asyncio.shield(task)
 
-    def _reloaded(self, task: asyncio.Task[bool]) -> None:
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self.reloads.add(task)
+        task.add_done_callback(self._reloaded)
+
+    def _reloaded(self, task: asyncio.Task[Any]) -> None:
         self.reloads.discard(task)
         if not task.cancelled() and (problem := task.exception()) is not None:  # maybe nobody else hears of it
             self.log("reload-failed", level="error", policy=self.policy.digest, error=type(problem).__name__)
@@ -116,26 +117,69 @@ class Host:
             self.seen = stamp(self.config.policy.file)
             try:
                 policy = await asyncio.to_thread(self._read_policy)
+                found = await asyncio.to_thread(self.repository.needed_by, policy)
                 copied = self.kept.draft()
-            except (FileRejected, OSError) as problem:
+            except (FileRejected, ServingError, OSError) as problem:
                 return await self._refused(str(problem))
             if expected_digest not in ("", policy.digest):
                 return await self._refused(f"the file holds another policy, {policy.digest}")
             if policy.digest == self.policy.digest:
                 self.problem = ""
                 return True
-            running = [worker for worker in self.workers if worker.ready.is_set()]
-            refused = await reload_everywhere(
-                running, str(copied), policy.digest, lambda: self.kept.accept(copied, policy), RELOAD_TIMEOUT_S
-            )
+            before, models = self.repository.models, self.repository.having(found)
+
+            def keep() -> None:
+                self.repository.keep(models, found)
+                self.kept.accept(copied, policy)
+
+            refused = await self.bring(policy, copied, models, keep)
             if refused is not None:
                 return await self._refused(refused)
             self.policy, self.problem = policy, ""
             self.log("policy-loaded", policy=policy.digest, revision=policy.revision)
+            await self.models_changed(before)
             if self.control is not None:
                 await self.control.policy_changed(policy)
             await self.rollout.follow()
             return True
+
+    async def bring(self, policy: Policy, policy_file: Path, models: ModelSet, keep: Callable[[], None]) -> str | None:
+        """Bring every worker to this policy and these models, or none. Returns who refused and why, or None."""
+        try:
+            self.repository.draft.write_bytes(models.to_json())
+        except OSError as problem:
+            return str(problem)
+        target = Target(str(policy_file), str(self.repository.draft), policy.digest, models.digest)
+        running = [worker for worker in self.workers if worker.ready.is_set()]
+        return await reload_everywhere(running, target, keep, RELOAD_TIMEOUT_S)
+
+    async def models_changed(self, before: ModelSet, request: str = "") -> None:
+        """Log and record which versions came into service or went out of it, and at whose request."""
+        for action, listed in self.repository.models.changes(before):
+            asked = request or None
+            self.log(
+                f"model-{action}", model=listed.name, version=listed.version, digest=listed.digest, request_id=asked
+            )
+            if self.control is not None:
+                await self.control.model_changed(action, listed, request)
+
+    def hear(self, worker: Child, question: dict[str, Any]) -> None:
+        """Answer a worker, if it is still there when the answer is known."""
+        process = worker.process
+
+        async def answer() -> None:
+            asked = Asked(*(question[key] for key in ("do", "model", "version", "principal", "request")))
+            outcome = await change(asked, self)
+            if worker.process is process:
+                worker.tell(do="answer", number=question["number"], **outcome)
+
+        self._keep(asyncio.create_task(answer()))
+
+    def permits(self, asked: Asked, listed: Listed) -> bool:
+        """Say whether a version is one that is meant, and that whoever asked has the right for."""
+        rights = self.control.app.gw.active.rights if self.control is not None else None
+        meant = listed.name == asked.model and asked.version in ("", listed.version)
+        return meant and rights is not None and rights.permits(asked.principal, asked.right, *listed.key)
 
     def _read_policy(self) -> Policy:
         """Return the file's policy. In a thread: with many principals it takes seconds."""
@@ -160,13 +204,11 @@ class Host:
         async with self.reloading:
             if self.control is not None:
                 await self.control.record_owed()
-            behind = [
-                worker
-                for worker in self.workers
-                if worker.ready.is_set() and worker.facts.get("policy") != self.policy.digest
-            ]
+            repository = self.repository
+            target = Target(str(self.kept.copy), str(repository.file), self.policy.digest, repository.models.digest)
+            behind = [worker for worker in self.workers if worker.ready.is_set() and not target.reached(worker.facts)]
             if behind:
-                await reload_everywhere(behind, str(self.kept.copy), self.policy.digest, lambda: None, RELOAD_TIMEOUT_S)
+                await reload_everywhere(behind, target, lambda: None, RELOAD_TIMEOUT_S)
 
     def mend_policy(self) -> None:
         """Before a worker starts: let it find an accepted policy that it can load."""
@@ -212,16 +254,17 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
             place.socket.unlink(missing_ok=True)  # a recorder whose supervisor was killed may still answer there
         else:
             prepare_directory(place.metrics, keep={RECORDER})
-        bundles = load_bundles(config, log)  # a bundle that would be refused is found before anything is started
+        repository = Repository(config, place.memory.with_name(MODELS), place.policies / DRAFT)
+        repository.open(log)  # a bundle that would be refused is found before anything is started
         kept = Kept(config.policy, place.policies, Memory(place.memory))
         policy = kept.first(log)
         data = share_port(config.listen.data, stack)
         recorder = recorder_of(config, place, log)
         workers = [worker_child(config_file, kept, number, data, log) for number in range(config.workers)]
-        host = Host(config, place, log, bundles, kept, policy, time.time_ns(), recorder, workers)
+        host = Host(config, place, log, repository, kept, policy, time.time_ns(), recorder, workers)
         await host.rollout.follow()  # workers read where their canaries are when they start
         for worker in workers:
-            worker.before_start = host.mend_policy
+            worker.before_start, worker.asked = host.mend_policy, host.hear
         await run(host, announce)
     return 0
 
@@ -303,52 +346,3 @@ async def open_control(host: Host, stack: contextlib.AsyncExitStack) -> dict[str
         stack.callback(page.close)
         listening["metrics"] = f"{name}:{page.port}"
     return listening
-
-
-def recorder_of(config: Config, place: Place, log: Log) -> Child | Neighbour:
-    """Return the recorder: our own, or one that somebody else keeps."""
-    if config.audit.recorder == "managed":
-        return recorder_child(config, place, log)
-    patience_s = config.audit.append_timeout_ms / 1000  # one that is slower than that can record nothing either
-    return Neighbour(RECORDER, lambda: greets(place.socket, patience_s), log)
-
-
-def recorder_child(config: Config, place: Place, log: Log) -> Child:
-    """Return the recorder, told by a file what it needs to know."""
-    file = config.state_dir / "recorder.json"
-    file.write_bytes(recorder_settings(config, place).to_json())
-    return Child(
-        RECORDER,
-        ["-m", "ops.audit.recorder_main", str(file)],
-        log,
-        probe=lambda: accepts(place.socket),
-        final=RECORDER_FINAL,
-        final_at_start=RECORDER_FINAL_AT_START,
-    )
-
-
-def worker_child(config_file: Path, kept: Kept, number: int, data: str, log: Log) -> Child:
-    """Return one worker."""
-    argv = ["-m", "gateway.worker", str(config_file), str(kept.copy), str(number), data]
-    return Child(f"worker-{number}", argv, log)
-
-
-def share_port(address: str, stack: contextlib.ExitStack) -> str:
-    """Return the address with a port that all workers can share: for port 0 one that is held, not listened on."""
-    name, _, port = address.rpartition(":")
-    if port != "0":
-        return address
-    holder = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET))
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    holder.bind((name.strip("[]"), 0))
-    return f"{name}:{holder.getsockname()[1]}"
-
-
-def accepts(path: Path) -> bool:
-    """Say whether something listens on a unix socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        try:
-            caller.connect(str(path))
-        except OSError:
-            return False
-        return True

@@ -142,14 +142,14 @@ def model_statistics(models: Iterable[tuple[Described, Totals]]) -> pb.ModelStat
     return response
 
 
-def repository_index(models: Iterable[tuple[Described, bool]], *, ready_only: bool) -> pb.RepositoryIndexResponse:
-    """`models` with whether each can answer."""
+def repository_index(models: Iterable[tuple[Described, str]], *, ready_only: bool) -> pb.RepositoryIndexResponse:
+    """`models` with why each cannot answer; an empty text: it can."""
     response = pb.RepositoryIndexResponse()
-    for model, ready in models:
-        if ready:
+    for model, reason in models:
+        if not reason:
             response.models.add(name=model.name, version=model.version, state="READY")
         elif not ready_only:
-            response.models.add(name=model.name, version=model.version, state="UNAVAILABLE", reason="not loaded")
+            response.models.add(name=model.name, version=model.version, state="UNAVAILABLE", reason=reason)
     return response
 
 

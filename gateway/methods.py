@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2
 
 from gateway import health, metadata
 from gateway.codec import parse_as
+from gateway.model_control import load_model, unload_model
 from gateway.pipeline import answer, route, share
 from gateway.policy_rules import PUBLIC_METHODS
 from gateway.reflection import REFLECTION_PATHS, reflect
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from gateway.admission.budget import Charges
     from gateway.service import Call
-    from gateway.state import ModelRules
+    from gateway.state import ModelRules, Served
 
 INFERENCE = "inference.GRPCInferenceService"
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -78,8 +79,15 @@ def model_statistics(call: Call, request: pb.ModelStatisticsRequest) -> Message:
 
 
 def repository_index(call: Call, request: pb.RepositoryIndexRequest) -> Message:
-    models = ((rules.served.bundle, rules.served.engine.ready()) for rules in permitted(call))
+    models = ((rules.served.bundle, absence(rules.served)) for rules in permitted(call))
     return metadata.repository_index(models, ready_only=request.ready)
+
+
+def absence(served: Served) -> str:
+    """Return why a version cannot answer, in Triton's words; empty when it can."""
+    if served.unloaded:
+        return "unloaded"
+    return "" if served.engine.ready() else "not ready"
 
 
 def trace_setting(call: Call, request: pb.TraceSettingRequest) -> Message:  # noqa: ARG001  the same for all callers
@@ -155,11 +163,13 @@ def data_methods(*, reflection: bool, shared_limits: bool = False) -> dict[str, 
     """Return every method of the data port by its gRPC path.
 
     What else the protocol has is answered with UNIMPLEMENTED: shared memory, because a client would name memory of the
-    gateway's host; loading and unloading, because models come from signed bundles.
+    gateway's host.
     """
     methods: dict[str, Unary | Stream] = {
         f"/{INFERENCE}/ModelInfer": Unary("ModelInfer", model_infer),
         f"/{INFERENCE}/ModelStreamInfer": Stream("ModelStreamInfer", stream_infer),
+        f"/{INFERENCE}/RepositoryModelLoad": Unary("RepositoryModelLoad", load_model),
+        f"/{INFERENCE}/RepositoryModelUnload": Unary("RepositoryModelUnload", unload_model),
         f"/{HEALTH}/Check": Unary("Health", health.check),
         f"/{HEALTH}/List": Unary("Health", health.list_all),
         f"/{HEALTH}/Watch": Stream("Health", health.watch),

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from gateway.admission.budget import Charges
     from gateway.auth.principal import Presented
     from gateway.record import Record
-    from gateway.state import Active, Gateway, ModelRules
+    from gateway.state import Active, Gateway, ModelRules, Served
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 NO_SCORES = np.empty(0)
@@ -82,6 +82,7 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
         record.client_id = message.id
         rules = route(record, message.model_name, message.model_version, active)
         served = rules.served
+        require_loaded(served)
         request = codec.decode(message, served.bundle.inputs, rules.outputs, gw.codec_limits)
         record.rows = request.rows
         charges = budget.cost_charges(request.rows * rules.cost_per_row, request.rows)
@@ -206,10 +207,21 @@ def route(record: Record, name: str, version: str, active: Active) -> ModelRules
     permitted = active.rights.may_use(record.caller(), record.right, name, chosen)
     if rules is None or not permitted:
         raise errors.ModelUnknown
-    bundle = rules.served.bundle
-    record.model_name, record.model_version = bundle.name, bundle.version
-    record.model_digest, record.model_json = bundle.digest, rules.served.facts_json
+    note_model(record, rules.served)
     return rules
+
+
+def require_loaded(served: Served) -> None:
+    """ModelUnloaded for a version that is out of service."""
+    if served.unloaded:
+        raise errors.ModelUnloaded
+
+
+def note_model(record: Record, served: Served) -> None:
+    """Write down which model version a request is about."""
+    bundle = served.bundle
+    record.model_name, record.model_version = bundle.name, bundle.version
+    record.model_digest, record.model_json = bundle.digest, served.facts_json
 
 
 def version_for(record: Record, name: str, active: Active) -> str:

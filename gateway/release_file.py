@@ -49,7 +49,7 @@ def read_reached(file: Path) -> dict[str, Reached]:
     try:
         found = json.loads(read_bounded(file, BYTES_MAX, PolicyRejected))
         return {model: reached_of(fields) for model, fields in found.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         advice = "restore it, or remove it: canaries then begin again, those that were rolled back too"
         raise PolicyRejected([f"{file}: does not say how far the canaries are; {advice}"]) from None
 

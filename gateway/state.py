@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.capture import Room, Vault
     from gateway.codec import CodecLimits, InferRequest
     from gateway.comparison import Comparer
+    from gateway.host_link import HostLink
     from gateway.record import Record, Site
     from gateway.split import Split
     from gateway.statistics import ModelCounters, ServiceTime
@@ -58,13 +59,17 @@ PUBLIC = Principal(
 
 @dataclass(slots=True)
 class Served:
-    """One model version that is being served. `facts_json` is its part of every record."""
+    """One model version of this process. `facts_json` is its part of every record.
+
+    One that is `unloaded` is out of service: it has no queue, and its engine is never ready.
+    """
 
     bundle: Bundle
     engine: Engine
     facts_json: str
     service_time: ServiceTime
     counters: ModelCounters
+    unloaded: bool = False
     batcher: Batcher[Item] | LoopBatcher[Item] = field(init=False)
 
 
@@ -158,7 +163,10 @@ class Item:
 
 @dataclass(slots=True)
 class Gateway:
-    """The parts of one gateway process. `active` and `draining` are the only ones that are ever replaced."""
+    """The parts of one gateway process. `active`, `served` and `draining` are the only ones that are ever replaced.
+
+    `host` is how a worker asks its supervisor; who has none cannot load or unload models.
+    """
 
     site: Site
     active: Active
@@ -181,6 +189,7 @@ class Gateway:
     wall_ns: Callable[[], int]
     log_level: str = "info"
     shared: SharedLimiter | None = None
+    host: HostLink | None = None
     draining: bool = False
     anonymous: dict[str, int] = field(default_factory=dict)
     streams: set[asyncio.Queue[asyncio.Task[bytes] | None]] = field(default_factory=set)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from gateway.neighbour import Neighbour
 
@@ -44,7 +44,8 @@ class StartFailed(Exception):
 @dataclass(slots=True)
 class Child:
     """One supervised process. `ready` is set while it is up: by its own `ready` event, or when `probe` says so. `able`
-    is what it said last of whether it can do its work; one that is up and says nothing can.
+    is what it said last of whether it can do its work; one that is up and says nothing can. `asked` is called with its
+    questions.
 
     `before_start` runs before each start; it does not raise. `final` and, where it has not been ready, `final_at_start`
     are the exit codes after which it is not started again. `problem` is what it said last of why it ends.
@@ -65,6 +66,7 @@ class Child:
     able: bool = True
     process: asyncio.subprocess.Process | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: Callable[[Child, dict[str, Any]], None] = lambda _child, _question: None
 
     async def run(self) -> None:
         """Keep the process running until `stopping`; returns when it has stopped, raises StartFailed when it cannot."""
@@ -131,11 +133,13 @@ class Child:
                 self.able = event.get("able") is True
             case "moved":
                 self.facts["canaries"] = event.get("canaries")
-            case "committed":
-                self.facts["policy"] = event.get("digest")
+            case "asked":
+                self.asked(self, event)
             case "failed":
                 self.problem = str(event.get("problem", ""))
             case _:
+                if event.get("event") == "committed":
+                    self.facts |= {"policy": event.get("policy"), "models": event.get("models")}
                 with contextlib.suppress(asyncio.QueueFull):  # `ask` forgets what was said before it asked
                     self.replies.put_nowait(event)
 
@@ -225,23 +229,38 @@ async def all_ready(
         raise StartFailed(f"not ready after {timeout_s:.0f} s: {late}")
 
 
-async def reload_everywhere(
-    workers: Sequence[Child], path: str, digest: str, commit: Callable[[], None], timeout_s: float
-) -> str | None:
-    """Bring these workers to the policy at `path`, or none. Returns None when done, otherwise who refused and why.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What workers are to follow: the files of a policy and of the models, each with the digest of what it says."""
 
-    `commit` keeps the policy, once all will have it; where it raises OSError, nobody uses it.
+    policy_file: str
+    models_file: str
+    policy: str
+    models: str
+
+    def reached(self, facts: Mapping[str, Any]) -> bool:
+        """Say whether these facts are those of a worker that follows it."""
+        return facts.get("policy") == self.policy and facts.get("models") == self.models
+
+
+async def reload_everywhere(
+    workers: Sequence[Child], target: Target, commit: Callable[[], None], timeout_s: float
+) -> str | None:
+    """Bring these workers to the target, or none. Returns None when done, otherwise who refused and why.
+
+    `commit` keeps what the target is, once all will have it; where it raises OSError, nobody uses it. A worker that
+    does not say in time that it follows, because it just died, is one to be brought along later.
     """
-    answers = await asyncio.gather(*(worker.ask(timeout_s, do="prepare", path=path) for worker in workers))
+    files = {"policy": target.policy_file, "models": target.models_file}
+    answers = await asyncio.gather(*(worker.ask(timeout_s, do="prepare", **files) for worker in workers))
     for worker, reply in zip(workers, answers, strict=True):
-        if reply.get("event") != "prepared" or reply.get("digest") != digest:
+        if reply.get("event") != "prepared" or not target.reached(reply):
             return forget(workers, f"{worker.name}: {reply.get('problem', reply.get('event'))}")
     try:
         commit()
     except OSError as problem:
         return forget(workers, str(problem))
-    for worker in workers:
-        worker.tell(do="commit", digest=digest)
+    await asyncio.gather(*(worker.ask(timeout_s, do="commit") for worker in workers))
     return None
 
 

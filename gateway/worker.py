@@ -1,8 +1,9 @@
 """A gateway worker's process: `python -m gateway.worker CONFIG POLICY NUMBER ADDRESS`.
 
-It speaks with its supervisor in JSON lines. Commands on stdin: `prepare` (load a policy, say whether it would do),
-`commit` (use the prepared one), `forget` (drop it), `move` (canaries stand there now). Events on stdout: `ready`,
-`prepared`, `rejected`, `committed`, `moved`, and `health` whenever it begins or ceases to be able to serve.
+It speaks with its supervisor in JSON lines. Commands on stdin: `prepare` (load a policy and models, say whether they
+would do), `commit` (use the prepared ones), `forget` (drop them), `move` (canaries stand there now), `answer` (to what
+it asked). Events on stdout: `ready`, `prepared`, `rejected`, `committed`, `moved`, `asked` (a client wants a model
+loaded or unloaded), and `health` whenever it begins or ceases to be able to serve.
 When stdin closes, the supervisor is gone and the worker drains as on SIGTERM: nobody would restart its recorder.
 
 Exit codes: 0 after a drain. When it could not start, with the reason in its log and in its last event, `failed`:
@@ -22,13 +23,17 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from gateway.app import load_bundles, open_app
+from gateway.app import open_app
 from gateway.compile_release import Standing
 from gateway.config import load_config
 from gateway.document import FileRejected
 from gateway.exits import log_failure
 from gateway.health import serving
+from gateway.host_link import HostLink
 from gateway.methods import data_methods
+from gateway.model_set import MODELS, read_models
+from gateway.models import load_listed
+from gateway.place import place_of
 from gateway.policy import PolicySignatureInvalid, load_policy
 from gateway.server import ListenFailed, drain, listen, open_server
 from gateway.service import Service
@@ -42,10 +47,9 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from gateway.app import App
-    from gateway.policy import Policy
+    from gateway.app import App, Staged
     from gateway.service import Stream, Unary
-    from gateway.state import Active, Gateway
+    from gateway.state import Gateway
     from ops.logging import Log
 
 EX_TEMPFAIL = 75
@@ -63,7 +67,8 @@ class Control:
     """Answers the supervisor."""
 
     app: App
-    prepared: tuple[Active, Policy] | None = field(default=None)
+    host: HostLink
+    staged: Staged | None = field(default=None)
 
     async def obey(self, command: dict[str, Any]) -> None:
         """Do one command. When that fails, for whatever reason, say so: a worker must go on listening."""
@@ -77,30 +82,44 @@ class Control:
         """Do one command; what is unknown is ignored, the supervisor is of the same build."""
         match command.get("do"):
             case "prepare":
-                await self._prepare(Path(command["path"]))
-            case "commit" if self.prepared is not None:
-                self.app.put_in_force(*self.prepared)
-                say(event="committed", digest=self.prepared[0].digest)
-                self.prepared = None
+                await self._prepare(Path(command["policy"]), Path(command["models"]))
+            case "commit" if self.staged is not None:
+                self.app.take_over(self.staged)
+                say(event="committed", **digests(self.staged))
+                self.staged = None
             case "forget":
-                self.prepared = None
+                self.forget()
+            case "answer":
+                self.host.answered(command["number"], command)
             case "move":
                 self.app.move_canaries({name: Standing(**fields) for name, fields in command["canaries"].items()})
                 say(event="moved", canaries=command["canaries"])
 
-    async def _prepare(self, path: Path) -> None:
-        """Read and compile in a thread: with many principals that takes seconds, and calls go on meanwhile."""
+    def forget(self) -> None:
+        """Let go of what was prepared and not used."""
+        if self.staged is not None:
+            self.app.drop(self.staged.opened)
+            self.staged = None
 
-        def read() -> tuple[Active, Policy]:
-            policy = load_policy(path, self.app.config.policy.public_key)
-            return self.app.compile(policy), policy
+    async def _prepare(self, policy_file: Path, models_file: Path) -> None:
+        """Read, open and compile in a thread: with many principals that takes seconds, and calls go on meanwhile."""
 
+        def read() -> Staged:
+            policy = load_policy(policy_file, self.app.config.policy.public_key)
+            return self.app.stage(policy, read_models(models_file))
+
+        self.forget()
         try:
-            self.prepared = await asyncio.to_thread(read)
-        except FileRejected as problem:
+            self.staged = await asyncio.to_thread(read)
+        except (FileRejected, ServingError, OSError) as problem:
             say(event="rejected", problem=str(problem)[:PROBLEM_CHARACTERS_MAX])
         else:
-            say(event="prepared", digest=self.prepared[1].digest)
+            say(event="prepared", **digests(self.staged))
+
+
+def digests(staged: Staged) -> dict[str, str]:
+    """Return what the supervisor compares."""
+    return {"policy": staged.policy.digest, "models": staged.models.digest}
 
 
 def say(**event: Any) -> None:
@@ -125,10 +144,20 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str) -
     config = load_config(config_file)
     name = f"worker-{number}"
     log = configure(config.log.level, sys.stderr, format=config.log.format, worker=name)
+    host = HostLink(say)
     methods = data_methods(reflection=config.reflection, shared_limits=shares_limits(config))
     try:
-        bundles = load_bundles(config, log)
-        app = await open_app(config, policy_file, process=name, log=log, methods=methods, bundles=bundles)
+        models = read_models(place_of(config).memory.with_name(MODELS))
+        app = await open_app(
+            config,
+            policy_file,
+            process=name,
+            log=log,
+            methods=methods,
+            bundles=[load_listed(config, listed) for listed in models.listed],
+            unloaded=models.unloaded,
+            host=host,
+        )
     except (FileRejected, ServingError, AuditError, OSError) as problem:
         return refuse_to_start(problem, log)
     servers: list[grpc.aio.Server] = []
@@ -136,10 +165,14 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str) -
     try:
         data, data_mtls = await listen_all(app, methods, address, servers)
         gc.freeze()  # what is here now stays as long as the process: the collector need not look through it again
-        say(event="ready", data=data, data_mtls=data_mtls, policy=app.gw.active.digest)
+        say(event="ready", data=data, data_mtls=data_mtls, policy=app.gw.active.digest, models=models.digest)
         telling = asyncio.create_task(tell_health(app.gw))
         log("serving", address=data, policy=app.gw.active.digest)
-        await until_told_to_stop(Control(app))
+        control = Control(app, host)
+        try:
+            await until_told_to_stop(control)
+        finally:
+            control.forget()
         log("draining")
     except ListenFailed as problem:
         return refuse_to_start(problem, log)

@@ -69,7 +69,11 @@ class Rights:
 
     def may_use(self, principal: Principal, method: str, model: str, version: str) -> bool:
         """Whether the method may be called on this version of this model. `version` is the one that was resolved."""
-        table = self._tables.get(principal.name, _NOTHING)
+        return self.permits(principal.name, method, model, version)
+
+    def permits(self, principal: str, method: str, model: str, version: str) -> bool:
+        """Whether the principal of this name may do so."""
+        table = self._tables.get(principal, _NOTHING)
         models = table.exact.get(method, table.rest)
         if models is None:
             return False

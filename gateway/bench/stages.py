@@ -18,12 +18,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gateway.app import App, load_bundles, open_app
+from gateway.app import App, open_app
 from gateway.auth.principal import Presented
 from gateway.bench.frame import METHOD
 from gateway.config import load_config
 from gateway.exits import finish, open_record, trailers
 from gateway.methods import data_methods
+from gateway.models import load_bundles
 from gateway.pipeline import admit, answer
 from ops.logging import configure
 
@@ -59,7 +60,7 @@ async def _measure(  # noqa: PLR0917  one call site
         process=PROCESS,
         log=log,
         methods=data_methods(reflection=False),
-        bundles=load_bundles(config, log),
+        bundles=load_bundles(config, log).values(),
     )
     try:
         app.gw.clock_ns = time.thread_time_ns

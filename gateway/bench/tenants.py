@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from gateway.admission.memory import MemoryLimiter
-from gateway.app import load_bundles, serve
 from gateway.compile import compile_policy
 from gateway.config import load_config
+from gateway.models import load_bundles, serve
 from gateway.policy import POLICY_BYTES_MAX, parse_policy
 from ops.logging import configure
 
@@ -62,7 +62,9 @@ def _resident() -> int:
 def _measure(home: Path, principals: int) -> dict[str, Any]:
     config = load_config(home / "stockade.yaml")
     log = configure("error", io.StringIO(), format="json")
-    served = {(bundle.name, bundle.version): serve(bundle, config, log) for bundle in load_bundles(config, log)}
+    served = {
+        (bundle.name, bundle.version): serve(bundle, config, log) for bundle in load_bundles(config, log).values()
+    }
     data = "\n".join(policy_text(principals)).encode()
     began_bytes, began_s = _resident(), time.process_time()
     policy = parse_policy(data, home / "policy.yaml")

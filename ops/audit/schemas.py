@@ -191,6 +191,8 @@ class Loaded(Part, kw_only=True, frozen=True):
 
 
 class ModelChange(Part, kw_only=True, frozen=True):
+    """A version came into service or went out of it; `request` is the id of the request that asked for it."""
+
     action: Literal["loaded", "unloaded", "promoted", "rejected"]
     build: Text
     digest: Hex64
@@ -198,6 +200,7 @@ class ModelChange(Part, kw_only=True, frozen=True):
     id: Hex32
     kind: Literal["model"]
     name: Text
+    request: Hex32 | UnsetType = UNSET
     time_ns: TimeNs
     v: V1
     version: Text

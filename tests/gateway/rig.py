@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import gateway.app
+import gateway.models
 from gateway.app import RING_SLOTS, App, open_app, place_of
 from gateway.config import load_config
 from gateway.methods import data_methods
@@ -217,21 +218,22 @@ async def open_rig(
     methods = data_methods(reflection=True, shared_limits=shares_limits(loaded))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gateway.app, "open_sink", open_sink)
-        patch.setattr(gateway.app, "ENGINES", {"inprocess": lambda bundle, *_: HeldEngine(bundle)})
+        patch.setattr(gateway.models, "ENGINES", {"inprocess": lambda bundle, *_: HeldEngine(bundle)})
         app = await open_app(
             loaded, site.policy, process="worker-0", log=log, methods=methods, bundles=[tiny_bundle(), *bundles]
         )
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Service(app.gw, methods, client_certificates=False),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-            rig = Rig(site, app, sink, channel, place.metrics, stderr)
-            yield rig
-    finally:
-        rig.engine.go.set()
-        sink.release()
-        await drain([server], app.gw, 5)
-        await app.close()
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((Service(app.gw, methods, client_certificates=False),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+                yield Rig(site, app, sink, channel, place.metrics, stderr)
+        finally:
+            for served in app.gw.served.values():
+                if isinstance(served.engine, HeldEngine):
+                    served.engine.go.set()
+            sink.release()
+            await drain([server], app.gw, 5)
+            await app.close()

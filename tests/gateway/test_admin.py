@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway.admin import OWED_MAX, Control
-from gateway.host import Host
+from gateway.host import DRAFT, Host
+from gateway.model_set import MODELS
 from gateway.place import place_of
 from gateway.policy_file import Kept, Memory
+from gateway.repository import Repository
 from gateway.supervisor import Child
 from stockade.v1 import admin_pb2
 from tests.gateway.rig import HeldSink, open_rig, until
@@ -41,7 +43,9 @@ async def controlled(made_site, tmp_path):
         place = place_of(config)
         kept = Kept(config.policy, place.policies, Memory(tmp_path / "recorder/policy.revision"))
         children = [Child(name, [], log) for name in ("recorder", "worker-0")]
-        host = Host(config, place, log, [], kept, kept.first(log), 0, children[0], children[1:])
+        repository = Repository(config, place.memory.with_name(MODELS), place.policies / DRAFT)
+        repository.open(lambda *_, **__: None)
+        host = Host(config, place, log, repository, kept, kept.first(log), 0, children[0], children[1:])
         host.control = Control(host)
         host.control.app = rig.app
         yield rig, host.control

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.app import load_bundles
 from gateway.config import load_config
+from gateway.models import load_bundles
 from serving.errors import BundleDuplicate
 from tests.e2e.site import copy_site
 from tests.serving.tiny import tiny_sealed, write
@@ -14,7 +14,8 @@ from tests.serving.tiny import tiny_sealed, write
 def test_versions_side_by_side_are_taken_and_one_twice_is_not(made_site, tmp_path):
     site = copy_site(made_site, tmp_path / "site")
     write(tiny_sealed("2"), site.directory / "bundles/tiny/2")
-    loaded = [(bundle.name, bundle.version) for bundle in load_bundles(load_config(site.config), lambda *_, **__: None)]
+    bundles = load_bundles(load_config(site.config), lambda *_, **__: None).values()
+    loaded = [(bundle.name, bundle.version) for bundle in bundles]
     assert loaded == [("kiosk", "1"), ("tiny", "1"), ("tiny", "2")]
     write(tiny_sealed("2"), site.directory / "bundles/another-name/9")
     with pytest.raises(BundleDuplicate, match="two bundles are 'tiny' version '2'"):

@@ -9,9 +9,11 @@ import pytest
 
 import gateway.host
 from gateway.config import Engine, load_config
-from gateway.host import STOP_SLACK_S, Host, drain_time
+from gateway.host import DRAFT, STOP_SLACK_S, Host, drain_time
+from gateway.model_set import MODELS
 from gateway.place import place_of
 from gateway.policy_file import UNSIGNED_NS, Kept, Memory, stamp
+from gateway.repository import Repository
 from gateway.supervisor import Child
 from tests.e2e.site import copy_site
 from tests.gateway.rig import until
@@ -36,7 +38,9 @@ def host(made_site, tmp_path):
     place.policies.mkdir(parents=True)
     kept = Kept(config.policy, place.policies, Memory(tmp_path / "recorder/policy.revision"))
     children = [Child(name, [], log) for name in ("recorder", "worker-0", "worker-1")]
-    made = Host(config, place, log, [], kept, kept.first(log), 0, children[0], children[1:])
+    repository = Repository(config, place.memory.with_name(MODELS), place.policies / DRAFT)
+    repository.open(lambda *_, **__: None)
+    made = Host(config, place, log, repository, kept, kept.first(log), 0, children[0], children[1:])
     made.seen = stamp(site.policy)
     return site, made
 

@@ -11,10 +11,12 @@ import pytest
 
 import gateway.host
 from gateway.config import load_config
-from gateway.host import Host
+from gateway.host import DRAFT, Host
+from gateway.model_set import MODELS
 from gateway.place import place_of
 from gateway.policy_file import Kept, Memory
 from gateway.release_file import RELEASES, read_reached
+from gateway.repository import Repository
 from gateway.supervisor import Child
 from tests.e2e.site import copy_site
 from tests.gateway.rig import until
@@ -49,7 +51,9 @@ def host(made_site, tmp_path):
     place.policies.mkdir(parents=True)
     kept = Kept(config.policy, place.policies, Memory(place.memory))
     children = [Deaf(name, [], log) for name in ("recorder", "worker-0", "worker-1")]
-    made = Host(config, place, log, [], kept, kept.first(log), 0, children[0], children[1:])
+    repository = Repository(config, place.memory.with_name(MODELS), place.policies / DRAFT)
+    repository.open(lambda *_, **__: None)
+    made = Host(config, place, log, repository, kept, kept.first(log), 0, children[0], children[1:])
     for worker in made.workers:
         worker.ready.set()
         worker.file = place.memory.with_name(RELEASES)

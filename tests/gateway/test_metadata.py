@@ -98,10 +98,11 @@ def test_model_statistics(client):
 @pytest.mark.parametrize("client", [*TRITON, "mlserver-1.7.1"])
 @pytest.mark.parametrize(("ready_only", "states"), [(False, ["READY", "UNAVAILABLE"]), (True, ["READY"])])
 def test_repository_index(client, ready_only, states):
-    models = [(Model(), True), (Model(version="2"), False)]
+    models = [(Model(), ""), (Model(version="2"), "unloaded")]
     told = read(client, "RepositoryIndexResponse", metadata.repository_index(models, ready_only=ready_only))
     assert [model.state for model in told.models] == states
     assert [model.version for model in told.models] == ["1", "2"][: len(states)]
+    assert [model.reason for model in told.models] == ["", "unloaded"][: len(states)]
 
 
 @pytest.mark.parametrize("client", TRITON)

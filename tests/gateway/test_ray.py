@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from gateway import ray_verbs
-from gateway.app import ENGINES
 from gateway.batching import threads_of
 from gateway.cli import main
 from gateway.config import load_config
+from gateway.models import ENGINES
 from gateway.ray import ray_settings, telling
 from gateway.ray_verbs import row_of
 from ops.logging import configure

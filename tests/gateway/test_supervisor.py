@@ -16,6 +16,7 @@ from gateway.supervisor import (
     REPLIES_MAX,
     Child,
     StartFailed,
+    Target,
     all_ready,
     reload_everywhere,
 )
@@ -25,8 +26,9 @@ READY = "import sys, json; print(json.dumps({'event': 'ready', 'policy': 'p0'}),
 ECHO = READY + (
     "\nfor line in sys.stdin:"
     "\n    told = json.loads(line)"
-    "\n    if told['do'] == 'prepare': print(json.dumps({'event': 'prepared', 'digest': told['path']}), flush=True)"
-    "\n    if told['do'] == 'commit': print(json.dumps({'event': 'committed', 'digest': told['digest']}), flush=True)"
+    "\n    if told['do'] == 'prepare': staged = {'policy': told['policy'], 'models': told['models']}"
+    "\n    event = {'prepare': 'prepared', 'commit': 'committed'}.get(told['do'])"
+    "\n    if event: print(json.dumps({'event': event, **staged}), flush=True)"
 )
 REFUSES = (
     READY + "\nfor line in sys.stdin: print(json.dumps({'event': 'rejected', 'problem': 'no such screen'}), flush=True)"
@@ -37,6 +39,11 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + RE
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
     monkeypatch.setattr(supervisor, "PAUSE_FIRST_S", 0.01)
+
+
+def target(policy_file: str, policy: str = "p1", models: str = "m1") -> Target:
+    """What a child that echoes prepares for these files, unless told otherwise."""
+    return Target(policy_file, "m1", policy, models)
 
 
 class Nursery:
@@ -167,7 +174,7 @@ async def test_waiting_for_children_names_the_late_one(nursery):
 
 async def test_a_stray_print_is_not_an_event(nursery):
     (child,) = await nursery.ready("print('hello {'); " + ECHO)
-    assert (await child.ask(20, do="prepare", path="p1"))["digest"] == "p1"
+    assert (await child.ask(20, do="prepare", policy="p1", models="m1"))["policy"] == "p1"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +193,7 @@ async def test_a_stray_print_is_not_an_event(nursery):
 async def test_what_is_no_event_does_no_harm(nursery, said):
     (child,) = await nursery.ready("import sys, json; " + said + ECHO)
     assert child.replies.qsize() <= REPLIES_MAX
-    assert (await child.ask(20, do="prepare", path="p1"))["digest"] == "p1"
+    assert (await child.ask(20, do="prepare", policy="p1", models="m1"))["policy"] == "p1"
     assert child.problem == ""
 
 
@@ -211,13 +218,13 @@ async def test_one_that_is_up_can_work_unless_it_says_otherwise(nursery):
 
 async def test_a_child_that_does_not_answer_is_silent(nursery):
     (child,) = await nursery.ready(READY + "sys.stdin.read()")
-    assert await child.ask(0.05, do="prepare", path="p1") == {"event": "silent"}
+    assert await child.ask(0.05, do="prepare", policy="p1", models="m1") == {"event": "silent"}
 
 
 @pytest.mark.timeout(20)
 async def test_nobody_waits_for_the_answer_of_a_child_that_has_ended(nursery):
     (child,) = await nursery.ready(READY + "sys.stdin.readline()")
-    assert await child.ask(3600, do="prepare", path="p1") == {"event": "silent"}
+    assert await child.ask(3600, do="prepare", policy="p1", models="m1") == {"event": "silent"}
 
 
 async def test_one_that_ignores_the_signal_is_killed(nursery):
@@ -230,24 +237,26 @@ async def test_one_that_ignores_the_signal_is_killed(nursery):
 async def test_a_reload_reaches_every_worker(nursery):
     workers = await nursery.ready(ECHO, ECHO)
     done: list[str] = []
-    assert await reload_everywhere(workers, "p1", "p1", lambda: done.append("kept"), 20) is None
+    assert await reload_everywhere(workers, target("p1"), lambda: done.append("kept"), 20) is None
     assert done == ["kept"]
-    await until(lambda: {worker.facts["policy"] for worker in workers} == {"p1"})
+    assert all(target("p1").reached(worker.facts) for worker in workers)
 
 
 @pytest.mark.parametrize(
-    ("other", "digest", "problem"),
+    ("codes", "policy", "models", "patience_s", "problem"),
     [
-        (REFUSES, "p1", "child-1: no such screen"),
-        (READY + "sys.stdin.read()", "p1", "child-1: silent"),
-        (ECHO, "p2", "child-0: prepared"),
+        ((ECHO, REFUSES), "p1", "m1", 20, "child-1: no such screen"),
+        ((READY + "sys.stdin.read()", ECHO), "p1", "m1", 0.1, "child-0: silent"),  # whatever becomes of the other
+        ((ECHO, ECHO), "p2", "m1", 20, "child-0: prepared"),
+        ((ECHO, ECHO), "p1", "m2", 20, "child-0: prepared"),
     ],
-    ids=["refuses", "is silent", "prepared another"],
+    ids=["refuses", "is silent", "prepared another policy", "prepared other models"],
 )
-async def test_when_one_worker_will_not_nobody_does(nursery, other, digest, problem):
-    workers = await nursery.ready(ECHO, other)
+async def test_when_one_worker_will_not_nobody_does(nursery, *, codes, policy, models, patience_s, problem):
+    workers = await nursery.ready(*codes)
     done: list[str] = []
-    refused = await reload_everywhere(workers, "p1", digest, lambda: done.append("kept"), 0.5)
+    wanted = target("p1", policy=policy, models=models)
+    refused = await reload_everywhere(workers, wanted, lambda: done.append("kept"), patience_s)
     assert refused == problem
     assert done == []
     assert {worker.facts["policy"] for worker in workers} == {"p0"}
@@ -258,6 +267,8 @@ async def test_what_cannot_be_kept_is_used_by_nobody(nursery):
         raise OSError(28, "No space left on device")
 
     workers = await nursery.ready(ECHO, ECHO)
-    assert "No space left" in await reload_everywhere(workers, "p1", "p1", full, 20)
-    assert (await workers[0].ask(20, do="prepare", path="p2"))["event"] == "prepared"  # and nothing before it
+    assert "No space left" in await reload_everywhere(workers, target("p1"), full, 20)
+    assert (await workers[0].ask(20, do="prepare", policy="p2", models="m1"))[
+        "event"
+    ] == "prepared"  # and nothing before it
     assert {worker.facts["policy"] for worker in workers} == {"p0"}
