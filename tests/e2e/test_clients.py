@@ -67,6 +67,20 @@ def test_kserve(stand, image):
     assert saw["no key"].startswith(f"UNAUTHENTICATED {MISSING}")
 
 
+@pytest.mark.parametrize("client", ["tritonclient-2.41", "tritonclient"])
+def test_tritonclient_takes_a_model_out_of_service_and_back(stand, client):
+    saw = run(client, "triton_control.py", stand.facts["data"], ca(stand), stand.site.keys["rival"], "tiny")
+    assert saw["before"] == {"tiny/1": "READY"}
+    assert saw["unloaded"] == [{"tiny/1": "UNAVAILABLE"}, False]
+    assert saw["loaded"] == [{"tiny/1": "READY"}, True]
+    assert saw["pushed"].startswith("StatusCode.INVALID_ARGUMENT [ARGUMENT_INVALID]")
+
+
+def test_kserve_takes_a_model_out_of_service_and_back(stand):
+    saw = run("kserve", "kserve_control.py", stand.facts["data"], ca(stand), stand.site.keys["rival"], "tiny")
+    assert saw == {"unloaded": ["tiny", True, False], "loaded": ["tiny", True, True]}
+
+
 def test_mlserver_stubs(stand, image):
     saw = run("mlserver", "mlserver_stubs.py", stand.facts["data"], ca(stand), stand.site.keys["plenty"], image)
     assert (saw["server"], saw["ready"], saw["model"]) == ("stockade", True, ["kiosk", ["1"], "image"])

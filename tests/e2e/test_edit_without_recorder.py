@@ -23,7 +23,7 @@ def test_what_becomes_of_the_edit_is_recorded_later(made_site, tmp_path, sign, o
         try:
             site.change_policy(lambda policy: None, sign=sign)
             running.process.send_signal(signal.SIGHUP)  # the watcher would wait for a signature
-            until(lambda: "policy-not-recorded" in [event["event"] for event in running.events()], "nobody noticed")
+            until(lambda: "entry-not-recorded" in [event["event"] for event in running.events()], "nobody noticed")
         finally:
             os.kill(recorder, signal.SIGCONT)
         until(lambda: len(told(running, outcome)) > before, "it is not in the log")

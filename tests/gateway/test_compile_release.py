@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.compile_release import require_versions, with_mirrors
+from gateway.compile_release import absent, in_service, require_versions, with_mirrors
 from gateway.document import PolicyRejected
 from gateway.policy import ModelPolicy
 from serving.bundle import Bundle, assemble
@@ -98,3 +98,25 @@ def rules(version, prediction="probabilities"):
 
     fields = [("version", str), ("prediction", str | None), ("mirror", object)]
     return make_dataclass("Rules", fields, frozen=True)(version, prediction, None)
+
+
+@pytest.mark.parametrize(
+    ("weights", "unloaded", "left"),
+    [
+        ({"1": 0.5, "2": 0.3, "3": 0.2}, "", {"1": 0.5, "2": 0.3, "3": 0.2}),
+        ({"1": 0.5, "2": 0.3, "3": 0.2}, "2", {"1": 0.5, "3": 0.2}),
+        ({"1": 0.9, "2": 0.1}, "1", {"1": 0.9, "2": 0.1}),
+        ({"1": 0.0, "2": 1.0}, "2", {"1": 0.0, "2": 1.0}),
+        ({"2": 0.5, "3": 0.5}, "23", {"2": 0.5, "3": 0.5}),
+    ],
+    ids=["nothing", "one of three", "`serve`, beside a canary", "all that answer", "all"],
+)
+def test_who_answers_while_versions_are_out_of_service(weights, unloaded, left):
+    model = policy(None).models["tiny"]
+    assert in_service("tiny", model, weights, {("tiny", version) for version in unloaded}) == left
+
+
+@pytest.mark.parametrize("unloaded", [True, False])
+def test_what_is_out_of_service_is_not_compared(unloaded):
+    mirror = SimpleNamespace(rules=SimpleNamespace(served=SimpleNamespace(unloaded=unloaded)))
+    assert (absent(mirror), absent(None)) == (unloaded, False)
