@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -46,14 +47,19 @@ def call_headers(path: str, more: Sequence[tuple[str, str]] = ()) -> bytes:
     return b"".join(literal(name, value) for name, value in fixed)
 
 
+@cache
+def trusting(ca: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca)
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
 def connect(address: str, ca: Path) -> ssl.SSLSocket:
     """A TLS connection that has sent the HTTP/2 preface."""
     host, _, port = address.rpartition(":")
-    context = ssl.create_default_context(cafile=ca)
-    context.set_alpn_protocols(["h2"])
     raw = socket.create_connection((host, int(port)), timeout=30)
     try:
-        secured = context.wrap_socket(raw, server_hostname="localhost")
+        secured = trusting(ca).wrap_socket(raw, server_hostname="localhost")
         secured.sendall(PREFACE + frame(SETTINGS, 0, 0))
     except BaseException:
         raw.close()

@@ -120,6 +120,7 @@ def make_site(path: Path, *, config: Change | None = None, policy: Change | None
     def settings(document: dict[str, Any]) -> None:
         document["bundles"]["trusted_keys"].append("keys/tiny.pub")
         document["transport"]["drain_timeout"] = "10s"
+        document["audit"]["append_timeout"] = "20s"  # a disk that many share may take seconds to sync
         if config is not None:
             config(document)
 

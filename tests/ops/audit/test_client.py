@@ -39,7 +39,7 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 def client_at(path: Path, **changes: int) -> AuditClient:
-    return AuditClient(path, **{"backlog_bytes_max": 4096, "append_timeout_ms": 100, **changes})
+    return AuditClient(path, **{"backlog_bytes_max": 4096, "append_timeout_ms": 20_000, **changes})
 
 
 def append(client: AuditClient, entries: list[bytes]) -> asyncio.Future[Receipt | AuditUnavailable]:
@@ -57,7 +57,7 @@ async def reason(future: asyncio.Future[Receipt | AuditUnavailable]) -> str:
 
 async def test_nobody_there_is_said_after_the_timeout(tmp_path):
     with pytest.raises(AuditUnavailable) as caught:
-        await client_at(tmp_path / "s").connect()
+        await client_at(tmp_path / "s", append_timeout_ms=100).connect()
     assert caught.value.reason == "recorder_gone"
 
 
@@ -72,10 +72,11 @@ async def test_an_append_without_an_answer_times_out_and_a_late_answer_is_not_mi
         await reader.read(-1)
 
     async with peer(tmp_path / "s", late):
-        client = client_at(tmp_path / "s")
+        client = client_at(tmp_path / "s", append_timeout_ms=1_000)
         await client.connect()
         assert await reason(append(client, [small(1)])) == "append_timeout"
         assert client.backlog_records == 1
+        client._timeout_s = 20
         second = append(client, [small(2)])
         release.set()
         assert await second == Receipt("peer.test/log", 8, 1)
@@ -86,7 +87,7 @@ async def test_an_append_without_an_answer_times_out_and_a_late_answer_is_not_mi
 async def test_the_backlog_is_bounded_in_bytes(tmp_path):
     message = len(protocol.append_message([small(1)], []))
     async with peer(tmp_path / "s", silent):
-        client = client_at(tmp_path / "s", backlog_bytes_max=3 * message, append_timeout_ms=20_000)
+        client = client_at(tmp_path / "s", backlog_bytes_max=3 * message)
         await client.connect()
         waiting = [append(client, [small(n)]) for n in range(1, 4)]
         assert await reason(append(client, [small(4)])) == "backlog_full"
@@ -110,7 +111,7 @@ async def test_a_recorder_that_goes_fails_what_waits_and_is_found_again(tmp_path
         await reader.read(-1)
 
     async with peer(tmp_path / "s", die):
-        client = client_at(tmp_path / "s", append_timeout_ms=20_000)
+        client = client_at(tmp_path / "s")
         await client.connect()
         assert client.available
         assert await reason(append(client, [small(1)])) == "recorder_gone"
@@ -131,7 +132,7 @@ async def test_a_peer_that_breaks_the_protocol_is_left(tmp_path, rubbish):
         await reader.read(-1)
 
     async with peer(tmp_path / "s", misbehave):
-        client = client_at(tmp_path / "s", append_timeout_ms=20_000)
+        client = client_at(tmp_path / "s")
         await client.connect()
         assert await reason(append(client, [small(1)])) == "recorder_gone"
         client._timeout_s = 0.01
@@ -153,7 +154,7 @@ async def test_a_recorder_without_room_is_not_available_until_it_says_so(tmp_pat
         await reader.read(-1)
 
     async with peer(tmp_path / "s", fill):
-        client = client_at(tmp_path / "s", append_timeout_ms=20_000)
+        client = client_at(tmp_path / "s")
         await client.connect()
         assert client.available is not with_hello
         assert await reason(append(client, [small(1)])) == "log_refused"
