@@ -9,17 +9,14 @@ import asyncio
 import random
 import socket
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.metadata import version
-from itertools import count
 from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.admission.concurrency import Concurrency
 from gateway.admission.memory import MemoryLimiter
-from gateway.admission.shared import FAILURES
 from gateway.admission.snapshot import LimitsFile
 from gateway.batching import end_batching, start_batching
 from gateway.capture import BACKLOG_SHARE, Room, Vault
@@ -38,6 +35,7 @@ from gateway.server import certificates_expire
 from gateway.shared_limits import open_shared, shares_limits, worker_share
 from gateway.state import Gateway
 from gateway.tally import Tally
+from gateway.ticker import keep_limits, tick
 from gateway.traces import Traces, open_traces, require_tracing
 from gateway.unprotected import Forgetful, Unlimited, anybody, without_protection
 from ops.audit.client import AuditClient
@@ -45,7 +43,6 @@ from ops.audit.entry import pseudonym
 from ops.audit.keys import KeyStore
 from ops.audit.ring import InflightRing
 from ops.metrics import Metrics
-from serving.fallback import FallbackEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -61,14 +58,11 @@ if TYPE_CHECKING:
     from gateway.service import Stream, Unary
     from gateway.state import Active, Served
     from ops.logging import Log
-    from ops.metrics.shared_limits import SharedLimitsMetrics
     from serving.bundle import Bundle
 
 REASONS = frozenset({row.reason for row in errors.TABLE.values()} | {BODY_INCOMPLETE})
 RING_SLOTS = 4096
 PSEUDONYMS_MAX = 131_072
-TICK_S = 1.0
-KEEP_LIMITS_TICKS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,49 +312,3 @@ def auth_fragments(keys: KeyStore) -> Callable[[Principal], str]:
         return auth_fragment(principal, pseudonym(keys.tenant_key(principal.tenant), principal.name))
 
     return fragment
-
-
-async def tick(app: App) -> None:
-    """Once a second: write the sum of anonymous refusals, refresh the gauges."""
-    ring_full = 0
-    shared_limits = app.metrics.shared_limits(FAILURES) if app.gw.shared is not None else None
-    for beat in count(1):
-        await asyncio.sleep(TICK_S)
-        write_anonymous(app.gw)
-        if beat % KEEP_LIMITS_TICKS == 0:
-            await keep_limits(app)
-        found_full, ring_full = app.gw.ring.full - ring_full, app.gw.ring.full
-        try:
-            refresh(app, found_full, shared_limits)
-        except Exception as problem:  # noqa: BLE001  whatever a gauge runs into: the sums must go on being written
-            app.gw.log("gauges-not-refreshed", level="error", error=type(problem).__name__)
-
-
-def refresh(app: App, ring_full: int, shared_limits: SharedLimitsMetrics | None) -> None:
-    """Write the gauges. `ring_full` counts what found no slot in the in-flight ring since the last time."""
-    gw = app.gw
-    app.metrics.inflight(gw.concurrency.in_flight)
-    app.metrics.audit_backlog(app.sink.backlog_records)
-    app.metrics.release.drift(gw.tally.drifts.values())
-    app.metrics.ring_full(ring_full)
-    if gw.shared is not None and shared_limits is not None:
-        seen = gw.shared.observed()
-        shared_limits.happened(up=seen.up, decisions=seen.decisions, failures=seen.failures, trips_us=seen.trips_us)
-    engines: Counter[tuple[str, bool]] = Counter()
-    for (name, _), served in gw.served.items():
-        if isinstance(served.engine, FallbackEngine):
-            app.metrics.fallback_batches(name, served.engine.taken())
-            engines.update((name, ready) for ready in served.engine.each_ready())
-        else:
-            engines[name, served.engine.ready()] += 1
-    for name in {name for name, _ in gw.served}:
-        app.metrics.replicas(name, "ready", engines[name, True])
-        app.metrics.replicas(name, "not_ready", engines[name, False])
-
-
-async def keep_limits(app: App) -> None:
-    """Write down what callers have left, for whoever comes after this process. Without a disk it goes on without."""
-    try:
-        await app.limits_file.save()
-    except OSError as problem:
-        app.gw.log("limits-not-kept", level="warning", error=type(problem).__name__)

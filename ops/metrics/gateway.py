@@ -145,7 +145,7 @@ class Metrics:
         allow("reason", ("OK", "CANCELLED", *reasons))
         allow("decision", ("admit", "refuse"))
         allow("method", ("api_key", "jwt", "mtls", "none"))
-        allow("state", ("ready", "not_ready"))
+        allow("state", ("ready", "not_ready", "unloaded"))
         allow("bound", ("low", "high"))
         allow("mode", ("enforce", "shadow"))
         allow("grpc_code", CODES)
@@ -366,7 +366,7 @@ class Metrics:
             self._spans.add(spans)
 
     def replicas(self, model: str, state: str, count: int) -> None:
-        """How many engines of a model are in `state` ("ready" or "not_ready")."""
+        """How many engines of a model are in `state` ("ready", "not_ready" or "unloaded")."""
         with self._lock:
             self._replicas.bind(model, state).set(count)
 

@@ -8,7 +8,7 @@ import json
 import grpc
 import pytest
 
-import gateway.app
+import gateway.ticker
 from gateway.exits import trailers, write_anonymous
 from gateway.methods import data_methods
 from gateway.record import Record
@@ -54,7 +54,7 @@ async def test_what_could_not_be_written_is_written_the_next_time(rig):
 
 
 async def test_strangers_are_written_down_whatever_a_gauge_runs_into(made_site, tmp_path, monkeypatch):
-    monkeypatch.setattr(gateway.app, "TICK_S", 0.01)
+    monkeypatch.setattr(gateway.ticker, "TICK_S", 0.01)
     async with open_rig(made_site, tmp_path) as rig:
         monkeypatch.setattr(type(rig.engine), "ready", lambda _: 1 / 0)
         await until(lambda: "gauges-not-refreshed" in rig.stderr.getvalue())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 
-from gateway.app import refresh
+from gateway.model_set import Listed, ModelSet
+from gateway.ticker import refresh
 from serving.errors import BackendUnavailable
 from serving.fallback import FallbackEngine
 from tests.gateway.rig import open_rig
@@ -47,3 +50,16 @@ async def test_an_engine_that_is_lost_is_seen_behind_its_fallback(made_site, tmp
         assert rig.counted("stockade_replicas", model="tiny", state="ready") == 2
         assert rig.counted("stockade_replicas", model="tiny", state="not_ready") == 1
         assert rig.counted("stockade_fallback_batches_total", model="tiny") == 3
+
+
+async def test_what_is_out_of_service_is_neither_ready_nor_missed(made_site, tmp_path):
+    async with open_rig(made_site, tmp_path, bundles=[tiny_bundle("2")]) as rig:
+        app = rig.app
+        models = ModelSet(
+            tuple(Listed("tiny", version, served.bundle.digest, "") for (_, version), served in rig.gw.served.items()),
+            frozenset({("tiny", "2")}),
+        )
+        app.take_over(await asyncio.to_thread(app.stage, app.in_force[1], models))
+        refresh(app, 0, None)
+        states = ("ready", "not_ready", "unloaded")
+        assert [rig.counted("stockade_replicas", model="tiny", state=state) for state in states] == [1, 0, 1]

@@ -1,0 +1,73 @@
+"""What a process does once a second: it writes the sum of anonymous refusals, and refreshes the gauges.
+
+Every other second it also writes down what callers have left of their limits, for whoever comes after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from itertools import count
+from typing import TYPE_CHECKING
+
+from gateway.admission.shared import FAILURES
+from gateway.exits import write_anonymous
+from serving.fallback import FallbackEngine
+
+if TYPE_CHECKING:
+    from gateway.app import App
+    from ops.metrics.shared_limits import SharedLimitsMetrics
+
+__all__ = ["keep_limits", "tick"]
+
+TICK_S = 1.0
+KEEP_LIMITS_TICKS = 2
+READY, NOT_READY, UNLOADED = "ready", "not_ready", "unloaded"
+
+
+async def tick(app: App) -> None:
+    """Once a second: write the sum of anonymous refusals, refresh the gauges."""
+    ring_full = 0
+    shared_limits = app.metrics.shared_limits(FAILURES) if app.gw.shared is not None else None
+    for beat in count(1):
+        await asyncio.sleep(TICK_S)
+        write_anonymous(app.gw)
+        if beat % KEEP_LIMITS_TICKS == 0:
+            await keep_limits(app)
+        found_full, ring_full = app.gw.ring.full - ring_full, app.gw.ring.full
+        try:
+            refresh(app, found_full, shared_limits)
+        except Exception as problem:  # noqa: BLE001  whatever a gauge runs into: the sums must go on being written
+            app.gw.log("gauges-not-refreshed", level="error", error=type(problem).__name__)
+
+
+def refresh(app: App, ring_full: int, shared_limits: SharedLimitsMetrics | None) -> None:
+    """Write the gauges. `ring_full` counts what found no slot in the in-flight ring since the last time."""
+    gw = app.gw
+    app.metrics.inflight(gw.concurrency.in_flight)
+    app.metrics.audit_backlog(app.sink.backlog_records)
+    app.metrics.release.drift(gw.tally.drifts.values())
+    app.metrics.ring_full(ring_full)
+    if gw.shared is not None and shared_limits is not None:
+        seen = gw.shared.observed()
+        shared_limits.happened(up=seen.up, decisions=seen.decisions, failures=seen.failures, trips_us=seen.trips_us)
+    engines: Counter[tuple[str, str]] = Counter()
+    for (name, _), served in gw.served.items():
+        if isinstance(served.engine, FallbackEngine):
+            app.metrics.fallback_batches(name, served.engine.taken())
+            engines.update((name, READY if ready else NOT_READY) for ready in served.engine.each_ready())
+        elif served.unloaded:
+            engines[name, UNLOADED] += 1
+        else:
+            engines[name, READY if served.engine.ready() else NOT_READY] += 1
+    for name in {name for name, _ in gw.served}:
+        for state in (READY, NOT_READY, UNLOADED):
+            app.metrics.replicas(name, state, engines[name, state])
+
+
+async def keep_limits(app: App) -> None:
+    """Write down what callers have left, for whoever comes after this process. Without a disk it goes on without."""
+    try:
+        await app.limits_file.save()
+    except OSError as problem:
+        app.gw.log("limits-not-kept", level="warning", error=type(problem).__name__)
