@@ -32,7 +32,7 @@ OVERLAY = ROOT / "ops/deploy/kubernetes/overlays/in-process"
 HOST = "stockade-0"
 ORIGIN = f"stockade.example.org/{HOST}"
 IN_IMAGE = "/opt/stockade/lib/python3.11/site-packages/gateway/bundles"
-TOOLS = ("kustomize", "unshare", "nsenter", "setpriv")
+TOOLS = ("kustomize", "unshare", "nsenter", "setpriv", "ip")
 END_S = 60
 
 missing = [tool for tool in TOOLS if shutil.which(tool) is None]

@@ -142,3 +142,7 @@ def shrink(picture: Path) -> None:
 
     with Image.open(picture) as image:
         image.convert("RGB").quantize(IMAGE_COLORS, dither=Image.Dither.NONE).save(picture, optimize=True)
+
+
+if __name__ == "__main__":  # so that no test waits for a registry
+    packages()
