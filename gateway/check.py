@@ -29,7 +29,9 @@ from rich.markup import escape
 from gateway.compile import PREDICTION
 from gateway.config import Config, load_config
 from gateway.dial import bearer
-from gateway.document import FileRejected
+from gateway.document import FileRejected, PolicyRejected
+from gateway.model_set import MODELS, read_models
+from gateway.place import place_of
 from gateway.policy import Policy, load_policy
 from gateway.shared_limits import MISSING_EXTRA as MISSING_REDIS
 from gateway.shared_limits import installed as redis_installed
@@ -336,6 +338,18 @@ def _bundles(config: Config, _now: datetime) -> Iterator[Finding]:
             yield Finding("error", "bundles.trusted_keys", str(problem))
 
 
+def _out_of_service(config: Config, _now: datetime) -> Iterator[Finding]:
+    file = place_of(config).memory.with_name(MODELS)
+    try:
+        unloaded = sorted(read_models(file).unloaded)
+    except PolicyRejected as problem:
+        yield Finding("error", "audit.state_directory", str(problem))
+        return
+    for name, version in unloaded:
+        out = f"somebody took {name} version {version} out of service; it answers once it is loaded again"
+        yield Finding("warning", "bundles.directory", out)
+
+
 def _require_bundle_key(path: Path) -> None:
     try:
         key = load_pem_public_key(_read(path))
@@ -370,6 +384,7 @@ _LOOKS = (
     _log_key,
     _secrets,
     _bundles,
+    _out_of_service,
     _directories,
 )
 

@@ -14,6 +14,7 @@ from gateway.model_set import Listed, ModelSet, read_models
 from gateway.models import load_bundles
 from ops.audit.durable import make_directories, replace_file, sync_directory
 from serving.bundle import load_bundle
+from serving.catalog import find_bundles
 from serving.errors import BundleRejected, Rejection, ServingError
 
 if TYPE_CHECKING:
@@ -113,17 +114,15 @@ class Repository:
         """
         root = self.config.bundles.directory
         known = {listed.key for listed in self.models.listed}
-        there = (
-            sorted(each.name for each in (root / model).iterdir() if each.is_dir()) if (root / model).is_dir() else ()
-        )
         found: dict[str, Bundle] = {}
-        for name in there:
-            if version in ("", name) and (model, name) not in known:
-                at = f"{model}/{name}"
-                bundle = found[at] = load_bundle(root / at, self.config.bundles.trusted_keys)
-                if (bundle.name, bundle.version) != (model, name):
-                    problem = f"it is version {bundle.version} of {bundle.name}, and its directory says otherwise"
-                    raise BundleRejected(Rejection.NAME, at, problem)
+        for directory in find_bundles(root):
+            said = directory.parent.name, directory.name
+            if said[0] != model or version not in ("", said[1]) or said in known:
+                continue
+            bundle = found["/".join(said)] = load_bundle(directory, self.config.bundles.trusted_keys)
+            if (bundle.name, bundle.version) != said:
+                problem = f"it is version {bundle.version} of {bundle.name}, and its directory says otherwise"
+                raise BundleRejected(Rejection.NAME, "/".join(said), problem)
         return found
 
 

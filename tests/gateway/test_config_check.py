@@ -13,6 +13,7 @@ from rich.console import Console
 from gateway import check as check_module
 from gateway.check import check, render
 from gateway.init import init_directory
+from gateway.model_set import ModelSet
 from gateway.policy import sign_policy
 from gateway.traces import MISSING_EXTRA
 
@@ -312,6 +313,17 @@ def test_public_methods_and_missing_issuer_keys(at):
         ("warning", "unsafe_public_methods[0]", "anybody can call Health without a credential"),
         ("error", "issuers.corp.url_or_file", f"{at / 'jwks.json'} is not a file"),
     ]
+
+
+def test_what_was_taken_out_of_service_and_forgotten(at):
+    file = at / "recorder/models.json"
+    file.write_bytes(ModelSet((), frozenset({("kiosk", "1")})).to_json())
+    problem = "somebody took kiosk version 1 out of service; it answers once it is loaded again"
+    assert found(at) == [("warning", "bundles.directory", problem)]
+    file.write_text("not ours")
+    ((level, where, problem),) = found(at)
+    assert (level, where) == ("error", "audit.state_directory")
+    assert "does not say which models are in service" in problem
 
 
 def test_an_unsigned_change_and_a_broken_file_are_told_with_their_place(at):
