@@ -38,13 +38,13 @@ def distributions(draw):
 
 
 @given(distributions(), RULES)
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_the_answer_is_kept(probabilities, rule):
     assert (harden(probabilities, rule).argmax(axis=1) == probabilities.argmax(axis=1)).all()
 
 
 @given(distributions(), RULES)
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_rows_are_distributions_in_whole_units(probabilities, rule):
     hardened = harden(probabilities, rule)
     assert hardened.dtype == probabilities.dtype
@@ -56,7 +56,7 @@ def test_rows_are_distributions_in_whole_units(probabilities, rule):
 
 
 @given(distributions(), RULES)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_classes_outside_the_top_are_zero_and_the_rest_keep_their_order(probabilities, rule):
     hardened = harden(probabilities, rule)
     for before, after in zip(probabilities, hardened, strict=True):
@@ -67,7 +67,7 @@ def test_classes_outside_the_top_are_zero_and_the_rest_keep_their_order(probabil
 
 
 @given(distributions(), RULES)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_a_value_is_less_than_two_units_from_the_exact_one(probabilities, rule):
     hardened = harden(probabilities, rule).astype(np.float64)
     for before, after in zip(probabilities.astype(np.float64), hardened, strict=True):

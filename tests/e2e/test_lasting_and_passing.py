@@ -46,6 +46,21 @@ def ends(events, child: str, code: int) -> list[dict]:
     ]
 
 
+@pytest.fixture(scope="module")
+def grown(made_site, tmp_path_factory):
+    """A site whose log has grown since a copy of it was made."""
+    site = copy_site(made_site, tmp_path_factory.mktemp("grown") / "site")
+    with serving(site) as running:
+        until(running.entries, "no checkpoint")
+    for name in ("log", "recorder"):
+        shutil.copytree(site.directory / name, site.directory / f"{name}.old")
+    with serving(site) as running:
+        size = len(running.entries())
+        until(lambda: len(running.entries()) > size, "the log does not grow")
+    shutil.rmtree(site.directory / "state")  # made at each start
+    return site
+
+
 def damage(site) -> None:
     (site.log / "checkpoint").write_text("what is this")
 
@@ -61,14 +76,8 @@ def roll_back(site) -> None:
     [(damage, LogCorrupted, "the checkpoint does not verify"), (roll_back, ForkRefused, "an older copy was put back")],
     ids=["damaged", "rolled back"],
 )
-def test_a_log_that_nobody_can_go_on_with_ends_the_host_at_once(site, spoil, error, sentence):
-    with serving(site) as running:
-        until(running.entries, "no checkpoint")
-    for name in ("log", "recorder"):
-        shutil.copytree(site.directory / name, site.directory / f"{name}.old")
-    with serving(site) as running:
-        size = len(running.entries())
-        until(lambda: len(running.entries()) > size, "the log does not grow")
+def test_a_log_that_nobody_can_go_on_with_ends_the_host_at_once(grown, tmp_path, spoil, error, sentence):
+    site = copy_site(grown, tmp_path / "site")
     spoil(site)
     command = [sys.executable, "-m", "gateway.cli", "serve", str(site.config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

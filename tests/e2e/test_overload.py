@@ -84,9 +84,9 @@ def test_near_its_bound_the_gateway_sheds_the_lower_lane_first(site):
 
 def test_a_deadline_that_cannot_be_met_is_refused_before_it_costs_anything(site):
     with serving(site) as running, calling(site, running.facts["data"], site.bearer("plenty")) as caller:
-        for _ in range(30):  # until the gateway knows what 256 rows take
+        for _ in range(15):  # until the gateway knows what 256 rows take
             assert caller.infer(infer_body(images()[:256])).code is grpc.StatusCode.OK
-        rows = 30 * 256
+        rows = 15 * 256
         until(lambda: running.counted("stockade_rows_total", model="kiosk") == rows, "not counted")
 
         request = infer_request(images()[:256])

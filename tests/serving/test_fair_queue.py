@@ -134,7 +134,7 @@ class Machine(RuleBasedStateMachine):
         assert self.queue.take(5) == []
 
 
-Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Machine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestAgainstModel = Machine.TestCase
 
 

@@ -32,7 +32,7 @@ def malformed(raw, shape=(2, 3, 4)):
     return caught.value.problem
 
 
-@given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=1, max_dims=3, max_side=6)))
+@given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=1, max_dims=3, max_side=4)))
 def test_round_trip(array):
     np.testing.assert_array_equal(parse_idx(gzip.compress(idx(array)), array.shape, "f"), array)
 

@@ -1,12 +1,26 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import matplotlib as mpl
 import numpy as np
 import pytest
 
+from serving.train import letters
 from serving.train.foreign import foreign_images
-from serving.train.letters import development_images
+from serving.train.letters import DRAWS, FACES, SCRIBBLES, TEXTURES, development_images
 
 PRODUCTS = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _a_tenth():
+    """Each kind is drawn as it is, in smaller numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(letters, "FACES", FACES[3::8])
+        patch.setattr(letters, "SCRIBBLES", 200)
+        patch.setattr(letters, "TEXTURES", 200)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -14,8 +28,14 @@ def development():
     return development_images(PRODUCTS, 7)
 
 
+def test_there_are_as_many_as_is_said():
+    assert (len(FACES) * 2 * 26 * DRAWS, SCRIBBLES, TEXTURES) == (2_496, 2_000, 2_000)
+    fonts = Path(mpl.get_data_path()) / "fonts" / "ttf"
+    assert [face for face in FACES if not (fonts / f"{face}.ttf").is_file()] == []
+
+
 def test_they_are_what_they_say(development):
-    rows = {"letters": 2_496, "scribbles": 2_000, "textures": 2_000, "patchwork": 30}
+    rows = {"letters": 2 * 2 * 26 * DRAWS, "scribbles": 200, "textures": 200, "patchwork": 30}
     assert {name: len(images) for name, images in development.items()} == rows
     assert all(images.dtype == np.uint8 and images.shape[1:] == (28, 28) for images in development.values())
     for kind in ("letters", "scribbles"):  # white on black, and never an empty sheet
