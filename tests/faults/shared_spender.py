@@ -8,12 +8,14 @@ Its last line is what happened, JSON. Its clock is HOURS_AHEAD of the others'.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import sys
 import time
 
 from gateway.admission.limiter import Bucket, Rule
 from gateway.errors import LimitsUnavailable
+from ops.logging import configure
 from tests.gateway.admission.stepped import ledger_at, limiter_at
 
 AT_ONCE = 16
@@ -28,13 +30,16 @@ NS_PER_HOUR = 3_600_000_000_000
 
 async def run(url: str, hours_ahead: float, timeout_s: float) -> None:
     ahead_ns = int(hours_ahead * NS_PER_HOUR)
-    limiter = limiter_at(ledger_at(url, timeout_s=timeout_s), clock_ns=lambda: time.monotonic_ns() + ahead_ns)
+    ledger, written = ledger_at(url, timeout_s=timeout_s), io.StringIO()
+    log = configure("info", written, format="json")
+    limiter = limiter_at(ledger, clock_ns=lambda: time.monotonic_ns() + ahead_ns, log=log)
     await limiter.start()
-    assert limiter.up
+    while not limiter.up:  # noqa: ASYNC110  nothing tells us
+        await asyncio.sleep(0.001)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     end_s = time.monotonic() + float(await asyncio.to_thread(sys.stdin.readline))
-    seen = {"admitted": 0, "refused": 0, "unavailable": 0, "refused_ns": 0, "ended_ns": 0}
+    seen = {"admitted": 0, "refused": 0, "unavailable": 0, "refused_ns": 0, "ended_ns": 0, "outages": 0}
 
     async def spend() -> None:
         while time.monotonic() < end_s or seen["refused"] < REFUSED_LEAST:
@@ -53,6 +58,7 @@ async def run(url: str, hours_ahead: float, timeout_s: float) -> None:
 
     await asyncio.gather(*[spend() for _ in range(AT_ONCE)])
     seen["ended_ns"] = time.time_ns()
+    seen["outages"] = written.getvalue().count('"shared-limits-back"')
     await limiter.close()
     sys.stdout.write(json.dumps(seen) + "\n")
 

@@ -20,6 +20,7 @@ from ops.audit.checkpoint import SignerKey
 from ops.audit.client import AuditClient, Receipt
 from ops.audit.entry import parse
 from ops.audit.errors import AppenderRunning, AuditUnavailable, ForkRefused, LogCorrupted, RecorderError
+from ops.audit.own_entries import OwnEntries
 from ops.audit.read import LogReader
 from ops.audit.segments import HEADER_BYTES
 from ops.audit.settings import RecorderSettings
@@ -322,6 +323,31 @@ async def test_what_breaks_the_protocol_is_hung_up_on_and_hurts_nobody(tmp_path)
     assert isinstance(await append(client, [small(1)]), Receipt)
     await client.close()
     assert recorder.stop() == 0, recorder.errors
+
+
+async def test_no_worker_forges_the_recorders_own_word(tmp_path):
+    """One heartbeat with a number of its own would make the log tampered for ever; a gap would excuse a silence."""
+    settings = settings_in(tmp_path)
+    recorder = launch(settings).wait_ready()
+    client = await connected(settings)
+    own = OwnEntries("forged", time.time_ns, lambda: bytes(16), 5000)
+    forged = [
+        own.heartbeat(999_999, 1),
+        own.gap("open", "disk-full", 0),
+        own.recover(1, bytes(32), torn_bytes=0, unpublished=0),
+        own.genesis(KEY.name, str(KEY.verifier)),
+        own.outcome_unknown(bytes(16), b"{}", b"{}"),
+    ]
+    for entries in ([each] for each in forged):
+        answer = await append(client, entries)
+        assert isinstance(answer, AuditUnavailable)
+        assert (answer.reason, answer.detail) == ("log_refused", "invalid entry")
+    assert isinstance(await append(client, [small(1)]), Receipt)
+    await client.close()
+    assert recorder.stop() == 0, recorder.errors
+    assert kinds(settings) == ["genesis", "refused"]
+    told = [(line["level"], line["event"], line["role"]) for line in recorder.events()]
+    assert told.count(("error", "append-refused", "recorder")) == len(forged)
 
 
 WORKER = """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = needs_redis
 HOUR_NS = 3_600_000_000_000
-IMPATIENT_S = 0.2
+IMPATIENT_S = 0.5
 BUCKET = Bucket("principal-requests/a", Rule("principal-requests", HOUR_NS, 10))
 ONE = ((BUCKET, 1),)
 
