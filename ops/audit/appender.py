@@ -16,6 +16,10 @@ from ops.audit.segment_store import OpenSegment, SegmentStore
 from ops.audit.segments import BLOBS, FRAME_BYTES, RECORDS, TRAILER, TRAILER_BYTES, Header, Trailer, frame
 from ops.audit.tiles import frame_entry, split_pack
 
+# What gateways write. Other kinds are the recorder's own word (genesis, heartbeats, what explains a silence or a lost
+# record), or nobody writes them yet. A forged heartbeat would make a log tampered for ever, a gap excuse a silence.
+GATEWAY_KINDS = frozenset({"served", "refused", "failed", "config", "policy", "model", "release"})
+
 
 @dataclass(frozen=True, slots=True)
 class Append:
@@ -34,11 +38,19 @@ class Append:
 
 
 def check_append(records: bytes, pack: bytes) -> Append:
-    """Check framed entries and the payloads that came with them.
+    """Check framed entries that came from a gateway, and the payloads that came with them.
 
     Raises:
-        EntryError: an entry that is not canonical, or payloads other than those that the entries name.
+        EntryError: an entry that is not canonical or not a gateway's to write, or payloads other than those that the
+            entries name.
     """
+    append = _check(records, pack)
+    if not GATEWAY_KINDS.issuperset(append.kinds):
+        raise EntryError("an entry of a kind that gateways do not write")
+    return append
+
+
+def _check(records: bytes, pack: bytes) -> Append:
     framed: list[bytes] = []
     leaves: list[bytes] = []
     kinds: list[str] = []
@@ -70,8 +82,8 @@ def _match(named: Sequence[tuple[int, bytes]], pack: bytes) -> list[tuple[int, b
 
 
 def own_append(entries: Sequence[bytes]) -> Append:
-    """The recorder's own entries, checked like everybody's."""
-    return check_append(b"".join(frame_entry(each) for each in entries), b"")
+    """The recorder's own entries, of any kind, checked like everybody's."""
+    return _check(b"".join(frame_entry(each) for each in entries), b"")
 
 
 class Appender:

@@ -4,8 +4,8 @@ One thread reads, checks, commits and acknowledges (group commit is natural: wha
 next group); another publishes. Rules:
 
 1. An acknowledgement is sent only after the sync that covers all its entries and payloads returned.
-2. An entry that is not canonical, or payloads other than those it names, are refused at the door: nothing
-   unverifiable gets into the log.
+2. An entry that is not canonical or of a kind that is not a gateway's to write, or payloads other than those it names,
+   are refused at the door: nothing unverifiable gets into the log, and nobody speaks for the recorder.
 3. A failed sync poisons: nothing is acknowledged any more, the process ends with an error.
 4. Below its disk reserve, or with too much unpublished, it refuses rather than risk what it promised.
 
@@ -29,6 +29,7 @@ from ops.audit.publish_thread import PublishThread
 from ops.audit.ring import left_over, ring_files
 from ops.audit.settings import RecorderSettings
 from ops.audit.workers import Worker, Workers
+from ops.logging import Log
 
 TAIL_BYTES = 16 << 20  # how much of the recent log is searched for what an in-flight ring still holds
 LEASH_BYTES = 4096
@@ -57,6 +58,7 @@ class Recorder:
         publishing: PublishThread,
         own: OwnEntries,
         metrics: RecorderMetrics | None,
+        log: Log,
         monotonic_ms: Callable[[], int],
     ) -> None:
         self._settings = settings
@@ -65,6 +67,7 @@ class Recorder:
         self._publishing = publishing
         self._own = own
         self._metrics = metrics
+        self._log = log
         self._monotonic_ms = monotonic_ms
         self._selector = selectors.DefaultSelector()
         self._workers = Workers(self._selector, settings.append_bytes_max, self._admit)
@@ -135,6 +138,7 @@ class Recorder:
         try:
             append = check_append(records, pack)
         except (EntryError, TileError):
+            self._log("append-refused", level="error", problem="what came from a worker does not belong in the log")
             worker.queue.append(protocol.INVALID)
             return
         if refusal:

@@ -182,6 +182,7 @@ def serve(settings: RecorderSettings, log: Log) -> None:
             publishing=publishing,
             own=own,
             metrics=metrics,
+            log=log,
             monotonic_ms=lambda: time.monotonic_ns() // 1_000_000,
         )
         recorder.remember([*found.tail])
