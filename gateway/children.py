@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import time
 from typing import TYPE_CHECKING
 
 from gateway.neighbour import Neighbour, greets
 from gateway.recorder import RECORDER, recorder_settings
+from gateway.server import ListenFailed
 from gateway.supervisor import Child
 from ops.audit.errors import ForkRefused, LogCorrupted, Poisoned, RecorderError
 
@@ -19,8 +22,10 @@ if TYPE_CHECKING:
     from gateway.policy_file import Kept
     from ops.logging import Log
 
-__all__ = ["recorder_of", "share_port", "worker_child"]
+__all__ = ["recorder_of", "require_free", "share_port", "worker_child"]
 
+FREE_WITHIN_S = 5.0
+FREE_LOOK_S = 0.1
 RECORDER_FINAL = frozenset({LogCorrupted.exit_code, ForkRefused.exit_code})
 RECORDER_FINAL_AT_START = frozenset({Poisoned.exit_code, RecorderError.exit_code})
 """What starting the recorder again would not change; its own last words say what it was."""
@@ -55,14 +60,42 @@ def worker_child(config_file: Path, kept: Kept, number: int, data: str, log: Log
 
 
 def share_port(address: str, stack: contextlib.ExitStack) -> str:
-    """Return the address with a port that all workers can share: for port 0 one that is held, not listened on."""
+    """Return the address with a port that all workers can share: for port 0 one that is held, not listened on.
+
+    Raises:
+        ListenFailed: somebody listens there. Workers would not notice: they share their port with whoever else does,
+            such as another gateway of the same user, and each would get some of the other's connections.
+    """
     name, _, port = address.rpartition(":")
     if port != "0":
+        require_free(address)
         return address
-    holder = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET))
+    holder = stack.enter_context(open_socket(name))
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     holder.bind((name.strip("[]"), 0))
     return f"{name}:{holder.getsockname()[1]}"
+
+
+def require_free(address: str) -> None:
+    """ListenFailed where a port is listened on, or is none of ours. Workers of a host that was killed end soon."""
+    name, _, port = address.rpartition(":")
+    ends = time.monotonic() + FREE_WITHIN_S
+    while True:
+        with open_socket(name) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that ended lately do not count
+            try:
+                probe.bind((name.strip("[]"), int(port)))
+            except OSError as problem:
+                if problem.errno != errno.EADDRINUSE or time.monotonic() > ends:
+                    raise ListenFailed(f"cannot listen on {address}: {problem.strerror}") from problem
+            else:
+                return
+        time.sleep(FREE_LOOK_S)
+
+
+def open_socket(name: str) -> socket.socket:
+    """Return a socket of the family that an address is of."""
+    return socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET)
 
 
 def accepts(path: Path) -> bool:

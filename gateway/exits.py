@@ -83,6 +83,7 @@ async def record_refusal(record: Record, problem: Exception, gw: Gateway) -> Exc
     """Record why there is no answer; returns what the caller is to be told."""
     if not isinstance(problem, errors.Refusal):
         log_failure(gw.log, record.id, problem)
+    forget_frames(problem)
     if record.claimed:  # by a batch, or by an append that failed
         if record.audit_index is None:
             refuse(record, problem)
@@ -98,6 +99,15 @@ async def record_refusal(record: Record, problem: Exception, gw: Gateway) -> Exc
         refuse(record, unavailable)
         return unavailable
     return problem
+
+
+def forget_frames(problem: BaseException) -> None:
+    """Let go of what the frames of an exception hold, such as a refused message, before the record is awaited.
+
+    Otherwise who sends what is refused could fill the memory with it: a parsed message is many times its bytes.
+    """
+    problem.__traceback__ = None
+    problem.__context__ = None
 
 
 def is_stranger(record: Record) -> bool:

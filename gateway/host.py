@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway.admin import Control
-from gateway.children import recorder_of, share_port, worker_child
+from gateway.children import recorder_of, require_free, share_port, worker_child
 from gateway.config import load_config
 from gateway.document import FileRejected
 from gateway.model_set import MODELS, Listed, ModelSet
@@ -258,6 +258,9 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
         repository.open(log)  # a bundle that would be refused is found before anything is started
         kept = Kept(config.policy, place.policies, Memory(place.memory))
         policy = kept.first(log)
+        for address in (config.listen.data_mtls, config.listen.admin, config.listen.metrics):
+            if address is not None:
+                require_free(address)
         data = share_port(config.listen.data, stack)
         recorder = recorder_of(config, place, log)
         workers = [worker_child(config_file, kept, number, data, log) for number in range(config.workers)]

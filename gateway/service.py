@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Handler = Any  # grpc.RpcMethodHandler; its stubs do not cover grpc.aio
 Context = Any  # grpc.aio.ServicerContext, likewise
+DEADLINE_US_MAX = 2**53 - 1  # what an entry of the log may hold; gRPC lets a client say eleven thousand years
 CREDENTIAL_REFUSALS = (errors.CredentialMissing, errors.CredentialInvalid, errors.CredentialExpired)
 
 
@@ -197,5 +198,6 @@ def note_caller(record: Record, context: Context, gw: Gateway) -> None:
     record.peer = context.peer() or record.peer  # empty when the caller is gone: an entry without a peer is refused
     left_s = context.time_remaining()
     if left_s is not None:
-        record.deadline_us = max(0, int(left_s * 1_000_000))
-        record.deadline_ns = gw.clock_ns() + int(left_s * 1_000_000_000)
+        left_us = min(max(0, int(left_s * 1_000_000)), DEADLINE_US_MAX)
+        record.deadline_us = left_us
+        record.deadline_ns = gw.clock_ns() + left_us * 1000

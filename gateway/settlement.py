@@ -4,27 +4,37 @@ Rules:
 - One entry for each item, in the order of the items, appended in one call.
 - A reply's future is settled only when the sink says that its entry is durable; without that it is AUDIT_UNAVAILABLE.
 - A caller who hung up gets nothing, its record is written all the same.
+- The sink takes an append as a whole or not at all. Where it says that an entry is not one, each is appended alone: one
+  caller's record must not cost its neighbours their answers.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.state import Answer
 from ops.audit.client import Receipt
-from ops.audit.errors import KeyStoreError
+from ops.audit.errors import AuditUnavailable, KeyStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gateway.record import Record
     from gateway.state import Gateway, Item
-    from ops.audit.errors import AuditUnavailable
-
 
 APPEND_BYTES = 4 * 1024 * 1024  # of one append; the recorder takes more, but then a small record waits behind it
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """An item whose record is written: its entry, and the payloads that are kept beside it."""
+
+    item: Item
+    entry: bytes
+    kept: list[bytes]
 
 
 def settle(items: Sequence[Item], taken_ns: int, gw: Gateway) -> None:
@@ -34,29 +44,31 @@ def settle(items: Sequence[Item], taken_ns: int, gw: Gateway) -> None:
     """
     appended_ns = gw.clock_ns()
     parts = list(portions(items, gw))
-    for number, (part, entries, blobs) in enumerate(parts, 1):
-        done = partial(deliver, part, taken_ns, appended_ns, number == len(parts), gw)
-        gw.sink.append(entries, done, blobs=blobs)
+    for number, part in enumerate(parts, 1):
+        append(part, taken_ns, appended_ns, number == len(parts), gw)
 
 
-def portions(items: Sequence[Item], gw: Gateway) -> Iterator[tuple[list[Item], list[bytes], list[bytes]]]:
-    """Close the records of a batch, and yield them in portions of about APPEND_BYTES: items, entries, payloads."""
-    part: list[Item] = []
-    entries: list[bytes] = []
-    blobs: list[bytes] = []
+def append(part: Sequence[Closed], taken_ns: int, appended_ns: int, last: bool, gw: Gateway) -> None:
+    """Append these entries, in one call."""
+    entries = [closed.entry for closed in part]
+    blobs = [blob for closed in part for blob in closed.kept]
+    gw.sink.append(entries, partial(deliver, part, taken_ns, appended_ns, last, gw), blobs=blobs)
+
+
+def portions(items: Sequence[Item], gw: Gateway) -> Iterator[list[Closed]]:
+    """Close the records of a batch, and yield them in portions of about APPEND_BYTES."""
+    part: list[Closed] = []
     size = 0
     for item in items:
         kept = close_record(item, gw)
-        entry = item.record.leaf(gw.site)
-        more = len(entry) + sum(map(len, kept))
+        closed = Closed(item, item.record.leaf(gw.site), kept)
+        more = len(closed.entry) + sum(map(len, kept))
         if part and size + more > APPEND_BYTES:
-            yield part, entries, blobs
-            part, entries, blobs, size = [], [], [], 0
-        part.append(item)
-        entries.append(entry)
-        blobs += kept
+            yield part
+            part, size = [], 0
+        part.append(closed)
         size += more
-    yield part, entries, blobs
+    yield part
 
 
 def close_record(item: Item, gw: Gateway) -> list[bytes]:
@@ -78,7 +90,7 @@ def close_record(item: Item, gw: Gateway) -> list[bytes]:
 
 
 def deliver(  # noqa: PLR0917  the first five are bound where it is made
-    items: Sequence[Item],
+    part: Sequence[Closed],
     taken_ns: int,
     appended_ns: int,
     last: bool,
@@ -86,7 +98,12 @@ def deliver(  # noqa: PLR0917  the first five are bound where it is made
     receipt: Receipt | AuditUnavailable,
 ) -> None:
     """Let the replies go, now that their records are durable, or say that there is no answer. On the event loop."""
+    if len(part) > 1 and isinstance(receipt, AuditUnavailable) and receipt.invalid:
+        for number, closed in enumerate(part, 1):
+            append([closed], taken_ns, appended_ns, last and number == len(part), gw)
+        return
     now_ns = gw.clock_ns()
+    items = [closed.item for closed in part]
     served = items[0].rules.served
     first_index = receipt.first_index if isinstance(receipt, Receipt) else None
     try:

@@ -14,6 +14,8 @@ class CodecLimits:
     message_bytes_max: int = 4 * 1024 * 1024
     rows_max: int = 256
     elements_max: int = 4 * 1024 * 1024  # of one tensor
+    packed_elements_max: int = 1024 * 1024  # of integers in `contents`: as many as FP32 has in a message of 4 MiB
+    single_elements_max: int = 16 * 1024  # of BYTES in `contents`, and of numbers that are not packed
     dims_max: int = 16
     tensors_max: int = 32  # inputs, and requested outputs
     parameters_max: int = 32  # of the request, and of each tensor

@@ -30,6 +30,7 @@ AuditError
 from pathlib import Path
 from typing import Literal
 
+INVALID_ENTRY = "invalid entry"
 Unavailability = Literal["recorder_gone", "backlog_full", "append_timeout", "append_too_large", "log_refused", "closed"]
 
 
@@ -44,6 +45,11 @@ class AuditUnavailable(AuditError):
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+    @property
+    def invalid(self) -> bool:
+        """Say whether the log refused the append because something in it is no entry: nothing of it was written."""
+        return self.detail == INVALID_ENTRY
 
 
 class EntryError(AuditError):

@@ -21,12 +21,12 @@ from typing import Any
 
 import orjson
 
-from ops.audit.errors import ProtocolError
+from ops.audit.errors import INVALID_ENTRY, ProtocolError
 from ops.audit.tiles import join_pack
 
 HELLO, ACK, REFUSED, STATE = 1, 2, 3, 4
 INVALID, DISK_FULL, BACKLOG, STOPPING = 1, 2, 3, 4
-REASONS = {INVALID: "invalid entry", DISK_FULL: "disk full", BACKLOG: "publishing is behind", STOPPING: "stopping"}
+REASONS = {INVALID: INVALID_ENTRY, DISK_FULL: "disk full", BACKLOG: "publishing is behind", STOPPING: "stopping"}
 
 _APPEND = struct.Struct(">II")
 _REPLY = struct.Struct(">BxxxIQ")

@@ -5,12 +5,18 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from tests.e2e.caller import INFER, calling, infer_body
+from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
+from tests.e2e.caller import INFER, calling, infer_body, infer_request
 from tests.e2e.running import until
 
 MIB = 2**20
 UPLOAD_BYTES = 200 * MIB
 GROWTH_BYTES_MAX = 48 * MIB  # a quarter of the upload: room for the allocator, none for the body
+
+
+def varint(number: int) -> bytes:
+    low = number & 0x7F
+    return bytes([low | 0x80]) + varint(number >> 7) if number > 0x7F else bytes([low])
 
 
 @pytest.fixture
@@ -79,6 +85,22 @@ def test_a_gzip_bomb_by_a_stranger(stand, growth, upload):
     with calling(stand.site, stand.facts["data"]) as caller:
         reply = caller.infer(upload, compression=grpc.Compression.Gzip)
     assert reply.code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [b"\x42\x00" * 2_000_000, b"\x2a" + varint(4_000_000) + b"\x01" * 4_000_000],
+    ids=["empty BYTES", "packed numbers"],
+)
+def test_four_kilobytes_that_unpack_to_millions_of_elements(stand, growth, elements):
+    request = infer_request()
+    del request.raw_input_contents[:]
+    head = request.inputs[0].SerializeToString() + b"\x2a" + varint(len(elements)) + elements
+    body = ModelInferRequest(model_name="kiosk").SerializeToString() + b"\x2a" + varint(len(head)) + head
+    with calling(stand.site, stand.facts["data"], stand.site.bearer("plenty")) as caller:
+        for _ in range(4):
+            reply = caller.infer(body, compression=grpc.Compression.Gzip)
+            assert (reply.code, reply.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE")
 
 
 def test_an_upload_of_200_mb_in_a_stream(stand, growth, upload):

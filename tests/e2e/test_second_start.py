@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import grpc
+import pytest
 
 from tests.e2e.caller import calling, infer_body
 from tests.e2e.running import serving, until
@@ -23,4 +24,18 @@ def test_it_says_which_directory_is_taken_and_leaves_the_first_alone(made_site, 
         assert len(second.stderr.splitlines()) == 1
         assert f"a gateway is running on {site.directory / 'state'} already" in second.stderr
         assert running.counted("stockade_requests_total", outcome="served") == 1
+        assert caller.infer(infer_body()).code is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("port", ["data", "data_mtls", "admin", "metrics"])
+def test_another_gateway_on_a_port_of_the_first_does_not_start(made_site, tmp_path, port):
+    """Workers share their port, so without looking it would take some of the first one's connections."""
+    site, other = (copy_site(made_site, tmp_path / name) for name in ("site", "other"))
+    with serving(site) as running, calling(site, running.facts["data"], site.bearer("kiosk-7")) as caller:
+        other.change_config(lambda document: document["listen"].update({port: running.facts[port]}))
+        command = [sys.executable, "-m", "gateway.cli", "serve", str(other.config)]
+        second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (second.returncode, second.stdout) == (2, "")
+        assert f"cannot listen on {running.facts[port]}: Address already in use" in second.stderr
+        assert not (other.directory / "log/checkpoint").exists()
         assert caller.infer(infer_body()).code is grpc.StatusCode.OK

@@ -119,6 +119,51 @@ def test_dims_and_fields_of_a_large_message():
         parse(dims(tensor_fields_max + 1), limits)
 
 
+def large(*pieces: bytes) -> bytes:
+    """A message beyond the size from which bodies are walked, with a tensor of these pieces."""
+    tensor = b"".join(pieces)
+    return b"\x2a" + varint(len(tensor)) + tensor + b"\x3a" + varint(UNSCANNED_BYTES_MAX) + bytes(UNSCANNED_BYTES_MAX)
+
+
+def varint(number: int) -> bytes:
+    low = number & 0x7F
+    return bytes([low | 0x80]) + varint(number >> 7) if number > 0x7F else bytes([low])
+
+
+def contents(inner: bytes) -> bytes:
+    return b"\x2a" + varint(len(inner)) + inner
+
+
+def packed(field: int, numbers: bytes) -> bytes:
+    return bytes([field << 3 | 2]) + varint(len(numbers)) + numbers
+
+
+FEW = replace(LIMITS, single_elements_max=5, packed_elements_max=7, dims_max=2)
+
+
+@pytest.mark.parametrize("field", [1, 2, 3, 4, 5], ids=["bool", "int", "int64", "uint", "uint64"])
+@pytest.mark.parametrize("number", [b"\x01", b"\x81\x01"], ids=["one byte", "two bytes"])
+def test_packed_numbers_are_counted_before_protobuf_makes_anything_of_them(field, number):
+    assert parse(large(contents(packed(field, number * 7))), FEW).inputs[0].HasField("contents")
+    with pytest.raises(RequestTooLarge, match="not raw") as refused:
+        parse(large(contents(packed(field, number * 8))), FEW)
+    assert refused.value.limit == 7
+
+
+@pytest.mark.parametrize("element", [b"\x42\x00", b"\x28\x01"], ids=["BYTES", "numbers that are not packed"])
+def test_elements_that_come_one_by_one_are_counted(element):
+    assert parse(large(contents(element * 5)), FEW).inputs[0].HasField("contents")
+    with pytest.raises(RequestTooLarge, match="not raw") as refused:
+        parse(large(contents(element * 6)), FEW)
+    assert refused.value.limit == 5
+
+
+def test_packed_dimensions_are_bounded():
+    assert len(parse(large(packed(3, b"\x01" * 20)), FEW).inputs[0].shape) == 20  # `decode` refuses these, cheaply
+    with pytest.raises(RequestTooLarge, match="dimensions of a tensor"):
+        parse(large(packed(3, b"\x01" * 21)), FEW)
+
+
 @pytest.mark.parametrize(
     "tail",
     [

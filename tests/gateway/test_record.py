@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -9,6 +11,7 @@ from gateway.admission.limiter import Decision
 from gateway.auth.principal import Principal
 from gateway.exits import PATH_CHARACTERS_MAX
 from gateway.record import Record, anonymous_sum, auth_fragment, model_fragment, quoted, site_of
+from gateway.service import note_caller
 from ops.audit import entry
 
 HEX64 = "c0" * 32
@@ -155,3 +158,26 @@ def test_the_caller_is_told_of_the_tightest_limit():
     assert record.rate is tight
     record.limited(refused)
     assert record.rate is refused
+
+
+class Context:
+    """What gRPC says of a call."""
+
+    def __init__(self, peer: str, left_s: float | None) -> None:
+        self.peer = lambda: peer
+        self.time_remaining = lambda: left_s
+
+
+@given(
+    st.sampled_from(["ipv4:10.0.0.1:55", "ipv6:%5B::1%5D:1", "unix:", ""]),
+    st.none() | st.floats(-1e18, 1e18, allow_nan=False),
+)
+@example("ipv4:10.0.0.1:55", 99_999_999 * 3600.0)  # the longest that a client can say
+def test_whatever_a_caller_says_of_its_deadline_its_record_is_one(peer, left_s):
+    record = Record(b"\x07" * 16, "/a/B", "ModelInfer", HEX64, 1, 0)
+    note_caller(record, Context(peer, left_s), SimpleNamespace(clock_ns=lambda: 5))
+    record.end("refused", "refuse", "RATE_LIMITED", 8)
+    entry.check(record.leaf(SITE))
+    assert (record.deadline_ns is None) == (left_s is None)
+    if left_s is not None and 0 <= left_s < 1e9:
+        assert abs(record.deadline_ns - 5 - left_s * 1e9) <= 1_000 + left_s

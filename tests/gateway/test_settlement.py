@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import weakref
 
 import grpc
 import pytest
 
+from gateway import codec, errors
+from gateway.record import Record
 from ops.audit.keys import KeyStore
 from tests.e2e.caller import infer_body
 from tests.gateway.rig import ended, image, open_rig, tiny_body, until
@@ -257,3 +261,51 @@ async def test_a_batch_that_meets_a_fault_is_recorded_without_the_payloads_that_
             ("MODEL_ERROR", False),
             ("MODEL_ERROR", False),
         ]
+
+
+async def test_a_record_that_the_log_does_not_take_costs_nobody_else_an_answer(rig, monkeypatch):
+    leaf = Record.leaf
+
+    def spoiled(record, site):
+        return b"{}" if record.principal is not None and record.principal.name == "single" else leaf(record, site)
+
+    monkeypatch.setattr(Record, "leaf", spoiled)
+    rig.engine.go.clear()
+    first = asyncio.ensure_future(rig.ask(tiny_body(image(0.5))))
+    await asyncio.to_thread(rig.engine.entered.acquire)
+    others = [
+        asyncio.ensure_future(rig.ask(tiny_body(image(0.5)), caller=name)) for name in ("plenty", "single", "plenty")
+    ]
+    served = rig.gw.served["tiny", "1"]
+    await until(lambda: served.batcher.queued_rows == 3)
+    rig.engine.go.set()
+    replies = await asyncio.gather(first, *others)
+    assert rig.engine.batches == [1, 3]
+    assert [reply.reason for reply in replies] == ["OK", "OK", "AUDIT_UNAVAILABLE", "OK"]
+    indices = [int(reply.trailers["x-stockade-audit-index"]) for reply in replies if reply.reason == "OK"]
+    assert sorted(indices) == [0, 1, 2]
+    assert [json.loads(rig.sink.entries[index])["id"] for index in indices] == [
+        reply.request_id for reply in replies if reply.reason == "OK"
+    ]
+    await until(lambda: rig.at_work == 0)
+    assert (await rig.ask(tiny_body(image(0.5)))).reason == "OK"  # the batcher goes on
+
+
+async def test_nothing_of_a_refused_message_is_kept_while_its_record_is_awaited(rig, monkeypatch):
+    class Message:
+        """Stands for what protobuf made of the body."""
+
+    seen: list[weakref.ref] = []
+
+    def decode(*_: object) -> None:
+        message = Message()
+        seen.append(weakref.ref(message))
+        raise errors.TensorInvalid("inputs[0].shape", "is wrong")
+
+    monkeypatch.setattr(codec, "decode", decode)
+    rig.sink.holding = True
+    waiting = asyncio.ensure_future(rig.ask(tiny_body(image(0.5))))
+    await held(rig)
+    assert [ref() for ref in seen] == [None]
+    rig.sink.release()
+    assert (await waiting).reason == "TENSOR_INVALID"
