@@ -216,7 +216,7 @@ async def open_app(
     metrics = Metrics(place.metrics, process, methods=kinds, reasons=REASONS)
     site = site_of(version("stockade"), config.digest, f"{socket.gethostname()}/{process}")
     context = f'{{{site.head_json},"gateway":{site.gateway_json}}}'.encode()
-    sink = await open_sink(config, place)
+    sink = await open_sink(config, place, log)
     keys = KeyStore(config.audit.key_database, config.audit.master_key.read_bytes(), origin=config.audit.origin)
     served = {
         (bundle.name, bundle.version): serve(bundle, config, log, unloaded=(bundle.name, bundle.version) in unloaded)
@@ -291,7 +291,7 @@ def comparer_of(metrics: Metrics, tally: Tally) -> Comparer:
     )
 
 
-async def open_sink(config: Config, place: Place) -> AuditClient | Forgetful:
+async def open_sink(config: Config, place: Place, log: Log) -> AuditClient | Forgetful:
     """Return where records go, connected."""
     if config.unsafe_unprotected:
         return Forgetful(asyncio.get_running_loop())
@@ -299,6 +299,7 @@ async def open_sink(config: Config, place: Place) -> AuditClient | Forgetful:
         place.socket,
         backlog_bytes_max=config.audit.backlog_bytes_max,
         append_timeout_ms=config.audit.append_timeout_ms,
+        log=log,
     )
     await sink.connect()
     return sink

@@ -24,6 +24,7 @@ from typing import Protocol
 from ops.audit import protocol
 from ops.audit.entry import ENTRY_BYTES_MAX
 from ops.audit.errors import AuditUnavailable, ProtocolError, Unavailability
+from ops.logging import Log
 
 RECEIVE_BYTES = 65_536
 BACKOFF_FIRST_S = 0.02
@@ -65,8 +66,11 @@ class _Pending:
 class AuditClient:
     """An `AuditSink` over the recorder's socket; one per worker process, made on its event loop."""
 
-    def __init__(self, socket_path: Path, *, backlog_bytes_max: int, append_timeout_ms: int) -> None:
+    def __init__(
+        self, socket_path: Path, *, backlog_bytes_max: int, append_timeout_ms: int, log: Log | None = None
+    ) -> None:
         self._path = os.fspath(socket_path)
+        self._log = log
         self._backlog_bytes_max = backlog_bytes_max
         self._timeout_s = append_timeout_ms / 1000
         self._lock = threading.Lock()
@@ -93,8 +97,13 @@ class AuditClient:
 
     @property
     def available(self) -> bool:
-        """Whether an append would be taken now: the recorder is there, and its disk is not full."""
-        return self._sock is not None and self._accepting
+        """Whether an append would be taken now: the recorder is there and answers, and its disk is not full.
+
+        A recorder that stands still is noticed when an append has timed out, and is back with the answer to it.
+        """
+        with self._lock:
+            overdue = bool(self._pending) and self._pending[0].done is None
+        return self._sock is not None and self._accepting and not overdue
 
     @property
     def backlog_records(self) -> int:
@@ -268,18 +277,24 @@ class AuditClient:
             self._hang_up()
             return
         self._inbox = (self._inbox + data)[taken:]
+        invalid = 0
         for kind, count, value in replies:
             if kind == protocol.STATE:
                 self._accepting = value == 0
                 continue
             answered = self._take(count)
             index = value
+            if (kind, value) == (protocol.REFUSED, protocol.INVALID):
+                invalid += sum(pending.count for pending in answered)
             for pending in answered:
                 if kind == protocol.ACK:
                     self._tell(pending, Receipt(self._origin, index, pending.count))
                 else:
                     self._tell(pending, AuditUnavailable("log_refused", protocol.REASONS.get(value, "")))
                 index += pending.count
+        if invalid and self._log is not None:
+            problem = "the recorder says that an entry does not belong in the log, and took none that came with it"
+            self._log("append-refused", level="error", count=invalid, problem=problem)
 
     def _tell(self, pending: _Pending, answer: Receipt | AuditUnavailable) -> None:
         """Call `done`, once. One that raises must not keep the others from their answers, nor shift them."""

@@ -350,6 +350,25 @@ async def test_no_worker_forges_the_recorders_own_word(tmp_path):
     assert told.count(("error", "append-refused", "recorder")) == len(forged)
 
 
+async def test_a_frozen_recorder_is_not_available_until_it_goes_on(tmp_path):
+    settings = settings_in(tmp_path)
+    recorder = launch(settings).wait_ready()
+    client = client_of(settings, append_timeout_ms=2000)
+    await client.connect()
+    assert isinstance(await append(client, [small(1)]), Receipt)
+    os.kill(recorder.pid, signal.SIGSTOP)
+    try:
+        answer = await append(client, [small(2)])
+        assert isinstance(answer, AuditUnavailable)
+        assert answer.reason == "append_timeout"
+        assert not client.available
+    finally:
+        os.kill(recorder.pid, signal.SIGCONT)
+    await eventually(lambda: client.available)  # though nobody appends
+    await client.close()
+    assert recorder.stop() == 0, recorder.errors
+
+
 WORKER = """
 import os, sys
 from pathlib import Path

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,13 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     await reader.read(-1)
 
 
-def client_at(path: Path, **changes: int) -> AuditClient:
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 (it shows only so)
+            await asyncio.sleep(0.005)
+
+
+def client_at(path: Path, **changes: Any) -> AuditClient:
     return AuditClient(path, **{"backlog_bytes_max": 4096, "append_timeout_ms": 20_000, **changes})
 
 
@@ -182,6 +189,76 @@ async def test_refusals_carry_their_reason_and_appends_their_limit(tmp_path):
         assert (answer.reason, answer.detail) == ("log_refused", "disk full")
         many = [small(n) for n in range(1 + (1 << 16) // len(small(1)))]
         assert await reason(append(client, many)) == "append_too_large"
+        await client.close()
+
+
+async def test_a_recorder_that_stands_still_is_not_available_until_it_answers_what_timed_out(tmp_path):
+    step = asyncio.Event()
+
+    async def freeze(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HELLO)
+        for _ in range(2):
+            await step.wait()
+            step.clear()
+            writer.write(protocol.reply(protocol.ACK, 1, 5))
+        await reader.read(-1)
+
+    async with peer(tmp_path / "s", freeze):
+        client = client_at(tmp_path / "s", append_timeout_ms=200)
+        await client.connect()
+        first, second = append(client, [small(1)]), append(client, [small(2)])
+        assert client.available
+        assert [await reason(first), await reason(second)] == ["append_timeout"] * 2
+        assert not client.available
+        client._timeout_s = 20
+        step.set()
+        await until(lambda: client.backlog_records == 1)
+        assert not client.available  # it is still behind
+        third = append(client, [small(3)])
+        assert not client.available  # nor does what comes later count
+        step.set()
+        await until(lambda: client.available)
+        assert not third.done()  # it waits, but has not waited too long
+        client._timeout_s = 0.01
+        await client.close()
+
+
+async def test_a_recorder_that_stood_still_and_died_owes_the_next_one_nothing(tmp_path):
+    async def freeze(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HELLO)
+        await gone.wait()
+
+    gone = asyncio.Event()
+    async with peer(tmp_path / "s", freeze):
+        client = client_at(tmp_path / "s", append_timeout_ms=200)
+        await client.connect()
+        assert await reason(append(client, [small(1)])) == "append_timeout"
+        assert not client.available
+        gone.set()
+        await until(lambda: client.available)
+        await client.close()
+
+
+async def test_entries_that_the_recorder_refuses_as_such_are_logged_with_their_count(tmp_path):
+    said: list[tuple[str, str, int]] = []
+
+    def log(event: str, *, level: str, count: int, problem: str) -> None:
+        assert problem
+        said.append((event, level, count))
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        invalid, full = (protocol.reply(protocol.REFUSED, 1, why) for why in (protocol.INVALID, protocol.DISK_FULL))
+        writer.write(HELLO)
+        await reader.read(1)
+        writer.write(invalid + full + protocol.reply(protocol.ACK, 1, 0) + invalid)
+        await reader.read(-1)
+
+    async with peer(tmp_path / "s", refuse):
+        client = client_at(tmp_path / "s", log=log)
+        await client.connect()
+        answers = [append(client, [small(n) for n in range(count)]) for count in (2, 1, 1, 3)]
+        assert [await reason(answers[at]) for at in (0, 1, 3)] == ["log_refused"] * 3
+        assert said == [("append-refused", "error", 5)]  # what is full says so itself
         await client.close()
 
 
