@@ -145,10 +145,16 @@ def appends_stop(stopped: bool, used_percent: int, stop_percent: int) -> bool:
 
 
 def disk_used_percent(directory: Path, held_back: int = 0) -> int:
-    """How full the filesystem is for us, with so many bytes more in use, rounded down."""
-    stat = os.statvfs(directory)
-    free = max(stat.f_bavail - held_back // stat.f_frsize, 0)
-    return 100 - 100 * free // max(stat.f_blocks, 1)
+    """How full the filesystem is for us, with so many bytes more in use: the number that `df` shows."""
+    return used_percent(os.statvfs(directory), held_back)
+
+
+def used_percent(stat: os.statvfs_result, held_back: int = 0) -> int:
+    """Used, of what is used or free for us, rounded up. Free blocks that are kept for others are neither."""
+    used = stat.f_blocks - stat.f_bfree
+    whole = max(used + stat.f_bavail, 1)
+    used = min(used + held_back // stat.f_frsize, whole)
+    return -(-100 * used // whole)
 
 
 def keep_reserve(path: Path, size: int) -> None:
