@@ -22,7 +22,7 @@ import grpc
 from gateway.bench.frame import METHOD, NotAnAnswer, read_answer
 from gateway.bench.procfs import ProcessTree
 
-__all__ = ["Endpoint", "Launch", "Running", "StartFailed", "free_ports", "probe", "running"]
+__all__ = ["Endpoint", "Launch", "Running", "StartFailed", "free_pair", "free_ports", "probe", "running"]
 
 PROBE_TIMEOUT_S = 5.0
 POLL_S = 0.1
@@ -83,6 +83,15 @@ def free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def free_pair() -> int:
+    """A port number on loopback that nobody uses, nor the next one: peers put their HTTP beside their gRPC."""
+    while True:
+        (port,) = free_ports(1)
+        with contextlib.suppress(OSError, OverflowError), socket.socket() as beside:
+            beside.bind(("127.0.0.1", port + 1))
+            return port
 
 
 def probe(endpoint: Endpoint, request: bytes) -> bytes:

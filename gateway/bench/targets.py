@@ -16,7 +16,7 @@ from gateway.bench import peers
 from gateway.bench.frame import echo_reply
 from gateway.bench.gateway_launch import launch_gateway
 from gateway.bench.ray_launch import launch_ray, ray_missing
-from gateway.bench.running import Endpoint, Launch, free_ports
+from gateway.bench.running import Endpoint, Launch, free_pair, free_ports
 
 __all__ = ["TARGETS", "Place", "Target"]
 
@@ -77,7 +77,7 @@ def _ray_engine(place: Place) -> Launch:
 
 def _ray_model(place: Place) -> Launch:
     """The peers' script under our interpreter, which has Ray and ONNX Runtime."""
-    port, _next = free_ports(2)
+    port = free_pair()
     options = [
         "--reply",
         str(_reply_file(place)),
@@ -105,7 +105,7 @@ def _echo(place: Place) -> Launch:
 def _peer(
     place: Place, peer: str, file: str, *options: str, environment: Mapping[str, str], attempts: int = 1
 ) -> Launch:
-    port, _next = free_ports(2)
+    port = free_pair()
     command = [str(peers.interpreter(place.peers, peer)), str(peers.script(file)), "--port", str(port), *options]
     home = {"HOME": str(place.directory)}  # nothing of a peer's is left in ours
     return Launch(command, Endpoint(port), place.directory, environment={**home, **environment}, attempts=attempts)

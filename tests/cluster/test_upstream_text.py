@@ -12,7 +12,7 @@ import pytest
 
 from gateway.bench import peers
 from gateway.bench.procfs import ProcessTree
-from gateway.bench.running import free_ports
+from gateway.bench.running import free_pair
 from gateway.cli import main
 from gateway.upstream import UpstreamEngine
 from serving.bundle import load_bundle
@@ -34,7 +34,7 @@ def name(request):
 @pytest.fixture(scope="module")
 def address(name, tmp_path_factory):
     directory = tmp_path_factory.mktemp(name)
-    port, _http = free_ports(2)
+    port = free_pair()
     python = peers.interpreter(peers.default_root(), name)
     command = [str(python), str(SERVERS / f"{name}_text.py"), str(port), str(directory / "server")]
     environment = os.environ | {"HOME": str(directory), "LD_LIBRARY_PATH": peers.library_path()}

@@ -6,6 +6,7 @@ Runs under the interpreter of the `triton` peer environment, with LD_LIBRARY_PAT
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,8 @@ def main() -> None:
         http_port=args.port + 1,
         allow_metrics=False,
     )
-    with Triton(config=config, workspace=args.directory) as triton:
+    workspace = args.directory / str(os.getpid())  # pytriton takes none that is there, and this may be the second try
+    with Triton(config=config, workspace=workspace) as triton:
         triton.bind(
             model_name="kiosk",
             infer_func=[Kiosk(args.model).infer for _ in range(args.instances)],

@@ -1,11 +1,13 @@
 import os
+import socket
 import sys
 
 import pytest
 
+from gateway.bench import running as module
 from gateway.bench.frame import echo_reply, image_request
 from gateway.bench.peers import script
-from gateway.bench.running import Endpoint, Launch, StartFailed, free_ports, running
+from gateway.bench.running import Endpoint, Launch, StartFailed, free_pair, free_ports, running
 
 
 @pytest.fixture
@@ -76,3 +78,11 @@ def test_a_server_that_answers_with_something_else_has_failed(echo, tmp_path, im
     launch = Launch(echo.command, echo.endpoint, tmp_path / "wrong", start_seconds_max=3.0)
     with pytest.raises(StartFailed), running(launch, image_request("kiosk", image)):
         pass
+
+
+def test_a_port_whose_neighbour_is_taken_is_not_one_of_a_pair(monkeypatch):
+    good = free_pair()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        offered = iter([[taken.getsockname()[1] - 1], [65535], [good]])
+        monkeypatch.setattr(module, "free_ports", lambda _: next(offered))
+        assert free_pair() == good
