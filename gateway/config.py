@@ -51,6 +51,8 @@ def _address(value: object) -> object:
             ipaddress.IPv6Address(match["v6"])
         except ValueError:
             raise ValueError(f'{value!r} is not an address; "{match["v6"]}" is not IPv6') from None
+    elif not config_rules.is_host(match["host"]):
+        raise ValueError(f'{value!r} is not an address; "{match["host"]}" is neither IPv4 nor a name')
     return value
 
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.auth.api_key import key_mac, new_api_key
-from gateway.config_rules import is_loopback
+from gateway.config_rules import is_host, is_loopback
 from gateway.pki import Credential, RandomBytes, new_authority, new_key, private_pem
 from ops.audit.checkpoint import SignerKey
 
@@ -48,7 +48,6 @@ UPSTREAM_CA = "tls/upstream-ca.crt"
 UPSTREAM_TRUST = f"    tls: {{ca: {UPSTREAM_CA}}}  # who signed its certificate, PEM: put it there\n"
 _MODEL = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
-_HOST = re.compile(r"[A-Za-z0-9:]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?", re.ASCII)
 
 
 class InitRefused(Exception):
@@ -146,7 +145,7 @@ def init_directory(
     """
     names = [*hosts] if listen_host in EVERYWHERE else [*hosts, listen_host]
     for host in names:
-        if _HOST.fullmatch(host) is None:
+        if not is_host(host):
             raise InitRefused(f"{host!r} is not a host name or an address; give names such as gateway.example.org")
     if upstream is not None and not (_MODEL.fullmatch(upstream.model) and _VERSION.fullmatch(upstream.version)):
         advice = "give it lower-case letters, digits, _ and -, such as iris or iris/2"

@@ -15,6 +15,22 @@ if TYPE_CHECKING:
     from gateway.policy import Issuer as IssuerPolicy
 
 
+def issuer_of(name: str, issuer: IssuerPolicy, keys: KeySource) -> Issuer:
+    """Return an issuer of a policy with where its keys come from."""
+    return Issuer(
+        name=name,
+        issuer=issuer.issuer,
+        audience=issuer.audience,
+        algorithms=frozenset(issuer.algorithms),
+        keys=keys,
+    )
+
+
+def without_keys(policy: Mapping[str, IssuerPolicy]) -> list[Issuer]:
+    """Return the issuers of a policy that is only looked at: no key is read, no URL is asked, no thread is started."""
+    return [issuer_of(name, issuer, KeySource(bytes)) for name, issuer in policy.items()]
+
+
 class Issuers:
     """Opens a source for each place that keys come from, once. `base` is what relative paths are relative to."""
 
@@ -24,16 +40,7 @@ class Issuers:
 
     def of(self, policy: Mapping[str, IssuerPolicy]) -> list[Issuer]:
         """Return the issuers of a policy. Keys in a file are read now, those behind a URL by a thread of their own."""
-        return [
-            Issuer(
-                name=name,
-                issuer=issuer.issuer,
-                audience=issuer.audience,
-                algorithms=frozenset(issuer.algorithms),
-                keys=self._source(issuer),
-            )
-            for name, issuer in policy.items()
-        ]
+        return [issuer_of(name, issuer, self._source(issuer)) for name, issuer in policy.items()]
 
     def close(self) -> None:
         """End all threads."""

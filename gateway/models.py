@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from serving.bundle import Bundle
     from serving.engine import Engine
 
-__all__ = ["ENGINES", "load_bundles", "load_listed", "retire", "screen_facts", "serve"]
+__all__ = ["ENGINES", "load_bundles", "load_listed", "out_of_service", "retire", "screen_facts", "serve"]
 
 ENGINES: Mapping[str, Callable[[Bundle, Config, Log], Engine]] = {
     "inprocess": lambda bundle, *_: InProcessEngine(bundle),
@@ -87,9 +87,21 @@ def load_listed(config: Config, listed: Listed) -> Bundle:
 
 def serve(bundle: Bundle, config: Config, log: Log, *, unloaded: bool = False) -> Served:
     """Return a model with its engine; `start_batching` gives it its queue. One that is unloaded has neither."""
+    if unloaded:
+        return out_of_service(bundle, config)
+    return served_by(ENGINES[config.engine.kind](bundle, config, log), bundle, config)
+
+
+def out_of_service(bundle: Bundle, config: Config) -> Served:
+    """Return a model that is known, and that nothing runs."""
+    return served_by(NoEngine(bundle), bundle, config, unloaded=True)
+
+
+def served_by(engine: Engine, bundle: Bundle, config: Config, *, unloaded: bool = False) -> Served:
+    """Return a model with its engine and what is counted of it."""
     return Served(
         bundle=bundle,
-        engine=NoEngine(bundle) if unloaded else ENGINES[config.engine.kind](bundle, config, log),
+        engine=engine,
         facts_json=model_fragment(bundle.name, bundle.version, bundle.digest, config.engine.kind),
         service_time=ServiceTime(),
         counters=ModelCounters(),

@@ -69,9 +69,13 @@ def load_bundle(directory: Path, trusted_keys: Sequence[Path]) -> Bundle:
         trusted_keys: PEM files of ECDSA P-256 public keys, any of which may have signed it.
 
     Raises:
-        BundleRejected: any rule of this module is broken; its reason says which.
+        BundleRejected: any rule of this module is broken; its reason says which, its message what to do.
     """
-    return assemble(read_bundle(directory), read_keys(trusted_keys))
+    trusted = read_keys(trusted_keys)
+    try:
+        return assemble(read_bundle(directory), trusted)
+    except BundleRejected as found:
+        raise BundleRejected(found.reason, found.file, found.problem, directory) from found
 
 
 def read_keys(paths: Sequence[Path]) -> tuple[TrustedKey, ...]:

@@ -22,7 +22,9 @@ Errors carry data; the sentence a client sees is chosen by the gateway. Training
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 
 __all__ = [
     "BackendFailed",
@@ -68,14 +70,43 @@ class ServingError(Exception):
     """Root of this package's errors."""
 
 
-class BundleRejected(ServingError):
-    """A bundle was refused; nothing of it has been interpreted beyond the failing check."""
+_AGAIN = "copy the bundle again from where it was signed"
+_REMOVE = "a bundle holds plain files of its own kinds alone; remove it, or copy the bundle again"
+_MAKE = "it is signed and cannot be used; make the bundle again, or take another version"
+_ADVICE: Mapping[Rejection, str] = {
+    Rejection.UNREADABLE: "let the user of the gateway read it",
+    Rejection.NOT_A_FILE: _REMOVE,
+    Rejection.NAME: _REMOVE,
+    Rejection.KIND: _REMOVE,
+    Rejection.SIZE: "it is larger than it may be; make a smaller one",
+    Rejection.COUNT: "remove what does not belong there",
+    Rejection.UNSIGNED: "sign the bundle, or copy it again with its signature",
+    Rejection.SIGNATURE_MALFORMED: _AGAIN,
+    Rejection.SIGNATURE_WRONG: _AGAIN,
+    Rejection.KEY_UNTRUSTED: "if you trust who signed it, add the signer's public key to bundles.trusted_keys",
+    Rejection.KEY_UNUSABLE: "name an ECDSA P-256 public key in PEM in bundles.trusted_keys",
+    Rejection.FILE_MISSING: _AGAIN,
+    Rejection.FILE_EXTRA: "nobody signed it; remove it, or copy the bundle again",
+    Rejection.DIGEST: f"it is not what was signed; {_AGAIN}",
+    Rejection.MANIFEST: _MAKE,
+    Rejection.GRAPH: _MAKE,
+    Rejection.TENSORS: _MAKE,
+}
 
-    def __init__(self, reason: Rejection, file: str, problem: str = "") -> None:
-        super().__init__(f"{file}: {reason.value}" + (f" ({problem})" if problem else ""))
+
+class BundleRejected(ServingError):
+    """A bundle was refused; nothing of it has been interpreted beyond the failing check.
+
+    `directory` is where it stands, as far as it stands anywhere: then the message says so, and what to do.
+    """
+
+    def __init__(self, reason: Rejection, file: str, problem: str = "", directory: Path | None = None) -> None:
+        where, advice = (f"{directory}: ", f"; {_ADVICE[reason]}") if directory is not None else ("", "")
+        super().__init__(f"{where}{file}: {reason.value}" + (f" ({problem})" if problem else "") + advice)
         self.reason = reason
         self.file = file
         self.problem = problem
+        self.directory = directory
 
 
 class BundleDuplicate(ServingError):

@@ -14,12 +14,13 @@ from gateway import cli
 from gateway.init import init_directory
 from gateway.operator import reason
 from gateway.policy import load_policy
+from gateway.samples import bundles_directory
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     target = tmp_path_factory.mktemp("commands") / ("a-long-name-" * 12)
-    init_directory(target, now=datetime.now(UTC), random_bytes=os.urandom)
+    init_directory(target, now=datetime.now(UTC), random_bytes=os.urandom, bundles=bundles_directory())
     return target
 
 

@@ -15,6 +15,7 @@ from gateway.check import check, render
 from gateway.init import init_directory
 from gateway.model_set import ModelSet
 from gateway.policy import sign_policy
+from gateway.samples import bundles_directory
 from gateway.traces import MISSING_EXTRA
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
@@ -35,7 +36,7 @@ def zeros_and_a_count():
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     target = tmp_path_factory.mktemp("check") / "good"
-    init_directory(target, now=NOW, random_bytes=zeros_and_a_count())
+    init_directory(target, now=NOW, random_bytes=zeros_and_a_count(), bundles=bundles_directory())
     return target
 
 
@@ -114,6 +115,34 @@ def test_the_pepper_has_at_least_its_size(at, size, ok):
 def test_a_key_that_is_not_the_certificates(at):
     shutil.copy(at / "tls/ca.key", at / "tls/server.key")
     assert found(at) == [("error", "tls.key", f"{at / 'tls/server.key'} is not the key of tls.certificate")]
+
+
+PRIVATE = [
+    ("keys/policy.key", "policy.public_key", "sign a policy"),
+    ("tls/ca.key", "tls.client_ca", "issue certificates that the gateway accepts"),
+    ("keys/bundles.key", "bundles.trusted_keys", "sign a model"),
+]
+
+
+@pytest.mark.parametrize(("mode", "ok"), [(0o600, True), (0o640, True), (0o644, False), (0o620, False)])
+@pytest.mark.parametrize("private", PRIVATE)
+def test_a_private_key_that_others_can_read(at, private, mode, ok):
+    name, where, what = private
+    (at / name).touch()
+    (at / name).chmod(mode)
+    said = f"{at / name} has mode {mode:04o}: others can {what}; "
+    advice = f"move it off this machine, or run `chmod 600 {at / name}`"
+    assert found(at) == ([] if ok else [("warning", where, said + advice)])
+
+
+@pytest.mark.parametrize(("key", "ok"), [(0o600, True), (0o644, False)])
+def test_a_clients_secret_that_others_can_read(at, key, ok):
+    for name in ("clients/kiosk-7.key", "clients/operator.tls.key"):
+        (at / name).chmod(key)
+    said = [(level, where) for level, where, _ in found(at)]
+    assert said == [("warning", str(at / name)) for name in ("clients/kiosk-7.key", "clients/operator.tls.key")] * (
+        not ok
+    )
 
 
 def test_a_log_key_of_another_origin(at):
@@ -358,5 +387,5 @@ def test_findings_are_shown_as_they_are(at):
     (at / "keys/pepper").write_bytes(b"[red]")
     report = check(at / "stockade.yaml", NOW)
     assert f"error policy.pepper: {at / 'keys/pepper'} holds 5 bytes" in shown(report)
-    assert "not ok: a gateway would not start from this" in shown(report)
+    assert "not ok: a gateway would not start from this, or not answer" in shown(report)
     assert report.as_json()["ok"] is False

@@ -20,6 +20,7 @@ from gateway.check import check
 from gateway.config import load_config
 from gateway.init import InitRefused, Ports, init_directory, issue_api_key, render
 from gateway.policy import load_policy
+from gateway.samples import bundles_directory
 from ops.audit.checkpoint import parse_skey, parse_vkey
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
@@ -50,7 +51,8 @@ def made(tmp_path_factory):
     )
 
 
-def test_what_it_makes_passes_check_without_a_warning(made):
+def test_what_it_makes_passes_check_without_a_warning(tmp_path):
+    made = init_directory(tmp_path / "gateway", now=NOW, random_bytes=counted(), bundles=bundles_directory())
     report = check(made.config, NOW)
     assert report.findings == ()
     assert report.ok
@@ -174,7 +176,7 @@ def test_without_models_there_is_a_key_to_sign_your_own_with(tmp_path):
     made = init_directory(tmp_path / "g", now=NOW, random_bytes=counted())
     assert made.bundles == ()
     assert (made.directory / "keys/bundles.key").exists()
-    assert check(made.config, NOW).findings == ()
+    assert [finding.where for finding in check(made.config, NOW).findings] == ["bundles.directory"]
 
 
 def test_ports_and_addresses_are_what_was_asked_for(tmp_path):
@@ -210,7 +212,7 @@ def test_an_empty_directory_is_filled_and_a_full_one_is_not_touched(tmp_path):
         init_directory(tmp_path / "file", now=NOW, random_bytes=counted())
 
 
-@pytest.mark.parametrize("host", ["", "*", "a b", "-a", "a/b", "x\n"])
+@pytest.mark.parametrize("host", ["", "*", "a b", "-a", "a-", "a..b", "a/b", "x\n", "999.1.1.1", "1.2.3", "a.7", "::z"])
 def test_what_is_no_host_is_refused_before_anything_is_made(tmp_path, host):
     with pytest.raises(InitRefused, match="is not a host name or an address"):
         init_directory(tmp_path / "gateway", now=NOW, random_bytes=counted(), hosts=[host])

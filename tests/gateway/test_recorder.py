@@ -17,6 +17,7 @@ from gateway.init import init_directory
 from gateway.neighbour import Neighbour, greets
 from gateway.place import from_here, place_of
 from gateway.recorder import recorder_settings
+from gateway.samples import bundles_directory
 from ops.audit.recorder_main import listen
 from ops.audit.settings import SOCKET_GROUP, SOCKET_OWNER
 from tests.gateway.rig import until
@@ -24,9 +25,9 @@ from tests.gateway.rig import until
 
 @pytest.fixture
 def site(tmp_path):
-    """A directory of `stockade init`, without models."""
+    """A directory of `stockade init`."""
     directory = tmp_path / "site"
-    init_directory(directory, now=datetime.now(UTC), random_bytes=bytes_of)
+    init_directory(directory, now=datetime.now(UTC), random_bytes=bytes_of, bundles=bundles_directory())
     return directory / "stockade.yaml"
 
 
