@@ -13,7 +13,7 @@ import pytest
 
 from ops.audit.ring import parse
 from tests.e2e.caller import Reply, calling, images, infer_body
-from tests.e2e.running import STOP_S, Running, entries_of, serving, start, until, verified
+from tests.e2e.running import STOP_S, Running, entries_of, serving, until, verified
 from tests.e2e.site import copy_site
 
 CONNECTIONS = 4
@@ -252,38 +252,13 @@ def lives(pid: int) -> bool:
         return False
 
 
-def test_when_the_supervisor_is_killed_its_workers_drain_by_themselves(site):
+def test_when_the_supervisor_is_killed_its_workers_drain_by_themselves_and_it_starts_again(site):
     with serving(site, stop=False) as running:
-        worker = running.pid_of("worker-0")
+        worker, recorder = running.pid_of("worker-0"), running.pid_of("recorder")
         running.process.kill()
         running.process.wait()
         until(lambda: not lives(worker), "the worker lives on")
         assert [event["event"] for event in running.events() if event.get("worker") == "worker-0"][-1] == "drained"
-
-
-def test_after_the_supervisor_was_killed_the_gateway_starts_again(site):
-    with serving(site, stop=False) as running:
-        recorder = running.pid_of("recorder")
-        running.process.kill()
-        running.process.wait()
         until(lambda: not lives(recorder), "the recorder lives on")
         with serving(site) as again, calling(site, again.facts["data"], site.bearer("kiosk-7")) as caller:
             assert caller.infer(infer_body()).code is grpc.StatusCode.OK
-
-
-def test_a_second_gateway_on_the_same_log_does_not_start(site):
-    with serving(site) as running:
-        with pytest.raises(AssertionError, match="it did not start"):
-            start(site)
-        with calling(site, running.facts["data"], site.bearer("kiosk-7")) as caller:
-            assert caller.infer(infer_body()).code is grpc.StatusCode.OK
-    assert verified(site).exit_code == 0
-
-
-def test_a_second_start_takes_nothing_from_the_gateway_that_runs(site):
-    with serving(site) as running, calling(site, running.facts["data"], site.bearer("kiosk-7")) as caller:
-        assert caller.infer(infer_body()).code is grpc.StatusCode.OK
-        until(lambda: running.counted("stockade_requests_total", outcome="served") == 1, "it was not counted")
-        with pytest.raises(AssertionError, match="it did not start"):
-            start(site)
-        assert running.counted("stockade_requests_total", outcome="served") == 1

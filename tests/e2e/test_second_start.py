@@ -9,33 +9,43 @@ import grpc
 import pytest
 
 from tests.e2e.caller import calling, infer_body
-from tests.e2e.running import serving, until
+from tests.e2e.running import serving, until, verified
 from tests.e2e.site import copy_site
 
 
-def test_it_says_which_directory_is_taken_and_leaves_the_first_alone(made_site, tmp_path):
-    site = copy_site(made_site, tmp_path / "site")
-    with serving(site) as running, calling(site, running.facts["data"], site.bearer("kiosk-7")) as caller:
-        assert caller.infer(infer_body()).code is grpc.StatusCode.OK
-        until(lambda: running.counted("stockade_requests_total", outcome="served") == 1, "it was not counted")
-        command = [sys.executable, "-m", "gateway.cli", "serve", str(site.config)]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert (second.returncode, second.stdout) == (2, "")
-        assert len(second.stderr.splitlines()) == 1
-        assert f"a gateway is running on {site.directory / 'state'} already" in second.stderr
-        assert running.counted("stockade_requests_total", outcome="served") == 1
-        assert caller.infer(infer_body()).code is grpc.StatusCode.OK
+@pytest.fixture(scope="module")
+def first(made_site, tmp_path_factory):
+    """The gateway from which nothing is taken: its site, itself, and a caller; its log verifies at the end."""
+    site = copy_site(made_site, tmp_path_factory.mktemp("first") / "site")
+    with serving(site) as running, calling(site, running.facts["data"], site.bearer("plenty")) as caller:
+        yield site, running, caller
+    assert verified(site).exit_code == 0
+
+
+def second_on(site) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway.cli", "serve", str(site.config)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (second.returncode, second.stdout) == (2, "")
+    return second
+
+
+def test_it_says_which_directory_is_taken_and_leaves_the_first_alone(first):
+    site, running, caller = first
+    assert caller.infer(infer_body()).code is grpc.StatusCode.OK
+    until(lambda: running.counted("stockade_requests_total", outcome="served") == 1, "it was not counted")
+    second = second_on(site)
+    assert len(second.stderr.splitlines()) == 1
+    assert f"a gateway is running on {site.directory / 'state'} already" in second.stderr
+    assert running.counted("stockade_requests_total", outcome="served") == 1
+    assert caller.infer(infer_body()).code is grpc.StatusCode.OK
 
 
 @pytest.mark.parametrize("port", ["data", "data_mtls", "admin", "metrics"])
-def test_another_gateway_on_a_port_of_the_first_does_not_start(made_site, tmp_path, port):
+def test_another_gateway_on_a_port_of_the_first_does_not_start(first, made_site, tmp_path, port):
     """Workers share their port, so without looking it would take some of the first one's connections."""
-    site, other = (copy_site(made_site, tmp_path / name) for name in ("site", "other"))
-    with serving(site) as running, calling(site, running.facts["data"], site.bearer("kiosk-7")) as caller:
-        other.change_config(lambda document: document["listen"].update({port: running.facts[port]}))
-        command = [sys.executable, "-m", "gateway.cli", "serve", str(other.config)]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert (second.returncode, second.stdout) == (2, "")
-        assert f"cannot listen on {running.facts[port]}: Address already in use" in second.stderr
-        assert not (other.directory / "log/checkpoint").exists()
-        assert caller.infer(infer_body()).code is grpc.StatusCode.OK
+    _, running, caller = first
+    other = copy_site(made_site, tmp_path / "other")
+    other.change_config(lambda document: document["listen"].update({port: running.facts[port]}))
+    assert f"cannot listen on {running.facts[port]}: Address already in use" in second_on(other).stderr
+    assert not (other.directory / "log/checkpoint").exists()
+    assert caller.infer(infer_body()).code is grpc.StatusCode.OK
