@@ -66,7 +66,7 @@ class RecorderProcess:
             pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
         return pid
 
-    def wait_ready(self, seconds: float = 30) -> "RecorderProcess":
+    def wait_ready(self, seconds: float = 60) -> "RecorderProcess":
         """Until the socket accepts."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.process.poll() is None:
@@ -76,7 +76,7 @@ class RecorderProcess:
             time.sleep(0.01)
         raise AssertionError(f"the recorder did not start: {self.ended()} {self.errors}")
 
-    def ended(self, seconds: float = 30) -> int:
+    def ended(self, seconds: float = 60) -> int:
         """The exit code, once it is there."""
         _, errors = self.process.communicate(timeout=seconds)
         self.errors += errors or ""
@@ -107,7 +107,7 @@ def launch(settings: RecorderSettings, *wrapper: str, stdin: int = DEVNULL) -> R
     return recorder
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
+async def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Until another process has done something that only shows in files."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (there is no event to wait for across processes)

@@ -156,7 +156,7 @@ def settings(*addresses: str, **more: Any) -> Oip:
     return Oip(addresses=addresses, **more)
 
 
-def until(condition: Callable[[], object], patience_s: float = 20.0) -> None:
+def until(condition: Callable[[], object], patience_s: float = 60.0) -> None:
     """Wait until the condition holds; nothing tells us, on purpose."""
     end = time.monotonic() + patience_s
     while not condition():

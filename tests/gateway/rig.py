@@ -145,7 +145,7 @@ class Rig:
         return total(samples(expose(self.metrics).decode()), name, **labels)
 
 
-async def until(condition: Callable[[], object], patience_s: float = 20.0) -> None:
+async def until(condition: Callable[[], object], patience_s: float = 60.0) -> None:
     """Let the loop turn until the condition holds."""
     async with asyncio.timeout(patience_s):
         while not condition():  # noqa: ASYNC110  nothing inside tells us, on purpose

@@ -221,7 +221,7 @@ async def test_a_child_that_does_not_answer_is_silent(nursery):
     assert await child.ask(0.05, do="prepare", policy="p1", models="m1") == {"event": "silent"}
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)  # where it would be waited for, that is an hour
 async def test_nobody_waits_for_the_answer_of_a_child_that_has_ended(nursery):
     (child,) = await nursery.ready(READY + "sys.stdin.readline()")
     assert await child.ask(3600, do="prepare", policy="p1", models="m1") == {"event": "silent"}
