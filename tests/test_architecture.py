@@ -35,6 +35,7 @@ HOMES = {
     "torch": ("serving/train/", "serving/models/", "defenses/lab/"),
     "ray": ("serving/ray_bridge.py", "serving/ray_replica.py"),
     "art": ("defenses/art_adapter.py",),
+    "rdata": ("serving/train/rtables.py",),
     "opentelemetry": ("ops/tracing.py",),
     "redis": ("gateway/admission/redis.py",),
     "prometheus_client": ("ops/metrics/",),
