@@ -24,7 +24,7 @@ from gateway.codec import CodecLimits
 from gateway.comparison import Comparer
 from gateway.compile import compile_policy
 from gateway.compile_release import with_standings
-from gateway.exits import BODY_INCOMPLETE, write_anonymous
+from gateway.exits import BODY_INCOMPLETE, write_sums
 from gateway.issuers import Issuers
 from gateway.models import load_listed, retire, screen_facts, serve
 from gateway.place import place_of
@@ -176,7 +176,7 @@ class App:
         if self.gw.shared is not None:
             await self.gw.shared.close()
         await keep_limits(self)
-        write_anonymous(self.gw)
+        write_sums(self.gw)
         await self.sink.close()
         for served in self.gw.served.values():
             served.engine.close()

@@ -5,7 +5,7 @@ Rules:
 - What `finish` finds unclaimed never got an answer: the caller hung up (CANCELLED), or its body never was there
   (BODY_INCOMPLETE): larger than the transport takes, which gRPC refuses by itself, or cut off. It is recorded all the
   same, nobody waits for it.
-- Anonymous refusals are summed and written once a second by `write_anonymous`.
+- Who is refused too often has some of it in a sum (`gateway.sums`), written once a second.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from gateway import errors
-from gateway.record import Record, anonymous_sum, quoted
+from gateway.record import Record, quoted, refusal_sum
 from gateway.settlement import append_unwaited, close, refuse, settled
 from gateway.state import PUBLIC
+from gateway.sums import SINGLE_MAX
 from ops.audit.client import Receipt
 from serving.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.state import Gateway
     from ops.audit.errors import AuditUnavailable
     from ops.logging import Log
@@ -89,9 +92,8 @@ async def record_refusal(record: Record, problem: Exception, gw: Gateway) -> Exc
             refuse(record, problem)
         return problem
     refuse(record, problem)
-    if is_stranger(record):
-        record.claimed = True
-        count_anonymous(record, gw)
+    if is_summed(record, gw):
+        count_refusal(record, gw)
         return problem
     try:
         await record_alone(record, gw)
@@ -111,14 +113,23 @@ def forget_frames(problem: BaseException) -> None:
 
 
 def is_stranger(record: Record) -> bool:
-    """Say whether nobody in particular is calling: such calls, unless they are answered, are summed."""
+    """Say whether nobody in particular is calling."""
     return record.principal is None or record.principal is PUBLIC
 
 
-def count_anonymous(record: Record, gw: Gateway) -> None:
-    """Count a call of somebody unknown in the sum of this second, instead of writing a record of its own."""
-    gw.anonymous[record.reason] = gw.anonymous.get(record.reason, 0) + 1
-    record.settled = True
+def is_summed(record: Record, gw: Gateway) -> bool:
+    """Say whether this call, which is not answered, is one more in a sum. Asked once a call."""
+    if is_stranger(record):
+        return True
+    paid = record.rate is not None and record.rate.admitted
+    return record.kind == "refused" and not paid and gw.sums.seen(record.caller().name) > SINGLE_MAX
+
+
+def count_refusal(record: Record, gw: Gateway) -> None:
+    """Count a call in the sum of this second, instead of writing a record of its own."""
+    auth = None if is_stranger(record) else record.auth_json
+    gw.sums.add(auth or "", {record.reason: 1})
+    record.claimed = record.settled = True
 
 
 def log_failure(log: Log, request_id: str, problem: BaseException) -> None:
@@ -142,9 +153,8 @@ def finish(record: Record, gw: Gateway, _: object = None) -> None:
         else:
             reason = "CANCELLED" if record.body_there else BODY_INCOMPLETE
             record.end("failed", "error", reason, CANCELLED)
-        if is_stranger(record):
-            record.claimed = True
-            count_anonymous(record, gw)
+        if is_summed(record, gw):
+            count_refusal(record, gw)
         else:
             append_unwaited(record, gw)
     record.stage("total", gw.clock_ns() - record.started_ns)
@@ -170,16 +180,13 @@ def trailers(record: Record, gw: Gateway, verdict: str | None) -> tuple[tuple[st
     return tuple(told)
 
 
-def write_anonymous(gw: Gateway) -> None:
-    """Append the sum of what strangers were refused since the last time, if there was anything."""
-    if not gw.anonymous:
-        return
-    reasons, gw.anonymous = gw.anonymous, {}
-    entry = anonymous_sum(gw.site, gw.new_id().hex(), gw.active.digest, gw.wall_ns(), reasons)
-    gw.sink.append([entry], lambda receipt: None if isinstance(receipt, Receipt) else restore(reasons, gw))
+def write_sums(gw: Gateway) -> None:
+    """Append what was counted since the last time, if there was anything; what cannot be written waits for the next."""
+    for auth_json, reasons in gw.sums.turn().items():
+        entry = refusal_sum(gw.site, auth_json, gw.new_id().hex(), gw.active.digest, gw.wall_ns(), reasons)
 
+        def done(receipt: object, auth_json: str = auth_json, reasons: Mapping[str, int] = reasons) -> None:
+            if not isinstance(receipt, Receipt):
+                gw.sums.add(auth_json, reasons)
 
-def restore(reasons: dict[str, int], gw: Gateway) -> None:
-    """Put back what could not be written, for the next time."""
-    for reason, count in reasons.items():
-        gw.anonymous[reason] = gw.anonymous.get(reason, 0) + count
+        gw.sink.append([entry], done)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from gateway import errors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.admission.concurrency import Ticket
     from gateway.admission.limiter import Decision
     from gateway.auth.principal import Principal
@@ -248,11 +250,14 @@ def auth_fragment(principal: Principal, pseudonym: str) -> str:
     )
 
 
-def anonymous_sum(site: Site, id_hex: str, policy_digest: str, time_ns: int, reasons: dict[str, int]) -> bytes:
-    """Return the one entry a second that stands for the refusals of callers who could not say who they are."""
+def refusal_sum(  # noqa: PLR0917  one call site, in the order of the entry
+    site: Site, auth_json: str, id_hex: str, policy_digest: str, time_ns: int, reasons: Mapping[str, int]
+) -> bytes:
+    """Return the entry that stands for many refusals of one caller; `auth_json` is empty for strangers."""
+    auth = f'"auth":{auth_json},' if auth_json else ""
     counts = ",".join(f'"{reason}":{count}' for reason, count in sorted(reasons.items()))
     return (
-        f'{{{site.head_json},"count":{sum(reasons.values())},"decision":"refuse","gateway":{site.gateway_json},'
+        f'{{{auth}{site.head_json},"count":{sum(reasons.values())},"decision":"refuse","gateway":{site.gateway_json},'
         f'"id":"{id_hex}","kind":"refused","policy":"{policy_digest}","reasons":{{{counts}}},'
         f'"time_ns":"{time_ns}","v":1}}'
     ).encode()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.auth.principal import Presented, Principal
+from gateway.sums import Sums
 
 if TYPE_CHECKING:
     import asyncio
@@ -191,5 +192,5 @@ class Gateway:
     shared: SharedLimiter | None = None
     host: HostLink | None = None
     draining: bool = False
-    anonymous: dict[str, int] = field(default_factory=dict)
+    sums: Sums = field(default_factory=Sums)
     streams: set[asyncio.Queue[asyncio.Task[bytes] | None]] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""What a process does once a second: it writes the sum of anonymous refusals, and refreshes the gauges.
+"""What a process does once a second: it writes the sums of refusals, and refreshes the gauges.
 
 Every other second it also writes down what callers have left of their limits, for whoever comes after it.
 """
@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from gateway.admission.shared import FAILURES
-from gateway.exits import write_anonymous
+from gateway.exits import write_sums
 from serving.fallback import FallbackEngine
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ READY, NOT_READY, UNLOADED = "ready", "not_ready", "unloaded"
 
 
 async def tick(app: App) -> None:
-    """Once a second: write the sum of anonymous refusals, refresh the gauges."""
+    """Once a second: write the sums of refusals, refresh the gauges."""
     ring_full = 0
     shared_limits = app.metrics.shared_limits(FAILURES) if app.gw.shared is not None else None
     for beat in count(1):
         await asyncio.sleep(TICK_S)
-        write_anonymous(app.gw)
+        write_sums(app.gw)
         if beat % KEEP_LIMITS_TICKS == 0:
             await keep_limits(app)
         found_full, ring_full = app.gw.ring.full - ring_full, app.gw.ring.full

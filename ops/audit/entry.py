@@ -16,7 +16,7 @@ import orjson
 from msgspec import UnsetType
 
 from ops.audit.errors import EntryError
-from ops.audit.schemas import INTEGER_MAX, SCHEMAS, Entry, RefusedAnonymous, Request
+from ops.audit.schemas import INTEGER_MAX, SCHEMAS, Entry, RefusalSum, Request
 
 ENTRY_BYTES_MAX = 16_384
 DEPTH_MAX = 16
@@ -26,7 +26,7 @@ KINDS = frozenset(kind.decode() for kind in SCHEMAS)
 _DECODE: dict[bytes, Callable[[bytes], Entry]] = {
     kind: msgspec.json.Decoder(schema).decode for kind, schema in SCHEMAS.items()
 }
-_DECODE_SUM: Callable[[bytes], Entry] = msgspec.json.Decoder(RefusedAnonymous).decode
+_DECODE_SUM: Callable[[bytes], Entry] = msgspec.json.Decoder(RefusalSum).decode
 _ENCODE = msgspec.json.Encoder(order="deterministic").encode
 
 

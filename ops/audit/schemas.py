@@ -113,9 +113,10 @@ class Request(Part, kw_only=True, frozen=True):
     v: V1
 
 
-class RefusedAnonymous(Part, kw_only=True, frozen=True):
-    """The refusals of callers without a credential, summed once a second so that nobody can fill the disk."""
+class RefusalSum(Part, kw_only=True, frozen=True):
+    """Refusals summed once a second so that nobody can fill the disk: of strangers, or many of one caller (`auth`)."""
 
+    auth: Auth | UnsetType = UNSET
     build: Text
     config: Hex64
     count: Count
@@ -342,7 +343,7 @@ class Feedback(Part, kw_only=True, frozen=True):
 
 Entry = (
     Request
-    | RefusedAnonymous
+    | RefusalSum
     | OutcomeUnknown
     | Genesis
     | Heartbeat

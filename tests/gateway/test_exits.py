@@ -1,4 +1,4 @@
-"""The sum of strangers: counted at once, written once a second, never lost while the log is away."""
+"""Sums of refusals: counted at once, written once a second, never lost while the log is away."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import grpc
 import pytest
 
 import gateway.ticker
-from gateway.exits import trailers, write_anonymous
+from gateway.exits import trailers, write_sums
 from gateway.methods import data_methods
 from gateway.record import Record
 from gateway.service import Service
+from gateway.sums import SINGLE_MAX
 from ops.audit import entry
 from tests.e2e.caller import INFER
 from tests.gateway.rig import ended, image, open_rig, tiny_body, until
@@ -29,28 +30,58 @@ async def strangers(rig, count: int) -> None:
 
 async def test_strangers_share_one_entry(rig):
     await strangers(rig, 50)
-    write_anonymous(rig.gw)
-    write_anonymous(rig.gw)
+    write_sums(rig.gw)
+    write_sums(rig.gw)
     leaves = [json.loads(leaf) for leaf in rig.sink.entries]
     assert sum(leaf["count"] for leaf in leaves) == 51
     assert len(leaves) <= 2  # the second had turned while they called
     for leaf in rig.sink.entries:
         entry.check(leaf)
-    assert rig.gw.anonymous == {}
+    assert rig.gw.sums.waiting == {}
 
 
 async def test_what_could_not_be_written_is_written_the_next_time(rig):
     rig.sink.unavailable = "recorder_gone"
     await strangers(rig, 3)
-    write_anonymous(rig.gw)
-    await until(lambda: rig.gw.anonymous == {"CREDENTIAL_MISSING": 3, "CREDENTIAL_INVALID": 1})
+    write_sums(rig.gw)
+    await until(lambda: rig.gw.sums.waiting == {"": {"CREDENTIAL_MISSING": 3, "CREDENTIAL_INVALID": 1}})
     await strangers(rig, 2)
-    await until(lambda: rig.gw.anonymous == {"CREDENTIAL_MISSING": 5, "CREDENTIAL_INVALID": 2})
+    await until(lambda: rig.gw.sums.waiting == {"": {"CREDENTIAL_MISSING": 5, "CREDENTIAL_INVALID": 2}})
     rig.sink.unavailable = None
-    write_anonymous(rig.gw)
+    write_sums(rig.gw)
     assert [json.loads(leaf)["reasons"] for leaf in rig.sink.entries] == [
         {"CREDENTIAL_INVALID": 2, "CREDENTIAL_MISSING": 5}
     ]
+
+
+@pytest.mark.parametrize("method", ["rate", "method"])
+async def test_many_refusals_of_one_caller_that_cost_him_nothing_share_an_entry(rig, method):
+    """Ten of them have a record each; whoever goes on cannot fill the disk."""
+    path, caller, reason = {
+        "rate": ("/inference.GRPCInferenceService/ServerReady", "rated", "RATE_LIMITED"),
+        "method": ("/inference.GRPCInferenceService/ModelConfig", "onlooker", "METHOD_FORBIDDEN"),
+    }[method]
+    ask = rig.channel.unary_unary(path)
+    replies = [await ended(ask(b"", metadata=rig.site.bearer(caller))) for _ in range(SINGLE_MAX + 20)]
+    refused = [reply for reply in replies if reply.reason == reason]
+    write_sums(rig.gw)
+    await until(lambda: rig.at_work == 0)
+    alone = rig.sink.records(reason=reason)
+    sums = [leaf for leaf in rig.sink.records(kind="refused") if "count" in leaf]
+    assert len(alone) >= SINGLE_MAX  # more when the second turned while he called
+    assert len(alone) + sum(leaf["count"] for leaf in sums) == len(refused)
+    assert [(leaf["auth"], leaf["reasons"]) for leaf in sums][-1] == (alone[0]["auth"], {reason: sums[-1]["count"]})
+    assert {leaf["id"] for leaf in alone} == {
+        reply.request_id for reply in refused if "x-stockade-audit-index" in reply.trailers
+    }
+    assert rig.counted("stockade_requests_total", reason=reason) == len(refused)
+    assert {reply.code for reply in refused} == {refused[0].code}
+
+
+async def test_refusals_that_were_paid_for_have_a_record_each(rig):
+    replies = [await rig.ask(tiny_body(image(1.5))) for _ in range(SINGLE_MAX + 5)]
+    assert {reply.reason for reply in replies} == {"TENSOR_INVALID"}
+    assert len(rig.sink.records(reason="TENSOR_INVALID")) == len(replies)
 
 
 async def test_strangers_are_written_down_whatever_a_gauge_runs_into(made_site, tmp_path, monkeypatch):

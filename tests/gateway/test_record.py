@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.admission.limiter import Decision
 from gateway.auth.principal import Principal
 from gateway.exits import PATH_CHARACTERS_MAX
-from gateway.record import Record, anonymous_sum, auth_fragment, model_fragment, quoted, site_of
+from gateway.record import Record, auth_fragment, model_fragment, quoted, refusal_sum, site_of
 from gateway.service import note_caller
 from ops.audit import entry
 
@@ -115,11 +115,14 @@ def test_a_leaf_is_the_canonical_form_of_its_facts(  # noqa: PLR0917  hypothesis
         st.sampled_from(["CREDENTIAL_MISSING", "CREDENTIAL_INVALID", "REQUEST_TOO_LARGE"]),
         st.integers(0, 2**50),
         min_size=1,
-    )
+    ),
+    st.booleans(),
 )
-def test_the_sum_of_strangers_is_canonical(reasons):
-    leaf = anonymous_sum(SITE, "07" * 16, HEX64, 1_800_000_000_000_000_000, reasons)
-    facts = {
+def test_a_sum_of_refusals_is_canonical(reasons, known):
+    auth = {"credential": "k", "method": "api_key", "principal": "0a" * 16, "tenant": "é"} if known else None
+    auth_json = entry.canonical(auth).decode() if known else ""
+    leaf = refusal_sum(SITE, auth_json, "07" * 16, HEX64, 1_800_000_000_000_000_000, reasons)
+    facts = ({"auth": auth} if known else {}) | {
         "build": "0.1.0",
         "config": HEX64,
         "count": sum(reasons.values()),

@@ -93,7 +93,7 @@ async def test_the_refusal_of_a_stranger_does_not_wait_for_the_log(rig):
     rig.sink.holding = True
     reply = await ended(rig.channel.unary_unary(METADATA)(b""))
     assert reply.reason == "CREDENTIAL_MISSING"
-    assert rig.gw.anonymous == {"CREDENTIAL_MISSING": 1}
+    assert rig.gw.sums.waiting == {"": {"CREDENTIAL_MISSING": 1}}
 
 
 async def test_the_table_of_methods_knows_every_right_of_the_policy():
