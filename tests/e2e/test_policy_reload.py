@@ -99,14 +99,23 @@ def test_a_new_key_works_and_a_revoked_one_stops_in_every_worker(site):
         assert all(entry["auth"]["method"] == "mtls" for entry in admins)
 
 
-def test_a_key_that_is_revoked_ends_a_stream_that_is_open(site):
-    with serving(site) as running, operator(site, running) as admin:
+@pytest.fixture(scope="module")
+def changing(made_site, tmp_path_factory):
+    """A gateway whose policy each test changes as it needs, and whose callers each belong to one test."""
+    site = copy_site(made_site, tmp_path_factory.mktemp("changing") / "site")
+    with serving(site) as running:
+        yield site, running
+
+
+def test_a_key_that_is_revoked_ends_a_stream_that_is_open(changing):
+    site, running = changing
+    with operator(site, running) as admin:
         bodies: queue.Queue = queue.Queue()
-        with calling(site, running.facts["data"], site.bearer("kiosk-7")) as caller:
+        with calling(site, running.facts["data"], site.bearer("archivist")) as caller:
             stream = caller.stream(iter(bodies.get, None))
             bodies.put(infer_body(id="before"))
             assert ModelStreamInferResponse.FromString(next(stream)).infer_response.id == "before"
-            drop_key(site, "kiosk-7")
+            drop_key(site, "archivist")
             assert reload(admin).accepted
             bodies.put(infer_body(id="after"))
             refused = ModelStreamInferResponse.FromString(next(stream))
@@ -202,19 +211,19 @@ def test_the_admin_port_proves_what_the_log_holds(kept):
     assert json.loads(leaf)["id"] == answer.request_id
 
 
-def test_the_file_is_watched_and_a_signal_reloads_it(site):
-    with serving(site) as running:
-        add_key(site, "kiosk-7", "kiosk-7-b")
-        with calling(site, running.facts["data"], site.bearer("kiosk-7-b")) as caller:
-            until(lambda: caller.infer(infer_body()).reason == "OK", "the changed file was not noticed")
-            drop_key(site, "kiosk-7")
-            running.process.send_signal(signal.SIGHUP)
-            until(lambda: caller.infer(infer_body()).reason == "CREDENTIAL_INVALID", "the signal did not reload it")
-            digest = caller.infer(infer_body()).trailers["x-stockade-policy"]
-            until(
-                lambda: running.counted("stockade_policy_info", digest=str(digest)) >= 1,
-                "the page shows another policy",
-            )
+def test_the_file_is_watched_and_a_signal_reloads_it(changing):
+    site, running = changing
+    add_key(site, "kiosk-7", "kiosk-7-b")
+    with calling(site, running.facts["data"], site.bearer("kiosk-7-b")) as caller:
+        until(lambda: caller.infer(infer_body()).reason == "OK", "the changed file was not noticed")
+        drop_key(site, "kiosk-7")
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: caller.infer(infer_body()).reason == "CREDENTIAL_INVALID", "the signal did not reload it")
+        digest = caller.infer(infer_body()).trailers["x-stockade-policy"]
+        until(
+            lambda: running.counted("stockade_policy_info", digest=str(digest)) >= 1,
+            "the page shows another policy",
+        )
 
 
 def test_after_a_broken_policy_a_restart_takes_the_last_good_one(site):
@@ -229,14 +238,20 @@ def test_after_a_broken_policy_a_restart_takes_the_last_good_one(site):
         assert [event["event"] for event in running.events()].count("policy-refused") == 1
 
 
-def test_a_restarted_worker_does_not_load_an_edited_file(site):
-    with serving(site) as running:
+def test_a_restarted_worker_does_not_load_an_edited_file(changing):
+    site, running = changing
+    before = site.policy.read_bytes()
+    with calling(site, running.facts["data"], site.bearer("plenty")) as caller:
+        in_force = caller.infer(infer_body()).trailers["x-stockade-policy"]
+    try:
         site.change_policy(lambda policy: policy.update(models={}), sign=False)
         dead = running.kill("worker-0")
         until(lambda: running.pid_of("worker-0") != dead, "the worker was not started again")
-        with calling(site, running.facts["data"], site.bearer("kiosk-7")) as caller:
+        with calling(site, running.facts["data"], site.bearer("plenty")) as caller:
             answer = until(lambda: good(caller.infer(infer_body())), "the restarted worker does not answer")
-        assert answer.trailers["x-stockade-policy"] == running.facts["policy"]
+        assert answer.trailers["x-stockade-policy"] == in_force
+    finally:
+        site.policy.write_bytes(before)
 
 
 def good(reply):
