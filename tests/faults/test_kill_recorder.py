@@ -11,7 +11,7 @@ from tests.faults.load import Load
 from tests.faults.oracle import Oracle
 from tests.faults.recorder_process import client_of, launch, settings_in
 
-ROUNDS = int(os.environ.get("STOCKADE_KILL_ROUNDS", "24"))
+ROUNDS = int(os.environ.get("STOCKADE_KILL_ROUNDS", "16"))
 SEED = int(os.environ.get("STOCKADE_KILL_SEED", "1"))
 
 
