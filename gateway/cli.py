@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.arguments import first_port, seconds, whole
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -26,7 +28,8 @@ EX_NO = 1
 EX_UNUSABLE = 2
 EX_AUDIT_USAGE = 4
 EX_INTERRUPTED = 130
-PORT_MAX = 65_535
+KEY_DAYS_MAX = 3650
+IMAGES_MAX = 1_000_000
 LIBRARY_DEFAULTS = {"GRPC_VERBOSITY": "NONE", "GRPC_ENABLE_FORK_SUPPORT": "0", "ORT_DISABLE_TELEMETRY": "1"}
 """gRPC writes lines of its own to standard error, also for what strangers do; ONNX Runtime sends its maker news of what
 it runs. Children inherit that neither does."""
@@ -37,10 +40,10 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script."""
-    options = command_line().parse_args(arguments)
-    for name, value in LIBRARY_DEFAULTS.items():
-        os.environ.setdefault(name, value)  # before they are imported, which is when they read them
     try:
+        options = command_line().parse_args(arguments)
+        for name, value in LIBRARY_DEFAULTS.items():
+            os.environ.setdefault(name, value)  # before they are imported, which is when they read them
         return int(options.run(options))
     except KeyboardInterrupt:
         return EX_INTERRUPTED
@@ -118,14 +121,6 @@ def add_init(verbs: Any) -> None:
     )
     init.add_argument("--model", metavar="NAME[/VERSION]", help="what that model is called here (version: 1)")
     init.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def first_port(text: str) -> int:
-    """Read the first of four ports; 0 means any free ones."""
-    port = int(text)
-    if not 0 <= port <= PORT_MAX - 3:
-        raise ValueError
-    return port
 
 
 def run_init(options: argparse.Namespace) -> int:
@@ -232,6 +227,8 @@ def add_policy(verbs: Any) -> None:
     reload.add_argument(
         "--ca", type=Path, metavar="FILE", help="who signed the server's certificate, PEM (default: tls.client_ca)"
     )
+    for each in (sign, reload):
+        each.add_argument("--json", action="store_true", help="print what came of it as JSON")
 
 
 def run_policy_sign(options: argparse.Namespace) -> int:
@@ -244,7 +241,10 @@ def run_policy_sign(options: argparse.Namespace) -> int:
         policy = sign_checked(source.file, options.key or source.public_key.with_suffix(".key"), source.public_key)
     except (FileRejected, OSError) as problem:
         return fail(problem)
-    out.print(f"signed {source.file.name}: revision {policy.revision}, digest {policy.digest}")
+    if options.json:
+        show({"file": str(source.file), "revision": policy.revision, "digest": policy.digest})
+    else:
+        out.print(f"signed {source.file.name}: revision {policy.revision}, digest {policy.digest}")
     return 0
 
 
@@ -255,11 +255,14 @@ def run_policy_reload(options: argparse.Namespace) -> int:
         reply = reload_policy(options.file, options.identity, options.ca)
     except OperatorFailed as problem:
         return fail(problem)
-    if not reply.accepted:
+    if options.json:
+        names = ("accepted", "digest", "previous_digest", "problem")
+        show({name: getattr(reply, name) for name in names})
+    elif reply.accepted:
+        out.print(f"in force: {reply.digest} (was {reply.previous_digest})")
+    else:
         err.print(f"refused, {reply.digest} stays in force:\n{escape(reply.problem)}")
-        return EX_NO
-    out.print(f"in force: {reply.digest} (was {reply.previous_digest})")
-    return 0
+    return 0 if reply.accepted else EX_NO
 
 
 def add_keys(verbs: Any) -> None:
@@ -270,30 +273,34 @@ def add_keys(verbs: Any) -> None:
     add.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
     add.add_argument("id", metavar="ID", help="the key's public half, such as kiosk-7-b")
     add.add_argument("--out", type=Path, required=True, help="file for the key, created with mode 0600")
-    add.add_argument("--days", type=int, default=365, help="how long it is good for (default: 365)")
+    add.add_argument(
+        "--days", type=whole(1, KEY_DAYS_MAX), default=365, metavar="N", help="how long it is good for (default: 365)"
+    )
     log = verb(keys, "log", run_keys_log, "make the key of a new audit log; prints its public half")
     log.add_argument("origin", metavar="ORIGIN", help="the log's name, such as example.org/gateway-1; never used twice")
     log.add_argument("--out", type=Path, required=True, help="file for the key, mode 0600; a .vkey is put beside it")
+    for each in (add, log):
+        each.add_argument("--json", action="store_true", help="print what was made as JSON, never the key itself")
 
 
 def run_keys_add(options: argparse.Namespace) -> int:
-    from gateway.config import load_config
     from gateway.document import FileRejected, unusable
-    from gateway.init import issue_api_key
+    from gateway.keys import add_key
 
     expires = datetime.now(UTC) + timedelta(days=options.days)
     try:
-        pepper = load_config(options.file).policy.pepper.read_bytes()
-        key, entry = issue_api_key(pepper, options.id, expires, os.urandom)
-        handle = os.open(options.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(key + "\n")
+        added = add_key(options.file, options.id, options.out, expires, os.urandom)
     except FileExistsError as problem:
         return fail(unusable(problem, "name a new file with --out"))
     except (FileRejected, OSError, ValueError) as problem:
         return fail(problem)
-    err.print(f"the key is in {options.out}; put this under `api_keys` of its principal, raise `revision`, sign:")
-    out.print(entry, markup=False)
+    if added.unchecked:
+        err.print(f"[yellow]warning:[/yellow] whether the id is new was not seen: {escape(added.unchecked)}")
+    if options.json:
+        show(added.as_json())
+    else:
+        err.print(f"the key is in {added.file}; put this under `api_keys` of its principal, raise `revision`, sign:")
+        out.print(added.entry, markup=False)
     return 0
 
 
@@ -307,7 +314,10 @@ def run_keys_log(options: argparse.Namespace) -> int:
         return fail(unusable(problem, "name a new file with --out: the key of a log is never replaced"))
     except (OSError, ValueError) as problem:
         return fail(problem)
-    out.print(vkey, markup=False)
+    if options.json:
+        show({"origin": options.origin, "file": str(options.out), "vkey": vkey})
+    else:
+        out.print(vkey, markup=False)
     return 0
 
 
@@ -317,7 +327,9 @@ def add_client(verbs: Any) -> None:
     client.add_argument("--address", help="host:port (default: the data port of DIR/stockade.yaml)")
     client.add_argument("--key", type=Path, help="API key file (default: DIR/clients/kiosk-7.key)")
     client.add_argument("--images", type=Path, help="safetensors with images and labels (default: the committed 1,000)")
-    client.add_argument("--count", type=int, default=10, help="how many to send (default: 10)")
+    client.add_argument(
+        "--count", type=whole(1, IMAGES_MAX), default=10, metavar="N", help="how many to send (default: 10)"
+    )
     client.add_argument("--json", action="store_true", help="print answers as JSON lines")
 
 
@@ -358,14 +370,6 @@ class AuditParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(EX_AUDIT_USAGE, f"{self.prog}: error: {message}\n")
-
-
-def seconds(text: str) -> float:
-    """Read a duration: finite and not negative."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise ValueError
-    return value
 
 
 def add_audit(verbs: Any) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from defenses.errors import DefenseError
 from defenses.evasion.evidence import fit_evidence, measure_evidence
+from gateway.arguments import whole
 from serving.bundle import Bundle
 from serving.errors import ServingError
 
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, help="resume from this file, and write it after each epoch")
     parser.add_argument("--plots", type=Path, help="directory for curves, confusion, reliability and energies as PNG")
     parser.add_argument("--samples", type=Path, help="also write 1,000 balanced test images to this file")
-    parser.add_argument("--epochs", type=_whole(1), help="instead of the recipe's number")
-    parser.add_argument("--seed", type=_whole(0), default=0, help="decides the splits and the weights")
+    parser.add_argument("--epochs", type=whole(1, WHOLE_MAX), help="instead of the recipe's number")
+    parser.add_argument("--seed", type=whole(0, WHOLE_MAX), default=0, help="decides the splits and the weights")
     parser.add_argument("--smoke", action="store_true", help="the whole recipe on a tenth of the data, in seconds")
 
 
@@ -87,16 +87,6 @@ def _train(args: argparse.Namespace, console: Console) -> Bundle:
     if args.samples is not None:
         write_samples(load_fashion_mnist(args.data), args.samples)
     return bundle
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value <= WHOLE_MAX:
-            raise argparse.ArgumentTypeError(f"{value} is not from {least} to {WHOLE_MAX}")
-        return value
-
-    return parse
 
 
 def _summary(bundle: Bundle, directory: Path) -> Table:

@@ -108,7 +108,7 @@ def test_the_wheel_is_stockade_with_its_licence_and_one_console_script(unpacked)
     facts = unpacked / "stockade-0.1.0.dist-info"
     assert (facts / "entry_points.txt").read_text().split("\n")[:2] == [
         "[console_scripts]",
-        "stockade = gateway.cli:main",
+        "stockade = gateway.__main__:main",
     ]
     assert (facts / "licenses" / "LICENSE").read_text().lstrip().startswith("Apache License")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gateway.arguments import seconds, whole
 from gateway.bench.peers import PEERS, default_root
 
 __all__ = ["add_verbs"]
+
+COUNT_MAX = 1_000_000_000
 
 
 def add_verbs(verbs: Any) -> None:
@@ -26,7 +28,9 @@ def _add_serve(verbs: Any) -> None:
     serve = _verb(verbs, "serve", _run_serve, "compare servers: throughput, latency and CPU time of one prediction")
     serve.add_argument("--report", type=Path, metavar="FILE", help="write everything measured as JSON")
     serve.add_argument("--targets", type=_names, metavar="A,B", help="only these (default: all that are installed)")
-    serve.add_argument("--rounds", type=_count, default=3, help="rounds; each starts every target afresh (default: 3)")
+    serve.add_argument(
+        "--rounds", type=whole(1, COUNT_MAX), default=3, help="rounds; each starts every target afresh (default: 3)"
+    )
     serve.add_argument("--seconds", type=_seconds, default=5.0, help="length of each measurement (default: 5)")
     serve.add_argument("--quick", action="store_true", help="one round of two seconds: a look, not a figure to quote")
     serve.add_argument("--peers", type=Path, default=default_root(), metavar="DIR", help="where peers are installed")
@@ -37,7 +41,7 @@ def _add_serve(verbs: Any) -> None:
 def _add_units(verbs: Any) -> None:
     units = _verb(verbs, "units", _run_units, "what a request, a second and a tenant cost, by process and by stage")
     units.add_argument("--report", type=Path, metavar="FILE", help="write everything measured as JSON")
-    units.add_argument("--rounds", type=_count, default=3, help="rounds of each measurement (default: 3)")
+    units.add_argument("--rounds", type=whole(1, COUNT_MAX), default=3, help="rounds of each measurement (default: 3)")
     units.add_argument("--seconds", type=_seconds, default=5.0, help="length of each measurement (default: 5)")
     units.add_argument(
         "--quick", action="store_true", help="one round, less of everything: a look, not figures to quote"
@@ -49,7 +53,7 @@ def _add_units(verbs: Any) -> None:
 
 def _add_memory(verbs: Any) -> None:
     memory = _verb(verbs, "memory", _run_memory, "watch a protected gateway's memory over many requests")
-    memory.add_argument("--requests", type=_count, default=500_000, help="how many (default: 500000)")
+    memory.add_argument("--requests", type=whole(1, COUNT_MAX), default=500_000, help="how many (default: 500000)")
     memory.add_argument("--report", type=Path, metavar="FILE", help="write every sample as JSON")
     memory.add_argument("--json", action="store_true", help="print the report as JSON")
     _add_places(memory)
@@ -57,7 +61,9 @@ def _add_memory(verbs: Any) -> None:
 
 def _add_verify(verbs: Any) -> None:
     verify = _verb(verbs, "verify", _run_verify, "time the audit log's verifier on a large log")
-    verify.add_argument("--records", type=_count, default=1_000_000, help="size of the log (default: 1000000)")
+    verify.add_argument(
+        "--records", type=whole(1, COUNT_MAX), default=1_000_000, help="size of the log (default: 1000000)"
+    )
     verify.add_argument("--report", type=Path, metavar="FILE", help="write the result as JSON")
     verify.add_argument("--json", action="store_true", help="print the report as JSON")
     verify.add_argument(
@@ -88,18 +94,8 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
 
 
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return count
-
-
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not (math.isfinite(seconds) and 0.1 <= seconds <= 3600):
-        raise argparse.ArgumentTypeError("must lie between 0.1 and 3600")
-    return seconds
+    return seconds(text, 0.1, 3600.0)
 
 
 def _run_serve(options: argparse.Namespace) -> int:

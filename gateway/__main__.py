@@ -1,0 +1,21 @@
+"""Where `stockade` and `python -m gateway` begin. Whoever changes his mind while they load sees no traceback."""
+
+from __future__ import annotations
+
+import sys
+
+EX_INTERRUPTED = 130
+
+
+def main() -> int:
+    """Run the command line; returns its exit code."""
+    try:
+        from gateway.cli import main as run  # noqa: PLC0415  loading takes a while, and may be interrupted
+
+        return run()
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
