@@ -103,9 +103,9 @@ def test_when_nobody_listens_machines_get_one_line(directory, capsys):
 
 
 def test_a_refusal_can_be_copied_and_the_end_says_what_it_comes_to():
-    said = shown(answered(0), answered(1), refused(8))
-    assert f"(request_id={REQUEST})" in said
-    assert said.splitlines()[-1] == "3 requests: 2 ok, 1 refused, p50 1.0 ms"
+    said = shown(answered(0), answered(1), refused(8)).splitlines()
+    assert f"image 8: {refused(8)['details']}" in said
+    assert said[-1] == "3 requests: 2 ok, 1 refused, p50 1.0 ms"
 
 
 def test_a_wrong_answer_names_the_right_one():
