@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 
 import grpc
 import numpy as np
 import pytest
 
 from gateway.policy import load_policy
+from tests.e2e.site import Site
 from tests.gateway.rig import POISON, ended, image, open_rig, poisoned, tiny_body, until
 
 CODE = grpc.StatusCode
 TOLERANCE = 1e-5
-TENANTS = ("plenty", "kiosk-7", "rival", "archivist", "token-user")
+
+
+def with_tenants(site, tenants: Sequence[str], policy) -> None:
+    """Let each tenant have a principal of its name."""
+    for name in tenants:
+        policy["tenants"][name] = {"limits": "unlimited", "class": "standard"}
+        policy["principals"][name] = {
+            "tenant": name,
+            "roles": ["predictor"],
+            "limits": "unlimited",
+            "api_keys": [site.new_key(name)],
+        }
 
 
 async def started(rig, body: bytes, **more):
@@ -29,15 +42,23 @@ async def queued(rig, rows: int) -> None:
     await until(lambda: rig.gw.served["tiny", "1"].batcher.queued_rows >= rows)
 
 
-@pytest.mark.parametrize("threads", [0, 1], ids=["on the loop", "in a thread"])
-async def test_thousands_of_interleaved_requests_each_get_their_own_answer(made_site, tmp_path, threads):
+@pytest.mark.parametrize(("threads", "count"), [(0, 2_000), (1, 50)], ids=["on the loop", "in a thread"])
+async def test_thousands_of_interleaved_tenants_each_get_their_own_answer(made_site, tmp_path, threads, count):
     """Every image has a mean of its own, so that an answer shows whose it is."""
-    async with open_rig(made_site, tmp_path, config=lambda config: config["engine"].update(threads=threads)) as rig:
+    keys, tenants = Site(made_site.directory), [f"tenant-{number}" for number in range(count)]
+
+    def config(document) -> None:
+        document["engine"]["threads"] = threads
+
+    async with open_rig(
+        made_site, tmp_path, config=config, policy=lambda policy: with_tenants(keys, tenants, policy)
+    ) as rig:
+        rig.site.keys |= keys.keys
         rig.engine.batches.clear()  # of the start, which times a full one
-        await interleave(rig, 3_000)
+        await interleave(rig, tenants, 3_000 // count * count)
 
 
-async def interleave(rig, asked: int) -> None:
+async def interleave(rig, tenants: Sequence[str], asked: int) -> None:
     rng = np.random.default_rng(0)
     limit = asyncio.Semaphore(200)
     failures = []
@@ -46,7 +67,7 @@ async def interleave(rig, asked: int) -> None:
         rows = int(rng.integers(1, 6))
         images = rng.random((rows, 28, 28), np.float32)
         async with limit:
-            reply = await rig.ask(tiny_body(images, id=f"q-{number}"), caller=TENANTS[number % len(TENANTS)])
+            reply = await rig.ask(tiny_body(images, id=f"q-{number}"), caller=tenants[number % len(tenants)])
         alone = images.reshape(rows, -1).mean(axis=1, dtype=np.float64)
         right = reply.message.id == f"q-{number}" and np.allclose(reply.output("energy"), alone, rtol=0, atol=TOLERANCE)
         if not right or reply.output("probabilities").shape != (rows, 3):
@@ -57,8 +78,8 @@ async def interleave(rig, asked: int) -> None:
     assert max(rig.engine.batches) > 5, "no batch ever held more than one request"
     entries = rig.sink.records(kind="served")
     assert len({entry["id"] for entry in entries}) == asked
-    tenants = Counter(entry["auth"]["credential"].removesuffix("-a") for entry in entries)
-    assert tenants == dict.fromkeys(TENANTS, asked // len(TENANTS))
+    answered = Counter((entry["auth"]["credential"], entry["auth"]["tenant"]) for entry in entries)
+    assert answered == {(name, name): asked // len(tenants) for name in tenants}
     for batch in batches(entries).values():
         assert sorted(entry["batch"]["position"] for entry in batch) == list(range(batch[0]["batch"]["size"]))
         assert sum(entry["rows"] for entry in batch) == batch[0]["batch"]["rows"]
