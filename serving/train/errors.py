@@ -32,9 +32,9 @@ class TrainingError(Exception):
 class DatasetMissing(TrainingError):
     """No complete copy of the data set was found."""
 
-    def __init__(self, name: str, looked_in: Sequence[Path], package: str) -> None:
+    def __init__(self, name: str, looked_in: Sequence[Path], package: str, kind: str = "Debian package") -> None:
         places = ", ".join(str(place) for place in looked_in)
-        super().__init__(f"{name} not found in {places}; install the Debian package `{package}` or give a path")
+        super().__init__(f"{name} not found in {places}; install the {kind} `{package}` or give a path")
         self.name = name
         self.looked_in = tuple(looked_in)
         self.package = package
