@@ -82,6 +82,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "origin": report.origin,
         "size": report.size,
         "root": report.root,
+        "unverified_files": report.unverified,
         "findings": [asdict(finding) for finding in report.findings],
         "seconds": round(report.seconds, 3),
         "records_per_s": round(report.records_per_s),
@@ -103,5 +104,8 @@ def show(report: Report, console: Console) -> None:
     console.print(
         f"[bold {colour}]{WORDS[report.exit_code]}[/]: {report.size:,} records of {origin}{rate}", highlight=False
     )
+    if report.unverified:
+        files = "1 file" if report.unverified == 1 else f"{report.unverified:,} files"
+        console.print(f"[yellow]warning:[/] {files} beside the log, not verified: see the findings", highlight=False)
     if report.root:
         console.print(f"root {report.root}", highlight=False, soft_wrap=True)

@@ -4,7 +4,8 @@ Rules, all of them checked: the checkpoint is a canonical note signed by the log
 a known kind; every leaf is the hash of its entry; every tile at every level follows from the level below; the root is
 the checkpoint's; narrower tiles left from earlier publications are prefixes; every payload an entry names is there and
 no other; the genesis entry names this origin; heartbeats count up by one; a remembered checkpoint, where one is given,
-is a prefix. On a live log the checkpoint is read first and everything is judged at its size.
+is a prefix. On a live log the checkpoint is read first and everything is judged at its size. What else lies in the
+directory is set aside: it is listed, and neither vouched for nor held against the log.
 
 Exit codes: 0 ok, 1 tampered, 2 incomplete, 3 stale, 4 usage (a key that is not this log's included). Imports only the
 pure modules (entry, schemas, merkle, checkpoint, tiles), so that this and they are all there is to audit.
@@ -81,6 +82,7 @@ def verify_log(
     if checkpoint is not None:
         report.origin, report.size, report.root = checkpoint.origin, checkpoint.size, checkpoint.root.hex()
         whole = _verify(directory, checkpoint, report, progress, processes)
+        check_leftovers(directory, checkpoint.size, partial(_newest_size, directory, keys, checkpoint.size), report)
         seen = _remembered(remembered, keys, report)
         if seen is not None:
             _check_extends(directory, checkpoint, seen, whole, report)
@@ -112,6 +114,13 @@ def _open(directory: Path, keys: Sequence[VerifierKey], report: Report) -> Check
     return None
 
 
+def _newest_size(directory: Path, keys: Sequence[VerifierKey], size: int) -> int:
+    """The size of the log by now, which may have gone on since its checkpoint was read."""
+    with suppress(OSError, NoteError):
+        size = max(size, open_checkpoint((directory / "checkpoint").read_bytes(), keys).size)
+    return size
+
+
 def _named_key(directory: Path) -> str | None:
     """The key that the genesis entry names, whatever that is worth without a root over it."""
     first = Tile(ENTRIES, 0)
@@ -127,7 +136,7 @@ def _named_key(directory: Path) -> str | None:
 def _verify(
     directory: Path, checkpoint: Checkpoint, report: Report, progress: Progress | None, processes: int | None
 ) -> Chunk:
-    """Everything but signatures and staleness. Returns the summary of all bundles."""
+    """Everything that the checkpoint vouches for. Returns the summary of all bundles."""
     whole = Chunk()
     for chunk in _chunks(directory, checkpoint.size, processes):
         whole.entry_roots += chunk.entry_roots
@@ -144,7 +153,6 @@ def _verify(
             progress(whole.records, checkpoint.size)
     check_root(directory, checkpoint, whole, report)
     _check_life(checkpoint, whole, report)
-    check_leftovers(directory, checkpoint.size, report)
     return whole
 
 

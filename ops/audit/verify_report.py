@@ -30,6 +30,7 @@ class Report:
     root: str = ""
     findings: list[Finding] = field(default_factory=list)
     severities: set[Severity] = field(default_factory=set)  # of all findings, those that were too many to keep as well
+    unverified: int = 0  # files in the directory of which the checkpoint says nothing
     heartbeats: int = 0
     last_time_ns: int = 0
     seconds: float = 0.0
@@ -50,6 +51,11 @@ class Report:
         self.severities.add(severity)
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(Finding(severity, what, where))
+
+    def set_aside(self, what: str, where: str) -> None:
+        """A file that is not what the checkpoint vouches for: whoever put it there has changed nothing of the log."""
+        self.unverified += 1
+        self.add("notice", what, where)
 
     def refuse(self, what: str, where: str) -> None:
         """Nothing can be said about the log: it was not asked rightly."""

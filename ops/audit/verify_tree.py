@@ -3,15 +3,31 @@
 Part of `verify` and under its rules.
 """
 
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint
 from ops.audit.errors import TileError
 from ops.audit.merkle import HASH_BYTES, Frontier, fold
-from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, hash_levels, level_size, parse_path, tiles_between
+from ops.audit.tiles import (
+    BLOBS,
+    ENTRIES,
+    TILE_WIDTH,
+    Tile,
+    hash_levels,
+    level_size,
+    parse_path,
+    split_bundle,
+    tiles_between,
+)
 from ops.audit.verify_bundles import Chunk, read_tile
 from ops.audit.verify_report import Report
+
+UNDER_WAY_S = 2.0
+ASK_AGAIN_S = 0.05
 
 
 def root_of(size: int, tile_roots: Sequence[bytes | None], last_leaves: Sequence[bytes] | None) -> bytes | None:
@@ -73,28 +89,88 @@ def _check_level(
     return above
 
 
-def check_leftovers(directory: Path, size: int, report: Report) -> None:
-    """Files that the checkpoint does not need: narrower tiles must be prefixes, wider ones may be ahead of it."""
-    for path in sorted(each for top in ("tile", "blobs") for each in (directory / top).rglob("*") if each.is_file()):
+def check_leftovers(directory: Path, size: int, newest: Callable[[], int], report: Report) -> None:
+    """Files that the checkpoint does not need: narrower tiles must be prefixes, wider ones may be ahead of it.
+
+    What is not the log's is set aside. `newest` is the size of the checkpoint that is there now: it is asked once the
+    files are listed, because a live log goes on meanwhile and what it has published by then is no stranger.
+    """
+    ahead: list[Tile] = []
+    for path in sorted(each for each in directory.rglob("*") if each.is_symlink() or not each.is_dir()):
         name = path.relative_to(directory).as_posix()
+        if name == "checkpoint":
+            continue
         try:
             tile = parse_path(name)
         except TileError:
-            report.add("notice", "not a file of the log", name)
+            report.set_aside("not a file of the log", name)
             continue
-        items = level_size(tile.level, size)
-        if tile.index * TILE_WIDTH >= items or tile.level == BLOBS:
-            continue  # ahead of the checkpoint; packs are checked with their bundle
-        current = Tile(tile.level, tile.index, min(TILE_WIDTH, items - tile.index * TILE_WIDTH))
-        if tile.width == current.width:
+        if not path.is_file():
+            if os.path.lexists(path):  # else a live log removed it
+                report.set_aside("not a regular file", name)
             continue
-        try:
-            wide, other = read_tile(directory, current), path.read_bytes()
-        except FileNotFoundError:
-            continue  # a live log removed it
-        if wide is None:
-            continue  # reported already
-        if not (wide.startswith(other) if len(other) <= len(wide) else other.startswith(wide)):
-            report.add("tampered", f"differs from {current.path}", name)
-        elif tile.level >= 0 and len(other) != tile.width * HASH_BYTES:
-            report.add("tampered", f"the tile has {len(other)} bytes, not {tile.width * HASH_BYTES}", name)
+        if _beyond(tile, size):
+            ahead.append(tile)
+        with suppress(FileNotFoundError):  # likewise
+            (_check_pack if tile.level == BLOBS else _check_leftover)(directory, tile, size, report)
+    for tile in _strangers(directory, ahead, newest):
+        report.set_aside("beyond the checkpoint, so not verified", tile.path)
+
+
+def _beyond(tile: Tile, size: int) -> bool:
+    """Whether a tree of this size is too small for this tile."""
+    return tile.index * TILE_WIDTH + tile.width > level_size(tile.level, size)
+
+
+def _strangers(directory: Path, ahead: Sequence[Tile], newest: Callable[[], int]) -> Sequence[Tile]:
+    """Those that the checkpoint does not reach now either; for files that have only just come, in a moment."""
+    end = time.monotonic() + (UNDER_WAY_S if any(_fresh(directory / tile.path) for tile in ahead) else 0)
+    while ahead:
+        size = newest()
+        ahead = [tile for tile in ahead if _beyond(tile, size)]
+        if not ahead or time.monotonic() >= end:
+            break
+        time.sleep(ASK_AGAIN_S)
+    return ahead
+
+
+def _fresh(path: Path) -> bool:
+    """Whether this may be part of a publication under way: its files come a moment before its checkpoint."""
+    with suppress(FileNotFoundError):
+        return abs(time.time() - path.stat().st_mtime) < UNDER_WAY_S
+    return False
+
+
+def _check_leftover(directory: Path, tile: Tile, size: int, report: Report) -> None:
+    """Compare a tile with the one at its place that the checkpoint needs, unless it is that one."""
+    items = level_size(tile.level, size)
+    if tile.index * TILE_WIDTH >= items:
+        return
+    current = Tile(tile.level, tile.index, min(TILE_WIDTH, items - tile.index * TILE_WIDTH))
+    if tile.width == current.width:
+        return
+    wide, other = read_tile(directory, current), (directory / tile.path).read_bytes()
+    if wide is None:
+        return  # reported already
+    if not (wide.startswith(other) if len(other) <= len(wide) else other.startswith(wide)):
+        report.add("tampered", f"differs from {current.path}", tile.path)
+    elif tile.level >= 0 and len(other) != tile.width * HASH_BYTES:
+        report.add("tampered", f"the tile has {len(other)} bytes, not {tile.width * HASH_BYTES}", tile.path)
+    elif tile.level == ENTRIES and _entries(other) != tile.width:
+        report.set_aside(f"cut short: not the {tile.width} entries that its name says", tile.path)
+
+
+def _entries(bundle: bytes) -> int | None:
+    """How many entries a bundle holds; None when it ends inside one."""
+    with suppress(TileError):
+        return len(split_bundle(bundle))
+    return None
+
+
+def _check_pack(directory: Path, tile: Tile, size: int, report: Report) -> None:
+    """A partial pack beside the full one that has replaced it; all others are checked with their bundle."""
+    full = directory / tile.full_path
+    if tile.partial and full.exists() and (tile.index + 1) * TILE_WIDTH <= size:
+        pack = (directory / tile.path).read_bytes()
+        if pack not in full.read_bytes():
+            report.set_aside(f"not a part of {tile.full_path}, which replaces it", tile.path)

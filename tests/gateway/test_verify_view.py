@@ -1,6 +1,8 @@
 """`stockade audit verify` as a person or a script calls it: its words, and exit codes that never accuse by mistake."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,24 @@ def test_a_clean_log_and_help_are_fine(log, capsys):
     assert "records of" in capsys.readouterr().out
     assert verify("--help") == OK
     assert "newest entry is older" in capsys.readouterr().out
+
+
+def test_files_that_are_not_the_logs_are_warned_of_and_counted(log, tmp_path, capsys):
+    copy = shutil.copytree(log, tmp_path / "log")
+    for files, words in ((("junk",), "1 file beside"), (("junk", "tile/entries/999"), "2 files beside")):
+        for file in files:
+            (copy / file).touch()
+            os.utime(copy / file, (0, 0))
+        assert verify(copy, "--vkey", VKEY) == OK
+        said = capsys.readouterr().out
+        assert f"warning: {words} the log" in said
+        assert all(file in said for file in files)
+        assert verify(copy, "--vkey", VKEY, "--json") == OK
+        report = json.loads(capsys.readouterr().out)
+        assert (report["verdict"], report["unverified_files"]) == ("verified", len(files))
+        assert [each["where"] for each in report["findings"]] == [*files]
+    assert verify(log, "--vkey", VKEY) == OK
+    assert "warning" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("least", "told"), [(4, True), (5, False)])

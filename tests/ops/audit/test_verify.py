@@ -1,5 +1,6 @@
 """Tampering: whatever is done to a log directory is flagged, and a clean one never is."""
 
+import os
 import shutil
 from collections.abc import Callable
 from hashlib import sha256
@@ -14,6 +15,7 @@ from ops.audit.read import LogReader
 from ops.audit.tiles import frame_entry, split_bundle
 from ops.audit.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
 from ops.audit.verify_report import FINDINGS_MAX
+from ops.audit.verify_tree import check_leftovers
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.ops.audit.samples import captured, small
@@ -173,6 +175,99 @@ def test_a_narrower_tile_of_an_earlier_checkpoint_must_be_a_prefix(log):
     data = widths[0].read_bytes()
     widths[0].write_bytes(data[:-32])
     assert verify(log).exit_code == TAMPERED
+
+
+def aged(path: Path) -> None:
+    """As if it had been there for long: what has only just come may be part of a publication under way."""
+    os.utime(path, (0, 0))
+
+
+def set_aside(report: Report) -> list[str]:
+    assert report.exit_code == OK
+    assert {each.severity for each in report.findings} <= {"notice"}
+    assert report.unverified == len(report.findings)
+    return [each.where for each in report.findings]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "junk",
+        "checkpoint.old",
+        "tile/junk",
+        "tile/entries/999",
+        "tile/entries/003.p/1",
+        "tile/0/002",
+        "tile/0/003",
+        "tile/5/000",
+        "blobs/003",
+        "blobs/002.p/200",
+    ],
+)
+def test_a_file_that_is_not_the_logs_is_set_aside_and_says_nothing_against_it(log, name):
+    planted = log / name
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    beginning = max((log / "tile" / "0" / "002.p").iterdir(), key=lambda path: int(path.name)).read_bytes()
+    planted.write_bytes(beginning + bytes(32 * 256 - len(beginning)) if name == "tile/0/002" else b"")
+    aged(planted)
+    assert set_aside(verify(log)) == [name]
+
+
+def test_what_is_no_file_is_not_read(log):
+    """A pipe, for one, would never end."""
+    os.mkfifo(log / "tile" / "0" / "002.p" / "7")
+    (log / "tile" / "link").symlink_to(log, target_is_directory=True)
+    assert set_aside(verify(log)) == ["tile/0/002.p/7", "tile/link"]
+
+
+@pytest.mark.parametrize("cut", [1, 200, 0])
+def test_a_narrower_bundle_that_was_cut_short_is_set_aside(log, cut):
+    """It is a prefix of the current one, but not of the length in its name."""
+    narrower = min((log / "tile" / "entries" / "002.p").iterdir(), key=lambda path: int(path.name))
+    data = narrower.read_bytes()
+    assert len(split_bundle(data)) > 1
+    narrower.write_bytes(data[: -cut or len(data[: 2 + int.from_bytes(data[:2], "big")])])
+    assert set_aside(verify(log)) == [f"tile/entries/002.p/{narrower.name}"]
+
+
+def test_a_pack_beside_the_one_that_replaced_it_is_a_part_of_it_or_set_aside(log):
+    """A crash can leave one behind."""
+    pack = (log / "blobs" / "000").read_bytes()
+    left = log / "blobs" / "000.p" / "69"
+    left.parent.mkdir()
+    left.write_bytes(pack[: 4 + int.from_bytes(pack[:4], "big")])
+    assert set_aside(verify(log)) == []
+    left.write_bytes(b"\0\0\0\4junk")
+    assert set_aside(verify(log)) == ["blobs/000.p/69"]
+
+
+def test_what_a_live_log_publishes_meanwhile_is_no_stranger(tmp_path):
+    with open_log(tmp_path) as live:
+        live.append([small(n) for n in range(300)])
+        live.publish()
+
+        def go_on(done: int, total: int) -> None:
+            assert (done, total) == (301, 301)
+            live.append([small(n) for n in range(300, 700)])
+            live.publish()
+
+        report = verify(live.directory, progress=go_on)
+        assert set_aside(report) == []
+        assert report.size == 301
+        assert verify(live.directory).size == 701
+
+
+@pytest.mark.parametrize(("old", "asked"), [(False, 3), (True, 1)])
+def test_files_that_have_only_just_come_are_given_a_moment_for_their_checkpoint(log, old, asked):
+    planted = log / "tile" / "entries" / "003"
+    planted.touch()
+    if old:
+        aged(planted)
+    sizes = iter([701, 701, 1024])
+    report = Report()
+    check_leftovers(log, 701, lambda: next(sizes), report)
+    assert set_aside(report) == (["tile/entries/003"] if old else [])
+    assert len([*sizes]) == 3 - asked
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "tile/0/000", "tile/entries/000", "tile/entries/001", "blobs/000"])
