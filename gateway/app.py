@@ -40,6 +40,7 @@ from gateway.traces import Traces, open_traces, require_tracing
 from gateway.unprotected import Forgetful, Unlimited, anybody, without_protection
 from ops.audit.client import AuditClient
 from ops.audit.entry import pseudonym
+from ops.audit.errors import KeyStoreError
 from ops.audit.keys import KeyStore
 from ops.audit.ring import InflightRing
 from ops.metrics import Metrics
@@ -115,10 +116,12 @@ class App:
                     held = self._open(listed, held, unloaded=unloaded)
                     opened.append(held)
                 served[listed.key] = held
-            return Staged(self.compile(policy, served), policy, models, served, tuple(opened))
+            active = self.compile(policy, served)
         except BaseException:
             self.drop(opened)
             raise
+        make_keys(policy, self.keys, self.gw.log)
+        return Staged(active, policy, models, served, tuple(opened))
 
     def _open(self, listed: Listed, before: Served | None, *, unloaded: bool) -> Served:
         """Return a version as it is from now on; what was counted of it goes on."""
@@ -225,6 +228,7 @@ async def open_app(
     pepper = config.policy.pepper.read_bytes()
     issuers = Issuers(config.policy.file.parent)
     active = compile_policy(policy, served, pepper, issuers.of(policy.issuers), time.time_ns())
+    make_keys(policy, keys, log)
     if config.unsafe_unprotected:
         active = without_protection(active, anybody(policy))
     traces = open_traces(config.tracing, site, metrics, log) if config.tracing is not None else None
@@ -270,6 +274,14 @@ async def open_app(
     app.put_in_force(active, policy)
     app.ticker = asyncio.create_task(tick(app))
     return app
+
+
+def make_keys(policy: Policy, keys: KeyStore, log: Log) -> None:
+    """Let each tenant of a policy have its key before its first call, which would make all others wait for the disk."""
+    try:
+        keys.make_tenant_keys(policy.tenants)
+    except KeyStoreError as problem:
+        log("keys-not-made", level="warning", problem=str(problem))
 
 
 def remembered_limits(place: Place, process: str, memory: MemoryLimiter) -> LimitsFile:

@@ -16,7 +16,7 @@ import secrets
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -108,6 +108,24 @@ class KeyStore:
             except sqlite3.Error as error:
                 raise KeyStoreError(f"the key database: {error}") from error
 
+    def make_tenant_keys(self, tenants: Iterable[str]) -> None:
+        """Make the keys of those who have none, all at once: at first use each would wait for the disk by itself.
+
+        Raises:
+            KeyStoreError: they could not be made. They are made at first use then.
+        """
+        with self._database():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                there = {tenant for (tenant,) in self._db.execute("SELECT tenant FROM tenant")}
+                missing = [tenant for tenant in dict.fromkeys(tenants) if tenant not in there]
+                fresh = ((tenant, aes_key_wrap(self._master_key, self._random(KEY_BYTES))) for tenant in missing)
+                self._db.executemany("INSERT INTO tenant VALUES (?, ?)", fresh)
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+
     def tenant_key(self, tenant: str) -> bytes:
         """The key of the tenant's pseudonyms. Raises KeyStoreError."""
         with self._database():
@@ -170,10 +188,12 @@ class KeyStore:
         if cached is not None:
             self._tenants.move_to_end(tenant)
             return cached
-        wrapped = aes_key_wrap(self._master_key, self._random(KEY_BYTES))
-        # Whoever inserts first decides; everybody reads back what is there.
-        self._db.execute("INSERT INTO tenant VALUES (?, ?) ON CONFLICT DO NOTHING", (tenant, wrapped))
-        stored = self._db.execute("SELECT wrapped FROM tenant WHERE tenant = ?", (tenant,)).fetchone()
+        query = "SELECT wrapped FROM tenant WHERE tenant = ?"
+        stored = self._db.execute(query, (tenant,)).fetchone()
+        if stored is None:  # whoever inserts first decides; everybody reads back what is there
+            wrapped = aes_key_wrap(self._master_key, self._random(KEY_BYTES))
+            self._db.execute("INSERT INTO tenant VALUES (?, ?) ON CONFLICT DO NOTHING", (tenant, wrapped))
+            stored = self._db.execute(query, (tenant,)).fetchone()
         key = _unwrap(self._master_key, stored[0])
         self._tenants[tenant] = key
         if len(self._tenants) > self._cached_keys_max:

@@ -104,6 +104,33 @@ def test_two_processes_agree_on_keys_and_threads_do_too(store, tmp_path):
     other.close()
 
 
+def test_keys_of_many_tenants_are_made_at_once_and_stay(store, tmp_path):
+    first = store.tenant_key("b")
+    store.make_tenant_keys(["a", "b", "a", "c"])
+    made = store._db.total_changes
+    assert made == 3
+    keys = [store.tenant_key(tenant) for tenant in "abc"]
+    assert store._db.total_changes == made, "a key was written at its first use"
+    assert len(set(keys)) == 3
+    assert keys[1] == first
+    again = KeyStore(tmp_path / "keys.sqlite", MASTER, origin="example.test/log")
+    again.make_tenant_keys("abc")
+    assert [again.tenant_key(tenant) for tenant in "abc"] == keys
+    again.close()
+
+
+def test_keys_that_cannot_be_made_at_once_leave_the_database_as_it_was(store, tmp_path):
+    other = sqlite3.connect(tmp_path / "keys.sqlite", isolation_level=None)
+    store._db.execute("PRAGMA busy_timeout=10")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(KeyStoreError):
+        store.make_tenant_keys(["a"])
+    other.execute("ROLLBACK")
+    store.make_tenant_keys(["a"])
+    assert len(store.tenant_key("a")) == 32
+    other.close()
+
+
 def test_a_wrong_master_key_is_said_plainly(store, tmp_path):
     store.tenant_key("store-7")
     other = KeyStore(tmp_path / "keys.sqlite", bytes(32), origin="example.test/log")
