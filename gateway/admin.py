@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import errors
 from gateway.app import App, open_app
 from gateway.codec import parse_as
+from gateway.promotions import proof_entry, unproven_entry
 from gateway.release_view import shown
 from gateway.server import drain, listen, open_server
 from gateway.service import Service, Unary
@@ -81,6 +82,11 @@ class Control:
         models = host.repository.models
         for listed in models.listed:
             await self.record("model", **model_entry("unloaded" if listed.key in models.unloaded else "loaded", listed))
+        for listed in models.listed:
+            if (proof := host.repository.judged.proofs.get(listed.key)) is not None:
+                await self.record("model", **proof_entry(listed, proof))
+        for listed, unproven in host.repository.judged.unproven.values():
+            await self.record("model", **unproven_entry(listed, unproven))
 
     async def policy_changed(self, policy: Policy) -> None:
         """Follow the workers to a new policy, and record it."""
@@ -91,6 +97,11 @@ class Control:
         """Record that a version came into service or went out of it, with the request that asked for it, if any."""
         asked = {"request": request} if request else {}
         await self.record_when_possible("model", **model_entry(action, listed), **asked)
+
+    async def model_judged(self, entry: Mapping[str, Any], request: str = "") -> None:
+        """Record that a version has the proof that the policy asks for, or has not, and who asked, if anybody did."""
+        asked = {"request": request} if request else {}
+        await self.record_when_possible("model", **entry, **asked)
 
     async def release_changed(self, change: Change, policy: Policy) -> None:
         """Count and record what has happened to a model's release under this policy."""

@@ -1,7 +1,8 @@
 """The bundles, and the policy against them, as `stockade check` looks at them: what serving would do, without engines.
 
-Every bundle is verified and loaded, as the gateway does at its start, and the policy is compiled for them. No graph is
-run, no server that runs models is asked, and no issuer's keys are fetched.
+Every bundle is verified and loaded, as the gateway does at its start, the policy is compiled for them, and versions
+that it names are held to the proof that it asks for. No graph is run, no server that runs models is asked, and no
+issuer's keys are fetched.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from gateway.config import Config
 from gateway.document import FileRejected, PolicyRejected, unusable
 from gateway.finding import Finding
 from gateway.issuers import without_keys
-from gateway.model_set import MODELS, Key, read_models
+from gateway.model_set import MODELS, Key, Listed, read_models
 from gateway.models import out_of_service
 from gateway.place import place_of
 from gateway.policy import Policy
 from gateway.policy_file import Memory
+from gateway.promotions import judge_versions, refusals
 from serving.bundle import Bundle, load_bundle, read_keys
 from serving.catalog import find_bundles
 from serving.errors import BundleDuplicate, BundleRejected, Rejection
@@ -80,6 +82,9 @@ def policy_and_bundles(policy: Policy, config: Config, bundles: Bundles | None, 
         compile_policy(policy, served, NO_PEPPER, without_keys(policy.issuers), int(now.timestamp() * 1_000_000_000))
     except PolicyRejected as rejected:
         yield from (Finding("error", str(file), line) for line in rejected.lines)
+    versions = [Listed(each.name, each.version, each.digest, "") for each in bundles.values()]
+    lacking = refusals(policy, judge_versions(policy, versions, config.bundles.evidence))
+    yield from (Finding("error", str(file), sentence) for sentence, _, _ in lacking)
 
 
 def _out_of_service(config: Config) -> Iterator[Finding]:

@@ -266,7 +266,10 @@ def run_policy_reload(options: argparse.Namespace) -> int:
 
 
 def add_keys(verbs: Any) -> None:
-    keys = group(verbs, "keys", "API keys, and the key of a new log")
+    from gateway.registry_args import add_key_verb
+
+    keys = group(verbs, "keys", "API keys, approvers' keys, and the key of a new log")
+    add_key_verb(verb, keys)
     add = verb(
         keys, "add", run_keys_add, "make an API key; prints what to put into the policy, writes the key to a file"
     )
@@ -394,7 +397,10 @@ def run_audit_verify(options: argparse.Namespace) -> int:
 
 
 def add_models(verbs: Any) -> None:
-    models = group(verbs, "models", "signed models")
+    from gateway.registry_args import add_verbs
+
+    models = group(verbs, "models", "signed models: what they have proven, who said so, which of them answer")
+    add_verbs(verb, models)
     add_models_compare(models)
     adopt = verb(models, "adopt", run_models_adopt, "write the signed bundle of a model that another server runs")
     adopt.add_argument("--server", required=True, metavar="ADDRESS", help="its gRPC port, such as 127.0.0.1:8081")

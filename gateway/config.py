@@ -250,6 +250,14 @@ class Bundles(Section):
     """Holds <name>/<version>/manifest.json and its files."""
     trusted_keys: Annotated[tuple[FilePath, ...], Field(min_length=1, max_length=16)]
     """PEM public keys; a bundle must be signed by one of them before a byte of it is loaded."""
+    approvals: FilePath | None = None
+    """Holds <name>/<version>/ with the evidence of a version: its evaluation, and what approvers signed. Absent:
+    `approvals` beside `directory`. Only models with a `promotion` in the policy need any."""
+
+    @property
+    def evidence(self) -> Path:
+        """Where evidence lies."""
+        return self.directory.parent / "approvals" if self.approvals is None else self.approvals
 
 
 class Audit(Section):
@@ -294,7 +302,7 @@ class PolicySource(Section):
     """PEM Ed25519 public key of those who may change the policy."""
     pepper: FilePath
     """32 random bytes under which API keys are hashed; mode 0600."""
-
+    """A request message; larger ones are REQUEST_TOO_LARGE, by more than 64 KiB refused by gRPC itself without reason."""
 
 class Transport(Section):
     """Limits of the wire."""
@@ -302,7 +310,7 @@ class Transport(Section):
     message_bytes_max: Annotated[int, Size("1KiB", "256MiB")] = Field(
         "4MiB", alias="message_max", validate_default=True
     )
-    """A request message; larger ones are refused with REQUEST_TOO_LARGE."""
+    """A request message; larger ones are refused with REQUEST_TOO_LARGE, above 64 KiB more by gRPC itself, with no reason."""
     metadata_bytes_max: Annotated[int, Size("1KiB", "64KiB")] = Field(
         "8KiB", alias="metadata_max", validate_default=True
     )

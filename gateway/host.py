@@ -24,6 +24,7 @@ from gateway.occupancy import PRIVATE, occupied
 from gateway.place import place_of
 from gateway.policy import load_policy
 from gateway.policy_file import Kept, Memory, awaits_signature, stamp
+from gateway.promotions import newly_named, refusals, tell_promoted, tell_rejected
 from gateway.recorder import RECORDER
 from gateway.release_file import RELEASES
 from gateway.releases import Releases
@@ -37,7 +38,7 @@ from serving.errors import ServingError
 from serving.ray_link import GRACE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from gateway.config import Config
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from gateway.place import Place
     from gateway.policy import Policy
     from ops.logging import Log
+    from serving.registry.proof import Unproven
 
 DRAFT = "models.draft.json"
 READY_TIMEOUT_S = 60.0
@@ -126,18 +128,26 @@ class Host:
             if policy.digest == self.policy.digest:
                 self.problem = ""
                 return True
-            before, models = self.repository.models, self.repository.having(found)
+            repository, before = self.repository, self.repository.models
+            judged = await asyncio.to_thread(repository.judge, policy, repository.having(found).listed)
+            if lacking := refusals(policy, judged):
+                sentences = "\n".join(sentence for sentence, _, _ in lacking)
+                return await self._refused(sentences, [(listed, unproven) for _, listed, unproven in lacking])
+            models = repository.having(found, without=judged.unproven)
 
             def keep() -> None:
-                self.repository.keep(models, found)
+                repository.keep(models, found)
                 self.kept.accept(copied, policy)
 
             refused = await self.bring(policy, copied, models, keep)
             if refused is not None:
                 return await self._refused(refused)
+            named = newly_named(policy, self.policy)
             self.policy, self.problem = policy, ""
             self.log("policy-loaded", policy=policy.digest, revision=policy.revision)
             await self.models_changed(before)
+            await tell_rejected(self, judged.unproven.values())
+            await tell_promoted(self, judged.proofs, named=named)
             if self.control is not None:
                 await self.control.policy_changed(policy)
             await self.rollout.follow()
@@ -189,7 +199,7 @@ class Host:
             self.kept.refresh(policy)
         return policy
 
-    async def _refused(self, problem: str) -> bool:
+    async def _refused(self, problem: str, unproven: Sequence[tuple[Listed, Unproven]] = ()) -> bool:
         self.problem = problem
         if self.told == (self.seen, problem):  # the watcher saw it first, and now somebody asks
             return False
@@ -197,6 +207,7 @@ class Host:
         self.log("policy-refused", level="error", policy=self.policy.digest, problem=problem)
         if self.control is not None:
             await self.control.policy_refused(problem)
+        await tell_rejected(self, unproven)
         return False
 
     async def bring_up_to_date(self) -> None:
@@ -257,7 +268,8 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
         repository = Repository(config, place.memory.with_name(MODELS), place.policies / DRAFT)
         repository.open(log)  # a bundle that would be refused is found before anything is started
         kept = Kept(config.policy, place.policies, Memory(place.memory))
-        policy = kept.first(log)
+        policy = kept.first(log, repository.require_proven)
+        repository.admit(policy, log)
         for address in (config.listen.data_mtls, config.listen.admin, config.listen.metrics):
             if address is not None:
                 require_free(address)

@@ -3,7 +3,8 @@
 The supervisor writes this down, durably, before anybody acts by it. Workers open exactly the bundles it lists, so all
 of them serve the same, also one that is started later. It stands beside the log, as the memory of the policy's revision
 does: what an operator took out of service stays out, whatever is restarted. It is not signed, and needs not be: it can
-only choose among bundles that a trusted key signed, for models that the signed policy names.
+only choose among bundles that a trusted key signed, for models that the signed policy names. Where the policy asks for
+proof (`promotion`), a version without it is not listed at all; the supervisor sees to that at every start.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ class ModelSet:
             if one in serves - served:
                 yield "loaded", one
             elif one in served - serves:
+                yield "unloaded", one
+        for one in before.listed:
+            if one in served and one.key not in {other.key for other in self.listed}:
                 yield "unloaded", one
 
     def to_json(self) -> bytes:

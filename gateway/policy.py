@@ -24,6 +24,7 @@ from pydantic import Field, StringConstraints
 
 from gateway import policy_rules
 from gateway.document import PolicyRejected, Section, fill, parse, read_bounded
+from gateway.policy_promotion import Approver, Promotion
 from gateway.policy_release import Release
 from gateway.policy_signature import PolicySignatureInvalid, sign_policy, verify
 from gateway.units import Date, Rate, Text
@@ -218,6 +219,8 @@ class ModelPolicy(Section):
     """The share kept when `capture` is `sampled`."""
     release: Release | None = None
     """How its versions are rolled out."""
+    promotion: Promotion | None = None
+    """What a version must have proven before it is served; absent: a trusted signature on its bundle is enough."""
 
 
 class Policy(Section):
@@ -235,6 +238,8 @@ class Policy(Section):
     """At most 65,536: with an API key each they just fit into the 16 MiB that the file may have."""
     issuers: Annotated[Mapping[Name, Issuer], Field(max_length=64)] = {}
     models: Annotated[Mapping[Name, ModelPolicy], Field(min_length=1, max_length=1024)]
+    approvers: Annotated[Mapping[Name, Approver], Field(max_length=256)] = {}
+    """Who may sign that a version of a model is good; `promotion` says of which."""
     shared_limits: LimitsAway = LimitsAway()
     unsafe_public_methods: tuple[str, ...] = ()
     """Methods that need no credential. Health checks of a load balancer are the usual reason."""

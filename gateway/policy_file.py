@@ -26,6 +26,7 @@ from gateway.policy_signature import verify
 from ops.audit.durable import make_directories, replace_file, sync_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from gateway.config import PolicySource
@@ -146,8 +147,10 @@ class Kept:
         self.memory.keep(policy, copy)
         accept(copy)
 
-    def first(self, log: Log) -> Policy:
+    def first(self, log: Log, require: Callable[[Policy], None] = lambda _: None) -> Policy:
         """Return the policy to start with: the file's, or the last good one when the file is refused.
+
+        `require` raises PolicyRejected for a policy that cannot be put in force for another reason.
 
         Raises:
             FileRejected: neither can be used.
@@ -157,11 +160,14 @@ class Kept:
         last_good: Policy | None = None
         if self.copy.exists():
             try:
-                last_good = self._newest(self.copy)
+                found = self._newest(self.copy)
+                require(found)
+                last_good = found
             except FileRejected as problem:
                 log("policy-refused", level="error", file=self.copy.name, problem=str(problem))
         try:
             policy = self._newest(source.file, in_force=last_good)
+            require(policy)
         except FileRejected as problem:
             if last_good is None:
                 raise

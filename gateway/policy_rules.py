@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gateway.document import Fault, Location
+from gateway.policy_promotion import approver_faults, promotion_faults
 from gateway.policy_release import release_faults
 
 if TYPE_CHECKING:
@@ -185,6 +186,12 @@ def _models(policy: Policy) -> Iterator[Fault]:
             yield Fault((*at, "capture_rate"), "means nothing unless `capture` is `sampled`; remove it")
         if model.release is not None:
             yield from release_faults((*at, "release"), model.serve, model.release)
+        if model.promotion is not None:
+            yield from promotion_faults((*at, "promotion"), model.promotion, policy.approvers)
+
+
+def _approvers(policy: Policy) -> Iterator[Fault]:
+    yield from approver_faults(policy.approvers)
 
 
 def _public_methods(policy: Policy) -> Iterator[Fault]:
@@ -203,5 +210,6 @@ RULES: tuple[Callable[[Policy], Iterable[Fault]], ...] = (
     _names,
     _issuers,
     _models,
+    _approvers,
     _public_methods,
 )

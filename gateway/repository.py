@@ -10,15 +10,17 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from gateway.document import PolicyRejected
 from gateway.model_set import Listed, ModelSet, read_models
 from gateway.models import load_bundles
+from gateway.promotions import Judged, judge_versions, refusals, tell_promoted, tell_rejected
 from ops.audit.durable import make_directories, replace_file, sync_directory
 from serving.bundle import load_bundle
 from serving.catalog import find_bundles
 from serving.errors import BundleRejected, Rejection, ServingError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from gateway.config import Config
@@ -56,13 +58,17 @@ class Asked:
 
 @dataclass(slots=True)
 class Repository:
-    """The bundles of a host by their directories, and what `file` says of them. `draft` is for what may be refused."""
+    """The bundles of a host by their directories, and what `file` says of them. `draft` is for what may be refused.
+
+    `judged` says which versions have the proof that the policy in force asks for. One without is not among the models.
+    """
 
     config: Config
     file: Path
     draft: Path
     bundles: dict[str, Bundle] = field(default_factory=dict)
     models: ModelSet = field(default_factory=ModelSet)
+    judged: Judged = field(default_factory=Judged)
 
     def open(self, log: Log) -> None:
         """Load every bundle that is there; what was out of service before stays so.
@@ -79,11 +85,42 @@ class Repository:
         for key in sorted(unloaded):
             log("model-out-of-service", level="warning", model=key[0], version=key[1])
 
-    def having(self, found: Mapping[str, Bundle], unloaded: frozenset[Key] | None = None) -> ModelSet:
+    def require_proven(self, policy: Policy) -> None:
+        """Return if every version that a policy names, and that is here, has the proof that it asks for.
+
+        Raises:
+            PolicyRejected: one has not.
+        """
+        judged = self.judge(policy, self.models.listed)
+        self.judged = Judged(unproven={**self.judged.unproven, **judged.unproven})  # told once there is a log
+        if found := refusals(policy, judged):
+            raise PolicyRejected(sentence for sentence, _, _ in found)
+
+    def admit(self, policy: Policy, log: Log) -> None:
+        """At the start: leave out what has not the proof that the policy asks for. Raises OSError."""
+        judged = self.judge(policy, self.models.listed)
+        self.keep(self.having({}, without=judged.unproven), {})
+        for listed, unproven in judged.unproven.values():
+            facts = {"model": listed.name, "version": listed.version, "problem": unproven.sentence}
+            log("model-rejected", level="warning", **facts)
+        before = {key: told for key, told in self.judged.unproven.items() if key not in judged.proofs}
+        self.judged = Judged(judged.proofs, {**before, **judged.unproven})
+
+    def judge(self, policy: Policy, versions: Iterable[Listed]) -> Judged:
+        """Say which of these versions have the proof that a policy asks for. Blocks: it reads evidence."""
+        return judge_versions(policy, versions, self.config.bundles.evidence)
+
+    def having(
+        self,
+        found: Mapping[str, Bundle],
+        unloaded: frozenset[Key] | None = None,
+        without: Collection[Key] = (),
+    ) -> ModelSet:
         """Return the models with what was found besides; out of service is what was so before, or `unloaded`."""
         unloaded = self.models.unloaded if unloaded is None else unloaded
         known = sorted({**self.bundles, **found}.items())
-        return ModelSet(tuple(Listed(each.name, each.version, each.digest, at) for at, each in known), unloaded)
+        listed = (Listed(each.name, each.version, each.digest, at) for at, each in known)
+        return ModelSet(tuple(one for one in listed if one.key not in without), unloaded)
 
     def keep(self, models: ModelSet, found: Mapping[str, Bundle]) -> None:
         """Write down, durably, what is in force from now on. Raises OSError."""
@@ -92,7 +129,8 @@ class Repository:
                 sync_directory(changed)
             replace_file(self.file, models.to_json(), MODE)
         self.models = models
-        self.bundles.update(found)
+        there = {listed.directory for listed in models.listed}
+        self.bundles = {at: bundle for at, bundle in {**self.bundles, **found}.items() if at in there}
 
     def needed_by(self, policy: Policy) -> dict[str, Bundle]:
         """Return the bundles that a policy names and nobody has loaded yet, as far as they are there.
@@ -145,10 +183,16 @@ async def change(asked: Asked, host: Host) -> dict[str, Any]:
         unloaded = before.unloaded - keys if asked.loads else before.unloaded | keys
         models = repository.having(found, unloaded)
         if models != before:
+            coming = [listed for action, listed in models.changes(before) if action == "loaded"]
+            judged = await asyncio.to_thread(repository.judge, host.policy, coming)
+            if judged.unproven:
+                await tell_rejected(host, judged.unproven.values(), asked.request)
+                return refused(asked, "; ".join(each.sentence for _, each in judged.unproven.values()), host)
             refusal = await host.bring(host.policy, host.kept.copy, models, lambda: repository.keep(models, found))
             if refusal is not None:
                 return refused(asked, refusal, host)
             await host.models_changed(before, asked.request)
+            await tell_promoted(host, {**repository.judged.proofs, **judged.proofs}, asked.request)
     return {"outcome": "done", "version": meant[0].version}
 
 

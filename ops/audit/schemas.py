@@ -192,15 +192,25 @@ class Loaded(Part, kw_only=True, frozen=True):
 
 
 class ModelChange(Part, kw_only=True, frozen=True):
-    """A version came into service or went out of it; `request` is the id of the request that asked for it."""
+    """A version came into service or went out of it; `request` is the id of the request that asked for it.
+
+    `promoted`: it has the proof that the policy asks for: an `evaluation` (the digest of its file) that `approvers`
+    signed, or their `override` with its reasons, or it is `exempt` by the policy. `rejected`: it has not, and `reason`
+    says why.
+    """
 
     action: Literal["loaded", "unloaded", "promoted", "rejected"]
+    approvers: Annotated[list[Text], Meta(max_length=64)] | UnsetType = UNSET
     build: Text
     digest: Hex64
+    evaluation: Hex64 | UnsetType = UNSET
+    exempt: bool | UnsetType = UNSET
     gateway: Text | UnsetType = UNSET
     id: Hex32
     kind: Literal["model"]
     name: Text
+    override: Name | UnsetType = UNSET
+    reason: Name | UnsetType = UNSET
     request: Hex32 | UnsetType = UNSET
     time_ns: TimeNs
     v: V1

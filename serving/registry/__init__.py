@@ -1,0 +1,1 @@
+"""What a model version has proven: evaluations, gates, approvals, and what they come to. See docs/promotion.md."""

@@ -1,0 +1,199 @@
+"""`stockade models list|evaluate|approve|promote|rollback|diff` at the terminal."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from gateway import cli
+from gateway.policy import load_policy
+from serving.registry.evaluation import parse_evaluation
+from serving.registry.evidence import read_evidence
+from tests.e2e.promoting import MODEL, add_model, add_version, approve, digest, evaluate, evidence_of, models
+from tests.e2e.site import copy_site
+
+
+@pytest.fixture
+def site(made_site, tmp_path):
+    site = copy_site(made_site, tmp_path / "site")
+    add_model(site)
+    return site
+
+
+def listed(site, capsys) -> dict[str, tuple[str, str]]:
+    capsys.readouterr()
+    assert models(site, "list", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    return {each["version"]: (each["state"], each["evidence"]) for each in found if each["model"] == MODEL}
+
+
+def test_from_a_bundle_to_the_policy_that_serves_it_and_back(site, capsys):
+    missing = "has no evaluation; `stockade models evaluate` makes one"
+    assert listed(site, capsys) == {"1": ("served", "exempt"), "2": ("unapproved", missing)}
+    key = str(site.directory / "keys/policy.key")
+    assert models(site, "promote", f"{MODEL}/2", "--key", key) == 1
+    assert f"version '2' may not be served: {missing}" in capsys.readouterr().err
+    assert evaluate(site, "2") == 0
+    assert approve(site, "2", "alice") == 0
+    assert listed(site, capsys)["2"] == ("unapproved", "has 1 of 2 approvals (alice)")
+    assert approve(site, "2", "carol") == 0
+    assert listed(site, capsys)["2"] == ("ready", "alice, carol")
+    before = policy_of(site)
+    assert models(site, "promote", f"{MODEL}/2", "--canary", "--key", key) == 0
+    canary = policy_of(site)
+    assert (canary.revision, canary.models[MODEL].release.canary.version) == (before.revision + 1, "2")
+    assert listed(site, capsys)["2"] == ("canary", "alice, carol")
+    assert models(site, "rollback", MODEL, "--key", key) == 0
+    assert policy_of(site).models[MODEL] == before.models[MODEL]
+    assert models(site, "promote", f"{MODEL}/2", "--shadow", "0.5", "--key", key) == 0
+    assert policy_of(site).models[MODEL].release.shadow.rate == 0.5
+    assert models(site, "promote", f"{MODEL}/2", "--key", key) == 0
+    assert (policy_of(site).models[MODEL].serve, policy_of(site).models[MODEL].release) == ("2", None)
+    assert models(site, "rollback", MODEL, "--key", key) == 0  # what it was compared with
+    assert policy_of(site).models[MODEL] == before.models[MODEL]
+    assert models(site, "rollback", MODEL) == 1  # version 1 was compared with nothing
+    assert f"name it: {MODEL}/VERSION" in capsys.readouterr().err
+
+
+def policy_of(site):
+    return load_policy(site.policy, site.directory / "keys/policy.pub")
+
+
+def test_whoever_signs_with_a_key_of_his_own_is_told_to(site, capsys):
+    assert evaluate(site, "2") == 0
+    assert (approve(site, "2", "alice"), approve(site, "2", "bob")) == (0, 0)
+    assert models(site, "promote", f"{MODEL}/2") == 0
+    assert f"next: stockade policy sign {site.config}" in capsys.readouterr().out
+    assert yaml.safe_load(site.policy.read_text())["models"][MODEL]["serve"] == "2"
+    assert models(site, "promote", f"{MODEL}/1") == 2  # nobody edits what was not signed
+    assert "was not signed" in capsys.readouterr().err
+
+
+def test_a_wrong_key_leaves_the_policy_as_it_was(site):
+    assert evaluate(site, "2") == 0
+    assert (approve(site, "2", "alice"), approve(site, "2", "bob")) == (0, 0)
+    before = sorted((path.name, path.read_bytes()) for path in site.directory.glob("*policy*"))
+    assert models(site, "promote", f"{MODEL}/2", "--key", str(site.directory / "evidence/alice.key")) == 2
+    assert sorted((path.name, path.read_bytes()) for path in site.directory.glob("*policy*")) == before
+
+
+def test_an_evaluation_says_what_it_is_of(site, capsys):
+    assert evaluate(site, "2", "--json") == 0
+    said = capsys.readouterr().out.encode()
+    evidence = read_evidence(evidence_of(site, "2"))
+    assert parse_evaluation(said) == evidence.evaluation
+    found = evidence.evaluation
+    assert (found.model, found.version, found.bundle) == (MODEL, "2", digest(site, "2"))
+    assert (found.baseline.version, found.baseline.bundle) == ("1", digest(site, "1"))
+    assert found.metrics["accuracy"].value == 1.0
+    assert found.metrics["disagreement"].value == 0.0
+    assert [gate.name for gate in found.gates] == [
+        "accuracy_min",
+        "robust_accuracy_min",
+        "disagreement_max",
+        "value_per_1000_min",
+    ]
+
+
+def test_a_version_that_answers_otherwise_passes_no_gate_and_is_not_approved(site, capsys):
+    add_version(site, "3", "odd")
+    assert evaluate(site, "3") == 1
+    assert approve(site, "3", "alice") == 1
+    assert "to let it pass all the same, sign with --override REASON" in capsys.readouterr().err
+    assert not (evidence_of(site, "3") / "alice.json").exists()
+    for name in ("alice", "bob"):
+        assert approve(site, "3", name, "--override", "the old one is broken") == 0
+    assert listed(site, capsys)["3"] == (
+        "ready",
+        "override by alice, bob (alice: the old one is broken; bob: the old one is broken)",
+    )
+
+
+def test_nobody_signs_what_would_not_count(site, capsys):
+    assert approve(site, "2", "alice") == 1
+    assert "there is no evaluation to approve" in capsys.readouterr().err
+    assert evaluate(site, "2") == 0
+    assert approve(site, "2", "mallory") == 1
+    assert "mallory is not among its approvers" in capsys.readouterr().err
+    words = ["models", "approve", str(site.config), f"{MODEL}/2", "--as", "alice"]
+    assert cli.main([*words, "--key", str(site.directory / "evidence/bob.key")]) == 1
+    assert "alice has another key there" in capsys.readouterr().err
+    assert cli.main([*words, "--key", str(site.directory / "keys/pepper")]) == 2
+    assert [path.name for path in evidence_of(site, "2").iterdir()] == ["evaluation.json"]
+
+
+def test_a_new_evaluation_takes_signatures_away_only_when_told_to(site, capsys):
+    assert evaluate(site, "2") == 0
+    assert approve(site, "2", "alice") == 0
+    signed = (evidence_of(site, "2") / "evaluation.json").read_bytes()
+    assert evaluate(site, "2", "--seed", "1") == 1
+    assert "was signed by alice" in capsys.readouterr().err
+    assert (evidence_of(site, "2") / "evaluation.json").read_bytes() == signed
+    assert evaluate(site, "2", "--seed", "1", "--replace") == 0
+    assert listed(site, capsys)["2"] == ("unapproved", "has 0 of 2 approvals")
+
+
+def test_two_versions_side_by_side(site, capsys):
+    add_version(site, "3", "odd")
+    evaluate(site, "3")
+    capsys.readouterr()
+    assert models(site, "diff", MODEL, "1", "3", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["digest"] == [digest(site, "1"), digest(site, "3")]
+    assert found["evaluation"][0] == "none"
+    assert found["accuracy"] == ["-", "0 (0.0000 to 0.0095)"]
+    assert found["gate accuracy_min"] == ["-", "0, not passed (0 is below 0.95)"]
+    assert models(site, "diff", MODEL, "1", "3") == 0
+    assert "gate disagreement_max" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("promote", "shelf"), 1, "'shelf' is not NAME/VERSION"),
+        (("promote", "shelves/2"), 1, "'shelves' is not a model of the policy"),
+        (("promote", "shelf/9"), 1, "there is no bundle shelf/9"),
+        (("rollback", "shelf/9"), 1, "there is no bundle shelf/9"),
+        (("diff", "shelf", "1", "9"), 1, "there is no bundle shelf/9"),
+    ],
+)
+def test_what_is_not_there(site, capsys, words, code, said):
+    assert models(site, *words) == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_key_of_an_approver_can_approve(site, capsys, tmp_path):
+    assert cli.main(["keys", "approver", "dora", "--out", str(tmp_path / "dora.key")]) == 0
+    entry = yaml.safe_load(capsys.readouterr().out)
+    assert (tmp_path / "dora.key").stat().st_mode & 0o777 == 0o600
+
+    def change(policy):
+        policy["approvers"] |= entry
+        policy["models"][MODEL]["promotion"]["approvers"].append("dora")
+
+    site.change_policy(change)
+    assert evaluate(site, "2") == 0
+    words = ["models", "approve", str(site.config), f"{MODEL}/2", "--as", "dora", "--key", str(tmp_path / "dora.key")]
+    assert cli.main(words) == 0
+    assert listed(site, capsys)["2"] == ("unapproved", "has 1 of 2 approvals (dora)")
+    assert cli.main(["keys", "approver", "dora", "--out", str(tmp_path / "dora.key")]) == 2
+
+
+def test_the_bundle_that_comes_with_the_project_is_evaluated_without_any_file(capsys):
+    from gateway.samples import bundles_directory
+
+    assert cli.main(["models", "evaluate", str(bundles_directory() / "kiosk/1"), "--json"]) == 0
+    found = parse_evaluation(capsys.readouterr().out.encode())
+    assert found.metrics["accuracy"].value == 0.947
+    assert found.baseline is None
+    assert 0.0 <= found.metrics["robust_accuracy"].value < 0.1  # it was not trained for that
+
+
+def test_check_finds_what_a_start_would_refuse(site, capsys):
+    assert cli.main(["check", str(site.config)]) == 0
+    site.change_policy(lambda policy: policy["models"][MODEL].update(serve="2"))
+    capsys.readouterr()
+    assert cli.main(["check", str(site.config)]) == 1
+    assert f"models.{MODEL}.serve: version '2' may not be served: has no evaluation" in capsys.readouterr().out
