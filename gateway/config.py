@@ -302,7 +302,7 @@ class PolicySource(Section):
     """PEM Ed25519 public key of those who may change the policy."""
     pepper: FilePath
     """32 random bytes under which API keys are hashed; mode 0600."""
-    """A request message; larger ones are REQUEST_TOO_LARGE, by more than 64 KiB refused by gRPC itself without reason."""
+
 
 class Transport(Section):
     """Limits of the wire."""
@@ -310,7 +310,7 @@ class Transport(Section):
     message_bytes_max: Annotated[int, Size("1KiB", "256MiB")] = Field(
         "4MiB", alias="message_max", validate_default=True
     )
-    """A request message; larger ones are refused with REQUEST_TOO_LARGE, above 64 KiB more by gRPC itself, with no reason."""
+    """A request message; larger ones are REQUEST_TOO_LARGE, those by more than 64 KiB gRPC's own RESOURCE_EXHAUSTED."""
     metadata_bytes_max: Annotated[int, Size("1KiB", "64KiB")] = Field(
         "8KiB", alias="metadata_max", validate_default=True
     )
