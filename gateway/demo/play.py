@@ -28,6 +28,9 @@ from gateway.demo.tamper import flip_one_byte
 from gateway.init import Ports, init_directory
 from gateway.local import Local, NotServing, serving
 from gateway.samples import bundles_directory
+from ops.audit.checkpoint import parse_vkey
+from ops.audit.entry import parse
+from ops.audit.read import LogReader
 from ops.audit.verify import OK, TAMPERED, Report, verify_log
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ NO_CLIENT = """there is no client at {}: run `make demo`, or make one with
 EX_FAILED = 1
 EX_UNUSABLE = 2
 SEED = 7
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @dataclass(slots=True)
@@ -57,12 +61,23 @@ class Played:
 
 
 @dataclass(frozen=True, slots=True)
+class Records:
+    """What the log's entries are of: requests with one of their own, sums of refusals, and the gateway itself."""
+
+    requests: int
+    sums: int
+    summed: int
+    own: int
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What the log says: verified as it stands, and with one byte flipped in a copy."""
 
     whole: Report
     tampered: Report
     flipped: str
+    records: Records
 
 
 def run(options: argparse.Namespace) -> int:
@@ -88,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
             console.print(f"[red]the demo stopped:[/red] {escape(str(problem))}", soft_wrap=True)
             return EX_FAILED
         evidence = examine(directory)
-        report = as_json(played, evidence, time.monotonic() - began)
+        report = as_json(played, evidence, measured_accuracy(directory), time.monotonic() - began)
         write_page(options.page, played, evidence, report)
     if options.report:
         options.report.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +194,22 @@ def examine(directory: Path) -> Evidence:
         copy = Path(scratch) / "log"
         shutil.copytree(log, copy)
         flipped = flip_one_byte(copy)
-        return Evidence(whole, verify_log(copy, [vkey], processes=0), flipped)
+        return Evidence(whole, verify_log(copy, [vkey], processes=0), flipped, count_records(log, vkey))
+
+
+def count_records(log: Path, vkey: str) -> Records:
+    """Count what the entries of a log are of."""
+    reader = LogReader.open(log, parse_vkey(vkey))
+    entries = [parse(entry) for entry in reader.entries(0, reader.checkpoint.size)]
+    sums = [entry["count"] for entry in entries if "count" in entry]
+    requests = sum(entry.get("method") == INFER and "count" not in entry for entry in entries)
+    return Records(requests, len(sums), sum(sums), len(entries) - len(sums) - requests)
+
+
+def measured_accuracy(directory: Path) -> float:
+    """Return what the model was measured at on the whole test set: its signed manifest says so."""
+    manifest = json.loads((directory / "bundles/kiosk/1/manifest.json").read_bytes())
+    return float(manifest["metrics"]["accuracy"])
 
 
 def kept_promises(evidence: Evidence) -> tuple[bool, bool]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -22,33 +26,43 @@ REASONS = {
 }
 
 
+class Played(NamedTuple):
+    code: int
+    report: dict[str, Any]
+    page: str
+    kept: Path
+    said: str
+
+
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
     place = tmp_path_factory.mktemp("demo")
     report, page, kept = place / "report.json", place / "demo.html", place / "gateway"
     python = str(program("tritonclient"))
-    code = main(["demo", "--report", str(report), "--page", str(page), "--keep", str(kept), "--client-python", python])
-    return code, json.loads(report.read_text()), page.read_text(), kept
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        options = ("--report", str(report), "--page", str(page), "--keep", str(kept), "--client-python", python)
+        code = main(["demo", *options])
+    return Played(code, json.loads(report.read_text()), page.read_text(), kept, " ".join(said.getvalue().split()))
 
 
 def test_the_whole_job_is_done_and_every_promise_kept(played):
-    code, report, _, _ = played
-    assert code == 0
+    report = played.report
+    assert played.code == 0
     assert report["audit"]["verified"]
     assert report["audit"]["tamper_detected"]
     assert report["accuracy"] >= 0.905
 
 
 def test_refusals_are_told_by_reason(played):
-    _, report, _, _ = played
-    refused = report["refused"]
+    refused = played.report["refused"]
     assert {reason: refused[reason] for reason in REASONS} == REASONS
     assert 40 <= refused["RATE_LIMITED"] <= 50, "60 requests against a burst of 10 and 5 a second"
 
 
 def test_every_request_has_its_record(played):
-    _, report, _, kept = played
-    log = LogReader.open(kept / "log", parse_vkey((kept / "keys/log.vkey").read_text().strip()))
+    report = played.report
+    log = LogReader.open(played.kept / "log", parse_vkey((played.kept / "keys/log.vkey").read_text().strip()))
     entries = [parse(entry) for entry in log.entries(0, log.checkpoint.size)]
     infer = [entry for entry in entries if entry.get("method") == "/inference.GRPCInferenceService/ModelInfer"]
     strangers = sum(entry["count"] for entry in entries if "count" in entry)
@@ -56,9 +70,25 @@ def test_every_request_has_its_record(played):
     assert len({entry["id"] for entry in infer}) == len(infer)
 
 
+def test_it_says_why_there_are_as_many_records_as_there_are(played):
+    report, records = played.report, played.report["audit"]["records"]
+    assert records["requests"] + records["summed"] == report["requests"]
+    assert records["requests"] + records["sums"] + records["own"] == report["audit"]["size"]
+    assert records["own"] > 0
+    told = f"{report['requests']:,} requests, {report['audit']['size']:,} records: {records['requests']:,} of one"
+    for text in (played.page, played.said):
+        assert told in text
+        assert f"{records['sums']} that sum up {records['summed']} refusals" in text
+
+
+def test_it_says_what_the_model_is_worth_on_all_images(played):
+    assert played.report["accuracy_whole_test_set"] == 0.9224
+    assert "on all 10,000 the model was measured at 92.2%" in played.page
+    assert "on all 10,000 the model was measured at 92.2%" in played.said
+
+
 def test_the_screen_keeps_its_rate_and_catches_what_is_no_product(played):
-    _, report, _, _ = played
-    screens = report["screens"]
+    screens = played.report["screens"]
     assert screens["products"]["caught_share"] <= 0.02, "calibrated to 1 %"
     for kind in ("noise", "inverted"):
         assert screens[kind]["caught_share"] >= 0.95
@@ -67,10 +97,19 @@ def test_the_screen_keeps_its_rate_and_catches_what_is_no_product(played):
 
 
 def test_the_page_holds_its_plots_and_needs_nothing_else(played):
-    _, report, page, _ = played
-    assert page.count("<svg") == 3
-    assert report["audit"]["root"] in page
+    page = played.page
+    assert page.count("<svg") == 3 * 2
+    assert page.count('class="wide"') == page.count('class="narrow"') == 3
+    assert played.report["audit"]["root"] in page
     assert not re.search(r'(src|href)="https?://(?!www\.w3\.org|matplotlib\.org)', page)
+
+
+def test_the_plots_have_the_colours_of_the_page(played):
+    """It has two sets of them, for light and for dark."""
+    assert "prefers-color-scheme: dark" in played.page
+    for plot in re.findall(r"<svg.*?</svg>", played.page, re.DOTALL):
+        assert "var(--ink)" in plot
+        assert not re.search(r"(fill|stroke): #", plot), "a colour that is the same in the dark"
 
 
 def test_without_a_client_it_says_how_to_make_one(tmp_path, capsys):
