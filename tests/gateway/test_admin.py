@@ -75,7 +75,7 @@ async def test_what_is_owed_too_long_is_given_up_aloud(made_site, tmp_path):
         assert "owed-entry-dropped" not in control.host.log.events()
         await owe(control, OWED_MAX)
         dropped = [facts for event, facts in control.host.log.lines if event == "owed-entry-dropped"]
-        assert dropped == [{"level": "error", "kind": "policy", "policy": f"{0:064x}"}]
+        assert dropped == [{"level": "error", "kind": "policy", "digest": f"{0:064x}"}]
         rig.sink.unavailable = None
         await control.record_owed()
         assert digests(rig.sink) == [f"{number:064x}" for number in range(1, OWED_MAX + 1)]
