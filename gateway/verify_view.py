@@ -46,10 +46,14 @@ def run(options: argparse.Namespace) -> int:
         where = f"{problem.filename}: " if problem.filename else ""
         Console(stderr=True).print(f"[red]stockade:[/red] {escape(f'{where}{problem.strerror}')}", soft_wrap=True)
         return USAGE
+    beside = None if options.vkey or not keys else keys[0]
     if options.json:
-        sys.stdout.write(json.dumps(as_json(report), indent=2) + "\n")
+        sys.stdout.write(json.dumps(as_json(report) | {"key_beside_log": beside}, indent=2) + "\n")
     else:
         show(report, console)
+        if beside is not None:  # whoever could change the log could change it too
+            advice = "compare it with one you got elsewhere, or pass --vkey"
+            console.print(f"key: {escape(beside)}; {advice}", highlight=False, soft_wrap=True)
     return report.exit_code
 
 

@@ -202,7 +202,7 @@ def count_records(log: Path, vkey: str) -> Records:
     reader = LogReader.open(log, parse_vkey(vkey))
     entries = [parse(entry) for entry in reader.entries(0, reader.checkpoint.size)]
     sums = [entry["count"] for entry in entries if "count" in entry]
-    requests = sum(entry.get("method") == INFER and "count" not in entry for entry in entries)
+    requests = sum(entry.get("method") == INFER for entry in entries)
     return Records(requests, len(sums), sum(sums), len(entries) - len(sums) - requests)
 
 

@@ -76,6 +76,24 @@ def test_files_that_are_not_the_logs_are_warned_of_and_counted(log, tmp_path, ca
     assert "warning" not in capsys.readouterr().out
 
 
+def test_a_key_from_beside_the_log_is_named_and_another_is_not(log, tmp_path, capsys):
+    """The directory of `stockade init` holds both; who can change the log there can change the key."""
+    shutil.copytree(log, tmp_path / "log")
+    (tmp_path / "stockade.yaml").touch()
+    key = tmp_path / "keys/log.vkey"
+    key.parent.mkdir()
+    key.write_text(VKEY)
+    assert verify(tmp_path) == OK
+    said = f"key: {key}; compare it with one you got elsewhere, or pass --vkey\n"
+    assert said in capsys.readouterr().out
+    assert verify(tmp_path, "--json") == OK
+    assert json.loads(capsys.readouterr().out)["key_beside_log"] == str(key)
+    assert verify(tmp_path, "--vkey", VKEY) == OK
+    assert "key:" not in capsys.readouterr().out
+    assert verify(tmp_path, "--vkey", VKEY, "--json") == OK
+    assert json.loads(capsys.readouterr().out)["key_beside_log"] is None
+
+
 @pytest.mark.parametrize(("least", "told"), [(4, True), (5, False)])
 def test_the_rate_is_told_of_logs_that_are_large_enough_to_have_one(log, least, told, capsys, monkeypatch):
     monkeypatch.setattr(verify_view, "RATE_RECORDS_MIN", least)
