@@ -55,13 +55,14 @@ def test_memory_is_watched_on_a_real_gateway(tmp_path):
 
 @needs_h2load
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["protected", "protected_tls", "unprotected"])
-def test_our_gateway_is_measured_in_each_of_its_settings(tmp_path, target):
-    arguments = ["--targets", target, "--rounds", "1", "--seconds", "0.3", "--json", "--workspace", str(tmp_path)]
-    command = [sys.executable, "-m", "gateway.cli", "bench", "serve", *arguments]
+def test_our_gateway_is_measured_in_each_of_its_settings(tmp_path):
+    targets = ("protected", "protected_tls", "unprotected")
+    options = ["--rounds", "1", "--seconds", "0.3", "--json", "--workspace", str(tmp_path)]
+    command = [sys.executable, "-m", "gateway.cli", "bench", "serve", "--targets", ",".join(targets), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout)[f"{target}_rps"]["256"] > 0
+    report = json.loads(done.stdout)
+    assert [target for target in targets if not report[f"{target}_rps"]["256"] > 0] == []
 
 
 def test_peers_are_listed_with_what_is_missing(tmp_path, monkeypatch, capsys):
