@@ -160,6 +160,7 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
     return ModelRules(
         served=served,
         outputs=outputs,
+        reserved=reserved_of(model, bundle, outputs),
         datatypes={spec.name: spec.datatype for spec in outputs},
         cost_per_row=model.cost_per_row,
         screens=screens,
@@ -181,6 +182,16 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
         capture=model.capture,
         capture_rate=model.capture_rate or 0.0,
     )
+
+
+def reserved_of(model: ModelPolicy, bundle: Bundle, outputs: Iterable[TensorSpec]) -> dict[str, frozenset[str]]:
+    """Return which roles may have an output that not everybody may."""
+    where, names = f"models.{bundle.name}.reserved", {spec.name for spec in outputs}
+    if missing := model.reserved.keys() - names:
+        raise PolicyRejected([f"{where}: the bundle has no output {min(missing)!r}"])
+    if not names - model.reserved.keys():
+        raise PolicyRejected([f"{where}: nothing is left for anybody else; keep the model to a role by its grants"])
+    return {output: frozenset(roles) for output, roles in model.reserved.items()}
 
 
 def prediction_of(outputs: Iterable[TensorSpec]) -> str | None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.admission.budget import Charges
     from gateway.service import Call
     from gateway.state import ModelRules, Served
+    from serving.bundle import TensorSpec
 
 INFERENCE = "inference.GRPCInferenceService"
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -57,19 +58,24 @@ def model_ready(call: Call, request: pb.ModelReadyRequest) -> Message:
     return pb.ModelReadyResponse(ready=rules.served.engine.ready() and not call.gw.draining)
 
 
+def outputs_of(call: Call, rules: ModelRules) -> tuple[TensorSpec, ...]:
+    """Return the outputs that this caller may have."""
+    return rules.outputs_for(call.record.caller().roles)
+
+
 def model_metadata(call: Call, request: pb.ModelMetadataRequest) -> Message:
     rules = route(call.record, request.name, request.version, call.active)
     bundle = rules.served.bundle
     versions = [other.served.bundle.version for other in permitted(call) if other.served.bundle.name == bundle.name]
     elsewhere = bundle.manifest.get("upstream") is not None
-    return metadata.model_metadata(bundle, versions, bundle.inputs, rules.outputs, elsewhere=elsewhere)
+    return metadata.model_metadata(bundle, versions, bundle.inputs, outputs_of(call, rules), elsewhere=elsewhere)
 
 
 def model_config(call: Call, request: pb.ModelConfigRequest) -> Message:
     rules = route(call.record, request.name, request.version, call.active)
     bundle = rules.served.bundle
     rows_max, elsewhere = call.gw.codec_limits.rows_max, bundle.manifest.get("upstream") is not None
-    return metadata.model_config(bundle, bundle.inputs, rules.outputs, rows_max, elsewhere=elsewhere)
+    return metadata.model_config(bundle, bundle.inputs, outputs_of(call, rules), rows_max, elsewhere=elsewhere)
 
 
 def model_statistics(call: Call, request: pb.ModelStatisticsRequest) -> Message:

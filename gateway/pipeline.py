@@ -83,7 +83,10 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
         rules = route(record, message.model_name, message.model_version, active)
         served = rules.served
         require_loaded(served)
-        request = codec.decode(message, served.bundle.inputs, rules.outputs, gw.codec_limits)
+        outputs = rules.outputs_for(principal.roles)
+        request = codec.decode(message, served.bundle.inputs, outputs, gw.codec_limits)
+        if len(outputs) < len(rules.outputs):
+            request = request.naming(outputs)
         record.rows = request.rows
         charges = budget.cost_charges(request.rows * rules.cost_per_row, request.rows)
         spend(record, charges, began_ns, gw)

@@ -208,6 +208,10 @@ class ModelPolicy(Section):
     """What a row counts against `cost` limits."""
     outputs: Annotated[tuple[str, ...], Field(min_length=1, max_length=64)] | None = None
     """Outputs that clients may have; absent: all of the bundle's."""
+    reserved: Annotated[
+        Mapping[str, Annotated[tuple[str, ...], Field(min_length=1, max_length=64)]], Field(max_length=64)
+    ] = {}
+    """Outputs that only these roles may have, such as user embeddings; to all others they do not exist."""
     screens: Mapping[Name, ScreenPolicy] = {}
     """By screen."""
     harden: Hardening | None = None

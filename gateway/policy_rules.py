@@ -15,7 +15,7 @@ from gateway.policy_promotion import approver_faults, promotion_faults
 from gateway.policy_release import release_faults
 
 if TYPE_CHECKING:
-    from gateway.policy import Policy, Principal
+    from gateway.policy import ModelPolicy, Policy, Principal
 
 __all__ = ["METHODS", "MODEL_METHODS", "PUBLIC_METHODS", "RULES"]
 
@@ -184,6 +184,7 @@ def _models(policy: Policy) -> Iterator[Fault]:
             yield Fault((*at, "capture_rate"), "is missing, and `capture` is `sampled`; write a share such as 0.01")
         if model.capture != "sampled" and model.capture_rate is not None:
             yield Fault((*at, "capture_rate"), "means nothing unless `capture` is `sampled`; remove it")
+        yield from _reserved((*at, "reserved"), model, policy.roles)
         if model.release is not None:
             yield from release_faults((*at, "release"), model.serve, model.release)
         if model.promotion is not None:
@@ -192,6 +193,14 @@ def _models(policy: Policy) -> Iterator[Fault]:
 
 def _approvers(policy: Policy) -> Iterator[Fault]:
     yield from approver_faults(policy.approvers)
+
+
+def _reserved(at: Location, model: ModelPolicy, roles: Mapping[str, object]) -> Iterator[Fault]:
+    for output, holders in model.reserved.items():
+        if model.outputs is not None and output not in model.outputs:
+            yield Fault((*at, output), "is none of `outputs`, so nobody has it; add it there or remove it here")
+        for index, role in enumerate(holders):
+            yield from _refers((*at, output, index), role, roles, "a role")
 
 
 def _public_methods(policy: Policy) -> Iterator[Fault]:

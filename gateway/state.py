@@ -97,7 +97,10 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelRules:
-    """What the policy says about one model version. `prediction` is the output that is hardened, if there is one."""
+    """What the policy says about one model version. `prediction` is the output that is hardened, if there is one.
+
+    `reserved` holds the roles that may have an output which not everybody may.
+    """
 
     served: Served
     outputs: tuple[TensorSpec, ...]
@@ -112,6 +115,13 @@ class ModelRules:
     capture: str
     capture_rate: float
     mirror: Mirror | None = None
+    reserved: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def outputs_for(self, roles: frozenset[str]) -> tuple[TensorSpec, ...]:
+        """Return the outputs that a caller with these roles may have; at least one."""
+        if not self.reserved:
+            return self.outputs
+        return tuple(spec for spec in self.outputs if not roles.isdisjoint(self.reserved.get(spec.name, roles)))
 
 
 @dataclass(frozen=True, slots=True)

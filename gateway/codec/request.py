@@ -1,7 +1,7 @@
 """What the codec is told and what it gives: limits, tensor declarations, and the decoded request."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gateway.codec.datatypes import Array
@@ -59,3 +59,11 @@ class InferRequest:
     classification: Mapping[str, int]  # output → how many of the best classes to answer with
     priority: int
     timeout_us: int | None
+
+    def naming(self, outputs: Sequence[Spec]) -> "InferRequest":
+        """Return the request with these outputs asked for by name, where it asked for none in particular."""
+        return self if self.requested_outputs is not None else replace(self, requested_outputs=_names(outputs))
+
+
+def _names(outputs: Sequence[Spec]) -> tuple[str, ...]:
+    return tuple(spec.name for spec in outputs)

@@ -62,8 +62,13 @@ def test_a_policy_becomes_identities_rights_budgets_and_rules(document, build):
         (lambda policy: policy["models"]["tiny"].update(screens={"sonar": {"flag": 0.1}}), "no screen 'sonar'"),
         (lambda policy: policy["models"]["tiny"].update(screens={"evidence": {"flag": 0.1}}), "evidence"),
         (lambda policy: policy["models"]["tiny"].update(outputs=["taste"]), "no output 'taste'"),
+        (lambda policy: policy["models"]["tiny"].update(reserved={"taste": ["rival"]}), "no output 'taste'"),
+        (
+            lambda policy: policy["models"]["tiny"].update(outputs=["energy"], reserved={"energy": ["rival"]}),
+            "nothing is left for anybody else",
+        ),
     ],
-    ids=["version", "model", "screen", "calibration", "output"],
+    ids=["version", "model", "screen", "calibration", "output", "reserved", "all-reserved"],
 )
 def test_what_the_models_do_not_bring_is_refused_by_name(document, build, change, problem):
     change(document)
