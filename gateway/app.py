@@ -19,6 +19,7 @@ from gateway.admission.concurrency import Concurrency
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.snapshot import LimitsFile
 from gateway.batching import end_batching, start_batching
+from gateway.cache import open_cache
 from gateway.capture import BACKLOG_SHARE, Room, Vault
 from gateway.codec import CodecLimits
 from gateway.comparison import Comparer
@@ -151,6 +152,8 @@ class App:
     def put_in_force(self, active: Active, policy: Policy) -> None:
         """Let every request that begins from now on see this policy."""
         self.in_force = active, policy
+        if self.gw.cache is not None:
+            self.gw.cache.clear()
         self.gw.active = with_standings(active, policy, self.standings)
         self.metrics.release.serve_releases(
             {name: (model.serve, *model.release.versions) for name, model in policy.models.items() if model.release}
@@ -261,6 +264,7 @@ async def open_app(
         log_level=config.log.level,
         shared=shared,
         host=host,
+        cache=open_cache(config.cache) if served else None,
     )
     for one in served.values():
         if not one.unloaded:

@@ -380,6 +380,20 @@ class SharedLimits(Section):
     """How long a call waits for Redis at most, before it is away."""
 
 
+class ResponseCache(Section):
+    """Answers that are given again: same tenant, model, version, policy and input. Absent: every request is run.
+
+    Each worker has its own. A caller is authenticated and charged as for any answer, and each has a record.
+    """
+
+    entries_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Answers that are kept."""
+    bytes_max: Annotated[int, Size("64KiB", "4GiB")] = Field("16MiB", validate_default=True)
+    """Memory they take; one that takes more than an eighth of it is not kept."""
+    ttl_ms: Annotated[int, Duration("1s", "1d")] = Field("10m", alias="ttl", validate_default=True)
+    """How long an answer may be given again."""
+
+
 class Config(Section):
     """Stockade's static configuration (`stockade.yaml`)."""
 
@@ -405,6 +419,7 @@ class Config(Section):
     log: Log = Log()
     tracing: Tracing | None = None
     shared_limits: SharedLimits | None = None
+    cache: ResponseCache | None = None
 
     _directory: Path = PrivateAttr(default=Path())
 

@@ -178,6 +178,12 @@ def _shared_limits(config: Config) -> Iterator[Fault]:
         yield Fault(("shared_limits", "username"), "is of no use alone; add `password_file`")
 
 
+def _cache(config: Config) -> Iterator[Fault]:
+    if config.cache is not None and config.engine.kind == "oip":
+        problem = "cannot be had with `kind: oip`: a server may change its model, and old answers would be given on"
+        yield Fault(("cache",), f"{problem}; remove it")
+
+
 def _ray(config: Config) -> Iterator[Fault]:
     ray, kind = config.engine.ray, config.engine.kind
     if (ray is not None) != (kind == "ray"):
@@ -212,5 +218,6 @@ RULES: tuple[Callable[[Config], Iterable[Fault]], ...] = (
     _sizes_agree,
     _upstream,
     _ray,
+    _cache,
     _shared_limits,
 )

@@ -61,6 +61,13 @@ class Totals(Protocol):
     @property
     def batches(self) -> int: ...
     @property
+    def hits(self) -> int:
+        """Requests that were answered from the cache; they are among `requests`."""
+        ...
+
+    @property
+    def hit_ns(self) -> int: ...
+    @property
     def last_unix_ms(self) -> int: ...
     @property
     def queue_ns(self) -> int: ...
@@ -137,6 +144,7 @@ def model_statistics(models: Iterable[tuple[Described, Totals]]) -> pb.ModelStat
                 compute_input=_duration(answered, totals.screen_ns),
                 compute_infer=_duration(answered, totals.infer_ns),
                 compute_output=_duration(answered, 0),
+                cache_hit=_duration(totals.hits, totals.hit_ns),
             ),
         )
     return response

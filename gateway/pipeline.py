@@ -1,7 +1,8 @@
 """The life of a request, in three functions, each one screen.
 
 1. `admit`, on the headers alone, before a byte of the body is read: who is it, may they, have they room.
-2. `answer`, on the event loop, once the body is there: decode, route, charge, queue. Cheap, and refuses early.
+2. `answer`, on the event loop, once the body is there: decode, route, charge, queue. Cheap, and refuses early. What
+   `gateway.cache` still holds, where it is configured, is answered here.
 3. `answer_batch`, on the event loop or in a batch thread (`engine.threads`), for all requests that were waiting: infer,
    screen the evidence, decide, harden, encode, record. Vectorised. Replies leave when their records are durable.
 
@@ -26,6 +27,7 @@ from defenses.policy import Action
 from gateway import codec, errors
 from gateway.admission.budget import refusal_of
 from gateway.admission.shared import kept_here
+from gateway.cache import cacheable, key_of, repeat
 from gateway.capture import narrower
 from gateway.comparison import Ran
 from gateway.exits import log_failure
@@ -70,7 +72,7 @@ def admit(record: Record, presented: Presented, active: Active, gw: Gateway) -> 
 
 
 async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> Answer:
-    """Decode, route, charge and queue one inference; returns when its record is durable.
+    """Decode, route, charge and queue one inference, or repeat its answer; returns when its record is durable.
 
     Where gateways share limits, it waits once for them, with all that the inference costs.
     """
@@ -100,14 +102,21 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
     record.stage("decode", queued_ns - began_ns)
     if request.timeout_us:
         record.deadline_ns = earlier(record.deadline_ns, queued_ns + request.timeout_us * 1000)
-    if record.deadline_ns is not None:
+    key = kept = None
+    if gw.cache is not None and cacheable(rules, active):
+        key = key_of(request, rules, principal.tenant, active.digest)
+        kept = gw.cache.find(key, principal.tenant, record.model_name, queued_ns)
+    if record.deadline_ns is not None and kept is None:
         served.service_time.require(record.deadline_ns - queued_ns, served.batcher.queued_rows, queued_ns)
     future: asyncio.Future[Answer] = gw.loop.create_future()
     capture = narrower(rules.capture, active.tenant_capture[principal.tenant])
     if capture != "none":
         gw.room.enter(record, len(body))
-    item = Item(record, request, rules, queued_ns, body, capture, future)
-    served.batcher.submit(item, rows=request.rows, nbytes=len(body), lane=principal.lane, flow=principal.tenant)
+    item = Item(record, request, rules, queued_ns, body, capture, future, cache_key=key)
+    if kept is None:
+        served.batcher.submit(item, rows=request.rows, nbytes=len(body), lane=principal.lane, flow=principal.tenant)
+    else:
+        repeat(item, kept, gw)
     record.claimed = True
     return await future
 

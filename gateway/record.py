@@ -48,6 +48,10 @@ class Site:
     head_json: str
     gateway_json: str
 
+    def cached_json(self, request_id: str) -> str:
+        """Return the head of an entry whose answer was made for that request."""
+        return f'"build":{quoted(self.build)},"cached":"{request_id}","config":"{self.config_digest}"'
+
 
 def site_of(build: str, config_digest: str, gateway: str) -> Site:
     """Return the site with its fragments written once."""
@@ -68,7 +72,8 @@ class Record:
     said what became of it, `finished` that the call is over, `body_there` that its body has arrived (a stream's when it
     begins). `names` are those of the client's certificate, `client_id` the request's id in the client's words,
     `parent` the caller's span, `stream_id` the id of the stream a message came in, `body_ns` when the body was there,
-    `room_bytes` what it takes of the room for payloads; none of them is part of the leaf.
+    `room_bytes` what it takes of the room for payloads; none of them is part of the leaf. `cached` is the id of the
+    request whose answer was given again, empty for an answer of its own.
 
     `peer` is known once a handler runs. On the port without client certificates gRPC starts it when the body is there,
     so a record with BODY_INCOMPLETE says "unknown" there: gRPC tells nobody whose headers it has passed on.
@@ -80,6 +85,7 @@ class Record:
         "batch_json",
         "body_ns",
         "body_there",
+        "cached",
         "claimed",
         "client_id",
         "deadline_ns",
@@ -150,6 +156,7 @@ class Record:
         self.rows = 0
         self.batch_json: str | None = None
         self.screens_json: str | None = None
+        self.cached = ""
         self.payload_json: str | None = None
         self.timings_us: dict[str, int] = {}
         self.kind = "served"
@@ -213,7 +220,7 @@ class Record:
             parts.append(f'"auth":{self.auth_json},')
         if self.batch_json is not None:
             parts.append(f'"batch":{self.batch_json},')
-        parts.append(site.head_json)
+        parts.append(site.cached_json(self.cached) if self.cached else site.head_json)
         if self.deadline_us is not None:
             parts.append(f',"deadline_us":{self.deadline_us}')
         parts.append(f',"decision":"{self.decision}","gateway":{site.gateway_json},"id":"{self.id}"')

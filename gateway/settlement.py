@@ -113,11 +113,28 @@ def deliver(  # noqa: PLR0917  the first five are bound where it is made
         served.counters.ended(items, taken_ns, now_ns)
         for offset, item in enumerate(items):
             item.record.stage("audit", now_ns - appended_ns)
+            if gw.cache is not None and first_index is not None:
+                gw.cache.learn(item, gw)
             reply(item, None if first_index is None else first_index + offset, gw)
     finally:
         if last:
             served.batcher.freed()
             gw.comparer.answered(served)
+
+
+def settle_alone(item: Item, gw: Gateway) -> None:
+    """Append the record of an item that was answered without a batch; its reply leaves when that is durable."""
+    appended_ns = gw.clock_ns()
+    kept = close_record(item, gw)
+
+    def done(receipt: Receipt | AuditUnavailable) -> None:
+        now_ns = gw.clock_ns()
+        item.record.stage("audit", now_ns - appended_ns)
+        if isinstance(receipt, Receipt) and item.record.kind == "served":
+            item.rules.served.counters.repeated(now_ns - item.queued_ns)
+        reply(item, receipt.first_index if isinstance(receipt, Receipt) else None, gw)
+
+    gw.sink.append([item.record.leaf(gw.site)], done, blobs=kept)
 
 
 def reply(item: Item, audit_index: int | None, gw: Gateway) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.admission.shared import SharedLimiter
     from gateway.auth.chain import Chain
     from gateway.auth.rights import Rights
+    from gateway.cache import AnswerCache
     from gateway.capture import Room, Vault
     from gateway.codec import CodecLimits, InferRequest
     from gateway.comparison import Comparer
@@ -160,7 +161,10 @@ class Answer:
 
 @dataclass(slots=True)
 class Item:
-    """A decoded request that waits for its batch; the batch writes the outcome."""
+    """A decoded request that waits for its batch; the batch writes the outcome.
+
+    `cache_key` is there where its answer may be given again.
+    """
 
     record: Record
     request: InferRequest
@@ -170,6 +174,7 @@ class Item:
     capture: str
     answer: asyncio.Future[Answer]
     outcome: Answer | errors.Refusal | None = None
+    cache_key: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -201,6 +206,7 @@ class Gateway:
     log_level: str = "info"
     shared: SharedLimiter | None = None
     host: HostLink | None = None
+    cache: AnswerCache | None = None
     draining: bool = False
     sums: Sums = field(default_factory=Sums)
     streams: set[asyncio.Queue[asyncio.Task[bytes] | None]] = field(default_factory=set)

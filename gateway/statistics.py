@@ -33,6 +33,8 @@ class Totals:
     screen_ns: int = 0
     infer_ns: int = 0
     failure_ns: int = 0
+    hits: int = 0
+    hit_ns: int = 0
 
 
 class ModelCounters:
@@ -68,6 +70,13 @@ class ModelCounters:
             totals.failures += len(failed)
             totals.queue_ns += sum([taken_ns - item.queued_ns for item in items])
             totals.failure_ns += sum([now_ns - item.queued_ns for item in failed])
+
+    def repeated(self, spent_ns: int) -> None:
+        """Count a request that was answered from the cache, and how long that took."""
+        with self._lock:
+            self._totals.requests += 1
+            self._totals.hits += 1
+            self._totals.hit_ns += spent_ns
 
     def totals(self) -> Totals:
         """Return a consistent copy."""

@@ -51,6 +51,7 @@ class Tally:
         self._started: dict[str, int] = {}
         self._ended: list[Record] = []
         self._batches: list[BatchRun] = []
+        self._repeated: dict[tuple[str, str], int] = {}
         self._due = False
         self.drifts = Drifts()
 
@@ -87,6 +88,11 @@ class Tally:
             rows[name] = rows.get(name, 0) + item.request.rows
         self._batches.append(BatchRun(rules, rows, judgement, scores, compute_ns))
 
+    def repeated(self, model: str, priority_class: str, cost: int) -> None:
+        """A request was charged, and answered without the model; it is counted as any other when it ends."""
+        charged = model, priority_class
+        self._repeated[charged] = self._repeated.get(charged, 0) + cost
+
     def _schedule(self) -> None:
         if not self._due:
             self._due = True
@@ -114,6 +120,9 @@ class Tally:
                 priority_class = record.caller().priority_class
                 decided[priority_class, "admit" if record.rate.admitted else "refuse"] += 1
         self._metrics.limits_decided(decided)
+        if self._repeated:
+            charged, self._repeated = self._repeated, {}
+            self._metrics.cost_charged(charged)
         self._write_batches()
 
     def _write_batches(self) -> None:

@@ -16,6 +16,7 @@ from serving.fallback import FallbackEngine
 
 if TYPE_CHECKING:
     from gateway.app import App
+    from ops.metrics.cache import CacheMetrics
     from ops.metrics.shared_limits import SharedLimitsMetrics
 
 __all__ = ["keep_limits", "tick"]
@@ -29,6 +30,7 @@ async def tick(app: App) -> None:
     """Once a second: write the sums of refusals, refresh the gauges."""
     ring_full = 0
     shared_limits = app.metrics.shared_limits(FAILURES) if app.gw.shared is not None else None
+    cache = app.metrics.response_cache() if app.gw.cache is not None else None
     for beat in count(1):
         await asyncio.sleep(TICK_S)
         write_sums(app.gw)
@@ -37,6 +39,8 @@ async def tick(app: App) -> None:
         found_full, ring_full = app.gw.ring.full - ring_full, app.gw.ring.full
         try:
             refresh(app, found_full, shared_limits)
+            if cache is not None:
+                count_cached(app, cache)
         except Exception as problem:  # noqa: BLE001  whatever a gauge runs into: the sums must go on being written
             app.gw.log("gauges-not-refreshed", level="error", error=type(problem).__name__)
 
@@ -63,6 +67,13 @@ def refresh(app: App, ring_full: int, shared_limits: SharedLimitsMetrics | None)
     for name in {name for name, _ in gw.served}:
         for state in (READY, NOT_READY, UNLOADED):
             app.metrics.replicas(name, state, engines[name, state])
+
+
+def count_cached(app: App, metrics: CacheMetrics) -> None:
+    """Write what was found in the response cache since the last time, and what it holds."""
+    assert app.gw.cache is not None, "asked for where there is one"
+    seen = app.gw.cache.observed()
+    metrics.happened(lookups=seen.lookups, entries=seen.entries, nbytes=seen.bytes)
 
 
 async def keep_limits(app: App) -> None:

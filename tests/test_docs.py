@@ -199,6 +199,7 @@ def exported(tmp_path_factory):
     worker.release.weights("kiosk", {"1": 0.9, "2": 0.1})
     worker.release.event("kiosk", "started")
     worker.shared_limits(["timeout"])
+    worker.response_cache().happened(lookups={("kiosk", "hit"): 1}, entries=1, nbytes=1)
     recorder = RecorderMetrics(directory, "recorder", kinds=KINDS)
     page = expose(directory).decode()
     worker.close()

@@ -15,7 +15,7 @@ Rules:
 """
 
 from gateway.codec.decode import decode
-from gateway.codec.encode import encode, encode_batch
+from gateway.codec.encode import encode, encode_batch, with_id, without_id
 from gateway.codec.forward import read_reply, write_request
 from gateway.codec.parse import parse, parse_as
 from gateway.codec.request import CodecLimits, InferRequest, Spec
@@ -30,5 +30,7 @@ __all__ = [
     "parse",
     "parse_as",
     "read_reply",
+    "with_id",
+    "without_id",
     "write_request",
 ]

@@ -80,14 +80,28 @@ def encode_batch(
     for request in requests:
         span = slice(start, start + request.rows)
         names = request.requested_outputs if request.requested_outputs is not None else tuple(columns)
-        identity = delimited(_ID_TAG, request.id.encode()) if request.id else b""
         if request.raw and not request.classification:
             tail = _raw_tail(columns, names, span)
         else:
             tail = _built_tail(columns, names, span, request, class_names)
-        replies.append(b"".join((head, identity, middle, *tail)))
+        replies.append(b"".join((head, _identity(request.id), middle, *tail)))
         start = span.stop
     return replies
+
+
+def without_id(reply: bytes, model_name: str, model_version: str, request_id: str) -> tuple[bytes, bytes]:
+    """What stands before and behind the request's id in a reply of `encode_batch`."""
+    start = len(_head(model_name, model_version))
+    return reply[:start], reply[start + len(_identity(request_id)) :]
+
+
+def with_id(before: bytes, after: bytes, request_id: str) -> bytes:
+    """The reply to another request of that content: the inverse of `without_id`."""
+    return b"".join((before, _identity(request_id), after))
+
+
+def _identity(request_id: str) -> bytes:
+    return delimited(_ID_TAG, request_id.encode()) if request_id else b""
 
 
 def _column(array: Array, datatype: Datatype) -> Column:

@@ -85,11 +85,12 @@ Screens = Annotated[list[Screen], Meta(max_length=16)]
 
 
 class Request(Part, kw_only=True, frozen=True):
-    """One request and its outcome."""
+    """One request and its outcome. `cached` is the id of the request whose answer it was given again."""
 
     auth: Auth | UnsetType = UNSET
     batch: Batch | UnsetType = UNSET
     build: Text
+    cached: Hex32 | UnsetType = UNSET
     config: Hex64
     deadline_us: Count | UnsetType = UNSET
     decision: Decision

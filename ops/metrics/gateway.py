@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ops.metrics.cache import CacheMetrics
 from ops.metrics.release import ReleaseMetrics
 from ops.metrics.shared_limits import SharedLimitsMetrics
 from ops.metrics.store import OTHER, Cell, Family, Histogram, HistogramCells, Store, counter, gauge
@@ -313,6 +314,12 @@ class Metrics:
             for name, spent_us in done.compute_us.items():
                 self._compute.bind(model, name).add(spent_us * MICRO)
 
+    def cost_charged(self, units: Mapping[tuple[str, str], int]) -> None:
+        """Tenants were charged for answers that no batch ran. `units`: (model, priority class) -> cost units."""
+        with self._lock:
+            for charged, count in units.items():
+                self._cost.bind(*charged).add(count)
+
     def screen_done(self, model: str, screen: str, verdicts: Mapping[str, int], p_values: Sequence[float]) -> None:
         """A screen has judged rows. `verdicts`: "pass", "flag" or "refuse" -> rows."""
         with self._lock:
@@ -401,6 +408,10 @@ class Metrics:
     def shared_limits(self, failures: Sequence[str]) -> SharedLimitsMetrics:
         """Let shared limits have series: called where limits are shared."""
         return SharedLimitsMetrics(self._store, failures)
+
+    def response_cache(self) -> CacheMetrics:
+        """Let the response cache have series: called where there is one."""
+        return CacheMetrics(self._store)
 
     def close(self) -> None:
         """Give the process name back; what was counted stays on the page."""

@@ -31,6 +31,8 @@ class Totals:
     screen_ns: int = 20
     infer_ns: int = 3
     failure_ns: int = 7
+    hits: int = 2
+    hit_ns: int = 9
 
 
 def read(client, name, message):
@@ -92,6 +94,7 @@ def test_model_statistics(client):
         "compute_input": (5, 20),
         "compute_infer": (5, 3),
         "compute_output": (5, 0),
+        "cache_hit": (2, 9),
     }
 
 

@@ -53,9 +53,10 @@ def test_a_quoted_text_is_canonical(value):
     ),
     time_ns=st.integers(0, 2**63 - 1),
     payload=st.booleans(),
+    cached=st.sampled_from(["", "ab" * 16]),
 )
 def test_a_leaf_is_the_canonical_form_of_its_facts(  # noqa: PLR0917  hypothesis names them
-    method, peer, model, caller, limits, batch, deadline_us, trace, rows, timings, outcome, time_ns, payload
+    method, peer, model, caller, limits, batch, deadline_us, trace, rows, timings, outcome, time_ns, payload, cached
 ):
     record = Record(b"\x07" * 16, method, "ModelInfer", HEX64, time_ns, 0)
     kind, decision, reason, status = outcome
@@ -81,6 +82,8 @@ def test_a_leaf_is_the_canonical_form_of_its_facts(  # noqa: PLR0917  hypothesis
     record.stages({stage: spent * 1000 for stage, spent in timings.items()})
     facts |= {name: value for name, value in (("deadline_us", deadline_us), ("trace", trace)) if value is not None}
     facts |= {"rows": rows} if rows else {}
+    record.cached = cached
+    facts |= {"cached": cached} if cached else {}
     for limit in limits:
         record.limited(limit)
     if limits:
