@@ -18,7 +18,7 @@ import numpy as np
 
 from serving.errors import BundleRejected, Rejection
 
-__all__ = ["DATATYPES", "ENCODER", "MANIFEST_FILE", "Manifest", "TensorSpec", "Upstream", "parse_manifest"]
+__all__ = ["DATATYPES", "ENCODER", "MANIFEST_FILE", "REASONS", "Manifest", "TensorSpec", "Upstream", "parse_manifest"]
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_BYTES_MAX = 1024 * 1024
@@ -44,6 +44,7 @@ DATATYPES = {
     "BYTES": np.object_,  # of `bytes`
 }
 ENCODER = "encoder"
+REASONS = "reasons"
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -83,6 +84,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     With `upstream` the model runs elsewhere and its graph is not here. What is here is then at most a graph `encoder`,
     which computes the outputs of the role `encoder` from the same inputs; `weights` and `calibration` may be "" (none).
+
+    `reasons`: what the codes of the outputs of the role `reasons` mean, from 0.
     """
 
     format: Literal["stockade.bundle/1"]
@@ -102,6 +105,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration_report: dict[str, Any]
     gates: list[dict[str, Any]]
     upstream: Upstream | None = None
+    reasons: tuple[str, ...] = ()
 
 
 def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, Any]]:
@@ -128,6 +132,10 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield from _tensors_problems(specs)
     if len(manifest.class_names) > CLASSES_MAX or len(set(manifest.class_names)) != len(manifest.class_names):
         yield "class names repeat, or are too many"
+    if len(manifest.reasons) > CLASSES_MAX or len(set(manifest.reasons)) != len(manifest.reasons):
+        yield "reasons repeat, or are too many"
+    if bool(manifest.reasons) != bool(manifest.roles.get(REASONS)):
+        yield "reasons and the role of their codes are not there together"
     if not {name for names in manifest.roles.values() for name in names} <= {spec.name for spec in manifest.outputs}:
         yield "a role names an output that does not exist"
     yield from _files_problems(manifest)

@@ -19,7 +19,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ROOT_OFFSET", "ClassDensities", "Plane", "fit_classes", "fit_plane", "rooted"]
+__all__ = [
+    "ROOT_OFFSET",
+    "ClassDensities",
+    "Gaussian",
+    "Plane",
+    "fit_classes",
+    "fit_gaussian",
+    "fit_plane",
+    "leading_plane",
+    "rooted",
+]
 
 ROOT_OFFSET = 1e-3
 
@@ -45,6 +55,15 @@ class ClassDensities:
     shrinkage: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Gaussian:
+    """Whitening map (D, D) and whitened mean (D,), float64. Distance = |rows @ whitening - mean|."""
+
+    whitening: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    shrinkage: float
+
+
 def rooted(features: NDArray[np.float64]) -> NDArray[np.float64]:
     """Square roots of features that are not negative; the offset keeps the slope at zero finite."""
     return np.sqrt(features + ROOT_OFFSET)
@@ -52,10 +71,14 @@ def rooted(features: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def fit_plane(images: NDArray[np.uint8], components: int) -> Plane:
     """Fit to images (n, 28, 28) uint8, scaled to [0, 1]."""
-    pixels = images.reshape(len(images), -1).astype(np.float64) / 255.0
-    mean = pixels.mean(axis=0)
-    pixels -= mean
-    values, vectors = np.linalg.eigh(pixels.T @ pixels / len(pixels))
+    return leading_plane(images.reshape(len(images), -1).astype(np.float64) / 255.0, components)
+
+
+def leading_plane(rows: NDArray[np.float64], components: int) -> Plane:
+    """Fit to rows (n, D)."""
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     leading = vectors[:, ::-1][:, :components]
     return Plane(mean, np.ascontiguousarray(leading), float(values[::-1][:components].sum() / values.sum()))
 
@@ -65,6 +88,12 @@ def fit_classes(features: NDArray[np.float64], labels: NDArray[np.uint8], classe
     fitted = [_fit_class(rooted(features[labels == label])) for label in range(classes)]
     whitening, means, shrinkage = (np.stack(part) for part in zip(*fitted, strict=True))
     return ClassDensities(whitening, means, shrinkage)
+
+
+def fit_gaussian(rows: NDArray[np.float64]) -> Gaussian:
+    """Fit one density to rows (n, D) float64 as they are, shrunk as the classes' are."""
+    whitening, mean, shrinkage = _fit_class(rows)
+    return Gaussian(whitening, mean, float(shrinkage))
 
 
 def _fit_class(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from serving.train.density import ROOT_OFFSET, ClassDensities, Plane
 
-__all__ = ["Convolution", "fold_batch_norm", "write_graph"]
+__all__ = ["IR_VERSION", "OPERATOR_SET", "Convolution", "GraphBuilder", "fold_batch_norm", "write_graph"]
 
 OPERATOR_SET = 17
 IR_VERSION = 8
@@ -42,7 +42,9 @@ class Convolution:
 
 
 @dataclass(slots=True)
-class _Builder:
+class GraphBuilder:
+    """Nodes and constants of a graph as it is written; floating-point constants become float32."""
+
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
 
@@ -81,7 +83,7 @@ def write_graph(
     middle: Sequence[int],
 ) -> bytes:
     """Return the model's bytes; `head_weight` is (classes, D), `middle` the stages whose means the densities judge."""
-    build = _Builder()
+    build = GraphBuilder()
     build.constant("zero", np.zeros(()))
     build.constant("one", np.ones(()))
     build.node("Clip", ["image", "zero", "one"], "clipped")
@@ -114,7 +116,7 @@ def _tensor(name: str, *sizes: int) -> onnx.ValueInfoProto:
 
 
 def _write_prediction(
-    build: _Builder,
+    build: GraphBuilder,
     convolutions: Sequence[Convolution],
     head_weight: NDArray[np.float64],
     head_bias: NDArray[np.float64],
@@ -144,7 +146,7 @@ def _write_prediction(
     build.node("Neg", ["log_evidence"], "energy")
 
 
-def _write_mahalanobis(build: _Builder, densities: ClassDensities, middle: Sequence[int]) -> None:
+def _write_mahalanobis(build: GraphBuilder, densities: ClassDensities, middle: Sequence[int]) -> None:
     classes, width = densities.means.shape
     # All classes in one product: columns c * D up to (c + 1) * D map to class c, and the bias takes its mean off.
     build.constant("classes.whitening", densities.whitening.transpose(1, 0, 2).reshape(width, classes * width))
@@ -162,7 +164,7 @@ def _write_mahalanobis(build: _Builder, densities: ClassDensities, middle: Seque
     build.node("ReduceMin", ["classes.distances"], "mahalanobis", axes=[1], keepdims=0)
 
 
-def _write_residual(build: _Builder, plane: Plane) -> None:
+def _write_residual(build: GraphBuilder, plane: Plane) -> None:
     pixels = len(plane.mean)
     build.constant("flat_shape", np.array([-1, pixels], np.int64))
     build.constant("plane.mean", plane.mean)

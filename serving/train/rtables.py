@@ -146,9 +146,10 @@ def _objects(data: bytes, file: str, extension: str) -> Any:
     """Parse a serialization; data frames become dicts of columns, factors become columns."""
     if not data.startswith((*_SERIALIZED, *_SAVED)):
         raise DatasetMalformed(file, "is not R's serialization")
-    frames = dict.fromkeys(("data.frame", "tbl_df", "tbl"), _frame)
     constructors: dict[str | bytes, Callable[[Any, Mapping[str, Any]], Any]] = {
-        **frames,
+        "data.frame": _frame,
+        "tbl_df": _frame,
+        "tbl": _frame,
         "factor": _factor,
         "ordered": _factor,
     }

@@ -42,12 +42,20 @@ def test_typed_and_plain_forms_agree():
     assert (manifest.inputs[0].low, manifest.inputs[0].high) == (0.0, 1.0)
 
 
+def test_reasons_have_a_role_for_their_codes():
+    manifest, _ = parsed(reasons=["none", "income"], roles={"reasons": ["logits"]})
+    assert manifest.reasons == ("none", "income")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"format": "stockade.bundle/2"}, "format 1"),
         ({"unknown": 1}, "format 1"),
         ({"inputs": "image"}, "format 1"),
+        ({"reasons": ["none", "income"]}, "reasons"),
+        ({"roles": {"reasons": ["logits"]}}, "reasons"),
+        ({"roles": {"reasons": ["logits"]}, "reasons": ["income", "income"]}, "reasons repeat"),
         ({"name": "Tiny"}, "name"),
         ({"name": "../tiny"}, "name"),
         ({"name": ""}, "name"),
