@@ -53,10 +53,12 @@ def install(name: str) -> None:
     if mark.is_file() and mark.read_text() == wanted:
         return
     shutil.rmtree(place, ignore_errors=True)
-    venv.create(place, with_pip=True)
+    venv.create(place, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(place / "bin" / "python")]  # ours: they need none of their own
     for requirements in CLIENTS[name]:
-        # Of pip's own checks one is about dependencies we left out on purpose; its words stay out of the way.
-        command = [str(place / "bin" / "pip"), "install", "--quiet", "--no-warn-conflicts", *requirements]
+        # Of pip's own checks one is about dependencies we left out on purpose; its words stay out of the way. Most of
+        # what is installed is never imported, so it is not compiled either.
+        command = [*pip, "install", "--quiet", "--no-warn-conflicts", "--no-compile", *requirements]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     mark.write_text(wanted)
 
