@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -60,6 +61,9 @@ def test_reload_says_whose_certificate_it_wanted_and_takes_the_right_one(served)
     done = command("policy", "reload", site.config, "--ca", authority)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"in force: {running.facts['policy']}" in done.stdout
+    told = json.loads(command("policy", "reload", site.config, "--ca", authority, "--json").stdout)
+    same = running.facts["policy"]
+    assert told == {"accepted": True, "digest": same, "previous_digest": same, "problem": ""}
 
 
 def test_an_unsigned_edit_is_recorded_once(served):
@@ -77,6 +81,9 @@ def test_an_unsigned_edit_is_recorded_once(served):
     until(refusals, "the watcher did not see it")
     asked = command("policy", "reload", site.config, "--ca", authority)
     assert (asked.returncode, "was not signed" in asked.stderr) == (1, True)
+    for_machines = command("policy", "reload", site.config, "--ca", authority, "--json")
+    told = json.loads(for_machines.stdout)
+    assert (for_machines.returncode, told["accepted"], "was not signed" in told["problem"]) == (1, False, True)
     site.policy.write_bytes(before)
     done = command("policy", "reload", site.config, "--ca", authority)
     assert done.returncode == 0
