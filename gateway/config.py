@@ -24,7 +24,7 @@ from gateway import config_rules
 from gateway.document import ConfigRejected, Document, Fault, Section, fill, parse, read_bounded
 from gateway.units import Duration, Size, Text
 
-__all__ = ["Address", "Config", "FilePath", "load_config", "parse_config", "valid_origin"]
+__all__ = ["Address", "Config", "FilePath", "load_config", "parse_config", "valid_address", "valid_origin"]
 
 CONFIG_BYTES_MAX = 256 * 1024
 SECRET_MODE_FORBIDDEN = 0o037  # others: nothing; the group: reading at most
@@ -42,9 +42,10 @@ def _resolve(value: object, info: ValidationInfo) -> object:
     return os.path.normpath((info.context or {}).get("directory", Path()) / value)
 
 
-def _address(value: object) -> object:
+def valid_address(value: object) -> str:
+    """An address with its port, if it is one. Raises ValueError."""
     match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
-    if match is None or int(match["port"]) > 65_535:
+    if not isinstance(value, str) or match is None or int(match["port"]) > 65_535:
         raise ValueError(f'{value!r} is not an address; write "127.0.0.1:8001", "[::1]:8001" or "name:8001"')
     if match["v6"] is not None:
         try:
@@ -60,7 +61,7 @@ def _otlp(value: object) -> object:
     match = _OTLP.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError('is not an OTLP endpoint; write "https://name:4317" or "http://127.0.0.1:4317"')
-    _address(match["address"])
+    valid_address(match["address"])
     return value
 
 
@@ -70,7 +71,7 @@ def _redis(value: object) -> object:
         problem = "is not where a Redis is, or says more than that"
         raise ValueError(f'{problem}; write "rediss://name:6379", "redis://127.0.0.1:6379/0" or "unix:/run/redis.sock"')
     if match["address"] is not None:
-        _address(match["address"])
+        valid_address(match["address"])
     return value
 
 
@@ -90,7 +91,9 @@ FilePath = Annotated[
     WithJsonSchema({"type": "string", "description": "A path; a relative one is relative to the file it stands in."}),
 ]
 Address = Annotated[
-    str, BeforeValidator(_address), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8001", "[::1]:8001"]})
+    str,
+    BeforeValidator(valid_address),
+    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8001", "[::1]:8001"]}),
 ]
 OtlpEndpoint = Annotated[
     str, BeforeValidator(_otlp), WithJsonSchema({"type": "string", "examples": ["http://127.0.0.1:4317"]})

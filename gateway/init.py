@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.auth.api_key import key_mac, new_api_key
+from gateway.config import valid_address
 from gateway.config_rules import is_host, is_loopback
 from gateway.pki import Credential, RandomBytes, new_authority, new_key, private_pem
 from ops.audit.checkpoint import SignerKey
@@ -140,16 +141,11 @@ def init_directory(
         upstream: who runs the model, and what it is called here; instead of `bundles`.
 
     Raises:
-        InitRefused: the directory holds something, or a host is no name.
+        InitRefused: the directory holds something, or a host or an address is none.
         OSError: the disk said no; nothing is left behind.
     """
     names = [*hosts] if listen_host in EVERYWHERE else [*hosts, listen_host]
-    for host in names:
-        if not is_host(host):
-            raise InitRefused(f"{host!r} is not a host name or an address; give names such as gateway.example.org")
-    if upstream is not None and not (_MODEL.fullmatch(upstream.model) and _VERSION.fullmatch(upstream.version)):
-        advice = "give it lower-case letters, digits, _ and -, such as iris or iris/2"
-        raise InitRefused(f"{upstream.model}/{upstream.version} cannot be a model's name here; {advice}")
+    _require_sensible(names, upstream)
     target = path.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InitRefused(f"{path} holds something already; name a new directory, so that no key is overwritten")
@@ -186,6 +182,21 @@ def init_directory(
         files=tuple(target / name for name in sorted(contents)),
         upstream=upstream,
     )
+
+
+def _require_sensible(names: Sequence[str], upstream: Upstream | None) -> None:
+    for host in names:
+        if not is_host(host):
+            raise InitRefused(f"{host!r} is not a host name or an address; give names such as gateway.example.org")
+    if upstream is None:
+        return
+    if not (_MODEL.fullmatch(upstream.model) and _VERSION.fullmatch(upstream.version)):
+        advice = "give it lower-case letters, digits, _ and -, such as iris or iris/2"
+        raise InitRefused(f"{upstream.model}/{upstream.version} cannot be a model's name here; {advice}")
+    try:
+        valid_address(upstream.address)
+    except ValueError as problem:
+        raise InitRefused(str(problem)) from None
 
 
 def issue_api_key(pepper: bytes, key_id: str, expires: datetime, random_bytes: RandomBytes) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 from datetime import UTC, datetime
 
@@ -89,6 +90,13 @@ def test_on_another_machine_it_asks_for_an_authority(tmp_path):
 def test_a_name_that_no_bundle_can_have(tmp_path, name):
     with pytest.raises(InitRefused, match="cannot be a model's name here"):
         init(tmp_path / "site", "127.0.0.1:1", name)
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize("address", ["triton", "999.1.1.1:8001", "127.0.0.1:65536", "http://triton:8001"])
+def test_an_address_that_is_none(tmp_path, address):
+    with pytest.raises(InitRefused, match=re.escape(f"{address!r} is not an address")):
+        init(tmp_path / "site", address)
     assert not (tmp_path / "site").exists()
 
 
