@@ -54,7 +54,7 @@ def test_missing_names_are_refused():
     ],
 )
 def test_limits_and_one_past_them(tmp_path, name, least, most):
-    settings = settings_in(tmp_path)
+    settings = settings_in(tmp_path, disk_warn_percent=85, disk_stop_percent=95)
     for value in (least, most):
         assert getattr(replace(settings, **{name: value}), name) == value
     for value in (least - 1, most + 1):
