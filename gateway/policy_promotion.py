@@ -81,6 +81,10 @@ class Gates(Section):
     accuracy_min: Share | None = None
     """Share of rows whose class is right."""
     robustness: RobustnessGate | None = None
+    auc_min: Share | None = None
+    """Of two classes: area under the ROC curve of the second one's probability."""
+    calibration_error_max: Share | None = None
+    """How far probabilities are from the shares of rows that are right, on average: 15 bins of equal width."""
     label_free_loss_max: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None
     """`label_free_loss` in the metrics of the bundle's manifest."""
     disagreement_max: Share | None = None
@@ -173,6 +177,8 @@ def limits_of(promotion: Promotion) -> registry.Thresholds:
         robustness=registry.Robustness(robustness.accuracy_min, robustness.radius, robustness.queries)
         if robustness is not None
         else None,
+        auc_min=gates.auc_min,
+        calibration_error_max=gates.calibration_error_max,
         label_free_loss_max=gates.label_free_loss_max,
         disagreement_max=gates.disagreement_max,
         score_drift_max=gates.score_drift_max,

@@ -21,7 +21,7 @@ from gateway.promotions import judge_versions, named_versions, refusals
 from serving.bundle import load_bundle
 from serving.catalog import find_bundles
 from serving.errors import BundleRejected
-from serving.registry.approval import Statement, key_hex, sign
+from serving.registry.approval import REASON_CHARACTERS_MAX, Statement, key_hex, parse_approval, sign
 from serving.registry.evidence import directory_of, read_evidence, write_file
 from serving.registry.proof import About, faults_of
 
@@ -164,6 +164,8 @@ def approve(
         RegistryRefused: the signature would not count.
         EvidenceRejected, OSError.
     """
+    if len(override or "") > REASON_CHARACTERS_MAX or not (override is None or override.strip()):
+        raise RegistryRefused(f"a reason has 1 to {REASON_CHARACTERS_MAX} characters")
     rule = registry.rule(about.model)
     if rule.approvers.get(approver) != key_hex(key):
         known = "has another key there" if approver in rule.approvers else "is not among its approvers"
@@ -185,7 +187,9 @@ def approve(
         version=about.version,
     )
     file = registry.directory(about.model, about.version) / f"{approver}.json"
-    write_file(file, sign(statement, key))
+    data = sign(statement, key)
+    parse_approval(data)  # a reason may hold what the gateway would not read
+    write_file(file, data)
     return file
 
 

@@ -49,7 +49,9 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
     diff.add_argument("one", metavar="VERSION")
     diff.add_argument("other", metavar="VERSION")
     evaluate.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/2")
-    evaluate.add_argument("--data", type=Path, metavar="FILE", help="safetensors with inputs and labels")
+    evaluate.add_argument(
+        "--data", type=Path, metavar="FILE", help="safetensors with inputs and labels (default: its test set)"
+    )
     evaluate.add_argument("--config", type=Path, metavar="FILE", help="stockade.yaml: judge by its policy, and write")
     evaluate.add_argument("--against", metavar="VERSION", help="compare with this version (default: that in `serve`)")
     evaluate.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it, where there is no --config")
@@ -59,6 +61,7 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
     evaluate.add_argument("--replace", action="store_true", help="in place of an evaluation that somebody has signed")
     approve.add_argument("--as", dest="approver", required=True, metavar="NAME", help="your name in `approvers`")
     approve.add_argument("--key", type=Path, required=True, metavar="FILE", help="your private key, Ed25519 in PEM")
+    approve.add_argument("--data", type=Path, metavar="FILE", help="measure again on it first; refuse what differs")
     approve.add_argument("--override", metavar="REASON", help="let it pass although a gate does not; recorded")
     way = promote.add_mutually_exclusive_group()
     way.add_argument("--canary", action="store_true", help="step by step: 1, 10, 50, 100 %% of the principals")

@@ -11,22 +11,24 @@ import msgspec
 import numpy as np
 
 from defenses.evasion.random_search import attack
-from serving.registry.dataset import read_dataset
 from serving.registry.errors import NotMeasurable
 from serving.registry.evaluation import Attacked, Baseline, Evaluation, Measured, encode, parse_evaluation
-from serving.registry.gates import judge
+from serving.registry.gates import Thresholds, judge
 from serving.registry.measure import Attacker, Clocks, classes_of, measure
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from gateway.policy_promotion import Promotion
     from serving.bundle import Bundle
-    from serving.registry.gates import Thresholds
+    from serving.registry.dataset import Dataset
 
-__all__ = ["Strength", "evaluate", "lineage_of", "strength_of"]
+    Source = Callable[[Bundle, int], Dataset]
+
+__all__ = ["Strength", "differing", "evaluate", "lineage_of", "measured_again", "strength_of"]
 
 ATTACK = "random-search"
+TIMES = frozenset({"latency_p50_ms", "latency_p99_ms", "cpu_seconds_per_1000"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def strength_of(promotion: Promotion | None) -> Strength:
 def evaluate(
     bundle: Bundle,
     baseline: Bundle | None,
-    data_file: Path,
+    source: Source,
     *,
     strength: Strength,
     limits: Thresholds,
@@ -63,7 +65,7 @@ def evaluate(
         DatasetRejected, NotMeasurable: the data or the model will not do.
         EngineError: the model cannot be run.
     """
-    data = read_dataset(data_file, bundle, classes_of(bundle))
+    data = source(bundle, classes_of(bundle))
     found = measure(bundle, baseline, data, attacker_of(strength, seed), Clocks(time.perf_counter, time.process_time))
     evaluation = Evaluation(
         format="stockade.evaluation/1",
@@ -85,6 +87,33 @@ def evaluate(
     if encode(parse_evaluation(written)) != written:  # a number that JSON does not have
         raise NotMeasurable(f"{bundle.name} version {bundle.version}: a measure is not a finite number")
     return evaluation
+
+
+def measured_again(evaluation: Evaluation, bundle: Bundle, baseline: Bundle | None, source: Source) -> Evaluation:
+    """Measure once more what an evaluation says, on this data, with its seed and as hard an attack."""
+    attacked, robust = evaluation.attacked, evaluation.metrics.get("robust_accuracy")
+    strength = Strength()
+    if attacked is not None and robust is not None:
+        strength = Strength(attacked.radius, attacked.queries, robust.rows)
+    return evaluate(
+        bundle,
+        baseline,
+        source,
+        strength=strength,
+        limits=Thresholds(),
+        seed=evaluation.seed,
+        build=evaluation.build,
+        moment=evaluation.time,
+    )
+
+
+def differing(one: Evaluation, other: Evaluation) -> list[str]:
+    """Return what two evaluations of the same say differently, times aside."""
+    names = sorted((one.metrics.keys() | other.metrics.keys()) - TIMES)
+    found = [name for name in names if one.metrics.get(name) != other.metrics.get(name)]
+    parts = ("bundle", "baseline", "decided", "attacked", "lineage")
+    found += [part for part in parts if getattr(one, part) != getattr(other, part)]
+    return found + (["dataset"] if one.dataset.sha256 != other.dataset.sha256 else [])
 
 
 def attacker_of(strength: Strength, seed: int) -> Attacker:

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,20 @@ from rich.markup import escape
 from gateway.document import FileRejected, unusable
 from gateway.policy_promotion import limits_of
 from gateway.registry import RegistryRefused, approve, open_registry, parse_version, rewrite
-from gateway.registry_evaluate import evaluate, strength_of
+from gateway.registry_data import test_set
+from gateway.registry_evaluate import differing, evaluate, measured_again, strength_of
 from gateway.registry_view import differences, render_differences, render_evaluation, render_versions, version_json
 from gateway.samples import bundles_directory, sample_images
 from serving.bundle import load_bundle
 from serving.errors import ServingError
 from serving.registry.approval import key_hex, read_key
+from serving.registry.dataset import parse_dataset, read_dataset
 from serving.registry.errors import RegistryError
 from serving.registry.evaluation import encode
 from serving.registry.evidence import EVALUATION_FILE, write_file
-from serving.registry.gates import Thresholds
+from serving.registry.gates import Thresholds, judge
 from serving.registry.proof import About
+from serving.train.errors import DatasetMissing, TrainingError
 
 if TYPE_CHECKING:
     import argparse
@@ -41,7 +45,9 @@ if TYPE_CHECKING:
     from gateway.policy import Policy
     from gateway.policy_promotion import Promotion
     from gateway.registry import Registry
+    from gateway.registry_evaluate import Source
     from serving.bundle import Bundle
+    from serving.registry.evaluation import Evaluation
 
 __all__ = ["run_verb"]
 
@@ -50,6 +56,8 @@ KEY_BYTES_MAX = 64 * 1024
 CANARY = {"steps": [0.01, 0.1, 0.5, 1], "step_every": "10m"}
 RELEASE_KEYS = "stockade-release*.pub"
 
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
 
 def run_verb(name: str, options: argparse.Namespace) -> int:
     """Run a verb; what is wrong is said in a sentence."""
@@ -57,7 +65,7 @@ def run_verb(name: str, options: argparse.Namespace) -> int:
         return VERBS[name](options)
     except RegistryRefused as problem:
         return fail(str(problem), EX_NO)
-    except (FileRejected, ServingError, RegistryError) as problem:
+    except (FileRejected, ServingError, RegistryError, TrainingError) as problem:
         return fail(str(problem), EX_UNUSABLE)
     except OSError as problem:
         return fail(unusable(problem), EX_UNUSABLE)
@@ -65,7 +73,7 @@ def run_verb(name: str, options: argparse.Namespace) -> int:
 
 def fail(text: str, code: int) -> int:
     """Say what is wrong, on standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]stockade:[/red] {escape(text)}")
+    err.print(f"[red]stockade:[/red] {escape(text)}")
     return code
 
 
@@ -102,7 +110,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     evaluation = evaluate(
         bundle,
         baseline,
-        data_of(options),
+        source_of(options, bundle),
         strength=strength_of(promotion),
         limits=limits,
         seed=options.seed,
@@ -116,7 +124,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.json:
         say(encode(evaluation).decode().rstrip())
     else:
-        render_evaluation(evaluation, console())
+        render_evaluation(evaluation, evaluation.gates, console())
         if file is not None:
             say(f"written   {file}")
     return 0 if all(gate.passed for gate in evaluation.gates) else EX_NO
@@ -142,10 +150,23 @@ def subjects(
     return registry, bundle, registry.bundle(bundle.name, other) if other is not None else None, model.promotion
 
 
-def data_of(options: argparse.Namespace) -> Path:
-    """Return the labelled data: what was named, or the sample that comes with the project."""
-    found: Path = options.data or sample_images()
-    return found
+def source_of(options: argparse.Namespace, bundle: Bundle) -> Source:
+    """Return where the labelled data comes from: the file that was named, or the model's own test set.
+
+    Where that is not installed, the sample that comes with the project stands in for it, and the person is told.
+    Raises RegistryRefused where nobody knows any data.
+    """
+    if options.data is not None:
+        return partial(read_dataset, options.data)
+    try:
+        found = test_set(bundle)
+    except DatasetMissing as problem:
+        err.print(f"{problem}\nmeasured on 1,000 rows of it instead, which come with the project", markup=False)
+        return partial(read_dataset, sample_images())
+    if found is None:
+        raise RegistryRefused(f"nobody knows labelled data for {bundle.name}; name a file with --data")
+    name, data = found
+    return partial(parse_dataset, data, name)
 
 
 def require_unsigned(file: Path, *, replace: bool) -> None:
@@ -167,13 +188,24 @@ def run_approve(options: argparse.Namespace) -> int:
     bundle = registry.bundle(name, number)
     with options.key.open("rb") as opened:
         key = read_key(opened.read(KEY_BYTES_MAX), str(options.key))
-    about = About(name, number, bundle.digest)
+    about, evaluation = About(name, number, bundle.digest), registry.evidence(name, number).evaluation
+    if options.data is not None and evaluation is not None:
+        require_repeatable(registry, bundle, evaluation, options.data)
     file = approve(registry, about, options.approver, key, override=options.override, time=now())
-    evaluation = registry.evidence(name, number).evaluation
     if evaluation is not None:
-        render_evaluation(evaluation, console())
+        gates = judge(evaluation.metrics, evaluation.decided, evaluation.attacked, registry.rule(name).limits)
+        render_evaluation(evaluation, gates, console())
     say(f"{'approved' if options.override is None else 'overridden'}  {name}/{number} by {options.approver}: {file}")
     return 0
+
+
+def require_repeatable(registry: Registry, bundle: Bundle, evaluation: Evaluation, data: Path) -> None:
+    """Measure again, and return if the evaluation says the same, times aside. Raises RegistryRefused."""
+    other = evaluation.baseline
+    baseline = registry.bundle(bundle.name, other.version) if other is not None else None
+    again = measured_again(evaluation, bundle, baseline, partial(read_dataset, data))
+    if found := differing(evaluation, again):
+        raise RegistryRefused(f"measured again, the evaluation says something else: {', '.join(found)}")
 
 
 def run_promote(options: argparse.Namespace) -> int:

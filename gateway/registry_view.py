@@ -51,8 +51,8 @@ def render_versions(versions: Iterable[Version], console: Console) -> None:
     console.print(table)
 
 
-def render_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print what was measured, and how the gates stand."""
+def render_evaluation(evaluation: Evaluation, gates: Iterable[GateResult], console: Console) -> None:
+    """Print what was measured, and how these gates stand."""
     title = f"{evaluation.model} version {evaluation.version} on {evaluation.dataset.file}"
     table = Table(title=escape(title), title_justify="left", pad_edge=False, box=None)
     for column in ("", "value", "95 %", "rows"):
@@ -63,7 +63,7 @@ def render_evaluation(evaluation: Evaluation, console: Console) -> None:
     baseline = evaluation.baseline
     console.print(f"against   {f'version {baseline.version}' if baseline else 'no other version'}", markup=False)
     console.print(f"bundle    {evaluation.bundle}\ndataset   {evaluation.dataset.sha256}", markup=False)
-    for gate in evaluation.gates:
+    for gate in gates:
         console.print(f"gate      {gate_text(gate)}", markup=False)
 
 

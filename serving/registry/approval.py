@@ -38,20 +38,20 @@ REASON_CHARACTERS_MAX = 200
 DOMAIN = b"stockade.approval/1\0"
 
 Decision = Literal["approve", "override"]
-Name = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 
 
 class Statement(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is signed. `evaluation` is the SHA-256 of the evaluation's file; empty: there was none to look at."""
 
     approver: Name
-    bundle: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    bundle: Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
     decision: Decision
-    evaluation: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
+    evaluation: Annotated[str, Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
     format: Literal["stockade.approval/1"] = "stockade.approval/1"
     model: Name
-    reason: Annotated[str, Meta(max_length=REASON_CHARACTERS_MAX)] = ""
-    time: Annotated[str, Meta(min_length=1, max_length=64)]
+    reason: Annotated[str, Meta(max_length=REASON_CHARACTERS_MAX, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")] = ""
+    time: Annotated[str, Meta(pattern=r"\A[ -~]{1,64}\Z")]
     version: Name
 
 

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
     from serving.bundle import Bundle, TensorSpec
 
-__all__ = ["Dataset", "read_dataset"]
+__all__ = ["Dataset", "parse_dataset", "read_dataset"]
 
 DATASET_BYTES_MAX = 1024 * 1024 * 1024
 LABELS, IMAGES = "labels", "images"
 WHITE = 255
+NAME_CHARACTERS_MAX = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,18 +57,24 @@ def read_dataset(file: Path, bundle: Bundle, classes: int) -> Dataset:
         raise DatasetRejected(f"{file}: cannot be read ({problem.strerror})") from None
     if len(data) > DATASET_BYTES_MAX:
         raise DatasetRejected(f"{file}: is larger than {DATASET_BYTES_MAX} bytes")
+    return parse_dataset(data, file.name, bundle, classes)
+
+
+def parse_dataset(data: bytes, name: str, bundle: Bundle, classes: int) -> Dataset:
+    """Return the dataset that these bytes are, as `read_dataset`. `name` is what people call it."""
+    shown = ascii(name)[1:-1][:NAME_CHARACTERS_MAX]
     try:
         tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError):
-        raise DatasetRejected(f"{file}: is not safetensors") from None
+        raise DatasetRejected(f"{shown}: is not safetensors") from None
     try:
         labels = _labels(tensors, classes)
         inputs = {
             spec.name: _input(tensors, spec, len(labels), alone=len(bundle.inputs) == 1) for spec in bundle.inputs
         }
     except DatasetRejected as problem:
-        raise DatasetRejected(f"{file}: {problem}") from None
-    return Dataset(file.name, hashlib.sha256(data).hexdigest(), inputs, labels)
+        raise DatasetRejected(f"{shown}: {problem}") from None
+    return Dataset(shown, hashlib.sha256(data).hexdigest(), inputs, labels)
 
 
 def _labels(tensors: Mapping[str, NDArray[Any]], classes: int) -> NDArray[np.int64]:

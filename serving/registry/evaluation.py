@@ -32,8 +32,9 @@ __all__ = [
 
 EVALUATION_BYTES_MAX = 1024 * 1024
 
-Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Word = Annotated[str, Meta(min_length=1, max_length=256)]
+Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Word = Annotated[str, Meta(pattern=r"\A[ -~]{1,256}\Z")]  # it is shown to people: nothing moves their cursor
+Problem = Annotated[str, Meta(pattern=r"\A[ -~]{0,256}\Z")]
 
 
 class Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -86,7 +87,7 @@ class GateResult(Part, frozen=True):
     limit: float
     found: float | None
     passed: bool
-    problem: str = ""
+    problem: Problem = ""
 
 
 class Evaluation(Part, frozen=True):
@@ -99,7 +100,7 @@ class Evaluation(Part, frozen=True):
     dataset: Measured
     baseline: Baseline | None
     lineage: dict[str, Any]
-    metrics: dict[str, Measure]
+    metrics: dict[Word, Measure]
     decided: dict[str, Decided]
     attacked: Attacked | None
     gates: tuple[GateResult, ...]

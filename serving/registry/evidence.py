@@ -8,6 +8,7 @@ What is not a file of ours is told, never skipped: it is for whoever decides (`s
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ __all__ = ["EVALUATION_FILE", "Evidence", "directory_of", "read_evidence", "writ
 
 EVALUATION_FILE = "evaluation.json"
 FILES_MAX = 64
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,9 @@ def _evidence(handle: int, names: list[str]) -> Evidence:
     approvals: list[tuple[str, Approval]] = []
     problems: list[str] = []
     for name in names:
+        if not FILE_NAME.fullmatch(name):
+            problems.append(f"{name!a}: is not the name of an approver")
+            continue
         try:
             if name == EVALUATION_FILE:
                 data = _read(handle, name, EVALUATION_BYTES_MAX)

@@ -62,6 +62,8 @@ class Thresholds:
 
     accuracy_min: float | None = None
     robustness: Robustness | None = None
+    auc_min: float | None = None
+    calibration_error_max: float | None = None
     label_free_loss_max: float | None = None
     disagreement_max: float | None = None
     score_drift_max: float | None = None
@@ -86,7 +88,10 @@ def _results(
         yield at_least("accuracy_min", limits.accuracy_min, low(metrics.get("accuracy")))
     if limits.robustness is not None:
         yield _robustness(metrics, attacked, limits.robustness)
+    if limits.auc_min is not None:
+        yield at_least("auc_min", limits.auc_min, low(metrics.get("auc")))
     for name, metric, limit in (
+        ("calibration_error_max", "calibration_error", limits.calibration_error_max),
         ("label_free_loss_max", "label_free_loss", limits.label_free_loss_max),
         ("disagreement_max", "disagreement", limits.disagreement_max),
         ("score_drift_max", "score_drift", limits.score_drift_max),

@@ -17,6 +17,7 @@ from serving.inprocess import InProcessEngine
 from serving.manifest import DATATYPES
 from serving.registry.errors import NotMeasurable
 from serving.registry.evaluation import Attacked, Decided, Measure
+from serving.train.measure import calibration_error, ranking_area
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ TIMED, WARM = 300, 20
 Z = 1.959963984540054
 PREDICTION = "prediction"
 PREDICTION_DIMS = 2
+TWO = 2
 
 Array = np.ndarray[Any, Any]
 
@@ -95,7 +97,7 @@ def measure(bundle: Bundle, baseline: Bundle | None, data: Dataset, attacker: At
         scores = predictions(engine, data.inputs, output)
         chosen = scores.argmax(axis=1)
         right = chosen == data.labels
-        metrics = {"accuracy": share(right), **times(engine, data, clocks)}
+        metrics = {"accuracy": share(right), **ranked(scores, data.labels), **times(engine, data, clocks)}
         attacked = None
         if attacker is not None and (spec := attackable(bundle)) is not None:
             metrics["robust_accuracy"] = robust(engine, data, spec, output, attacker)
@@ -149,6 +151,25 @@ def times(engine: InProcessEngine, data: Dataset, clocks: Clocks) -> dict[str, M
         "latency_p99_ms": Measure(value=float(p99) * 1000, rows=TIMED),
         "cpu_seconds_per_1000": Measure(value=cpu * 1000, rows=TIMED),
     }
+
+
+def ranked(scores: Array, labels: NDArray[np.int64]) -> dict[str, Measure]:
+    """Return how far probabilities mean what they say, and of two classes how well they are told apart."""
+    found = {}
+    if scores.min() >= 0 and scores.max() <= 1:
+        found["calibration_error"] = Measure(value=calibration_error(scores, labels), rows=len(labels))
+    if scores.shape[1] == TWO and len(set(labels.tolist())) == TWO:
+        found["auc"] = area(scores[labels == 1, 1], scores[labels == 0, 1])
+    return found
+
+
+def area(ones: Array, zeros: Array) -> Measure:
+    """Return the area under the ROC curve with its interval (Hanley and McNeil, 1982)."""
+    a, rows = ranking_area(zeros, ones), len(ones) + len(zeros)
+    same_one, same_zero = a / (2 - a) - a * a, 2 * a * a / (1 + a) - a * a
+    variance = a * (1 - a) + (len(ones) - 1) * same_one + (len(zeros) - 1) * same_zero
+    half = Z * math.sqrt(max(0.0, variance) / (len(ones) * len(zeros)))
+    return Measure(value=a, low=max(0.0, a - half), high=min(1.0, a + half), rows=rows)
 
 
 def attackable(bundle: Bundle) -> TensorSpec | None:

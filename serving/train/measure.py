@@ -51,7 +51,7 @@ def confusion(probabilities: NDArray[Any], labels: NDArray[np.uint8]) -> NDArray
     return counts
 
 
-def calibration_error(probabilities: NDArray[Any], labels: NDArray[np.uint8], bins: int = 15) -> float:
+def calibration_error(probabilities: NDArray[Any], labels: NDArray[Any], bins: int = 15) -> float:
     """Expected calibration error over equal-width bins of the largest probability (Guo et al. 2017)."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels

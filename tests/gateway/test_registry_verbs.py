@@ -9,8 +9,10 @@ import yaml
 
 from gateway import cli
 from gateway.policy import load_policy
+from gateway.samples import bundles_directory
 from serving.registry.evaluation import parse_evaluation
 from serving.registry.evidence import read_evidence
+from serving.train import data
 from tests.e2e.promoting import MODEL, add_model, add_version, approve, digest, evaluate, evidence_of, models
 from tests.e2e.site import copy_site
 
@@ -181,14 +183,49 @@ def test_a_key_of_an_approver_can_approve(site, capsys, tmp_path):
     assert cli.main(["keys", "approver", "dora", "--out", str(tmp_path / "dora.key")]) == 2
 
 
-def test_the_bundle_that_comes_with_the_project_is_evaluated_without_any_file(capsys):
-    from gateway.samples import bundles_directory
+def kiosk(capsys, *more: str):
+    assert cli.main(["models", "evaluate", str(bundles_directory() / "kiosk/1"), *more, "--json"]) == 0
+    return parse_evaluation(capsys.readouterr().out.encode())
 
+
+def test_the_bundle_that_comes_with_the_project_is_evaluated_without_any_file(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "DEBIAN_DIRECTORY", tmp_path)
     assert cli.main(["models", "evaluate", str(bundles_directory() / "kiosk/1"), "--json"]) == 0
-    found = parse_evaluation(capsys.readouterr().out.encode())
-    assert found.metrics["accuracy"].value == 0.947
-    assert found.baseline is None
-    assert 0.0 <= found.metrics["robust_accuracy"].value < 0.1  # it was not trained for that
+    said = capsys.readouterr()
+    found = parse_evaluation(said.out.encode())
+    assert "install the Debian package `dataset-fashion-mnist`" in said.err
+    assert "measured on 1,000 rows of it instead" in said.err
+    assert (found.metrics["accuracy"].value, found.baseline) == (0.947, None)
+    assert found.metrics["robust_accuracy"].value < 0.1  # it was not trained for that
+
+
+@pytest.mark.skipif(not data.DEBIAN_DIRECTORY.is_dir(), reason="needs Debian's dataset-fashion-mnist")
+def test_the_test_set_gives_what_the_manifest_says(capsys):
+    manifest = json.loads((bundles_directory() / "kiosk/1/manifest.json").read_text())["metrics"]
+    found = kiosk(capsys)
+    assert found.metrics["accuracy"].value == manifest["accuracy"]
+    assert found.metrics["calibration_error"].value == pytest.approx(manifest["calibration_error"], abs=1e-4)
+    recall = {name: each.correct / each.rows for name, each in found.decided.items()}
+    assert recall == pytest.approx(manifest["recall"])
+
+
+def test_an_approver_can_measure_again_before_signing(site, capsys):
+    data_file = str(site.directory / "evidence/data.safetensors")
+    assert evaluate(site, "2") == 0
+    assert approve(site, "2", "alice", "--data", data_file) == 0
+    file = evidence_of(site, "2") / "evaluation.json"
+    fields = json.loads(file.read_bytes())
+    fields["metrics"]["disagreement"]["high"] = 0.001
+    file.write_bytes(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+    assert approve(site, "2", "bob", "--data", data_file) == 1
+    assert "measured again, the evaluation says something else: disagreement" in capsys.readouterr().err
+    assert not (evidence_of(site, "2") / "bob.json").exists()
+
+
+@pytest.mark.parametrize("reason", ["", "  ", "x" * 201, "\x1b[2J"])
+def test_a_reason_that_is_none(site, reason):
+    assert approve(site, "2", "alice", "--override", reason) in {1, 2}
+    assert not evidence_of(site, "2").exists()
 
 
 def test_check_finds_what_a_start_would_refuse(site, capsys):

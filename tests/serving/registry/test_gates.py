@@ -15,6 +15,8 @@ METRICS = {
     "disagreement": Measure(value=0.02, low=0.01, high=0.03, rows=1000),
     "score_drift": Measure(value=0.1, rows=1000),
     "label_free_loss": Measure(value=0.4),
+    "auc": Measure(value=0.84, low=0.82, high=0.86, rows=1000),
+    "calibration_error": Measure(value=0.02, rows=1000),
     "latency_p99_ms": Measure(value=2.0, rows=300),
     "cpu_seconds_per_1000": Measure(value=3.6),
 }
@@ -36,6 +38,8 @@ def passed(**limits) -> bool:
         ("disagreement_max", 0.03, 0.0299),
         ("score_drift_max", 0.1, 0.0999),
         ("label_free_loss_max", 0.4, 0.399),
+        ("auc_min", 0.82, 0.821),
+        ("calibration_error_max", 0.02, 0.0199),
         ("latency_p99_ms_max", 2.0, 1.99),
     ],
 )

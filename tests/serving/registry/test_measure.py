@@ -10,10 +10,10 @@ import pytest
 
 from defenses.intervals import clopper_pearson
 from serving.bundle import assemble
-from serving.registry.dataset import DatasetRejected, read_dataset
-from serving.registry.errors import NotMeasurable
+from serving.registry.dataset import read_dataset
+from serving.registry.errors import DatasetRejected, NotMeasurable
 from serving.registry.evaluation import Attacked, Decided
-from serving.registry.measure import Attacker, Clocks, classes_of, distance, measure, wilson
+from serving.registry.measure import Attacker, Clocks, classes_of, distance, measure, ranked, wilson
 from serving.train.pack import seal, tensor_bytes
 from tests.e2e.versions import graph_of, manifest
 from tests.serving.tiny import remote_bundle, signing_key, tiny_files, tiny_manifest, trusted
@@ -144,6 +144,24 @@ def test_the_interval_covers_what_the_exact_one_does_nearly():
         assert 0.0 <= low <= successes / trials <= high <= 1.0
         assert abs(low - exact.low) < 0.05
         assert abs(high - exact.high) < 0.05
+
+
+def test_how_well_two_classes_are_told_apart():
+    rng = np.random.default_rng(0)
+    labels = np.arange(600) % 2
+    second = np.clip(rng.normal(0.4 + 0.2 * labels, 0.2), 0, 1)
+    found = ranked(np.stack([1 - second, second], axis=1), labels)
+    pairs = (second[labels == 1][:, None] > second[labels == 0][None, :]).mean()
+    assert found["auc"].value == pytest.approx(pairs, abs=0.002)
+    draws = []
+    for _ in range(200):
+        rows = rng.integers(600, size=600)
+        draws.append(ranked(np.stack([1 - second, second], axis=1)[rows], labels[rows])["auc"].value)
+    assert (found["auc"].low, found["auc"].high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.02)
+    always = ranked(np.tile([0.3, 0.7], (600, 1)), labels)  # right half of the time
+    assert (always["auc"].value, always["calibration_error"].value) == pytest.approx((0.5, 0.2))
+    assert ranked(np.zeros((2, 3)), np.array([0, 1])).keys() == {"calibration_error"}
+    assert ranked(np.array([[-1.0, 2.0]]), np.array([1])) == {}
 
 
 def test_the_distance_of_two_samples():

@@ -6,11 +6,14 @@ import json
 import os
 
 import pytest
+from msgspec.structs import replace
 
-from serving.registry.evaluation import Measure, encode
+from serving.registry.approval import parse_approval, sign
+from serving.registry.errors import EvidenceRejected
+from serving.registry.evaluation import Measure, encode, parse_evaluation
 from serving.registry.evidence import read_evidence
 from serving.registry.proof import Proof, Unproven, decide
-from tests.serving.registry.made import ABOUT, BUNDLE, approval, evaluation, rule, write_evidence
+from tests.serving.registry.made import ABOUT, BUNDLE, approval, evaluation, key_of, rule, statement, write_evidence
 
 GOOD = evaluation()
 WEAK = evaluation(metrics=GOOD.metrics | {"accuracy": Measure(value=0.91, low=0.89, high=0.93, rows=1000)})
@@ -156,3 +159,20 @@ def test_a_file_that_is_not_one_of_ours_is_told(tmp_path):
     found = decide(rule(), ABOUT, read_evidence(tmp_path / "evidence"))
     assert found.problems[0].startswith("evaluation.json: cannot be read")
     assert "carol.json: is not a regular file" in found.problems
+
+
+def test_nothing_that_is_told_moves_a_cursor(tmp_path):
+    """What is told stands in the log, at terminals and before an approver's eyes."""
+    files = {"bob\x1b[2J": approval("bob", GOOD), os.fsdecode(b"\xff"): b"", "carol": approval("carol", GOOD)}
+    found = decided(tmp_path, GOOD, files)
+    assert found.problems[1:] == (
+        "'bob\\x1b[2J.json': is not the name of an approver",
+        "'\\udcff.json': is not the name of an approver",
+    )
+    assert all(problem.isprintable() for problem in found.problems)
+    for field in ("model", "version", "build", "time"):
+        with pytest.raises(EvidenceRejected):
+            parse_evaluation(encode(evaluation(**{field: "\x1b[2J"})))
+    for field in ("approver", "model", "version", "reason", "time"):
+        with pytest.raises(EvidenceRejected):
+            parse_approval(sign(replace(statement("bob", GOOD), **{field: "\x1b[2J"}), key_of("bob")))
