@@ -388,6 +388,20 @@ def add_audit(verbs: Any) -> None:
     )
     verify.add_argument("--stale-after", type=seconds, metavar="SECONDS", help="exit 3 when the newest entry is older")
     verify.add_argument("--json", action="store_true", help="print the report as JSON")
+    mirror = verb(audit, "mirror", run_audit_mirror, "bring a copy of a log up to date, checked, and only ever forward")
+    mirror.epilog = (
+        "Exit codes: 0 up to date; 1 refused: a fork, an older copy, or tampered with; 2 incomplete; 4 usage."
+    )
+    mirror.add_argument("log", type=Path, metavar="LOG", help="the log, or a directory of `stockade init`")
+    mirror.add_argument("mirror", type=Path, metavar="MIRROR", help="the copy; made when it is not there")
+    mirror.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+    mirror.add_argument("--json", action="store_true", help="print what was done as JSON")
+
+
+def run_audit_mirror(options: argparse.Namespace) -> int:
+    from gateway.mirror_view import run
+
+    return run(options)
 
 
 def run_audit_verify(options: argparse.Namespace) -> int:

@@ -70,11 +70,11 @@ def read_key(key: str) -> str:
 
 
 @contextmanager
-def bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+def bar(console: Console, doing: str = "verifying") -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar on a terminal; gives the callback that moves it."""
-    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("verifying", total=None)
+        task = progress.add_task(doing, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 

@@ -14,6 +14,10 @@ AuditError
 ├── ProtocolError            a peer on the recorder's socket that breaks the framing
 ├── SettingsError            recorder settings out of their limits
 ├── ReadError                an index, size or blob that the published log does not hold
+├── MirrorError
+│   ├── MirrorRefused        the source does not extend what the mirror holds
+│   ├── MirrorBusy           somebody else is copying into the same mirror
+│   └── CopyRejected         the source is not what its checkpoint says
 ├── RingError                an in-flight ring of another format
 ├── KeyStoreError
 │   ├── KeyMissing           the key was erased, or never existed
@@ -27,6 +31,7 @@ AuditError
 ```
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -94,6 +99,26 @@ class SettingsError(AuditError):
 
 class ReadError(AuditError):
     """Something asked for that the published log does not hold."""
+
+
+class MirrorError(AuditError):
+    """A mirror cannot be brought up to date; it stands where it stood."""
+
+
+class MirrorRefused(MirrorError):
+    """The source does not extend what the mirror holds: an older copy, a fork, or another log."""
+
+
+class MirrorBusy(MirrorError):
+    """Somebody else is copying into the same mirror."""
+
+
+class CopyRejected(MirrorError):
+    """The source is not what its checkpoint says. `problems` has one line each, at least one."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(problems[0])
+        self.problems = tuple(problems)
 
 
 class RingError(AuditError):
