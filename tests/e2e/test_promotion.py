@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import grpc
 
@@ -32,8 +33,10 @@ def answering(caller) -> str:
     return reply.trailers["x-stockade-model-digest"]
 
 
-def serve_version(site, version: str) -> None:
+def serve_version(site, running, version: str) -> None:
+    """The next revision of the policy has this version in `serve`; the gateway is told to look now."""
     site.change_policy(lambda policy: policy["models"][MODEL].update(serve=version))
+    running.process.send_signal(signal.SIGHUP)
 
 
 def refusals(running) -> list[str]:
@@ -51,7 +54,7 @@ def test_a_version_is_refused_until_two_of_three_have_approved_it(made_site, tmp
         ]
         assert caller.infer(infer_body(model=MODEL, version="2")).reason == "MODEL_UNKNOWN"
 
-        serve_version(site, "2")  # unapproved
+        serve_version(site, running, "2")  # unapproved
         until(lambda: len(refusals(running)) == 1, "the policy was not refused")
         assert "models.shelf.serve: version '2' may not be served: has no evaluation" in refusals(running)[0]
         until(lambda: len(told(running, "2")) == 2, "the log does not say that it was refused")
@@ -60,12 +63,12 @@ def test_a_version_is_refused_until_two_of_three_have_approved_it(made_site, tmp
         assert evaluate(site, "2", "--against", "1") == 0
         assert approve(site, "2", "alice") == 0
         assert approve(site, "2", "mallory") == 1
-        site.change_policy(lambda policy: None)
+        serve_version(site, running, "2")
         until(lambda: len(refusals(running)) == 2, "one approval was enough")
         assert "has 1 of 2 approvals (alice)" in refusals(running)[1]
 
         assert approve(site, "2", "carol") == 0
-        site.change_policy(lambda policy: None)
+        serve_version(site, running, "2")
         until(lambda: answering(caller) == digest(site, "2"), "two approvals were not enough")
         until(lambda: told(running, "2")[-1]["action"] == "promoted", "the log does not say who approved it")
         entry = told(running, "2")[-1]
@@ -84,7 +87,7 @@ def test_a_version_is_refused_until_two_of_three_have_approved_it(made_site, tmp
         assert caller.ask(LOAD, load_body("3")).reason == "MODEL_NOT_LOADED"
         until(lambda: len(told(running, "3")) == 2, "the log does not say that the evaluation was edited")
         assert "edited after it was signed" in told(running, "3")[1]["reason"]
-        serve_version(site, "3")
+        serve_version(site, running, "3")
         until(lambda: len(refusals(running)) == 3, "an edited evaluation was believed")
         assert answering(caller) == digest(site, "2")
         (third / "evaluation.json").write_bytes(good)
