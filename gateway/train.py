@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -29,8 +31,8 @@ EXTRA = ("torch", "onnx", "sklearn", "matplotlib")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("case", choices=["kiosk"], help="which recipe to run")
-    parser.add_argument("--bundle", type=Path, default=Path("out/bundles/kiosk/1"), help="where the bundle is written")
+    parser.add_argument("case", choices=list(CASES), help="which recipe to run")
+    parser.add_argument("--bundle", type=Path, help="where the bundle is written (default: out/bundles/CASE/1)")
     parser.add_argument(
         "--signing-key",
         type=Path,
@@ -38,11 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ECDSA P-256 private key in PEM; created when absent, its public half is written beside it",
     )
     parser.add_argument(
-        "--data", type=Path, help="directory of the Fashion-MNIST idx files (default: Debian's package)"
+        "--data",
+        type=Path,
+        help="kiosk: the directory of Fashion-MNIST's idx files (default: Debian's package); "
+        "clickstream: ecom.csv.gz (default: PyPI's retentioneering, installed, cached or downloaded)",
     )
     parser.add_argument("--checkpoint", type=Path, help="resume from this file, and write it after each epoch")
-    parser.add_argument("--plots", type=Path, help="directory for curves, confusion, reliability and energies as PNG")
-    parser.add_argument("--samples", type=Path, help="also write 1,000 balanced test images to this file")
+    parser.add_argument("--plots", type=Path, help="directory for curves, reliability, energies as PNG")
+    parser.add_argument("--samples", type=Path, help="also write 1,000 test rows to this file")
     parser.add_argument("--epochs", type=whole(1, WHOLE_MAX), help="instead of the recipe's number")
     parser.add_argument("--seed", type=whole(0, WHOLE_MAX), default=0, help="decides the splits and the weights")
     parser.add_argument("--smoke", action="store_true", help="the whole recipe on a tenth of the data, in seconds")
@@ -57,22 +62,23 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_USAGE
     from serving.train.errors import TrainingError  # noqa: PLC0415 - torch loads only when a recipe runs
 
+    directory = args.bundle or Path("out/bundles") / args.case / "1"
     try:
-        bundle = _train(args, console)
+        bundle = CASES[args.case](args, directory, console)
     except (TrainingError, ServingError, DefenseError) as error:
         console.print(f"[red]no bundle was written:[/red] {escape(str(error))}", soft_wrap=True)
         return EXIT_FAILED
-    Console().print(_summary(bundle, args.bundle))
+    Console().print(_summary(bundle, directory))
     return EXIT_OK
 
 
-def _train(args: argparse.Namespace, console: Console) -> Bundle:
+def _kiosk(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
     from serving.train.data import load_fashion_mnist  # noqa: PLC0415 - as above
     from serving.train.kiosk import KioskSettings, ScreenFitter, smoke_settings, train_kiosk  # noqa: PLC0415
     from serving.train.samples import write_samples  # noqa: PLC0415
 
     settings = KioskSettings(
-        bundle=args.bundle,
+        bundle=directory,
         signing_key=args.signing_key,
         data=args.data,
         checkpoint=args.checkpoint,
@@ -89,14 +95,54 @@ def _train(args: argparse.Namespace, console: Console) -> Bundle:
     return bundle
 
 
+def _clickstream(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
+    from serving.train.clickstream import ClickstreamSettings, smoke_clicks, train_clickstream  # noqa: PLC0415
+    from serving.train.ecom import load_ecom  # noqa: PLC0415
+    from serving.train.kiosk import ScreenFitter  # noqa: PLC0415
+    from serving.train.samples import write_click_samples  # noqa: PLC0415
+
+    settings = ClickstreamSettings(
+        bundle=directory,
+        signing_key=args.signing_key,
+        data=args.data,
+        checkpoint=args.checkpoint,
+        plots=args.plots,
+    )
+    settings = replace(settings, loop=replace(settings.loop, seed=args.seed))
+    if args.smoke:
+        settings = smoke_clicks(settings)
+    if args.epochs is not None:
+        settings = replace(settings, loop=replace(settings.loop, epochs=args.epochs))
+    bundle = train_clickstream(settings, ScreenFitter(fit_evidence, measure_evidence), console)
+    if args.samples is not None:
+        write_click_samples(load_ecom(args.data), args.samples)
+    return bundle
+
+
+CASES: Mapping[str, Callable[[argparse.Namespace, Path, Console], Bundle]] = {
+    "kiosk": _kiosk,
+    "clickstream": _clickstream,
+}
+
+
 def _summary(bundle: Bundle, directory: Path) -> Table:
     metrics = bundle.manifest["metrics"]
     table = Table(title=f"{bundle.name} {bundle.version} in {directory}", show_header=False)
     table.add_row("digest", bundle.digest)
-    table.add_row("test accuracy", f"{metrics['accuracy']:.2%}")
+    for name, value in _figures(metrics):
+        table.add_row(name, value)
     table.add_row("CPU a row, batches of 32", f"{metrics['cost_us']['rows_32']['median']} us")
     for kind, found in metrics["foreign"].items():
         flagged = next(point for point in found["flagged"] if point["fpr_max"] == 0.01)
         low, high = flagged["interval"]
         table.add_row(f"{kind} flagged at 1 %", f"{flagged['rate']:.2%}  ({low:.2%} - {high:.2%})")
     return table
+
+
+def _figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a recipe is first of all asked about."""
+    if "accuracy" in metrics:
+        yield "test accuracy", f"{metrics['accuracy']:.2%}"
+    if (found := metrics.get("next_click")) is not None:
+        yield "next event right", f"{found['accuracy']:.2%} (Markov: {found['markov_accuracy']:.2%})"
+        yield "log-loss", f"{found['log_loss']:.4f} (Markov: {found['markov_log_loss']:.4f})"

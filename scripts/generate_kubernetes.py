@@ -77,7 +77,8 @@ def serve_patch(config_text: str, bundles: str) -> str | None:
     config = parse_config(config_text.encode(), MOUNTED)
     if config.engine.ray is None:
         return None
-    loaded = [load_bundle(each, [BUNDLES / "stockade-release.pub"]) for each in find_bundles(BUNDLES)]
+    keys = sorted(BUNDLES.glob("stockade-release*.pub"))
+    loaded = [load_bundle(each, keys) for each in find_bundles(BUNDLES)]
     deployed = [Deployable(one.name, one.version, one.digest, f"{bundles}/{one.name}/{one.version}") for one in loaded]
     plan = serve_config(applications(ray_settings(config), deployed, config.bundles.trusted_keys))
     patch = {

@@ -43,6 +43,7 @@ FILE_BYTES_MAX = 256 * 1024 * 1024
 BUNDLE_BYTES_MAX = 1024 * 1024 * 1024
 KEY_BYTES_MAX = 64 * 1024
 
+_PEM_END = b"-----END PUBLIC KEY-----"
 _KINDS = frozenset({".json", ".onnx", ".safetensors", ".md", ".sig"})
 
 
@@ -79,7 +80,11 @@ def load_bundle(directory: Path, trusted_keys: Sequence[Path]) -> Bundle:
 
 
 def read_keys(paths: Sequence[Path]) -> tuple[TrustedKey, ...]:
-    """Read public keys; BundleRejected(KEY_UNUSABLE) for one that is not a P-256 public key in PEM."""
+    """Read public keys, of which a file may hold several one after the other; nothing else may stand in it.
+
+    Raises:
+        BundleRejected: KEY_UNUSABLE for a file with anything but P-256 public keys in PEM.
+    """
     keys = []
     for path in paths:
         try:
@@ -89,8 +94,14 @@ def read_keys(paths: Sequence[Path]) -> tuple[TrustedKey, ...]:
             raise BundleRejected(Rejection.KEY_UNUSABLE, path.name, "cannot be read") from error
         if len(pem) > KEY_BYTES_MAX:
             raise BundleRejected(Rejection.KEY_UNUSABLE, path.name, "is too large")
-        keys.append(TrustedKey.from_pem(pem, path.name))
+        keys += [TrustedKey.from_pem(block, path.name) for block in _blocks(pem)]
     return tuple(keys)
+
+
+def _blocks(pem: bytes) -> list[bytes]:
+    """Return each key of a file by itself, and what stands behind the last as if it were one."""
+    *blocks, rest = pem.split(_PEM_END)
+    return [block + _PEM_END for block in blocks] + ([rest] if rest.strip() or not blocks else [])
 
 
 def read_bundle(directory: Path) -> dict[str, bytes]:

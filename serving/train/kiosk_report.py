@@ -27,6 +27,7 @@ __all__ = [
     "Gates",
     "Outputs",
     "Trained",
+    "code_digest",
     "digest_of",
     "draft",
     "foreign_metrics",
@@ -176,7 +177,7 @@ def _training(model: Trained, loop: LoopSettings, *, smoke: bool) -> dict[str, A
         "history": [asdict(epoch) for epoch in model.history],
         "smoke": smoke,
         "code": {
-            "sha256": _code_digest(),
+            "sha256": code_digest(),
             **{
                 name: importlib.metadata.version(name) for name in ("stockade", "torch", "onnx", "onnxruntime", "numpy")
             },
@@ -184,7 +185,7 @@ def _training(model: Trained, loop: LoopSettings, *, smoke: bool) -> dict[str, A
     }
 
 
-def _code_digest() -> str:
+def code_digest() -> str:
     """SHA-256 over the recipe's sources: the version of the code, also where there is no repository."""
     here = Path(__file__).parent
     sources = sorted([*here.glob("*.py"), *(here.parent / "models").glob("*.py")])

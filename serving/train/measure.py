@@ -16,34 +16,36 @@ __all__ = ["accuracy", "calibration_error", "confusion", "costs_us", "evaluate",
 BATCH_ROWS = 250
 
 
-def as_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scale uint8 images to the declared range, as clients are told to: float32(x) / 255."""
-    return images.astype(np.float32) / np.float32(255.0)
+def as_input(rows: NDArray[Any]) -> NDArray[Any]:
+    """Scale uint8 images to the declared range, as clients are told to: float32(x) / 255; leave others."""
+    return rows.astype(np.float32) / np.float32(255.0) if rows.dtype == np.uint8 else rows
 
 
-def evaluate(engine: Engine, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """Return every output for every row, in batches of 250."""
+def evaluate(engine: Engine, images: NDArray[Any], *, name: str = "image") -> dict[str, NDArray[Any]]:
+    """Return every output for every row of the input `name`, in batches of 250."""
     parts = [
-        engine.infer({"image": as_input(images[start : start + BATCH_ROWS])})
+        engine.infer({name: as_input(images[start : start + BATCH_ROWS])})
         for start in range(0, len(images), BATCH_ROWS)
     ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {output: np.concatenate([part[output] for part in parts]) for output in parts[0]}
 
 
-def rows_apart(engine: Engine, images: NDArray[np.uint8], batched: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+def rows_apart(
+    engine: Engine, images: NDArray[Any], batched: Mapping[str, NDArray[Any]], *, name: str = "image"
+) -> dict[str, float]:
     """Return, by output, the largest difference between a row in a batch and the same row alone."""
     largest = dict.fromkeys(batched, 0.0)
     for row, image in enumerate(as_input(images)):
-        for name, alone in engine.infer({"image": image[None]}).items():
-            largest[name] = max(largest[name], float(np.abs(alone[0] - batched[name][row]).max()))
+        for output, alone in engine.infer({name: image[None]}).items():
+            largest[output] = max(largest[output], float(np.abs(alone[0] - batched[output][row]).max()))
     return largest
 
 
-def accuracy(probabilities: NDArray[Any], labels: NDArray[np.uint8]) -> float:
+def accuracy(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def confusion(probabilities: NDArray[Any], labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+def confusion(probabilities: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.int64]:
     """Return counts (true class, predicted class)."""
     classes = probabilities.shape[1]
     counts = np.zeros((classes, classes), np.int64)
@@ -68,9 +70,11 @@ def ranking_area(inside: NDArray[Any], outside: NDArray[Any]) -> float:
     return float((below + not_above).mean() / (2 * len(inside)))
 
 
-def costs_us(engine: Engine, images: NDArray[np.uint8], batch_rows: int, runs: int) -> dict[str, float]:
+def costs_us(
+    engine: Engine, images: NDArray[Any], batch_rows: int, runs: int, *, name: str = "image"
+) -> dict[str, float]:
     """CPU-microseconds of the calling thread for one row in batches of this size: the median and the least."""
-    batch = {"image": as_input(images[:batch_rows])}
+    batch = {name: as_input(images[:batch_rows])}
     engine.infer(batch)
     costs = []
     for _ in range(runs):

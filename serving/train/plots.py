@@ -12,9 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from serving.train.click_loop import ClickEpoch
 from serving.train.loop import EpochReport
 
-__all__ = ["draw_calibration", "draw_confusion", "draw_curves", "draw_energies"]
+__all__ = ["draw_calibration", "draw_click_curves", "draw_confusion", "draw_curves", "draw_energies"]
 
 DPI = 110
 BINS = 60
@@ -38,6 +39,22 @@ def draw_curves(history: Sequence[EpochReport], test_accuracy: float, path: Path
     _save(figure, path)
 
 
+def draw_click_curves(history: Sequence[ClickEpoch], path: Path) -> None:
+    """Held-out log-loss and latent error by epoch."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [report.epoch for report in history]
+    left.plot(epochs, [report.loss for report in history], color=OUTSIDE[0], label="train, whole loss")
+    left.plot(epochs, [report.held_out_loss for report in history], color=INSIDE, label="held out, log-loss")
+    left.set(xlabel="epoch", ylabel="nats", title="Next event")
+    left.legend(frameon=False)
+    right.plot(epochs, [report.latent_error for report in history], color=INSIDE, label="squared error")
+    right.plot(epochs, [report.sigreg for report in history], color=OUTSIDE[1], label="SIGReg")
+    right.set(xlabel="epoch", yscale="log", title="Latent prediction")
+    right.legend(frameon=False)
+    _save(figure, path)
+
+
 def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], path: Path) -> None:
     """Counts of test rows, true class down, predicted class across."""
     figure = Figure(figsize=(7.2, 6.4), layout="constrained")
@@ -54,7 +71,9 @@ def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], path: 
     _save(figure, path)
 
 
-def draw_calibration(probabilities: NDArray[Any], labels: NDArray[np.uint8], error: float, path: Path) -> None:
+def draw_calibration(
+    probabilities: NDArray[Any], labels: NDArray[Any], error: float, path: Path, rows: str = "test images"
+) -> None:
     """How often the prediction is right, by the probability it is given."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
@@ -67,20 +86,23 @@ def draw_calibration(probabilities: NDArray[Any], labels: NDArray[np.uint8], err
     heights = [right[index == b].mean() for b in filled]
     axes.bar(edges[filled], heights, width=1 / 15, align="edge", color=INSIDE, edgecolor="white")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the prediction", ylabel="share right")
-    axes.set_title(f"Reliability on test images (ECE {100 * error:.2f} %)")
+    axes.set_title(f"Reliability on {rows} (ECE {100 * error:.2f} %)")
     _save(figure, path)
 
 
 def draw_energies(
-    inside: Mapping[str, NDArray[Any]], foreign: Mapping[str, Mapping[str, NDArray[Any]]], path: Path
+    inside: Mapping[str, NDArray[Any]],
+    foreign: Mapping[str, Mapping[str, NDArray[Any]]],
+    path: Path,
+    rows: str = "test images",
 ) -> None:
-    """Histograms of the three energies, test images against every foreign kind."""
+    """Histograms of the three energies, test rows against every foreign kind."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     for axes, energy in zip(figure.subplots(1, 3), ("energy", "mahalanobis", "residual"), strict=True):
         everything = np.concatenate([inside[energy], *(outputs[energy] for outputs in foreign.values())])
         low, high = np.percentile(everything, [0.1, 99.5])
         bins = np.linspace(low, high, BINS)
-        axes.hist(np.clip(inside[energy], low, high), bins, density=True, color=INSIDE, alpha=0.5, label="test images")
+        axes.hist(np.clip(inside[energy], low, high), bins, density=True, color=INSIDE, alpha=0.5, label=rows)
         for colour, (kind, outputs) in zip(OUTSIDE, foreign.items(), strict=False):
             values = np.clip(outputs[energy], low, high)
             axes.hist(values, bins, density=True, histtype="step", linewidth=1.4, color=colour, label=kind)

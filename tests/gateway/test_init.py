@@ -22,6 +22,7 @@ from gateway.init import InitRefused, Ports, init_directory, issue_api_key, rend
 from gateway.policy import load_policy
 from gateway.samples import bundles_directory
 from ops.audit.checkpoint import parse_skey, parse_vkey
+from serving.bundle import read_keys
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 
@@ -42,8 +43,11 @@ def made(tmp_path_factory):
     source = tmp_path_factory.mktemp("bundles")
     key = ec.derive_private_key(7, ec.SECP256R1()).public_key()
     (source / "stockade-release.pub").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    (source / "kiosk/1").mkdir(parents=True)
-    (source / "kiosk/1/manifest.json").write_text("{}")
+    key = ec.derive_private_key(8, ec.SECP256R1()).public_key()
+    (source / "stockade-release-2.pub").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    for model in ("kiosk/1", "other/1"):
+        (source / model).mkdir(parents=True)
+        (source / model / "manifest.json").write_text("{}")
     (source / "samples").mkdir()
     target = tmp_path_factory.mktemp("work") / "gateway"
     return init_directory(
@@ -166,7 +170,8 @@ def shake_hands(server_context, client_context):
     return server.getpeercert()
 
 
-def test_models_and_their_key_are_copied_and_nothing_else(made):
+def test_the_model_of_the_policy_is_copied_and_every_key_that_signs_releases_is_trusted(made):
+    assert len(read_keys([made.directory / "keys/bundles.pub"])) == 2
     assert made.bundles == ("kiosk/1",)
     assert [path.name for path in (made.directory / "bundles").iterdir()] == ["kiosk"]
     assert not (made.directory / "keys/bundles.key").exists()

@@ -64,6 +64,21 @@ async def test_in_one_batch_each_gets_its_own(rig):
     assert rig.engine.batches[-1] == 3
 
 
+async def test_an_answer_that_is_given_again_holds_what_its_caller_may_have(made_site, tmp_path):
+    """Two callers of one tenant, one with the role, ask for the same."""
+
+    def both(policy):
+        reserve(policy)
+        policy["principals"]["token-user"]["roles"] = ["rival"]
+
+    async with open_rig(made_site, tmp_path, policy=both, config=lambda config: config.update(cache={})) as rig:
+        for caller, wanted in (("token-user", EVERYTHING), ("plenty", OTHERS), ("token-user", EVERYTHING)):
+            for _ in range(2):
+                assert named(await rig.ask(asking(), caller=caller)) == wanted
+        assert len(rig.sink.records(kind="served")) == 6
+        assert len([entry for entry in rig.sink.records(kind="served") if entry.get("cached")]) >= 2
+
+
 async def test_metadata_and_config_tell_each_what_it_may_have(rig):
     for caller, wanted in (("rival", EVERYTHING), ("plenty", OTHERS)):
         told = []

@@ -240,6 +240,20 @@ def test_what_was_read_is_what_is_used_whatever_happens_to_the_disk(directory, k
     assert assemble(files, read_keys([key])).graphs["dense"] == SEALED["model.onnx"]
 
 
+def test_a_file_may_hold_several_keys_and_nothing_else(tmp_path, directory):
+    mine, other = (public_pem(signing_key(number)) for number in (0, 1))
+    path = tmp_path / "several.pub"
+    for order in (other + mine, mine + b"\n\n" + other + b"\n"):
+        path.write_bytes(order)
+        assert len(read_keys([path])) == 2
+        assert load_bundle(directory, [path]).name == "tiny"
+    for content in (mine + b"more", b"", b"\n", mine + mine[:-5]):
+        path.write_bytes(content)
+        with pytest.raises(BundleRejected) as caught:
+            read_keys([path])
+        assert caught.value.reason is Rejection.KEY_UNUSABLE
+
+
 def test_keys_that_cannot_be_read_or_are_too_large(tmp_path):
     for path, content in ((tmp_path / "absent.pub", None), (tmp_path / "large.pub", b"x" * (64 * 1024 + 1))):
         if content is not None:

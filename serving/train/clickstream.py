@@ -1,0 +1,153 @@
+"""The clickstream recipe: a shop's events to a signed bundle, in one function.
+
+The bundle's screen is fitted by a callable that is handed in, because serving knows models and nothing of screens.
+Every split has one use: `train` the weights, the prior and the density, `fit` early stopping and the screen's tails,
+`calibrate` the conformal threshold, `test` (later sessions) the published figures and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from serving.bundle import Bundle
+from serving.inprocess import InProcessEngine
+from serving.models.clickstream import ClickNet, ClickShape
+from serving.train import click_report, plots
+from serving.train.click_card import write_click_card
+from serving.train.click_graph import write_click_graph
+from serving.train.click_loop import ClickSettings, predict_clicks, train_clicks
+from serving.train.click_report import ClickGates, TrainedClicks
+from serving.train.density import fit_gaussian
+from serving.train.ecom import EVENTS, FIRST_EVENT, IDS, LENGTH, Clicks, EcomSplits, load_ecom, sessions_of, split_ecom
+from serving.train.errors import GateFailed
+from serving.train.kiosk import ScreenFitter
+from serving.train.kiosk_report import digest_of
+from serving.train.pack import open_signing_key, public_pem, seal, tensor_bytes, write_bundle
+from serving.train.strange import strange_sequences
+
+__all__ = ["ClickstreamSettings", "markov_log_prior", "smoke_clicks", "train_clickstream"]
+
+PRIOR_COUNT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ClickstreamSettings:
+    """Paths and sizes of a run; `rows_max` cuts the rows that are measured in a smoke run."""
+
+    bundle: Path
+    signing_key: Path
+    data: Path | None = None
+    checkpoint: Path | None = None
+    plots: Path | None = None
+    loop: ClickSettings = field(default_factory=ClickSettings)
+    gates: ClickGates = field(default_factory=ClickGates)
+    smoke: bool = False
+    rows_max: int | None = None
+
+
+def smoke_clicks(settings: ClickstreamSettings) -> ClickstreamSettings:
+    """The same recipe in seconds: two epochs, few directions, and gates that only show that it learned something."""
+    loop = replace(settings.loop, epochs=2, directions=8)
+    gates = ClickGates(gain_min=-2.0, latent_rank_min=1.0, false_alarms_max=0.05)
+    return replace(settings, loop=loop, gates=gates, smoke=True, rows_max=500)
+
+
+def train_clickstream(settings: ClickstreamSettings, screen: ScreenFitter, console: Console) -> Bundle:
+    """Train, measure, calibrate, gate, sign and write the bundle; return it as it was verified.
+
+    Raises:
+        TrainingError: the data, the key, the checkpoint or a gate; nothing has been written in place of a bundle.
+    """
+    key = open_signing_key(settings.signing_key)
+    data = load_ecom(settings.data)
+    parts = split_ecom(data, settings.loop.seed)
+    parts = replace(parts, test=parts.test.take(np.arange(len(parts.test))[: settings.rows_max]))
+    model = _fit(parts, settings, data.sha256, console)
+    engine = InProcessEngine(click_report.draft_clicks(model))
+    with console.status("measuring"):
+        outputs = {
+            name: click_report.outputs_on(engine, rows.ids)
+            for name, rows in (("fit", parts.fit), ("calibrate", parts.calibrate), ("test", parts.test))
+        }
+        sequences = strange_sequences(parts.test.ids, settings.loop.seed)
+        strange = {kind: click_report.outputs_on(engine, ids) for kind, ids in sequences.items()}
+        calibration, report = screen.fit(outputs["fit"], outputs["calibrate"], outputs["test"])
+        metrics = click_report.click_metrics(
+            model,
+            engine,
+            test=parts.test,
+            outputs=outputs["test"],
+            strange=strange,
+            flag=lambda seen: screen.measure(calibration, seen),
+        )
+    manifest = click_report.click_manifest(
+        model,
+        loop=settings.loop,
+        gates=settings.gates,
+        smoke=settings.smoke,
+        data=data,
+        parts=parts,
+        metrics=metrics,
+        report=report,
+    )
+    if settings.plots is not None:
+        plots.draw_click_curves(model.history, settings.plots / "clickstream-curves.png")
+        plots.draw_energies(outputs["test"], strange, settings.plots / "clickstream-energies.png", "test sessions")
+        error, reliability = metrics["next_click"]["calibration_error"], settings.plots / "clickstream-reliability.png"
+        plots.draw_calibration(outputs["test"]["probabilities"], parts.test.labels, error, reliability, "test events")
+    for gate in manifest["gates"]:
+        if not gate["passed"]:
+            raise GateFailed(gate["name"], gate["value"], gate["bound"])
+    files = {
+        "model.onnx": model.graph,
+        "weights.safetensors": tensor_bytes(_weights(model)),
+        "calibration.safetensors": tensor_bytes(calibration),
+        "MODEL_CARD.md": write_click_card(manifest).encode(),
+    }
+    bundle = write_bundle(settings.bundle, seal(files, manifest, key), key)
+    settings.signing_key.with_suffix(".pub").write_bytes(public_pem(key))
+    return bundle
+
+
+def markov_log_prior(train: Clicks) -> NDArray[np.float64]:
+    """Return the log-probability of each event given the id before it, (IDS, classes), counted on the train rows."""
+    counts = np.full((IDS, len(EVENTS)), PRIOR_COUNT)
+    np.add.at(counts, (train.ids[:, -1], train.labels), 1)
+    return np.asarray(np.log(counts / counts.sum(1, keepdims=True)))
+
+
+def _fit(parts: EcomSplits, settings: ClickstreamSettings, data_digest: str, console: Console) -> TrainedClicks:
+    prior = torch.from_numpy(markov_log_prior(parts.train)).float()
+    shape = ClickShape(IDS, FIRST_EVENT)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.loop.seed)
+        net = ClickNet(shape, prior)
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=None)
+        best, history = train_clicks(
+            net,
+            sessions_of(parts.train),
+            parts.fit,
+            settings.loop,
+            checkpoint=settings.checkpoint,
+            data_digest=digest_of([data_digest, len(parts.train), len(parts.fit)]),
+            on_step=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    density = fit_gaussian(predict_clicks(best, parts.train)[0].double().numpy())
+    weights = {name: value.detach().double().numpy() for name, value in best.state_dict().items()}
+    return TrainedClicks(best, history, density, write_click_graph(weights, shape, density, LENGTH))
+
+
+def _weights(model: TrainedClicks) -> dict[str, NDArray[np.float32]]:
+    """Return the averaged network and the density: what another recipe would go on from."""
+    weights = {name: value.detach().contiguous().numpy() for name, value in model.net.state_dict().items()}
+    density = {"density.whitening": model.density.whitening, "density.mean": model.density.mean}
+    return weights | {name: value.astype(np.float32) for name, value in density.items()}
