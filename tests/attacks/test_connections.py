@@ -44,10 +44,10 @@ def answers(running, name: str = "plenty") -> None:
 
 
 @pytest.mark.slow
-def test_6000_idle_connections(made_site, tmp_path):
+def test_10000_idle_connections(made_site, tmp_path):
     """Or 2,000, where this process may not open so many files."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    counts = (2_000, 6_000) if limit >= 6_500 else (2_000,)  # `ulimit -n`
+    counts = (2_000, 10_000) if limit >= 10_500 else (2_000,)  # `ulimit -n`
     with serving(copy_site(made_site, tmp_path / "site")) as running, ExitStack() as stack:
         answers(running)
         before, count = running.rss_bytes("worker-0"), 0
