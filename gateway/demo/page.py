@@ -25,7 +25,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.2rem, 1fr)); gap: .7rem; margin: 1rem 0 }
 .fact { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .8rem }
-.fact b { display: block; font-size: 1.5rem } .fact span, .note { color: var(--faint); font-size: .85rem }
+.fact b { display: block; font-size: 1.35rem; white-space: nowrap }
+.fact span, .note { color: var(--faint); font-size: .85rem }
 svg { width: 100%; height: auto } code { background: var(--code); padding: 0 .25rem; overflow-wrap: anywhere }
 .narrow { display: none }
 @media (max-width: 640px) { .wide { display: none } .narrow { display: block } }
