@@ -9,6 +9,7 @@ import argparse
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ __all__ = ["add_arguments", "run"]
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 WHOLE_MAX = 1_000_000
-EXTRA = ("torch", "onnx", "sklearn", "matplotlib")
+EXTRA = ("torch", "onnx", "sklearn", "matplotlib", "rdata")
+PAYMENTS_POINTS = (0.05, 0.01)  # a tenth of a percent cannot be promised on so few rows
+NOT_FOR: Mapping[str, tuple[str, ...]] = {
+    "kiosk": ("table", "other_data"),
+    "clickstream": ("table", "other_data"),
+    "payments": ("checkpoint", "samples"),
+}
+"""Options that a recipe has no use for: given all the same, they are a mistake."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         help="kiosk: the directory of Fashion-MNIST's idx files (default: Debian's package); "
-        "clickstream: ecom.csv.gz (default: PyPI's retentioneering, installed, cached or downloaded)",
+        "clickstream: ecom.csv.gz (default: PyPI's retentioneering, installed, cached or downloaded); "
+        "payments: an .rda file, or where r-cran-modeldata was unpacked (default: Debian's package)",
+    )
+    parser.add_argument(
+        "--table", choices=["credit_data", "lending_club"], help="payments: which data (default: credit_data)"
+    )
+    parser.add_argument(
+        "--other-data",
+        action="store_true",
+        help="payments: take a table that is not the published one; the card says so",
     )
     parser.add_argument("--checkpoint", type=Path, help="resume from this file, and write it after each epoch")
     parser.add_argument("--plots", type=Path, help="directory for curves, reliability, energies as PNG")
@@ -56,6 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the recipe; 0 when a bundle was signed, 1 when the recipe refused, 2 when the extra is missing."""
     console = Console(stderr=True)
+    if useless := [name for name in NOT_FOR[args.case] if getattr(args, name)]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
+        console.print(f"{args.case} has no use for {options}", soft_wrap=True)
+        return EXIT_USAGE
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         console.print(f"training needs {', '.join(missing)}: pip install 'stockade\\[train]'", soft_wrap=True)
@@ -119,9 +140,34 @@ def _clickstream(args: argparse.Namespace, directory: Path, console: Console) ->
     return bundle
 
 
+def _payments(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
+    from serving.train.payments import PaymentsSettings, smoke_payments, train_payments  # noqa: PLC0415 - as above
+    from serving.train.payments_schema import CREDIT_DATA, SCHEMAS  # noqa: PLC0415
+    from serving.train.screen import ScreenFitter  # noqa: PLC0415
+
+    settings = PaymentsSettings(
+        bundle=directory,
+        signing_key=args.signing_key,
+        schema=SCHEMAS[args.table] if args.table else CREDIT_DATA,
+        data=args.data,
+        other_data=args.other_data,
+        plots=args.plots,
+        seed=args.seed,
+    )
+    if args.smoke:
+        settings = smoke_payments(settings)
+    if args.epochs is not None:
+        settings = replace(settings, masked=replace(settings.masked, epochs=args.epochs))
+    screen = ScreenFitter(
+        partial(fit_evidence, points=PAYMENTS_POINTS), partial(measure_evidence, points=PAYMENTS_POINTS)
+    )
+    return train_payments(settings, screen, console)
+
+
 CASES: Mapping[str, Callable[[argparse.Namespace, Path, Console], Bundle]] = {
     "kiosk": _kiosk,
     "clickstream": _clickstream,
+    "payments": _payments,
 }
 
 
@@ -143,6 +189,8 @@ def _figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what a recipe is first of all asked about."""
     if "accuracy" in metrics:
         yield "test accuracy", f"{metrics['accuracy']:.2%}"
+    if "auc" in metrics:
+        yield "AUC, terms", f"{metrics['auc']:.4f}, {metrics['terms']}"
     if (found := metrics.get("next_click")) is not None:
         yield "next event right", f"{found['accuracy']:.2%} (Markov: {found['markov_accuracy']:.2%})"
         yield "log-loss", f"{found['log_loss']:.4f} (Markov: {found['markov_log_loss']:.4f})"

@@ -21,7 +21,7 @@ their order up to the largest float32, the score stays below a few thousand, and
 outweighs any threshold. Below the range it is 0: one-sided.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final, Self
@@ -157,13 +157,15 @@ def fit_evidence(
     fit: Mapping[str, NDArray[Any]],
     calibrate: Mapping[str, NDArray[Any]],
     measure: Mapping[str, NDArray[Any]],
+    *,
+    points: Sequence[float] = FPR_POINTS,
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Fit tails on one split of benign rows, conformalise on a second, measure on a third; the three are disjoint.
 
     Each map holds COMPONENTS for its rows. Returns the "evidence.*" arrays for the bundle and a report that is plain
-    JSON. The promise to 0.1 % needs 2,995 rows to calibrate on; 10,000 give a tight one. CalibrationInvalid for
-    unusable splits (under 1,000 rows to fit on, a value that is not finite, a constant component, a split used twice),
-    CalibrationTooSmall, EvidenceInvalid.
+    JSON with these operating points. The promise to 0.1 % needs 2,995 rows to calibrate on, 10,000 give a tight one; to
+    1 % it needs 299. CalibrationInvalid for unusable splits (under 1,000 rows to fit on, a value that is not finite, a
+    constant component, a split used twice), CalibrationTooSmall, EvidenceInvalid.
     """
     samples = _checked_splits({"fit": fit, "calibrate": calibrate, "measure": measure})
     arrays: dict[str, NDArray[Any]] = {}
@@ -186,18 +188,19 @@ def fit_evidence(
         "rows": {name: int(sample.shape[1]) for name, sample in samples.items()},
         "confidence": CONFIDENCE,
         "operating_points": [
-            {**_promise(calibration, fpr_max), "measured": _rate(calibration, held_out, fpr_max)}
-            for fpr_max in FPR_POINTS
+            {**_promise(calibration, fpr_max), "measured": _rate(calibration, held_out, fpr_max)} for fpr_max in points
         ],
     }
     return arrays, report
 
 
-def measure_evidence(arrays: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+def measure_evidence(
+    arrays: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], *, points: Sequence[float] = FPR_POINTS
+) -> list[dict[str, Any]]:
     """Return how many rows of some other set, foreign or benign, are flagged at each point, with exact intervals."""
     judged = load_evidence(arrays)
     scores = judged.screen.score(Evidence({}, outputs))
-    return [{"fpr_max": fpr_max, **_rate(judged.calibration, scores, fpr_max)} for fpr_max in FPR_POINTS]
+    return [{"fpr_max": fpr_max, **_rate(judged.calibration, scores, fpr_max)} for fpr_max in points]
 
 
 def _checked_splits(splits: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[np.float64]]:

@@ -7,7 +7,7 @@ Every split has one use: `train` the weights and both densities, `fit` the learn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,22 +30,11 @@ from serving.train.kiosk_graph import Convolution, fold_batch_norm, write_graph
 from serving.train.kiosk_report import Gates, Outputs, Trained
 from serving.train.loop import LoopSettings, middle_features, train
 from serving.train.pack import open_signing_key, public_pem, seal, tensor_bytes, write_bundle
+from serving.train.screen import ScreenFitter
 
 __all__ = ["KioskSettings", "Outputs", "ScreenFitter", "smoke_settings", "train_kiosk"]
 
 PLANE_COMPONENTS = 48
-
-
-@dataclass(frozen=True, slots=True)
-class ScreenFitter:
-    """How the bundle's screen is calibrated, given the model's outputs on rows.
-
-    `fit(fit, calibrate, measure)` returns the arrays to store and a report in plain JSON; `measure(arrays, outputs)`
-    returns how many rows are flagged at each operating point, with `fpr_max`, `rate` and `interval`.
-    """
-
-    fit: Callable[[Outputs, Outputs, Outputs], tuple[dict[str, NDArray[Any]], dict[str, Any]]]
-    measure: Callable[[Outputs, Outputs], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from serving.train.click_loop import ClickEpoch
 from serving.train.loop import EpochReport
 
-__all__ = ["draw_calibration", "draw_click_curves", "draw_confusion", "draw_curves", "draw_energies"]
+__all__ = [
+    "INSIDE",
+    "OUTSIDE",
+    "draw_calibration",
+    "draw_click_curves",
+    "draw_confusion",
+    "draw_curves",
+    "draw_energies",
+    "save",
+]
 
 DPI = 110
 BINS = 60
@@ -36,7 +45,7 @@ def draw_curves(history: Sequence[EpochReport], test_accuracy: float, path: Path
     right.axhline(100 * test_accuracy, color="black", linewidth=0.8, linestyle=":", label=f"test {test_accuracy:.2%}")
     right.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy")
     right.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_click_curves(history: Sequence[ClickEpoch], path: Path) -> None:
@@ -52,7 +61,7 @@ def draw_click_curves(history: Sequence[ClickEpoch], path: Path) -> None:
     right.plot(epochs, [report.sigreg for report in history], color=OUTSIDE[1], label="SIGReg")
     right.set(xlabel="epoch", yscale="log", title="Latent prediction")
     right.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], path: Path) -> None:
@@ -68,7 +77,7 @@ def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], path: 
     axes.set_xticks(range(len(class_names)), class_names, rotation=45, ha="right")
     axes.set_yticks(range(len(class_names)), class_names)
     axes.set(xlabel="predicted", ylabel="true", title="Test images by true and predicted class")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_calibration(
@@ -87,7 +96,7 @@ def draw_calibration(
     axes.bar(edges[filled], heights, width=1 / 15, align="edge", color=INSIDE, edgecolor="white")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the prediction", ylabel="share right")
     axes.set_title(f"Reliability on {rows} (ECE {100 * error:.2f} %)")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_energies(
@@ -109,10 +118,10 @@ def draw_energies(
         axes.set(xlabel=energy, yscale="log", title=energy)
     figure.axes[0].set_ylabel("density")
     figure.axes[0].legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)

@@ -53,7 +53,7 @@ def test_the_terms_that_matter_are_chosen_and_no_more_than_allowed(world):
 def test_a_term_never_runs_against_its_direction(world):
     sources, labels, _ = world
     grid = np.linspace(-5, 10, 2_001)
-    settings = AdditiveSettings(terms_max=3, smooth=(0.01,), knots=40, ridge=0.01)  # free to follow every accident
+    settings = AdditiveSettings(terms_max=3, smooth=(0.01,), knots=25, ridge=0.01)  # free to follow every accident
     model = fit_additive(sources, CANDIDATES, labels, settings)
     assert np.diff(term_of(model, "falls").contribution(grid)).max() <= 0
     assert np.diff(term_of(model, "rises").contribution(grid)).min() >= 0

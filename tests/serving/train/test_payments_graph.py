@@ -75,7 +75,7 @@ def any_rows():
     return st.lists(st.tuples(*cells), min_size=1, max_size=5).map(lambda rows: np.array(rows, np.float32))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(any_rows())
 def test_the_graph_computes_what_was_fitted(world, rows):
     outputs = world.infer(rows)
@@ -95,7 +95,7 @@ def test_the_graph_computes_what_was_fitted(world, rows):
     np.testing.assert_allclose(outputs["residual"], np.sqrt((left**2).mean(axis=1)), rtol=1e-3, atol=1e-3)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(any_rows())
 def test_contributions_add_up_to_the_score(world, rows):
     outputs = world.infer(rows)
@@ -105,7 +105,7 @@ def test_contributions_add_up_to_the_score(world, rows):
     np.testing.assert_allclose(outputs["probabilities"].sum(axis=1), 1, rtol=0, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(any_rows())
 def test_reasons_are_the_largest_contributions_that_count_against(world, rows):
     outputs = world.infer(rows)
@@ -115,7 +115,7 @@ def test_reasons_are_the_largest_contributions_that_count_against(world, rows):
         assert (codes[len(adverse) :] == 0).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(any_rows(), st.data())
 def test_terms_with_a_direction_are_monotone_over_the_grid(world, rows, data):
     """Whatever else a row holds. A feature may be in a ratio too, which must not turn it around."""

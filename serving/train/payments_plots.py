@@ -1,0 +1,77 @@
+"""The pictures of a payments run: curves, every term, reliability, energies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from serving.train.payments_data import Applications
+from serving.train.payments_report import Outputs, TrainedPayments
+from serving.train.plots import INSIDE, OUTSIDE, draw_calibration, draw_energies, save
+
+__all__ = ["draw_all"]
+
+COLUMNS = 4
+
+
+def draw_all(
+    directory: Path,
+    trained: TrainedPayments,
+    test: Applications,
+    outputs: Outputs,
+    *,
+    strange: Mapping[str, Outputs],
+    metrics: Mapping[str, Any],
+) -> None:
+    """Write the four pictures."""
+    _draw_curves(trained, directory / "payments-curves.png")
+    _draw_terms(trained, directory / "payments-terms.png")
+    error = metrics["calibration_error"]
+    draw_calibration(
+        outputs["probabilities"], test.labels, error, directory / "payments-reliability.png", "test applications"
+    )
+    draw_energies(outputs, strange, directory / "payments-energies.png", "test applications")
+
+
+def _draw_curves(trained: TrainedPayments, path: Path) -> None:
+    """Log loss down the path on which terms are chosen, and the error of masked features by epoch."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    points = trained.model.path
+    weights = [point.weight for point in points]
+    left.plot(weights, [point.loss for point in points], color=OUTSIDE[0], label="fitted rows")
+    left.plot(weights, [point.held_out_loss for point in points], color=INSIDE, label="held out")
+    for point in points[:: max(1, len(points) // 6)]:
+        left.annotate(str(point.terms), (point.weight, point.held_out_loss), fontsize=8, va="bottom")
+    left.invert_xaxis()
+    left.set(xscale="log", xlabel="weight of the lasso", ylabel="log loss", title="Choosing terms (their number)")
+    left.legend(frameon=False)
+    epochs = [epoch.epoch for epoch in trained.surprise.history]
+    right.plot(epochs, [epoch.loss for epoch in trained.surprise.history], color=OUTSIDE[0], label="train")
+    right.plot(epochs, [epoch.held_out_loss for epoch in trained.surprise.history], color=INSIDE, label="held out")
+    right.set(xlabel="epoch", ylabel="squared error", title="Masked features")
+    right.legend(frameon=False)
+    save(figure, path)
+
+
+def _draw_terms(trained: TrainedPayments, path: Path) -> None:
+    """Every term: what each value adds to the logit of bad."""
+    terms = trained.model.terms
+    rows = -(-len(terms) // COLUMNS)
+    figure = Figure(figsize=(12, 2.7 * rows), layout="constrained")
+    for axes, term in zip(figure.subplots(rows, COLUMNS, squeeze=False).flat, terms, strict=False):
+        heights = term.start + np.concatenate([[0.0], np.cumsum(term.steps)])
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.plot(term.knots, heights, color=INSIDE, marker=".")
+        if term.missing:
+            axes.axhline(term.missing, color=OUTSIDE[0], linestyle=":", linewidth=1, label="missing")
+            axes.legend(frameon=False, fontsize=8)
+        axes.set_title(term.source, fontsize=10)
+    figure.supylabel("added to the logit of bad", fontsize=10)
+    for axes in list(figure.axes)[len(terms) :]:
+        axes.set_axis_off()
+    save(figure, path)

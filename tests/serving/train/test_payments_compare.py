@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from serving.train.payments_compare import compare_payments
+from serving.train.payments_data import load_applications
+from serving.train.payments_schema import CREDIT_DATA
+from tests.serving.train.applications import applications, save
+
+
+def test_every_model_is_judged_on_the_same_splits(tmp_path):
+    data = load_applications(CREDIT_DATA, save(tmp_path / "credit_data.rda", applications(900)), other=True)
+    steps = []
+    found = compare_payments(CREDIT_DATA, data, 2, lambda done, total: steps.append((done, total)))
+    assert steps == [(1, 2), (2, 2)]
+    assert len(found["models"]) == 7
+    assert all(1 <= len(terms) <= 8 for terms in found["terms"])
+    ours = found["models"]["additive, at most 8 terms"]
+    for model in found["models"].values():
+        assert 0.6 < model["auc"]["mean"] < 0.95
+        low, high = model["auc"]["interval"]
+        assert low < model["auc"]["mean"] < high
+        less = np.subtract(ours["auc"]["values"], model["auc"]["values"])
+        np.testing.assert_allclose(model["auc_less"]["values"], less)
+        assert model["auc"]["mean"] == pytest.approx(np.mean(model["auc"]["values"]))
+    assert 0 < ours["if_perfect"]["mean"] < 0.2
