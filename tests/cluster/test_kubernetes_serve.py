@@ -14,8 +14,8 @@ def test_ray_takes_the_applications_of_the_ray_service():
 
     patch = yaml.safe_load((OVERLAY / "serve-config.yaml").read_text())
     deploy = ServeDeploySchema.model_validate(yaml.safe_load(patch["spec"]["serveConfigV2"]))
-    (application,) = deploy.applications
-    assert application.name == "stockade-kiosk-1"
-    assert application.route_prefix is None
-    assert application.import_path == "serving.ray_replica:build"
-    assert application.deployments[0].name == "model"
+    assert [each.name for each in deploy.applications] == ["stockade-clickstream-1", "stockade-kiosk-1"]
+    for application in deploy.applications:
+        assert application.route_prefix is None
+        assert application.import_path == "serving.ray_replica:build"
+        assert application.deployments[0].name == "model"
