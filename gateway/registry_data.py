@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.samples import sample_images
 from serving.train.data import load_fashion_mnist
+from serving.train.ecom import load_ecom, split_ecom
 from serving.train.pack import tensor_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from serving.bundle import Bundle
 
-__all__ = ["test_set"]
+__all__ = ["held_out", "sample_of"]
 
 
 def fashion_mnist() -> bytes:
@@ -25,15 +28,34 @@ def fashion_mnist() -> bytes:
     return tensor_bytes({"images": found.images, "labels": found.labels})
 
 
-TEST_SETS: Mapping[str, Callable[[], bytes]] = {"Fashion-MNIST": fashion_mnist}
+def ecom() -> bytes:
+    """Return the clicks of its last sessions as a dataset. Raises DatasetMissing, DatasetMalformed."""
+    found = split_ecom(load_ecom(), 0).test  # the last by time, whatever the seed
+    return tensor_bytes({"ids": found.ids, "labels": found.labels})
+
+
+TEST_SETS: Mapping[str, Callable[[], bytes]] = {"Fashion-MNIST": fashion_mnist, "retentioneering ecom": ecom}
 """By the `name` in the manifest's `data`."""
+SAMPLES: Mapping[str, Callable[[], Path]] = {"Fashion-MNIST": sample_images}
+"""Files with some of those rows, which come with the project."""
 
 
-def test_set(bundle: Bundle) -> tuple[str, bytes] | None:
+def held_out(bundle: Bundle) -> tuple[str, bytes] | None:
     """Return the name and the bytes of the test set that a bundle names; None where it is not one that we know.
 
     Raises:
         DatasetMissing, DatasetMalformed: it is known and cannot be read here.
     """
-    name = str(bundle.manifest["data"].get("name", ""))
+    name = data_name(bundle)
     return (f"test set of {name}", TEST_SETS[name]()) if name in TEST_SETS else None
+
+
+def sample_of(bundle: Bundle) -> Path | None:
+    """Return the file with a sample of a bundle's test set, where one comes with the project."""
+    found = SAMPLES.get(data_name(bundle))
+    return found() if found is not None else None
+
+
+def data_name(bundle: Bundle) -> str:
+    """Return what a manifest calls the data that its model learned from."""
+    return str(bundle.manifest["data"].get("name", ""))

@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.document import FileRejected, unusable
+from gateway.init import RELEASE_KEYS
 from gateway.policy_promotion import limits_of
 from gateway.registry import RegistryRefused, approve, open_registry, parse_version, rewrite
-from gateway.registry_data import test_set
+from gateway.registry_data import held_out, sample_of
 from gateway.registry_evaluate import differing, evaluate, measured_again, strength_of
 from gateway.registry_view import differences, render_differences, render_evaluation, render_versions, version_json
-from gateway.samples import bundles_directory, sample_images
+from gateway.samples import bundles_directory
 from serving.bundle import load_bundle
 from serving.errors import ServingError
 from serving.registry.approval import key_hex, read_key
@@ -54,7 +55,6 @@ __all__ = ["run_verb"]
 EX_NO, EX_UNUSABLE = 1, 2
 KEY_BYTES_MAX = 64 * 1024
 CANARY = {"steps": [0.01, 0.1, 0.5, 1], "step_every": "10m"}
-RELEASE_KEYS = "stockade-release*.pub"
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -159,10 +159,13 @@ def source_of(options: argparse.Namespace, bundle: Bundle) -> Source:
     if options.data is not None:
         return partial(read_dataset, options.data)
     try:
-        found = test_set(bundle)
+        found = held_out(bundle)
     except DatasetMissing as problem:
+        sample = sample_of(bundle)
+        if sample is None:
+            raise
         err.print(f"{problem}\nmeasured on 1,000 rows of it instead, which come with the project", markup=False)
-        return partial(read_dataset, sample_images())
+        return partial(read_dataset, sample)
     if found is None:
         raise RegistryRefused(f"nobody knows labelled data for {bundle.name}; name a file with --data")
     name, data = found

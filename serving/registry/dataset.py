@@ -1,8 +1,9 @@
 """A labelled dataset for an evaluation: one safetensors file, known by the SHA-256 of its bytes.
 
 It holds a tensor for each input of the model, by its name, and `labels`: whole numbers, the index of each row's class.
-Where the model has one input only, it may be called `images` as well, as in the sample that comes with the project.
-Bytes (uint8) for an input of floats from 0 to 1 are brightness, and divided by 255. Other tensors are not looked at.
+Where the model has one input only, it may be called `images` or `ids` as well, as in the samples that come with the
+project. Bytes (uint8) for an input of floats from 0 to 1 are brightness, and divided by 255; whole numbers may be of a
+narrower type than the model takes. Other tensors are not looked at.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Dataset", "parse_dataset", "read_dataset"]
 
 DATASET_BYTES_MAX = 1024 * 1024 * 1024
-LABELS, IMAGES = "labels", "images"
+LABELS, ALONE = "labels", ("images", "ids")
 WHITE = 255
 NAME_CHARACTERS_MAX = 256
 
@@ -90,7 +91,7 @@ def _labels(tensors: Mapping[str, NDArray[Any]], classes: int) -> NDArray[np.int
 def _input(tensors: Mapping[str, NDArray[Any]], spec: TensorSpec, rows: int, *, alone: bool) -> NDArray[Any]:
     array = tensors.get(spec.name)
     if array is None and alone:
-        array = tensors.get(IMAGES)
+        array = next((tensors[name] for name in ALONE if name in tensors), None)
     if array is None:
         raise DatasetRejected(f"has no tensor {spec.name!r}, which the model takes")
     wanted = np.dtype(DATATYPES[spec.datatype])
@@ -98,6 +99,8 @@ def _input(tensors: Mapping[str, NDArray[Any]], spec: TensorSpec, rows: int, *, 
         raise DatasetRejected(f"{spec.name} has the shape {array.shape}, and {(rows, *spec.shape[1:])} is needed")
     if array.dtype == np.uint8 and wanted.kind == "f" and (spec.low, spec.high) == (0.0, 1.0):
         array = array.astype(wanted) / wanted.type(WHITE)
+    elif array.dtype.kind in "iu" and wanted.kind in "iu" and np.can_cast(array.dtype, wanted, "safe"):
+        array = array.astype(wanted)
     if array.dtype != wanted:
         raise DatasetRejected(f"{spec.name} is {array.dtype}, and the model takes {spec.datatype}")
     if wanted.kind == "f" and not bool(np.isfinite(array).all()):

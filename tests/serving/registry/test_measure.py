@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
 import pytest
 
 from defenses.intervals import clopper_pearson
-from serving.bundle import assemble
+from serving.bundle import TensorSpec, assemble
 from serving.registry.dataset import read_dataset
 from serving.registry.errors import DatasetRejected, NotMeasurable
 from serving.registry.evaluation import Attacked, Decided
@@ -107,6 +108,21 @@ def test_a_dataset_is_known_by_its_bytes(tmp_path):
     bright = read(tmp_path, image=None, images=pixels)
     assert bright.inputs["image"].dtype == np.float32
     assert bright.inputs["image"].max() == pytest.approx(0.2)
+
+
+def test_whole_numbers_may_be_narrow(tmp_path):
+    clicks = replace(bundle(), inputs=(TensorSpec("events", "INT64", (-1, 3), 0.0, 9.0),))
+    ids = np.arange(ROWS * 3).reshape(ROWS, 3) % 10
+    found = read_dataset(data(tmp_path, image=None, ids=ids.astype(np.uint8)), clicks, 3)
+    assert found.inputs["events"].dtype == np.int64
+    assert (found.inputs["events"] == ids).all()
+    for wrong, said in (
+        (ids.astype(np.uint64), "is uint64"),
+        (ids.astype(np.float32), "is float32"),
+        (ids + 1, "leaves"),
+    ):
+        with pytest.raises(DatasetRejected, match=said):
+            read_dataset(data(tmp_path, image=None, ids=wrong), clicks, 3)
 
 
 @pytest.mark.parametrize(
