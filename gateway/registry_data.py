@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.samples import sample_images
+from gateway.samples import bundles_directory
 from serving.train.data import load_fashion_mnist
 from serving.train.ecom import load_ecom, split_ecom
 from serving.train.pack import tensor_bytes
@@ -36,8 +36,11 @@ def ecom() -> bytes:
 
 TEST_SETS: Mapping[str, Callable[[], bytes]] = {"Fashion-MNIST": fashion_mnist, "retentioneering ecom": ecom}
 """By the `name` in the manifest's `data`."""
-SAMPLES: Mapping[str, Callable[[], Path]] = {"Fashion-MNIST": sample_images}
-"""Files with some of those rows, which come with the project."""
+SAMPLES: Mapping[str, str] = {
+    "Fashion-MNIST": "fashion-mnist-1000.safetensors",
+    "retentioneering ecom": "ecom-1000.safetensors",
+}
+"""Files with 1,000 of those rows, which come with the project."""
 
 
 def held_out(bundle: Bundle) -> tuple[str, bytes] | None:
@@ -52,8 +55,8 @@ def held_out(bundle: Bundle) -> tuple[str, bytes] | None:
 
 def sample_of(bundle: Bundle) -> Path | None:
     """Return the file with a sample of a bundle's test set, where one comes with the project."""
-    found = SAMPLES.get(data_name(bundle))
-    return found() if found is not None else None
+    name = SAMPLES.get(data_name(bundle))
+    return bundles_directory() / "samples" / name if name is not None else None
 
 
 def data_name(bundle: Bundle) -> str:

@@ -48,6 +48,7 @@ def test_clicks_are_those_of_the_last_sessions_whatever_the_seed(monkeypatch, se
     test = split_ecom(found, seed).test
     assert len(test) > 0
     assert (tensors["ids"] == test.ids).all()
+    assert sample_of(named("retentioneering ecom")).is_file()
     assert (tensors["labels"] == test.labels).all()
 
 

@@ -199,6 +199,15 @@ def test_the_bundle_that_comes_with_the_project_is_evaluated_without_any_file(ca
     assert found.metrics["robust_accuracy"].value < 0.1  # it was not trained for that
 
 
+def test_clicks_are_evaluated_as_well(capsys):
+    sample, bundle = bundles_directory() / "samples/ecom-1000.safetensors", bundles_directory() / "clickstream/1"
+    assert cli.main(["models", "evaluate", str(bundle), "--data", str(sample), "--json"]) == 0
+    found = parse_evaluation(capsys.readouterr().out.encode())
+    said = json.loads((bundle / "manifest.json").read_text())["metrics"]["next_click"]["accuracy"]
+    assert found.metrics["accuracy"].low < said < found.metrics["accuracy"].high
+    assert (found.dataset.rows, found.attacked) == (1000, None)  # nobody changes an event by a little
+
+
 @pytest.mark.skipif(not data.DEBIAN_DIRECTORY.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_the_test_set_gives_what_the_manifest_says(capsys):
     manifest = json.loads((bundles_directory() / "kiosk/1/manifest.json").read_text())["metrics"]
