@@ -32,7 +32,7 @@ PAYMENTS_POINTS = (0.05, 0.01)  # a tenth of a percent cannot be promised on so 
 NOT_FOR: Mapping[str, tuple[str, ...]] = {
     "kiosk": ("table", "other_data"),
     "clickstream": ("table", "other_data"),
-    "payments": ("checkpoint", "samples"),
+    "payments": ("checkpoint",),
 }
 """Options that a recipe has no use for: given all the same, they are a mistake."""
 
@@ -141,7 +141,12 @@ def _clickstream(args: argparse.Namespace, directory: Path, console: Console) ->
 
 
 def _payments(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
-    from serving.train.payments import PaymentsSettings, smoke_payments, train_payments  # noqa: PLC0415 - as above
+    from serving.train.payments import (  # noqa: PLC0415 - as above
+        PaymentsSettings,
+        smoke_payments,
+        train_payments,
+        write_test_rows,
+    )
     from serving.train.payments_schema import CREDIT_DATA, SCHEMAS  # noqa: PLC0415
     from serving.train.screen import ScreenFitter  # noqa: PLC0415
 
@@ -161,7 +166,10 @@ def _payments(args: argparse.Namespace, directory: Path, console: Console) -> Bu
     screen = ScreenFitter(
         partial(fit_evidence, points=PAYMENTS_POINTS), partial(measure_evidence, points=PAYMENTS_POINTS)
     )
-    return train_payments(settings, screen, console)
+    bundle = train_payments(settings, screen, console)
+    if args.samples is not None:
+        write_test_rows(settings, args.samples)
+    return bundle
 
 
 CASES: Mapping[str, Callable[[argparse.Namespace, Path, Console], Bundle]] = {

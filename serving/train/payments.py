@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ from serving.train.payments_sources import clean, sources_of
 from serving.train.payments_strange import strange_applications
 from serving.train.screen import ScreenFitter
 
-__all__ = ["PaymentsSettings", "decide", "smoke_payments", "train_payments"]
+__all__ = ["PaymentsSettings", "decide", "smoke_payments", "train_payments", "write_test_rows"]
 
 FOLDS = 3
 
@@ -113,6 +114,19 @@ def train_payments(settings: PaymentsSettings, screen: ScreenFitter, console: Co
     bundle = write_bundle(settings.bundle, seal(files, manifest, key), key)
     settings.signing_key.with_suffix(".pub").write_bytes(public_pem(key))
     return bundle
+
+
+def write_test_rows(settings: PaymentsSettings, path: Path) -> None:
+    """Write the test rows of a run: features float32 (rows, d), labels uint8 (rows,), test_rows int32: their places."""
+    data = load_applications(settings.schema, settings.data, other=settings.other_data)
+    rows = split(data.labels, settings.seed).test
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, NDArray[Any]] = {
+        INPUT: data.features[rows],
+        "labels": data.labels[rows],
+        "test_rows": rows.astype(np.int32),
+    }
+    path.write_bytes(tensor_bytes(tensors))
 
 
 def decide(

@@ -42,13 +42,12 @@ def _draw_curves(trained: TrainedPayments, path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     points = trained.model.path
-    weights = [point.weight for point in points]
-    left.plot(weights, [point.loss for point in points], color=OUTSIDE[0], label="fitted rows")
-    left.plot(weights, [point.held_out_loss for point in points], color=INSIDE, label="held out")
-    for point in points[:: max(1, len(points) // 6)]:
-        left.annotate(str(point.terms), (point.weight, point.held_out_loss), fontsize=8, va="bottom")
-    left.invert_xaxis()
-    left.set(xscale="log", xlabel="weight of the lasso", ylabel="log loss", title="Choosing terms (their number)")
+    places = range(1, len(points) + 1)
+    left.plot(places, [point.loss for point in points], color=OUTSIDE[0], label="fitted rows")
+    left.plot(places, [point.held_out_loss for point in points], color=INSIDE, label="held out")
+    for place, point in zip(places, points, strict=True):
+        left.annotate(str(point.terms), (place, point.held_out_loss), fontsize=8, va="bottom")
+    left.set(xlabel="point of the path", ylabel="log loss", title="Choosing terms (how many are in)")
     left.legend(frameon=False)
     epochs = [epoch.epoch for epoch in trained.surprise.history]
     right.plot(epochs, [epoch.loss for epoch in trained.surprise.history], color=OUTSIDE[0], label="train")
@@ -61,12 +60,17 @@ def _draw_curves(trained: TrainedPayments, path: Path) -> None:
 def _draw_terms(trained: TrainedPayments, path: Path) -> None:
     """Every term: what each value adds to the logit of bad."""
     terms = trained.model.terms
+    levels = {feature.name: feature.levels for feature in trained.schema.features}
     rows = -(-len(terms) // COLUMNS)
     figure = Figure(figsize=(12, 2.7 * rows), layout="constrained")
     for axes, term in zip(figure.subplots(rows, COLUMNS, squeeze=False).flat, terms, strict=False):
         heights = term.start + np.concatenate([[0.0], np.cumsum(term.steps)])
         axes.axhline(0, color="black", linewidth=0.6)
-        axes.plot(term.knots, heights, color=INSIDE, marker=".")
+        if names := levels.get(term.source):
+            axes.bar(range(len(names)), heights, color=INSIDE)
+            axes.set_xticks(range(len(names)), names, rotation=30, fontsize=8)
+        else:
+            axes.plot(term.knots, heights, color=INSIDE, marker=".")
         if term.missing:
             axes.axhline(term.missing, color=OUTSIDE[0], linestyle=":", linewidth=1, label="missing")
             axes.legend(frameon=False, fontsize=8)

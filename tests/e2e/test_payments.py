@@ -11,6 +11,9 @@ import pytest
 
 from gateway.train import add_arguments, run
 from serving.bundle import load_bundle
+from serving.inprocess import InProcessEngine
+from serving.registry.dataset import read_dataset
+from serving.train.measure import ranking_area
 from serving.train.payments_data import load_applications
 from serving.train.payments_schema import CREDIT_DATA, MISSING
 from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
@@ -35,7 +38,8 @@ def made(tmp_path_factory):
     directory = tmp_path_factory.mktemp("payments")
     data = save(directory / "credit_data.rda", FRAME)
     words = ("--bundle", directory / "bundles/payments/1", "--signing-key", directory / "k.key")
-    assert train("--smoke", "--data", data, "--other-data", "--plots", directory / "plots", *words) == 0
+    words += ("--plots", directory / "plots", "--samples", directory / "test.safetensors")
+    assert train("--smoke", "--data", data, "--other-data", *words) == 0
     return directory
 
 
@@ -125,6 +129,13 @@ def test_the_bundle_says_what_it_was_made_of(made, bundle):
     card = (made / "bundles/payments/1/MODEL_CARD.md").read_text()
     assert "smoke run" in card
     assert "not the published table" in card
+
+
+def test_its_test_rows_measure_again_what_the_manifest_says(made, bundle):
+    rows = read_dataset(made / "test.safetensors", bundle, 2)
+    probabilities = InProcessEngine(bundle).infer(rows.inputs)["probabilities"]
+    bad = rows.labels == 1
+    assert ranking_area(probabilities[~bad, 1], probabilities[bad, 1]) == bundle.manifest["metrics"]["auc"]
 
 
 def test_an_answer_carries_its_reasons_and_they_add_up(running, made, bundle):

@@ -12,9 +12,10 @@ from tests.serving.train.applications import applications, save
 def test_every_model_is_judged_on_the_same_splits(tmp_path):
     data = load_applications(CREDIT_DATA, save(tmp_path / "credit_data.rda", applications(900)), other=True)
     steps = []
-    found = compare_payments(CREDIT_DATA, data, 2, lambda done, total: steps.append((done, total)))
+    found = compare_payments(CREDIT_DATA, data, 2, folds=True, on_step=lambda done, total: steps.append((done, total)))
     assert steps == [(1, 2), (2, 2)]
-    assert len(found["models"]) == 7
+    assert len(found["models"]) == len(found["pooled"]) == 7
+    assert 0 < found["pooled"]["logistic regression"] < 0.1
     assert all(1 <= len(terms) <= 8 for terms in found["terms"])
     ours = found["models"]["additive, at most 8 terms"]
     for model in found["models"].values():
