@@ -60,10 +60,10 @@ class Report:
         }
 
 
-def check(path: Path, now: datetime) -> Report:
+def check(path: Path, now: datetime, profile: str | None = None) -> Report:
     """Check stockade.yaml at `path` and all it names. `now` is aware. Never raises for what the files hold."""
     try:
-        config = load_config(path)
+        config = load_config(path, profile)
     except FileRejected as rejected:
         return Report(path, tuple(Finding("error", str(path), line) for line in rejected.lines), None, None)
     findings = [finding for look in (*SETTINGS, *FILES) for finding in look(config, now)]

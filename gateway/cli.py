@@ -153,13 +153,18 @@ def run_init(options: argparse.Namespace) -> int:
 def add_check(verbs: Any) -> None:
     check = verb(verbs, "check", run_check, "check a configuration without starting it")
     check.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    add_profile(check)
     check.add_argument("--json", action="store_true", help="print findings and the effective configuration as JSON")
+
+
+def add_profile(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--profile", metavar="NAME", help="other defaults: standard, edge (default: as the file says)")
 
 
 def run_check(options: argparse.Namespace) -> int:
     from gateway.check import check, render
 
-    report = check(options.file, datetime.now(UTC))
+    report = check(options.file, datetime.now(UTC), options.profile)
     if options.json:
         show(report.as_json())
     else:
@@ -171,6 +176,7 @@ def add_serve(verbs: Any) -> None:
     serve = verb(verbs, "serve", run_serve, "run a gateway: recorder, workers, admin port, metrics")
     serve.epilog = "Exit codes: 0 told to stop; 1 it ran and could not go on; 2 it could not start."
     serve.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    add_profile(serve)
 
 
 def run_serve(options: argparse.Namespace) -> int:
@@ -189,7 +195,7 @@ def run_serve(options: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     try:
-        return uvloop.run(serve(options.file.absolute(), announce))
+        return uvloop.run(serve(options.file.absolute(), announce, options.profile))
     except WentDown as problem:
         return fail(problem, EX_NO)
     except (FileRejected, ServingError, AuditError, DirectoryInUse, StartFailed, ListenFailed, OSError) as problem:
@@ -200,6 +206,7 @@ def add_recorder(verbs: Any) -> None:
     recorder = verb(verbs, "recorder", run_recorder, "run the recorder alone, where audit.recorder is external")
     recorder.epilog = "Exit codes: 0 told to stop; 2 the file cannot be used; 65 to 76 as in docs/operations.md."
     recorder.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    add_profile(recorder)
 
 
 def run_recorder(options: argparse.Namespace) -> int:
@@ -207,7 +214,7 @@ def run_recorder(options: argparse.Namespace) -> int:
     from gateway.recorder import RecorderManaged, run_alone
 
     try:
-        return run_alone(options.file.absolute())
+        return run_alone(options.file.absolute(), options.profile)
     except (FileRejected, RecorderManaged) as problem:
         return fail(problem)
 

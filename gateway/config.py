@@ -14,6 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PrivateAttr, Valid
 
 from gateway import config_rules
 from gateway.document import ConfigRejected, Document, Fault, Section, fill, parse, read_bounded
+from gateway.profiles import laid_under
 from gateway.units import Duration, Size, Text
 
 __all__ = ["Address", "Config", "FilePath", "load_config", "parse_config", "valid_address", "valid_origin"]
@@ -294,6 +296,10 @@ class Audit(Section):
     """Records waiting for the recorder in one worker; beyond it answers are refused with AUDIT_UNAVAILABLE. Requests
     whose payload may be kept take half of it; beyond that they are refused with OVERLOADED, before any model work.
     """
+    publish_every_ms: Annotated[int, Duration("100ms", "60s")] = Field(
+        "1s", alias="publish_every", validate_default=True
+    )
+    """How often what is durable becomes public: tiles and a signed checkpoint. Entries are durable before, as ever."""
 
 
 class PolicySource(Section):
@@ -322,6 +328,8 @@ class Transport(Section):
     """Rows in one request."""
     in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = 2048
     """Calls being worked on in one worker; beyond it the lowest priority is refused with OVERLOADED."""
+    servers_per_port: Annotated[int, Field(ge=1, le=32)] = 8
+    """gRPC servers of a worker that share a port, so that so many calls can be taken in side by side."""
     connection_age_max_ms: Annotated[int, Duration("1s", "1d")] = Field(
         "5m", alias="connection_age_max", validate_default=True
     )
@@ -402,6 +410,9 @@ class Config(Section):
 
     version: Literal[1]
     """The format of this file."""
+    profile: Literal["standard", "edge"] = "standard"
+    """Other defaults for other machines: `edge` is for one core and 300 MiB ([what it sets](edge.md#the-profile)).
+    `--profile` counts before it, and every key that stands here before both."""
     state_dir: FilePath
     """Socket, in-flight rings, metrics, accepted policy; may be deleted after a clean stop. One gateway at a time."""
     listen: Listen
@@ -468,26 +479,30 @@ def _relative(value: Any, root: str) -> Any:
     return value.removeprefix(root) if isinstance(value, str) else value
 
 
-def parse_config(data: bytes, file: Path) -> Config:
+def parse_config(data: bytes, file: Path, profile: str | None = None) -> Config:
     """The bytes of stockade.yaml to a checked Config. Raises ConfigRejected with every problem found."""
-    return _filled(parse(data, file, ConfigRejected))
+    return _filled(parse(data, file, ConfigRejected), profile)
 
 
-def load_config(path: Path) -> Config:
-    """Reads, checks and returns stockade.yaml. Raises ConfigRejected, also when others can read a secret it names."""
+def load_config(path: Path, profile: str | None = None) -> Config:
+    """Reads, checks and returns stockade.yaml. Raises ConfigRejected, also when others can read a secret it names.
+
+    `profile` counts before the one that the file names.
+    """
     data = read_bounded(path, CONFIG_BYTES_MAX, ConfigRejected)
     document = parse(data, path, ConfigRejected)
-    config = _filled(document)
+    config = _filled(document, profile)
     if faults := list(_exposed_secrets(config)):
         raise ConfigRejected(document.messages(faults))
     return config
 
 
-def _filled(document: Document) -> Config:
+def _filled(document: Document, profile: str | None) -> Config:
     if isinstance(document.value, dict) and "principals" in document.value:
         near = document.file.with_name("stockade.yaml")
         advice = f"name the configuration that it belongs to instead, such as {near}"
         raise ConfigRejected([document.message(Fault((), f"is a policy; {advice}"))])
+    document = replace(document, value=laid_under(document.value, profile))
     return fill(Config, document, config_rules.RULES, ConfigRejected)
 
 

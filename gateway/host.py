@@ -244,7 +244,7 @@ class Host:
             await self.rollout.look()
 
 
-async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -> int:
+async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None], profile: str | None = None) -> int:
     """Run the host until SIGTERM or SIGINT; returns the exit code.
 
     Raises:
@@ -252,7 +252,7 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
         FileRejected, ServingError, DirectoryInUse, StartFailed, ListenFailed: why it cannot start, for the person at
             the terminal.
     """
-    config = load_config(config_file)
+    config = load_config(config_file, profile)
     require_tracing(config)
     log = configure(config.log.level, sys.stderr, format=config.log.format, role="supervisor")
     place = place_of(config)
@@ -275,7 +275,9 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None]) -
                 require_free(address)
         data = share_port(config.listen.data, stack)
         recorder = recorder_of(config, place, log)
-        workers = [worker_child(config_file, kept, number, data, log) for number in range(config.workers)]
+        workers = [
+            worker_child(config_file, config.profile, kept, number, data, log) for number in range(config.workers)
+        ]
         host = Host(config, place, log, repository, kept, policy, time.time_ns(), recorder, workers)
         await host.rollout.follow()  # workers read where their canaries are when they start
         for worker in workers:

@@ -42,17 +42,18 @@ def recorder_settings(config: Config, place: Place) -> RecorderSettings:
         metrics_directory=place.metrics,
         log_level=config.log.level,
         log_format=config.log.format,
+        publish_every_ms=config.audit.publish_every_ms,
     )
 
 
-def run_alone(config_file: Path) -> int:
+def run_alone(config_file: Path, profile: str | None = None) -> int:
     """Run the recorder of this configuration until it is told to stop; returns the exit code.
 
     Raises:
         ConfigRejected: the file cannot be used.
         RecorderManaged: the gateway would start a recorder of its own.
     """
-    config = load_config(config_file)
+    config = load_config(config_file, profile)
     if config.audit.recorder != "external":
         advice = f"write `recorder: external` under `audit` in {config_file} to run it apart"
         raise RecorderManaged(f"`stockade serve` runs the recorder of this gateway; {advice}")

@@ -1,4 +1,4 @@
-"""A gateway worker's process: `python -m gateway.worker CONFIG POLICY NUMBER ADDRESS`.
+"""A gateway worker's process: `python -m gateway.worker CONFIG POLICY NUMBER ADDRESS PROFILE`.
 
 It speaks with its supervisor in JSON lines. Commands on stdin: `prepare` (load a policy and models, say whether they
 would do), `commit` (use the prepared ones), `forget` (drop them), `move` (canaries stand there now), `answer` (to what
@@ -56,7 +56,6 @@ EX_TEMPFAIL = 75
 EX_CONFIG = 78
 HEALTH_EVERY_S = 0.5
 PROBLEM_CHARACTERS_MAX = 4096  # of an event: a policy may have as many problems as principals
-SERVERS_PER_PORT = 8  # grpc.aio takes a server's calls in one by one; several servers share a port and a loop
 SWITCH_INTERVAL_S = (
     0.0005  # threads hand the interpreter over sooner than the default 5 ms: measured, 8 % more requests
 )
@@ -139,9 +138,9 @@ async def tell_health(gw: Gateway) -> None:
         await asyncio.sleep(HEALTH_EVERY_S)
 
 
-async def run(config_file: Path, policy_file: Path, number: int, address: str) -> int:
+async def run(config_file: Path, policy_file: Path, number: int, address: str, profile: str) -> int:
     """Serve until told to stop."""
-    config = load_config(config_file)
+    config = load_config(config_file, profile)
     name = f"worker-{number}"
     log = configure(config.log.level, sys.stderr, format=config.log.format, worker=name)
     host = HostLink(say)
@@ -199,7 +198,7 @@ async def listen_all(
 
     async def start(at: str, *, client_certificates: bool) -> str:
         service = Service(app.gw, methods, client_certificates=client_certificates)
-        for _ in range(SERVERS_PER_PORT):
+        for _ in range(app.config.transport.servers_per_port):
             server = open_server(service, app.config)
             at = listen(server, at, app.config.tls, client_certificate=client_certificates)
             servers.append(server)
@@ -235,8 +234,8 @@ async def until_told_to_stop(control: Control) -> None:
 def main(arguments: list[str]) -> int:
     """Entry point of the process."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    config_file, policy_file, number, address = arguments
-    return uvloop.run(run(Path(config_file), Path(policy_file), int(number), address))
+    config_file, policy_file, number, address, profile = arguments
+    return uvloop.run(run(Path(config_file), Path(policy_file), int(number), address, profile))
 
 
 if __name__ == "__main__":

@@ -2,21 +2,24 @@
 
 One session for a bundle, made from the verified bytes in memory. A call runs on the thread that makes it, with no pool
 of its own (two threads a request gave a p99 of 10-90 ms under load) and no spinning; the GIL is free while it runs, so
-parallelism is the number of threads that call.
+parallelism is the number of threads that call. The library takes 20 MB, so it is imported with the first session: a
+supervisor has none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from serving.bundle import Bundle, TensorSpec
 from serving.errors import BackendFailed, EngineClosed, GraphRejected
 from serving.manifest import DATATYPES
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 __all__ = ["InProcessEngine", "outputs_of"]
 
@@ -40,9 +43,7 @@ class InProcessEngine:
             elsewhere = ": the model runs on another server" if bundle.manifest.get("upstream") else ""
             raise GraphRejected(self._model, f"the bundle has no graph named {graph}{elsewhere}")
         try:
-            session = ort.InferenceSession(
-                bundle.graphs[graph], _options(threads_per_call), providers=["CPUExecutionProvider"]
-            )
+            session = _session(bundle.graphs[graph], threads_per_call)
         except Exception as error:  # the runtime's exceptions have no root of their own
             raise GraphRejected(self._model, str(error)) from error
         _check_tensors(self._model, session, bundle)
@@ -80,7 +81,7 @@ class InProcessEngine:
 def outputs_of(graph: bytes, name: str) -> tuple[TensorSpec, ...]:
     """Return the outputs of a graph as a manifest would declare them. GraphRejected: `name` cannot be loaded."""
     try:
-        session = ort.InferenceSession(graph, _options(1), providers=["CPUExecutionProvider"])
+        session = _session(graph, 1)
     except Exception as error:  # the runtime's exceptions have no root of their own
         raise GraphRejected(name, str(error)) from error
     datatypes = {kind: datatype for datatype, kind in _ORT_TYPES.items()}
@@ -90,7 +91,9 @@ def outputs_of(graph: bytes, name: str) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(node.name, datatypes[node.type], _shape(node.shape)) for node in session.get_outputs())
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def _session(graph: bytes, threads: int) -> ort.InferenceSession:
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -99,7 +102,7 @@ def _options(threads: int) -> ort.SessionOptions:
     options.log_severity_level = _LOG_FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    return options
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _check_tensors(model: str, session: ort.InferenceSession, bundle: Bundle) -> None:

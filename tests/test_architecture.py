@@ -136,7 +136,7 @@ def test_the_folder_of_the_wire_contracts_is_no_package():
     ("module", "forbidden"),
     [
         ("gateway.worker", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "opentelemetry", "redis"]),
-        ("gateway.host", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "onnx"]),
+        ("gateway.host", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "onnx", "onnxruntime"]),
         ("gateway.cli", ["torch", "grpc", "onnxruntime", "numpy", "pydantic", "prometheus_client"]),
         ("ops.audit.recorder_main", ["grpc", "gateway", "stockade", "serving", "defenses", "numpy", "pydantic"]),
         ("ops.audit.verify", ["grpc", "gateway", "stockade", "serving", "defenses", "sqlite3", "prometheus_client"]),

@@ -295,7 +295,7 @@ def test_a_wrong_command_line_is_seen(line, parses):
         ("stockade", []),
         ("stockade audit verify", []),
         ("stockade audit replay", ["replay"]),
-        ("stockade serve --profile edge", ["--profile"]),
+        ("stockade serve --turbo", ["--turbo"]),
         ("stockade bench serve --report", []),
         ("stockade restore", ["restore"]),
     ],

@@ -70,6 +70,10 @@ class ProcessTree:
         """Resident memory of each living process."""
         return {pid: size for pid in self.living() if (size := self._rss(pid)) is not None}
 
+    def pss_bytes(self) -> dict[int, int]:
+        """Proportional memory of each living process: pages that several share are shared out among them."""
+        return {pid: size for pid in self.living() if (size := self._pss(pid)) is not None}
+
     def command(self, pid: int) -> str:
         """The command line, arguments separated by spaces; empty when the process is gone."""
         try:
@@ -105,3 +109,11 @@ class ProcessTree:
         except OSError:
             return None
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def _pss(self, pid: int) -> int | None:
+        try:
+            rollup = (self._proc / str(pid) / "smaps_rollup").read_text()
+        except OSError:
+            return None
+        lines = (line.split() for line in rollup.splitlines() if line.startswith("Pss:"))
+        return next((int(fields[1]) * 1024 for fields in lines), None)

@@ -16,10 +16,11 @@ COUNT_MAX = 1_000_000_000
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add `serve`, `units`, `memory`, `verify` and `peers` to the sub-parsers of `bench`."""
+    """Add `serve`, `units`, `memory`, `edge`, `verify` and `peers` to the sub-parsers of `bench`."""
     _add_serve(verbs)
     _add_units(verbs)
     _add_memory(verbs)
+    _add_edge(verbs)
     _add_verify(verbs)
     _add_peers(verbs)
 
@@ -57,6 +58,15 @@ def _add_memory(verbs: Any) -> None:
     memory.add_argument("--report", type=Path, metavar="FILE", help="write every sample as JSON")
     memory.add_argument("--json", action="store_true", help="print the report as JSON")
     _add_places(memory)
+
+
+def _add_edge(verbs: Any) -> None:
+    edge = _verb(verbs, "edge", _run_edge, "measure `--profile edge` on one core and within 300 MiB, with its cache")
+    edge.add_argument("--requests", type=whole(1, COUNT_MAX), default=10_000, help="how many (default: 10000)")
+    edge.add_argument("--repeat", type=_share, default=0.5, metavar="SHARE", help="of them asked before (default: 0.5)")
+    edge.add_argument("--report", type=Path, metavar="FILE", help="write everything measured as JSON")
+    edge.add_argument("--json", action="store_true", help="print the report as JSON")
+    _add_places(edge)
 
 
 def _add_verify(verbs: Any) -> None:
@@ -98,6 +108,16 @@ def _seconds(text: str) -> float:
     return seconds(text, 0.1, 3600.0)
 
 
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return value
+
+
 def _run_serve(options: argparse.Namespace) -> int:
     from gateway.bench.serve import run
 
@@ -112,6 +132,12 @@ def _run_units(options: argparse.Namespace) -> int:
 
 def _run_memory(options: argparse.Namespace) -> int:
     from gateway.bench.memory import run
+
+    return run(options)
+
+
+def _run_edge(options: argparse.Namespace) -> int:
+    from gateway.bench.edge import run
 
     return run(options)
 

@@ -147,9 +147,9 @@ def until(ask: Callable[[], T], otherwise: str, patience_s: float = PATIENCE_S) 
 
 
 @contextmanager
-def serving(site: Site, *, stop: bool = True) -> Iterator[Running]:
+def serving(site: Site, *arguments: str, stop: bool = True) -> Iterator[Running]:
     """Serve a site while the block runs. It must stop cleanly when told to, and nothing of it is left in any case."""
-    running = start(site)
+    running = start(site, *arguments)
     try:
         yield running
         if stop:
@@ -158,12 +158,12 @@ def serving(site: Site, *, stop: bool = True) -> Iterator[Running]:
         end_all(running)
 
 
-def start(site: Site, **more: Any) -> Running:
+def start(site: Site, *arguments: str, **more: Any) -> Running:
     """Start it and wait for the line that says where it listens. `more` is for Popen, such as a user."""
     errors = site.directory.with_suffix(f".{next(_RUNS)}.stderr")
     with errors.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gateway.cli", "serve", str(site.config)],
+            [sys.executable, "-m", "gateway.cli", "serve", str(site.config), *arguments],
             stdout=subprocess.PIPE,
             stderr=sink,
             text=True,

@@ -366,6 +366,18 @@ async def test_no_answer_crosses_tenants_versions_outputs_or_policies(made_site,
     assert 3 * len(made) < 2 * len(asked_for), "too few repetitions to show anything"
 
 
+async def test_within_a_tenant_nobody_gets_an_output_of_another_ones_right(made_site, tmp_path):
+    def reserve(policy) -> None:
+        policy["models"]["tiny"]["reserved"] = {"latent": ["rival"]}
+        policy["principals"]["rival"]["tenant"] = "plenty"
+
+    async with open_rig(made_site, tmp_path, config=cached, policy=reserve) as rig:
+        for caller, has in (("rival", True), ("plenty", False), ("rival", True), ("plenty", False)):
+            reply = await rig.ask(tiny_body(image(0.5)), caller=caller)
+            assert ("latent" in [output.name for output in reply.message.outputs]) is has
+        assert ["cached" in entry for entry in rig.sink.records(kind="served")] == [False, False, True, True]
+
+
 async def test_a_record_that_cannot_be_written_means_no_answer_from_the_cache_either(caching):
     body = tiny_body(image(0.5))
     caching.sink.unavailable = "recorder_gone"

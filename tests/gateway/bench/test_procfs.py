@@ -120,3 +120,13 @@ def test_a_real_process_is_charged_for_its_child():
         process.communicate(b"\n")
     assert tree.living() == {}
     assert tree.command(process.pid) == ""
+
+
+def test_proportional_memory_is_read_and_a_process_that_ended_has_none(tmp_path):
+    proc = Proc(tmp_path)
+    for pid, parent in ((10, 1), (11, 10), (12, 10)):
+        proc.put(stat(pid, parent))
+    for pid, kibibytes in ((10, 7), (11, 5)):
+        lines = f"00400000-ffffff ---p 00000000 00:00 0 [rollup]\nRss: 99 kB\nPss: {kibibytes} kB\nPss_Anon: 3 kB\n"
+        (tmp_path / str(pid) / "smaps_rollup").write_text(lines)
+    assert ProcessTree(10, tmp_path).pss_bytes() == {10: 7 * 1024, 11: 5 * 1024}
