@@ -9,8 +9,9 @@
 
 Written node by node as the kiosk's is, and no step mixes rows. Every term and every embedding of a number is the same
 thing: ramps, clipped between knots, times steps. So a term cannot fall where its steps are not negative, also in
-float32: each ramp rises with its input, and rounding keeps order. Reason code 0 says that nothing further counts
-against the applicant; code c is term c - 1. Contributions that are not above 0 are no reasons.
+float32: each ramp rises with its input, and rounding keeps order, where the order of the sum is the same for every row
+(`_write_sum`; the runtime's ReduceSum groups by where a row stands in the batch). Reason code 0 says that nothing
+further counts against the applicant; code c is term c - 1. Contributions that are not above 0 are no reasons.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def _write_decision(build: GraphBuilder, schema: Schema, model: AdditiveModel) -
     build.node("Add", ["terms.rise", "terms.start"], "terms.known")
     build.node("Where", ["terms.is_absent", "terms.missing", "terms.known"], "contributions")
     build.constant("intercept", np.array(model.intercept))
-    build.node("ReduceSum", ["contributions", "axis1"], "terms.sum", keepdims=0)
+    _write_sum(build, "contributions", "terms.sum", axis=1, count=len(model.terms))
     build.node("Add", ["terms.sum", "intercept"], "logit")
     build.node("Neg", ["logit"], "logit.good")
     for name in ("logit.good", "logit"):
@@ -190,7 +191,20 @@ def _write_ramps(
     build.node("Max", [f"{own}.share", f"{own}.lows"], f"{own}.ramp_low")
     build.node("Min", [f"{own}.ramp_low", f"{own}.highs"], f"{own}.ramp")
     build.node("Mul", [f"{own}.ramp", f"{own}.steps"], f"{own}.climbs")
-    build.node("ReduceSum", [f"{own}.climbs", "axis2"], f"{own}.rise", keepdims=0)
+    if beyond:  # an embedding, where order would cost a dozen nodes and keep no promise
+        build.node("ReduceSum", [f"{own}.climbs", "axis2"], f"{own}.rise", keepdims=0)
+    else:
+        _write_sum(build, f"{own}.climbs", f"{own}.rise", axis=2, count=longest)
+
+
+def _write_sum(build: GraphBuilder, values: str, output: str, *, axis: int, count: int) -> None:
+    """Sum over an axis of `count` elements, from the first to the last, and drop the axis."""
+    parts = [f"{output}.part{index}" for index in range(count)]
+    build.nodes.append(helper.make_node("Split", [values], parts, name=f"{output}.split", axis=axis))
+    total = parts[0]
+    for index in range(1, count):
+        total = build.node("Add", [total, parts[index]], f"{output}.to{index}")
+    build.node("Squeeze", [total, f"axis{axis}"], output)
 
 
 def _write_embedding(build: GraphBuilder, blocks: Sequence[Block]) -> None:

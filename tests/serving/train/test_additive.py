@@ -6,7 +6,7 @@ import pytest
 from serving.train.additive import AdditiveSettings, Source, fit_additive, log_loss, sigmoid
 from serving.train.payments_schema import Candidate
 
-ROWS = 2_000
+ROWS = 1_500
 CANDIDATES = (
     Candidate("falls", -1, "falls"),
     Candidate("rises", 1, "rises"),

@@ -40,7 +40,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    file = save(tmp_path_factory.mktemp("data") / "credit_data.rda", applications(1_500))
+    file = save(tmp_path_factory.mktemp("data") / "credit_data.rda", applications(900))
     data = load_applications(CREDIT_DATA, file, other=True)
     sources = sources_of(data.features, CREDIT_DATA)
     model = fit_additive(sources, CREDIT_DATA.candidates, data.labels, AdditiveSettings(smooth=(1.0,)))
