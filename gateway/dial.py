@@ -75,13 +75,16 @@ class Servers:
         self._watcher = threading.Thread(target=self._watch, name=f"upstream-{model}", daemon=True)
         self._watcher.start()
 
-    def infer(self, body: bytes) -> bytes:
-        """Return the reply to a serialized ModelInferRequest.
+    def deadline_s(self) -> float:
+        """Return when a batch that begins now must be answered, whatever number of calls it takes."""
+        return time.monotonic() + self._timeout_ms / 1000
+
+    def infer(self, body: bytes, ends_s: float) -> bytes:
+        """Return the reply to a serialized ModelInferRequest, by `deadline_s`.
 
         Raises:
             BackendUnavailable: no server took it, BackendTimedOut: nor answered in time, BackendFailed: or said no.
         """
-        ends_s = time.monotonic() + self._timeout_ms / 1000
         for server in itertools.islice(self._in_turn(), self._retries + 1):
             try:
                 reply: bytes = server.infer(body, timeout=ends_s - time.monotonic(), metadata=self._metadata)

@@ -65,10 +65,9 @@ class UpstreamEngine:
     def infer(self, inputs: Mapping[str, NDArray[Any]], /) -> Mapping[str, NDArray[Any]]:
         """Return the declared outputs; see `Engine`. Raises also BackendUnavailable and BackendTimedOut."""
         with self._call():
-            rows = self._checked_rows(inputs)
-            parts = [
-                self._ask(inputs, slice(start, start + self._rows_max)) for start in range(0, rows, self._rows_max)
-            ]
+            rows, ends_s = self._checked_rows(inputs), self._servers.deadline_s()
+            starts = range(0, rows, self._rows_max)
+            parts = [self._ask(inputs, slice(start, start + self._rows_max), ends_s) for start in starts]
             outputs: Tensors = {
                 spec.name: np.concatenate([part[spec.name] for part in parts])  # a copy, also of a single part
                 for spec in self._asked
@@ -122,11 +121,12 @@ class UpstreamEngine:
                 raise BackendFailed(self._model, f"input {spec.name} is not as declared")
         return rows
 
-    def _ask(self, inputs: Mapping[str, NDArray[Any]], span: slice) -> Tensors:
+    def _ask(self, inputs: Mapping[str, NDArray[Any]], span: slice, ends_s: float) -> Tensors:
         """Return what the servers answer to some of the rows, held to the manifest."""
         part = {spec.name: inputs[spec.name][span] for spec in self._inputs}
         name, version = self._there.name, self._there.version
-        reply = self._servers.infer(codec.write_request(name, version, part, self._inputs, self._asked))
+        request = codec.write_request(name, version, part, self._inputs, self._asked)
+        reply = self._servers.infer(request, ends_s)
         rows = len(next(iter(part.values())))
         try:
             return codec.read_reply(reply, (name, version), self._asked, rows, self._limits)

@@ -47,6 +47,9 @@ for number, charges in ipairs(cmsgpack.unpack(ARGV[2])) do
   local answer, after, admitted = {1}, {}, true
   for i = 1, #charges, 3 do
     local key, price, burst = charges[i], charges[i + 1], charges[i + 2]
+    if debts[key] > burst then -- this server's clock went back: what is owed is never more than the burst
+      debts[key], changed[key] = burst, true
+    end
     local debt = math.min(after[key] or debts[key], burst)
     answer[#answer + 1] = debt
     if debt + price > burst then

@@ -165,6 +165,19 @@ def test_a_silent_server_is_waited_for_until_the_timeout_and_asked_once(server, 
     assert engine.infer(images(0.5))["probabilities"][0, 0] == 0.5
 
 
+def test_a_batch_that_goes_in_parts_has_one_timeout_for_all(server, engine_on):
+    engine = engine_on(server, call_timeout="1s", rows_max=1)
+
+    def slow(request, _context):
+        server.gone.wait(0.4)
+        return reply_of(request, model(inputs_of(request))).SerializeToString()
+
+    server.replies = [slow] * 12
+    with pytest.raises(BackendTimedOut):
+        engine.infer(images(*[0.5] * 12))
+    assert len(server.seen) < 12
+
+
 class Cut:
     """A wire to a server that can be cut: a process that is killed looks like this from outside."""
 

@@ -28,6 +28,19 @@ def test_a_spend_moves_the_moment_by_its_price_to_the_nanosecond(now_us, cost):
     assert limiter.spend([(Bucket(KEY, RULE), 0)], now_ns).remaining == 10 - cost
 
 
+@pytest.mark.parametrize("back_s", [5, 3_600, 30 * 86_400])
+def test_a_clock_that_goes_back_costs_nobody_more_than_a_burst(back_s):
+    """As after a failover to a replica whose clock is behind."""
+    limiter, bucket = stepped(), Bucket(KEY, RULE)
+    full_ns = RULE.burst * RULE.interval_ns
+    assert limiter.spend([(bucket, 1)], NOW_S * S).admitted
+    back_ns = (NOW_S - back_s) * S
+    assert not limiter.spend([(bucket, 1)], back_ns).admitted
+    assert int(limiter.stored(KEY)) == back_ns + full_ns
+    later_ns = -(-(back_ns + full_ns) // US) * US
+    assert limiter.spend([(bucket, 10)], later_ns).admitted
+
+
 def test_prices_of_a_month_are_exact():
     month = Rule("month", interval_ns=30 * 86_400 * S // 7, burst=7)
     limiter = stepped()
