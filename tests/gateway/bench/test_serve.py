@@ -107,7 +107,7 @@ def test_every_target_says_how_it_is_set_up(name):
 def test_a_plan_has_limits(arguments, capsys):
     with pytest.raises(SystemExit):
         command_line("serve", *arguments)
-    assert "must" in capsys.readouterr().err
+    assert "is not a" in capsys.readouterr().err
 
 
 def test_in_a_private_network_there_is_loopback_and_nothing_else():
