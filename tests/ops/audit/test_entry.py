@@ -119,7 +119,7 @@ def test_a_changed_entry_is_refused_or_canonical_all_the_same(at, patch):
         {1: 2},
         "\ud800",
         b"x",
-        {"a": object()},
+        pytest.param({"a": object()}, id="an object"),
     ],
     ids=repr,
 )

@@ -37,7 +37,9 @@ def public_size(log: OpenLog) -> int:
 
 def verified(log: OpenLog) -> None:
     report = verify_log(log.directory, [VKEY], processes=0)
-    assert (report.exit_code, report.findings) == (0, [])
+    # A crash may leave tiles that no checkpoint speaks of yet; nothing else may be there.
+    beyond = [finding for finding in report.findings if finding.what == "beyond the checkpoint, so not verified"]
+    assert (report.exit_code, report.findings) == (0, beyond)
 
 
 STEPS = ["write_file", "sync_directory", "make_directories", "rmtree", "sign", "swap", "rename"]
