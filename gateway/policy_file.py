@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from gateway.document import FileRejected, PolicyRejected, read_bounded
 from gateway.policy import PolicyRollback, load_policy
 from gateway.policy_signature import verify
-from ops.audit.durable import make_directories, replace_file, sync_directory
+from ops.audit.durable import keep_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,9 +91,7 @@ class Memory:
     def keep(self, policy: Policy, copy: Path) -> None:
         """Remember the policy that stands at `copy`. Raises OSError."""
         fields = {"digest": policy.digest, "revision": policy.revision, "sha256": sha256_of(copy)}
-        for changed in make_directories(self.file.parent):
-            sync_directory(changed)
-        replace_file(self.file, json.dumps(fields).encode() + b"\n", 0o600)
+        keep_file(self.file, json.dumps(fields).encode() + b"\n")
 
     def require_newest(self, policy: Policy, policy_file: Path) -> None:
         """Return if the policy, which stands at `policy_file`, is the one remembered or replaces it.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from gateway.canary import Phase
 from gateway.compile_release import Standing
 from gateway.document import PolicyRejected, read_bounded
-from ops.audit.durable import make_directories, replace_file, sync_directory
+from ops.audit.durable import keep_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,10 +71,8 @@ def reached_of(fields: Mapping[str, Any]) -> Reached:
 
 def write_reached(file: Path, reached: Mapping[str, Reached]) -> None:
     """Write it down, durably. Raises OSError."""
-    for changed in make_directories(file.parent):
-        sync_directory(changed)
     text = json.dumps({model: asdict(one) for model, one in reached.items()}, sort_keys=True)
-    replace_file(file, text.encode() + b"\n", 0o600)
+    keep_file(file, text.encode() + b"\n")
 
 
 def standings(reached: Mapping[str, Reached]) -> dict[str, Standing]:

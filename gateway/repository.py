@@ -14,7 +14,7 @@ from gateway.document import PolicyRejected
 from gateway.model_set import Listed, ModelSet, read_models
 from gateway.models import load_bundles
 from gateway.promotions import Judged, judge_versions, refusals, tell_promoted, tell_rejected
-from ops.audit.durable import make_directories, replace_file, sync_directory
+from ops.audit.durable import keep_file
 from serving.bundle import load_bundle
 from serving.catalog import find_bundles
 from serving.errors import BundleRejected, Rejection, ServingError
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from serving.bundle import Bundle
 
 __all__ = ["Asked", "Repository", "change"]
-
-MODE = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +123,7 @@ class Repository:
     def keep(self, models: ModelSet, found: Mapping[str, Bundle]) -> None:
         """Write down, durably, what is in force from now on. Raises OSError."""
         if models != self.models or not self.file.exists():
-            for changed in make_directories(self.file.parent):
-                sync_directory(changed)
-            replace_file(self.file, models.to_json(), MODE)
+            keep_file(self.file, models.to_json())
         self.models = models
         there = {listed.directory for listed in models.listed}
         self.bundles = {at: bundle for at, bundle in {**self.bundles, **found}.items() if at in there}

@@ -205,8 +205,8 @@ class SharedLimiter:
                 await self._exchange()
             except LedgerFailed as failed:
                 self._lost(failed)
-            except Exception:  # noqa: BLE001  a fault of our own: callers must not wait for a task that has ended
-                self._lost(LedgerFailed("internal", "a fault in the gateway itself"))
+            except Exception as fault:  # noqa: BLE001  ours: callers must not wait for a task that has ended
+                self._lost(LedgerFailed("internal", f"a fault in the gateway itself: {type(fault).__name__}"))
 
     async def _connect(self) -> None:
         """Reach the ledger, see that it answers, and tell it what we know; then it is up."""

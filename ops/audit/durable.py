@@ -53,6 +53,13 @@ def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     sync_directory(path.parent)
 
 
+def keep_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Put a file in place of another at once, and make the directories it stands in where they are missing."""
+    for changed in make_directories(path.parent):
+        sync_directory(changed)
+    replace_file(path, data, mode)
+
+
 def write_at(descriptor: int, parts: Sequence[bytes], offset: int) -> int:
     """Write all parts at an offset, whatever the kernel takes at a time. Returns the offset behind them."""
     for start in range(0, len(parts), IOV_MAX):
