@@ -33,13 +33,13 @@ from gateway.config_rules import is_host, is_loopback
 from gateway.pki import Credential, RandomBytes, new_authority, new_key, private_pem
 from ops.audit.checkpoint import SignerKey
 
-__all__ = ["InitRefused", "InitReport", "Ports", "Upstream", "init_directory", "issue_api_key", "render"]
+__all__ = ["RELEASE_KEY", "InitRefused", "InitReport", "Ports", "Upstream", "init_directory", "issue_api_key", "render"]
 
 API_KEY_DAYS = 365
 SECRET_BYTES = 32
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  no name that a client could use
-RELEASE_KEYS = "stockade-release*.pub"
+RELEASE_KEY = "stockade-release.pub"
 MODEL = "kiosk"
 TRUST_DOMAIN = "stockade.local"
 KIOSK_SPIFFE = f"spiffe://{TRUST_DOMAIN}/kiosk/7"
@@ -138,8 +138,8 @@ def init_directory(
         hosts: names and addresses clients will use, beside localhost; they go into the server's certificate.
         listen_host: where the data ports listen, also a name in the certificate; metrics and admin stay on loopback.
         ports: what the configuration names.
-        bundles: a directory of signed models and the keys of those who signed them, all of which are trusted; what the
-            policy serves is copied.
+        bundles: a directory of signed models with `stockade-release.pub`, the key that signed them and is trusted; what
+            the policy serves is copied.
         upstream: who runs the model, and what it is called here; instead of `bundles`.
 
     Raises:
@@ -155,11 +155,11 @@ def init_directory(
     origin = f"{TRUST_DOMAIN}/{random_bytes(4).hex()}"
     signer = SignerKey(origin, random_bytes(SECRET_BYTES))
     bundles = bundles if upstream is None else None
-    release_keys = sorted(bundles.glob(RELEASE_KEYS)) if bundles else []
+    release_key = bundles / RELEASE_KEY if bundles and (bundles / RELEASE_KEY).exists() else None
     contents: dict[str, _File] = {}
     contents |= _log_keys(signer)
     contents |= _secrets(random_bytes)
-    contents |= _bundle_keys(random_bytes, release_keys)
+    contents |= _bundle_keys(random_bytes, release_key)
     certificates, expire = _certificates([*dict.fromkeys([*LOCAL_HOSTS, *names])], now, random_bytes)
     contents |= certificates
     pepper, expire_keys = contents["keys/pepper"].data, _api_keys_expire(now)
@@ -169,7 +169,7 @@ def init_directory(
     contents["stockade.yaml"] = _config(origin, listen_host, ports or Ports(), upstream)
     entries = {name.replace("-", "_"): entry for name, (_, entry) in api_keys.items()}
     contents |= _signed_policy(entries, random_bytes, upstream)
-    copied = tuple(_signed_models(bundles)) if bundles and release_keys else ()
+    copied = tuple(_signed_models(bundles)) if bundles and release_key else ()
     _write_whole(target, contents, copied, random_bytes(8).hex())
     return InitReport(
         directory=target,
@@ -254,10 +254,10 @@ def _secrets(random_bytes: RandomBytes) -> dict[str, _File]:
     }
 
 
-def _bundle_keys(random_bytes: RandomBytes, release_keys: Sequence[Path]) -> dict[str, _File]:
-    """Trust in those who signed the models that are copied; without any, a key pair to sign your own with."""
-    if release_keys:
-        return {"keys/bundles.pub": _File(b"".join(key.read_bytes() for key in release_keys))}
+def _bundle_keys(random_bytes: RandomBytes, release_key: Path | None) -> dict[str, _File]:
+    """Trust in whoever signed the models that are copied; without any, a key pair to sign your own with."""
+    if release_key:
+        return {"keys/bundles.pub": _File(release_key.read_bytes())}
     key = new_key(random_bytes)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return {"keys/bundles.key": _File(private_pem(key), secret=True), "keys/bundles.pub": _File(public)}

@@ -40,6 +40,7 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
     promote = verb(models, "promote", lazy("promote"), "write the policy that puts a version in force")
     rollback = verb(models, "rollback", lazy("rollback"), "write the policy that goes back to a version")
     diff = verb(models, "diff", lazy("diff"), "show manifests, metrics and gates of two versions side by side")
+    sign = verb(models, "sign", lazy("sign"), "sign bundles as they lie there: only their signature changes")
     for each in (listed, approve, promote, rollback, diff):
         each.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
     for each in (approve, promote):
@@ -59,6 +60,14 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
         "--seed", type=whole(0, SEED_MAX), default=0, help="which rows are attacked, and how (default: 0)"
     )
     evaluate.add_argument("--replace", action="store_true", help="in place of an evaluation that somebody has signed")
+    sign.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="a bundle, such as bundles/kiosk/2")
+    sign.add_argument(
+        "--signing-key",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="ECDSA P-256 private key in PEM; created when absent, its public half is written beside it as .pub",
+    )
     approve.add_argument("--as", dest="approver", required=True, metavar="NAME", help="your name in `approvers`")
     approve.add_argument("--key", type=Path, required=True, metavar="FILE", help="your private key, Ed25519 in PEM")
     approve.add_argument("--data", type=Path, metavar="FILE", help="measure again on it first; refuse what differs")
@@ -68,7 +77,7 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
     way.add_argument("--shadow", type=share, metavar="RATE", help="beside the version in `serve`, on this share")
     for each in (promote, rollback):
         each.add_argument("--key", type=Path, metavar="FILE", help="sign with this key (default: sign it yourself)")
-    for each in (listed, evaluate, diff):
+    for each in (listed, evaluate, diff, sign):
         each.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from gateway.config import parse_config
+from gateway.init import RELEASE_KEY
 from gateway.ray import ray_settings
 from serving.bundle import load_bundle
 from serving.catalog import find_bundles
@@ -77,8 +78,7 @@ def serve_patch(config_text: str, bundles: str) -> str | None:
     config = parse_config(config_text.encode(), MOUNTED)
     if config.engine.ray is None:
         return None
-    keys = sorted(BUNDLES.glob("stockade-release*.pub"))
-    loaded = [load_bundle(each, keys) for each in find_bundles(BUNDLES)]
+    loaded = [load_bundle(each, [BUNDLES / RELEASE_KEY]) for each in find_bundles(BUNDLES)]
     deployed = [Deployable(one.name, one.version, one.digest, f"{bundles}/{one.name}/{one.version}") for one in loaded]
     plan = serve_config(applications(ray_settings(config), deployed, config.bundles.trusted_keys))
     patch = {

@@ -26,12 +26,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from numpy.typing import NDArray
 
-from serving.bundle import Bundle, assemble
+from serving.bundle import Bundle, assemble, read_bundle
 from serving.manifest import MANIFEST_FILE
 from serving.signature import SIGNATURE_FILE, TrustedKey, sign
 from serving.train.errors import SigningKeyUnusable
 
-__all__ = ["open_signing_key", "public_pem", "seal", "tensor_bytes", "write_bundle"]
+__all__ = ["open_signing_key", "public_pem", "seal", "sign_again", "tensor_bytes", "write_bundle"]
 
 
 def open_signing_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -66,8 +66,7 @@ def seal(files: Mapping[str, bytes], manifest: Mapping[str, Any], key: ec.Ellipt
     listed = {name: {"bytes": len(data), "sha256": _digest(data)} for name, data in sorted(files.items())}
     document = json.dumps({**manifest, "files": listed}, indent=1, ensure_ascii=False, allow_nan=False)
     sealed = {**files, MANIFEST_FILE: (document + "\n").encode()}
-    signature = sign({name: _digest(data) for name, data in sealed.items()}, str(manifest["version"]), key)
-    return {**sealed, SIGNATURE_FILE: signature}
+    return _signed(sealed, str(manifest["version"]), key)
 
 
 def write_bundle(directory: Path, sealed: Mapping[str, bytes], key: ec.EllipticCurvePrivateKey) -> Bundle:
@@ -82,6 +81,28 @@ def write_bundle(directory: Path, sealed: Mapping[str, bytes], key: ec.EllipticC
         shutil.rmtree(directory)
     staged.replace(directory)  # from here on the new bundle is the one served after the next load
     return bundle
+
+
+def sign_again(directory: Path, key: ec.EllipticCurvePrivateKey) -> Bundle:
+    """Sign a bundle as it lies there: its signature is replaced, no other byte changes, and its digest stays.
+
+    The old signature is not looked at; whoever signs vouches for what is there.
+
+    Raises:
+        BundleRejected: it would not be loaded with the new signature; the old one stays.
+        OSError: the signature cannot be written; the old one stays.
+    """
+    unsigned = {name: data for name, data in read_bundle(directory).items() if name != SIGNATURE_FILE}
+    signed = _signed(unsigned, directory.name, key)
+    bundle = assemble(signed, (TrustedKey.from_pem(public_pem(key), "signing key"),))
+    staged = directory.with_name(f".{directory.name}.{SIGNATURE_FILE}")  # beside it: a bundle holds nothing unlisted
+    staged.write_bytes(signed[SIGNATURE_FILE])
+    staged.replace(directory / SIGNATURE_FILE)
+    return bundle
+
+
+def _signed(files: Mapping[str, bytes], version: str, key: ec.EllipticCurvePrivateKey) -> dict[str, bytes]:
+    return {**files, SIGNATURE_FILE: sign({name: _digest(data) for name, data in files.items()}, version, key)}
 
 
 def _digest(data: bytes) -> str:

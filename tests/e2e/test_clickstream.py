@@ -61,7 +61,7 @@ def ask(running):
 
 
 def test_the_next_event_is_everybodys_and_the_embedding_marketings(ask):
-    engine = InProcessEngine(load_bundle(BUNDLE, [bundles_directory() / "stockade-release-2.pub"]))
+    engine = InProcessEngine(load_bundle(BUNDLE, [bundles_directory() / "stockade-release.pub"]))
     wanted = engine.infer({"events": IDS[:16]})
     marketing, other = ask("rival", IDS[:16]), ask("plenty", IDS[:16])
     assert [output.name for output in other.message.outputs] == ["probabilities"]

@@ -43,8 +43,6 @@ def made(tmp_path_factory):
     source = tmp_path_factory.mktemp("bundles")
     key = ec.derive_private_key(7, ec.SECP256R1()).public_key()
     (source / "stockade-release.pub").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    key = ec.derive_private_key(8, ec.SECP256R1()).public_key()
-    (source / "stockade-release-2.pub").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     for model in ("kiosk/1", "other/1"):
         (source / model).mkdir(parents=True)
         (source / model / "manifest.json").write_text("{}")
@@ -170,11 +168,17 @@ def shake_hands(server_context, client_context):
     return server.getpeercert()
 
 
-def test_the_model_of_the_policy_is_copied_and_every_key_that_signs_releases_is_trusted(made):
-    assert len(read_keys([made.directory / "keys/bundles.pub"])) == 2
+def test_the_release_key_alone_is_trusted(tmp_path):
+    made = init_directory(tmp_path / "g", now=NOW, random_bytes=counted(), bundles=bundles_directory())
+    released = bundles_directory() / "stockade-release.pub"
+    assert (made.directory / "keys/bundles.pub").read_bytes() == released.read_bytes()
+    assert len(read_keys([released])) == 1
+    assert not (made.directory / "keys/bundles.key").exists()
+
+
+def test_the_model_of_the_policy_is_copied(made):
     assert made.bundles == ("kiosk/1",)
     assert [path.name for path in (made.directory / "bundles").iterdir()] == ["kiosk"]
-    assert not (made.directory / "keys/bundles.key").exists()
 
 
 def test_without_models_there_is_a_key_to_sign_your_own_with(tmp_path):

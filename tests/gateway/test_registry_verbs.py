@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from gateway import cli
 from gateway.policy import load_policy
 from gateway.samples import bundles_directory
+from serving.bundle import load_bundle
 from serving.registry.evaluation import parse_evaluation
 from serving.registry.evidence import read_evidence
 from serving.train import data
@@ -243,3 +245,17 @@ def test_check_finds_what_a_start_would_refuse(site, capsys):
     capsys.readouterr()
     assert cli.main(["check", str(site.config)]) == 1
     assert f"models.{MODEL}.serve: version '2' may not be served: has no evaluation" in capsys.readouterr().out
+
+
+def test_bundles_signed_again_are_trusted_by_the_key_that_signed_them(tmp_path, capsys):
+    bundles = [tmp_path / name for name in ("kiosk/1", "clickstream/1")]
+    for each in bundles:
+        shutil.copytree(bundles_directory() / each.relative_to(tmp_path), each)
+    key = tmp_path / "own.key"
+    assert cli.main(["models", "sign", *map(str, bundles), "--signing-key", str(key), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    loaded = [load_bundle(each, [key.with_suffix(".pub")]) for each in bundles]
+    assert [each["digest"] for each in found["signed"]] == [each.digest for each in loaded]
+    (bundles[0] / "manifest.json").unlink()
+    assert cli.main(["models", "sign", str(bundles[0]), "--signing-key", str(key)]) == 2
+    assert "manifest.json" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from serving.bundle import load_bundle
 from serving.errors import BundleRejected
 from serving.train.errors import SigningKeyUnusable
-from serving.train.pack import open_signing_key, public_pem, seal, write_bundle
+from serving.train.pack import open_signing_key, public_pem, seal, sign_again, write_bundle
 from tests.serving.tiny import signing_key, tiny_files, tiny_manifest
 
 
@@ -61,3 +61,25 @@ def test_what_would_not_load_is_not_written(tmp_path):
 def test_a_manifest_holds_only_numbers_that_json_has():
     with pytest.raises(ValueError, match="JSON"):
         seal(tiny_files(), tiny_manifest() | {"metrics": {"a": float(np.nan)}}, signing_key())
+
+
+def test_signed_again_only_the_signature_is_another(tmp_path):
+    old, new, public = signing_key(), signing_key(1), tmp_path / "k.pub"
+    public.write_bytes(public_pem(new))
+    directory = tmp_path / "tiny" / "1"
+    first = write_bundle(directory, seal(tiny_files(), tiny_manifest(), old), old)
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    assert sign_again(directory, new).digest == first.digest == load_bundle(directory, [public]).digest
+    after = {path.name: path.read_bytes() for path in directory.iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"model.sig"}
+    assert [path.name for path in directory.parent.iterdir()] == ["1"]
+
+
+def test_what_would_not_load_is_not_signed_again(tmp_path):
+    directory = tmp_path / "tiny" / "1"
+    write_bundle(directory, seal(tiny_files(), tiny_manifest(), signing_key()), signing_key())
+    (directory / "model.onnx").write_bytes(b"changed")
+    before = (directory / "model.sig").read_bytes()
+    with pytest.raises(BundleRejected, match="its list of files"):
+        sign_again(directory, signing_key(1))
+    assert (directory / "model.sig").read_bytes() == before
