@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from gateway import errors
 from gateway.exits import log_failure
 from gateway.pipeline import answer_batch
 from gateway.settlement import give_back
+from gateway.state import Offload
 from serving.batcher import Batcher
 from serving.loop_batcher import LoopBatcher
 from serving.manifest import DATATYPES
@@ -23,13 +26,15 @@ if TYPE_CHECKING:
     from gateway.state import Gateway, Item, Served
 
 SLOW_BATCH_MS = 20.0
+OFFLOAD_MS = 0.15
+"""A batch that takes its model longer than this runs it in a thread: some times what the two hand-overs cost."""
 REMOTE_KINDS = frozenset({"oip", "ray"})
 REMOTE_THREADS = 8
 """For engines that run models elsewhere: there a batch is mostly waiting, and the event loop must not wait with it."""
 
 
 def start_batching(served: Served, engine: Engine, gw: Gateway) -> None:
-    """Open the queue of one model, and warn when its batches would hold up the event loop."""
+    """Open the queue of one model, and warn when its batches would wait long for one another."""
 
     def failed(items: Sequence[Item], problem: BaseException) -> None:
         log_failure(gw.log, items[0].record.id, problem)
@@ -45,11 +50,11 @@ def start_batching(served: Served, engine: Engine, gw: Gateway) -> None:
         "clock_ns": gw.clock_ns,
     }
     run = partial(answer_batch, gw=gw)
+    name = f"{served.bundle.name}-{served.bundle.version}"
     if threads := threads_of(engine):
-        name = f"{served.bundle.name}-{served.bundle.version}"
         served.batcher = Batcher(run, on_error=failed, shed=shed, threads=threads, name=name, **bounds)
         return
-    served.batcher = LoopBatcher(
+    served.batcher = batcher = LoopBatcher(
         run,
         on_error=failed,
         shed=shed,
@@ -58,8 +63,15 @@ def start_batching(served: Served, engine: Engine, gw: Gateway) -> None:
         **bounds,
     )
     took_ms = time_full_batch(served, engine.batch_rows_max, gw)
+    served.offload = Offload(
+        ThreadPoolExecutor(1, thread_name_prefix=name),
+        rows_min=math.ceil(engine.batch_rows_max * OFFLOAD_MS / max(took_ms, OFFLOAD_MS)),
+        resume=lambda items, step: gw.loop.call_soon_threadsafe(batcher.resume, items, step),
+    )
     if took_ms > SLOW_BATCH_MS:
-        problem = "a full batch takes this long on the event loop and holds up every other call: set engine.threads"
+        problem = (
+            "a full batch takes this long, and the next one waits for it: set engine.threads to run several at once"
+        )
         gw.log("slow-batches", level="warning", model=served.bundle.name, duration_ms=took_ms, problem=problem)
 
 
@@ -83,7 +95,8 @@ async def end_batching(served: Served) -> None:
     """Finish what waits for one model, and take nothing more."""
     if served.unloaded:
         return
-    if isinstance(served.batcher, LoopBatcher):
-        served.batcher.close(drain=True)
-    else:
+    if served.offload is None:
         await asyncio.to_thread(served.batcher.close, drain=True)
+    else:
+        served.batcher.close(drain=True)
+        await asyncio.to_thread(served.offload.pool.shutdown)

@@ -234,8 +234,8 @@ class Engine(Section):
     """What answers while no replica of a Ray cluster takes a batch. `inprocess`: ONNX Runtime in the worker, with the
     same bundle; without it the requests end with BACKEND_UNAVAILABLE."""
     threads: Annotated[int, Field(ge=0, le=64)] = 0
-    """Each runs one batch at a time. 0: batches run on the event loop, which is fastest while a full one takes a few
-    milliseconds (a slower model would hold up every other call); for models that run elsewhere, 8 threads."""
+    """Each runs one batch at a time. 0: batches run on the event loop, with a thread for the inference of larger ones,
+    which is fastest while a full one takes a few milliseconds; for models that run elsewhere, 8 threads."""
     batch_rows_max: Annotated[int, Field(ge=1, le=4096)] = 64
     """Rows in a batch. A batch takes what is waiting; nothing waits for it to fill."""
     queue_rows_max: Annotated[int, Field(ge=1, le=1_000_000)] = 4096

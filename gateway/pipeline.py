@@ -4,7 +4,8 @@
 2. `answer`, on the event loop, once the body is there: decode, route, charge, queue. Cheap, and refuses early. What
    `gateway.cache` still holds, where it is configured, is answered here.
 3. `answer_batch`, on the event loop or in a batch thread (`engine.threads`), for all requests that were waiting: infer,
-   screen the evidence, decide, harden, encode, record. Vectorised. Replies leave when their records are durable.
+   screen the evidence, decide, harden, encode, record. Vectorised. Replies leave when their records are durable. From
+   the event loop a large batch's inference is left to a thread (`Offload`), and the loop takes in the next requests.
 
 Rules:
 - Every way out raises a refusal of `gateway.errors` or settles the item's future: nothing else tells the outcome.
@@ -17,6 +18,8 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -39,7 +42,8 @@ from serving.errors import BackendTimedOut, BackendUnavailable
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     from gateway.admission.budget import Charges
     from gateway.auth.principal import Presented
@@ -121,20 +125,53 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
     return await future
 
 
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """Rows with what the model said of them, and how long it took. `starts` holds the first row of each request."""
+
+    inputs: Tensors
+    starts: np.ndarray[Any, np.dtype[np.intp]]
+    outputs: Tensors
+    took_ns: int
+
+
 def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
     """Answer everything that was waiting for one model; raises nothing for a bad request."""
     taken_ns = gw.clock_ns()
     wanted = [item for item in items if still_wanted(item, taken_ns)]
-    batch_id = items[0].rules.served.counters.next_batch()
-    for rules, alike in groupby(wanted, key=attrgetter("rules")):
-        answer_alike(list(alike), rules, batch_id, gw)
-    settle(items, taken_ns, gw)
+    served = items[0].rules.served
+    batch_id = served.counters.next_batch()
+    groups = [(rules, list(alike)) for rules, alike in groupby(wanted, key=attrgetter("rules"))]
+    offload = served.offload
+    if offload is None or len(groups) != 1 or sum(item.request.rows for item in wanted) < offload.rows_min:
+        for rules, alike in groups:
+            answer_alike(alike, rules, batch_id, gw)
+        settle(items, taken_ns, gw)
+        return
+    [(rules, alike)] = groups
+
+    def rest(inferring: Future[Inferred]) -> None:
+        answer_alike(alike, rules, batch_id, gw, inferring.result)
+        settle(items, taken_ns, gw)
+
+    inferring = offload.pool.submit(infer_alike, alike, rules, gw)
+    inferring.add_done_callback(lambda done: offload.resume(items, partial(rest, done)))
 
 
-def answer_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gateway) -> None:
-    """Answer requests for one model under one version of the policy; when that fails for several, each alone."""
+def answer_alike(
+    items: list[Item],
+    rules: ModelRules,
+    batch_id: int,
+    gw: Gateway,
+    inferred: Callable[[], Inferred] | None = None,
+) -> None:
+    """Answer requests for one model under one version of the policy; when that fails for several, each alone.
+
+    `inferred` returns, or raises, what inference in another thread gave.
+    """
+    inferred = inferred or partial(infer_alike, items, rules, gw)
     try:
-        outcomes = run_alike(items, rules, batch_id, gw)
+        outcomes = judge_alike(items, rules, inferred(), batch_id, gw)
     except (BackendUnavailable, BackendTimedOut) as problem:
         log_failure(gw.log, items[0].record.id, problem)
         for item in items:
@@ -150,13 +187,20 @@ def answer_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gatewa
             item.outcome = outcome
 
 
-def run_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gateway) -> list[Answer | errors.Refusal]:
-    """Infer, screen the evidence, decide, harden and encode. Raises whatever went wrong."""
-    began_ns = gw.clock_ns()
+def infer_alike(items: Sequence[Item], rules: ModelRules, gw: Gateway) -> Inferred:
+    """Run the model for these requests, in any thread."""
     inputs, starts = stack(items)
-    stacked_ns = gw.clock_ns()
+    began_ns = gw.clock_ns()
     outputs = rules.served.engine.infer(inputs)
-    inferred_ns = gw.clock_ns()
+    return Inferred(inputs, starts, outputs, gw.clock_ns() - began_ns)
+
+
+def judge_alike(
+    items: Sequence[Item], rules: ModelRules, inferred: Inferred, batch_id: int, gw: Gateway
+) -> list[Answer | errors.Refusal]:
+    """Screen the evidence, decide, harden and encode. Raises whatever went wrong."""
+    began_ns = gw.clock_ns()
+    inputs, starts, outputs = inferred.inputs, inferred.starts, inferred.outputs
     judgement = judge(rules, inputs, outputs, starts, rows_of(inputs))
     judged_ns = gw.clock_ns()
     shown = soften(outputs, judgement.row_actions, rules)
@@ -171,16 +215,12 @@ def run_alike(items: list[Item], rules: ModelRules, batch_id: int, gw: Gateway) 
     )
     sound = finite_requests(shown, rules.prediction, starts)
     hardened_ns = gw.clock_ns()
-    stages = {
-        "screen": judged_ns - inferred_ns,
-        "infer": inferred_ns - stacked_ns,
-        "harden": hardened_ns - judged_ns,
-    }
+    stages = {"screen": judged_ns - began_ns, "infer": inferred.took_ns, "harden": hardened_ns - judged_ns}
     rules.served.counters.ran(gw.wall_ns(), rows_of(inputs), stages)
-    gw.tally.batch(items, rules, judgement, scores_of(outputs, rules.prediction), hardened_ns - began_ns)
+    gw.tally.batch(items, rules, judgement, scores_of(outputs, rules.prediction), sum(stages.values()))
     if rules.mirror is not None:
         prediction = outputs[rules.mirror.prediction]
-        gw.comparer.offer(Ran(rules, inputs, prediction, starts, inferred_ns - stacked_ns, judgement.rows))
+        gw.comparer.offer(Ran(rules, inputs, prediction, starts, inferred.took_ns, judgement.rows))
     for position, item in enumerate(items):
         item.record.batch(batch_id, position, len(items), rows_of(inputs))
         item.record.screens_json = judgement.screens_json[position]

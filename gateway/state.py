@@ -17,7 +17,8 @@ from gateway.sums import Sums
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import ThreadPoolExecutor
 
     from defenses.calibration import Calibrated
     from defenses.hardening import HardeningRule
@@ -59,11 +60,24 @@ PUBLIC = Principal(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """A thread that runs the model for batches of `rows_min` rows and more, while the event loop takes in requests.
+
+    `resume` has the loop go on with a batch; called from that thread.
+    """
+
+    pool: ThreadPoolExecutor
+    rows_min: int
+    resume: Callable[[Sequence[Item], Callable[[], None]], object]
+
+
 @dataclass(slots=True)
 class Served:
     """One model version of this process. `facts_json` is its part of every record.
 
-    One that is `unloaded` is out of service: it has no queue, and its engine is never ready.
+    `offload` is there where batches run on the event loop. One that is `unloaded` is out of service: it has no queue,
+    and its engine is never ready.
     """
 
     bundle: Bundle
@@ -72,6 +86,7 @@ class Served:
     service_time: ServiceTime
     counters: ModelCounters
     unloaded: bool = False
+    offload: Offload | None = None
     batcher: Batcher[Item] | LoopBatcher[Item] = field(init=False)
 
 

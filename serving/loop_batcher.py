@@ -1,8 +1,8 @@
 """Natural micro-batching on the event loop: a batch is what arrived while the one before it was being recorded.
 
-For models that answer a whole batch within a millisecond or two. There is no thread, so the interpreter is never handed
-over: on two cores those hand-overs cost more than such a model itself. While a batch runs the loop does nothing else,
-which is why a slow model belongs to `serving.batcher`.
+There is no thread that waits for items, so the interpreter is not handed over for each of them: on two cores those
+hand-overs cost more than a fast model itself. What `run` does on the loop holds up everything else; it may leave the
+slow part of a batch to a thread and go on in `resume`.
 
 No timer, no window. A free batcher starts at the end of the turn of the loop that brought the item, unless more items
 are on their way (`expected`) and keep coming in: then it lets the loop take them in first, for at most TURNS_MAX turns.
@@ -15,6 +15,7 @@ shedding are `serving.fair_queue`'s. Everything here is called on the event loop
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from serving.errors import BatcherClosed, QueueFull
@@ -96,6 +97,16 @@ class LoopBatcher(Generic[T]):
         if self._queue.count:
             self._gather()
 
+    def resume(self, batch: Sequence[T], step: Callable[[], None]) -> None:
+        """Go on with a batch that `run` has started. What `step` raises counts as raised by `run`."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  whatever it is, the next batch must not wait for it
+            try:
+                self._on_error(batch, error)
+            finally:
+                self.freed()
+
     def close(self, *, drain: bool) -> None:
         """Take nothing more; start everything that waits, or shed it."""
         self._closed = True
@@ -132,10 +143,4 @@ class LoopBatcher(Generic[T]):
             return
         self._rows = rows - self._queue.rows
         self._began_ns = self._clock_ns()
-        try:
-            self._run(batch)
-        except Exception as error:  # noqa: BLE001  whatever it is, the next batch must not wait for it
-            try:
-                self._on_error(batch, error)
-            finally:
-                self.freed()
+        self.resume(batch, partial(self._run, batch))

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import grpc
 import numpy as np
 import pytest
 
+import gateway.pipeline
+from gateway.models import retire
 from gateway.policy import load_policy
 from tests.e2e.site import Site
 from tests.gateway.rig import POISON, ended, image, open_rig, poisoned, tiny_body, until
 
 CODE = grpc.StatusCode
+LIVE = "/inference.GRPCInferenceService/ServerLive"
 TOLERANCE = 1e-5
 
 
@@ -251,6 +255,78 @@ async def test_costs_are_spent_by_rows_and_given_back_by_nobody(rig):
     assert (over.reason, over.trailers["x-ratelimit-limit"]) == ("RATE_LIMITED", "8")
     exact = await rig.ask(tiny_body(image(0.5, 2)), caller="costly")
     assert (exact.code, exact.trailers["x-ratelimit-remaining"]) == (CODE.OK, "0")
+
+
+def on_the_loop(document) -> None:
+    document["engine"]["threads"] = 0
+
+
+@pytest.fixture
+async def looped(made_site, tmp_path):
+    """A gateway whose batches run on the event loop, and their models in a thread from four rows on."""
+    async with open_rig(made_site, tmp_path, config=on_the_loop) as opened:
+        served = opened.gw.served["tiny", "1"]
+        served.offload = replace(served.offload, rows_min=4)
+        opened.engine.batches.clear()  # of the start, which times a full one
+        while opened.engine.entered.acquire(blocking=False):
+            pass
+        yield opened
+
+
+async def test_while_a_large_batch_is_at_the_model_the_loop_answers_others(looped):
+    looped.engine.go.clear()
+    large = looped.infer(tiny_body(image(0.25, 4)))
+    await asyncio.to_thread(looped.engine.entered.acquire)
+    async with asyncio.timeout(20):
+        assert (
+            await ended(looped.channel.unary_unary(LIVE)(b"", metadata=looped.site.bearer("plenty")))
+        ).code == CODE.OK
+        small = looped.infer(tiny_body(image(0.75)))
+        await queued(looped, 1)
+    looped.engine.go.set()
+    assert (await ended(large)).output("energy") == pytest.approx(0.25)
+    assert (await ended(small)).output("energy") == pytest.approx(0.75)
+    assert looped.engine.batches == [4, 1]
+
+
+async def test_who_breaks_the_model_in_its_thread_fails_alone(looped):
+    looped.engine.go.clear()
+    first = looped.infer(tiny_body(image(0.5, 4)))
+    await asyncio.to_thread(looped.engine.entered.acquire)
+    calls = [looped.infer(tiny_body(images)) for images in (image(0.1, 2), poisoned(2), image(0.3, 2))]
+    await queued(looped, 6)
+    looped.engine.go.set()
+    replies = [await ended(call) for call in (first, *calls)]
+    assert [reply.code for reply in replies] == [CODE.OK, CODE.OK, CODE.INTERNAL, CODE.OK]
+    assert replies[3].output("energy") == pytest.approx(0.3)
+    assert looped.engine.batches == [4, 6, 2, 2, 2]
+
+
+async def test_what_fails_behind_the_model_holds_up_nobody(looped, monkeypatch):
+    """Also what goes wrong after the thread is a fault of ours that is told, and the next batch runs."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.pipeline, "settle", broken)
+        assert (await looped.ask(tiny_body(image(0.5, 4)))).code == CODE.INTERNAL
+    assert (await looped.ask(tiny_body(image(0.5, 4)))).code == CODE.OK
+
+
+async def test_the_end_waits_for_the_batch_in_the_thread(looped):
+    looped.engine.go.clear()
+    calls = [looped.infer(tiny_body(image(0.5, 4)))]
+    await asyncio.to_thread(looped.engine.entered.acquire)
+    calls.append(looped.infer(tiny_body(image(0.5, 4))))
+    await queued(looped, 4)
+    served = looped.gw.served["tiny", "1"]
+    ending = asyncio.create_task(retire(served))
+    await until(lambda: served.batcher.queued_rows == 0)
+    assert not ending.done()
+    looped.engine.go.set()
+    await ending
+    assert [(await ended(call)).code for call in calls] == [CODE.OK, CODE.OK]
 
 
 def test_the_poison_is_an_honest_value():

@@ -223,3 +223,29 @@ def test_every_item_ends_exactly_once(steps, coming):
     loop.batcher.close(drain=True)
     ended = [item for batch in loop.batches for item in batch] + loop.dropped
     assert sorted(ended) == sorted(taken)
+
+
+def test_what_goes_wrong_in_the_rest_of_a_batch_frees_the_batcher(loop):
+    loop.submit("a")
+    loop.turn()
+    loop.submit("b")
+
+    def step():
+        raise ValueError("broken")
+
+    loop.batcher.resume(["a"], step)
+    assert [(batch, str(error)) for batch, error in loop.failed] == [(["a"], "broken")]
+    loop.turn()
+    assert loop.batches == [["a"], ["b"]]
+
+
+def test_the_rest_of_a_batch_that_goes_well_frees_nothing_by_itself(loop):
+    loop.submit("a")
+    loop.turn()
+    loop.submit("b")
+    loop.batcher.resume(["a"], lambda: None)
+    loop.turns(5)
+    assert loop.batches == [["a"]]
+    loop.batcher.freed()
+    loop.turn()
+    assert loop.batches == [["a"], ["b"]]
