@@ -172,7 +172,7 @@ class Oip(Section):
     models: Annotated[Mapping[str, OipModel], Field(max_length=1024)] = {}
     """By name here, where a model has another name or version there than its bundle says."""
     call_timeout_ms: Annotated[int, Duration("10ms", "10m")] = Field("10s", alias="call_timeout", validate_default=True)
-    """How long a batch may take, retries included; then its requests end with DEADLINE_PASSED."""
+    """How long a batch may take, retries included; then its requests end with BACKEND_TIMED_OUT."""
     retries: Annotated[int, Field(ge=0, le=3)] = 1
     """How often a batch is offered again, to the next address, when a server is unavailable and gave no answer. Nothing
     else is tried twice."""
@@ -210,7 +210,7 @@ class Ray(Section):
     namespace: Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,62}$")] = "stockade"
     """The applications are called <namespace>-<model>-<version>. Gateways with the same one share them."""
     call_timeout_ms: Annotated[int, Duration("10ms", "10m")] = Field("5s", alias="call_timeout", validate_default=True)
-    """How long a batch may take, the second attempt included; then its requests end with DEADLINE_PASSED. A replica
+    """How long a batch may take, the second attempt included; then its requests end with BACKEND_TIMED_OUT. A replica
     with a run that takes longer is replaced."""
     start_timeout_ms: Annotated[int, Duration("0s", "50s")] = Field("20s", alias="start_timeout", validate_default=True)
     """How long a worker waits at its start for replicas. Without them it starts all the same, and is not ready."""

@@ -10,6 +10,7 @@ Refusal
 ├── InputRejected                                               a screen says no
 ├── DeadlinePassed, DeadlineUnmeetable, Cancelled               is anybody waiting for the answer?
 ├── ModelError                                                  the model, or our own code, failed
+├── BackendTimedOut                                             who runs the model is silent, and may be at work still
 └── RetryLater                                                  the same request may succeed later
     ├── RateLimited, QuotaExceeded, QueueFull                   ... when the caller has room again
     └── Overloaded, Draining, ModelLoading, LimitsUnavailable, ScreenUnavailable, AuditUnavailable, BackendUnavailable
@@ -129,6 +130,10 @@ class ModelError(Refusal):
     """The model raised, or answered something that its manifest does not promise."""
 
 
+class BackendTimedOut(Refusal):
+    """Who runs the model said nothing for as long as it has. Whether it ran is unknown."""
+
+
 class RetryLater(Refusal):
     """The same request may succeed after `retry_after_ms`."""
 
@@ -189,7 +194,7 @@ class Row:
     reason: str
     sentence: str
     detail: Callable[[Any], tuple[str, tuple[Message, ...]]] | None = None  # text after the sentence, further details
-    retry_after_ms: Callable[[Any], int] | None = None  # None: the same request will never succeed
+    retry_after_ms: Callable[[Any], int] | None = None  # None: nothing should send the same request again by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +244,7 @@ def _rows() -> dict[type[Exception], Row]:
     draining = Row(code.UNAVAILABLE, "DRAINING", "The gateway is shutting down.", None, its_own)
     backend_gone = Row(code.UNAVAILABLE, "BACKEND_UNAVAILABLE", "No replica took the request.", None, its_own)
     not_loaded = "That cannot be done with this model; look for the request's id in the log."
-    deadline_passed = Row(code.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "The deadline has passed.")
+    backend_silent = Row(code.UNAVAILABLE, "BACKEND_TIMED_OUT", "Who runs the model did not answer in time.")
     return {
         CredentialMissing: Row(code.UNAUTHENTICATED, "CREDENTIAL_MISSING", "A credential is required."),
         CredentialInvalid: Row(code.UNAUTHENTICATED, "CREDENTIAL_INVALID", "The credential was not accepted."),
@@ -254,10 +259,11 @@ def _rows() -> dict[type[Exception], Row]:
         TensorInvalid: Row(code.INVALID_ARGUMENT, "TENSOR_INVALID", "The request does not fit the model", bad_field),
         RequestTooLarge: Row(code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "The request is too large", exceeded_limit),
         InputRejected: Row(code.PERMISSION_DENIED, "INPUT_REJECTED", "The input was not accepted."),
-        DeadlinePassed: deadline_passed,
+        DeadlinePassed: Row(code.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "The deadline has passed."),
         DeadlineUnmeetable: Row(code.DEADLINE_EXCEEDED, "DEADLINE_UNMEETABLE", "The deadline is too near."),
         Cancelled: Row(code.CANCELLED, "CANCELLED", "The caller cancelled the request."),
         ModelError: MODEL_ERROR,
+        BackendTimedOut: backend_silent,
         RateLimited: Row(code.RESOURCE_EXHAUSTED, "RATE_LIMITED", "A limit of yours is reached.", spent_rule, its_own),
         QuotaExceeded: Row(code.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", "Your budget is spent.", spent_rule, its_own),
         QueueFull: queue_full,
@@ -272,7 +278,7 @@ def _rows() -> dict[type[Exception], Row]:
         serving.errors.BackendFailed: MODEL_ERROR,
         serving.errors.BackendUnavailable: replace(backend_gone, retry_after_ms=a_second),
         serving.errors.DeploymentStale: replace(backend_gone, retry_after_ms=a_second),
-        serving.errors.BackendTimedOut: deadline_passed,
+        serving.errors.BackendTimedOut: backend_silent,
         serving.errors.GraphRejected: MODEL_ERROR,
         serving.errors.BatcherClosed: replace(draining, retry_after_ms=a_second),
         serving.errors.EngineClosed: replace(draining, retry_after_ms=a_second),

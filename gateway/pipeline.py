@@ -239,7 +239,7 @@ def model_error(problem: Exception, item: Item, gw: Gateway) -> errors.ModelErro
 
 def backend_refusal(problem: BackendUnavailable | BackendTimedOut) -> errors.Refusal:
     """Return what the caller is told when who runs the model gave no answer."""
-    return errors.DeadlinePassed() if isinstance(problem, BackendTimedOut) else errors.BackendUnavailable()
+    return errors.BackendTimedOut() if isinstance(problem, BackendTimedOut) else errors.BackendUnavailable()
 
 
 def outcome_of(action: int, sound: bool, body: bytes, rules: ModelRules) -> Answer | errors.Refusal:

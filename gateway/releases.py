@@ -30,10 +30,10 @@ __all__ = ["BLAMED", "LATE", "Action", "Change", "Counted", "Releases", "Trial",
 
 Counted = dict[tuple[str, str], VersionCounts]
 Action = Literal["set", "started", "advanced", "promoted", "rolled-back", "ended"]
-BLAMED = frozenset({"BACKEND_UNAVAILABLE", "MODEL_ERROR", "QUEUE_FULL", "SCREEN_UNAVAILABLE"})
+BLAMED = frozenset({"BACKEND_TIMED_OUT", "BACKEND_UNAVAILABLE", "MODEL_ERROR", "QUEUE_FULL", "SCREEN_UNAVAILABLE"})
 """Reasons of failures that the version is to blame for, and not its caller."""
 LATE = frozenset({"DEADLINE_PASSED", "DEADLINE_UNMEETABLE"})
-"""Reasons that may be either's: a deadline is the caller's choice, and what is hung misses every one."""
+"""Reasons that may be either's: a deadline is the caller's choice, and what hangs in this process misses every one."""
 MICRO = 1_000_000
 
 

@@ -203,4 +203,4 @@ def refuse(record: Record, refusal: BaseException) -> None:
     record.end("failed" if failed else "refused", "error" if failed else "refuse", row.reason, row.code.value[0])
 
 
-FAILURES = frozenset({"CANCELLED", "MODEL_ERROR", "BACKEND_UNAVAILABLE"})
+FAILURES = frozenset({"CANCELLED", "MODEL_ERROR", "BACKEND_UNAVAILABLE", "BACKEND_TIMED_OUT"})

@@ -185,7 +185,7 @@ def test_a_server_that_is_silent_and_comes_back(front):
     stopped = front.server.pids()
     front.server.signal(signal.SIGSTOP)
     try:
-        assert front.ask(infer_body()).reason == "DEADLINE_PASSED"
+        assert front.ask(infer_body()).reason == "BACKEND_TIMED_OUT"
         until(lambda: not front.ready(), "a silent server is still said to be ready", PATIENCE_S)
     finally:
         front.server.signal(signal.SIGCONT)
@@ -215,5 +215,5 @@ def test_each_call_is_recorded_once_and_the_log_verifies(front):
     assert Counter((entry["id"], entry["reason"]) for entry in entries) == dict.fromkeys(front.told, 1)
     assert {entry["model"]["engine"] for entry in entries} == {"oip"}
     reasons = Counter(entry["reason"] for entry in entries)
-    assert {"DEADLINE_PASSED", "BACKEND_UNAVAILABLE"} <= reasons.keys()
+    assert {"BACKEND_TIMED_OUT", "BACKEND_UNAVAILABLE"} <= reasons.keys()
     assert all(entry["screens"][0]["name"] == "evidence" for entry in entries if entry["reason"] == "OK")

@@ -105,6 +105,14 @@ def test_a_version_that_hangs_at_its_last_step_is_taken_back(releases):
     assert (back.action, back.reason) == ("rolled-back", "answered nothing, and 10 requests ran into their deadlines")
 
 
+def test_a_version_whose_engine_is_silent_is_taken_back_as_one_that_fails(releases):
+    releases.follow(Policy(kiosk={"canary": CANARY}), {}, 0)
+    silent = counted(20)
+    silent.outcomes["failed", "BACKEND_TIMED_OUT"] = 9
+    (back,) = releases.look(seen(v2=silent), SECOND_NS // 2)
+    assert (back.action, back.reason) == ("rolled-back", "error rate 0.310 (9 of 29) is above 0.01")
+
+
 @pytest.mark.parametrize("over", ["promoted", "rolled-back"])
 def test_what_was_reached_outlives_the_host(releases, tmp_path, over):
     policy = Policy(kiosk={"canary": CANARY})

@@ -35,7 +35,7 @@ async def batch_of_five(rig):
     ("error", "code", "reason", "pushback", "kind"),
     [
         (lambda: BackendUnavailable("tiny/1", "x"), CODE.UNAVAILABLE, "BACKEND_UNAVAILABLE", "1000", "failed"),
-        (lambda: BackendTimedOut("tiny/1", 100), CODE.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "-1", "refused"),
+        (lambda: BackendTimedOut("tiny/1", 100), CODE.UNAVAILABLE, "BACKEND_TIMED_OUT", "-1", "failed"),
     ],
     ids=["gone", "silent"],
 )
