@@ -12,6 +12,8 @@ from gateway.samples import bundles_directory
 from serving.train.data import load_fashion_mnist
 from serving.train.ecom import load_ecom, split_ecom
 from serving.train.pack import tensor_bytes
+from serving.train.payments_data import load_applications, split
+from serving.train.payments_schema import SCHEMAS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,25 +24,37 @@ if TYPE_CHECKING:
 __all__ = ["held_out", "sample_of"]
 
 
-def fashion_mnist() -> bytes:
+def fashion_mnist(_: Bundle) -> bytes:
     """Return its 10,000 test images as a dataset. Raises DatasetMissing, DatasetMalformed."""
     found = load_fashion_mnist().test
     return tensor_bytes({"images": found.images, "labels": found.labels})
 
 
-def ecom() -> bytes:
+def ecom(_: Bundle) -> bytes:
     """Return the clicks of its last sessions as a dataset. Raises DatasetMissing, DatasetMalformed."""
     found = split_ecom(load_ecom(), 0).test  # the last by time, whatever the seed
     return tensor_bytes({"ids": found.ids, "labels": found.labels})
 
 
-TEST_SETS: Mapping[str, Callable[[], bytes]] = {"Fashion-MNIST": fashion_mnist, "retentioneering ecom": ecom}
+def applications(bundle: Bundle) -> bytes:
+    """Return the rows that the bundle's own seed held out. Raises DatasetMissing, DatasetMalformed."""
+    data = load_applications(SCHEMAS[data_name(bundle)])
+    found = data.take(split(data.labels, int(bundle.manifest["training"]["seed"])).test)
+    return tensor_bytes({"features": found.features, "labels": found.labels})
+
+
+TEST_SETS: Mapping[str, Callable[[Bundle], bytes]] = {
+    "Fashion-MNIST": fashion_mnist,
+    "retentioneering ecom": ecom,
+    **dict.fromkeys(SCHEMAS, applications),
+}
 """By the `name` in the manifest's `data`."""
 SAMPLES: Mapping[str, str] = {
     "Fashion-MNIST": "fashion-mnist-1000.safetensors",
     "retentioneering ecom": "ecom-1000.safetensors",
+    "credit_data": "credit-data-891.safetensors",
 }
-"""Files with 1,000 of those rows, which come with the project."""
+"""Files with 1,000 of those rows, or all where there are fewer, which come with the project."""
 
 
 def held_out(bundle: Bundle) -> tuple[str, bytes] | None:
@@ -50,7 +64,7 @@ def held_out(bundle: Bundle) -> tuple[str, bytes] | None:
         DatasetMissing, DatasetMalformed: it is known and cannot be read here.
     """
     name = data_name(bundle)
-    return (f"test set of {name}", TEST_SETS[name]()) if name in TEST_SETS else None
+    return (f"test set of {name}", TEST_SETS[name](bundle)) if name in TEST_SETS else None
 
 
 def sample_of(bundle: Bundle) -> Path | None:

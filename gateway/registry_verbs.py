@@ -165,7 +165,7 @@ def source_of(options: argparse.Namespace, bundle: Bundle) -> Source:
         sample = sample_of(bundle)
         if sample is None:
             raise
-        err.print(f"{problem}\nmeasured on 1,000 rows of it instead, which come with the project", markup=False)
+        err.print(f"{problem}\nmeasured on {sample.name} instead, which comes with the project", markup=False)
         return partial(read_dataset, sample)
     if found is None:
         raise RegistryRefused(f"nobody knows labelled data for {bundle.name}; name a file with --data")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,7 +27,7 @@ from serving.train.errors import GateFailed
 from serving.train.masked import MaskedSettings, Surprise, fit_surprise
 from serving.train.pack import open_signing_key, public_pem, seal, tensor_bytes, write_bundle
 from serving.train.payments_card import write_payments_card
-from serving.train.payments_data import Applications, Parts, load_applications, split
+from serving.train.payments_data import LICENCE, SOURCE, Applications, Parts, load_applications, split
 from serving.train.payments_graph import write_payments_graph
 from serving.train.payments_report import INPUT, Outputs, PaymentsGates, TrainedPayments
 from serving.train.payments_schema import CREDIT_DATA, Schema
@@ -126,7 +127,8 @@ def write_test_rows(settings: PaymentsSettings, path: Path) -> None:
         "labels": data.labels[rows],
         "test_rows": rows.astype(np.int32),
     }
-    path.write_bytes(tensor_bytes(tensors))
+    licence = f"{LICENCE}; rows of {settings.schema.table} of {SOURCE}" if data.published else "unknown"
+    path.write_bytes(safetensors.numpy.save(tensors, {"licence": licence}))
 
 
 def decide(

@@ -15,6 +15,7 @@ import hashlib
 import json
 import lzma
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
@@ -23,10 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rdata
 from numpy.typing import NDArray
 
-from serving.train.errors import DatasetMalformed
+from serving.train.errors import DatasetMalformed, DatasetMissing
 
 __all__ = ["Column", "Table", "read_database", "read_rda", "table_digest"]
 
@@ -56,6 +56,7 @@ def read_rda(path: Path, name: str) -> Table:
 
     Raises:
         DatasetMalformed: the file is not that.
+        DatasetMissing: rdata is not installed.
         OSError: it cannot be read.
     """
     data = _bytes_of(path)
@@ -146,6 +147,7 @@ def _objects(data: bytes, file: str, extension: str) -> Any:
     """Parse a serialization; data frames become dicts of columns, factors become columns."""
     if not data.startswith((*_SERIALIZED, *_SAVED)):
         raise DatasetMalformed(file, "is not R's serialization")
+    rdata = _rdata()
     constructors: dict[str | bytes, Callable[[Any, Mapping[str, Any]], Any]] = {
         "data.frame": _frame,
         "tbl_df": _frame,
@@ -166,11 +168,20 @@ def _objects(data: bytes, file: str, extension: str) -> Any:
         raise DatasetMalformed(file, problem) from error
 
 
+def _rdata() -> Any:
+    """Return the parser, which is there where models are trained, and need not be where they are served."""
+    try:
+        import rdata  # noqa: PLC0415 - as said
+    except ModuleNotFoundError as error:
+        raise DatasetMissing("rdata, which reads R's tables,", [Path(sys.prefix)], "rdata", "PyPI package") from error
+    return rdata
+
+
 def _sequence(state: Any) -> Any:
     """Expand 1:n, which is how R keeps the names of rows; n is a number in the file, so it is bounded here."""
     if not 0 <= float(state.value[0]) <= ROWS_MAX:
         raise ValueError("a sequence that is too long")
-    return rdata.parser.DEFAULT_ALTREP_MAP[b"compact_intseq"](state)
+    return _rdata().parser.DEFAULT_ALTREP_MAP[b"compact_intseq"](state)
 
 
 def _frame(columns: Any, _attributes: Any) -> Any:

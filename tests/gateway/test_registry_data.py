@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,9 @@ from gateway.registry_data import held_out, sample_of
 from gateway.samples import sample_images
 from serving.train.data import FashionMnist, Labelled
 from serving.train.ecom import parse_ecom, split_ecom
+from serving.train.errors import DatasetMissing
+from serving.train.payments_data import Applications, load_applications, split
+from serving.train.payments_schema import CREDIT_DATA
 from tests.serving.tiny import tiny_bundle
 from tests.serving.train.clicks import compressed
 
@@ -50,6 +54,28 @@ def test_clicks_are_those_of_the_last_sessions_whatever_the_seed(monkeypatch, se
     assert (tensors["ids"] == test.ids).all()
     assert sample_of(named("retentioneering ecom")).is_file()
     assert (tensors["labels"] == test.labels).all()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_applications_are_those_that_the_bundles_seed_held_out(monkeypatch, seed):
+    rng = np.random.default_rng(0)
+    found = Applications(rng.random((60, 11), np.float32), np.arange(60, dtype=np.uint8) % 2)
+    monkeypatch.setattr(registry_data, "load_applications", lambda schema: {"credit_data": found}[schema.table])
+    bundle = named("credit_data")
+    bundle = replace(bundle, manifest={**bundle.manifest, "training": {"seed": seed}})
+    name, data = held_out(bundle)
+    tensors, rows = safetensors.numpy.load(data), split(found.labels, seed).test
+    assert name == "test set of credit_data"
+    assert (tensors["features"] == found.features[rows]).all()
+    assert (tensors["labels"] == found.labels[rows]).all()
+    assert sample_of(bundle).is_file()
+
+
+def test_what_reads_rs_tables_need_not_be_where_models_are_served(monkeypatch, tmp_path):
+    (tmp_path / "credit_data.rda").write_bytes(b"RDX3\nX\n")
+    monkeypatch.setitem(sys.modules, "rdata", None)
+    with pytest.raises(DatasetMissing, match="install the PyPI package `rdata`"):
+        load_applications(CREDIT_DATA, tmp_path)
 
 
 def test_other_data_is_for_the_person_to_name():
