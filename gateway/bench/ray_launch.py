@@ -34,8 +34,11 @@ def ray_missing() -> str | None:
     return None if find_spec("ray") else "Ray is not installed beside Stockade: pip install 'stockade[ray]'"
 
 
-def launch_ray(directory: Path, bundles: Path) -> Launch:
-    """Make a gateway's directory inside `directory`, with one replica on a cluster, and say how to start it all."""
+def launch_ray(directory: Path, bundles: Path, *, replicas: int = 1, cpus: float = 0.5) -> Launch:
+    """Make a gateway's directory inside `directory`, with its replicas on a cluster, and say how to start it all.
+
+    `cpus` is what Ray sets aside for each replica, of two.
+    """
     launch = launch_gateway(directory, bundles, tls=False, protected=True)
     file = directory / "gateway" / "stockade.yaml"
     config = yaml.safe_load(file.read_text())
@@ -43,7 +46,11 @@ def launch_ray(directory: Path, bundles: Path) -> Launch:
     config["engine"] = {
         "kind": "ray",
         "threads": 2,
-        "ray": {"address": f"127.0.0.1:{port}", "replicas": {"cpus": 0.5}, "start_timeout": "50s"},
+        "ray": {
+            "address": f"127.0.0.1:{port}",
+            "replicas": {"min": replicas, "max": replicas, "cpus": cpus},
+            "start_timeout": "50s",
+        },
     }
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, "-m", "gateway.bench.ray_launch", str(file), str(directory / "r"), str(port)]

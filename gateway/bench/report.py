@@ -58,6 +58,8 @@ def as_json(cells: Cells, in_flight: Sequence[int], facts: Mapping[str, Any]) ->
     report["protected_cpu_us"] = _medians(cells, "protected", in_flight, "cpu_us")
     report["p50_ms_1"] = _median(cells, "protected", 1, "p50_ms")
     report["p50_ms_1_tls"] = _median(cells, "protected_tls", 1, "p50_ms")
+    report["p50_ms_1_ray_engine"] = _median(cells, "ray_engine", 1, "p50_ms")
+    report["p50_ms_1_ray_model"] = _median(cells, "ray_model", 1, "p50_ms")
     report["p99_ms_half_load"] = _medians(cells, "protected", in_flight, "half_load_p99_ms")
     report["p99_ms_half_load_tls"] = _medians(cells, "protected_tls", in_flight, "half_load_p99_ms")
     for ratio, (above, below) in RATIOS.items():

@@ -1,7 +1,8 @@
 """`stockade bench serve`: our gateway and what people use today, same machine, same request, one run.
 
 Method: every round starts every target afresh and measures it at 1, 32 and 256 requests in flight; the order turns
-round with each round, so that a slow minute of the machine is shared. Medians over rounds. docs/benchmarks.md has the
+round with each round, so that a slow minute of the machine is shared. Medians over rounds. Where the Ray engine is
+measured, replicas are killed and updated under load afterwards (gateway/bench/phases.py). docs/benchmarks.md has the
 reasons and the settings of each peer.
 """
 
@@ -20,12 +21,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gateway.bench import h2load, peers
+from gateway.bench import h2load, peers, phases
 from gateway.bench.frame import framed, image_request
 from gateway.bench.h2load import SHAPES, H2loadFailed, Load
 from gateway.bench.isolation import enter_private_network
 from gateway.bench.machine import machine_facts, our_versions
 from gateway.bench.measure import Cell, NotServed, measure, warm_up
+from gateway.bench.phases import PHASES, Phase, PhaseFailed, measure_phases
 from gateway.bench.report import RATIOS, as_json, as_table
 from gateway.bench.running import StartFailed, probe, running
 from gateway.bench.targets import MODEL, TARGETS, Place
@@ -38,6 +40,7 @@ Step = Callable[[str, int], None]
 """What is happening now, and how many cells were finished by it."""
 
 IN_FLIGHT = tuple(shape.total for shape in SHAPES)
+OVER_RAY = "ray_engine"
 EX_FAILED = 1
 EX_UNUSABLE = 2
 
@@ -72,9 +75,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What came of it: rounds by target and requests in flight; why a target was skipped; what broke."""
+    """What came of it: rounds by target and requests in flight; failures; why a target was skipped; what broke."""
 
     cells: dict[str, dict[int, list[Cell]]] = field(default_factory=dict)
+    phases: dict[str, Phase] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -120,12 +124,16 @@ def _unusable(options: argparse.Namespace) -> str | None:
 def _with_progress(plan: Plan, err: Console) -> Results:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task("starting", total=plan.rounds * len(plan.targets) * len(SHAPES))
+        total = plan.rounds * len(plan.targets) * len(SHAPES) + len(PHASES) * (OVER_RAY in plan.targets)
+        task = progress.add_task("starting", total=total)
 
         def step(text: str, cells: int) -> None:
             progress.update(task, description=text, advance=cells)
 
-        return measure_all(plan, step)
+        results = measure_all(plan, step)
+        if OVER_RAY in results.cells and OVER_RAY not in results.failed:
+            measure_failures(plan, results, step)
+        return results
 
 
 def measure_all(plan: Plan, step: Step) -> Results:
@@ -151,6 +159,19 @@ def measure_all(plan: Plan, step: Step) -> Results:
             except (NotServed, H2loadFailed) as problem:
                 results.failed[name] = str(problem)
     return results
+
+
+def measure_failures(plan: Plan, results: Results, step: Step) -> None:
+    """Kill replicas and change the model under load, once, after all rounds; `results` gets what came of it."""
+    directory = plan.directory / "f"
+    directory.mkdir()
+    request = image_request(MODEL, first_image())
+    try:
+        results.phases.update(measure_phases(directory, plan.bundles, request, step))
+    except StartFailed as problem:
+        results.failed[OVER_RAY] = f"{problem}: {problem.log_tail}"
+    except PhaseFailed as problem:
+        results.failed[OVER_RAY] = str(problem)
 
 
 def _cells(plan: Plan, place: Place, name: str, sent: Sent, step: Step) -> Iterator[tuple[int, Cell]]:
@@ -184,7 +205,7 @@ def _report(plan: Plan, results: Results, facts: dict[str, Any]) -> dict[str, An
         "skipped": results.skipped,
         "failed": results.failed,
     }
-    return as_json(results.cells, IN_FLIGHT, facts)
+    return as_json(results.cells, IN_FLIGHT, facts | phases.as_json(results.phases))
 
 
 def _show(results: Results, report: dict[str, Any], out: Console) -> None:
@@ -193,6 +214,9 @@ def _show(results: Results, report: dict[str, Any], out: Console) -> None:
     for ratio in RATIOS:
         if (value := report[ratio][most]) is not None:
             out.print(f"{ratio} at {most} in flight: {value:.2f}")
+    for name, phase in results.phases.items():
+        errors = ", ".join(f"{count} {problem}" for problem, count in phase.errors.items()) or "none"
+        out.print(f"{name}: client errors of {phase.requests:,} requests: {escape(errors)}")
     for name, sentence in results.skipped.items():
         out.print(f"[yellow]skipped[/yellow] {TARGETS[name].title}: {escape(sentence)}")
     for name, sentence in results.failed.items():

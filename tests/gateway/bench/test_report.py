@@ -45,11 +45,19 @@ def test_a_ratio_is_the_quotient_of_the_figures_shown():
     assert report["protected_over_ray"]["256"] == pytest.approx(shown)
 
 
+def test_latency_with_one_in_flight_over_ray_stands_beside_the_proxys():
+    measured = cells(ray_engine=(1,), ray_model=(1,))
+    measured["ray_model"] = {each: [replace(CELL, p50_ms=2.5)] for each in IN_FLIGHT}
+    report = as_json(measured, IN_FLIGHT, {})
+    assert (report["p50_ms_1_ray_engine"], report["p50_ms_1_ray_model"]) == (1.0, 2.5)
+
+
 def test_what_was_not_measured_is_null():
     report = as_json(cells(protected=(1,)), IN_FLIGHT, {"skipped": {"triton": "not installed"}})
     assert report["triton_rps"] == {"1": None, "32": None, "256": None}
     assert report["protected_over_triton"] == {"1": None, "32": None, "256": None}
     assert report["p50_ms_1_tls"] is None
+    assert report["p50_ms_1_ray_engine"] is None
     assert report["skipped"] == {"triton": "not installed"}
 
 
