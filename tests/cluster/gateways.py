@@ -59,7 +59,7 @@ class Load:
     """Callers that ask until they are told to stop, each for one image at a time."""
 
     replies: list[Reply] = field(default_factory=list)
-    going: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def reasons(self) -> Counter[str]:
@@ -73,18 +73,25 @@ class Load:
 
 @contextmanager
 def asking(
-    running: Running, *, bodies: Sequence[bytes] = (), callers: int = CALLERS, who: str = "plenty"
+    running: Running,
+    *,
+    bodies: Sequence[bytes] = (),
+    callers: int = CALLERS,
+    who: str = "plenty",
+    patient: bool = False,
 ) -> Iterator[Load]:
-    """Keep `callers` calls in flight while the block runs."""
+    """Keep `callers` calls in flight while the block runs. The patient wait for as long as a refusal asks them to."""
     load = Load()
-    load.going.set()
     asked = list(bodies) or [infer_body()]
 
     def ask(number: int) -> None:
         site = running.site
         with calling(site, running.facts["data"], site.bearer(who)) as caller:
-            while load.going.is_set():
-                load.replies.append(caller.infer(asked[number % len(asked)]))
+            while not load.over.is_set():
+                reply = caller.infer(asked[number % len(asked)])
+                load.replies.append(reply)
+                if patient:
+                    load.over.wait(int(reply.trailers.get("grpc-retry-pushback-ms", 0)) / 1000)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(callers)]
     for thread in threads:
@@ -92,7 +99,7 @@ def asking(
     try:
         yield load
     finally:
-        load.going.clear()
+        load.over.set()
         for thread in threads:
             thread.join(60)
 

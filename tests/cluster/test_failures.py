@@ -152,16 +152,21 @@ def test_a_gateway_starts_before_its_models_are_deployed_and_the_fallback_answer
         assert abs(from_ray - fallen_back.output("probabilities")).max() <= 1e-5
 
 
-def test_a_head_that_is_lost_and_back_is_found_again(made_site, tmp_path):
+def test_a_head_that_is_lost_and_back_is_found_again_by_a_gateway_under_load(made_site, tmp_path):
+    """Callers never stop. What is answered again, and what was refused meanwhile, stands in the log once."""
     with ray_cluster() as cluster:
         site = ray_site(made_site, tmp_path / "site", cluster)
         deploy(site)
-        with ray_gateway(site) as running, calling(site, running.facts["data"], site.bearer("plenty")) as caller:
-            assert caller.infer(infer_body()).reason == "OK"
+        with ray_gateway(site) as running, asking(running, patient=True) as load:
+            load.more(100)
             cluster.nodes.pop().stop(hard=True)
-            until(lambda: caller.infer(infer_body()).reason == "BACKEND_UNAVAILABLE", "not noticed", PATIENCE_S)
+            until(lambda: load.replies[-1].reason == "BACKEND_UNAVAILABLE", "not noticed", PATIENCE_S)
             shutil.rmtree(cluster.directory)
             cluster.directory.mkdir()
             cluster.start_head()
             deploy(site)
-            until(lambda: caller.infer(infer_body()).reason == "OK", "not found again", PATIENCE_S)
+            until(lambda: load.replies[-1].reason == "OK", "not found again", PATIENCE_S)
+            load.more(100)
+        assert {reply.reason for reply in load.replies[-50:]} == {"OK"}
+        assert load.reasons.keys() <= {"OK", "BACKEND_UNAVAILABLE", "BACKEND_TIMED_OUT"}, load.reasons
+        recorded_once(site, load)

@@ -1,7 +1,9 @@
-"""A full object store, a new version, a node that is drained: under load, without an error."""
+"""A full object store, a new version, a node that is drained, replicas that grow, replicas nearby: without an error."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.gateways import asking, deploy, ray_gateway, ray_site, recorded_once
+from gateway.bench.procfs import parse_stat
+from tests.cluster.gateways import asking, deploy, ray_gateway, ray_site, recorded_once, stockade
 from tests.cluster.ray_nodes import ray_cluster, replicas_of
 from tests.e2e.caller import calling, images, infer_body
 from tests.e2e.running import until
+from tests.gateway.rig import only_tiny
 from tests.serving.tiny import tiny_sealed, write
 
 KIOSK = "stockade-kiosk-1"
@@ -99,6 +103,76 @@ def test_a_drained_node_gives_its_replicas_away_first(made_site, tmp_path, clust
         load.more(50)
     assert load.reasons.keys() == {"OK"}, load.reasons
     recorded_once(site, load)
+
+
+def test_replicas_grow_with_what_waits_for_them(made_site, tmp_path, cluster):
+    """More batches on their way than one replica should have: Serve starts a second, which takes its part."""
+    site = ray_site(
+        made_site,
+        tmp_path / "site",
+        cluster,
+        namespace="grow",
+        replicas={"min": 1, "max": 2, "target_ongoing": 1},
+        call_timeout="30s",
+    )
+    deploy(site)
+    with ray_gateway(site) as running, asking(running) as load:
+        (first,) = cluster.replica_pids("grow-kiosk-1")
+        until(lambda: replicas_said(site)["grow-kiosk-1"] == 2, "no second replica", PATIENCE_S)
+        (second,) = {*cluster.replica_pids("grow-kiosk-1")} - {first}
+        load.more(100)
+        first_us, second_us = worked_us([first, second], load, 500)
+        assert second_us > first_us / 4
+    assert load.reasons.keys() == {"OK"}, load.reasons
+    recorded_once(site, load)
+
+
+def test_replicas_of_the_own_node_are_asked_first(made_site, tmp_path):
+    """Two nodes with a replica each: one does the work of a gateway that prefers its own node, both that of another."""
+    with ray_cluster(cpus=1) as cluster:
+        cluster.add_node(cpus=1)
+        near, anywhere = (
+            tiny_site(made_site, tmp_path / name, cluster, prefer_local=prefer)
+            for name, prefer in (("near", True), ("anywhere", False))
+        )
+        deploy(near)
+        assert [len(replicas_of(node, "stockade-tiny-1")) for node in cluster.nodes] == [1, 1]
+        shares = {}
+        for site in (near, anywhere):
+            pids = cluster.replica_pids("stockade-tiny-1")
+            with ray_gateway(site) as running, asking(running, bodies=[infer_body(model="tiny")], who="rival") as load:
+                load.more(50)
+                less_us, more_us = sorted(worked_us(pids, load, 1000))
+            assert load.reasons.keys() == {"OK"}, load.reasons
+            recorded_once(site, load)
+            shares[site.directory.name] = less_us / more_us
+        assert shares["near"] < 0.4, shares
+        assert shares["anywhere"] > 0.6, shares
+
+
+def tiny_site(made_site, path, cluster, **ray):
+    """A gateway of the small model alone, with a processor for each of two replicas."""
+    site = ray_site(made_site, path, cluster, replicas={"min": 2, "max": 2, "cpus": 1}, call_timeout="30s", **ray)
+    shutil.rmtree(site.directory / "bundles/kiosk")
+    site.change_policy(only_tiny)
+    return site
+
+
+def worked_us(pids, load, calls):
+    """The processor time that each of these processes took while that many calls ended."""
+
+    def taken_us(pid):
+        return parse_stat(Path(f"/proc/{pid}/stat").read_text()).cpu_us
+
+    before_us = [taken_us(pid) for pid in pids]
+    load.more(calls)
+    return [taken_us(pid) - before for pid, before in zip(pids, before_us, strict=True)]
+
+
+def replicas_said(site):
+    """The running replicas of each application, by `stockade ray status`."""
+    shown = stockade("ray", "status", str(site.config), "--json")
+    return {row["application"]: row["running"] for row in json.loads(shown.stdout)}
 
 
 def node_id(node):

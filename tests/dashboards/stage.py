@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +84,7 @@ class Stage:
 def staged(directory: Path, *, scrape_s: int = 1) -> Iterator[Stage]:
     """The gateway and Prometheus, for as long as the block runs."""
     site = make_site(directory / "site", policy=callers)
-    with serving(site) as running, watching(directory, running.facts["metrics"], scrape_s) as address:
+    with serving(site) as running, watching(directory, [running.facts["metrics"]], scrape_s) as address:
         yield Stage(running, address, scrape_s)
 
 
@@ -101,8 +101,8 @@ def callers(policy: dict[str, Any]) -> None:
 
 
 @contextmanager
-def watching(directory: Path, target: str, scrape_s: int) -> Iterator[str]:
-    """A Prometheus that scrapes one address and evaluates our rules at every scrape. Yields where it answers."""
+def watching(directory: Path, targets: Sequence[str], scrape_s: int) -> Iterator[str]:
+    """A Prometheus that scrapes these addresses and evaluates our rules at every scrape. Yields where it answers."""
     place = directory / "prometheus"
     (place / "rules").mkdir(parents=True)
     for path in RULES.glob("*.yml"):
@@ -112,7 +112,7 @@ def watching(directory: Path, target: str, scrape_s: int) -> Iterator[str]:
     settings = {
         "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
         "rule_files": ["rules/*.yml"],
-        "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": [target]}]}],
+        "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": [*targets]}]}],
     }
     (place / "prometheus.yml").write_text(json.dumps(settings))
     program = shutil.which("prometheus")
