@@ -10,14 +10,18 @@ Rules:
 - The model's own failure is a reply, so it is never taken for a replica that died, and never tried again.
 - Runs happen in threads. The event loop stays free for health checks, and `check_health` fails when a run takes longer
   than `hung_after_s`: then Serve replaces the replica.
+- But for a run of a moment the way into a thread and back is a good part of the time: a small request to a model that
+  was quick with the last one is run on the event loop while no thread is busy. Should it hang there, no health check is
+  answered any more, and Serve replaces the replica for that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,6 +36,8 @@ from serving.ray_settings import DEPLOYMENT, FORMAT
 
 __all__ = ["Replica", "ReplicaSettings", "SharedReplica", "build", "deployed"]
 
+QUICK_S_MAX = 0.001
+QUICK_BYTES_MAX = 16 * 1024
 DEFAULTS: dict[str, Any] = {
     "max_ongoing_requests": 8,
     "health_check_period_s": 2.0,
@@ -94,9 +100,10 @@ def load_named(named: NamedBundle, trusted_keys: list[str]) -> Bundle:
 
 
 class Model:
-    """One loaded bundle, answering requests in the calling thread."""
+    """One loaded bundle, answering requests in the calling thread. `took_s` is how long the last small one took."""
 
     def __init__(self, bundle: Bundle) -> None:
+        self.took_s = math.inf
         self.digest = bytes.fromhex(bundle.digest)
         try:
             self._engine = InProcessEngine(bundle)
@@ -117,28 +124,33 @@ class Model:
 class Runs:
     """Threads that run a model, and which run has taken how long."""
 
-    def __init__(self, threads: int, hung_after_s: float) -> None:
+    def __init__(self, threads: int, hung_after_s: float, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._pool = ThreadPoolExecutor(threads, "run")
         self._hung_after_s = hung_after_s
+        self._clock_s = clock_s
         self._numbers = itertools.count()
         self._began_s: dict[int, float] = {}
 
     async def answer(self, model: Model, body: bytes) -> bytes:
-        """Run a request in a thread."""
+        """Run a request in a thread, or at once when it is likely to be quick and no other runs."""
+        if len(body) <= QUICK_BYTES_MAX and model.took_s <= QUICK_S_MAX and not self._began_s:
+            return self._run(model, body)
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, model, body)
 
     def _run(self, model: Model, body: bytes) -> bytes:
         number = next(self._numbers)
-        self._began_s[number] = time.monotonic()
+        self._began_s[number] = began_s = self._clock_s()
         try:
             return model.answer(body)
         finally:
             del self._began_s[number]
+            if len(body) <= QUICK_BYTES_MAX:
+                model.took_s = self._clock_s() - began_s
 
     def require_progress(self) -> None:
         """Raise when a run has taken too long; a queue of them behind busy threads is no fault of the replica."""
         began_s = min(list(self._began_s.values()), default=None)
-        if began_s is not None and time.monotonic() - began_s > self._hung_after_s:
+        if began_s is not None and self._clock_s() - began_s > self._hung_after_s:
             raise RuntimeError(f"a run takes longer than {self._hung_after_s:g} s")
 
 

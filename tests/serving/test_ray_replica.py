@@ -1,6 +1,7 @@
 """A replica without Ray: what it loads, what it refuses, how it answers, and when it calls itself unwell."""
 
 import asyncio
+import math
 import threading
 
 import numpy as np
@@ -10,7 +11,7 @@ from serving.bundle import load_bundle
 from serving.errors import ReplicaRefused
 from serving.inprocess import InProcessEngine
 from serving.ray_frames import Verdict, pack_request, parse_reply, unpack_arrays
-from serving.ray_replica import DEFAULTS, Replica, Runs, SharedReplica, settings_of
+from serving.ray_replica import DEFAULTS, QUICK_BYTES_MAX, QUICK_S_MAX, Replica, Runs, SharedReplica, settings_of
 from serving.ray_settings import Deployable, RaySettings, applications
 from serving.train.pack import public_pem
 from tests.serving.tiny import signing_key, tiny_bundle, tiny_sealed, write
@@ -95,6 +96,8 @@ def test_a_run_that_hangs_is_unhealthy_and_the_loop_stays_free():
     entered, release, late = threading.Event(), threading.Event(), []
 
     class Stuck:
+        took_s = math.inf
+
         def answer(self, body):
             entered.set()
             release.wait(20)
@@ -118,6 +121,62 @@ def test_a_run_that_hangs_is_unhealthy_and_the_loop_stays_free():
 
     asyncio.run(scenario())
     assert late == ["a run takes longer than 0.05 s"]
+
+
+class Timed:
+    """A model whose runs take what they are told to, and say whether they were on the event loop."""
+
+    def __init__(self, clock):
+        self.took_s = math.inf
+        self.takes_s = 0.0
+        self.clock = clock
+
+    def answer(self, _body):
+        self.clock[0] += self.takes_s
+        return b"loop" if threading.current_thread() is threading.main_thread() else b"thread"
+
+
+def test_small_requests_to_a_quick_model_are_run_on_the_loop():
+    """It has to have been quick with the last one, which is not known of the first."""
+    clock = [0.0]
+    model, small, large = Timed(clock), b"x" * QUICK_BYTES_MAX, b"x" * (QUICK_BYTES_MAX + 1)
+
+    async def scenario():
+        runs = Runs(2, 5.0, lambda: clock[0])
+        yield await runs.answer(model, small)
+        model.takes_s = QUICK_S_MAX
+        yield await runs.answer(model, small)
+        model.takes_s = 1.0
+        yield await runs.answer(model, large)
+        yield await runs.answer(model, small)
+        yield await runs.answer(model, small)
+
+    async def where():
+        return [found async for found in scenario()]
+
+    assert asyncio.run(where()) == [b"thread", b"loop", b"thread", b"loop", b"thread"]
+
+
+def test_nothing_is_run_on_the_loop_while_a_thread_is_busy():
+    entered, release = threading.Event(), threading.Event()
+
+    class Held(Timed):
+        def answer(self, body):
+            entered.set()
+            release.wait(20)
+            return super().answer(body)
+
+    async def scenario():
+        runs, quick = Runs(2, 5.0, lambda: 0.0), Timed([0.0])
+        await runs.answer(quick, b"x")
+        held = asyncio.create_task(runs.answer(Held([0.0]), b"x"))
+        await asyncio.to_thread(entered.wait, 20)
+        beside = await runs.answer(quick, b"x")
+        release.set()
+        await held
+        return beside, await runs.answer(quick, b"x")
+
+    assert asyncio.run(scenario()) == (b"thread", b"loop")
 
 
 def test_settings_survive_and_serve_gets_no_unknown_option(args):
