@@ -19,7 +19,7 @@ from tests.e2e.running import Running, entries_of, serving, until, verified
 from tests.e2e.site import Site, copy_site
 
 CALLERS = 8
-DEPLOY_S = 120.0
+DEPLOY_S = 300.0
 
 
 def ray_site(made_site: Site, path: Path, cluster: Cluster, *, fallback: str = "none", **ray: Any) -> Site:
@@ -50,7 +50,7 @@ def stockade(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def deploy(site: Site, *more: str) -> None:
-    done = stockade("ray", "deploy", str(site.config), *more)
+    done = stockade("ray", "deploy", str(site.config), f"--timeout={DEPLOY_S:g}", *more)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -68,7 +68,7 @@ class Load:
     def more(self, count: int) -> None:
         """Wait until that many further calls have ended."""
         goal = len(self.replies) + count
-        until(lambda: len(self.replies) >= goal, f"no {count} further replies", 60.0)
+        until(lambda: len(self.replies) >= goal, f"no {count} further replies", DEPLOY_S)
 
 
 @contextmanager

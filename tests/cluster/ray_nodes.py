@@ -23,8 +23,8 @@ from serving.ray_settings import Deployable, DeployPlan, RaySettings, applicatio
 from tests.e2e.running import until
 
 OBJECT_STORE_BYTES = 100 * 1000 * 1000
-START_S = 60.0
-DEPLOY_S = 90.0
+START_S = 240.0
+DEPLOY_S = 300.0
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": "60",

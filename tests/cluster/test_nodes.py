@@ -20,7 +20,7 @@ from tests.gateway.rig import only_tiny
 from tests.serving.tiny import tiny_sealed, write
 
 KIOSK = "stockade-kiosk-1"
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 FILL_OBJECT_STORE = """
 import sys, time
 import numpy as np
