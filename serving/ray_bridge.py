@@ -215,8 +215,41 @@ def connect(address: str) -> None:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    see_nodes_beside(address)
     ray.init(address=address, log_to_driver=False, configure_logging=False, namespace="serve")
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+
+
+def see_nodes_beside(address: str) -> None:
+    """Let Ray find a node that has our network and not our processes: in a container beside this one.
+
+    Ray looks for a raylet among the processes that it sees, and knows no other way (2.60). Where it sees none, the
+    cluster is asked which of its nodes have an address of this machine.
+    """
+    from ray._private import services
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+
+    seen: Any = services.find_node_ids
+
+    def seen_or_beside() -> set[str]:
+        return seen() or {
+            node_id.hex()
+            for node_id, node in GcsClient(address=address).get_all_node_info(timeout=LOOK_TIMEOUT_S).items()
+            if is_of_this_machine(node.node_manager_address)
+        }
+
+    services.find_node_ids = seen_or_beside
+
+
+def is_of_this_machine(address: str) -> bool:
+    """Say whether an IP address is one that a socket here can have."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.bind((address, 0))
+        except OSError:
+            return False
+        return True
 
 
 async def serve_worker(settings: RaySettings, sock: socket.socket) -> NoReturn:
