@@ -4,12 +4,18 @@ Beside the additive model stand logistic regression (numbers standardised, categ
 histogram gradient boosting, both of scikit-learn with its defaults (the latter with its own early stopping also), on
 exactly the features that the additive model may choose from, ratios included; and logistic regression and boosting on
 the features alone. Nothing is tuned on test rows.
+
+`python -m serving.train.payments_compare [--folds] [--table lending_club]` prints the figures as JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +28,13 @@ from sklearn.preprocessing import StandardScaler
 
 from serving.train import measure
 from serving.train.additive import AdditiveSettings, Source, sigmoid
+from serving.train.errors import TrainingError
 from serving.train.payments import decide
-from serving.train.payments_data import Applications, split
-from serving.train.payments_schema import Schema
+from serving.train.payments_data import Applications, load_applications, split
+from serving.train.payments_schema import CREDIT_DATA, SCHEMAS, Schema
 from serving.train.payments_sources import sources_of
 
-__all__ = ["compare_payments"]
+__all__ = ["compare_payments", "main"]
 
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}  # Student's, by number of seeds
 PERFECT_DRAWS = 200
@@ -141,3 +148,30 @@ def _summary(values: list[float]) -> dict[str, Any]:
     mean = float(np.mean(values))
     half = T_975[len(values)] * float(np.std(values, ddof=1)) / np.sqrt(len(values))
     return {"mean": mean, "interval": [mean - half, mean + half], "values": values}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print the figures as JSON; 1 when the data cannot be used."""
+    parser = argparse.ArgumentParser(description="Compare the payments decision with models that explain less.")
+    parser.add_argument("--table", choices=sorted(SCHEMAS), default=CREDIT_DATA.table)
+    parser.add_argument("--data", type=Path, help="as of `stockade train payments`")
+    parser.add_argument("--rounds", type=int, choices=sorted(T_975), default=5)
+    parser.add_argument("--folds", action="store_true", help="as many folds, each row a test row once (default: seeds)")
+    options = parser.parse_args(words)
+    schema = SCHEMAS[options.table]
+
+    def say(done: int, total: int) -> None:
+        sys.stderr.write(f"round {done} of {total}\n")
+
+    try:
+        data = load_applications(schema, options.data)
+        found = compare_payments(schema, data, options.rounds, folds=options.folds, on_step=say)
+    except TrainingError as problem:
+        sys.stderr.write(f"{problem}\n")
+        return 1
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
