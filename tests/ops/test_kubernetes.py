@@ -151,19 +151,81 @@ def closed(form):
     return form
 
 
-@pytest.mark.skipif("STOCKADE_CRDS" not in os.environ, reason="STOCKADE_CRDS names no directory of CRDs")
-def test_every_manifest_of_an_operator_has_its_published_form(manifests):
+@pytest.fixture(scope="module")
+def published():
+    """The operators' own schemas, by kind and version, where somebody has brought them."""
+    if "STOCKADE_CRDS" not in os.environ:
+        pytest.skip("STOCKADE_CRDS names no directory of CustomResourceDefinitions")
     definitions = [yaml.safe_load(path.read_text()) for path in Path(os.environ["STOCKADE_CRDS"]).glob("*.yaml")]
-    forms = {
+    return {
         (each["spec"]["names"]["kind"], f"{each['spec']['group']}/{version['name']}"): version["schema"][
             "openAPIV3Schema"
         ]
         for each in definitions
         for version in each["spec"]["versions"]
     }
+
+
+def disagreements(ours, theirs, at=""):
+    """Where a form that we wrote down allows what the published one does not, or does not ask for what it asks for."""
+    if theirs.get("x-kubernetes-int-or-string") or theirs.get("x-kubernetes-preserve-unknown-fields"):
+        return
+    if ours.get("type", theirs["type"]) != theirs["type"]:
+        yield f"{at}: {ours['type']}, published: {theirs['type']}"
+    allowed = ours.get("enum", [ours["const"]] if "const" in ours else [])
+    if not set(allowed) <= set(theirs.get("enum", allowed)):
+        yield f"{at}: {allowed}, published: {theirs['enum']}"
+    if "properties" in ours:
+        yield from disagreements_of_properties(ours, theirs, at)
+    for inner in ("items", "additionalProperties"):
+        if isinstance(ours.get(inner), dict):
+            yield from disagreements(ours[inner], theirs[inner], f"{at}/{inner}")
+
+
+def disagreements_of_properties(ours, theirs, at):
+    for name in sorted(set(theirs.get("required", ())) - set(ours.get("required", ()))):
+        yield f"{at}/{name}: not asked for"
+    for name, form in ours["properties"].items():
+        if name not in theirs.get("properties", {}):
+            yield f"{at}/{name}: not in the published form"
+        elif (at, name) != ("", "metadata"):  # which is Kubernetes's own, and checked there
+            yield from disagreements(form, theirs["properties"][name], f"{at}/{name}")
+
+
+@pytest.mark.parametrize("file", sorted(FORMS.glob("*.schema.json")), ids=lambda file: file.name.partition(".")[0])
+def test_what_we_wrote_down_agrees_with_the_published_form(published, file):
+    ours = json.loads(file.read_text())
+    kind, version = (ours["properties"][name]["const"] for name in ("kind", "apiVersion"))
+    assert list(disagreements(ours, published[kind, version])) == []
+
+
+def test_a_form_that_allows_more_than_the_published_one_is_found():
+    theirs = {
+        "type": "object",
+        "required": ["a"],
+        "properties": {"a": {"type": "string", "enum": ["x"]}, "b": {"type": "array", "items": {"type": "string"}}},
+    }
+    ours = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "string", "enum": ["x", "y"]},
+            "b": {"type": "array", "items": {"type": "integer"}},
+            "c": {},
+        },
+    }
+    assert list(disagreements(ours, theirs)) == [
+        "/a: not asked for",
+        "/a: ['x', 'y'], published: ['x']",
+        "/b/items: integer, published: string",
+        "/c: not in the published form",
+    ]
+    assert list(disagreements(theirs, theirs)) == []
+
+
+def test_every_manifest_of_an_operator_has_its_published_form(manifests, published):
     for manifest in manifests:
         if (FORMS / f"{manifest['kind'].lower()}.schema.json").exists():
-            form = closed(forms[manifest["kind"], manifest["apiVersion"]])
+            form = closed(published[manifest["kind"], manifest["apiVersion"]])
             form["properties"]["metadata"] = {"type": "object"}
             Draft202012Validator(form).validate(manifest)
 
@@ -511,6 +573,19 @@ def test_ray_finds_its_token_in_a_file(pod, overlay):
         (path,) = [each["value"] for each in container["env"] if each["name"] == "RAY_AUTH_TOKEN_PATH"]
         (mount,) = [mount for mount in container["volumeMounts"] if path == f"{mount['mountPath']}/auth_token"]
         assert secrets[mount["name"]]["secretName"] == "stockade-ray-token"
+
+
+def test_the_ray_node_is_another_user_than_the_gateway_and_meets_it_by_its_sockets_alone(manifests, pod, gateway):
+    nodes = [each for each in pod["spec"]["initContainers"] if each["name"] == "ray-node"]
+    assert len(nodes) == len(of_kind(manifests, "RayService"))
+    for node in nodes:
+        users = {pod["spec"]["securityContext"]["runAsUser"], node["securityContext"]["runAsUser"]}
+        users |= {each["securityContext"].get("runAsUser") for each in pod["spec"]["initContainers"]}
+        assert len(users) == 3
+        assert node["command"][:3] == ["sh", "-c", 'umask 007; exec "$@"'], "the group may use its sockets"
+        both = {mount["name"] for mount in node["volumeMounts"]} & {mount["name"] for mount in gateway["volumeMounts"]}
+        assert both == {"ray", "ray-token"}
+        assert {mount_of(each, "/tmp/ray/session/sockets/raylet")["name"] for each in (node, gateway)} == {"ray"}
 
 
 # What may run
