@@ -15,7 +15,7 @@ from ops.metrics import ScreenFacts
 from serving.bundle import load_bundle
 from serving.catalog import find_bundles
 from serving.errors import BundleDuplicate, BundleRejected, EngineClosed, Rejection
-from serving.inprocess import InProcessEngine
+from serving.experts import open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["ENGINES", "load_bundles", "load_listed", "out_of_service", "retire", "screen_facts", "serve"]
 
 ENGINES: Mapping[str, Callable[[Bundle, Config, Log], Engine]] = {
-    "inprocess": lambda bundle, *_: InProcessEngine(bundle),
+    "inprocess": lambda bundle, *_: open_engine(bundle),
     "oip": lambda bundle, config, _: UpstreamEngine(bundle, required(config.engine.oip)),
     "ray": open_ray,
 }

@@ -21,7 +21,7 @@ from serving.manifest import DATATYPES
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__all__ = ["InProcessEngine", "outputs_of"]
+__all__ = ["InProcessEngine", "open_session", "outputs_of"]
 
 _LOG_FATAL_ONLY = 4
 _DYNAMIC = -1
@@ -43,7 +43,7 @@ class InProcessEngine:
             elsewhere = ": the model runs on another server" if bundle.manifest.get("upstream") else ""
             raise GraphRejected(self._model, f"the bundle has no graph named {graph}{elsewhere}")
         try:
-            session = _session(bundle.graphs[graph], threads_per_call)
+            session = open_session(bundle.graphs[graph], threads_per_call)
         except Exception as error:  # the runtime's exceptions have no root of their own
             raise GraphRejected(self._model, str(error)) from error
         _check_tensors(self._model, session, bundle)
@@ -81,7 +81,7 @@ class InProcessEngine:
 def outputs_of(graph: bytes, name: str) -> tuple[TensorSpec, ...]:
     """Return the outputs of a graph as a manifest would declare them. GraphRejected: `name` cannot be loaded."""
     try:
-        session = _session(graph, 1)
+        session = open_session(graph, 1)
     except Exception as error:  # the runtime's exceptions have no root of their own
         raise GraphRejected(name, str(error)) from error
     datatypes = {kind: datatype for datatype, kind in _ORT_TYPES.items()}
@@ -91,7 +91,8 @@ def outputs_of(graph: bytes, name: str) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(node.name, datatypes[node.type], _shape(node.shape)) for node in session.get_outputs())
 
 
-def _session(graph: bytes, threads: int) -> ort.InferenceSession:
+def open_session(graph: bytes, threads: int) -> ort.InferenceSession:
+    """Return a session that runs on the threads that call it. It raises what the runtime raises."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()

@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 
 from serving.errors import BackendFailed, EngineClosed
+from serving.experts import ExpertsEngine
 from serving.fallback import FallbackEngine
 from serving.inprocess import InProcessEngine
 from serving.manifest import DATATYPES
 from tests.gateway.oip_server import LoopbackEngine
 from tests.serving.fake_engine import FakeEngine
+from tests.serving.mixture import mixture_bundle
 from tests.serving.tiny import tiny_bundle
 
 ENGINES = {
     "inprocess": InProcessEngine,
+    "experts": lambda _: ExpertsEngine(mixture_bundle()),
+    "experts-sparse": lambda _: ExpertsEngine(mixture_bundle(), crossover_rows=1000),
+    "experts-both": lambda _: ExpertsEngine(mixture_bundle(), crossover_rows=8),
     "fake": FakeEngine,
     "oip": LoopbackEngine,
     "fallback": lambda bundle: FallbackEngine(FakeEngine(bundle), FakeEngine(bundle), lambda _: None),
