@@ -14,7 +14,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 EX_NO = 1
 EX_UNUSABLE = 2
-EX_AUDIT_USAGE = 4
 EX_INTERRUPTED = 130
 KEY_DAYS_MAX = 3650
 IMAGES_MAX = 1_000_000
@@ -273,10 +272,10 @@ def run_policy_reload(options: argparse.Namespace) -> int:
 
 
 def add_keys(verbs: Any) -> None:
-    from gateway.registry_args import add_key_verb
+    from gateway import audit_args, registry_args
 
-    keys = group(verbs, "keys", "API keys, approvers' keys, and the key of a new log")
-    add_key_verb(verb, keys)
+    keys = group(verbs, "keys", "API keys, and the keys of approvers, logs and witnesses")
+    registry_args.add_key_verb(verb, keys)
     add = verb(
         keys, "add", run_keys_add, "make an API key; prints what to put into the policy, writes the key to a file"
     )
@@ -289,7 +288,7 @@ def add_keys(verbs: Any) -> None:
     log = verb(keys, "log", run_keys_log, "make the key of a new audit log; prints its public half")
     log.add_argument("origin", metavar="ORIGIN", help="the log's name, such as example.org/gateway-1; never used twice")
     log.add_argument("--out", type=Path, required=True, help="file for the key, mode 0600; a .vkey is put beside it")
-    for each in (add, log):
+    for each in (add, log, audit_args.add_key_verb(verb, keys)):
         each.add_argument("--json", action="store_true", help="print what was made as JSON, never the key itself")
 
 
@@ -368,53 +367,12 @@ def run_demo(options: argparse.Namespace) -> int:
     return run(options)
 
 
-class AuditParser(argparse.ArgumentParser):
-    """Ends with the specification's code for wrong usage: argparse's own, 2, would say that the log is incomplete."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        options, unknown = super().parse_known_args(args, namespace)
-        if unknown:  # else the parser above would refuse them
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return options, unknown
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EX_AUDIT_USAGE, f"{self.prog}: error: {message}\n")
-
-
 def add_audit(verbs: Any) -> None:
+    from gateway.audit_args import AuditParser, add_verbs
+
     text = "the tamper-evident log"
-    audit = verbs.add_parser("audit", help=text, description=text).add_subparsers(
-        metavar="VERB", required=True, parser_class=AuditParser
-    )
-    verify = verb(audit, "verify", run_audit_verify, "verify a log with nothing but its public key")
-    verify.add_argument("directory", type=Path, metavar="DIR", help="the log, or a directory of `stockade init`")
-    verify.add_argument("--vkey", action="append", default=[], help="the log's key, or a file that holds it")
-    verify.add_argument(
-        "--remembered", type=Path, metavar="FILE", help="a checkpoint seen earlier: the log must extend it"
-    )
-    verify.add_argument("--stale-after", type=seconds, metavar="SECONDS", help="exit 3 when the newest entry is older")
-    verify.add_argument("--json", action="store_true", help="print the report as JSON")
-    mirror = verb(audit, "mirror", run_audit_mirror, "bring a copy of a log up to date, checked, and only ever forward")
-    mirror.epilog = (
-        "Exit codes: 0 up to date; 1 refused: a fork, an older copy, or tampered with; 2 incomplete; 4 usage."
-    )
-    mirror.add_argument("log", type=Path, metavar="LOG", help="the log, or a directory of `stockade init`")
-    mirror.add_argument("mirror", type=Path, metavar="MIRROR", help="the copy; made when it is not there")
-    mirror.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
-    mirror.add_argument("--json", action="store_true", help="print what was done as JSON")
-
-
-def run_audit_mirror(options: argparse.Namespace) -> int:
-    from gateway.mirror_view import run
-
-    return run(options)
-
-
-def run_audit_verify(options: argparse.Namespace) -> int:
-    from gateway.verify_view import run
-
-    return run(options)
+    audit = verbs.add_parser("audit", help=text, description=text)
+    add_verbs(verb, audit.add_subparsers(metavar="VERB", required=True, parser_class=AuditParser))
 
 
 def add_models(verbs: Any) -> None:

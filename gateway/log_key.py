@@ -11,7 +11,7 @@ from pathlib import Path
 from gateway.config import valid_origin
 from ops.audit.checkpoint import SignerKey
 
-__all__ = ["SEED_BYTES", "make_log_key"]
+__all__ = ["SEED_BYTES", "make_log_key", "write_pair"]
 
 SEED_BYTES = 32
 
@@ -24,14 +24,23 @@ def make_log_key(origin: str, seed: bytes, out: Path) -> str:
         OSError: the disk said no, or one of the files is there already; nothing was overwritten.
     """
     signer = SignerKey(valid_origin(origin), seed)
+    write_pair(out, signer.secret(), str(signer.verifier))
+    return str(signer.verifier)
+
+
+def write_pair(out: Path, secret: str, vkey: str) -> None:
+    """Write a private key to `out`, mode 0600, and its public half beside it as .vkey.
+
+    Raises:
+        OSError: the disk said no, or one of the files is there already; nothing was overwritten.
+    """
     public = out.with_suffix(".vkey")
-    _write(public, str(signer.verifier), 0o644)
+    _write(public, vkey, 0o644)
     try:
-        _write(out, signer.secret(), 0o600)
+        _write(out, secret, 0o600)
     except OSError:
         public.unlink()  # half a pair is no use
         raise
-    return str(signer.verifier)
 
 
 def _write(path: Path, line: str, mode: int) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.document import unusable
-from gateway.verify_view import bar, find, read_key
+from gateway.verify_view import bar, fail, find, read_key
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.errors import AuditError, CopyRejected, MirrorRefused, ReadError
 from ops.audit.mirror import mirror_log
@@ -58,9 +58,3 @@ def refused(problem: AuditError | OSError) -> int:
         case OSError():
             return fail(unusable(problem, "call again: what was copied is kept"), USAGE)
     return fail(str(problem), USAGE)
-
-
-def fail(problem: str, code: int) -> int:
-    """Say what is wrong, on standard error, and return the exit code for it."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]stockade:[/red] {escape(problem)}")
-    return code

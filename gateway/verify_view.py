@@ -15,7 +15,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ops.audit.verify import OK, USAGE, Report, verify_log
+from ops.audit.checkpoint import parse_vkey
+from ops.audit.errors import AuditError, NoteError, ProofError, QuorumMissing, TrustPolicyError
+from ops.audit.tlog_proof import parse_proof
+from ops.audit.trust_policy import NONE, TrustedLog, TrustPolicy, parse_trust_policy
+from ops.audit.verify import INCOMPLETE, OK, TAMPERED, USAGE, Report, verify_log
 
 if TYPE_CHECKING:
     import argparse
@@ -28,11 +32,14 @@ RATE_RECORDS_MIN = 10_000  # with fewer the rate is that of the start
 
 def run(options: argparse.Namespace) -> int:
     """Verify and report; returns the exit code of the specification."""
+    if options.directory.is_file():
+        return run_proof(options)
     console = Console(stderr=options.json)
     directory, keys = find(options.directory, options.vkey)
     try:
+        policy = read_policy(options.policy) if options.policy else TrustPolicy()
         remembered = options.remembered.read_bytes() if options.remembered else None
-        vkeys = [read_key(key) for key in keys]
+        vkeys = [*(read_key(key) for key in keys), *(str(log.key) for log in policy.logs)]
         with bar(console) as advance:
             report = verify_log(
                 directory,
@@ -42,10 +49,13 @@ def run(options: argparse.Namespace) -> int:
                 stale_after_s=options.stale_after,
                 remembered=remembered,
             )
+        if options.policy:
+            demand_quorum(policy, remembered, report)
+    except TrustPolicyError as problem:
+        return fail(f"{options.policy}: {problem}")
     except OSError as problem:  # of the log as well: what cannot be read is not verified, which says nothing against it
         where = f"{problem.filename}: " if problem.filename else ""
-        Console(stderr=True).print(f"[red]stockade:[/red] {escape(f'{where}{problem.strerror}')}", soft_wrap=True)
-        return USAGE
+        return fail(f"{where}{problem.strerror}")
     beside = None if options.vkey or not keys else keys[0]
     if options.json:
         sys.stdout.write(json.dumps(as_json(report) | {"key_beside_log": beside}, indent=2) + "\n")
@@ -55,6 +65,61 @@ def run(options: argparse.Namespace) -> int:
             advice = "compare it with one you got elsewhere, or pass --vkey"
             console.print(f"key: {escape(beside)}; {advice}", highlight=False, soft_wrap=True)
     return report.exit_code
+
+
+def demand_quorum(policy: TrustPolicy, remembered: bytes | None, report: Report) -> None:
+    """See that the remembered checkpoint, which the log extends, has the cosignatures that the policy asks for."""
+    if remembered is None:
+        if policy.quorum != NONE:
+            report.add("incomplete", f"no checkpoint cosigned by {policy.quorum} was brought: --remembered", "policy")
+        return
+    try:
+        policy.open(remembered)
+    except QuorumMissing as problem:
+        report.add("incomplete", str(problem), "the remembered checkpoint")
+    except NoteError as problem:
+        report.refuse(str(problem), "the remembered checkpoint")
+
+
+def run_proof(options: argparse.Namespace) -> int:
+    """Verify a receipt and report; returns the exit code."""
+    try:
+        policy = read_policy(options.policy) if options.policy else TrustPolicy()
+        policy.logs += [TrustedLog(parse_vkey(read_key(key))) for key in options.vkey]
+        if not policy.logs:
+            return fail("say which log is trusted: --vkey KEY or --policy FILE")
+        proof = parse_proof(options.directory.read_bytes())
+        witnessed = policy.open(proof.checkpoint)
+    except QuorumMissing as problem:
+        return fail(f"incomplete: {problem}", INCOMPLETE)
+    except (AuditError, OSError) as problem:
+        return fail(str(problem))
+    try:
+        proof.verify(policy)
+    except ProofError as problem:
+        return fail(f"TAMPERED: {problem}", TAMPERED)
+    entry = json.loads(proof.extra or b"null")
+    head = witnessed.checkpoint
+    if options.json:
+        facts = {"verdict": WORDS[OK], "origin": head.origin, "index": proof.index, "size": head.size}
+        sys.stdout.write(json.dumps({**facts, "witnesses": witnessed.witnesses, "entry": entry}, indent=2) + "\n")
+    else:
+        by = f", cosigned by {', '.join(witnessed.witnesses)}" if witnessed.witnesses else ""
+        text = f"entry {proof.index:,} of {head.origin} at size {head.size:,}{by}"
+        Console(soft_wrap=True, highlight=False).print(f"[bold green]verified[/]: {escape(text)}")
+        Console(soft_wrap=True).print_json(data=entry)
+    return OK
+
+
+def read_policy(path: Path) -> TrustPolicy:
+    """Read a policy of trusted logs and witnesses. OSError, TrustPolicyError."""
+    return parse_trust_policy(path.read_bytes())
+
+
+def fail(problem: str, code: int = USAGE) -> int:
+    """Say what is wrong, on standard error, and return the exit code for it."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]stockade:[/red] {escape(problem)}")
+    return code
 
 
 def find(directory: Path, vkeys: list[str]) -> tuple[Path, list[str]]:

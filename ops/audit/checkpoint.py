@@ -1,5 +1,7 @@
 """Signed notes and checkpoints: c2sp.org/signed-note, c2sp.org/tlog-checkpoint. Ed25519 (type 0x01).
 
+A log's own signatures; those of witnesses are `ops.audit.cosignature`'s, whose keys open notes as well (`NoteKey`).
+
 Pure: bytes in, values or `NoteError` out. Rules:
 
 1. A note is text, a blank line, and one to 64 signature lines `— <name> <base64(key id || signature)>`, UTF-8 without
@@ -7,7 +9,8 @@ Pure: bytes in, values or `NoteError` out. Rules:
 2. Signatures by unknown keys (name and id) are ignored. A known key with a bad signature rejects the whole note,
    whatever else it carries. At least one known key must have signed.
 3. Base64 is canonical: another spelling of the same bytes is refused.
-4. A checkpoint is exactly three lines: origin, decimal size, base64 root. We write no extension lines and accept none.
+4. A checkpoint is exactly three lines: origin, decimal size, base64 root. We write no extension lines and accept none
+   in our own logs; a witness accepts those of others.
 
 It keeps no keys and reads no files.
 """
@@ -17,6 +20,7 @@ import binascii
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -33,7 +37,7 @@ _DASH = "— "
 _SECRET = "PRIVATE+KEY+"  # noqa: S105 (the prefix that marks a signer key, not a secret)
 
 
-def _decode64(text: str) -> bytes | None:
+def decode64(text: str) -> bytes | None:
     """Canonical base64, or None."""
     try:
         data = base64.b64decode(text, validate=True)
@@ -47,14 +51,37 @@ def key_id(name: str, kind: int, public_key: bytes) -> bytes:
     return sha256(name.encode() + b"\n" + bytes([kind]) + public_key).digest()[:4]
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     if not name or "+" in name or any(char.isspace() or not char.isprintable() for char in name):
         raise VerifierKeyError(f"not a key name: {name!r}")
 
 
+class NoteKey(Protocol):
+    """A public key that verifies signatures of notes: a log's, or a witness's."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def id(self) -> bytes: ...
+
+    def verify(self, text: bytes, signature: bytes) -> bool:
+        """Say whether this key made the signature of a note with this text."""
+
+
+def format_key(name: str, kind: int, public_key: bytes) -> str:
+    """`name+id+base64(type || key)`."""
+    return f"{name}+{key_id(name, kind, public_key).hex()}+{base64.b64encode(bytes([kind]) + public_key).decode()}"
+
+
+def format_secret(name: str, kind: int, identity: bytes, seed: bytes) -> str:
+    """`PRIVATE+KEY+name+id+base64(type || seed)`."""
+    return f"{_SECRET}{name}+{identity.hex()}+{base64.b64encode(bytes([kind]) + seed).decode()}"
+
+
 @dataclass(frozen=True, slots=True)
 class VerifierKey:
-    """A public key with its name, as `name+id+base64(type || key)`."""
+    """A log's public key with its name, as `name+id+base64(type || key)`."""
 
     name: str
     public_key: bytes
@@ -64,8 +91,7 @@ class VerifierKey:
         return key_id(self.name, ED25519, self.public_key)
 
     def __str__(self) -> str:
-        material = base64.b64encode(bytes([ED25519]) + self.public_key).decode()
-        return f"{self.name}+{self.id.hex()}+{material}"
+        return format_key(self.name, ED25519, self.public_key)
 
     def verify(self, text: bytes, signature: bytes) -> bool:
         try:
@@ -83,7 +109,7 @@ class SignerKey:
     seed: bytes
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         if len(self.seed) != 32:
             raise VerifierKeyError("an Ed25519 seed has 32 bytes")
 
@@ -93,73 +119,104 @@ class SignerKey:
 
     def secret(self) -> str:
         """`PRIVATE+KEY+name+id+base64(type || seed)`."""
-        material = base64.b64encode(bytes([ED25519]) + self.seed).decode()
-        return f"{_SECRET}{self.name}+{self.verifier.id.hex()}+{material}"
+        return format_secret(self.name, ED25519, self.verifier.id, self.seed)
 
     def sign(self, text: bytes) -> bytes:
         return Ed25519PrivateKey.from_private_bytes(self.seed).sign(text)
 
 
-def _parse_key(text: str) -> tuple[str, bytes, bytes]:
-    """(name, claimed id, type || material)."""
-    name, _, rest = text.partition("+")
+@dataclass(frozen=True, slots=True)
+class KeyText:
+    """The parts of a key's text form. The name is one, the id is not compared with the key yet."""
+
+    name: str
+    id: bytes
+    kind: int
+    material: bytes
+
+
+def split_key(text: str, *, secret: bool = False) -> KeyText:
+    """Read `name+id+base64(type || material)`, behind `PRIVATE+KEY+` for a secret one.
+
+    Raises:
+        VerifierKeyError: malformed; the message never holds the secret.
+    """
+    if secret != text.startswith(_SECRET):
+        problem = (
+            "not a signer key" if secret else "this is the private key: keep it secret, and bring the verifier key"
+        )
+        raise VerifierKeyError(problem)
+    name, _, rest = text.removeprefix(_SECRET).partition("+")
     claimed, _, encoded = rest.partition("+")
-    _check_name(name)
-    material = _decode64(encoded)
-    if material is None or len(material) != 1 + HASH_BYTES or material[0] != ED25519:
-        raise VerifierKeyError("not an Ed25519 key (type 0x01)")
+    check_name(name)
+    material = decode64(encoded)
+    if not material:
+        raise VerifierKeyError("the part behind the last + is not base64")
     if len(claimed) != 8 or claimed.strip("0123456789abcdef"):
         raise VerifierKeyError("a key id is eight lower-case hex digits")
-    return name, bytes.fromhex(claimed), material[1:]
+    return KeyText(name, bytes.fromhex(claimed), material[0], material[1:])
 
 
 def parse_vkey(text: str) -> VerifierKey:
-    """Read `name+id+base64`.
+    """Read a log's `name+id+base64`.
 
     Raises:
         VerifierKeyError: when it is malformed, of an unsupported type, or its id is not that of its key.
     """
-    if text.startswith(_SECRET):
-        raise VerifierKeyError("this is the private key: keep it secret, and bring the verifier key of the log")
-    name, claimed, public_key = _parse_key(text)
-    key = VerifierKey(name, public_key)
-    if key.id != claimed:
+    parts = _ed25519(split_key(text))
+    key = VerifierKey(parts.name, parts.material)
+    if key.id != parts.id:
         raise VerifierKeyError("the key id does not belong to the key")
     return key
 
 
 def parse_skey(text: str) -> SignerKey:
-    """Read `PRIVATE+KEY+name+id+base64`.
+    """Read a log's `PRIVATE+KEY+name+id+base64`.
 
     Raises:
         VerifierKeyError: as `parse_vkey`; the message never holds the secret.
     """
-    if not text.startswith(_SECRET):
-        raise VerifierKeyError("not a signer key")
-    name, claimed, seed = _parse_key(text.removeprefix(_SECRET))
-    key = SignerKey(name, seed)
-    if key.verifier.id != claimed:
+    parts = _ed25519(split_key(text, secret=True))
+    key = SignerKey(parts.name, parts.material)
+    if key.verifier.id != parts.id:
         raise VerifierKeyError("the key id does not belong to the key")
     return key
 
 
+def _ed25519(parts: KeyText) -> KeyText:
+    if parts.kind != ED25519 or len(parts.material) != HASH_BYTES:
+        raise VerifierKeyError("not an Ed25519 key (type 0x01)")
+    return parts
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A note that was opened: its text, and the names of the known keys that signed it, in order."""
+    """A note that was opened: its text, and the known keys that signed it, with their signatures, in order."""
 
     text: str
-    verified: tuple[str, ...]
+    signatures: tuple[tuple[NoteKey, bytes], ...]
+
+    @property
+    def verified(self) -> tuple[str, ...]:
+        """The names of the known keys that signed."""
+        return tuple(key.name for key, _ in self.signatures)
+
+    def signed_by_log(self, name: str) -> bool:
+        """Say whether a log's key of this name signed."""
+        return any(isinstance(key, VerifierKey) and key.name == name for key, _ in self.signatures)
 
 
 def sign_note(text: str, signers: Sequence[SignerKey]) -> bytes:
     """The note over `text` (which ends in a newline), one signature line a signer."""
     if not text.endswith("\n"):
         raise NoteError("the text of a note ends in a newline")
-    lines = []
-    for signer in signers:
-        blob = signer.verifier.id + signer.sign(text.encode())
-        lines.append(f"{_DASH}{signer.name} {base64.b64encode(blob).decode()}\n")
+    lines = [signature_line(signer.name, signer.verifier.id, signer.sign(text.encode())) for signer in signers]
     return f"{text}\n{''.join(lines)}".encode()
+
+
+def signature_line(name: str, identity: bytes, signature: bytes) -> str:
+    """`— <name> <base64(key id || signature)>` and a newline."""
+    return f"{_DASH}{name} {base64.b64encode(identity + signature).decode()}\n"
 
 
 def _parse_note(data: bytes) -> tuple[str, list[tuple[str, bytes, bytes]]]:
@@ -181,14 +238,14 @@ def _parse_note(data: bytes) -> tuple[str, list[tuple[str, bytes, bytes]]]:
     signatures = []
     for line in lines:
         name, space, encoded = line.removeprefix(_DASH).partition(" ")
-        blob = _decode64(encoded)
+        blob = decode64(encoded)
         if not line.startswith(_DASH) or not space or not name or "+" in name or blob is None or len(blob) < 5:
             raise NoteError("the note has a malformed signature line")
         signatures.append((name, blob[:4], blob[4:]))
     return body + "\n", signatures
 
 
-def open_note(data: bytes, keys: Iterable[VerifierKey]) -> Note:
+def open_note(data: bytes, keys: Iterable[NoteKey]) -> Note:
     """Parse a note and verify every signature by a known key.
 
     Raises:
@@ -198,7 +255,7 @@ def open_note(data: bytes, keys: Iterable[VerifierKey]) -> Note:
     """
     text, signatures = _parse_note(data)
     known = {(key.name, key.id): key for key in keys}
-    verified: list[str] = []
+    verified: list[tuple[NoteKey, bytes]] = []
     seen: set[tuple[str, bytes]] = set()
     for name, identity, signature in signatures:
         key = known.get((name, identity))
@@ -207,7 +264,7 @@ def open_note(data: bytes, keys: Iterable[VerifierKey]) -> Note:
         if (name, identity) in seen or not key.verify(text.encode(), signature):
             raise SignatureInvalid(f"the signature by {name} does not verify")
         seen.add((name, identity))
-        verified.append(name)
+        verified.append((key, signature))
     if not verified:
         signers = ", ".join(f"{name}+{identity.hex()}" for name, identity, _ in signatures[:SIGNERS_NAMED_MAX])
         raise SignatureMissing(f"no signature by a known key, only by {signers}")
@@ -226,17 +283,19 @@ class Checkpoint:
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
 
 
-def parse_checkpoint(text: str) -> Checkpoint:
-    """Read the text of a note as a checkpoint.
+def parse_checkpoint(text: str, *, extensions: bool = False) -> Checkpoint:
+    """Read the text of a note as a checkpoint, with `extensions` one that has further lines.
 
     Raises:
-        CheckpointError: unless it is exactly what `Checkpoint.text` writes.
+        CheckpointError: unless it begins with what `Checkpoint.text` writes, and is nothing else without `extensions`.
     """
     lines = text.split("\n")
-    if len(lines) != 4 or lines[3]:
+    if len(lines) < 4 or lines.pop() or not all(lines[3:]):
+        raise CheckpointError("a checkpoint has three lines or more, none of them empty")
+    if len(lines) > 3 and not extensions:
         raise CheckpointError("a checkpoint has exactly three lines")
     origin, decimal, encoded = lines[:3]
-    root = _decode64(encoded)
+    root = decode64(encoded)
     if not origin or root is None or len(root) != HASH_BYTES:
         raise CheckpointError("a checkpoint has an origin and a root of 32 bytes")
     if not (decimal.isascii() and decimal.isdigit()) or len(decimal) > 19 or str(int(decimal)) != decimal:
@@ -246,14 +305,14 @@ def parse_checkpoint(text: str) -> Checkpoint:
     return Checkpoint(origin, int(decimal), root)
 
 
-def open_checkpoint(data: bytes, keys: Iterable[VerifierKey]) -> Checkpoint:
-    """`open_note` and `parse_checkpoint` in one; the origin must be the name of a key that signed.
+def open_checkpoint(data: bytes, keys: Iterable[NoteKey]) -> Checkpoint:
+    """`open_note` and `parse_checkpoint` in one; the origin must be the name of a log's key that signed.
 
     Raises:
         NoteError: and its subclasses, as both.
     """
     note = open_note(data, keys)
     checkpoint = parse_checkpoint(note.text)
-    if checkpoint.origin not in note.verified:
+    if not note.signed_by_log(checkpoint.origin):
         raise SignatureMissing(f"no signature by the key of {checkpoint.origin}")
     return checkpoint

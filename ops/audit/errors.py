@@ -8,7 +8,9 @@ AuditError
 │   ├── CheckpointError      a note whose text is not a checkpoint
 │   ├── VerifierKeyError     a string that is not a verifier or signer key
 │   ├── SignatureInvalid     a known key, a signature that is not its own
-│   └── SignatureMissing     no signature by any known key
+│   ├── SignatureMissing     no signature by any known key
+│   └── QuorumMissing        fewer witnesses have cosigned than the policy asks for
+├── TrustPolicyError         a file that is not a policy of logs and witnesses
 ├── ProofError               an inclusion or consistency proof that proves nothing
 ├── TileError                a path, tile, bundle or pack that breaks its format
 ├── ProtocolError            a peer on the recorder's socket that breaks the framing
@@ -18,6 +20,10 @@ AuditError
 │   ├── MirrorRefused        the source does not extend what the mirror holds
 │   ├── MirrorBusy           somebody else is copying into the same mirror
 │   └── CopyRejected         the source is not what its checkpoint says
+├── WitnessError
+│   ├── WitnessSilent        a witness that cannot be reached, or answers too late
+│   ├── WitnessRefused       a witness that will not cosign
+│   └── WitnessAhead         a witness that has seen a larger tree of this log
 ├── RingError                an in-flight ring of another format
 ├── KeyStoreError
 │   ├── KeyMissing           the key was erased, or never existed
@@ -81,6 +87,14 @@ class SignatureMissing(NoteError):
     """No signature by a known key."""
 
 
+class QuorumMissing(NoteError):
+    """Fewer witnesses have cosigned a checkpoint than the policy asks for."""
+
+
+class TrustPolicyError(AuditError):
+    """A file that is not a policy of trusted logs and witnesses (c2sp.org/tlog-policy)."""
+
+
 class ProofError(AuditError):
     """A Merkle proof that does not lead to the root it should."""
 
@@ -119,6 +133,26 @@ class CopyRejected(MirrorError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(problems[0])
         self.problems = tuple(problems)
+
+
+class WitnessError(AuditError):
+    """A witness gave no cosignature; `name` is the policy's for it."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"witness {name}: {problem}")
+        self.name = name
+
+
+class WitnessSilent(WitnessError):
+    """It cannot be reached, answers too late, or answers something else than the protocol has."""
+
+
+class WitnessRefused(WitnessError):
+    """It will not cosign: it does not know the log, or the checkpoint does not extend what it has seen."""
+
+
+class WitnessAhead(WitnessError):
+    """It has seen a larger tree of this log than there is here: an older copy was put back, or it is a fork."""
 
 
 class RingError(AuditError):

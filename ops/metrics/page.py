@@ -6,12 +6,12 @@ are bounded; one scrape is worked out at a time. It has no credentials, so nothi
 
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socket import AF_INET, AF_INET6, socket
-from threading import BoundedSemaphore, Lock, Thread
+from threading import Lock, Thread
 from typing import Any
 
+from ops.bounded_http import BoundedServer
 from ops.metrics.scrape import expose
 
 __all__ = ["MetricsPage", "serve_metrics"]
@@ -21,28 +21,18 @@ CONNECTION_TIMEOUT_S = 10
 PAGE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class MetricsPage(ThreadingHTTPServer):
+class MetricsPage(BoundedServer):
     """The running page. `close` stops it; what it says about health comes from the two callables."""
-
-    daemon_threads = True
-    block_on_close = False
 
     def __init__(
         self, host: str, port: int, directory: Path, health: Callable[[], bool], ready: Callable[[], bool]
     ) -> None:
-        self.address_family = AF_INET6 if ":" in host else AF_INET
         self._directory = directory
         self._answers = {"/healthz": health, "/readyz": ready}
         self._one_scrape = Lock()
-        self._room = BoundedSemaphore(CONNECTIONS_MAX)
-        super().__init__((host, port), _Handler)
+        super().__init__(host, port, _Handler, connections_max=CONNECTIONS_MAX)
         self._thread = Thread(target=self.serve_forever, name="metrics-page", daemon=True)
         self._thread.start()
-
-    @property
-    def port(self) -> int:
-        """The port it listens on, also when it was asked for any."""
-        return int(self.server_address[1])
 
     def answer(self, path: str) -> tuple[HTTPStatus, str, bytes]:
         """(status, content type, body) for a path."""
@@ -53,21 +43,6 @@ class MetricsPage(ThreadingHTTPServer):
         if asked is None:
             return HTTPStatus.NOT_FOUND, PAGE, b"/metrics, /healthz or /readyz\n"
         return (HTTPStatus.OK, PAGE, b"ok\n") if asked() else (HTTPStatus.SERVICE_UNAVAILABLE, PAGE, b"no\n")
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)  # a full house hangs up; Prometheus comes again
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
-
-    def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
-        """A client that hangs up in the middle is no event."""
 
     def close(self) -> None:
         """Stop listening. Connections in progress end by themselves."""

@@ -1,0 +1,186 @@
+"""Which logs and witnesses a verifier trusts, and how many witnesses it takes: c2sp.org/tlog-policy.
+
+```
+log <vkey> [<url>]
+witness <name> <vkey> [<url>]
+group <name> all|any|<k> <member> ...
+quorum <name>|none
+```
+
+Lines end in newlines; spaces and tabs separate; `#` begins a comment line. A name stands for a witness or a group, is
+defined before it is used, and is a member once at most, so that no witness counts twice. Names are opaque octets.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ops.audit.checkpoint import Checkpoint, NoteKey, VerifierKey, open_note, parse_checkpoint, parse_vkey
+from ops.audit.cosignature import CosignerKey, parse_cosigner
+from ops.audit.errors import QuorumMissing, SignatureMissing, TrustPolicyError, VerifierKeyError
+
+POLICY_BYTES_MAX = 1024 * 1024
+NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedLog:
+    """A log whose checkpoints are accepted. The name of its key is its origin."""
+
+    key: VerifierKey
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedWitness:
+    """A witness, by the name that the policy has for it. `url` is its submission prefix."""
+
+    name: str
+    key: CosignerKey
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Witnesses when `threshold` of its members do."""
+
+    threshold: int
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Witnessed:
+    """A checkpoint that the policy accepts, and the names of the witnesses that cosigned it."""
+
+    checkpoint: Checkpoint
+    witnesses: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class TrustPolicy:
+    """`quorum` is the name of a witness or a group, or `none`."""
+
+    logs: list[TrustedLog] = field(default_factory=list)
+    witnesses: dict[str, TrustedWitness] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+    quorum: str = NONE
+
+    def keys(self) -> Iterator[NoteKey]:
+        """Every key of a log or witness."""
+        yield from (log.key for log in self.logs)
+        yield from (witness.key for witness in self.witnesses.values())
+
+    def cosigned(self, keys: Iterable[NoteKey]) -> tuple[str, ...]:
+        """The names of the witnesses among these keys, in the order of the policy."""
+        known = set(keys)
+        return tuple(name for name, witness in self.witnesses.items() if witness.key in known)
+
+    def enough(self, witnesses: Iterable[str]) -> bool:
+        """Whether these witnesses, by name, make the quorum."""
+        present = set(witnesses)
+
+        def witnessing(name: str) -> bool:
+            group = self.groups.get(name)
+            if group is None:
+                return name in present
+            return sum(map(witnessing, group.members)) >= group.threshold
+
+        return self.quorum == NONE or witnessing(self.quorum)
+
+    def open(self, note: bytes) -> Witnessed:
+        """The checkpoint in a note, when one of the logs signed it and enough witnesses cosigned.
+
+        Raises:
+            NoteError: malformed, not signed by a trusted log, or a known key with a bad signature.
+            QuorumMissing: too few witnesses.
+        """
+        opened = open_note(note, self.keys())
+        checkpoint = parse_checkpoint(opened.text)
+        if not opened.signed_by_log(checkpoint.origin):
+            raise SignatureMissing(f"no signature by the key of {checkpoint.origin}")
+        witnesses = self.cosigned(key for key, _ in opened.signatures)
+        if not self.enough(witnesses):
+            raise QuorumMissing(
+                f"cosigned by {', '.join(witnesses) or 'nobody'}, which is not the quorum {self.quorum}"
+            )
+        return Witnessed(checkpoint, witnesses)
+
+
+def parse_trust_policy(data: bytes) -> TrustPolicy:
+    """Read a policy file.
+
+    Raises:
+        TrustPolicyError: with the number of the line and what is wrong with it.
+    """
+    if len(data) > POLICY_BYTES_MAX:
+        raise TrustPolicyError("the policy is too long")
+    if any((byte < 0x20 and byte not in b"\t\n") or byte == 0x7F for byte in data):
+        raise TrustPolicyError("the policy holds control characters other than tab and newline")
+    reader = _Reader()
+    for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
+        words = line.replace("\t", " ").split(" ")
+        words = [word for word in words if word]
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            reader.take(words)
+        except (TrustPolicyError, VerifierKeyError) as error:
+            raise TrustPolicyError(f"line {number}: {error}") from error
+    if not reader.has_quorum:
+        raise TrustPolicyError("there is no quorum line; `quorum none` asks for no witnesses")
+    return reader.policy
+
+
+class _Reader:
+    """Takes the lines of a policy, one at a time."""
+
+    def __init__(self) -> None:
+        self.policy = TrustPolicy()
+        self.has_quorum = False
+        self._seen: set[tuple[str, str | bytes]] = set()
+
+    def take(self, words: list[str]) -> None:
+        match words:
+            case ["log", vkey, *url] if len(url) <= 1:
+                key = parse_vkey(vkey)
+                self._once("log", key.public_key, "this log is there already")
+                self.policy.logs.append(TrustedLog(key, *url))
+            case ["witness", name, vkey, *url] if len(url) <= 1:
+                witness = TrustedWitness(self._new(name), parse_cosigner(vkey), *url)
+                self._once("witness", witness.key.public_key, "a witness with this key is there already")
+                self.policy.witnesses[name] = witness
+            case ["group", name, threshold, *members] if members:
+                self.policy.groups[self._new(name)] = Group(_threshold(threshold, len(members)), tuple(members))
+                for member in members:
+                    self._known(member)
+                    self._once("member", member, f"{member} is a member already")
+            case ["quorum", name]:
+                if self.has_quorum:
+                    raise TrustPolicyError("there is a quorum line already")
+                self.has_quorum = True
+                self.policy.quorum = name if name == NONE else self._known(name)
+            case _:
+                raise TrustPolicyError(f"not a line of a policy: it begins with {words[0]!r}")
+
+    def _new(self, name: str) -> str:
+        if name == NONE or name in self.policy.witnesses or name in self.policy.groups:
+            raise TrustPolicyError(f"the name {name} is taken")
+        return name
+
+    def _known(self, name: str) -> str:
+        if name not in self.policy.witnesses and name not in self.policy.groups:
+            raise TrustPolicyError(f"{name} is no witness or group of a line before")
+        return name
+
+    def _once(self, kind: str, item: str | bytes, problem: str) -> None:
+        if (kind, item) in self._seen:
+            raise TrustPolicyError(problem)
+        self._seen.add((kind, item))
+
+
+def _threshold(text: str, members: int) -> int:
+    named: Mapping[str, int] = {"any": 1, "all": members}
+    if text in named:
+        return named[text]
+    if not (text.isascii() and text.isdigit()) or len(text) > 6 or not 1 <= int(text) <= members or text[0] == "0":
+        raise TrustPolicyError(f"a group is witnessed by any, all, or a number from 1 to {members} of its members")
+    return int(text)
