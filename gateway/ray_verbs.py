@@ -87,7 +87,11 @@ def run_status(options: argparse.Namespace) -> int:
         table = Table("application", "state", "replicas", "bundle", "message", box=None, pad_edge=False)
         for row in rows:
             table.add_row(
-                *(escape(str(row[name])) for name in ("application", "state", "running", "bundle", "message"))
+                row["application"],
+                row["state"],
+                f"{row['running']} of {row['wanted']}",
+                row["bundle"],
+                escape(row["message"]),
             )
         out.print(table)
     return verdict(said) or (0 if all(row["ok"] for row in rows) else EX_NO)
@@ -96,12 +100,13 @@ def run_status(options: argparse.Namespace) -> int:
 def row_of(name: str, application: Application, found: dict[str, Any] | None) -> dict[str, Any]:
     """Return what is to be said of one application."""
     if found is None:
-        return {"application": name, "state": "ABSENT", "running": 0, "bundle": "-", "message": "", "ok": False}
+        absent = {"state": "ABSENT", "running": 0, "wanted": 0, "message": "", "bundle": "-"}
+        return {"application": name, **absent, "ok": False}
     digests = {each["digest"] for each in application.args["bundles"].values()}
     held = found["digest"]
     bundle = "several" if not held else "the gateway's" if held in digests else "ANOTHER: deploy again"
     good = found["state"] == "RUNNING" and found["running"] > 0 and (not held or held in digests)
-    shown = {each: found[each] for each in ("state", "running", "message")}
+    shown = {each: found[each] for each in ("state", "running", "wanted", "message")}
     return {"application": name, **shown, "bundle": bundle, "ok": good}
 
 

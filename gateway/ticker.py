@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from gateway.admission.shared import FAILURES
 from gateway.exits import write_sums
 from serving.fallback import FallbackEngine
+from serving.ray_engine import RayEngine
 
 if TYPE_CHECKING:
     from gateway.app import App
     from ops.metrics.cache import CacheMetrics
+    from ops.metrics.cluster import ClusterMetrics
     from ops.metrics.shared_limits import SharedLimitsMetrics
 
 __all__ = ["keep_limits", "tick"]
@@ -31,6 +33,7 @@ async def tick(app: App) -> None:
     ring_full = 0
     shared_limits = app.metrics.shared_limits(FAILURES) if app.gw.shared is not None else None
     cache = app.metrics.response_cache() if app.gw.cache is not None else None
+    cluster = app.metrics.ray_cluster() if app.config.engine.kind == "ray" else None
     for beat in count(1):
         await asyncio.sleep(TICK_S)
         write_sums(app.gw)
@@ -41,6 +44,8 @@ async def tick(app: App) -> None:
             refresh(app, found_full, shared_limits)
             if cache is not None:
                 count_cached(app, cache)
+            if cluster is not None:
+                count_replicas(app, cluster)
         except Exception as problem:  # noqa: BLE001  whatever a gauge runs into: the sums must go on being written
             app.gw.log("gauges-not-refreshed", level="error", error=type(problem).__name__)
 
@@ -74,6 +79,17 @@ def count_cached(app: App, metrics: CacheMetrics) -> None:
     assert app.gw.cache is not None, "asked for where there is one"
     seen = app.gw.cache.observed()
     metrics.happened(lookups=seen.lookups, entries=seen.entries, nbytes=seen.bytes)
+
+
+def count_replicas(app: App, metrics: ClusterMetrics) -> None:
+    """Write how many replicas Serve has of what is in service, and how many it wants."""
+    counts = {}
+    for served in app.gw.served.values():
+        engine = served.engine.first if isinstance(served.engine, FallbackEngine) else served.engine
+        if isinstance(engine, RayEngine) and not served.unloaded:
+            found = engine.replicas()
+            counts[found.application] = (found.wanted, found.running)
+    metrics.replicas(counts)
 
 
 async def keep_limits(app: App) -> None:

@@ -23,7 +23,7 @@ class FallbackEngine:
 
     def __init__(self, first: Engine, second: Engine, changed: Callable[[BackendUnavailable | None], None]) -> None:
         """`changed` is called with why the first takes nothing, once, and with None when it answers again."""
-        self._first = first
+        self.first = first
         self._second = second
         self._changed = changed
         self._lock = threading.Lock()  # guards what follows, and the order in which changes are told
@@ -33,7 +33,7 @@ class FallbackEngine:
     def infer(self, inputs: Mapping[str, NDArray[Any]], /) -> Mapping[str, NDArray[Any]]:
         """Return the declared outputs; see `Engine`."""
         try:
-            outputs = self._first.infer(inputs)
+            outputs = self.first.infer(inputs)
         except BackendUnavailable as gone:
             self._see(gone)
             outputs = self._second.infer(inputs)
@@ -50,7 +50,7 @@ class FallbackEngine:
 
     def each_ready(self) -> tuple[bool, bool]:
         """Say of each whether it is ready: while the first is not, `ready` does not show it."""
-        return self._first.ready(), self._second.ready()
+        return self.first.ready(), self._second.ready()
 
     def taken(self) -> int:
         """Return how many batches the second has answered since this was last asked."""
@@ -60,7 +60,7 @@ class FallbackEngine:
 
     def close(self) -> None:
         """Close both."""
-        self._first.close()
+        self.first.close()
         self._second.close()
 
     def _see(self, gone: BackendUnavailable | None) -> None:

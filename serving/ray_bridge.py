@@ -8,6 +8,9 @@ Rules:
 - One call of a replica for each INFER frame, many at once. A call is repeated once, and only when its replica died or
   could not be reached: a model is a pure function, so what the dead one may have done does no harm.
 - A model's failure, and a call that is late, are not repeated.
+- Serve's controller is one process for all gateways, so it is asked seldom while nothing changes: after 0.5 s, then
+  1, 2, 4 and at last 5. It is asked again within a second when a call is lost, late or takes long, and often while a
+  replica is missing.
 - When the worker is gone (its end of the socket closes), or the cluster is (Serve does not answer three times), this
   process ends at once. The worker starts it again.
 
@@ -23,7 +26,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import msgspec
@@ -44,8 +48,10 @@ from serving.ray_settings import DEPLOYMENT, DeployPlan, RaySettings
 __all__ = ["main"]
 
 ATTEMPTS = 2
-LOOK_S = 0.5
+LOOK_MIN_S = 0.5
+LOOK_MAX_S = 5.0
 BEAT_S = 1.0
+SLOW_CALL_S = 1.0
 LOOK_TIMEOUT_S = 5.0
 LOOKS_FAILED_MAX = 3
 DIGEST_EVERY_LOOKS = 10
@@ -71,7 +77,8 @@ class Bridge:
         self._settings = settings
         self._writer = writer
         self._handles: dict[tuple[str, str], Any] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], float] = {}  # when each call began, the oldest first
+        self._trouble = asyncio.Event()  # a call was lost or late since Serve was asked
         self._digests: dict[str, tuple[float, str]] = {}
 
     async def run(self, reader: asyncio.StreamReader) -> NoReturn:
@@ -83,8 +90,8 @@ class Bridge:
                 target = (await reader.readexactly(header.target_bytes)).decode()
                 body = await reader.readexactly(header.body_bytes)
                 task = asyncio.create_task(self._answer(header.call, target, body))
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
+                self._running[task] = asyncio.get_running_loop().time()
+                task.add_done_callback(self._running.pop)
         except (asyncio.IncompleteReadError, ConnectionError, BadFrame, UnicodeDecodeError):
             watch.cancel()
             leave(0)
@@ -92,6 +99,8 @@ class Bridge:
     async def _answer(self, call: int, target: str, body: bytes) -> None:
         application, _, model = target.partition("|")
         kind, reply = await self._ask(application, model, body)
+        if kind in {Kind.LOST, Kind.LATE}:
+            self._trouble.set()
         self._send(kind, call, reply)
 
     async def _ask(self, application: str, model: str, body: bytes) -> tuple[Kind, bytes]:
@@ -141,7 +150,7 @@ class Bridge:
 
     async def _watch(self) -> None:
         """Tell the worker what Serve says, and leave when it says nothing any more."""
-        failed, looks, said = 0, 0, b""
+        failed, looks, pause_s, said = 0, 0, LOOK_MIN_S, b""
         while True:
             try:
                 look = asyncio.create_task(self._look(with_digests=looks % DIGEST_EVERY_LOOKS == 0))
@@ -150,32 +159,45 @@ class Bridge:
                         self._send(Kind.STATUS, 0, said)
                 seen = look.result()
             except Exception as error:  # noqa: BLE001  whatever it is: the cluster does not answer
-                failed += 1
+                failed, pause_s = failed + 1, LOOK_MIN_S
                 if failed >= LOOKS_FAILED_MAX:
                     self._send(Kind.STATUS, 0, msgspec.json.encode(Status(f"the cluster does not answer: {error}")))
                     await asyncio.wait_for(self._writer.drain(), LOOK_TIMEOUT_S)
                     leave(EX_LOST)
             else:
                 failed = 0
-                body = msgspec.json.encode(Status(applications=seen))
-                if body != said or looks % 2 == 0:
-                    self._send(Kind.STATUS, 0, body)
-                    said = body
+                before, said = said, msgspec.json.encode(Status(applications=seen))
+                self._send(Kind.STATUS, 0, said)
+                pause_s = min(2 * pause_s, LOOK_MAX_S) if said == before and is_whole(seen) else LOOK_MIN_S
             looks += 1
-            await asyncio.sleep(LOOK_S)
+            await self._rest(pause_s, said)
+
+    async def _rest(self, pause_s: float, said: bytes) -> None:
+        """Wait for the next look, which calls that are lost, late or slow bring nearer. The worker hears the last."""
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + pause_s
+        await asyncio.sleep(min(pause_s, LOOK_MIN_S))
+        while loop.time() < ends_s and not self._trouble.is_set() and not self._is_slow(loop.time()):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._trouble.wait(), min(BEAT_S, ends_s - loop.time()))
+            if said:
+                self._send(Kind.STATUS, 0, said)
+        self._trouble.clear()
+
+    def _is_slow(self, now_s: float) -> bool:
+        """Say whether a call is taking long."""
+        return now_s - next(iter(self._running.values()), now_s) > SLOW_CALL_S
 
     async def _look(self, *, with_digests: bool) -> dict[str, ApplicationStatus]:
         """Return the applications of our namespace. Raises when Serve does not answer."""
-        from ray import serve
-
-        status = await asyncio.wait_for(asyncio.to_thread(serve.status), LOOK_TIMEOUT_S)
+        found = await asyncio.wait_for(asyncio.to_thread(deployed_applications), LOOK_TIMEOUT_S)
         seen: dict[str, ApplicationStatus] = {}
-        for name, application in status.applications.items():
+        for name, application in found.items():
             if not name.startswith(f"{self._settings.namespace}-"):
                 continue
             state = state_of(application)
             if state.running:
-                digest = await self._digest(name, application.last_deployed_time_s, again=with_digests)
+                digest = await self._digest(name, application["last_deployed_time_s"], again=with_digests)
                 state = msgspec.structs.replace(state, digest=digest)
             seen[name] = state
         return seen
@@ -194,13 +216,34 @@ class Bridge:
         return digest
 
 
-def state_of(application: Any) -> ApplicationStatus:
-    """Return what Serve's status of an application comes down to."""
-    deployments = application.deployments.values()
-    running = sum(count for each in deployments for state, count in each.replica_states.items() if state == "RUNNING")
-    problems = [application.message, *(each.message for each in deployments)]
+def deployed_applications() -> Mapping[str, Any]:
+    """Return every application as `serve.status` has it, and how many replicas are wanted, which that leaves out.
+
+    Plain dicts in the form of Serve's REST interface (ray.serve.schema.ApplicationDetails). To check them against it,
+    as `serve.status` does, takes this process twenty times as long as to ask. Raises when Serve does not answer.
+    """
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:  # Serve has not been started yet
+        return {}
+    applications: Mapping[str, Any] = client.get_serve_details()["applications"]
+    return applications
+
+
+def is_whole(seen: Mapping[str, ApplicationStatus]) -> bool:
+    """Say whether there is something, and no replica is missing: then little is about to change."""
+    return bool(seen) and all(each.running >= max(each.wanted, 1) for each in seen.values())
+
+
+def state_of(application: Mapping[str, Any]) -> ApplicationStatus:
+    """Return what Serve's details of an application come down to."""
+    deployments = application["deployments"].values()
+    running = sum(replica["state"] == "RUNNING" for each in deployments for replica in each["replicas"])
+    wanted = sum(each["target_num_replicas"] for each in deployments)
+    problems = [application["message"], *(each["message"] for each in deployments)]
     message = " ".join(text for text in problems if text)
-    return ApplicationStatus(str(application.status.value), running, message[-2000:])
+    return ApplicationStatus(str(application["status"]), running, message[-2000:], wanted=wanted)
 
 
 def leave(code: int) -> NoReturn:
@@ -290,9 +333,7 @@ def run_deploy(plan: DeployPlan, timeout_s: float) -> int:
             if name.startswith(f"{plan.prune}-"):
                 serve.delete(name)
                 say(application=name, state="DELETED", running=0, message="")
-    return follow(
-        lambda: {name: state_of(each) for name, each in serve.status().applications.items()}, names, timeout_s
-    )
+    return follow(lambda: {name: state_of(each) for name, each in deployed_applications().items()}, names, timeout_s)
 
 
 def follow(look: Callable[[], dict[str, ApplicationStatus]], names: set[str], timeout_s: float) -> int:
@@ -324,7 +365,7 @@ def run_status(settings: RaySettings) -> int:
         return await bridge._look(with_digests=True)  # noqa: SLF001  the same module
 
     for name, each in asyncio.run(look()).items():
-        say(application=name, state=each.state, running=each.running, message=each.message, digest=each.digest)
+        say(application=name, **msgspec.structs.asdict(each))
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -19,9 +19,17 @@ from serving.ray_frames import BadFrame, Kind, Verdict, pack_request, parse_repl
 from serving.ray_link import borrow, give_back
 from serving.ray_settings import RaySettings, target_of
 
-__all__ = ["RayEngine"]
+__all__ = ["RayEngine", "Replicas"]
 
 START_TIMEOUT_S = 30.0
+
+
+class Replicas(NamedTuple):
+    """The replicas of a Serve application: so many are wanted, and so many run."""
+
+    application: str
+    wanted: int
+    running: int
 
 
 class RayEngine:
@@ -47,6 +55,7 @@ class RayEngine:
         self._lock = threading.Lock()
         self._running = 0
         self._closed = False
+        self._wanted = settings.replicas_min
         self._link.wait_for(self._application, start_timeout_s)
         if (found := self._found()) not in {"", self._digest}:
             self.close()
@@ -71,6 +80,13 @@ class RayEngine:
     def ready(self) -> bool:
         """True while a replica runs that holds this bundle, as far as is known."""
         return not self._closed and self._running_replicas() > 0 and self._found() in {"", self._digest}
+
+    def replicas(self) -> Replicas:
+        """Return what Serve said last. With nothing heard of the application none runs; what was wanted still is."""
+        found = self._link.status.applications.get(self._application)
+        if found is not None:
+            self._wanted = found.wanted
+        return Replicas(self._application, self._wanted, self._running_replicas())
 
     def close(self) -> None:
         """Refuse further calls; the bridge goes when the last running call returns."""

@@ -93,12 +93,16 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class ApplicationStatus(msgspec.Struct, frozen=True):
-    """What Serve says of one application. `digest` is of the bundle that a replica of it holds, "" while unknown."""
+    """What Serve says of one application: of `wanted` replicas so many are running.
+
+    `wanted` moves with autoscaling. `digest` is of the bundle that a replica of it holds, "" while unknown.
+    """
 
     state: str
     running: int = 0
     message: str = ""
     digest: str = ""
+    wanted: int = 0
 
 
 class Status(msgspec.Struct, frozen=True):

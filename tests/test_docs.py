@@ -200,6 +200,7 @@ def exported(tmp_path_factory):
     worker.release.event("kiosk", "started")
     worker.shared_limits(["timeout"])
     worker.response_cache().happened(lookups={("kiosk", "hit"): 1}, entries=1, nbytes=1)
+    worker.ray_cluster().replicas({"stockade-kiosk-1": (1, 1)})
     recorder = RecorderMetrics(directory, "recorder", kinds=KINDS)
     page = expose(directory).decode()
     worker.close()

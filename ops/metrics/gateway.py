@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ops.metrics.cache import CacheMetrics
+from ops.metrics.cluster import ClusterMetrics
 from ops.metrics.release import ReleaseMetrics
 from ops.metrics.shared_limits import SharedLimitsMetrics
 from ops.metrics.store import OTHER, Cell, Family, Histogram, HistogramCells, Store, counter, gauge
@@ -412,6 +413,10 @@ class Metrics:
     def response_cache(self) -> CacheMetrics:
         """Let the response cache have series: called where there is one."""
         return CacheMetrics(self._store)
+
+    def ray_cluster(self) -> ClusterMetrics:
+        """Let replicas on a Ray cluster have series: called where models run on one."""
+        return ClusterMetrics(self._store)
 
     def close(self) -> None:
         """Give the process name back; what was counted stays on the page."""

@@ -83,7 +83,7 @@ def service() -> dict[str, Any]:
                 "sum(stockade_build_info{@})",
                 "short",
                 thresholds=steps((None, RED), (1, GREEN)),
-                runbooks=("StockadeDown", "StockadeNoHosts"),
+                runbooks=("StockadeDown", "StockadeNoHosts", "StockadeDependencyDown"),
             ),
         ),
         (
@@ -440,11 +440,12 @@ def models() -> dict[str, Any]:
             4,
             stat(
                 "Replicas missing",
-                "Engines that do not.",
-                f'sum(stockade_replicas{{{of}, state="not_ready"}})',
+                "Engines that do not, and what Ray Serve wants and does not have.",
+                f'sum(stockade_replicas{{{of}, state="not_ready"}}) + (clamp_min({on_cluster("wanted")} - '
+                f"{on_cluster('running')}, 0) or vector(0))",
                 "short",
                 thresholds=MUST_BE_ZERO,
-                runbooks=("StockadeReplicasMissing",),
+                runbooks=("StockadeReplicasMissing", "StockadeRayReplicasMissing"),
             ),
         ),
         (
@@ -566,11 +567,20 @@ def models() -> dict[str, Any]:
             8,
             lines(
                 "Replicas",
-                "Engines by state.",
-                [(f"sum by (state) (stockade_replicas{{{of}}})", "{{state}}")],
+                "Engines by state; on a Ray cluster also replicas by application, as Serve wants them and has them.",
+                [
+                    (
+                        (
+                            f"sum by (state) (stockade_replicas{{{of}}})"
+                            " or label_join(max by (application, state) (stockade_ray_replicas{@}),"
+                            ' "state", " ", "application", "state")'
+                        ),
+                        "{{state}}",
+                    )
+                ],
                 "short",
                 overrides=states,
-                runbooks=("StockadeReplicasMissing", "StockadeModelUnserved"),
+                runbooks=("StockadeReplicasMissing", "StockadeRayReplicasMissing", "StockadeModelUnserved"),
             ),
         ),
     )
@@ -581,6 +591,11 @@ def models() -> dict[str, Any]:
         rows(("Now", 4, now), ("Speed", 8, speed), ("Drift", 8, drift), ("Cost and replicas", 8, cost)),
         by_model=True,
     )
+
+
+def on_cluster(state: str) -> str:
+    """Replicas of all Serve applications, as the gateway that knows most of each heard it."""
+    return f'sum(max by (application) (stockade_ray_replicas{{@, state="{state}"}}))'
 
 
 def audit() -> dict[str, Any]:

@@ -7,9 +7,10 @@ import asyncio
 import numpy as np
 
 from gateway.model_set import Listed, ModelSet
-from gateway.ticker import refresh
+from gateway.ticker import count_replicas, refresh
 from serving.errors import BackendUnavailable
 from serving.fallback import FallbackEngine
+from serving.ray_engine import RayEngine, Replicas
 from tests.gateway.rig import open_rig
 from tests.serving.fake_engine import FakeEngine
 from tests.serving.tiny import tiny_bundle
@@ -63,3 +64,37 @@ async def test_what_is_out_of_service_is_neither_ready_nor_missed(made_site, tmp
         refresh(app, 0, None)
         states = ("ready", "not_ready", "unloaded")
         assert [rig.counted("stockade_replicas", model="tiny", state=state) for state in states] == [1, 0, 1]
+
+
+class OnCluster(RayEngine):
+    """A model of which Serve says so many replicas; nobody is connected."""
+
+    def __init__(self, wanted, running):
+        self.said = Replicas("stockade-tiny-1", wanted, running)
+
+    def replicas(self):
+        return self.said
+
+    def close(self):
+        """Nothing to close."""
+
+
+async def test_replicas_on_a_cluster_are_counted_as_serve_says_also_behind_a_fallback(made_site, tmp_path):
+    bundle = tiny_bundle("2")
+    async with open_rig(made_site, tmp_path, bundles=[bundle]) as rig:
+        metrics = rig.app.metrics.ray_cluster()
+
+        def counted():
+            count_replicas(rig.app, metrics)
+            states = ("wanted", "running")
+            return [
+                rig.counted("stockade_ray_replicas", application="stockade-tiny-1", state=state) for state in states
+            ]
+
+        served = rig.gw.served["tiny", "2"]
+        before, served.engine = served.engine, OnCluster(4, 3)
+        assert counted() == [4, 3]
+        served.engine = FallbackEngine(OnCluster(4, 0), FakeEngine(bundle), lambda _: None)
+        assert counted() == [4, 0]
+        served.engine = before
+        assert counted() == [0, 0]

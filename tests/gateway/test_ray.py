@@ -120,7 +120,14 @@ def speaking(monkeypatch, *lines, code=0, noise=""):
 
 
 def said(state, running=1, message="", **more):
-    return {"application": "stockade-tiny-1", "state": state, "running": running, "message": message, **more}
+    return {
+        "application": "stockade-tiny-1",
+        "state": state,
+        "running": running,
+        "wanted": 2,
+        "message": message,
+        **more,
+    }
 
 
 def test_a_deployment_is_followed_to_its_end(site, monkeypatch, capsys):
@@ -133,6 +140,12 @@ def test_a_deployment_is_followed_to_its_end(site, monkeypatch, capsys):
     speaking(monkeypatch, {"problem": "not all run after 5 s"}, code=1)
     assert main(["ray", "deploy", str(site.config), "--json"]) == 1
     assert "not all run after 5 s" in capsys.readouterr().err
+
+
+def test_status_shows_how_many_replicas_are_missing(site, monkeypatch, capsys):
+    speaking(monkeypatch, said("RUNNING", digest="aa"))
+    assert main(["ray", "status", str(site.config)]) == 1
+    assert "1 of 2" in capsys.readouterr().out
 
 
 def test_a_bridge_that_ray_ended_has_rays_own_words(site, monkeypatch, capsys):

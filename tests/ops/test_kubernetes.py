@@ -137,7 +137,7 @@ def test_every_manifest_of_an_operator_has_the_form_we_wrote_down(manifests, ove
         if form.exists():
             kinds.add(manifest["kind"])
             Draft202012Validator(json.loads(form.read_text())).validate(manifest)
-    assert kinds == {"ServiceMonitor", "PrometheusRule"} | ({"RayService"} if overlay == "ray" else set())
+    assert kinds == {"ServiceMonitor", "PrometheusRule"} | ({"RayService", "PodMonitor"} if overlay == "ray" else set())
 
 
 def closed(form):
@@ -433,6 +433,25 @@ def test_prometheus_finds_one_service_and_its_port(manifests):
     (endpoint,) = monitor["endpoints"]
     assert endpoint["port"] in {port["name"] for port in found[0]["spec"]["ports"]}
     assert {"targetLabel": "job", "replacement": "stockade"} in endpoint["relabelings"]
+
+
+def test_prometheus_finds_every_node_of_ray_and_may_ask_for_nothing_but_its_metrics(manifests, overlay):
+    monitors = of_kind(manifests, "PodMonitor")
+    assert bool(monitors) is (overlay == "ray")
+    for monitor in (each["spec"] for each in monitors):
+        nodes = [template for maker, template in pod_templates(manifests) if maker.startswith("RayService/")]
+        assert all(matches(monitor["selector"], node["metadata"]["labels"]) for node in nodes)
+        (endpoint,) = monitor["podMetricsEndpoints"]
+        ports = [
+            {port["name"]: port["containerPort"] for port in each["ports"]}
+            for node in nodes
+            for each in containers(node)
+        ]
+        assert {each[endpoint["port"]] for each in ports} == {8080}
+        assert {"targetLabel": "job", "replacement": "ray"} in endpoint["relabelings"]
+        policy = one(manifests, "NetworkPolicy", "ray-metrics")["spec"]
+        assert policy["podSelector"] == monitor["selector"]
+        assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": endpoint["port"]}]
 
 
 def test_the_disruption_budget_keeps_all_hosts_but_one(manifests, host, pod):

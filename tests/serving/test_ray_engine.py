@@ -39,7 +39,7 @@ engine = FakeEngine(tiny_bundle())
 if mode == "mute":
     stream.read()
 running = 0 if mode == "nothing" else 1
-held = {{"{application}": ApplicationStatus("RUNNING", running, "", digest)}}
+held = {{"{application}": ApplicationStatus("RUNNING", running, "", digest, wanted=4)}}
 sock.sendall(pack_frame(Kind.STATUS, 0, msgspec.json.encode(Status(applications=held))))
 while head := stream.read(HEADER_BYTES):
     header = parse_header(head)
@@ -212,11 +212,25 @@ def test_between_two_bridges_nothing_is_ready_and_calls_fail_at_once(engine, mon
 def test_without_a_replica_calls_fail_at_once_and_say_why(bridge):
     bridge.mode = "nothing"
     engine = RayEngine(tiny_bundle(), RaySettings(address="127.0.0.1:1"), start_timeout_s=0)
-    engine._link.wait_for("another", 1)
+    with engine._link._changed:
+        assert engine._link._changed.wait_for(lambda: engine._link.status.applications, 60)
     assert not engine.ready()
     with pytest.raises(BackendUnavailable, match=f"{APPLICATION}: RUNNING") as gone:
         engine.infer(asking_for(DONE))
     assert gone.value.remark == f"no replica of {APPLICATION} runs"
+    engine.close()
+
+
+def test_how_many_replicas_are_wanted_and_run_is_what_serve_said_last(engine, monkeypatch):
+    assert engine.replicas() == (APPLICATION, 4, 1)
+    monkeypatch.setattr(engine._link, "status", ray_link.ABSENT)
+    assert engine.replicas() == (APPLICATION, 4, 0)
+
+
+def test_before_serve_has_said_anything_the_settings_say_how_many_are_wanted(bridge):
+    bridge.mode = "mute"
+    engine = RayEngine(tiny_bundle(), RaySettings(address="127.0.0.1:1", replicas_min=3), start_timeout_s=0)
+    assert engine.replicas() == (APPLICATION, 3, 0)
     engine.close()
 
 
