@@ -28,6 +28,7 @@ from ops.audit.client import Receipt
 from ops.audit.entry import VERSION, canonical
 from ops.audit.merkle import inclusion_proof
 from ops.audit.read import LogReader
+from ops.audit.receipt import make_proof
 from ops.audit.tiles import node_from
 from stockade.v1 import admin_pb2, audit_pb2
 
@@ -48,6 +49,7 @@ LISTED_BYTES_MAX = 3 * 1024 * 1024  # of a reply: clients take 4 MiB unless they
 DRAIN_S = 5.0
 PROBLEM_CHARACTERS_MAX = 500
 OWED_MAX = 64
+NOT_PUBLISHED = "is not an entry of a published tree"
 
 
 @dataclass(slots=True)
@@ -174,6 +176,7 @@ class Control:
             audit + "GetCheckpoint": Unary("Audit", told(audit_pb2.GetCheckpointRequest, self.get_checkpoint)),
             audit + "ListEntries": Unary("Audit", told(audit_pb2.ListEntriesRequest, self.list_entries)),
             audit + "GetInclusionProof": Unary("Audit", told(audit_pb2.GetInclusionProofRequest, self.get_proof)),
+            audit + "GetReceipt": Unary("Audit", told(audit_pb2.GetReceiptRequest, self.get_receipt)),
         }
 
     async def status(self, _: admin_pb2.StatusRequest) -> Message:
@@ -230,11 +233,10 @@ class Control:
 
     async def get_proof(self, request: audit_pb2.GetInclusionProofRequest) -> Message:
         def prove() -> Message:
-            note = (self.host.config.audit.directory / "checkpoint").read_bytes()
-            reader = LogReader(self.host.config.audit.directory, open_checkpoint(note, [self.vkey()]))
+            note, reader = self.published()
             size = request.tree_size or reader.checkpoint.size
             if not request.index < size <= reader.checkpoint.size:
-                raise errors.ArgumentInvalid("index", "is not an entry of a published tree")
+                raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
             return audit_pb2.GetInclusionProofResponse(
                 index=request.index,
                 tree_size=size,
@@ -243,6 +245,20 @@ class Control:
             )
 
         return await asyncio.to_thread(prove)
+
+    async def get_receipt(self, request: audit_pb2.GetReceiptRequest) -> Message:
+        def prove() -> Message:
+            note, reader = self.published()
+            if request.index >= reader.checkpoint.size:
+                raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
+            return audit_pb2.GetReceiptResponse(receipt=make_proof(reader, request.index, note).text())
+
+        return await asyncio.to_thread(prove)
+
+    def published(self) -> tuple[bytes, LogReader]:
+        """Return the newest checkpoint's note, and the public log as it stands there."""
+        note = (self.host.config.audit.directory / "checkpoint").read_bytes()
+        return note, LogReader(self.host.config.audit.directory, open_checkpoint(note, [self.vkey()]))
 
     def reader(self) -> LogReader:
         """Return the public log at its newest checkpoint."""

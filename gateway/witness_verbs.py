@@ -22,7 +22,7 @@ from ops.audit.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner, pa
 from ops.audit.durable import replace_file
 from ops.audit.errors import AuditError, VerifierKeyError, WitnessAhead
 from ops.audit.read import LogReader
-from ops.audit.tlog_proof import make_proof
+from ops.audit.receipt import make_proof
 from ops.audit.verify_report import INCOMPLETE, OK, TAMPERED
 from ops.audit.witness import Witness, WitnessStore
 from ops.audit.witness_client import Asked, ask_all
@@ -50,9 +50,7 @@ def prove(options: argparse.Namespace) -> int:
             return fail(
                 f"the checkpoint has {reader.checkpoint.size:,} entries, so no entry {options.index}", INCOMPLETE
             )
-        [entry] = reader.entries(options.index, 1)
-        receipt = make_proof(options.index, entry, reader.inclusion_proof(options.index), note)
-        replace_file(out, receipt.text())
+        replace_file(out, make_proof(reader, options.index, note).text())
     except (AuditError, OSError) as problem:
         return failed(problem)
     if options.json:

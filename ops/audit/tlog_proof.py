@@ -14,7 +14,6 @@ by the proof that leads from its hash to the root. Pure.
 """
 
 import base64
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ops.audit.checkpoint import NOTE_BYTES_MAX, decode64
@@ -59,11 +58,6 @@ class TlogProof:
         head = witnessed.checkpoint
         verify_inclusion(leaf_hash(data), self.index, head.size, self.hashes, head.root)
         return witnessed
-
-
-def make_proof(index: int, entry: bytes, hashes: Sequence[bytes], checkpoint: bytes) -> TlogProof:
-    """The receipt for an entry, with the entry in it."""
-    return TlogProof(index, tuple(hashes), checkpoint, entry)
 
 
 def parse_proof(data: bytes) -> TlogProof:

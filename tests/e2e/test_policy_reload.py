@@ -12,6 +12,8 @@ import pytest
 
 from ops.audit.checkpoint import open_checkpoint, parse_vkey
 from ops.audit.merkle import leaf_hash, verify_inclusion
+from ops.audit.tlog_proof import parse_proof
+from ops.audit.trust_policy import parse_trust_policy
 from stockade.open_inference.grpc_service_pb2 import ModelStreamInferResponse
 from stockade.v1 import admin_pb2, audit_pb2
 from tests.e2e.caller import calling, infer_body
@@ -205,10 +207,16 @@ def test_the_admin_port_proves_what_the_log_holds(kept):
         listing = audit_pb2.ListEntriesRequest(start=index, count_max=1).SerializeToString()
         (leaf,) = audit_pb2.ListEntriesResponse.FromString(admin.ask(AUDIT + "ListEntries", listing).body).entries
         beyond = audit_pb2.GetInclusionProofRequest(index=2**40).SerializeToString()
-        assert admin.ask(AUDIT + "GetInclusionProof", beyond).code is grpc.StatusCode.INVALID_ARGUMENT
+        wanted = audit_pb2.GetReceiptRequest(index=index).SerializeToString()
+        receipt = audit_pb2.GetReceiptResponse.FromString(admin.ask(AUDIT + "GetReceipt", wanted).body).receipt
+        for method in ("GetInclusionProof", "GetReceipt"):
+            assert admin.ask(AUDIT + method, beyond).code is grpc.StatusCode.INVALID_ARGUMENT
     checkpoint = open_checkpoint(proof.checkpoint, [parse_vkey(site.vkey)])
     verify_inclusion(leaf_hash(leaf), index, proof.tree_size, proof.hashes, checkpoint.root)
     assert json.loads(leaf)["id"] == answer.request_id
+    trusted = parse_trust_policy(f"log {site.vkey}\nquorum none\n".encode())
+    assert parse_proof(receipt).extra == leaf
+    parse_proof(receipt).verify(trusted)
 
 
 def test_the_file_is_watched_and_a_signal_reloads_it(changing):

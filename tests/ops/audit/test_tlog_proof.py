@@ -10,7 +10,7 @@ from ops.audit.checkpoint import Checkpoint, SignerKey, sign_note
 from ops.audit.cosignature import COSIGN_ML_DSA_44, Cosigner
 from ops.audit.errors import AuditError, ProofError, QuorumMissing
 from ops.audit.merkle import fold, inclusion_proof, leaf_hash, range_root, tree_root
-from ops.audit.tlog_proof import TlogProof, make_proof, parse_proof
+from ops.audit.tlog_proof import TlogProof, parse_proof
 from ops.audit.trust_policy import TrustPolicy, parse_trust_policy
 
 LOG = SignerKey("log.test/one", bytes(range(32)))
@@ -28,7 +28,7 @@ def proof_of(index: int, size: int, *, cosigned: bool = False) -> TlogProof:
     hashes = inclusion_proof(index, size, lambda height, at: fold(leaves[at << height : (at + 1) << height]))
     text = Checkpoint(LOG.name, size, tree_root(leaves)).text()
     note = sign_note(text, [LOG]) + (WITNESS.cosign(text.encode(), 1).encode() if cosigned else b"")
-    return make_proof(index, entries(size)[index], hashes, note)
+    return TlogProof(index, tuple(hashes), note, entries(size)[index])
 
 
 @given(st.integers(1, 70), st.data())
