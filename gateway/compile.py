@@ -25,6 +25,7 @@ from gateway.auth.rights import Grant, Rights
 from gateway.compile_release import require_versions, splits_of, with_mirrors
 from gateway.document import PolicyRejected
 from gateway.state import PUBLIC, Active, ModelRules, ScreenInForce
+from serving.manifest import PROTOTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -41,6 +42,7 @@ PREDICTION = "probabilities"  # the output that hardening is for
 PREDICTION_DIMS = 2
 SCREENS: Mapping[str, Callable[[Mapping[str, Any]], Calibrated]] = {"evidence": load_evidence}
 SCREEN_OUTPUTS: Mapping[str, tuple[str, ...]] = {"evidence": EVIDENCE_OUTPUTS}
+PROTOTYPE_OUTPUTS = frozenset({"prototypes", "prototype_distances"})  # a version may have none: they are an extra
 FLOATS = frozenset({"FP16", "FP32", "FP64"})
 PUBLIC_LIMITS = Limits(
     request_interval_ns=20_000_000, request_burst=100, cost_interval_ns=20_000_000, cost_burst=100, in_flight_max=32
@@ -149,18 +151,21 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
     """Return how one model version is screened and answered."""
     bundle = served.bundle
     screens = {name: screen_of(name, bundle) for name in model.screens}
-    missing = set(model.outputs or ()) - {spec.name for spec in bundle.outputs}
+    missing = set(model.outputs or ()) - {spec.name for spec in bundle.outputs} - PROTOTYPE_OUTPUTS
     if missing:
         raise PolicyRejected([f"models.{bundle.name}.outputs: the bundle has no output {min(missing)!r}"])
     prediction = prediction_of(bundle.outputs)
     if prediction is None and model.harden is not None:
         problem = f"the bundle has no output {PREDICTION!r} of rows x classes in floats, which is what is hardened"
         raise PolicyRejected([f"models.{bundle.name}.harden: {problem}"])
-    outputs = tuple(spec for spec in bundle.outputs if model.outputs is None or spec.name in model.outputs)
+    on_request = frozenset(bundle.manifest["roles"].get(PROTOTYPES, ()))
+    named = {spec.name for spec in bundle.outputs} - on_request if model.outputs is None else {*model.outputs}
+    outputs = tuple(spec for spec in bundle.outputs if spec.name in named or spec.name in model.reserved)
     return ModelRules(
         served=served,
         outputs=outputs,
-        reserved=reserved_of(model, bundle, outputs),
+        reserved=reserved_of(model, bundle, outputs, on_request),
+        on_request=on_request,
         datatypes={spec.name: spec.datatype for spec in outputs},
         cost_per_row=model.cost_per_row,
         screens=screens,
@@ -184,12 +189,14 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
     )
 
 
-def reserved_of(model: ModelPolicy, bundle: Bundle, outputs: Iterable[TensorSpec]) -> dict[str, frozenset[str]]:
+def reserved_of(
+    model: ModelPolicy, bundle: Bundle, outputs: Iterable[TensorSpec], on_request: frozenset[str]
+) -> dict[str, frozenset[str]]:
     """Return which roles may have an output that not everybody may."""
     where, names = f"models.{bundle.name}.reserved", {spec.name for spec in outputs}
-    if missing := model.reserved.keys() - names:
+    if missing := model.reserved.keys() - names - PROTOTYPE_OUTPUTS:
         raise PolicyRejected([f"{where}: the bundle has no output {min(missing)!r}"])
-    if not names - model.reserved.keys():
+    if not names - on_request - model.reserved.keys():
         raise PolicyRejected([f"{where}: nothing is left for anybody else; keep the model to a role by its grants"])
     return {output: frozenset(roles) for output, roles in model.reserved.items()}
 

@@ -91,8 +91,9 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
         require_loaded(served)
         outputs = rules.outputs_for(principal.roles)
         request = codec.decode(message, served.bundle.inputs, outputs, gw.codec_limits)
-        if len(outputs) < len(rules.outputs):
-            request = request.naming(outputs)
+        given = rules.given(outputs)
+        if len(given) < len(rules.outputs):
+            request = request.naming(given)
         record.rows = request.rows
         charges = budget.cost_charges(request.rows * rules.cost_per_row, request.rows)
         spend(record, charges, began_ns, gw)

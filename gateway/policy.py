@@ -207,7 +207,7 @@ class ModelPolicy(Section):
     cost_per_row: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """What a row counts against `cost` limits."""
     outputs: Annotated[tuple[str, ...], Field(min_length=1, max_length=64)] | None = None
-    """Outputs that clients may have; absent: all of the bundle's."""
+    """Outputs that clients may have; absent: all of the bundle's but nearest prototypes, which must be named."""
     reserved: Annotated[
         Mapping[str, Annotated[tuple[str, ...], Field(min_length=1, max_length=64)]], Field(max_length=64)
     ] = {}

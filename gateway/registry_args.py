@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["add_key_verb", "add_verbs"]
 
 SEED_MAX = 2**32 - 1
+VERSION_MAX = 999_999_999
+PROTOTYPES_MAX = 100
 
 
 def share(text: str) -> float:
@@ -61,13 +63,8 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
     )
     evaluate.add_argument("--replace", action="store_true", help="in place of an evaluation that somebody has signed")
     sign.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="a bundle, such as bundles/kiosk/2")
-    sign.add_argument(
-        "--signing-key",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="ECDSA P-256 private key in PEM; created when absent, its public half is written beside it as .pub",
-    )
+    add_prototypes(verb(models, "prototypes", lazy("prototypes"), "write a version that can name nearest prototypes"))
+    signing_key(sign)
     approve.add_argument("--as", dest="approver", required=True, metavar="NAME", help="your name in `approvers`")
     approve.add_argument("--key", type=Path, required=True, metavar="FILE", help="your private key, Ed25519 in PEM")
     approve.add_argument("--data", type=Path, metavar="FILE", help="measure again on it first; refuse what differs")
@@ -79,6 +76,38 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
         each.add_argument("--key", type=Path, metavar="FILE", help="sign with this key (default: sign it yourself)")
     for each in (listed, evaluate, diff, sign):
         each.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_prototypes(prototypes: argparse.ArgumentParser) -> None:
+    """Add the arguments of `stockade models prototypes`."""
+    prototypes.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/1")
+    prototypes.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="safetensors with inputs and labels that may be shown"
+    )
+    prototypes.add_argument("--version", type=whole(1, VERSION_MAX), required=True, metavar="N", help="the new version")
+    prototypes.add_argument("--out", type=Path, required=True, metavar="DIR", help="bundles.directory of stockade.yaml")
+    for name, default, text in (("per-class", 3, "of each class"), ("nearest", 3, "that an answer names")):
+        prototypes.add_argument(
+            f"--{name}",
+            type=whole(1, PROTOTYPES_MAX),
+            default=default,
+            metavar="N",
+            help=f"{text} (default: {default})",
+        )
+    prototypes.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
+    signing_key(prototypes)
+    prototypes.add_argument("--json", action="store_true", help="print JSON")
+
+
+def signing_key(verb: argparse.ArgumentParser) -> None:
+    """Add the key that a bundle is signed with."""
+    verb.add_argument(
+        "--signing-key",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="ECDSA P-256 private key in PEM; created when absent, its public half is written beside it as .pub",
+    )
 
 
 def add_key_verb(verb: Callable[..., argparse.ArgumentParser], keys: Any) -> None:

@@ -1,4 +1,4 @@
-"""What `stockade models list|evaluate|approve|promote|rollback|diff|sign` and `stockade keys approver` do.
+"""What `stockade models list|evaluate|approve|promote|rollback|diff` and `stockade keys approver` do.
 
 Exit codes: 0 done; 1 done, and the answer is no (a gate that does not pass, a version that may not be served);
 2 something that cannot be used, or is not there.
@@ -20,13 +20,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.document import FileRejected, unusable
-from gateway.init import RELEASE_KEY
 from gateway.policy_promotion import limits_of
 from gateway.registry import RegistryRefused, approve, open_registry, parse_version, rewrite
+from gateway.registry_bundles import run_prototypes, run_sign, trusted_keys
 from gateway.registry_data import held_out, sample_of
 from gateway.registry_evaluate import differing, evaluate, measured_again, strength_of
 from gateway.registry_view import differences, render_differences, render_evaluation, render_versions, version_json
-from gateway.samples import bundles_directory
 from serving.bundle import load_bundle
 from serving.errors import ServingError
 from serving.registry.approval import key_hex, read_key
@@ -37,7 +36,6 @@ from serving.registry.evidence import EVALUATION_FILE, write_file
 from serving.registry.gates import Thresholds, judge
 from serving.registry.proof import About
 from serving.train.errors import DatasetMissing, TrainingError
-from serving.train.pack import open_signing_key, public_pem, sign_again
 
 if TYPE_CHECKING:
     import argparse
@@ -136,7 +134,7 @@ def subjects(
 ) -> tuple[Registry | None, Bundle, Bundle | None, Promotion | None]:
     """Return the files of the host, the bundle, what it is compared with, and what the policy asks of the model."""
     if options.config is None:
-        keys = [options.trusted_key or bundles_directory() / RELEASE_KEY]
+        keys = trusted_keys(options)
         bundle = load_bundle(options.directory, keys)
         against = options.directory.parent / options.against if options.against else None
         return None, bundle, load_bundle(against, keys) if against is not None else None, None
@@ -272,24 +270,6 @@ def run_diff(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_sign(options: argparse.Namespace) -> int:
-    key = open_signing_key(options.signing_key)
-    public = options.signing_key.with_suffix(".pub")
-    public.write_bytes(public_pem(key))
-    signed = [(directory, sign_again(directory, key)) for directory in options.directories]
-    if options.json:
-        facts = [
-            {"directory": str(each), "model": it.name, "version": it.version, "digest": it.digest}
-            for each, it in signed
-        ]
-        say(json.dumps({"public_key": str(public), "signed": facts}, indent=2))
-    else:
-        for directory, bundle in signed:
-            say(f"signed    {directory}: {bundle.name}/{bundle.version}, digest {bundle.digest}")
-        say(f"trust     {public}")
-    return 0
-
-
 def run_key(options: argparse.Namespace) -> int:
     key = Ed25519PrivateKey.generate()
     handle = os.open(options.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -310,5 +290,6 @@ VERBS = {
     "rollback": run_rollback,
     "diff": run_diff,
     "sign": run_sign,
+    "prototypes": run_prototypes,
     "key": run_key,
 }

@@ -115,7 +115,8 @@ class Mirror:
 class ModelRules:
     """What the policy says about one model version. `prediction` is the output that is hardened, if there is one.
 
-    `reserved` holds the roles that may have an output which not everybody may.
+    `reserved` holds the roles that may have an output which not everybody may. `on_request` are outputs that nobody
+    gets who does not ask for them by name.
     """
 
     served: Served
@@ -132,12 +133,19 @@ class ModelRules:
     capture_rate: float
     mirror: Mirror | None = None
     reserved: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    on_request: frozenset[str] = frozenset()
 
     def outputs_for(self, roles: frozenset[str]) -> tuple[TensorSpec, ...]:
         """Return the outputs that a caller with these roles may have; at least one."""
         if not self.reserved:
             return self.outputs
         return tuple(spec for spec in self.outputs if not roles.isdisjoint(self.reserved.get(spec.name, roles)))
+
+    def given(self, outputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        """Return those of a caller's outputs that it gets without asking for any in particular; at least one."""
+        if not self.on_request:
+            return outputs
+        return tuple(spec for spec in outputs if spec.name not in self.on_request)
 
 
 @dataclass(frozen=True, slots=True)

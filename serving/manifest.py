@@ -18,7 +18,17 @@ import numpy as np
 
 from serving.errors import BundleRejected, Rejection
 
-__all__ = ["DATATYPES", "ENCODER", "MANIFEST_FILE", "REASONS", "Manifest", "TensorSpec", "Upstream", "parse_manifest"]
+__all__ = [
+    "DATATYPES",
+    "ENCODER",
+    "MANIFEST_FILE",
+    "PROTOTYPES",
+    "REASONS",
+    "Manifest",
+    "TensorSpec",
+    "Upstream",
+    "parse_manifest",
+]
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_BYTES_MAX = 1024 * 1024
@@ -45,6 +55,7 @@ DATATYPES = {
 }
 ENCODER = "encoder"
 REASONS = "reasons"
+PROTOTYPES = "prototypes"
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -84,6 +95,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     With `upstream` the model runs elsewhere and its graph is not here. What is here is then at most a graph `encoder`,
     which computes the outputs of the role `encoder` from the same inputs; `weights` and `calibration` may be "" (none).
+
+    Outputs of the role `prototypes` are answered where they are asked for by name and the policy names them.
 
     `reasons`: what the codes of the outputs of the role `reasons` mean, from 0.
     """

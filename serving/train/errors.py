@@ -5,6 +5,7 @@ TrainingError
 ├── DatasetMissing      the data is on none of the paths looked at; says what installs it
 ├── DatasetMalformed    a file is not the data set it should be
 ├── CheckpointMismatch  a checkpoint belongs to another configuration, seed or data set
+├── PrototypesRefused   a bundle or its data cannot have prototypes
 ├── SigningKeyUnusable  the signing key is not a P-256 private key
 └── GateFailed          the trained model is below its release gate; no bundle is signed
 ```
@@ -20,6 +21,7 @@ __all__ = [
     "DatasetMalformed",
     "DatasetMissing",
     "GateFailed",
+    "PrototypesRefused",
     "SigningKeyUnusable",
     "TrainingError",
 ]
@@ -56,6 +58,10 @@ class CheckpointMismatch(TrainingError):
         super().__init__(f"{file}: {problem}; delete it to start afresh")
         self.file = file
         self.problem = problem
+
+
+class PrototypesRefused(TrainingError):
+    """A bundle, or the rows that were to stand for it, cannot have prototypes."""
 
 
 class SigningKeyUnusable(TrainingError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -90,3 +91,35 @@ def test_public_methods_have_a_role_of_their_own(document, build):
     assert active.rights.may_call(PUBLIC, "Health")
     assert not active.rights.may_call(PUBLIC, "ModelInfer")
     assert active.budgets[PUBLIC.name].lane == 3
+
+
+def with_role(names):
+    """What is served, its bundle with these outputs as prototypes."""
+    bundle = tiny_bundle()
+    roles = {**bundle.manifest["roles"], "prototypes": names}
+    bundle = replace(bundle, manifest={**bundle.manifest, "roles": roles})
+    return {("tiny", "1"): Served(bundle, SimpleNamespace(), "{}", ServiceTime(), ModelCounters())}
+
+
+@pytest.mark.parametrize(
+    ("said", "had"),
+    [
+        ({}, False),
+        ({"outputs": ["probabilities", "energy"]}, False),
+        ({"outputs": ["probabilities", "residual"]}, True),
+        ({"reserved": {"residual": ["rival"]}}, True),
+    ],
+)
+def test_prototypes_are_there_where_the_policy_names_them_and_given_to_who_asks(document, build, said, had):
+    document["models"]["tiny"] |= said
+    rules = build(document, with_role(["residual"])).models["tiny", "1"]
+    assert ("residual" in {spec.name for spec in rules.outputs}) is had
+    given = {spec.name for spec in rules.given(rules.outputs)}
+    assert "residual" not in given
+    assert "probabilities" in given
+
+
+def test_a_policy_that_leaves_only_prototypes_is_refused(document, build):
+    document["models"]["tiny"]["outputs"] = ["residual"]
+    with pytest.raises(PolicyRejected, match="nothing is left"):
+        build(document, with_role(["residual"]))
