@@ -15,7 +15,7 @@ from pathlib import Path
 from gateway.bench import peers
 from gateway.bench.frame import echo_reply
 from gateway.bench.gateway_launch import launch_gateway
-from gateway.bench.ray_launch import launch_ray, ray_missing
+from gateway.bench.ray_launch import ENVIRONMENT, launch_ray, ray_missing
 from gateway.bench.running import Endpoint, Launch, free_pair, free_ports
 
 __all__ = ["TARGETS", "Place", "Target"]
@@ -117,12 +117,7 @@ def _ray(place: Place, **environment: str) -> Launch:
 
 
 def _ray_settings() -> dict[str, str]:
-    return {
-        "PYTHONPATH": str(peers.script("")),
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
+    return {"PYTHONPATH": str(peers.script("")), **ENVIRONMENT}
 
 
 def _ray_proxy(place: Place) -> Launch:

@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "RAY_health_check_failure_threshold": "4",
     "RAY_health_check_initial_delay_ms": "0",
     "OMP_NUM_THREADS": "1",
+    "RAY_worker_niceness": "0",  # 15 by default: beside other work on the machine a replica would hardly run
 }
 
 
