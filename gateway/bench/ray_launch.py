@@ -23,7 +23,6 @@ from gateway.bench.running import Launch, free_ports
 
 __all__ = ["ENVIRONMENT", "launch_ray", "ray_missing"]
 
-START_SECONDS_MAX = 180.0
 OBJECT_STORE_BYTES = 128 << 20
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -61,7 +60,7 @@ def launch_ray(directory: Path, bundles: Path, *, replicas: int = 1, cpus: float
     }
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, "-m", "gateway.bench.ray_launch", str(file), str(directory / "r"), str(port)]
-    return replace(launch, command=command, environment=ENVIRONMENT, start_seconds_max=START_SECONDS_MAX)
+    return replace(launch, command=command, environment=ENVIRONMENT)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -63,7 +63,7 @@ class Launch:
     endpoint: Endpoint
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    start_seconds_max: float = 60.0
+    start_seconds_max: float = 180.0
     attempts: int = 1
 
 
