@@ -34,12 +34,13 @@ from serving.registry.errors import RegistryError
 from serving.registry.evaluation import encode
 from serving.registry.evidence import EVALUATION_FILE, write_file
 from serving.registry.gates import Thresholds, judge
+from serving.registry.measure import LABELS_SUSPECT
 from serving.registry.proof import About
 from serving.train.errors import DatasetMissing, TrainingError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from gateway.policy import Policy
@@ -53,6 +54,7 @@ __all__ = ["run_verb"]
 
 EX_NO, EX_UNUSABLE = 1, 2
 KEY_BYTES_MAX = 64 * 1024
+SUSPECT_MIN = 0.005  # clean test sets stay below it, 5 % of changed labels above: docs/promotion.md
 CANARY = {"steps": [0.01, 0.1, 0.5, 1], "step_every": "10m"}
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -120,6 +122,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
         for old in approvals_in(file.parent):
             old.unlink()
         write_file(file, encode(evaluation))
+    for warning in warnings_of(evaluation):
+        err.print(f"[yellow]warning:[/yellow] {escape(warning)}")
     if options.json:
         say(encode(evaluation).decode().rstrip())
     else:
@@ -127,6 +131,17 @@ def run_evaluate(options: argparse.Namespace) -> int:
         if file is not None:
             say(f"written   {file}")
     return 0 if all(gate.passed for gate in evaluation.gates) else EX_NO
+
+
+def warnings_of(evaluation: Evaluation) -> Iterator[str]:
+    """Yield what somebody should know before believing the numbers."""
+    doubted = evaluation.metrics.get(LABELS_SUSPECT)
+    if doubted is not None and doubted.low is not None and doubted.low > SUSPECT_MIN:
+        yield (
+            f"{evaluation.dataset.file}: about {doubted.value:.1%} of the labels ({doubted.low:.1%} to {doubted.high:.1%}) "
+            "contradict the model beyond what its own doubts explain; were they changed, or is the model wrong? Look "
+            "before you believe these numbers"
+        )
 
 
 def subjects(

@@ -17,6 +17,7 @@ from serving.inprocess import InProcessEngine
 from serving.manifest import DATATYPES
 from serving.registry.errors import NotMeasurable
 from serving.registry.evaluation import Attacked, Decided, Measure
+from serving.registry.labels import check_labels
 from serving.train.measure import calibration_error, ranking_area
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     from serving.bundle import Bundle, TensorSpec
     from serving.registry.dataset import Dataset
 
-__all__ = ["Attacker", "Clocks", "Found", "classes_of", "measure", "wilson"]
+__all__ = ["LABELS_SUSPECT", "Attacker", "Clocks", "Found", "classes_of", "measure", "wilson"]
 
 BATCH = 256
 TIMED, WARM = 300, 20
 Z = 1.959963984540054
 PREDICTION = "prediction"
+LABELS_SUSPECT = "labels_suspect"
+SUM_APART_MAX = 1e-3
 PREDICTION_DIMS = 2
 TWO = 2
 
@@ -97,7 +100,8 @@ def measure(bundle: Bundle, baseline: Bundle | None, data: Dataset, attacker: At
         scores = predictions(engine, data.inputs, output)
         chosen = scores.argmax(axis=1)
         right = chosen == data.labels
-        metrics = {"accuracy": share(right), **ranked(scores, data.labels), **times(engine, data, clocks)}
+        metrics = {"accuracy": share(right), **ranked(scores, data.labels), **doubted(scores, data.labels)}
+        metrics |= times(engine, data, clocks)
         attacked = None
         if attacker is not None and (spec := attackable(bundle)) is not None:
             metrics["robust_accuracy"] = robust(engine, data, spec, output, attacker)
@@ -161,6 +165,14 @@ def ranked(scores: Array, labels: NDArray[np.int64]) -> dict[str, Measure]:
     if scores.shape[1] == TWO and len(set(labels.tolist())) == TWO:
         found["auc"] = area(scores[labels == 1, 1], scores[labels == 0, 1])
     return found
+
+
+def doubted(scores: Array, labels: NDArray[np.int64]) -> dict[str, Measure]:
+    """Return the share of labels that look changed, where the scores are probabilities; around 0 where none was."""
+    if scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > SUM_APART_MAX:
+        return {}
+    found = check_labels(scores, labels)
+    return {LABELS_SUSPECT: Measure(value=found.excess, low=found.low, high=found.high, rows=len(labels))}
 
 
 def area(ones: Array, zeros: Array) -> Measure:

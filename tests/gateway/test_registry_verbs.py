@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file, save
 
 from gateway import cli
 from gateway.policy import load_policy
@@ -273,3 +275,25 @@ def test_the_bundles_that_come_with_the_project_measure_again_what_their_manifes
     for metric in metrics:
         # another CPU may round rows over an edge; a sample of the test set is a sample
         assert found["metrics"][metric]["value"] == pytest.approx(claimed[metric], abs=1e-3 if whole else 0.04), metric
+
+
+@pytest.mark.parametrize(
+    ("name", "sample"),
+    [("kiosk", "fashion-mnist-1000"), ("clickstream", "ecom-1000"), ("payments", "credit-data-891")],
+)
+def test_changed_labels_are_warned_of_and_right_ones_are_not(name, sample, tmp_path, capsys):
+    bundle, file = bundles_directory() / name / "1", bundles_directory() / f"samples/{sample}.safetensors"
+    assert cli.main(["models", "evaluate", str(bundle), "--data", str(file), "--json"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    tensors = load_file(file)
+    classes = len(json.loads((bundle / "manifest.json").read_text())["class_names"])
+    rng = np.random.default_rng(0)
+    rows = rng.choice(len(tensors["labels"]), len(tensors["labels"]) // 20, replace=False)
+    moved = rng.integers(1, classes, len(rows))
+    tensors["labels"][rows] = (tensors["labels"][rows].astype(int) + moved) % classes
+    poisoned = tmp_path / "poisoned.safetensors"
+    poisoned.write_bytes(save(tensors))
+    assert cli.main(["models", "evaluate", str(bundle), "--data", str(poisoned), "--json"]) == 0
+    said = capsys.readouterr()
+    assert "poisoned.safetensors: about" in said.err
+    assert json.loads(said.out)["metrics"]["labels_suspect"]["low"] > 0.005
