@@ -138,7 +138,7 @@ def warnings_of(evaluation: Evaluation) -> Iterator[str]:
     doubted = evaluation.metrics.get(LABELS_SUSPECT)
     if doubted is not None and doubted.low is not None and doubted.low > SUSPECT_MIN:
         yield (
-            f"{evaluation.dataset.file}: about {doubted.value:.1%} of the labels ({doubted.low:.1%} to {doubted.high:.1%}) "
+            f"{evaluation.dataset.file}: about {doubted.value:.1%} ({doubted.low:.1%} to {doubted.high:.1%}) of the labels "
             "contradict the model beyond what its own doubts explain; were they changed, or is the model wrong? Look "
             "before you believe these numbers"
         )
