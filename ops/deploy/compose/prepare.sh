@@ -107,6 +107,10 @@ if [ ! -e $v/objects-config/s3.json ]; then
   printf '{"identities": [{"name": "stockade", "credentials": [{"accessKey": "%s", "secretKey": "%s"}], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}\n' "$(random 10)" "$(random 24)" >/tmp/s3.json
   place $objects 0400 /tmp/s3.json $v/objects-config/s3.json
 fi
+if [ ! -e $v/objects-config/security.toml ]; then
+  /opt/stockade/bin/python /deploy/closed_port.py /tmp/closed
+  for name in s3-grpc.key s3-grpc.crt security.toml; do place $objects 0400 /tmp/closed/$name $v/objects-config/$name; done
+fi
 directory $grafana 0700 $v/grafana-config
 place $grafana 0400 /site/secrets/grafana.password $v/grafana-config/admin.password
 directory $alertmanager 0700 $v/alertmanager-config

@@ -1,9 +1,10 @@
 #!/bin/sh
-# Ray in containers: `ray.sh head` (the cluster's memory, and Serve's), `ray.sh worker` (replicas), `ray.sh gateway` (the
-# gateway, and beside it the node through which it asks the cluster; no replica runs there). When the head dies the nodes
-# end and begin again; the new head knows nothing, so it deploys again.
+# Ray in containers: `ray.sh head` (the cluster's memory, and Serve's), `ray.sh worker` (replicas), `ray.sh node` (through
+# which a gateway asks the cluster; no replica runs there), `ray.sh gateway` (the gateway itself). When the head dies the
+# nodes end and begin again; the new head knows nothing, so it deploys again.
 set -eu
 config=/etc/stockade/stockade.yaml
+mark=/tmp/ray/gateway # which network the gateway has, and since when
 
 start() { # OPTION ...
   # The address on the cluster's network: a container can have others, and Ray would guess. A head that is away is waited
@@ -24,6 +25,8 @@ while True:
   exec ray start --block --disable-usage-stats --node-ip-address="$address" --metrics-export-port=8080 \
     --object-store-memory=134217728 "$@"
 }
+
+has_network() { grep -qv ^Iface /proc/net/route; }
 
 case $1 in
 head)
@@ -46,10 +49,36 @@ head)
 worker)
   start --address=ray-head:6379 --num-cpus="${RAY_CPUS:-1}"
   ;;
+node)
+  # Another user than the gateway, of the same group: the sockets are for both.
+  umask 007
+  rm -rf /tmp/ray/session_* 2>/dev/null || true # what the gateway wrote there is the gateway's to remove
+  (start --address=ray-head:6379 --num-cpus=0) &
+  node=$!
+  trap 'kill "$node"; exit 143' TERM INT
+  # The network is the gateway's, and a gateway that begins again has another. To be in that one this container has to
+  # begin again too, and the engine tries that only once: so not before the gateway has stood for a while.
+  here=$(readlink /proc/self/ns/net) seen='' stood_s=0
+  while [ $stood_s -lt 5 ]; do
+    sleep 1
+    if has_network && ! kill -0 "$node" 2>/dev/null; then exit 1; fi
+    now=$(cat $mark 2>/dev/null) || continue
+    if [ "$now" != "$seen" ] || [ "${now%% *}" = "$here" ]; then
+      seen=$now stood_s=0
+    else
+      stood_s=$((stood_s + 1))
+    fi
+  done
+  echo "ray.sh: the gateway has another network; following it" >&2
+  exit 1
+  ;;
 gateway)
-  while :; do
-    (start --address=ray-head:6379 --num-cpus=0) || sleep 2
-  done >/dev/null 2>&1 &
+  find /tmp/ray -mindepth 2 -user "$(id -u)" -delete 2>/dev/null || true
+  # Written beside and moved: what the node's user may have put in its place is not followed.
+  new=$(mktemp /tmp/ray/gateway.XXXXXX)
+  echo "$(readlink /proc/self/ns/net) $(date +%s.%N)" >"$new"
+  chmod 0644 "$new"
+  mv -fT "$new" $mark
   exec stockade serve "$config"
   ;;
 esac

@@ -17,8 +17,9 @@ project)
   find /opt/stockade -name direct_url.json -delete
   /build/bin/cyclonedx-py environment --output-reproducible --output-format JSON \
     --output-file /opt/stockade/sbom.cdx.json "$python"
-  # Compiled once, here: root filesystems are read-only. By hash, because times differ.
-  "$python" -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/stockade/lib >/dev/null || true
+  # Compiled once, here: root filesystems are read-only. By hash, because times differ; all of it, because what ran above
+  # has left some that go by time.
+  "$python" -m compileall -q -f -j 0 --invalidation-mode unchecked-hash /opt/stockade/lib >/dev/null || true
   find /opt/stockade -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
   ;;
 esac

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# docker-compose.yml on a real engine: build, up, predictions, targets, kill -9 of each container, verify, down.
+# docker-compose.yml on a real engine: build twice and compare, up, predictions, who reaches and sees what, targets,
+# kill -9 of each container, verify, down.
 #
 # As root it installs Docker from Debian where it is missing, starts an engine of its own in a temporary directory, and
 # removes everything at the end. Where no image registry can be reached, nothing is pulled: base_images.sh makes
@@ -84,6 +85,11 @@ docker run --rm $PYTHON_IMAGE true || cannot "containers do not start"
 step "building from the repository"
 docker compose build --quiet prepare gateway
 docker image ls --format '  {{.Repository}} {{.Size}}, its base included' >&2
+
+step "building again, from nothing, to compare"
+for image in stockade stockade-ray; do docker tag $image:0.1.0 stockade-test/$image-first; done
+docker compose build --quiet --no-cache prepare gateway
+for image in stockade stockade-ray; do "$PYTHON" $here/same_image.py stockade-test/$image-first $image:0.1.0; done
 
 step "the story"
 "$PYTHON" $here/stack.py

@@ -23,11 +23,16 @@ NOT_PULLED = {"grafana"}
 """What cannot be run without a registry; `docker compose config` has still read it."""
 ONE_SHOT = {"prepare", "bucket"}
 PATIENCE_S = 120.0
-RAY = ("ray-worker", "ray-head")
+RAY = ("ray-node", "ray-worker", "ray-head")
 RAY_PATIENCE_S = 300.0
 """A new head begins with nothing: nodes notice, end, join again, and replicas start; nobody waits for it meanwhile."""
 COUNT = 20
 TARGETS = 5
+S3, S3_GRPC, METRICS = 8333, 18333, 9327
+OPEN = [S3, METRICS, S3_GRPC]
+"""The ports of the object store that are not on loopback."""
+LISTENING = "0A"
+"""The state in /proc/net/tcp, proc(5)."""
 LOG = "/var/lib/stockade/audit/log"
 
 began = time.monotonic()
@@ -95,7 +100,7 @@ def predicted(*, count: int = COUNT) -> bool:
 
 def test_compose_file_is_valid() -> list[str]:
     services = compose("config", "--services").stdout.split()
-    wanted = {"prepare", "recorder", "gateway", "ray-head", "ray-worker", "redis", "objects", "bucket"}
+    wanted = {"prepare", "recorder", "gateway", "ray-node", "ray-head", "ray-worker", "redis", "objects", "bucket"}
     wanted |= {"prometheus", "alertmanager", "grafana"}
     require(wanted <= set(services), f"services are missing: {wanted - set(services)}")
     images = run("env", "-i", f"PATH={os.environ['PATH']}", "HOME=/", "docker", "compose", "config", "--images").stdout
@@ -143,24 +148,128 @@ def test_secrets() -> None:
     key, pepper = "/var/lib/stockade/vault/log.key", "/etc/stockade/secrets/pepper"
     inside("recorder", "python", "-c", read, key)
     inside("gateway", "python", "-c", read, pepper)
-    for service, secret in (("gateway", key), ("recorder", pepper), ("ray-worker", pepper), ("ray-worker", key)):
+    strangers = [(service, secret) for service in RAY for secret in (pepper, key)]
+    for service, secret in (("gateway", key), ("recorder", pepper), *strangers):
         refused = inside(service, "python", "-c", read, secret, ok=False)
         require("Error" in refused.stderr and refused.returncode == 1, f"{service} can read {secret}")
     require(not (SITE / "keys/log.key").exists(), "the log's key is still on the host")
     say("the log's key is the recorder's alone, the gateway's secrets are the gateway's")
 
 
-def test_image() -> None:
-    require(inside("gateway", "python", "-c", "import pip", ok=False).returncode == 1, "there is a pip in the image")
-    bill = json.loads(inside("gateway", "cat", "/opt/stockade/sbom.cdx.json").stdout)
-    named = {component["name"]: component["version"] for component in bill["components"]}
+def test_ray_node() -> None:
+    """It shares the gateway's network; it is another user, and sees none of the gateway's processes."""
+    commands = "import glob; print(*(open(f, 'rb').read() for f in glob.glob('/proc/[0-9]*/cmdline')))"
+    ours, theirs = (inside(service, "python", "-c", commands).stdout for service in ("gateway", "ray-node"))
+    require("gateway.worker" in ours and "raylet/raylet" not in ours, "the gateway's container runs a Ray node")
+    require("raylet/raylet" in theirs and "gateway.worker" not in theirs, "the Ray node sees the gateway's processes")
+    networks = [inside(service, "readlink", "/proc/self/ns/net").stdout for service in ("gateway", "ray-node")]
+    require(networks[0] == networks[1], "gateway and Ray node have two networks")
+    users = [inside(service, "id", "-u").stdout for service in ("gateway", "ray-node")]
+    require(users[0] != users[1], "gateway and Ray node are one user")
+    say("the Ray node is a container of its own, as another user, with the gateway's network")
+
+
+def test_objects() -> None:
+    """Master, volume and filer are on loopback, S3 is where its clients are, and its gRPC port takes none."""
+    sockets = [line.split() for line in inside("objects", "cat", "/proc/net/tcp", "/proc/net/tcp6").stdout.splitlines()]
+    listening = [line[1].split(":") for line in sockets if line[3:4] == [LISTENING]]
+    loopback = [int(port, 16) for address, port in listening if address.endswith("7F")]
+    beyond = sorted(int(port, 16) for address, port in listening if not address.endswith("7F"))
+    require(beyond == OPEN, f"objects listens to others on {beyond}")
     require(
-        bill["bomFormat"] == "CycloneDX" and {"stockade", "onnxruntime", "grpcio"} <= set(named), "no bill of materials"
+        {9333, 8888, 8080} <= set(loopback), f"the parts of SeaweedFS are not where they are looked for: {loopback}"
     )
+
+    addresses = {
+        name.partition("_")[2]: each["IPAddress"]
+        for name, each in inspect("objects")["NetworkSettings"]["Networks"].items()
+    }
+    tried = [f"{address}:{port}" for address in addresses.values() for port in {*loopback, *beyond}]
+    for service, may in (("gateway", [f"{addresses['monitoring']}:{METRICS}"]), ("ray-worker", [])):
+        reached = inside(service, "python", "-c", REACHED, *tried).stdout.split()
+        require(reached == may, f"{service} reaches {reached} of objects")
+    told = beside_objects("/deploy/bucket.py", f"http://objects-s3:{S3}", "stockade-log", "/etc/seaweedfs/s3.json")
+    require("Object Lock is enabled" in told.stdout, f"S3 does not answer: {told.stdout}{told.stderr}")
+    told = beside_objects("-c", ASK_S3, f"objects-s3:{S3}")
+    require(told.stdout.split() == ["403"], f"S3 without credentials: {told.stdout}{told.stderr}")
+    told = beside_objects("-c", ASK_S3_GRPC, f"objects-s3:{S3_GRPC}")
+    require("StatusCode.UNAVAILABLE" in told.stdout, f"S3's gRPC port: {told.stdout}{told.stderr}")
+    say(f"objects: {len(loopback)} ports on loopback; S3 on its own network, by credentials, its gRPC port by none")
+
+
+REACHED = """
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def reached(address):
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 3).close()
+    except OSError:
+        return False
+    return True
+with ThreadPoolExecutor(len(sys.argv)) as at_once:
+    print(*(address for address, yes in zip(sys.argv[1:], at_once.map(reached, sys.argv[1:])) if yes))
+"""
+ASK_S3 = """
+import http.client, sys
+asked = http.client.HTTPConnection(sys.argv[1], timeout=10)
+asked.request("DELETE", "/stockade-log")
+print(asked.getresponse().status)
+"""
+ASK_S3_GRPC = """
+import sys, grpc
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    ask = channel.unary_unary("/messaging_pb.SeaweedS3IamCache/ListPolicies")
+    try:
+        print(ask(b"", timeout=10))
+    except grpc.RpcError as refusal:
+        print(refusal.code())
+"""
+
+
+def beside_objects(*program: str) -> subprocess.CompletedProcess[str]:
+    """Run Python on the network of those who may use S3."""
+    return compose("run", "--rm", "--no-deps", "--entrypoint", "python", "bucket", *program, ok=False)
+
+
+def test_images() -> None:
+    """Each says what is in it, holds nothing to install with, and as it is runs as nobody in particular."""
+    sizes = []
+    for service in ("recorder", "gateway"):
+        require(inside(service, "python", "-c", "import pip", ok=False).returncode == 1, f"{service} has a pip")
+        bill = json.loads(inside(service, "cat", "/opt/stockade/sbom.cdx.json").stdout)
+        require(bill["bomFormat"] == "CycloneDX", f"{service} has no bill of materials")
+        named = {canonical(each["name"]): each["version"] for each in bill["components"]}
+        there = json.loads(inside(service, "python", "-c", DISTRIBUTIONS).stdout)
+        installed = {canonical(name): version for name, version in there}
+        require(named == installed, f"{service}'s bill of materials and it differ: {named.items() ^ installed.items()}")
+        require("stockade" in named and ("ray" in named) == (service == "gateway"), f"{service}: {sorted(named)}")
+        sizes.append(len(named))
+        image = inspect(service)["Config"]["Image"]
+        plain = ("docker", "run", "--rm", "--read-only", "--cap-drop", "ALL", "--network", "none")
+        require(run(*plain, "--entrypoint", "id", image, "-u").stdout.strip() == "10001", f"{image} has another user")
+        require("serve" in run(*plain, image, "--help").stdout, f"{image} does not run with a read-only root")
+        writable = run(*plain, "--entrypoint", "find", image, *WRITABLE, ok=False).stdout.split()
+        require(not writable, f"{image}: its user can write to {writable[:5]}")
     report = inside("gateway", "stockade", "check", "/etc/stockade/stockade.yaml", "--json", ok=False).stdout
     errors = [finding for finding in json.loads(report)["findings"] if finding["level"] == "error"]
     require(not errors, f"stockade check: {errors}")
-    say(f"no pip; bill of materials with {len(named)} components; stockade check finds nothing wrong")
+    say(f"images without pip, not root, read-only; bills of materials are whole ({sizes}); stockade check is content")
+
+
+DISTRIBUTIONS = """
+import json
+from importlib.metadata import distributions
+print(json.dumps([(each.name, each.version) for each in distributions()]))
+"""
+WRITABLE = ("/", "-xdev", "-writable", "!", "-type", "l", "!", "-path", "/tmp*", "!", "-path", "/var/tmp*",
+            "!", "-path", "/run/lock*", "!", "-path", "/proc*", "!", "-path", "/dev*")  # fmt: skip
+"""What find is asked for: what is writable to its user, beyond what Debian gives to everybody."""
+
+
+def canonical(name: str) -> str:
+    """The name of a distribution as PyPI compares it."""
+    return name.lower().replace("_", "-").replace(".", "-")
 
 
 def ask_monitoring(service: str, url: str) -> Any:
@@ -196,13 +305,14 @@ def test_replicas() -> None:
         return sum(float(line.rpartition(" ")[2]) for line in counts)
 
     before = handled()
-    eventually(lambda: predicted() and handled() > before, "replicas handle nothing", 120)
+    eventually(lambda: predicted() and handled() > before, "replicas handle nothing", RAY_PATIENCE_S)
     say(f"replicas have handled {handled():.0f} calls")
 
 
 def test_kill(service: str) -> None:
     """kill -9, from outside: to the engine it is a death, not a stop that was asked for."""
     before = inspect(service)
+    node = inspect("ray-node")
     os.kill(before["State"]["Pid"], signal.SIGKILL)
     at = time.monotonic()
     # What a dead replica was working on ends late, then the gateway runs the model itself; and the policy refuses what
@@ -212,13 +322,18 @@ def test_kill(service: str) -> None:
     elif service not in ("gateway", "recorder"):
         require(predicted(count=3), f"without {service} nothing is answered")
 
-    def back() -> bool:
-        now = inspect(service)
-        return now["State"]["Pid"] not in (0, before["State"]["Pid"]) and now["State"]["Health"]["Status"] == "healthy"
-
-    eventually(back, f"{service} did not come back", RAY_PATIENCE_S if service in RAY else PATIENCE_S)
+    patience_s = RAY_PATIENCE_S if service in RAY else PATIENCE_S
+    eventually(lambda: is_back(service, before), f"{service} did not come back", patience_s)
+    if service == "gateway":  # its network is another, and the Ray node has to follow
+        eventually(lambda: is_back("ray-node", node), "the Ray node did not follow the gateway", RAY_PATIENCE_S)
     eventually(predicted, f"no predictions after the death of {service}", 60)
     say(f"killed {service}: healthy and answering after {time.monotonic() - at:.1f} s")
+
+
+def is_back(service: str, before: dict[str, Any]) -> bool:
+    """Whether a service has begun again since `before`, and is healthy."""
+    now = inspect(service)
+    return now["State"]["Pid"] not in (0, before["State"]["Pid"]) and now["State"]["Health"]["Status"] == "healthy"
 
 
 def test_log(least: int) -> None:
@@ -248,13 +363,16 @@ def main() -> None:
     test_clients(Path(sys.executable).parent)
     test_confinement(services)
     test_secrets()
-    test_image()
+    test_ray_node()
+    test_objects()
+    test_images()
     test_monitoring()
     test_replicas()
     lasting = [service for service in services if service not in {*ONE_SHOT, *RAY}] + [*RAY]
     for service in lasting:
         test_kill(service)
-    test_replicas()
+        if service in {"gateway", *RAY}:
+            test_replicas()
     test_monitoring()
     up(services)
     require(digests() == made, "a second `up` changed the site")
