@@ -249,7 +249,7 @@ def state_of(application: Mapping[str, Any]) -> ApplicationStatus:
     wanted = sum(each["target_num_replicas"] for each in deployments)
     problems = [application["message"], *(each["message"] for each in deployments)]
     message = " ".join(text for text in problems if text)
-    return ApplicationStatus(str(application["status"]), running, message[-2000:], wanted=wanted)
+    return ApplicationStatus(str(application["status"].value), running, message[-2000:], wanted=wanted)
 
 
 def leave(code: int) -> NoReturn:

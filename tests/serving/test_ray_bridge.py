@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from enum import Enum
 from itertools import repeat
 
 import pytest
@@ -127,8 +128,17 @@ async def test_a_call_that_takes_long_ends_the_rest(resting):
     await asyncio.wait_for(rest, 60)
 
 
+class Said(str, Enum):  # noqa: UP042  as Serve has them: str() of one is not its value
+    """What Serve says of an application, and of a replica."""
+
+    DEPLOYING = "DEPLOYING"
+    RUNNING = "RUNNING"
+    STARTING = "STARTING"
+    STOPPING = "STOPPING"
+
+
 def test_what_serve_says_of_an_application_is_what_it_wants_and_what_runs():
-    states = ["RUNNING", "RUNNING", "STARTING", "STOPPING"]
+    states = [Said.RUNNING, Said.RUNNING, Said.STARTING, Said.STOPPING]
     deployment = {"message": "", "target_num_replicas": 3, "replicas": [{"state": state} for state in states]}
-    application = {"status": "DEPLOYING", "message": "starts", "deployments": {"model": deployment}}
+    application = {"status": Said.DEPLOYING, "message": "starts", "deployments": {"model": deployment}}
     assert state_of(application) == ApplicationStatus("DEPLOYING", 2, "starts", wanted=3)
