@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gateway.samples import bundles_directory
+from serving.catalog import find_bundles
+
 OVERLAY = Path(__file__).resolve().parent.parent.parent / "ops/deploy/kubernetes/overlays/ray"
 
 
@@ -14,7 +17,8 @@ def test_ray_takes_the_applications_of_the_ray_service():
 
     patch = yaml.safe_load((OVERLAY / "serve-config.yaml").read_text())
     deploy = ServeDeploySchema.model_validate(yaml.safe_load(patch["spec"]["serveConfigV2"]))
-    assert [each.name for each in deploy.applications] == ["stockade-clickstream-1", "stockade-kiosk-1"]
+    bundles = find_bundles(bundles_directory())
+    assert [each.name for each in deploy.applications] == [f"stockade-{at.parent.name}-{at.name}" for at in bundles]
     for application in deploy.applications:
         assert application.route_prefix is None
         assert application.import_path == "serving.ray_replica:build"
