@@ -35,6 +35,7 @@ from stockade.v1 import admin_pb2, audit_pb2
 if TYPE_CHECKING:
     import contextlib
     from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
 
     from google.protobuf.message import Message
 
@@ -248,17 +249,21 @@ class Control:
 
     async def get_receipt(self, request: audit_pb2.GetReceiptRequest) -> Message:
         def prove() -> Message:
-            note, reader = self.published()
+            note, reader = self.published(self.host.place.cosigned)
+            if request.index >= reader.checkpoint.size:
+                note, reader = self.published()
             if request.index >= reader.checkpoint.size:
                 raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
             return audit_pb2.GetReceiptResponse(receipt=make_proof(reader, request.index, note).text())
 
         return await asyncio.to_thread(prove)
 
-    def published(self) -> tuple[bytes, LogReader]:
-        """Return the newest checkpoint's note, and the public log as it stands there."""
-        note = (self.host.config.audit.directory / "checkpoint").read_bytes()
-        return note, LogReader(self.host.config.audit.directory, open_checkpoint(note, [self.vkey()]))
+    def published(self, checkpoint: Path | None = None) -> tuple[bytes, LogReader]:
+        """Return a checkpoint's note and the public log as it stands there: this one if it is there, or the newest."""
+        directory = self.host.config.audit.directory
+        newest = directory / "checkpoint"
+        note = (checkpoint if checkpoint is not None and checkpoint.exists() else newest).read_bytes()
+        return note, LogReader(directory, open_checkpoint(note, [self.vkey()]))
 
     def reader(self) -> LogReader:
         """Return the public log at its newest checkpoint."""

@@ -27,7 +27,8 @@ from gateway.dial import bearer
 from gateway.finding import Finding
 from gateway.shared_limits import password_in
 from ops.audit.checkpoint import parse_skey, parse_vkey
-from ops.audit.errors import NoteError
+from ops.audit.errors import NoteError, TrustPolicyError
+from ops.audit.trust_policy import parse_trust_policy
 
 __all__ = ["FILES"]
 
@@ -181,6 +182,23 @@ def _log_key(config: Config, _now: datetime) -> Iterator[Finding]:
         yield Finding("error", "audit.vkey", f"{audit.vkey} is not the public half of audit.signing_key")
 
 
+def _witnesses(config: Config, _now: datetime) -> Iterator[Finding]:
+    witnesses = config.audit.witnesses
+    if witnesses is None:
+        return
+    try:
+        policy = parse_trust_policy(_read(witnesses.policy))
+        own = parse_vkey(_read(config.audit.vkey).decode("ascii", "replace").strip())
+    except (_Unusable, TrustPolicyError, NoteError) as problem:
+        yield Finding("error", "audit.witnesses.policy", str(problem))
+        return
+    if own not in [log.key for log in policy.logs]:
+        yield Finding("error", "audit.witnesses.policy", f"{witnesses.policy} has no line `log {own}`")
+    if not policy.enough(name for name, witness in policy.witnesses.items() if witness.url):
+        few = f"the witnesses that have a URL in {witnesses.policy} are fewer than the quorum {policy.quorum}"
+        yield Finding("error", "audit.witnesses.policy", few)
+
+
 def _secrets(config: Config, _now: datetime) -> Iterator[Finding]:
     for where, path, exact in (
         ("audit.master_key", config.audit.master_key, True),
@@ -254,6 +272,7 @@ FILES = (
     _upstream,
     _upstream_tls,
     _log_key,
+    _witnesses,
     _secrets,
     _private_keys,
     _bundles,

@@ -265,6 +265,15 @@ class Bundles(Section):
         return self.directory.parent / "approvals" if self.approvals is None else self.approvals
 
 
+class Witnesses(Section):
+    """Who else signs the log's checkpoints, so that nobody can show two people two histories."""
+
+    policy: FilePath
+    """Trusted witnesses with their URLs, and the quorum (C2SP tlog-policy); a `log` line names this log's own key."""
+    every_ms: Annotated[int, Duration("1s", "1h")] = Field("10s", alias="every", validate_default=True)
+    """How often the newest checkpoint is cosigned. What came after it is the log's word alone."""
+
+
 class Audit(Section):
     """The tamper-evident log. No answer leaves before its record is durable here."""
 
@@ -300,6 +309,8 @@ class Audit(Section):
         "1s", alias="publish_every", validate_default=True
     )
     """How often what is durable becomes public: tiles and a signed checkpoint. Entries are durable before, as ever."""
+    witnesses: Witnesses | None = None
+    """Witnesses that cosign checkpoints; answers do not wait for them."""
 
 
 class PolicySource(Section):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.admin import Control
 from gateway.children import recorder_of, require_free, share_port, worker_child
 from gateway.config import load_config
+from gateway.cosigning import Cosigning
 from gateway.document import FileRejected
 from gateway.model_set import MODELS, Listed, ModelSet
 from gateway.occupancy import PRIVATE, occupied
@@ -32,6 +33,7 @@ from gateway.repository import Asked, Repository, change
 from gateway.rollout import Rollout
 from gateway.supervisor import Child, StartFailed, Target, all_ready, reload_everywhere
 from gateway.traces import require_tracing
+from ops.audit.trust_policy import read_trust_policy
 from ops.logging import configure
 from ops.metrics import prepare_directory, serve_metrics
 from serving.errors import ServingError
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from gateway.neighbour import Neighbour
     from gateway.place import Place
     from gateway.policy import Policy
+    from ops.audit.trust_policy import TrustPolicy
     from ops.logging import Log
     from serving.registry.proof import Unproven
 
@@ -73,6 +76,7 @@ class Host:
     started_ns: int
     recorder: Child | Neighbour
     workers: list[Child]
+    witnesses: TrustPolicy | None = None
     problem: str = ""
     told: tuple[tuple[int, int], str] | None = None
     seen: tuple[int, int] = (0, 0)
@@ -274,11 +278,12 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None], p
             if address is not None:
                 require_free(address)
         data = share_port(config.listen.data, stack)
+        witnesses = None if config.audit.witnesses is None else read_trust_policy(config.audit.witnesses.policy)
         recorder = recorder_of(config, place, log)
         workers = [
             worker_child(config_file, config.profile, kept, number, data, log) for number in range(config.workers)
         ]
-        host = Host(config, place, log, repository, kept, policy, time.time_ns(), recorder, workers)
+        host = Host(config, place, log, repository, kept, policy, time.time_ns(), recorder, workers, witnesses)
         await host.rollout.follow()  # workers read where their canaries are when they start
         for worker in workers:
             worker.before_start, worker.asked = host.mend_policy, host.hear
@@ -303,6 +308,7 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
         watching = [
             asyncio.create_task(host.watch(hangup), name="the watch of the policy"),
             asyncio.create_task(host.watch_releases(), name="the watch of releases"),
+            *cosigning(host),
         ]
         for task in watching:
             stack.callback(task.cancel)
@@ -316,6 +322,17 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
             task.cancel()
         await asyncio.gather(*(worker.stop(drain_s) for worker in host.workers), host.end_reloads(STOP_SLACK_S))
         await host.rollout.end()
+
+
+def cosigning(host: Host) -> list[asyncio.Task[None]]:
+    """Begin to have witnesses cosign the log, where there are any."""
+    audit = host.config.audit
+    if audit.witnesses is None or host.witnesses is None or host.control is None:
+        return []
+    metrics = host.control.app.metrics.witnesses(host.witnesses.witnesses)
+    every_s = audit.witnesses.every_ms / 1000
+    asking = Cosigning(audit.directory, host.witnesses, every_s, host.place.cosigned, host.log, metrics)
+    return [asyncio.create_task(asking.run(), name="the cosigning of the log")]
 
 
 def drain_time(config: Config) -> float:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.config import Config
 
 MEMORY = "policy.revision"
+COSIGNED = "cosigned"
 EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104  what listens there is no name that a certificate could carry
 
 
@@ -49,6 +50,7 @@ class Place:
     metrics: Path
     policies: Path
     memory: Path
+    cosigned: Path
     modes: Modes
 
     def make_shared(self) -> None:
@@ -77,5 +79,6 @@ def place_of(config: Config) -> Place:
         metrics=state / "metrics",
         policies=state / "policy",
         memory=(config.audit.key_database.parent if external else config.audit.state_directory) / MEMORY,
+        cosigned=state / COSIGNED,
         modes=GROUP if external else OWNER,
     )

@@ -18,7 +18,7 @@ from rich.table import Table
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.errors import AuditError, NoteError, ProofError, QuorumMissing, TrustPolicyError
 from ops.audit.tlog_proof import parse_proof
-from ops.audit.trust_policy import NONE, TrustedLog, TrustPolicy, parse_trust_policy
+from ops.audit.trust_policy import NONE, TrustedLog, TrustPolicy, read_trust_policy
 from ops.audit.verify import INCOMPLETE, OK, TAMPERED, USAGE, Report, verify_log
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console(stderr=options.json)
     directory, keys = find(options.directory, options.vkey)
     try:
-        policy = read_policy(options.policy) if options.policy else TrustPolicy()
+        policy = read_trust_policy(options.policy) if options.policy else TrustPolicy()
         remembered = options.remembered.read_bytes() if options.remembered else None
         vkeys = [*(read_key(key) for key in keys), *(str(log.key) for log in policy.logs)]
         with bar(console) as advance:
@@ -84,7 +84,7 @@ def demand_quorum(policy: TrustPolicy, remembered: bytes | None, report: Report)
 def run_proof(options: argparse.Namespace) -> int:
     """Verify a receipt and report; returns the exit code."""
     try:
-        policy = read_policy(options.policy) if options.policy else TrustPolicy()
+        policy = read_trust_policy(options.policy) if options.policy else TrustPolicy()
         policy.logs += [TrustedLog(parse_vkey(read_key(key))) for key in options.vkey]
         if not policy.logs:
             return fail("say which log is trusted: --vkey KEY or --policy FILE")
@@ -109,11 +109,6 @@ def run_proof(options: argparse.Namespace) -> int:
         Console(soft_wrap=True, highlight=False).print(f"[bold green]verified[/]: {escape(text)}")
         Console(soft_wrap=True).print_json(data=entry)
     return OK
-
-
-def read_policy(path: Path) -> TrustPolicy:
-    """Read a policy of trusted logs and witnesses. OSError, TrustPolicyError."""
-    return parse_trust_policy(path.read_bytes())
 
 
 def fail(problem: str, code: int = USAGE) -> int:

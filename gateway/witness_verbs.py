@@ -16,13 +16,14 @@ from rich.table import Table
 
 from gateway.document import unusable
 from gateway.log_key import SEED_BYTES, write_pair
-from gateway.verify_view import fail, find, read_key, read_policy
+from gateway.verify_view import fail, find, read_key
 from ops.audit.checkpoint import open_checkpoint, parse_vkey
 from ops.audit.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner, parse_cosigner_secret
 from ops.audit.durable import replace_file
 from ops.audit.errors import AuditError, VerifierKeyError, WitnessAhead
 from ops.audit.read import LogReader
 from ops.audit.receipt import make_proof
+from ops.audit.trust_policy import read_trust_policy
 from ops.audit.verify_report import INCOMPLETE, OK, TAMPERED
 from ops.audit.witness import Witness, WitnessStore
 from ops.audit.witness_client import Asked, ask_all
@@ -64,7 +65,7 @@ def cosign(options: argparse.Namespace) -> int:
     """Ask every witness of the policy, and keep the checkpoint with what they gave."""
     directory, _ = find(options.log, [])
     try:
-        policy = read_policy(options.policy)
+        policy = read_trust_policy(options.policy)
         note = (directory / "checkpoint").read_bytes()
         checkpoint = open_checkpoint(note, [log.key for log in policy.logs])
         reader = LogReader(directory, checkpoint)
@@ -114,7 +115,7 @@ def witness(options: argparse.Namespace) -> int:
         return fail(f"--listen is HOST:PORT, not {options.listen!r}")
     try:
         cosigners = [parse_cosigner_secret(path.read_text().strip()) for path in options.key]
-        logs = [log.key for log in read_policy(options.policy).logs]
+        logs = [log.key for log in read_trust_policy(options.policy).logs]
         if not logs:
             return fail(f"{options.policy} has no `log` line: there is nothing to watch")
         store = WitnessStore(options.store)

@@ -13,6 +13,7 @@ defined before it is used, and is a member once at most, so that no witness coun
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, NoteKey, VerifierKey, open_note, parse_checkpoint, parse_vkey
 from ops.audit.cosignature import CosignerKey, parse_cosigner
@@ -128,6 +129,11 @@ def parse_trust_policy(data: bytes) -> TrustPolicy:
     if not reader.has_quorum:
         raise TrustPolicyError("there is no quorum line; `quorum none` asks for no witnesses")
     return reader.policy
+
+
+def read_trust_policy(path: Path) -> TrustPolicy:
+    """Read a policy file. OSError, or TrustPolicyError as `parse_trust_policy`."""
+    return parse_trust_policy(path.read_bytes())
 
 
 class _Reader:

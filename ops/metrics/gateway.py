@@ -14,6 +14,7 @@ from ops.metrics.cluster import ClusterMetrics
 from ops.metrics.release import ReleaseMetrics
 from ops.metrics.shared_limits import SharedLimitsMetrics
 from ops.metrics.store import OTHER, Cell, Family, Histogram, HistogramCells, Store, counter, gauge
+from ops.metrics.witnesses import WitnessMetrics
 
 __all__ = ["BatchesDone", "Metrics", "RequestDone", "ScreenFacts"]
 
@@ -417,6 +418,10 @@ class Metrics:
     def ray_cluster(self) -> ClusterMetrics:
         """Let replicas on a Ray cluster have series: called where models run on one."""
         return ClusterMetrics(self._store)
+
+    def witnesses(self, names: Iterable[str]) -> WitnessMetrics:
+        """Let the log's witnesses have series: called where they are asked."""
+        return WitnessMetrics(self._store, names)
 
     def close(self) -> None:
         """Give the process name back; what was counted stays on the page."""

@@ -1,0 +1,78 @@
+"""Has witnesses cosign the log as it grows (`audit.witnesses`): again and again, the newest public checkpoint.
+
+What the quorum has cosigned is kept in `cosigned`, in the state directory, and stands in receipts from the admin port.
+An answer does not wait for it. A witness that gives no cosignature is logged when that begins and when it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ops.audit.checkpoint import open_checkpoint
+from ops.audit.durable import replace_file
+from ops.audit.errors import AuditError, WitnessAhead
+from ops.audit.read import LogReader
+from ops.audit.witness_client import Asked, ask_all
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ops.audit.trust_policy import TrustPolicy
+    from ops.logging import Log
+    from ops.metrics.witnesses import WitnessMetrics
+
+__all__ = ["Cosigning"]
+
+TIMEOUT_S = 10.0
+
+
+@dataclass(slots=True)
+class Cosigning:
+    """Asks the witnesses of `policy` every `every_s` seconds, and writes `out`. `failing`: who gave nothing last."""
+
+    log_directory: Path
+    policy: TrustPolicy
+    every_s: float
+    out: Path
+    log: Log
+    metrics: WitnessMetrics
+    failing: dict[str, str] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Ask until cancelled. Whatever goes wrong is logged, and asked again."""
+        while True:
+            try:
+                await asyncio.to_thread(self.ask)
+            except (AuditError, OSError) as problem:
+                self.note({"the log": str(problem)})
+            await asyncio.sleep(self.every_s)
+
+    def ask(self) -> None:
+        """Ask every witness once, and keep the checkpoint when enough have cosigned it."""
+        note = (self.log_directory / "checkpoint").read_bytes()
+        checkpoint = open_checkpoint(note, [log.key for log in self.policy.logs])
+        reader = LogReader(self.log_directory, checkpoint)
+        witnesses = self.policy.witnesses.values()
+        asked = ask_all(note, checkpoint, witnesses, lambda old, _: reader.consistency_proof(old), timeout_s=TIMEOUT_S)
+        if self.policy.enough(asked.lines):
+            replace_file(self.out, note + "".join(asked.lines.values()).encode())
+            self.metrics.cosigned(checkpoint.size, time.time())
+        self.count(asked)
+
+    def count(self, asked: Asked) -> None:
+        """Count and log who gave nothing."""
+        for name, failure in asked.failures.items():
+            self.metrics.failed(name, "ahead" if isinstance(failure, WitnessAhead) else "failed")
+        self.note({name: str(failure) for name, failure in asked.failures.items()})
+
+    def note(self, failing: dict[str, str]) -> None:
+        """Log whose trouble is new, or another than before, and whose is over."""
+        for name, problem in failing.items():
+            if self.failing.get(name) != problem:
+                self.log("witness-failed", level="warning", witness=name, problem=problem)
+        for name in self.failing.keys() - failing.keys():
+            self.log("witness-back", witness=name)
+        self.failing = failing
