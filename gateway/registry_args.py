@@ -65,6 +65,12 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
     sign.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="a bundle, such as bundles/kiosk/2")
     add_prototypes(verb(models, "prototypes", lazy("prototypes"), "write a version that can name nearest prototypes"))
     signing_key(sign)
+    add_wrap(verb(models, "wrap", lazy("wrap"), "write the bundle of an ONNX model, calibrated on a sample"))
+    export = verb(models, "export", lazy("export"), "write a bundle's model as plain ONNX, for Triton or for MLflow")
+    export.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/1")
+    export.add_argument("--layout", choices=("onnx", "triton", "mlflow"), required=True, help="how it is written")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="where; Triton: the model repository")
+    export.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
     approve.add_argument("--as", dest="approver", required=True, metavar="NAME", help="your name in `approvers`")
     approve.add_argument("--key", type=Path, required=True, metavar="FILE", help="your private key, Ed25519 in PEM")
     approve.add_argument("--data", type=Path, metavar="FILE", help="measure again on it first; refuse what differs")
@@ -74,7 +80,7 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
     way.add_argument("--shadow", type=share, metavar="RATE", help="beside the version in `serve`, on this share")
     for each in (promote, rollback):
         each.add_argument("--key", type=Path, metavar="FILE", help="sign with this key (default: sign it yourself)")
-    for each in (listed, evaluate, diff, sign):
+    for each in (listed, evaluate, diff, sign, export):
         each.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -97,6 +103,27 @@ def add_prototypes(prototypes: argparse.ArgumentParser) -> None:
     prototypes.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
     signing_key(prototypes)
     prototypes.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_wrap(wrap: argparse.ArgumentParser) -> None:
+    """Add the arguments of `stockade models wrap`."""
+    wrap.add_argument(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="an .onnx file, or the directory of a model of Triton's or of MLflow's",
+    )
+    wrap.add_argument(
+        "--sample", type=Path, required=True, metavar="FILE", help="safetensors: 2,000 ordinary rows or more, by input"
+    )
+    wrap.add_argument("--as", dest="bundle", required=True, metavar="NAME/VERSION", help="what it is called here")
+    wrap.add_argument("--out", type=Path, required=True, metavar="DIR", help="bundles.directory of stockade.yaml")
+    wrap.add_argument("--prediction", default="", metavar="TENSOR", help="output, rows x classes (default: the first)")
+    wrap.add_argument("--latent", default="", metavar="TENSOR", help="what densities judge (default: the last layer's)")
+    wrap.add_argument("--classes", default="", metavar="A,B,…", help="class names (default: as the layout says)")
+    wrap.add_argument("--seed", type=whole(0, SEED_MAX), default=0, help="which rows fit and calibrate (default: 0)")
+    signing_key(wrap)
+    wrap.add_argument("--json", action="store_true", help="print JSON")
 
 
 def signing_key(verb: argparse.ArgumentParser) -> None:

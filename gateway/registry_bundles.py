@@ -1,18 +1,28 @@
-"""The verbs of `stockade models` that write bundles: `sign`, and `prototypes`."""
+"""The verbs of `stockade models` that write bundles, or other layouts: `sign`, `prototypes`, `wrap`, `export`."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from defenses.evasion.evidence import fit_evidence, measure_evidence
 from gateway.init import RELEASE_KEY
-from gateway.registry import RegistryRefused
+from gateway.interchange import InterchangeRefused, exported, read_model
+from gateway.registry import RegistryRefused, parse_version
 from gateway.samples import bundles_directory
 from serving.bundle import assemble, load_bundle, read_bundle, read_keys
 from serving.registry.dataset import read_dataset
+from serving.registry.errors import DatasetRejected
 from serving.registry.measure import classes_of
 from serving.train.pack import open_signing_key, public_pem, seal, sign_again, write_bundle
+from serving.train.screen import ScreenFitter
 
 if TYPE_CHECKING:
     import argparse
@@ -23,9 +33,13 @@ if TYPE_CHECKING:
 
     from serving.bundle import Bundle
 
-__all__ = ["run_prototypes", "run_sign", "trusted_keys"]
+__all__ = ["run_export", "run_prototypes", "run_sign", "run_wrap", "trusted_keys"]
 
 CARD = "MODEL_CARD.md"
+LABELS = "labels"
+SAMPLE_BYTES_MAX = 1024 * 1024 * 1024
+CALIBRATE_SHARE = 0.3
+POINTS = ((0.05, 59), (0.01, 299), (0.001, 2995))  # operating points, and the rows that promise them
 
 
 def run_sign(options: argparse.Namespace) -> int:
@@ -51,6 +65,69 @@ def run_prototypes(options: argparse.Namespace) -> int:
     if CARD in changed:
         changed[CARD] += card_of(bundle, manifest["metrics"]["prototypes"], PROTOTYPES_FILE).encode()
     told([(target, write(target, changed, manifest, options.signing_key))], options)
+    return 0
+
+
+def run_wrap(options: argparse.Namespace) -> int:
+    """Write the bundle of a model that somebody brings, with energies and a screen calibrated on a sample."""
+    try:
+        from serving.train.wrap import Foreign, Sample, wrap  # noqa: PLC0415 - needs onnx
+    except ModuleNotFoundError as missing:
+        raise RegistryRefused(f"this needs {missing.name}: pip install 'stockade[train]'") from None
+    name, version = parse_version(options.bundle)
+    target = options.out / name / version
+    require_new(target)
+    try:
+        model = read_model(options.source)
+    except InterchangeRefused as problem:
+        raise RegistryRefused(str(problem)) from problem
+    tensors, digest = sample_of(options.sample)
+    labels = tensors.pop(LABELS, None)
+    names = tuple(options.classes.split(",")) if options.classes else model.class_names
+    points = [point for point, rows in POINTS if int(CALIBRATE_SHARE * len(next(iter(tensors.values())))) >= rows]
+    files, manifest = wrap(
+        Foreign(model.graph, name, version, names, model.source),
+        Sample(tensors, None if labels is None else labels.astype(np.int64), options.sample.name, digest),
+        ScreenFitter(partial(fit_evidence, points=points), partial(measure_evidence, points=points)),
+        prediction=options.prediction,
+        latent=options.latent,
+        seed=options.seed,
+    )
+    told([(target, write(target, files, manifest, options.signing_key))], options)
+    return 0
+
+
+def sample_of(file: Path) -> tuple[dict[str, Any], str]:
+    """Return the tensors of a sample, all of as many rows, and its digest. Raises DatasetRejected, OSError."""
+    with file.open("rb") as opened:
+        data = opened.read(SAMPLE_BYTES_MAX + 1)
+    if len(data) > SAMPLE_BYTES_MAX:
+        raise DatasetRejected(f"{file}: is larger than {SAMPLE_BYTES_MAX} bytes")
+    try:
+        tensors = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError):
+        raise DatasetRejected(f"{file}: is not safetensors") from None
+    if not tensors.keys() - {LABELS} or len({len(array) if array.ndim else 0 for array in tensors.values()}) != 1:
+        raise DatasetRejected(f"{file}: needs a tensor for the model's input, and as many labels if there are any")
+    return tensors, hashlib.sha256(data).hexdigest()
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Write a verified bundle in a layout of another server."""
+    bundle = load_bundle(options.directory, trusted_keys(options))
+    try:
+        files = exported(bundle, options.layout)
+    except InterchangeRefused as problem:
+        raise RegistryRefused(str(problem)) from problem
+    if there := [name for name in files if (options.out / name).exists()]:
+        raise RegistryRefused(f"{options.out / there[0]} is there already; name another directory")
+    for name, data in files.items():
+        (options.out / name).parent.mkdir(parents=True, exist_ok=True)
+        (options.out / name).write_bytes(data)
+    if options.json:
+        sys.stdout.write(json.dumps({"digest": bundle.digest, "files": sorted(files)}, indent=2) + "\n")
+    else:
+        sys.stdout.write("".join(f"written   {options.out / name}\n" for name in sorted(files)))
     return 0
 
 

@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from rich.console import Console
 from rich.markup import escape
 
+from defenses.errors import DefenseError
 from gateway.document import FileRejected, unusable
 from gateway.policy_promotion import limits_of
 from gateway.registry import RegistryRefused, approve, open_registry, parse_version, rewrite
-from gateway.registry_bundles import run_prototypes, run_sign, trusted_keys
+from gateway.registry_bundles import run_export, run_prototypes, run_sign, run_wrap, trusted_keys
 from gateway.registry_data import held_out, sample_of
 from gateway.registry_evaluate import differing, evaluate, measured_again, strength_of
 from gateway.registry_view import differences, render_differences, render_evaluation, render_versions, version_json
@@ -66,7 +67,7 @@ def run_verb(name: str, options: argparse.Namespace) -> int:
         return VERBS[name](options)
     except RegistryRefused as problem:
         return fail(str(problem), EX_NO)
-    except (FileRejected, ServingError, RegistryError, TrainingError) as problem:
+    except (FileRejected, ServingError, RegistryError, TrainingError, DefenseError) as problem:
         return fail(str(problem), EX_UNUSABLE)
     except OSError as problem:
         return fail(unusable(problem), EX_UNUSABLE)
@@ -138,9 +139,9 @@ def warnings_of(evaluation: Evaluation) -> Iterator[str]:
     doubted = evaluation.metrics.get(LABELS_SUSPECT)
     if doubted is not None and doubted.low is not None and doubted.low > SUSPECT_MIN:
         yield (
-            f"{evaluation.dataset.file}: about {doubted.value:.1%} ({doubted.low:.1%} to {doubted.high:.1%}) of the labels "
-            "contradict the model beyond what its own doubts explain; were they changed, or is the model wrong? Look "
-            "before you believe these numbers"
+            f"{evaluation.dataset.file}: about {doubted.value:.1%} ({doubted.low:.1%} to {doubted.high:.1%}) "
+            "of the labels contradict the model beyond what its own doubts explain; were they changed, or is the model "
+            "wrong? Look before you believe these numbers"
         )
 
 
@@ -306,5 +307,7 @@ VERBS = {
     "diff": run_diff,
     "sign": run_sign,
     "prototypes": run_prototypes,
+    "wrap": run_wrap,
+    "export": run_export,
     "key": run_key,
 }

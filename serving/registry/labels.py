@@ -1,15 +1,15 @@
 """Do the labels of a dataset say what a trusted model sees? Rows with labels that it confidently contradicts, counted.
 
 After confident learning (Northcutt, Jiang & Chuang 2021, arXiv 1911.00068, section 3.1): a row contradicts its label
-where the model gives another class at least the probability that it gives, on average, to rows labelled so, and its own label
-less than DOUBT_MAX. A good model that knows its doubts contradicts some right labels too; how many follows from its own
-probabilities, so what counts is the excess:
+where the model gives another class at least the probability that it gives, on average, to rows labelled so, and its
+own label less than DOUBT_MAX. A good model that knows its doubts contradicts some right labels too; how many follows
+from its own probabilities, so what counts is the excess:
 
     excess = share contradicted - mean over rows of P(the label is one that is contradicted | probabilities)
 
 Close to 0 where the labels are right and the probabilities mean what they say, and growing with the share of labels
-that were changed. What it cannot see: labels that were changed where the model is unsure, and a model that learned from the
-same changed labels, which has come to expect them.
+that were changed. What it cannot see: labels that were changed where the model is unsure, and a model that learned
+from the same changed labels, which has come to expect them.
 """
 
 from __future__ import annotations

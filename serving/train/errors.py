@@ -7,6 +7,7 @@ TrainingError
 ├── CheckpointMismatch  a checkpoint belongs to another configuration, seed or data set
 ├── PrototypesRefused   a bundle or its data cannot have prototypes
 ├── SigningKeyUnusable  the signing key is not a P-256 private key
+├── WrapRefused         somebody else's model, or the sample for it, cannot become a bundle
 └── GateFailed          the trained model is below its release gate; no bundle is signed
 ```
 """
@@ -24,6 +25,7 @@ __all__ = [
     "PrototypesRefused",
     "SigningKeyUnusable",
     "TrainingError",
+    "WrapRefused",
 ]
 
 
@@ -62,6 +64,10 @@ class CheckpointMismatch(TrainingError):
 
 class PrototypesRefused(TrainingError):
     """A bundle, or the rows that were to stand for it, cannot have prototypes."""
+
+
+class WrapRefused(TrainingError):
+    """Somebody else's model, or the sample that was to calibrate it, cannot become a bundle."""
 
 
 class SigningKeyUnusable(TrainingError):
