@@ -18,12 +18,23 @@ if TYPE_CHECKING:
 
     Verb = Callable[[Any, str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
+Match = tuple[tuple[str, ...], str]
+
 __all__ = ["AuditParser", "add_key_verb", "add_verbs"]
 
 EX_AUDIT_USAGE = 4
 INDEX_MAX = 2**63 - 2
+LINES_MAX = 1_000_000
 A_LOG = "the log, or a directory of `stockade init`"
 A_POLICY = "trusted logs and witnesses, and the quorum (c2sp.org/tlog-policy)"
+
+
+def match(text: str) -> Match:
+    """Read PATH=VALUE from the command line."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PATH=VALUE, such as kind=refused or auth.tenant=store-7")
+    return tuple(path.split(".")), value
 
 
 class AuditParser(argparse.ArgumentParser):
@@ -60,6 +71,17 @@ def add_verbs(verb: Verb, audit: Any) -> None:
         "--remembered", type=Path, metavar="FILE", help="a checkpoint seen earlier, or cosigned: the log must extend it"
     )
     verify.add_argument("--stale-after", type=seconds, metavar="SECONDS", help="exit 3 when the newest entry is older")
+    tail = verb(audit, "tail", lazy("tail_view"), "print the newest entries, and those that come; each is proved")
+    tail.epilog = "Exit codes: 0 fine; 1 what lies there does not lead to a signed root; 4 usage."
+    tail.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
+    tail.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+    tail.add_argument(
+        "-n", "--lines", type=whole(0, LINES_MAX), default=10, metavar="N", help="how many to begin with (default: 10)"
+    )
+    tail.add_argument("-f", "--follow", action="store_true", help="go on with what comes, until interrupted")
+    tail.add_argument(
+        "--where", type=match, action="append", default=[], metavar="PATH=VALUE", help="only such: kind=refused"
+    )
     mirror = verb(
         audit, "mirror", lazy("mirror_view"), "bring a copy of a log up to date, checked, and only ever forward"
     )
@@ -92,7 +114,7 @@ def add_verbs(verb: Verb, audit: Any) -> None:
     witness.add_argument(
         "--listen", default="127.0.0.1:8008", metavar="HOST:PORT", help="plain HTTP (default: 127.0.0.1:8008)"
     )
-    for each in (verify, mirror, prove, cosign):
+    for each in (verify, tail, mirror, prove, cosign):
         each.add_argument("--json", action="store_true", help="print what was found, or done, as JSON")
 
 

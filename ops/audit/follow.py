@@ -1,0 +1,51 @@
+"""Reads a published log as it grows, and gives only entries that lead to the root of a signed checkpoint."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ops.audit.checkpoint import VerifierKey
+from ops.audit.errors import ProofError
+from ops.audit.merkle import Frontier, leaf_hash
+from ops.audit.read import ENTRIES_MAX, LogReader
+from ops.audit.tiles import node_from
+
+__all__ = ["Follower"]
+
+
+class Follower:
+    """The log in a directory, from its beginning or only its `last` entries, and what comes.
+
+    Raises:
+        ReadError: there is no log, or files of it are missing.
+        NoteError: its checkpoint is not signed by `vkey`.
+        ProofError: what lies there does not lead to the root that is signed.
+    """
+
+    def __init__(self, directory: Path, vkey: VerifierKey, *, last: int | None = None) -> None:
+        self._directory = directory
+        self._vkey = vkey
+        reader = LogReader.open(directory, vkey)
+        self._tree = _frontier(reader, 0 if last is None else max(0, reader.checkpoint.size - last))
+
+    def new(self) -> Iterator[tuple[int, bytes]]:
+        """Index and bytes of each entry that came since the last time. Raises as the class."""
+        reader = LogReader.open(self._directory, self._vkey)
+        head = reader.checkpoint
+        if head.size < self._tree.size:
+            raise ProofError(f"the log has {head.size} entries, and had {self._tree.size}: an older copy was put back")
+        tree, first = self._tree.copy(), self._tree.size
+        entries: list[bytes] = []
+        while tree.size < head.size:
+            entries += reader.entries(tree.size, min(ENTRIES_MAX, head.size - tree.size))
+            tree.extend(leaf_hash(entry) for entry in entries[tree.size - first :])
+        if tree.root() != head.root:
+            raise ProofError(f"the entries from {first} on do not lead to the root that is signed for {head.size}")
+        self._tree = tree
+        yield from enumerate(entries, first)
+
+
+def _frontier(reader: LogReader, size: int) -> Frontier:
+    """The tree of the first entries, from the log's own hashes: wrong ones lead to a wrong root."""
+    node = node_from(reader.hashes)
+    heights = [height for height in range(size.bit_length()) if size >> height & 1]
+    return Frontier.restore(size, [node(height, (size >> height) - 1) for height in heights])

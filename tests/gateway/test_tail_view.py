@@ -1,0 +1,114 @@
+"""`stockade audit tail`: what is printed is what the log signed, as it grows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+from ops.audit.entry import canonical
+from ops.audit.errors import ProofError
+from ops.audit.follow import Follower
+from tests.faults.recorder_process import KEY
+from tests.ops.audit.open_log import VKEY, OpenLog, open_log
+from tests.ops.audit.samples import request, small
+
+OK, TAMPERED, USAGE = 0, 1, 4
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[OpenLog]:
+    with open_log(tmp_path / "log") as made:
+        made.append([small(1, reason="RATE_LIMITED"), canonical(request(2)), small(3)])
+        made.publish()
+        yield made
+
+
+def tail(*arguments: object) -> int:
+    try:
+        return main(["audit", "tail", *map(str, arguments)])
+    except SystemExit as stopped:
+        return int(str(stopped.code))
+
+
+def test_a_line_says_when_what_why_and_for_whom(log, capsys):
+    assert tail(log.directory, "--vkey", VKEY, "-n", 3) == OK
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(log.appender.size - back) for back in (3, 2, 1)]
+    assert "refused     RATE_LIMITED" in lines[0]
+    assert "served      OK  kiosk/1  store-7 (kiosk-7-a)  ModelInfer" in lines[1]
+
+
+def test_for_machines_and_only_what_is_asked_for(log, capsys):
+    assert (
+        tail(log.directory, "--vkey", VKEY, "--json", "--where", "auth.tenant=store-7", "--where", "kind=served") == OK
+    )
+    [line] = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["entry"] == request(2)
+    assert tail(log.directory, "--vkey", VKEY, "--json", "--where", "auth.tenant=another") == OK
+    assert tail(log.directory, "--vkey", VKEY, "-n", 0) == OK
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 1000])
+def test_what_comes_is_given_once_and_in_order(log, count):
+    follower = Follower(log.directory, KEY.verifier)
+    seen = list(follower.new())
+    for _ in range(3):
+        log.append([small(number) for number in range(count)])
+        log.publish()
+        seen += follower.new()
+    assert list(follower.new()) == []
+    assert [index for index, _ in seen] == list(range(log.appender.size))
+    later = Follower(log.directory, KEY.verifier, last=5)
+    assert list(later.new()) == seen[-5:]
+
+
+def test_a_changed_entry_is_not_printed(log, tmp_path, capsys):
+    copy = shutil.copytree(log.directory, tmp_path / "copy")
+    [bundle] = (copy / "tile/entries/000.p").iterdir()
+    bundle.write_bytes(bundle.read_bytes().replace(b"RATE_LIMITED", b"RATE_LIMITEX"))
+    assert tail(copy, "--vkey", VKEY) == TAMPERED
+    said = capsys.readouterr()
+    assert "do not lead to the root" in said.err
+    assert said.out == ""
+
+
+def test_an_older_copy_that_was_put_back_is_found(log, tmp_path):
+    older = shutil.copytree(log.directory, tmp_path / "older")
+    log.append([small(9)])
+    log.publish()
+    follower = Follower(log.directory, KEY.verifier)
+    list(follower.new())
+    shutil.rmtree(log.directory)
+    shutil.copytree(older, log.directory)
+    with pytest.raises(ProofError, match="an older copy was put back"):
+        list(follower.new())
+
+
+def test_it_follows_until_it_is_interrupted(log):
+    program = [sys.executable, "-u", "-m", "gateway.cli", "audit", "tail", str(log.directory), "--vkey", VKEY, "-f"]
+    with subprocess.Popen([*program, "--json"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        before = [json.loads(process.stdout.readline())["index"] for _ in range(log.appender.size)]
+        log.append([small(7)])
+        log.publish()
+        assert json.loads(process.stdout.readline())["index"] == before[-1] + 1
+        process.send_signal(2)
+        assert process.wait(60) == OK
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--vkey", VKEY, "--where", "kind"], ["--vkey", VKEY, "-n", "-1"], ["--vkey", "nonsense"]],
+    ids=str,
+)
+def test_wrong_usage_says_so(log, arguments, capsys):
+    assert tail(log.directory, *arguments) == USAGE
+    assert capsys.readouterr().err
