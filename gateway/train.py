@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +23,9 @@ from gateway.arguments import whole
 from serving.bundle import Bundle
 from serving.errors import ServingError
 
+if TYPE_CHECKING:
+    from serving.train.robustness import Attacked
+
 __all__ = ["add_arguments", "run"]
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -31,8 +34,8 @@ EXTRA = ("torch", "onnx", "sklearn", "matplotlib", "rdata")
 PAYMENTS_POINTS = (0.05, 0.01)  # a tenth of a percent cannot be promised on so few rows
 NOT_FOR: Mapping[str, tuple[str, ...]] = {
     "kiosk": ("table", "other_data"),
-    "clickstream": ("table", "other_data"),
-    "payments": ("checkpoint",),
+    "clickstream": ("recipe", "table", "other_data"),
+    "payments": ("recipe", "checkpoint"),
 }
 """Options that a recipe has no use for: given all the same, they are a mistake."""
 
@@ -40,7 +43,13 @@ NOT_FOR: Mapping[str, tuple[str, ...]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("case", choices=list(CASES), help="which recipe to run")
-    parser.add_argument("--bundle", type=Path, help="where the bundle is written (default: out/bundles/CASE/1)")
+    parser.add_argument(
+        "--recipe",
+        choices=["clean", "robust"],
+        help="kiosk: clean makes version 1 (default), robust version 2, which stands small changes of every pixel; "
+        "attacked by AutoAttack where stockade\\[lab] is installed",
+    )
+    parser.add_argument("--bundle", type=Path, help="where the bundle is written (default: out/bundles/CASE/VERSION)")
     parser.add_argument(
         "--signing-key",
         type=Path,
@@ -83,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_USAGE
     from serving.train.errors import TrainingError  # noqa: PLC0415 - torch loads only when a recipe runs
 
-    directory = args.bundle or Path("out/bundles") / args.case / "1"
+    version = "2" if args.recipe == "robust" else "1"
+    directory = args.bundle or Path("out/bundles") / args.case / version
     try:
         bundle = CASES[args.case](args, directory, console)
     except (TrainingError, ServingError, DefenseError) as error:
@@ -95,7 +105,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _kiosk(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
     from serving.train.data import load_fashion_mnist  # noqa: PLC0415 - as above
-    from serving.train.kiosk import KioskSettings, ScreenFitter, smoke_settings, train_kiosk  # noqa: PLC0415
+    from serving.train.kiosk import (  # noqa: PLC0415
+        KioskSettings,
+        ScreenFitter,
+        robust_settings,
+        smoke_settings,
+        train_kiosk,
+    )
     from serving.train.samples import write_samples  # noqa: PLC0415
 
     settings = KioskSettings(
@@ -106,14 +122,31 @@ def _kiosk(args: argparse.Namespace, directory: Path, console: Console) -> Bundl
         plots=args.plots,
     )
     settings = replace(settings, loop=replace(settings.loop, seed=args.seed))
+    if args.recipe == "robust":
+        settings = robust_settings(settings)
+        settings = replace(settings, attacked=_attacked(settings.attacked, args))
     if args.smoke:
         settings = smoke_settings(settings)
     if args.epochs is not None:
-        settings = replace(settings, loop=replace(settings.loop, epochs=args.epochs))
+        robust = None if settings.robust is None else replace(settings.robust, epochs=args.epochs)
+        settings = replace(settings, loop=replace(settings.loop, epochs=args.epochs), robust=robust)
     bundle = train_kiosk(settings, ScreenFitter(fit_evidence, measure_evidence), console)
     if args.samples is not None:
         write_samples(load_fashion_mnist(args.data), args.samples)
     return bundle
+
+
+def _attacked(attacked: Attacked, args: argparse.Namespace) -> Attacked:
+    """Join the recipe with AutoAttack where it is installed."""
+    from defenses.art_adapter import SMOKE_BUDGET, AutoAttackBudget, auto_attack  # noqa: PLC0415 - as above
+
+    if importlib.util.find_spec("art") is None:
+        return attacked
+    from serving.train.data import CLASS_NAMES  # noqa: PLC0415 - as above
+
+    budget = SMOKE_BUDGET if args.smoke else AutoAttackBudget()
+    attack = partial(auto_attack, classes=len(CLASS_NAMES), radius=attacked.radius, budget=budget, seed=args.seed)
+    return replace(attacked, attack=attack, strength=asdict(budget))
 
 
 def _clickstream(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
@@ -197,6 +230,9 @@ def _figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what a recipe is first of all asked about."""
     if "accuracy" in metrics:
         yield "test accuracy", f"{metrics['accuracy']:.2%}"
+    for attack, found in metrics.get("robustness", {}).items():
+        if isinstance(found, Mapping):
+            yield f"right under {attack.replace('_', ' ')}", f"{found['right']:.2%}"
     if "auc" in metrics:
         yield "AUC, terms", f"{metrics['auc']:.4f}, {metrics['terms']}"
     if (found := metrics.get("next_click")) is not None:

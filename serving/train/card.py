@@ -49,15 +49,35 @@ def write_card(manifest: Mapping[str, Any]) -> str:
             f"| CPU a row, alone | {metrics['cost_us']['rows_1']['median']} us |",
             f"| largest difference, alone or in a batch | {max(metrics['rows_apart'].values()):.1e} |",
             "",
+            *_robust(metrics.get("robustness")),
             *_classes(manifest),
             *_foreign(manifest),
             "## Training",
             "",
             f"{training['loop']['epochs']} epochs, seed {training['loop']['seed']}, {training['objective']}.",
-            "`stockade train kiosk` rebuilds this bundle.",
+            f"`stockade train kiosk --recipe {training['recipe']}` rebuilds this bundle.",
             "",
         ]
     )
+
+
+def _robust(robustness: Mapping[str, Any] | None) -> list[str]:
+    if robustness is None:
+        return []
+    rows = {name: found for name, found in robustness.items() if isinstance(found, Mapping)}
+    return [
+        f"Right whatever an attacker who has the weights does within {robustness['norm']} {robustness['radius']}:",
+        "",
+        "| attack | right (95 % interval) | test images |",
+        "|---|---|---|",
+        *(f"| {name.replace('_', ' ')} | {_share(found)} | {found['rows']:,} |" for name, found in rows.items()),
+        "",
+    ]
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    low, high = (100 * bound for bound in found["interval"])
+    return f"{100 * found['right']:.2f} % ({low:.2f} - {high:.2f})"
 
 
 def _classes(manifest: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
-"""The kiosk recipe: Fashion-MNIST to a signed bundle, in one function.
+"""The kiosk's recipes: Fashion-MNIST to a signed bundle, in one function.
 
+`clean` makes version 1, for accuracy and cost; `robust` makes version 2, which stands small changes of every pixel.
 The bundle's screen is fitted by a callable that is handed in, because serving knows models and nothing of screens.
 Every split has one use: `train` the weights and both densities, `fit` the learning curves and the screen's tails,
 `calibrate` the conformal threshold, `test` the published figures and nothing else.
@@ -8,7 +9,7 @@ Every split has one use: `train` the weights and both densities, `fit` the learn
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,32 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from serving.bundle import Bundle
 from serving.inprocess import InProcessEngine
 from serving.models.kiosk import MIDDLE, KioskNet
-from serving.train import foreign, kiosk_report, measure, plots
+from serving.train import foreign, kiosk_report, measure, plots, robustness
 from serving.train.card import write_card
 from serving.train.data import CLASS_NAMES, FashionMnist, Labelled, Splits, load_fashion_mnist, split
 from serving.train.density import fit_classes, fit_plane
 from serving.train.errors import GateFailed
 from serving.train.kiosk_graph import Convolution, fold_batch_norm, write_graph
-from serving.train.kiosk_report import Gates, Outputs, Trained
-from serving.train.loop import LoopSettings, middle_features, train
+from serving.train.kiosk_report import Gates, Outputs, Recipe, Trained
+from serving.train.kiosk_robust import ROBUST_STAGES, RobustEpoch, RobustSettings, train_robust
+from serving.train.loop import EpochReport, LoopSettings, middle_features, train
 from serving.train.pack import open_signing_key, public_pem, seal, tensor_bytes, write_bundle
+from serving.train.robustness import Attacked
 from serving.train.screen import ScreenFitter
 
-__all__ = ["KioskSettings", "Outputs", "ScreenFitter", "smoke_settings", "train_kiosk"]
+__all__ = ["KioskSettings", "Outputs", "ScreenFitter", "robust_settings", "smoke_settings", "train_kiosk"]
 
 PLANE_COMPONENTS = 48
+CLEAN_OBJECTIVE = "supervised cross-entropy; AdamW, one cycle, averaged weights; shifts and mirror images"
+ROBUST_OBJECTIVE = "TRADES within L-inf; SGD, one cycle, averaged weights; mirror images"
 
 
 @dataclass(frozen=True, slots=True)
 class KioskSettings:
-    """Paths and sizes of a run; `rows_max` cuts each split for a smoke run."""
+    """Paths and sizes of a run; `rows_max` cuts each split for a smoke run.
+
+    `loop` is the clean recipe's; with `robust` the robust recipe runs instead, and is attacked as `attacked` says.
+    """
 
     bundle: Path
     signing_key: Path
@@ -47,16 +55,32 @@ class KioskSettings:
     checkpoint: Path | None = None
     plots: Path | None = None
     loop: LoopSettings = field(default_factory=LoopSettings)
+    robust: RobustSettings | None = None
+    attacked: Attacked = field(default_factory=Attacked)
     gates: Gates = field(default_factory=Gates)
     smoke: bool = False
     rows_max: Mapping[str, int] | None = None
 
 
+def robust_settings(settings: KioskSettings) -> KioskSettings:
+    """The robust recipe with its own gates, on the seed of the clean one."""
+    robust = RobustSettings(seed=settings.loop.seed)
+    return replace(settings, robust=robust, gates=Gates(accuracy_min=0.86, robust_accuracy_min=0.76))
+
+
 def smoke_settings(settings: KioskSettings) -> KioskSettings:
     """The same recipe in seconds: three short epochs on a tenth of the data, and a gate that only shows it learned."""
     rows = {"train": 4_096, "fit": 1_000, "calibrate": 3_000, "test": 1_000}
-    loop = replace(settings.loop, epochs=3)
-    return replace(settings, loop=loop, gates=Gates(accuracy_min=0.5), smoke=True, rows_max=rows)
+    robust = None if settings.robust is None else replace(settings.robust, epochs=3, inner_steps=2, held_out_rows=200)
+    return replace(
+        settings,
+        loop=replace(settings.loop, epochs=3),
+        robust=robust,
+        attacked=replace(settings.attacked, pgd_rows=200, attack_rows=50),
+        gates=Gates(accuracy_min=0.5),
+        smoke=True,
+        rows_max=rows,
+    )
 
 
 def train_kiosk(settings: KioskSettings, screen: ScreenFitter, console: Console) -> Bundle:
@@ -85,9 +109,10 @@ def train_kiosk(settings: KioskSettings, screen: ScreenFitter, console: Console)
         metrics["foreign"] = kiosk_report.foreign_metrics(
             lambda seen: screen.measure(calibration, seen), outputs["test"], strange
         )
+        if settings.robust is not None:
+            metrics["robustness"] = robustness.under_attack(model.net, test, settings.attacked, settings.robust.seed)
     manifest = kiosk_report.manifest_of(
         model,
-        loop=settings.loop,
         gates=settings.gates,
         smoke=settings.smoke,
         data=data,
@@ -123,20 +148,8 @@ def _cut(parts: Splits, test: Labelled, rows_max: Mapping[str, int] | None) -> t
 
 
 def _fit(parts: Splits, settings: KioskSettings, data: FashionMnist, console: Console) -> Trained:
-    torch.manual_seed(settings.loop.seed)
-    net = KioskNet(len(CLASS_NAMES))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=None)
-        average, history = train(
-            net,
-            parts.train,
-            parts.fit,
-            settings.loop,
-            checkpoint=settings.checkpoint,
-            data_digest=kiosk_report.digest_of([data.digests, len(parts.train), len(parts.fit)]),
-            on_step=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    digest = kiosk_report.digest_of([data.digests, len(parts.train), len(parts.fit)])
+    recipe, average, history = _learn(parts, settings, digest, console)
     plane = fit_plane(parts.train.images, PLANE_COMPONENTS)
     middle = middle_features(average, parts.train).double().numpy()
     densities = fit_classes(middle, parts.train.labels, len(CLASS_NAMES))
@@ -149,7 +162,44 @@ def _fit(parts: Splits, settings: KioskSettings, data: FashionMnist, console: Co
         densities=densities,
         middle=MIDDLE,
     )
-    return Trained(average, history, plane, densities, graph)
+    return Trained(recipe, average, history, plane, densities, graph)
+
+
+def _learn(
+    parts: Splits, settings: KioskSettings, data_digest: str, console: Console
+) -> tuple[Recipe, KioskNet, list[EpochReport] | list[RobustEpoch]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=None)
+
+        def on_step(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        if settings.robust is None:
+            torch.manual_seed(settings.loop.seed)
+            clean = Recipe("clean", "1", CLEAN_OBJECTIVE, asdict(settings.loop))
+            average, history = train(
+                KioskNet(len(CLASS_NAMES)),
+                parts.train,
+                parts.fit,
+                settings.loop,
+                checkpoint=settings.checkpoint,
+                data_digest=data_digest,
+                on_step=on_step,
+            )
+            return clean, average, history
+        torch.manual_seed(settings.robust.seed)
+        robust = Recipe("robust", "2", ROBUST_OBJECTIVE, asdict(settings.robust))
+        best, curve = train_robust(
+            KioskNet(len(CLASS_NAMES), ROBUST_STAGES),
+            parts.train,
+            parts.fit,
+            settings.robust,
+            checkpoint=settings.checkpoint,
+            data_digest=data_digest,
+            on_step=on_step,
+        )
+        return robust, best, curve
 
 
 def _folded(net: KioskNet) -> list[Convolution]:
@@ -188,8 +238,9 @@ def _draw(
     outputs: Outputs,
     strange: Mapping[str, Outputs],
 ) -> None:
-    plots.draw_curves(model.history, metrics["accuracy"], directory / "kiosk-curves.png")
-    plots.draw_confusion(np.array(metrics["confusion"]), CLASS_NAMES, directory / "kiosk-confusion.png")
-    reliability = directory / "kiosk-reliability.png"
+    name = "kiosk" if model.recipe.version == "1" else f"kiosk-{model.recipe.name}"
+    plots.draw_curves(model.history, metrics["accuracy"], directory / f"{name}-curves.png")
+    plots.draw_confusion(np.array(metrics["confusion"]), CLASS_NAMES, directory / f"{name}-confusion.png")
+    reliability = directory / f"{name}-reliability.png"
     plots.draw_calibration(outputs["probabilities"], test.labels, metrics["calibration_error"], reliability)
-    plots.draw_energies(outputs, strange, directory / "kiosk-energies.png")
+    plots.draw_energies(outputs, strange, directory / f"{name}-energies.png")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from serving.train.click_loop import ClickEpoch
+from serving.train.kiosk_robust import RobustEpoch
 from serving.train.loop import EpochReport
 
 __all__ = [
@@ -33,15 +34,18 @@ INSIDE = "#0072B2"
 OUTSIDE = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def draw_curves(history: Sequence[EpochReport], test_accuracy: float, path: Path) -> None:
-    """Loss and accuracy by epoch."""
+def draw_curves(history: Sequence[EpochReport] | Sequence[RobustEpoch], test_accuracy: float, path: Path) -> None:
+    """Loss and accuracy by epoch; under attack too, where the recipe measures it."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [report.epoch for report in history]
     left.plot(epochs, [report.loss for report in history], color=INSIDE)
-    left.set(xlabel="epoch", ylabel="cross-entropy", title="Training loss")
+    left.set(xlabel="epoch", ylabel="nats", title="Training loss")
     right.plot(epochs, [100 * report.train_accuracy for report in history], color=OUTSIDE[0], label="train, augmented")
     right.plot(epochs, [100 * report.held_out_accuracy for report in history], color=INSIDE, label="held out, averaged")
+    robust = [100 * report.held_out_robust_accuracy for report in history if isinstance(report, RobustEpoch)]
+    if robust:
+        right.plot(epochs, robust, color=OUTSIDE[1], label="held out, averaged, attacked")
     right.axhline(100 * test_accuracy, color="black", linewidth=0.8, linestyle=":", label=f"test {test_accuracy:.2%}")
     right.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy")
     right.legend(frameon=False)

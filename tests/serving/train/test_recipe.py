@@ -10,9 +10,11 @@ import struct
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from defenses.evasion.evidence import fit_evidence, load_evidence, measure_evidence
@@ -24,8 +26,9 @@ from serving.inprocess import InProcessEngine
 from serving.train import measure
 from serving.train.data import DEBIAN_DIRECTORY
 from serving.train.errors import GateFailed
-from serving.train.kiosk import KioskSettings, ScreenFitter, smoke_settings, train_kiosk
-from serving.train.kiosk_report import Gates
+from serving.train.kiosk import KioskSettings, ScreenFitter, robust_settings, smoke_settings, train_kiosk
+from serving.train.kiosk_module import load_kiosk_module
+from serving.train.kiosk_report import Gates, robust_accuracy
 from tests.serving.tiny import tiny_sealed, write
 
 
@@ -73,6 +76,35 @@ def test_a_smoke_run_makes_a_bundle_that_is_served_and_screened(tmp_path, data, 
     assert (judged.calibration.p_values(scores) <= 0.01).mean() > 0.9
     with pytest.raises(BundleRejected):
         load_bundle(tmp_path / "b" / "1", [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_smoke_run_of_the_robust_recipe_says_how_robust_it_is(tmp_path, data, capsys):
+    words = ("--recipe", "robust", "--smoke", "--data", data, "--bundle", tmp_path / "b" / "2")
+    extra = ("--signing-key", tmp_path / "k.key", "--plots", tmp_path / "plots")
+    assert run(arguments(*words, *extra)) == 0
+    assert "right under pgd 40" in capsys.readouterr().out
+    bundle = load_bundle(tmp_path / "b" / "2", [tmp_path / "k.pub"])
+    assert (bundle.version, bundle.manifest["training"]["recipe"]) == ("2", "robust")
+    robustness = bundle.manifest["metrics"]["robustness"]
+    assert 0 <= robustness["pgd_40"]["right"] <= bundle.manifest["metrics"]["accuracy"] + 0.1
+    assert (robustness["auto_attack"] is None) == (importlib.util.find_spec("art") is None)
+    assert "kiosk-robust-curves.png" in [path.name for path in (tmp_path / "plots").iterdir()]
+    assert "pgd 40" in (tmp_path / "b" / "2" / "MODEL_CARD.md").read_text()
+    module = load_kiosk_module(tmp_path / "b" / "2", [tmp_path / "k.pub"])
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    served = measure.evaluate(InProcessEngine(bundle), images)
+    for name, found in module(torch.from_numpy(measure.as_input(images))).items():
+        np.testing.assert_allclose(found.numpy(), served[name], rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+def test_a_model_that_is_not_robust_enough_is_not_signed():
+    for stages, right in (({"right": 0.7}, 0.7), (None, 0.8)):
+        robustness = {"pgd_40": {"right": 0.8}, "auto_attack": stages}
+        assert robust_accuracy(robustness) == right
+    settings = robust_settings(KioskSettings(Path("b"), Path("k")))
+    assert (settings.gates.accuracy_min, settings.gates.robust_accuracy_min) == (0.86, 0.76)
 
 
 def test_a_key_that_cannot_sign_is_said_before_anything_is_trained(tmp_path, data, capsys):

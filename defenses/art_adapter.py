@@ -1,0 +1,118 @@
+"""The one place where the Adversarial Robustness Toolbox is imported: evaluation and calibration, never the hot path.
+
+What is done about defects of ART 1.20.1 is said where it is done. Importing ART writes a configuration file into the
+home directory and reconfigures logging, so it happens only when an attack runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["SMOKE_BUDGET", "AutoAttackBudget", "auto_attack"]
+
+BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class AutoAttackBudget:
+    """How hard AutoAttack tries: steps and restarts of the gradient attacks, towards how many of the classes that come
+    next in a row's answer, queries of the random search.
+    """
+
+    gradient_steps: int = 100
+    restarts: int = 1
+    targets: int = 3
+    queries: int = 500
+
+
+SMOKE_BUDGET = AutoAttackBudget(gradient_steps=5, targets=1, queries=20)
+
+
+def auto_attack(
+    logits: Any,
+    losses: tuple[Any, Any],
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    *,
+    classes: int,
+    radius: float,
+    budget: AutoAttackBudget,
+    seed: int,
+) -> dict[str, NDArray[np.bool_]]:
+    """Attack a torch module with AutoAttack's attacks (Croce and Hein 2020, arXiv 2003.01690), worst case per row.
+
+    Projected gradient descent with automatic steps on the cross-entropy, on the ratio, and on the ratio towards other
+    classes, the nearest first; DeepFool; and the square attack. Each goes on with the rows that stood before it.
+
+    Args:
+        logits: a torch module, images float (n, 1, 28, 28) to logits (n, classes).
+        losses: torch losses of (logits, labels): cross-entropy, and the difference-of-logits ratio. ART's own ratio
+            takes each row's numerator from other rows and is not used.
+        images: float32 (n, 1, h, w) in [0, 1].
+        labels: the true classes (n,).
+        classes: how many there are.
+        radius: the largest change of a pixel.
+        budget: how hard to try.
+        seed: where the attacks' chance comes from; NumPy's global generator is set to it, which is all ART has.
+
+    Returns by stage, in the order they ran, which rows (n,) were right however they had been changed up to then.
+    """
+    from art.attacks import evasion  # noqa: PLC0415 - see the module's docstring
+    from art.estimators.classification import PyTorchClassifier  # noqa: PLC0415
+
+    np.random.seed(seed)  # noqa: NPY002 - as above
+    cross_entropy, ratio = (
+        PyTorchClassifier(logits, loss, images.shape[1:], nb_classes=classes, clip_values=(0.0, 1.0), device_type="cpu")
+        for loss in losses
+    )
+
+    def ascent(estimator: Any, *, targeted: bool = False) -> Any:
+        return evasion.AutoProjectedGradientDescent(
+            estimator,
+            norm=np.inf,
+            eps=radius,
+            eps_step=2 * radius,
+            max_iter=budget.gradient_steps,
+            targeted=targeted,
+            nb_random_init=budget.restarts,
+            batch_size=BATCH_ROWS,
+            loss_type=None,  # the estimator's own
+            verbose=False,
+        )
+
+    def answers(moved: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        low, high = np.maximum(images[rows] - radius, 0.0), np.minimum(images[rows] + radius, 1.0)
+        found: NDArray[np.intp] = np.asarray(cross_entropy.predict(np.clip(moved, low, high))).argmax(axis=1)
+        return found
+
+    everything = np.arange(len(images))
+    scores = np.asarray(cross_entropy.predict(images))
+    scores[everything, labels] = np.inf
+    nearest = np.argsort(-scores, axis=1)  # the true class, then the others as the model ranks them
+    random = evasion.SquareAttack(
+        cross_entropy, norm=np.inf, eps=radius, max_iter=budget.queries, nb_restarts=1, verbose=False
+    )
+    fool = evasion.DeepFool(cross_entropy, max_iter=budget.gradient_steps, nb_grads=classes, verbose=False)
+    stages: list[tuple[str, Any, list[int]]] = [
+        ("apgd_ce", ascent(cross_entropy), [0]),
+        ("apgd_dlr", ascent(ratio), [0]),
+        ("apgd_t", ascent(ratio, targeted=True), list(range(1, min(budget.targets, classes - 1) + 1))),
+        ("deepfool", fool, [0]),
+        ("square", random, [0]),
+    ]
+    alive: NDArray[np.bool_] = answers(images, everything) == labels
+    found = {"clean": alive.copy()}
+    for name, attack, ranks in stages:
+        for rank in ranks:  # 0: away from the true class; otherwise: towards the one of that rank
+            rows = np.flatnonzero(alive)
+            if len(rows):
+                moved = attack.generate(images[rows], y=nearest[rows, rank])
+                alive[rows] = answers(moved, rows) == labels[rows]
+        found[name] = alive.copy()
+    return found

@@ -1,0 +1,120 @@
+"""Measure what pretraining is worth where labels are few: Fashion-MNIST, 60 labels of each class.
+
+`python -m serving.train.kiosk_few_bench` pretrains once (or takes `--encoder FILE`, a checkpoint), then teaches
+by subset of labels and way, and prints test accuracies as JSON with 95 % intervals over the subsets (Student's t):
+
+- probe: a logistic regression on the frozen latent.
+- supervised: the same network from scratch, on the labels alone. What the others are held against.
+- fine_tuned: from the pretrained encoder, on the labels alone.
+- taught_from_scratch: from scratch, with the unlabelled images' own answers.
+- taught: from the pretrained encoder, with them.
+
+The unlabelled images are the recipe's train split. Settings can be chosen on the fit split (`--fit`); the test images
+only measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from serving.models.kiosk import KioskNet
+from serving.train.click_bench import T_QUANTILE, interval
+from serving.train.data import CLASS_NAMES, Labelled, load_fashion_mnist, split
+from serving.train.kiosk_few import FewSettings, few_labels, train_few
+from serving.train.kiosk_pretrain import FEW_STAGES, PretrainSettings, pretrain
+from serving.train.kiosk_report import digest_of
+from serving.train.loop import predict
+
+__all__ = ["Bench", "main", "measured"]
+
+PER_CLASS = 60
+PROBE_STRENGTH = 0.1
+PRETRAINING = PretrainSettings()
+WAYS = ("probe", "supervised", "fine_tuned", "taught_from_scratch", "taught")
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What the ways have in common: the encoder, the images without labels, and what measures."""
+
+    encoder: KioskNet
+    unlabelled: torch.Tensor
+    test: Labelled
+    settings: FewSettings
+
+
+def measured(bench: Bench, labelled: Labelled, way: str, seed: int) -> float:
+    """Return the share of the test rows that a network taught in this way gets right."""
+    if way == "probe":
+        known, unknown = (predict(bench.encoder, rows)[0].numpy() for rows in (labelled, bench.test))
+        fitted = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_STRENGTH, max_iter=1_000))
+        return float((fitted.fit(known, labelled.labels).predict(unknown) == bench.test.labels).mean())
+    torch.manual_seed(seed)
+    net = KioskNet(len(CLASS_NAMES), FEW_STAGES)
+    if way in {"fine_tuned", "taught"}:
+        encoder = {name: value for name, value in bench.encoder.state_dict().items() if not name.startswith("head.")}
+        net.load_state_dict(encoder, strict=False)
+    settings = replace(bench.settings, seed=seed)
+    if way in {"supervised", "fine_tuned"}:
+        settings = replace(settings, unlabelled_rows=0)
+    logits = predict(train_few(net, labelled, bench.unlabelled, settings), bench.test)[1]
+    return float((logits.argmax(1).numpy() == bench.test.labels).mean())
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print the figures as JSON, each as it is known on standard error."""
+    parser = argparse.ArgumentParser(description="Measure the kiosk with few labels, over subsets of them.")
+    parser.add_argument("--data", type=Path, help="directory of the idx files (default: Debian's package)")
+    parser.add_argument("--encoder", type=Path, help="checkpoint of the pretraining: resumed, and written")
+    parser.add_argument("--subsets", type=int, choices=sorted(T_QUANTILE), default=5)
+    parser.add_argument("--first", type=int, default=0, help="number of the first subset")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--steps", type=int, help="of teaching, instead of the recipe's number")
+    parser.add_argument("--epochs", type=int, help="of pretraining, instead of the recipe's number")
+    parser.add_argument("--fit", action="store_true", help="measure on the fit split: for choosing settings")
+    options = parser.parse_args(words)
+    data = load_fashion_mnist(options.data)
+    parts = split(data.pool, 0)
+    images = torch.from_numpy(parts.train.images.copy())
+    pretraining = replace(PRETRAINING, **({"epochs": options.epochs} if options.epochs else {}))
+    torch.manual_seed(pretraining.seed)
+    encoder, history = pretrain(
+        KioskNet(len(CLASS_NAMES), FEW_STAGES),
+        images,
+        pretraining,
+        checkpoint=options.encoder,
+        data_digest=digest_of([data.digests, len(parts.train)]),
+        on_step=_told,
+    )
+    settings = replace(FewSettings(), **({"steps": options.steps} if options.steps else {}))
+    bench = Bench(encoder, images, parts.fit if options.fit else data.test, settings)
+    found: dict[str, list[float]] = {way: [] for way in options.ways}
+    for subset in range(options.first, options.first + options.subsets):
+        labelled = few_labels(parts.train, PER_CLASS, subset)
+        for way in options.ways:
+            found[way].append(measured(bench, labelled, way, subset))
+            sys.stderr.write(f"subset {subset}, {way}: {found[way][-1]:.4f}\n")
+    report: dict[str, Any] = {way: {**interval(values), "subsets": values} for way, values in found.items()}
+    report["label_free_loss"] = history[-1].loss
+    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def _told(done: int, total: int, every: int = 100) -> None:
+    if done % every == 0:
+        sys.stderr.write(f"pretraining: step {done} of {total}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
