@@ -35,6 +35,7 @@ from serving.registry.errors import RegistryError
 from serving.registry.evaluation import encode
 from serving.registry.evidence import EVALUATION_FILE, write_file
 from serving.registry.gates import Thresholds, judge
+from serving.registry.labels import SUSPECT_MIN
 from serving.registry.measure import LABELS_SUSPECT
 from serving.registry.proof import About
 from serving.train.errors import DatasetMissing, TrainingError
@@ -55,7 +56,6 @@ __all__ = ["run_verb"]
 
 EX_NO, EX_UNUSABLE = 1, 2
 KEY_BYTES_MAX = 64 * 1024
-SUSPECT_MIN = 0.005  # clean test sets stay below it, 5 % of changed labels above: docs/promotion.md
 CANARY = {"steps": [0.01, 0.1, 0.5, 1], "step_every": "10m"}
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)

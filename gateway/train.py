@@ -174,12 +174,14 @@ def _clickstream(args: argparse.Namespace, directory: Path, console: Console) ->
 
 
 def _payments(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
+    from gateway.train_labels import doubts_of  # noqa: PLC0415 - it runs a model
     from serving.train.payments import (  # noqa: PLC0415 - as above
         PaymentsSettings,
         smoke_payments,
         train_payments,
         write_test_rows,
     )
+    from serving.train.payments_data import load_applications  # noqa: PLC0415
     from serving.train.payments_schema import CREDIT_DATA, SCHEMAS  # noqa: PLC0415
     from serving.train.screen import ScreenFitter  # noqa: PLC0415
 
@@ -199,6 +201,10 @@ def _payments(args: argparse.Namespace, directory: Path, console: Console) -> Bu
     screen = ScreenFitter(
         partial(fit_evidence, points=PAYMENTS_POINTS), partial(measure_evidence, points=PAYMENTS_POINTS)
     )
+    if args.other_data and settings.schema is CREDIT_DATA:
+        data = load_applications(settings.schema, settings.data, other=True)
+        if doubts := doubts_of(data):
+            console.print(f"[yellow]warning:[/yellow] {escape(doubts)}", soft_wrap=True)
     bundle = train_payments(settings, screen, console)
     if args.samples is not None:
         write_test_rows(settings, args.samples)
