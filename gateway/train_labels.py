@@ -33,7 +33,7 @@ def doubts_of(data: Applications) -> str:
     if found.low <= SUSPECT_MIN:
         return ""
     return (
-        f"about {found.excess:.1%} ({found.low:.1%} to {found.high:.1%}) of the labels contradict payments/1 beyond what "
-        "its own doubts explain: either labels were changed, or these are other applicants than it knows; look before you "
-        "trust what learned from them"
+        f"about {found.excess:.1%} ({found.low:.1%} to {found.high:.1%}) of the labels contradict payments/1 beyond "
+        "what its own doubts explain: either labels were changed, or these are other applicants than it knows; look "
+        "before you trust what learned from them"
     )
