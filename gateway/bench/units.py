@@ -8,6 +8,8 @@ figure. Medians over rounds. What each part does:
 - `seconds`: CPU milliseconds a second of each process at rest, and when every second has something to publish.
 - `stages`: CPU microseconds a request inside a worker (gateway/bench/stages.py).
 - `principals`: memory and loading time by the number of principals (gateway/bench/tenants.py).
+- `ray`: the same as `processes` where the model runs in a replica on a Ray cluster (gateway/bench/ray_units.py); null
+  without Ray.
 - `ledger`: CPU microseconds a request of a Redis that keeps shared limits (gateway/bench/ledger.py); null without one.
 """
 
@@ -41,6 +43,8 @@ from gateway.bench.machine import machine_facts, our_versions
 from gateway.bench.measure import NotServed, run_checked, settle, warm_up
 from gateway.bench.memory import role_of
 from gateway.bench.procfs import machine_busy_us
+from gateway.bench.ray_launch import ray_missing
+from gateway.bench.ray_units import ROLES, measure_on_ray
 from gateway.bench.running import Running, StartFailed, running
 from gateway.bench.stages import measure_stages
 from gateway.bench.targets import MODEL
@@ -152,8 +156,25 @@ def _parts(options: argparse.Namespace, effort: Effort, directory: Path) -> Iter
             stages = measure_stages(home, request, key, BATCHES, requests=effort.stage_requests, rounds=effort.rounds)
             yield "stages", {str(size): found for size, found in stages.items()}
     yield "processes", processes
+    yield "ray", _on_ray(directory, bundles, request, body, effort)
     yield "ledger", _ledger(directory, effort.ledger_requests)
     yield "principals", [measure_principals(home, count) for count in effort.principals]
+
+
+def _on_ray(directory: Path, bundles: Path, request: bytes, body: Path, effort: Effort) -> dict[str, Any] | None:
+    """What it costs on a cluster, where Ray is installed."""
+    if ray_missing() is not None:
+        return None
+    return measure_on_ray(
+        directory / "ray",
+        bundles,
+        request,
+        body,
+        rounds=effort.rounds,
+        seconds=effort.seconds,
+        rest_s=effort.rest_s,
+        batches=_batches,
+    )
 
 
 def _set_workers(path: Path, workers: int) -> None:
@@ -264,9 +285,21 @@ def _show(report: Mapping[str, Any], out: Console) -> None:
             figures = (share["worker_us"], share["recorder_us"], share["batch_rows"], share["foreign_cores"])
             shares.add_row(workers, in_flight, f"{share['requests_per_s']:,.0f}", *(f"{each:.1f}" for each in figures))
     out.print(shares)
+    if report["ray"] is not None:
+        _show_ray(report["ray"]["in_flight"], report["processes"]["1"], out)
     stages = Table("rows a batch", *next(iter(report["stages"].values())))
     for size, found in report["stages"].items():
         stages.add_row(size, *(f"{each:.1f}" for each in found.values()))
     out.print(stages)
     for name in ("log", "seconds", "principals", "ledger"):
         out.print(f"{name}: {json.dumps(report[name])}")
+
+
+def _show_ray(on_ray: Mapping[str, Any], in_process: Mapping[str, Any], out: Console) -> None:
+    table = Table("on Ray, in flight", "req/s", *(f"{role} us" for role in ROLES), "rows a batch", "x in process")
+    for in_flight, share in on_ray.items():
+        spent = [share[f"{role}_us"] for role in ROLES]
+        alone = sum(in_process[in_flight][f"{role}_us"] for role in ("worker", "recorder", "supervisor"))
+        figures = (*(f"{each:.0f}" for each in spent), f"{share['batch_rows']:.1f}", f"{sum(spent) / alone:.1f}")
+        table.add_row(in_flight, f"{share['requests_per_s']:,.0f}", *figures)
+    out.print(table)

@@ -6,6 +6,8 @@ import pytest
 
 from gateway.bench import h2load
 from gateway.bench.disk import log_bytes
+from gateway.bench.ray_launch import ray_missing
+from gateway.bench.ray_units import ROLES, role_on_ray
 from gateway.bench.stages import BATCH_STAGES, HALF_US, STAGES, per_request_us
 from gateway.bench.tenants import PRINCIPALS_PER_TENANT, policy_text
 from gateway.policy import parse_policy
@@ -50,6 +52,23 @@ def test_the_policy_that_is_measured_is_one(tmp_path):
     assert len(list(policy.api_keys())) == 25
 
 
+@pytest.mark.parametrize(
+    ("command", "role"),
+    [
+        ("python -m gateway.worker 3", "worker"),
+        ("python -m ops.audit.recorder_main x.json", "recorder"),
+        ("python -m gateway.cli serve /d/stockade.yaml", "supervisor"),
+        ('python -m serving.ray_bridge serve 9 {"address":"127.0.0.1:1"}', "bridge"),
+        ("ray::ServeReplica:stockade-kiosk-1:model", "replica"),
+        ("ray::ServeController.listen_for_change", "cluster"),
+        ("/lib/ray/core/src/ray/raylet/raylet --store_socket_name=x", "cluster"),
+        ("python -m gateway.bench.ray_launch /d/stockade.yaml /d/r 1", "cluster"),
+    ],
+)
+def test_each_process_of_a_cluster_has_its_part(command, role):
+    assert role_on_ray(command) == role
+
+
 @needs_h2load
 @pytest.mark.slow
 def test_units_are_measured_on_a_real_gateway(tmp_path):
@@ -62,6 +81,11 @@ def test_units_are_measured_on_a_real_gateway(tmp_path):
     assert {*report["processes"]} == {"1"}
     assert all(share["worker_us"] > 0 and share["batch_rows"] >= 1 for share in shares)
     assert all(found["total"] > found["infer"] > 0 for found in report["stages"].values())
+    if ray_missing() is None:
+        on_ray = report["ray"]["in_flight"]
+        assert on_ray.keys() == report["processes"]["1"].keys()
+        assert all(share[f"{role}_us"] > 0 for share in on_ray.values() for role in ("worker", "bridge", "replica"))
+        assert report["ray"]["at_rest_ms"].keys() == set(ROLES)
     assert report["log"]["entries_bytes"] > 500
     assert report["seconds"]["trickle"]["worker"] > 0
     assert [each["fits"] for each in report["principals"]] == [True] * len(report["principals"])
