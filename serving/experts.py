@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,8 @@ from numpy.typing import NDArray
 from serving.bundle import Bundle, TensorSpec
 from serving.engine import Engine
 from serving.errors import BackendFailed, EngineClosed, GraphRejected
-from serving.inprocess import InProcessEngine, open_session
+from serving.inprocess import InProcessEngine, Session, open_session
 from serving.manifest import DATATYPES
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 __all__ = ["HEAD", "PATHS_APART_MAX", "ROUTER", "ExpertsEngine", "expert_graph", "open_engine"]
 
@@ -67,11 +64,11 @@ class _Sparse:
     """The sessions of the sparse path, and the names that each takes and gives."""
 
     model: str
-    router: ort.InferenceSession
+    router: Session
     router_outputs: tuple[str, ...]
-    experts: tuple[ort.InferenceSession, ...]
+    experts: tuple[Session, ...]
     expert_inputs: tuple[tuple[str, ...], ...]
-    head: ort.InferenceSession
+    head: Session
     head_outputs: tuple[str, ...]
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -216,7 +213,7 @@ def _probe(specs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any]]:
 
 
 def _open_sparse(bundle: Bundle, model: str) -> _Sparse:
-    experts: list[ort.InferenceSession] = []
+    experts: list[Session] = []
     while (name := expert_graph(len(experts))) in bundle.graphs:
         experts.append(_opened(bundle, model, name))
     router, head = _opened(bundle, model, ROUTER), _opened(bundle, model, HEAD)
@@ -231,7 +228,7 @@ def _open_sparse(bundle: Bundle, model: str) -> _Sparse:
     return _Sparse(model, router, _outputs(router), tuple(experts), taken, head, _outputs(head))
 
 
-def _opened(bundle: Bundle, model: str, graph: str) -> ort.InferenceSession:
+def _opened(bundle: Bundle, model: str, graph: str) -> Session:
     if graph not in bundle.graphs:
         raise GraphRejected(model, f"the bundle has no graph named {graph}")
     try:
@@ -240,5 +237,5 @@ def _opened(bundle: Bundle, model: str, graph: str) -> ort.InferenceSession:
         raise GraphRejected(model, f"{graph}: {error}") from error
 
 
-def _outputs(session: ort.InferenceSession) -> tuple[str, ...]:
+def _outputs(session: Session) -> tuple[str, ...]:
     return tuple(node.name for node in session.get_outputs())

@@ -8,8 +8,8 @@ supervisor has none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,26 @@ from serving.bundle import Bundle, TensorSpec
 from serving.errors import BackendFailed, EngineClosed, GraphRejected
 from serving.manifest import DATATYPES
 
-if TYPE_CHECKING:
-    import onnxruntime as ort
-
-__all__ = ["InProcessEngine", "open_session", "outputs_of"]
+__all__ = ["InProcessEngine", "Session", "open_session", "outputs_of"]
 
 _LOG_FATAL_ONLY = 4
 _DYNAMIC = -1
+
+
+class Session(Protocol):
+    """What is used of the runtime's `InferenceSession`. All of it raises what the runtime raises."""
+
+    def run(self, outputs: Sequence[str], inputs: dict[str, Any]) -> list[Any]:
+        """Return the named outputs, as arrays."""
+        ...
+
+    def get_inputs(self) -> Sequence[Any]:
+        """Return what the graph takes, each with `name`, `type` and `shape`."""
+        ...
+
+    def get_outputs(self) -> Sequence[Any]:
+        """Return what it gives."""
+        ...
 
 
 class InProcessEngine:
@@ -47,7 +60,7 @@ class InProcessEngine:
         except Exception as error:  # the runtime's exceptions have no root of their own
             raise GraphRejected(self._model, str(error)) from error
         _check_tensors(self._model, session, bundle)
-        self._session: ort.InferenceSession | None = session
+        self._session: Session | None = session
         try:
             # The first run plans memory; a graph that cannot run, or wants more inputs, is found now.
             self.infer({spec.name: np.zeros((1, *spec.shape[1:]), DATATYPES[spec.datatype]) for spec in bundle.inputs})
@@ -91,7 +104,7 @@ def outputs_of(graph: bytes, name: str) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(node.name, datatypes[node.type], _shape(node.shape)) for node in session.get_outputs())
 
 
-def open_session(graph: bytes, threads: int) -> ort.InferenceSession:
+def open_session(graph: bytes, threads: int) -> Session:
     """Return a session that runs on the threads that call it. It raises what the runtime raises."""
     import onnxruntime as ort
 
@@ -103,10 +116,11 @@ def open_session(graph: bytes, threads: int) -> ort.InferenceSession:
     options.log_severity_level = _LOG_FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session: Session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return session
 
 
-def _check_tensors(model: str, session: ort.InferenceSession, bundle: Bundle) -> None:
+def _check_tensors(model: str, session: Session, bundle: Bundle) -> None:
     for kind, declared, found in (
         ("input", bundle.inputs, session.get_inputs()),
         ("output", bundle.outputs, session.get_outputs()),
