@@ -16,11 +16,12 @@ COUNT_MAX = 1_000_000_000
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add `serve`, `units`, `memory`, `edge`, `verify` and `peers` to the sub-parsers of `bench`."""
+    """Add `serve`, `units`, `memory`, `edge`, `models`, `verify` and `peers` to the sub-parsers of `bench`."""
     _add_serve(verbs)
     _add_units(verbs)
     _add_memory(verbs)
     _add_edge(verbs)
+    _add_models(verbs)
     _add_verify(verbs)
     _add_peers(verbs)
 
@@ -67,6 +68,24 @@ def _add_edge(verbs: Any) -> None:
     edge.add_argument("--report", type=Path, metavar="FILE", help="write everything measured as JSON")
     edge.add_argument("--json", action="store_true", help="print the report as JSON")
     _add_places(edge)
+
+
+def _add_models(verbs: Any) -> None:
+    models = _verb(
+        verbs, "models", _run_models, "what the models are worth, beside what is simpler; trains, for an hour"
+    )
+    models.add_argument("--report", type=Path, metavar="FILE", help="write everything measured as JSON")
+    models.add_argument("--only", type=_names, metavar="A,B", help="of sparsity, ranking, credit, bundles")
+    models.add_argument("--seeds", type=int, choices=[2, 3, 4, 5, 10], default=5, help="of each part (default: 5)")
+    models.add_argument("--quick", action="store_true", help="little data, one epoch: a look, not figures to quote")
+    models.add_argument("--places", type=Path, metavar="FILE", help="cities1000.json (default: found or downloaded)")
+    models.add_argument("--movielens", type=Path, metavar="FILE", help="ml-100k.inter (default: found or downloaded)")
+    models.add_argument("--modeldata", type=Path, metavar="PATH", help="as of `stockade train payments --data`")
+    models.add_argument("--bundles", type=Path, metavar="DIR", help="signed models (default: those of the project)")
+    models.add_argument(
+        "--trusted", type=Path, action="append", metavar="FILE", help="whose signatures count (default: DIR/*.pub)"
+    )
+    models.add_argument("--json", action="store_true", help="print the report as JSON instead of tables")
 
 
 def _add_verify(verbs: Any) -> None:
@@ -138,6 +157,12 @@ def _run_memory(options: argparse.Namespace) -> int:
 
 def _run_edge(options: argparse.Namespace) -> int:
     from gateway.bench.edge import run
+
+    return run(options)
+
+
+def _run_models(options: argparse.Namespace) -> int:
+    from gateway.bench.models import run
 
     return run(options)
 

@@ -1,0 +1,151 @@
+"""The parts of `stockade bench models`: each measures one thing and returns plain JSON. Heavy to import: it trains."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from defenses.evasion.evidence import measure_evidence
+from gateway.registry_data import held_out, sample_of
+from gateway.samples import bundles_directory
+from serving.bundle import Bundle, load_bundle
+from serving.catalog import find_bundles
+from serving.errors import ServingError
+from serving.experts import open_engine
+from serving.registry.dataset import parse_dataset
+from serving.registry.errors import NotMeasurable, RegistryError
+from serving.registry.measure import Clocks, classes_of, measure
+from serving.train.click_bench import interval
+from serving.train.click_loop import ClickSettings
+from serving.train.errors import TrainingError
+from serving.train.foreign import foreign_images
+from serving.train.measure import ranking_area
+from serving.train.movielens import load_movielens
+from serving.train.movielens_rank import rank_movielens
+from serving.train.payments_compare import compare_payments
+from serving.train.payments_data import load_applications
+from serving.train.payments_schema import CREDIT_DATA
+from serving.train.places import load_places
+from serving.train.regions_bench import SparsitySettings, compare_sparsity
+
+__all__ = ["measured"]
+
+QUICK_PLACES = 20_000
+QUICK_UNITS, QUICK_SMALLER = 512, 256
+ENERGIES = ("energy", "mahalanobis", "residual")
+
+Say = Callable[[str], None]
+
+
+def measured(part: str, options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """Return what one part measures, or under `not_measured` why it cannot be."""
+    try:
+        return PARTS[part](options, say)
+    except (TrainingError, ServingError, RegistryError) as problem:
+        return {"not_measured": str(problem)}
+
+
+def _sparsity(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    places = load_places(options.places)
+    settings = SparsitySettings(seeds=options.seeds)
+    if options.quick:
+        places = places.take(np.random.default_rng(0).permutation(len(places))[:QUICK_PLACES])
+        recipe = replace(settings.recipe, units=QUICK_UNITS, epochs=1)
+        settings = replace(settings, recipe=recipe, smaller=(QUICK_SMALLER,), rounds=2, rows_max=2_000)
+    return compare_sparsity(places, settings, say)
+
+
+def _ranking(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    data = load_movielens(options.movielens)
+    found = []
+    for seed in range(options.seeds):
+        say(f"seed {seed} of {options.seeds}")
+        wide = ClickSettings(seed=seed, directions=16, joint=0.002, patience=4, epochs=1 if options.quick else 10)
+        found.append(rank_movielens(data, wide))
+    return {"data_sha256": data.sha256} | {name: interval([one[name] for one in found]) for name in found[0]}
+
+
+def _credit(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    data = load_applications(CREDIT_DATA, options.modeldata)
+    return compare_payments(
+        CREDIT_DATA,
+        data,
+        options.seeds,
+        folds=not options.quick,
+        on_step=lambda done, total: say(f"{done} of {total}"),
+    )
+
+
+def _bundles(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    root = options.bundles or bundles_directory()
+    keys = options.trusted or sorted(root.glob("*.pub"))
+    found = {}
+    for directory in find_bundles(root):
+        if directory.parent.name != "samples":
+            say(f"{directory.parent.name} {directory.name}")
+            bundle = load_bundle(directory, keys)
+            found[f"{bundle.name}/{bundle.version}"] = _bundle(bundle)
+    return found
+
+
+def _bundle(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle measures on its test set, or on the sample of it that comes with the project."""
+    try:
+        known = held_out(bundle)
+    except TrainingError:
+        sample = sample_of(bundle)
+        known = (sample.name, sample.read_bytes()) if sample is not None and sample.is_file() else None
+    if known is None:
+        raise NotMeasurable(f"{bundle.name} version {bundle.version}: its test rows are not here")
+    data = parse_dataset(known[1], known[0], bundle, classes_of(bundle))
+    found = measure(bundle, None, data, None, Clocks(time.perf_counter, time.process_time)).metrics
+    report: dict[str, Any] = {"data": known[0], "rows": len(data.labels)}
+    report |= {name: found[name].value for name in ("accuracy", "auc", "calibration_error") if name in found}
+    report["latency_p50_us"] = round(1000 * found["latency_p50_ms"].value, 1)
+    if "evidence" in bundle.manifest["calibration_report"]:
+        inputs = {name: np.asarray(array) for name, array in data.inputs.items()}
+        report |= _energies(bundle, inputs)
+    told = bundle.manifest["metrics"]
+    report["told"] = {
+        name: told[name]
+        for name in ("robustness", "robust_accuracy", "hidden_class", "few_labels", "terms")
+        if name in told
+    }
+    return report
+
+
+def _energies(bundle: Bundle, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """False alarms of its screen on these rows, and of images how well each energy tells real digits from them."""
+    points = [point["fpr_max"] for point in bundle.manifest["calibration_report"]["evidence"]["operating_points"]]
+    engine = open_engine(bundle)
+    own = _outputs(engine, inputs)
+    alarms = measure_evidence(bundle.calibration, own, points=points)
+    report: dict[str, Any] = {"alarms": [{key: one[key] for key in ("fpr_max", "rate", "interval")} for one in alarms]}
+    if [spec.shape for spec in bundle.inputs] == [(-1, 28, 28)]:
+        digits = foreign_images(np.zeros((1, 28, 28), np.uint8), 0)["digits"]
+        strange = _outputs(engine, {bundle.inputs[0].name: digits.astype(np.float32) / 255})
+        report["digits_auroc"] = {name: ranking_area(own[name], strange[name]) for name in ENERGIES}
+    engine.close()
+    return report
+
+
+def _outputs(engine: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    rows = len(next(iter(inputs.values())))
+    parts = [
+        engine.infer({name: np.ascontiguousarray(array[at : at + 256]) for name, array in inputs.items()})
+        for at in range(0, rows, 256)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+PARTS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
+    "sparsity": _sparsity,
+    "ranking": _ranking,
+    "credit": _credit,
+    "bundles": _bundles,
+}

@@ -1,0 +1,71 @@
+"""`stockade bench models` on small data: every part that has data here runs, and the others say what they miss."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from gateway.bench.models import PARTS
+from gateway.cli import main
+from gateway.samples import bundles_directory
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "latitude": float(latitude),
+            "longitude": float(longitude),
+            "countrycode": "XX",
+            "admin1code": f"{int(longitude) // 40}",
+        }
+        for latitude, longitude in zip(rng.uniform(-80, 80, 3000), rng.uniform(-180, 180, 3000), strict=True)
+    ]
+    file = tmp_path_factory.mktemp("data") / "cities.json"
+    file.write_text(json.dumps(dict(enumerate(rows))))
+    return file
+
+
+def test_the_sparsity_part_trains_asks_times_and_fits_a_terminal(places, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    report = tmp_path / "report.json"
+    words = ["--only", "sparsity", "--quick", "--seeds", "2", "--places", str(places), "--report", str(report)]
+    assert main(["bench", "models", *words]) == 0
+    shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert "mixture, sparse path" in shown
+    assert "works, and nothing more" in shown
+    found = json.loads(report.read_text())["sparsity"]
+    assert found["rows"] == 3000
+    assert {"us", "quality", "apart_points", "smallest_equal", "paths", "pruned"} <= found.keys()
+
+
+def test_bundles_are_measured_again_on_rows_they_never_saw(capsys):
+    assert main(["bench", "models", "--only", "bundles", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["bundles"]
+    told = json.loads((bundles_directory() / "kiosk" / "1" / "manifest.json").read_text())["metrics"]
+    kiosk = found["kiosk/1"]
+    assert kiosk["accuracy"] == pytest.approx(told["accuracy"], abs=0.02 if kiosk["rows"] < 10_000 else 1e-9)
+    assert kiosk["digits_auroc"]["energy"] == pytest.approx(told["foreign"]["digits"]["auroc"]["energy"], abs=0.01)
+    assert [alarm["fpr_max"] for alarm in kiosk["alarms"]] == [0.05, 0.01, 0.001]
+    assert kiosk["alarms"][0]["rate"] < 0.07
+    assert "digits_auroc" not in found["clickstream/1"]
+
+
+def test_a_part_whose_data_are_not_here_says_so_and_the_others_are_measured(tmp_path, places, capsys):
+    words = ["--places", str(places), "--movielens", str(tmp_path / "none"), "--modeldata", str(tmp_path / "none")]
+    only = ["--only", "ranking,credit", "--json", "--quick", "--seeds", "2"]
+    assert main(["bench", "models", *only, *words]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert "recbole" in found["ranking"]["not_measured"]
+    assert "modeldata" in found["credit"]["not_measured"]
+
+
+def test_an_unknown_part_is_named(capsys):
+    assert main(["bench", "models", "--only", "speed"]) == 2
+    said = capsys.readouterr().err
+    assert "speed" in said
+    assert all(part in said for part in PARTS)
