@@ -6,9 +6,13 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tests.e2e.running import until
 
@@ -39,7 +43,8 @@ def here(tmp_path) -> Path:
 
 def prepare(here: Path) -> None:
     text = SHIPPED.read_text()
-    for old, new in (("/tmp/", f"{here}/made/"), ("v=/volumes", f"v={here}/volumes"), ("/site", f"{here}/site")):
+    places = {"/tmp/": f"{here}/made/", "v=/volumes": f"v={here}/volumes", "/site": f"{here}/site"}
+    for old, new in {**places, "python /deploy/": f"{sys.executable} {SHIPPED.parent}/"}.items():
         assert old in text, old
         text = text.replace(old, new)
     (here / "prepare.sh").write_text(text.replace(f"deploy{here}/site", "deploy/site"))
@@ -111,3 +116,18 @@ def test_what_has_not_changed_is_left_as_it_is(here):
     before = {path: path.stat().st_ino for path in (here / "volumes").rglob("*")}
     prepare(here)
     assert {path: path.stat().st_ino for path in (here / "volumes").rglob("*")} == before
+
+
+def test_the_object_store_gets_a_certificate_that_is_its_own_authority_once(here):
+    prepare(here)
+    made = {name: (here / "volumes/objects-config" / name) for name in ("s3-grpc.crt", "s3-grpc.key", "security.toml")}
+    assert {path.stat().st_mode & 0o777 for path in made.values()} == {0o400}
+    certificate = x509.load_pem_x509_certificate(made["s3-grpc.crt"].read_bytes())
+    key = load_pem_private_key(made["s3-grpc.key"].read_bytes(), password=None)
+    certificate.verify_directly_issued_by(certificate)
+    assert certificate.public_key() == key.public_key()
+    settings = tomllib.loads(made["security.toml"].read_text())["grpc"]
+    assert settings["ca"] == settings["s3"]["cert"] == "/etc/seaweedfs/s3-grpc.crt"
+    before = made["s3-grpc.key"].read_bytes()
+    prepare(here)
+    assert made["s3-grpc.key"].read_bytes() == before

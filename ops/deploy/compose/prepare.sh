@@ -108,7 +108,7 @@ if [ ! -e $v/objects-config/s3.json ]; then
   place $objects 0400 /tmp/s3.json $v/objects-config/s3.json
 fi
 if [ ! -e $v/objects-config/security.toml ]; then
-  /opt/stockade/bin/python /deploy/closed_port.py /tmp/closed
+  python /deploy/closed_port.py /tmp/closed
   for name in s3-grpc.key s3-grpc.crt security.toml; do place $objects 0400 /tmp/closed/$name $v/objects-config/$name; done
 fi
 directory $grafana 0700 $v/grafana-config
