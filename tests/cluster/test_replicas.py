@@ -37,4 +37,4 @@ def test_a_replica_that_the_cluster_has_no_room_for_is_seen_to_be_missing(made_s
             expected = {("stockade-tiny-1", "wanted"): 3, ("stockade-tiny-1", "running"): 2}
             until(lambda: replicas(running) == expected, "the third is not missed", PATIENCE_S)
         (row,) = json.loads(stockade("ray", "status", str(site.config), "--json").stdout)
-        assert (row["running"], row["wanted"]) == (2, 3)
+        assert (row["state"], row["running"], row["wanted"]) == ("DEPLOYING", 2, 3)
