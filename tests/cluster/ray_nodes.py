@@ -27,7 +27,7 @@ START_S = 240.0
 DEPLOY_S = 300.0
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_raylet_start_wait_time_s": "60",
+    "RAY_raylet_start_wait_time_s": "240",
     "RAY_health_check_period_ms": "500",  # a node that is gone is noticed in seconds, so tests need not wait a minute
     "RAY_health_check_failure_threshold": "4",
     "RAY_health_check_initial_delay_ms": "0",
