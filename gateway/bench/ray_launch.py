@@ -60,7 +60,11 @@ def launch_ray(directory: Path, bundles: Path, *, replicas: int = 1, cpus: float
     }
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, "-m", "gateway.bench.ray_launch", str(file), str(directory / "r"), str(port)]
-    environment = {**ENVIRONMENT, "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}  # throughput brings a way past the gateway
+    environment = {
+        **ENVIRONMENT,
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # throughput brings a way past the gateway
+        "RAY_raylet_start_wait_time_s": "120",  # a busy machine takes longer than the 30 s that Ray gives itself
+    }
     return replace(launch, command=command, environment=environment)
 
 

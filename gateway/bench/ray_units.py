@@ -6,9 +6,11 @@ neither bridge nor replica: the raylet, the store of its head (GCS), Serve's con
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,13 @@ from gateway.bench.measure import run_checked, settle, warm_up
 from gateway.bench.memory import role_of
 from gateway.bench.procfs import machine_busy_us
 from gateway.bench.ray_launch import launch_ray
-from gateway.bench.running import Running, running
+from gateway.bench.running import Running, StartFailed, running
 
 __all__ = ["ROLES", "measure_on_ray", "role_on_ray"]
 
+START_SECONDS_MAX = 400.0  # on a busy machine; what was measured before it is lost otherwise
+DIRECTORY_BYTES_MAX = 40  # a socket's path has 107 bytes, and Ray puts 66 behind: /r/session_.../sockets/...
+WORKSPACE_BYTES_MAX = 24
 ROLES = ("worker", "bridge", "replica", "cluster", "recorder", "supervisor")
 
 Batches = Callable[[Path], tuple[float, float]]
@@ -53,7 +58,10 @@ def measure_on_ray(
 
     Raises StartFailed, NotServed, H2loadFailed.
     """
-    launch = launch_ray(directory, bundles)
+    if len(os.fsencode(directory)) > DIRECTORY_BYTES_MAX:
+        advice = f"take a --workspace of {WORKSPACE_BYTES_MAX} bytes at most"
+        raise StartFailed(f"{directory} is too long a path for the sockets of Ray; {advice}", "")
+    launch = replace(launch_ray(directory, bundles), start_seconds_max=START_SECONDS_MAX)
     home = launch.directory / "gateway"
 
     def each_round(server: Running, load: Load, shape: InFlight) -> dict[str, float]:

@@ -1,13 +1,15 @@
 import json
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 from gateway.bench import h2load
 from gateway.bench.disk import log_bytes
 from gateway.bench.ray_launch import ray_missing
-from gateway.bench.ray_units import ROLES, role_on_ray
+from gateway.bench.ray_units import ROLES, measure_on_ray, role_on_ray
+from gateway.bench.running import StartFailed
 from gateway.bench.stages import BATCH_STAGES, HALF_US, STAGES, per_request_us
 from gateway.bench.tenants import PRINCIPALS_PER_TENANT, policy_text
 from gateway.policy import parse_policy
@@ -69,12 +71,21 @@ def test_each_process_of_a_cluster_has_its_part(command, role):
     assert role_on_ray(command) == role
 
 
+def test_a_directory_that_is_too_long_for_sockets_is_said_to_be(tmp_path):
+    directory = tmp_path / ("x" * 40)
+    with pytest.raises(StartFailed, match="take a --workspace of 24 bytes at most"):
+        measure_on_ray(directory, directory, b"", directory, rounds=1, seconds=1, rest_s=1, batches=lambda _: (0, 0))
+
+
 @needs_h2load
 @pytest.mark.slow
-def test_units_are_measured_on_a_real_gateway(tmp_path):
-    arguments = ["--quick", "--json", "--workspace", str(tmp_path)]
-    command = [sys.executable, "-m", "gateway.cli", "bench", "units", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_units_are_measured_on_a_real_gateway():
+    with tempfile.TemporaryDirectory(
+        prefix="u", dir="/tmp"
+    ) as directory:  # a short one: Ray's sockets lie far below it
+        arguments = ["--quick", "--json", "--workspace", directory]
+        command = [sys.executable, "-m", "gateway.cli", "bench", "units", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     shares = [share for by_shape in report["processes"].values() for share in by_shape.values()]
