@@ -40,7 +40,7 @@ SECRET_BYTES = 32
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  no name that a client could use
 RELEASE_KEY = "stockade-release.pub"
-MODEL = "kiosk"
+MODEL, SERVED = "kiosk", "1"  # what rules.yaml serves
 TRUST_DOMAIN = "stockade.local"
 KIOSK_SPIFFE = f"spiffe://{TRUST_DOMAIN}/kiosk/7"
 OPERATOR_SPIFFE = f"spiffe://{TRUST_DOMAIN}/operator"
@@ -330,8 +330,8 @@ def _api_keys_expire(now: datetime) -> datetime:
 
 
 def _signed_models(bundles: Path) -> Iterator[Path]:
-    """The versions of the model that the policy serves: directories that hold a manifest, in order."""
-    return (manifest.parent for manifest in sorted(bundles.glob(f"{MODEL}/*/manifest.json")))
+    """The version of the model that the policy serves, where it is: a directory that holds a manifest."""
+    return (manifest.parent for manifest in bundles.glob(f"{MODEL}/{SERVED}/manifest.json"))
 
 
 def _write_whole(target: Path, contents: Mapping[str, _File], models: Sequence[Path], suffix: str) -> None:

@@ -65,7 +65,7 @@ class KioskSettings:
 def robust_settings(settings: KioskSettings) -> KioskSettings:
     """The robust recipe with its own gates, on the seed of the clean one."""
     robust = RobustSettings(seed=settings.loop.seed)
-    return replace(settings, robust=robust, gates=Gates(accuracy_min=0.86, robust_accuracy_min=0.76))
+    return replace(settings, robust=robust, gates=Gates(accuracy_min=0.85, robust_accuracy_min=0.75))
 
 
 def smoke_settings(settings: KioskSettings) -> KioskSettings:

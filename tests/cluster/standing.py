@@ -41,7 +41,7 @@ class Stand:
 
 def lay_out(directory: Path) -> tuple[Path, list[Path]]:
     """The kiosk and the small model in a directory of bundles, and the keys that signed them."""
-    shutil.copytree(bundles_directory() / "kiosk", directory / "bundles/kiosk")
+    shutil.copytree(bundles_directory() / "kiosk/1", directory / "bundles/kiosk/1")
     write(tiny_sealed(), directory / "bundles/tiny/1")
     (directory / "tiny.pub").write_bytes(public_pem(signing_key()))
     return directory / "bundles", [bundles_directory() / "stockade-release.pub", directory / "tiny.pub"]

@@ -43,7 +43,7 @@ def made(tmp_path_factory):
     source = tmp_path_factory.mktemp("bundles")
     key = ec.derive_private_key(7, ec.SECP256R1()).public_key()
     (source / "stockade-release.pub").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    for model in ("kiosk/1", "other/1"):
+    for model in ("kiosk/1", "kiosk/2", "other/1"):
         (source / model).mkdir(parents=True)
         (source / model / "manifest.json").write_text("{}")
     (source / "samples").mkdir()
