@@ -635,7 +635,7 @@ def audit() -> dict[str, Any]:
                 "s",
                 thresholds=steps((None, GREEN), (15, ORANGE), (60, RED)),
                 decimals=1,
-                runbooks=("StockadeCheckpointStale",),
+                runbooks=("StockadeCheckpointStale", "StockadeCosignatureStale", "StockadeWitnessAhead"),
             ),
         ),
         (
