@@ -3,7 +3,7 @@
 Four parts, each by itself: `sparsity` (a mixture's sparse path beside dense int8, trained here), `ranking`
 (MovieLens-100k beside Markov), `credit` (payments beside models that explain less), `bundles` (what signed models
 measure on the rows they never saw). A part whose data are not here says so, and the others are measured all the same.
-The full run trains for most of an hour on two cores; `--quick` shows that everything works, with figures to forget.
+The full run trains, which takes long; `--quick` shows that everything works, with figures to forget.
 """
 
 from __future__ import annotations

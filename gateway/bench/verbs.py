@@ -72,7 +72,7 @@ def _add_edge(verbs: Any) -> None:
 
 def _add_models(verbs: Any) -> None:
     models = _verb(
-        verbs, "models", _run_models, "what the models are worth, beside what is simpler; trains, for an hour"
+        verbs, "models", _run_models, "what the models are worth, beside what is simpler; it trains, which takes long"
     )
     models.add_argument("--report", type=Path, metavar="FILE", help="write everything measured as JSON")
     models.add_argument("--only", type=_names, metavar="A,B", help="of sparsity, ranking, credit, bundles")
