@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from typing import Any, NoReturn
 
 import msgspec
@@ -276,14 +277,14 @@ def see_nodes_beside(address: str) -> None:
     cluster is asked which of its nodes have an address of this machine.
     """
     from ray._private import services
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 
+    compiled: Any = import_module("ray._raylet")  # without types
     seen: Any = services.find_node_ids
 
     def seen_or_beside() -> set[str]:
         return seen() or {
             node_id.hex()
-            for node_id, node in GcsClient(address=address).get_all_node_info(timeout=LOOK_TIMEOUT_S).items()
+            for node_id, node in compiled.GcsClient(address=address).get_all_node_info(timeout=LOOK_TIMEOUT_S).items()
             if is_of_this_machine(node.node_manager_address)
         }
 
