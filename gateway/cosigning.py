@@ -11,16 +11,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ops.audit.checkpoint import open_checkpoint
-from ops.audit.durable import replace_file
+from ops.audit.cosign import cosign_newest
 from ops.audit.errors import AuditError, WitnessAhead
-from ops.audit.read import LogReader
-from ops.audit.witness_client import Asked, ask_all
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ops.audit.trust_policy import TrustPolicy
+    from ops.audit.witness_client import Asked
     from ops.logging import Log
     from ops.metrics.witnesses import WitnessMetrics
 
@@ -52,13 +50,8 @@ class Cosigning:
 
     def ask(self) -> None:
         """Ask every witness once, and keep the checkpoint when enough have cosigned it."""
-        note = (self.log_directory / "checkpoint").read_bytes()
-        checkpoint = open_checkpoint(note, [log.key for log in self.policy.logs])
-        reader = LogReader(self.log_directory, checkpoint)
-        witnesses = self.policy.witnesses.values()
-        asked = ask_all(note, checkpoint, witnesses, lambda old, _: reader.consistency_proof(old), timeout_s=TIMEOUT_S)
+        checkpoint, asked = cosign_newest(self.log_directory, self.policy, self.out, timeout_s=TIMEOUT_S)
         if self.policy.enough(asked.lines):
-            replace_file(self.out, note + "".join(asked.lines.values()).encode())
             self.metrics.cosigned(checkpoint.size, time.time())
         self.count(asked)
 

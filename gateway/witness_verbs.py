@@ -18,6 +18,7 @@ from gateway.document import unusable
 from gateway.log_key import SEED_BYTES, write_pair
 from gateway.verify_view import fail, find, read_key
 from ops.audit.checkpoint import open_checkpoint, parse_vkey
+from ops.audit.cosign import cosign_newest
 from ops.audit.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner, parse_cosigner_secret
 from ops.audit.durable import replace_file
 from ops.audit.errors import AuditError, VerifierKeyError, WitnessAhead
@@ -26,13 +27,13 @@ from ops.audit.receipt import make_proof
 from ops.audit.trust_policy import read_trust_policy
 from ops.audit.verify_report import INCOMPLETE, OK, TAMPERED
 from ops.audit.witness import Witness, WitnessStore
-from ops.audit.witness_client import Asked, ask_all
 from ops.audit.witness_page import WitnessPage
 
 if TYPE_CHECKING:
     import argparse
 
     from ops.audit.trust_policy import TrustPolicy
+    from ops.audit.witness_client import Asked
 
 PORT_MAX = 65_535
 
@@ -66,25 +67,13 @@ def cosign(options: argparse.Namespace) -> int:
     directory, _ = find(options.log, [])
     try:
         policy = read_trust_policy(options.policy)
-        note = (directory / "checkpoint").read_bytes()
-        checkpoint = open_checkpoint(note, [log.key for log in policy.logs])
-        reader = LogReader(directory, checkpoint)
-        asked = ask_all(
-            note,
-            checkpoint,
-            policy.witnesses.values(),
-            lambda old, _: reader.consistency_proof(old),
-            timeout_s=options.timeout,
-        )
-        enough = policy.enough(asked.lines)
-        if enough:
-            replace_file(options.out, note + "".join(asked.lines.values()).encode())
+        checkpoint, asked = cosign_newest(directory, policy, options.out, timeout_s=options.timeout)
     except (AuditError, OSError) as problem:
         return failed(problem)
     report(policy, asked, checkpoint.size, options)
     if any(isinstance(failure, WitnessAhead) for failure in asked.failures.values()):
         return TAMPERED
-    return OK if enough else INCOMPLETE
+    return OK if policy.enough(asked.lines) else INCOMPLETE
 
 
 def report(policy: TrustPolicy, asked: Asked, size: int, options: argparse.Namespace) -> None:

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import HTTPException
 from threading import Thread
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ops.audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, open_note, signature_line
@@ -114,7 +115,7 @@ def _post(witness: TrustedWitness, body: bytes, timeout_s: float) -> tuple[int, 
     except HTTPError as error:
         with error:
             return error.code, error.read(NOTE_BYTES_MAX)
-    except (URLError, OSError, ValueError) as error:
+    except (HTTPException, OSError, ValueError) as error:  # URLError is an OSError
         raise WitnessSilent(witness.name, str(getattr(error, "reason", error))) from error
 
 

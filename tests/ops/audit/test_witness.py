@@ -307,6 +307,21 @@ def test_who_stalls_or_is_gone_does_not_hold_up_the_others(witness):
     }
 
 
+def test_what_is_no_http_at_all_is_silence():
+    def speak(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(b"SSH-2.0-OpenSSH\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=speak, args=(listening,))
+        thread.start()
+        with pytest.raises(WitnessSilent):
+            cosignature(signed(9), head(9), trusted(listening.getsockname()[1]), prove)
+        thread.join()
+
+
 def test_urls_are_http_and_nothing_else(tmp_path):
     (tmp_path / "add-checkpoint").write_bytes(GOOD)
     with pytest.raises(WitnessSilent, match="neither http nor https"):

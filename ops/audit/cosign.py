@@ -1,0 +1,28 @@
+"""Has the newest public checkpoint of a log cosigned by the witnesses of a policy, and keeps it when enough did."""
+
+from pathlib import Path
+
+from ops.audit.checkpoint import Checkpoint, open_checkpoint
+from ops.audit.durable import replace_file
+from ops.audit.read import LogReader
+from ops.audit.trust_policy import TrustPolicy
+from ops.audit.witness_client import Asked, ask_all
+
+__all__ = ["cosign_newest"]
+
+
+def cosign_newest(directory: Path, policy: TrustPolicy, out: Path, *, timeout_s: float) -> tuple[Checkpoint, Asked]:
+    """Ask every witness once; `out` is replaced when those that cosigned make the quorum.
+
+    Raises:
+        NoteError: the checkpoint is not signed by a log of the policy.
+        OSError: there is no checkpoint, or `out` cannot be written.
+    """
+    note = (directory / "checkpoint").read_bytes()
+    checkpoint = open_checkpoint(note, [log.key for log in policy.logs])
+    reader = LogReader(directory, checkpoint)
+    witnesses = policy.witnesses.values()
+    asked = ask_all(note, checkpoint, witnesses, lambda old, _: reader.consistency_proof(old), timeout_s=timeout_s)
+    if policy.enough(asked.lines):
+        replace_file(out, note + "".join(asked.lines.values()).encode())
+    return checkpoint, asked
