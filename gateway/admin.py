@@ -9,6 +9,7 @@ needs to be trusted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import deque
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from gateway.state import Answer
 from ops.audit.checkpoint import VerifierKey, open_checkpoint, parse_vkey
 from ops.audit.client import Receipt
 from ops.audit.entry import VERSION, canonical
+from ops.audit.errors import NoteError
 from ops.audit.merkle import inclusion_proof
 from ops.audit.read import LogReader
 from ops.audit.receipt import make_proof
@@ -33,7 +35,6 @@ from ops.audit.tiles import node_from
 from stockade.v1 import admin_pb2, audit_pb2
 
 if TYPE_CHECKING:
-    import contextlib
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
@@ -249,9 +250,11 @@ class Control:
 
     async def get_receipt(self, request: audit_pb2.GetReceiptRequest) -> Message:
         def prove() -> Message:
-            note, reader = self.published(self.host.place.cosigned)
-            if request.index >= reader.checkpoint.size:
-                note, reader = self.published()
+            note, reader = self.published()
+            with contextlib.suppress(OSError, NoteError):  # none is cosigned, or another log's
+                cosigned = self.published(self.host.place.cosigned)
+                if request.index < cosigned[1].checkpoint.size:
+                    note, reader = cosigned
             if request.index >= reader.checkpoint.size:
                 raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
             return audit_pb2.GetReceiptResponse(receipt=make_proof(reader, request.index, note).text())
@@ -259,10 +262,9 @@ class Control:
         return await asyncio.to_thread(prove)
 
     def published(self, checkpoint: Path | None = None) -> tuple[bytes, LogReader]:
-        """Return a checkpoint's note and the public log as it stands there: this one if it is there, or the newest."""
+        """Return a checkpoint's note, the newest unless another is named, and the public log as it stands there."""
         directory = self.host.config.audit.directory
-        newest = directory / "checkpoint"
-        note = (checkpoint if checkpoint is not None and checkpoint.exists() else newest).read_bytes()
+        note = (checkpoint or directory / "checkpoint").read_bytes()
         return note, LogReader(directory, open_checkpoint(note, [self.vkey()]))
 
     def reader(self) -> LogReader:

@@ -22,6 +22,7 @@ from tests.e2e.caller import calling, infer_body
 from tests.e2e.running import serving, until
 from tests.e2e.site import Site, copy_site
 
+OF_ANOTHER_LOG = b"another.test/log\n9\nAAAA\n\n\xe2\x80\x94 another.test/log AAAAAAAA\n"
 RECEIPT = "/stockade.v1.Audit/GetReceipt"
 
 
@@ -100,6 +101,7 @@ def test_without_a_quorum_clients_are_answered_and_the_page_and_the_log_say_so(s
             until(lambda name=name: running.counted("stockade_audit_witness_failures_total", witness=name) > 0, name)
         until(running.entries, "no checkpoint")
         alone = read_trust_policy(site.directory.parent / "watched")
+        (load_config(site.config).state_dir / "cosigned").write_bytes(OF_ANOTHER_LOG)
         assert parse_proof(receipt_of(site, running, 0)).verify(alone).witnesses == ()
         failed = [line for line in running.errors.read_text().splitlines() if "witness-failed" in line]
         assert len(failed) == 2, "each is told of once"
