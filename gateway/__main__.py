@@ -10,7 +10,7 @@ EX_INTERRUPTED = 130
 def main() -> int:
     """Run the command line; returns its exit code."""
     try:
-        from gateway.cli import main as run  # noqa: PLC0415  loading takes a while, and may be interrupted
+        from gateway.cli.main import main as run  # noqa: PLC0415  loading takes a while, and may be interrupted
 
         return run()
     except KeyboardInterrupt:

@@ -18,21 +18,21 @@ from gateway import errors
 from gateway.admission.concurrency import Concurrency
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.snapshot import LimitsFile
-from gateway.batching import end_batching, start_batching
+from gateway.auth.issuers import Issuers
 from gateway.cache import open_cache
 from gateway.capture import BACKLOG_SHARE, Room, Vault
 from gateway.codec import CodecLimits
-from gateway.comparison import Comparer
-from gateway.compile import compile_policy
-from gateway.compile_release import with_standings
 from gateway.exits import BODY_INCOMPLETE, write_sums
-from gateway.issuers import Issuers
-from gateway.models import load_listed, retire, screen_facts, serve
-from gateway.place import place_of
-from gateway.policy import load_policy
+from gateway.host.place import place_of
+from gateway.models.batching import end_batching, start_batching
+from gateway.models.models import load_listed, retire, screen_facts, serve
+from gateway.policy.compile import compile_policy
+from gateway.policy.compile_release import with_standings
+from gateway.policy.policy import load_policy
 from gateway.record import auth_fragment, site_of
-from gateway.release_file import RELEASES, read_reached, standings
-from gateway.server import certificates_expire
+from gateway.release.comparison import Comparer
+from gateway.release.file import RELEASES, read_reached, standings
+from gateway.rpc.server import certificates_expire
 from gateway.shared_limits import open_shared, shares_limits, worker_share
 from gateway.state import Gateway
 from gateway.tally import Tally
@@ -51,13 +51,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.auth.principal import Principal
-    from gateway.compile_release import Standing
-    from gateway.config import Config
-    from gateway.host_link import HostLink
-    from gateway.model_set import Key, Listed, ModelSet
-    from gateway.place import Place
-    from gateway.policy import Policy
-    from gateway.service import Stream, Unary
+    from gateway.config.config import Config
+    from gateway.host.link import HostLink
+    from gateway.host.place import Place
+    from gateway.models.model_set import Key, Listed, ModelSet
+    from gateway.policy.compile_release import Standing
+    from gateway.policy.policy import Policy
+    from gateway.rpc.service import Stream, Unary
     from gateway.state import Active, Served
     from ops.logging import Log
     from serving.bundle import Bundle

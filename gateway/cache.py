@@ -32,7 +32,7 @@ from gateway.state import Answer
 
 if TYPE_CHECKING:
     from gateway.codec import InferRequest
-    from gateway.config import ResponseCache
+    from gateway.config.config import ResponseCache
     from gateway.state import Active, Gateway, Item, ModelRules
 
 __all__ = ["AnswerCache", "Kept", "Observed", "cacheable", "key_of", "open_cache", "repeat"]

@@ -32,10 +32,10 @@ from gateway.admission.budget import refusal_of
 from gateway.admission.shared import kept_here
 from gateway.cache import cacheable, key_of, repeat
 from gateway.capture import narrower
-from gateway.comparison import Ran
 from gateway.exits import log_failure
 from gateway.judgement import DECISIONS, judge, soften
-from gateway.policy_rules import PUBLIC_METHODS
+from gateway.policy.rules import PUBLIC_METHODS
+from gateway.release.comparison import Ran
 from gateway.settlement import settle
 from gateway.state import Answer, Item
 from serving.errors import BackendTimedOut, BackendUnavailable

@@ -9,14 +9,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from gateway.admission.shared import SharedLimiter
-from gateway.document import ConfigRejected
+from gateway.config.document import ConfigRejected
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.admission.memory import MemoryLimiter
-    from gateway.config import Config, SharedLimits
-    from gateway.policy import Policy
+    from gateway.config.config import Config, SharedLimits
+    from gateway.policy.policy import Policy
     from ops.logging import Log
 
 MISSING_EXTRA = "needs the extra `redis`; run `pip install 'stockade[redis]'`, or remove `shared_limits`"

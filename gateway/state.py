@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from gateway.cache import AnswerCache
     from gateway.capture import Room, Vault
     from gateway.codec import CodecLimits, InferRequest
-    from gateway.comparison import Comparer
-    from gateway.host_link import HostLink
+    from gateway.host.link import HostLink
+    from gateway.models.statistics import ModelCounters, ServiceTime
     from gateway.record import Record, Site
-    from gateway.split import Split
-    from gateway.statistics import ModelCounters, ServiceTime
+    from gateway.release.comparison import Comparer
+    from gateway.release.split import Split
     from gateway.tally import Tally
     from gateway.unprotected import Anybody, Forgetful, Unlimited
     from ops.audit.client import AuditClient

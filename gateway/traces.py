@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.document import ConfigRejected
+from gateway.config.document import ConfigRejected
 from gateway.state import PUBLIC
 from ops.metrics.gateway import CODES
 from ops.tracing import EndedCall, SpanSender, installed, otlp_exporter, span_factory
@@ -20,7 +20,7 @@ from ops.tracing import EndedCall, SpanSender, installed, otlp_exporter, span_fa
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.config import Config, Tracing
+    from gateway.config.config import Config, Tracing
     from gateway.record import Record, Site
     from ops.logging import Log
     from ops.metrics import Metrics

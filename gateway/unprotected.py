@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gateway.admission.budget import Budget
     from gateway.admission.limiter import Bucket
     from gateway.auth.principal import Presented
-    from gateway.policy import Policy
+    from gateway.policy.policy import Policy
     from gateway.state import Active
     from ops.audit.client import Done
 

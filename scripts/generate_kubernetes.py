@@ -19,9 +19,9 @@ from typing import Any
 
 import yaml
 
-from gateway.config import parse_config
-from gateway.init import RELEASE_KEY
-from gateway.ray import ray_settings
+from gateway.cli.init import RELEASE_KEY
+from gateway.config.config import parse_config
+from gateway.models.ray import ray_settings
 from serving.bundle import load_bundle
 from serving.catalog import find_bundles
 from serving.ray_settings import Deployable, applications, serve_config

@@ -105,7 +105,7 @@ def test_libraries_stay_in_their_homes():
     ("source", "where", "stray"),
     [
         ("import grpc", "ops/audit/client.py", ["grpc"]),
-        ("import grpc", "gateway/service.py", []),
+        ("import grpc", "gateway/rpc/service.py", []),
         ("from grpc_health.v1 import health_pb2", "serving/engine.py", ["grpc_health.v1.health_pb2"]),
         ("def run():\n    import torch.nn", "serving/batcher.py", ["torch.nn"]),
         ("import torch", "serving/train/loop.py", []),
@@ -135,9 +135,12 @@ def test_the_folder_of_the_wire_contracts_is_no_package():
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("gateway.worker", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "opentelemetry", "redis"]),
-        ("gateway.host", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "onnx", "onnxruntime"]),
-        ("gateway.cli", ["torch", "grpc", "onnxruntime", "numpy", "pydantic", "prometheus_client"]),
+        (
+            "gateway.host.worker",
+            ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "opentelemetry", "redis"],
+        ),
+        ("gateway.host.host", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "onnx", "onnxruntime"]),
+        ("gateway.cli.main", ["torch", "grpc", "onnxruntime", "numpy", "pydantic", "prometheus_client"]),
         ("ops.audit.recorder_main", ["grpc", "gateway", "stockade", "serving", "defenses", "numpy", "pydantic"]),
         ("ops.audit.verify", ["grpc", "gateway", "stockade", "serving", "defenses", "sqlite3", "prometheus_client"]),
     ],

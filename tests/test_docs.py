@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.cli import command_line
+from gateway.cli.main import command_line
 from ops.audit.entry import KINDS
 from ops.metrics import BatchesDone, Metrics, RecorderMetrics, ScreenFacts, expose
 

@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 
 from gateway.bench.running import Endpoint, Launch, free_ports
-from gateway.init import Ports, init_directory
-from gateway.policy_signature import sign_policy
+from gateway.cli.init import Ports, init_directory
+from gateway.policy.signature import sign_policy
 
 __all__ = ["CLIENT", "launch_gateway", "parse_handled", "read_handled", "read_metrics"]
 
@@ -51,7 +51,7 @@ def launch_gateway(directory: Path, bundles: Path, *, tls: bool, protected: bool
     _edit_policy(home)
     key = (home / "clients" / f"{CLIENT}.key").read_text().strip()
     return Launch(
-        command=[sys.executable, "-m", "gateway.cli", "serve", str(home / "stockade.yaml")],
+        command=[sys.executable, "-m", "gateway", "serve", str(home / "stockade.yaml")],
         endpoint=Endpoint(
             port=data,
             headers=(("authorization", f"Bearer {key}"),),

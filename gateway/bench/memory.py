@@ -132,7 +132,7 @@ def role_of(command: str) -> str:
     """What a process of a gateway is, by its command line."""
     if "recorder_main" in command:
         return "recorder"
-    return "worker" if "gateway.worker" in command else "supervisor"
+    return "worker" if "gateway.host.worker" in command else "supervisor"
 
 
 def _report(requests: int, samples: Sequence[Sample], found: Mapping[str, Drift]) -> dict[str, Any]:

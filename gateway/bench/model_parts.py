@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from defenses.evasion.evidence import measure_evidence
-from gateway.registry_data import held_out, sample_of
+from gateway.registry.data import held_out, sample_of
 from gateway.samples import bundles_directory
 from serving.bundle import Bundle, load_bundle
 from serving.catalog import find_bundles

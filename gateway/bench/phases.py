@@ -28,7 +28,7 @@ from gateway.bench.frame import METHOD, NotAnAnswer, read_answer
 from gateway.bench.procfs import ProcessTree
 from gateway.bench.ray_launch import launch_ray
 from gateway.bench.running import Endpoint, Running, running
-from gateway.policy_signature import sign_policy
+from gateway.policy.signature import sign_policy
 from serving.bundle import read_bundle
 from serving.manifest import MANIFEST_FILE
 from serving.signature import SIGNATURE_FILE
@@ -173,13 +173,13 @@ def _update(server: Running, home: Path, seen: Asking) -> None:
     """Bring in a new version of the bundle: replicas of it, new replicas of the old one too, then the policy."""
     before = replicas_of(server.tree)
     _write_next_version(home / "bundles/kiosk", home / f"{NEXT_KEY}.key")
-    command = [sys.executable, "-m", "gateway.cli", "ray", "deploy", str(home / "stockade.yaml")]
+    command = [sys.executable, "-m", "gateway", "ray", "deploy", str(home / "stockade.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=CHANGE_S_MAX, check=False)
     if done.returncode:
         raise PhaseFailed(f"`stockade ray deploy` ended with {done.returncode}: {done.stderr}")
     wait_for(lambda: not before & replicas_of(server.tree), "end of the old replicas")
     _serve(NEXT_VERSION, home)
-    (supervisor,) = [pid for pid in server.tree.living() if "gateway.cli serve" in server.tree.command(pid)]
+    (supervisor,) = [pid for pid in server.tree.living() if "gateway serve" in server.tree.command(pid)]
     os.kill(supervisor, signal.SIGHUP)
     wait_for(lambda: seen.versions[NEXT_VERSION] > 0, "answer of the new version")
 

@@ -84,8 +84,8 @@ def main(arguments: Sequence[str]) -> int:
         for line in running[0].stdout or ():
             if "Ray runtime started" in line:
                 break
-        subprocess.run([sys.executable, "-m", "gateway.cli", "ray", "deploy", file], check=True)
-        running.append(subprocess.Popen([sys.executable, "-m", "gateway.cli", "serve", file], text=True))
+        subprocess.run([sys.executable, "-m", "gateway", "ray", "deploy", file], check=True)
+        running.append(subprocess.Popen([sys.executable, "-m", "gateway", "serve", file], text=True))
         return running[1].wait()
     finally:
         for process in reversed(running):

@@ -39,7 +39,7 @@ def role_on_ray(command: str) -> str:
         return "bridge"
     if command.startswith("ray::ServeReplica:"):
         return "replica"
-    ours = any(name in command for name in ("gateway.worker", "recorder_main", "gateway.cli serve"))
+    ours = any(name in command for name in ("gateway.host.worker", "recorder_main", "gateway serve"))
     return role_of(command) if ours else "cluster"
 
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from gateway.app import App, open_app
 from gateway.auth.principal import Presented
 from gateway.bench.frame import METHOD
-from gateway.config import load_config
+from gateway.config.config import load_config
 from gateway.exits import finish, open_record, trailers
-from gateway.methods import data_methods
-from gateway.models import load_bundles
+from gateway.models.models import load_bundles
 from gateway.pipeline import admit, answer
+from gateway.rpc.methods import data_methods
 from ops.logging import configure
 
 __all__ = ["BATCH_STAGES", "STAGES", "measure_stages", "per_request_us"]

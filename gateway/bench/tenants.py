@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from gateway.admission.memory import MemoryLimiter
-from gateway.compile import compile_policy
-from gateway.config import load_config
-from gateway.models import load_bundles, serve
-from gateway.policy import POLICY_BYTES_MAX, parse_policy
+from gateway.config.config import load_config
+from gateway.models.models import load_bundles, serve
+from gateway.policy.compile import compile_policy
+from gateway.policy.policy import POLICY_BYTES_MAX, parse_policy
 from ops.logging import configure
 
 __all__ = ["measure_principals", "policy_text"]

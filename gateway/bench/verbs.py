@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gateway.arguments import seconds, whole
 from gateway.bench.peers import PEERS, default_root
+from gateway.cli.arguments import seconds, whole
 
 __all__ = ["add_verbs"]
 

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gateway.cli.init import Ports, init_directory
 from gateway.demo.page import write_page
 from gateway.demo.report import as_json, show
 from gateway.demo.scenes import Scene, scenes
 from gateway.demo.tamper import flip_one_byte
-from gateway.init import Ports, init_directory
 from gateway.local import Local, NotServing, serving
 from gateway.samples import bundles_directory
 from ops.audit.checkpoint import parse_vkey

@@ -41,7 +41,7 @@ def ray_site(made_site: Site, path: Path, cluster: Cluster, *, fallback: str = "
 def stockade(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
     return subprocess.run(
-        [sys.executable, "-m", "gateway.cli", *arguments],
+        [sys.executable, "-m", "gateway", *arguments],
         capture_output=True,
         text=True,
         timeout=DEPLOY_S + 60,

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from gateway.health import serving
-from gateway.methods import data_methods
-from gateway.server import server_credentials
-from gateway.service import Service
+from gateway.rpc.health import serving
+from gateway.rpc.methods import data_methods
+from gateway.rpc.server import server_credentials
+from gateway.rpc.service import Service
 from ops.metrics.page import serve_metrics
 from tests.e2e.caller import INFER, Reply
 from tests.gateway.rig import Rig, ended, image, open_rig, tiny_body, until

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.init import init_directory
-from gateway.log_key import make_log_key
+from gateway.cli.init import init_directory
+from gateway.cli.log_key import make_log_key
 from ops.audit.verify import verify_log
 from tests.e2e.running import until
 
@@ -91,7 +91,7 @@ class Pod:
         ids = [f"--reuid={user}", f"--regid={self.spec['securityContext']['runAsGroup']}"]
         program, *rest = container["command"]
         assert program == "stockade"
-        run = ["exec", "setpriv", *ids, *drop, sys.executable, "-m", "gateway.cli", *rest]
+        run = ["exec", "setpriv", *ids, *drop, sys.executable, "-m", "gateway", *rest]
         script = "\n".join(
             ["set -e", *root_filesystem(), *self.mounts(container), "mount -o remount,ro,bind /", shlex.join(run)]
         )
@@ -197,7 +197,7 @@ def test_a_pod_answers_and_leaves_a_log_that_verifies(pod):
     until((pod.volumes["run"] / "state/recorder.sock").exists, "the recorder did not come up")
     pod.start("gateway")
     until(lambda: ready(pod) or pod.running["gateway"].poll() is not None, "the gateway is not ready", 60)
-    client = [sys.executable, "-m", "gateway.cli", "client", str(pod.directory / "made"), "--count", "5"]
+    client = [sys.executable, "-m", "gateway", "client", str(pod.directory / "made"), "--count", "5"]
     done = pod.inside(*client, "--address", "localhost:8001", check=False)
     assert done.returncode == 0, done.stdout + done.stderr + pod.log("gateway") + pod.log("recorder")
 

@@ -125,7 +125,7 @@ def compared(running) -> list[dict]:
     running.site.change_config(lambda document: document["listen"].update(admin=running.facts["admin"]))
     arguments = ["models", "compare", str(running.site.config), "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "gateway.cli", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "gateway", *arguments], capture_output=True, text=True, timeout=60, check=False
     )
     running.site.config.write_text(kept)
     assert done.returncode == 0, done.stderr

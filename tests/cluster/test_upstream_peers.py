@@ -23,7 +23,7 @@ from gateway.bench.running import Launch
 from gateway.bench.running import Running as Peer
 from gateway.bench.running import running as peer_running
 from gateway.bench.targets import TARGETS, Place
-from gateway.cli import main
+from gateway.cli.main import main
 from gateway.samples import bundles_directory
 from serving.bundle import load_bundle
 from serving.inprocess import InProcessEngine

@@ -13,8 +13,8 @@ import pytest
 from gateway.bench import peers
 from gateway.bench.procfs import ProcessTree
 from gateway.bench.running import free_pair
-from gateway.cli import main
-from gateway.upstream import UpstreamEngine
+from gateway.cli.main import main
+from gateway.models.upstream import UpstreamEngine
 from serving.bundle import load_bundle
 from tests.e2e.running import until
 from tests.gateway.oip_server import settings

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from gateway import cli
+from gateway.cli import main as cli
 from serving.train.pack import seal, tensor_bytes
 from tests.e2e.site import Site
 from tests.e2e.versions import graph_of, manifest, write_versions

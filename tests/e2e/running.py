@@ -163,7 +163,7 @@ def start(site: Site, *arguments: str, **more: Any) -> Running:
     errors = site.directory.with_suffix(f".{next(_RUNS)}.stderr")
     with errors.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gateway.cli", "serve", str(site.config), *arguments],
+            [sys.executable, "-m", "gateway", "serve", str(site.config), *arguments],
             stdout=subprocess.PIPE,
             stderr=sink,
             text=True,

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwt.algorithms import OKPAlgorithm
 
-from gateway.init import Ports, init_directory, issue_api_key
-from gateway.pki import Authority, Credential
-from gateway.policy import sign_policy
+from gateway.cli.init import Ports, init_directory, issue_api_key
+from gateway.cli.pki import Authority, Credential
+from gateway.policy.policy import sign_policy
 from gateway.samples import bundles_directory
 from serving.train.pack import public_pem
 from tests.serving.tiny import signing_key, tiny_sealed, write

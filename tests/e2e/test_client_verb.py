@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from gateway.cli import main
-from gateway.client import class_names
+from gateway.cli.client import class_names
+from gateway.cli.main import main
 from tests.e2e.caller import labels
 
 

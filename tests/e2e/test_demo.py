@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from gateway.cli import main
+from gateway.cli.main import main
 from gateway.demo.scenes import scenes
 from gateway.demo.tamper import flip_one_byte
 from ops.audit.checkpoint import parse_vkey

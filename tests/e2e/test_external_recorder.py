@@ -49,7 +49,7 @@ def two_users() -> bool:
     """Whether we may run programs as others, and these can read the program."""
     if os.geteuid() != 0:
         return False
-    command = [sys.executable, "-c", "import gateway.cli"]
+    command = [sys.executable, "-c", "import gateway.cli.main"]
     try:
         return subprocess.run(command, check=False, capture_output=True, **as_user(GATEWAY)).returncode == 0
     except PermissionError:
@@ -68,7 +68,7 @@ class Apart:
     def start_recorder(self) -> None:
         with (self.site.directory.parent / "recorder.stderr").open("ab") as errors:
             self.recorder = subprocess.Popen(
-                [sys.executable, "-m", "gateway.cli", "recorder", str(self.site.config)],
+                [sys.executable, "-m", "gateway", "recorder", str(self.site.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

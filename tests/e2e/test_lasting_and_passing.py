@@ -79,7 +79,7 @@ def roll_back(site) -> None:
 def test_a_log_that_nobody_can_go_on_with_ends_the_host_at_once(grown, tmp_path, spoil, error, sentence):
     site = copy_site(grown, tmp_path / "site")
     spoil(site)
-    command = [sys.executable, "-m", "gateway.cli", "serve", str(site.config)]
+    command = [sys.executable, "-m", "gateway", "serve", str(site.config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     *lines, last = done.stderr.splitlines()
     events = [json.loads(line) for line in lines]
@@ -103,7 +103,7 @@ def gone(site) -> str:
 @pytest.mark.parametrize("spoil", [of_another_log, gone])
 def test_a_recorder_that_refuses_its_settings_ends_the_host_at_once_with_its_words(site, spoil):
     sentence = spoil(site)
-    command = [sys.executable, "-m", "gateway.cli", "serve", str(site.config)]
+    command = [sys.executable, "-m", "gateway", "serve", str(site.config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     *lines, last = done.stderr.splitlines()
     started = [event["child"] for event in map(json.loads, lines) if event["event"] == "child-started"]

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from gateway.train import add_arguments, run
+from gateway.cli.train import add_arguments, run
 from serving.bundle import load_bundle
 from serving.inprocess import InProcessEngine
 from serving.registry.dataset import read_dataset

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from gateway.cli import main
+from gateway.cli.main import main
 from gateway.samples import bundles_directory, sample_images
 from tests.e2e.caller import calling, infer_request
 from tests.e2e.running import serving

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from gateway.cli import main
+from gateway.cli.main import main
 from gateway.local import serving
 from gateway.samples import sample_images
 from ops.audit.checkpoint import parse_vkey

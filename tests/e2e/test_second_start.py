@@ -23,7 +23,7 @@ def first(made_site, tmp_path_factory):
 
 
 def second_on(site) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gateway.cli", "serve", str(site.config)]
+    command = [sys.executable, "-m", "gateway", "serve", str(site.config)]
     second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (second.returncode, second.stdout) == (2, "")
     return second

@@ -12,15 +12,15 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from gateway.init import init_directory
-from gateway.policy_file import UNSIGNED_NS
+from gateway.cli.init import init_directory
+from gateway.policy.file import UNSIGNED_NS
 from ops.audit.errors import LogCorrupted
 from tests.e2e.running import serving, until
 from tests.e2e.site import copy_site
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "gateway.cli", *map(str, arguments)]
+    line = [sys.executable, "-m", "gateway", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
 
 

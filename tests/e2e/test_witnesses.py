@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.check import check
-from gateway.cli import main
-from gateway.config import load_config
+from gateway.check.check import check
+from gateway.cli.main import main
+from gateway.config.config import load_config
 from ops.audit.tlog_proof import parse_proof
 from ops.audit.trust_policy import read_trust_policy
 from stockade.v1 import audit_pb2
@@ -37,7 +37,7 @@ def witness(site: Site, name: str) -> Iterator[str]:
     place = site.directory.parent
     assert main(["keys", "witness", f"{name}.test/w", "--out", str(place / f"{name}.key")]) == 0
     (place / "watched").write_text(f"log {site.vkey}\nquorum none\n")
-    program = [sys.executable, "-u", "-m", "gateway.cli", "audit", "witness", "--key", str(place / f"{name}.key")]
+    program = [sys.executable, "-u", "-m", "gateway", "audit", "witness", "--key", str(place / f"{name}.key")]
     program += ["--policy", str(place / "watched"), "--store", str(place / f"{name}.sqlite"), "--listen", "127.0.0.1:0"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from gateway.cli import main
+from gateway.cli.main import main
 from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
 from tests.e2e.caller import calling
 from tests.e2e.running import serving

@@ -15,8 +15,8 @@ from typing import Any
 import grpc
 import numpy as np
 
-from gateway.config import Oip
-from gateway.upstream import UpstreamEngine
+from gateway.config.config import Oip
+from gateway.models.upstream import UpstreamEngine
 from serving.bundle import Bundle
 from serving.inprocess import InProcessEngine
 from stockade.open_inference import grpc_service_pb2 as pb

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 
 import gateway.app
-import gateway.models
+import gateway.models.models
 from gateway.app import RING_SLOTS, App, open_app, place_of
-from gateway.config import load_config
-from gateway.methods import data_methods
-from gateway.server import drain
-from gateway.service import Service
+from gateway.config.config import load_config
+from gateway.rpc.methods import data_methods
+from gateway.rpc.server import drain
+from gateway.rpc.service import Service
 from gateway.shared_limits import shares_limits
 from gateway.state import Gateway
 from ops.audit.client import Done
@@ -218,7 +218,7 @@ async def open_rig(
     methods = data_methods(reflection=True, shared_limits=shares_limits(loaded))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gateway.app, "open_sink", open_sink)
-        patch.setattr(gateway.models, "ENGINES", {"inprocess": lambda bundle, *_: HeldEngine(bundle)})
+        patch.setattr(gateway.models.models, "ENGINES", {"inprocess": lambda bundle, *_: HeldEngine(bundle)})
         app = await open_app(
             loaded, site.policy, process="worker-0", log=log, methods=methods, bundles=[tiny_bundle(), *bundles]
         )

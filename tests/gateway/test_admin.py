@@ -6,13 +6,13 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.admin import OWED_MAX, Control
-from gateway.host import DRAFT, Host
-from gateway.model_set import MODELS
-from gateway.place import place_of
-from gateway.policy_file import Kept, Memory
-from gateway.repository import Repository
-from gateway.supervisor import Child
+from gateway.host.admin import OWED_MAX, Control
+from gateway.host.host import DRAFT, Host
+from gateway.host.place import place_of
+from gateway.host.repository import Repository
+from gateway.host.supervisor import Child
+from gateway.models.model_set import MODELS
+from gateway.policy.file import Kept, Memory
 from stockade.v1 import admin_pb2
 from tests.gateway.rig import HeldSink, open_rig, until
 from tests.serving.tiny import tiny_bundle

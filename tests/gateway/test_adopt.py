@@ -10,9 +10,9 @@ import onnx.utils
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from gateway.adopt import declared
-from gateway.cli import main
-from gateway.upstream import UpstreamEngine
+from gateway.cli.main import main
+from gateway.models.upstream import UpstreamEngine
+from gateway.registry.adopt import declared
 from serving.bundle import TensorSpec, load_bundle
 from serving.train.pack import tensor_bytes
 from stockade.open_inference import grpc_service_pb2 as pb
@@ -186,7 +186,7 @@ def test_another_machine_without_tls_is_not_asked(adopt):
 
 
 def test_a_server_that_is_not_there(adopt, monkeypatch):
-    monkeypatch.setattr("gateway.adopt.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("gateway.registry.adopt.TIMEOUT_S", 0.2)
     code, _, err = adopt("127.0.0.1:1")
     assert code == 1
     assert "127.0.0.1:1 said" in err

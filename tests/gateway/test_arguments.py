@@ -6,8 +6,8 @@ from argparse import ArgumentTypeError
 
 import pytest
 
-from gateway.arguments import first_port, seconds, whole
-from gateway.cli import main
+from gateway.cli.arguments import first_port, seconds, whole
+from gateway.cli.main import main
 
 
 @pytest.mark.parametrize(("text", "value"), [("1", 1), ("9", 9), ("007", 7)])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.config import load_config
-from gateway.models import load_bundles
+from gateway.config.config import load_config
+from gateway.models.models import load_bundles
 from serving.errors import BundleDuplicate
 from tests.e2e.site import copy_site
 from tests.serving.tiny import tiny_sealed, write

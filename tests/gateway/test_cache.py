@@ -18,9 +18,9 @@ from defenses.policy import Mode
 from gateway.app import Staged
 from gateway.cache import OVERHEAD_BYTES, AnswerCache, Kept, cacheable, framed, key_of
 from gateway.codec import InferRequest
-from gateway.model_set import ModelSet
-from gateway.policy import load_policy
-from gateway.split import Split
+from gateway.models.model_set import ModelSet
+from gateway.policy.policy import load_policy
+from gateway.release.split import Split
 from gateway.state import Mirror
 from serving.bundle import TensorSpec
 from stockade.open_inference.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse

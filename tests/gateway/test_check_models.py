@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from gateway import cli
-from gateway.check import check
-from gateway.config import load_config
-from gateway.place import place_of
-from gateway.policy import load_policy, sign_policy
-from gateway.policy_file import Memory
+from gateway.check.check import check
+from gateway.cli import main as cli
+from gateway.config.config import load_config
+from gateway.host.place import place_of
+from gateway.policy.file import Memory
+from gateway.policy.policy import load_policy, sign_policy
 from serving import catalog
 from tests.gateway.test_config_check import NOW, at, edit, found, good
 

@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from gateway.cli import main
-from gateway.client import class_names, show, with_bar
-from gateway.init import init_directory
+from gateway.cli.client import class_names, show, with_bar
+from gateway.cli.init import init_directory
+from gateway.cli.main import main
 from gateway.samples import bundles_directory
 
 REQUEST = "0123456789abcdef" * 2

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from cryptography import x509
 
-from gateway import cli
-from gateway.init import init_directory
-from gateway.operator import reason
-from gateway.policy import load_policy
+from gateway.cli import main as cli
+from gateway.cli.init import init_directory
+from gateway.cli.operator import reason
+from gateway.policy.policy import load_policy
 from gateway.samples import bundles_directory
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from defenses.drift import ROWS_MIN
-from gateway import comparison
-from gateway.comparison import BATCHES_MAX, BYTES_MAX, Comparer, Ran, differ
 from gateway.drifts import Drifts, beside
+from gateway.release import comparison
+from gateway.release.comparison import BATCHES_MAX, BYTES_MAX, Comparer, Ran, differ
 from gateway.state import Mirror
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable
 

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from gateway.compile import compile_policy
-from gateway.document import PolicyRejected
-from gateway.policy import parse_policy
+from gateway.config.document import PolicyRejected
+from gateway.models.statistics import ModelCounters, ServiceTime
+from gateway.policy.compile import compile_policy
+from gateway.policy.policy import parse_policy
 from gateway.state import PUBLIC, Served
-from gateway.statistics import ModelCounters, ServiceTime
 from tests.gateway.rig import only_tiny
 from tests.serving.tiny import tiny_bundle
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import config as config_module
-from gateway.config import Config, load_config, parse_config
-from gateway.document import ConfigRejected, FileRejected
-from gateway.policy import Policy, parse_policy
-from gateway.schema import json_schema
+from gateway.config import config as config_module
+from gateway.config.config import Config, load_config, parse_config
+from gateway.config.document import ConfigRejected, FileRejected
+from gateway.config.schema import json_schema
+from gateway.policy.policy import Policy, parse_policy
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MINIMAL = (CONFIGS / "ok/config/minimal.yaml").read_bytes()

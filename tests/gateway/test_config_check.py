@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rich.console import Console
 
-from gateway import check as check_module
-from gateway.check import check, render
-from gateway.init import init_directory
-from gateway.model_set import ModelSet
-from gateway.policy import sign_policy
+from gateway.check import check as check_module
+from gateway.check.check import check, render
+from gateway.cli.init import init_directory
+from gateway.models.model_set import ModelSet
+from gateway.policy.policy import sign_policy
 from gateway.samples import bundles_directory
 from gateway.traces import MISSING_EXTRA
 

@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config
-from gateway.policy import Policy
-from gateway.schema import documents, json_schema, main
+from gateway.config.config import Config
+from gateway.config.schema import documents, json_schema, main
+from gateway.policy.policy import Policy
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("name", documents())
 def test_the_committed_document_is_current(name):
-    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == documents()[name], "run `python -m gateway.schema`"
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == documents()[name], (
+        "run `python -m gateway.config.schema`"
+    )
 
 
 def test_check_says_what_is_stale(tmp_path, capsys):

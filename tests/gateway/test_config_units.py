@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from gateway.units import Date, Duration, Rate, Size, Text, duration_ms, expiry_ns, rate_interval_ns, size_bytes
+from gateway.config.units import Date, Duration, Rate, Size, Text, duration_ms, expiry_ns, rate_interval_ns, size_bytes
 
 NS = 1_000_000_000
 

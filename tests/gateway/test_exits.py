@@ -10,9 +10,9 @@ import pytest
 
 import gateway.ticker
 from gateway.exits import trailers, write_sums
-from gateway.methods import data_methods
 from gateway.record import Record
-from gateway.service import Service
+from gateway.rpc.methods import data_methods
+from gateway.rpc.service import Service
 from gateway.sums import SINGLE_MAX
 from ops.audit import entry
 from tests.e2e.caller import INFER

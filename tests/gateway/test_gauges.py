@@ -6,7 +6,7 @@ import asyncio
 
 import numpy as np
 
-from gateway.model_set import Listed, ModelSet
+from gateway.models.model_set import Listed, ModelSet
 from gateway.ticker import count_replicas, refresh
 from serving.errors import BackendUnavailable
 from serving.fallback import FallbackEngine

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.headers import ENTRY_BYTES, TWICE, read_headers
-from gateway.stream import stream_shape
+from gateway.rpc.headers import ENTRY_BYTES, TWICE, read_headers
+from gateway.rpc.stream import stream_shape
 
 KNOWN = {"authorization", "x-api-key", "traceparent", "x-stockade-stream-format", "triton_grpc_error"}
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -7,14 +7,14 @@ import os
 
 import pytest
 
-import gateway.host
-from gateway.config import Engine, load_config
-from gateway.host import DRAFT, STOP_SLACK_S, Host, drain_time
-from gateway.model_set import MODELS
-from gateway.place import place_of
-from gateway.policy_file import UNSIGNED_NS, Kept, Memory, stamp
-from gateway.repository import Repository
-from gateway.supervisor import Child
+import gateway.host.host
+from gateway.config.config import Engine, load_config
+from gateway.host.host import DRAFT, STOP_SLACK_S, Host, drain_time
+from gateway.host.place import place_of
+from gateway.host.repository import Repository
+from gateway.host.supervisor import Child
+from gateway.models.model_set import MODELS
+from gateway.policy.file import UNSIGNED_NS, Kept, Memory, stamp
 from tests.e2e.site import copy_site
 from tests.gateway.rig import until
 
@@ -54,8 +54,8 @@ async def test_the_watcher_waits_for_the_signature_of_an_edit(host, monkeypatch)
         looks += 1
         return stamp(file)
 
-    monkeypatch.setattr(gateway.host, "WATCH_EVERY_S", 0.001)
-    monkeypatch.setattr(gateway.host, "stamp", look)
+    monkeypatch.setattr(gateway.host.host, "WATCH_EVERY_S", 0.001)
+    monkeypatch.setattr(gateway.host.host, "stamp", look)
     first = host.policy.revision
     watching = asyncio.create_task(host.watch(asyncio.Event()))
     try:

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-import gateway.host
-from gateway.config import load_config
-from gateway.host import DRAFT, Host
-from gateway.model_set import MODELS
-from gateway.place import place_of
-from gateway.policy_file import Kept, Memory
-from gateway.release_file import RELEASES, read_reached
-from gateway.repository import Repository
-from gateway.supervisor import Child
+import gateway.host.host
+from gateway.config.config import load_config
+from gateway.host.host import DRAFT, Host
+from gateway.host.place import place_of
+from gateway.host.repository import Repository
+from gateway.host.supervisor import Child
+from gateway.models.model_set import MODELS
+from gateway.policy.file import Kept, Memory
+from gateway.release.file import RELEASES, read_reached
 from tests.e2e.site import copy_site
 from tests.gateway.rig import until
 
@@ -97,7 +97,7 @@ async def test_a_full_disk_keeps_no_broken_version_answering(host, monkeypatch):
 
 async def test_canaries_are_looked_at_while_workers_take_a_new_policy_over(host, monkeypatch):
     host, _ = host
-    monkeypatch.setattr(gateway.host, "WATCH_EVERY_S", 0.001)
+    monkeypatch.setattr(gateway.host.host, "WATCH_EVERY_S", 0.001)
     await host.rollout.follow()
     async with host.reloading:
         tasks = [asyncio.create_task(host.watch(asyncio.Event())), asyncio.create_task(host.watch_releases())]

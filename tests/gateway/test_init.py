@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from rich.console import Console
 
-from gateway.check import check
-from gateway.config import load_config
-from gateway.init import InitRefused, Ports, init_directory, issue_api_key, render
-from gateway.policy import load_policy
+from gateway.check.check import check
+from gateway.cli.init import InitRefused, Ports, init_directory, issue_api_key, render
+from gateway.config.config import load_config
+from gateway.policy.policy import load_policy
 from gateway.samples import bundles_directory
 from ops.audit.checkpoint import parse_skey, parse_vkey
 from serving.bundle import read_keys

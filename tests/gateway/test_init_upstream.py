@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gateway.check import check
-from gateway.cli import main
-from gateway.compile import compile_policy
-from gateway.config import load_config
-from gateway.init import InitRefused, Upstream, init_directory, render
-from gateway.policy import load_policy
+from gateway.check.check import check
+from gateway.cli.init import InitRefused, Upstream, init_directory, render
+from gateway.cli.main import main
+from gateway.config.config import load_config
+from gateway.models.statistics import ModelCounters, ServiceTime
+from gateway.models.upstream import UpstreamEngine
+from gateway.policy.compile import compile_policy
+from gateway.policy.policy import load_policy
 from gateway.state import Served
-from gateway.statistics import ModelCounters, ServiceTime
-from gateway.upstream import UpstreamEngine
 from serving.bundle import load_bundle
 from stockade.open_inference import grpc_service_pb2 as pb
 from tests.gateway.oip_server import OipServer

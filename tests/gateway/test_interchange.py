@@ -12,8 +12,8 @@ from google.protobuf import text_format
 from safetensors.numpy import load_file, save
 from tritonclient.grpc import model_config_pb2 as triton
 
-from gateway import cli
-from gateway.interchange import InterchangeRefused, exported, read_model
+from gateway.cli import main as cli
+from gateway.registry.interchange import InterchangeRefused, exported, read_model
 from gateway.samples import bundles_directory, sample_images
 from serving.bundle import load_bundle
 from serving.inprocess import InProcessEngine

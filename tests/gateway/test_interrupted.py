@@ -27,10 +27,10 @@ sys.exit(main())
 @pytest.mark.parametrize(
     ("begins", "module"),
     [
-        ("gateway.__main__", "gateway.cli"),
+        ("gateway.__main__", "gateway.cli.main"),
         ("gateway.__main__", "rich.console"),
-        ("gateway.cli", "gateway.bench"),
-        ("gateway.cli", "gateway.check"),
+        ("gateway.cli.main", "gateway.bench"),
+        ("gateway.cli.main", "gateway.check.check"),
     ],
 )
 def test_while_it_loads(begins, module):

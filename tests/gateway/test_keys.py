@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from gateway import cli
 from gateway.auth.api_key import key_mac
-from gateway.init import init_directory
+from gateway.cli import main as cli
+from gateway.cli.init import init_directory
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.admin import fitting
+from gateway.host.admin import fitting
 
 
 @pytest.mark.parametrize(

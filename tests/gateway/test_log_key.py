@@ -2,8 +2,8 @@ import stat
 
 import pytest
 
-from gateway.cli import main
-from gateway.log_key import make_log_key
+from gateway.cli.log_key import make_log_key
+from gateway.cli.main import main
 from ops.audit.checkpoint import parse_skey, parse_vkey
 
 ORIGIN = "example.org/stockade-1"

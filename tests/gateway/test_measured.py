@@ -8,7 +8,7 @@ import pytest
 
 from defenses.evasion.evidence import load_evidence
 from defenses.policy import Mode, calibrated_rule
-from gateway.measured import measured_fpr
+from gateway.models.measured import measured_fpr
 from gateway.samples import bundles_directory
 from serving.bundle import load_bundle
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import main
+from gateway.cli.main import main
 from ops.audit.mirror import _alone
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.ops.audit.samples import small

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from gateway.errors import ArgumentInvalid
-from gateway.model_control import meant
+from gateway.rpc.model_control import meant
 from stockade.open_inference.grpc_service_pb2 import RepositoryModelLoadRequest, RepositoryModelUnloadRequest
 from tests.gateway.rig import ended
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from gateway.document import PolicyRejected
-from gateway.model_set import Listed, ModelSet, read_models
+from gateway.config.document import PolicyRejected
+from gateway.models.model_set import Listed, ModelSet, read_models
 
 ONE, TWO, OTHER = (
     Listed(name, version, f"{name}{version}", f"{name}/{version}") for name, version in ("a1", "a2", "b1")

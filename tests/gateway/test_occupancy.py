@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from gateway.occupancy import DirectoryInUse, occupied
+from gateway.host.occupancy import DirectoryInUse, occupied
 
-HOLD = "import sys; from pathlib import Path; from gateway.occupancy import occupied\n"
+HOLD = "import sys; from pathlib import Path; from gateway.host.occupancy import occupied\n"
 HOLD += "with occupied(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 
 

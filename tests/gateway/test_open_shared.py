@@ -10,9 +10,9 @@ import pytest
 
 from gateway import shared_limits
 from gateway.admission.memory import MemoryLimiter
-from gateway.config import parse_config
-from gateway.document import ConfigRejected
-from gateway.policy import parse_policy
+from gateway.config.config import parse_config
+from gateway.config.document import ConfigRejected
+from gateway.policy.policy import parse_policy
 from gateway.shared_limits import open_shared, shares_limits, worker_share
 from ops.logging import configure
 

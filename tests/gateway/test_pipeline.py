@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import gateway.pipeline
-from gateway.models import retire
-from gateway.policy import load_policy
+from gateway.models.models import retire
+from gateway.policy.policy import load_policy
 from tests.e2e.site import Site
 from tests.gateway.rig import POISON, ended, image, open_rig, poisoned, tiny_body, until
 

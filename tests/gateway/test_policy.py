@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import policy as policy_module
-from gateway.policy import (
+from gateway.policy import policy as policy_module
+from gateway.policy.policy import (
     Policy,
     PolicyRejected,
     PolicyRollback,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.document import PolicyRejected, parse
-from gateway.policy_edit import edit
+from gateway.config.document import PolicyRejected, parse
+from gateway.policy.edit import edit
 
 FILE = Path("policy.yaml")
 CANARY = {"canary": {"version": "3", "steps": [0.1, 1], "step_every": "10m"}}

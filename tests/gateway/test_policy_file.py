@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.document import FileRejected, PolicyRejected
-from gateway.init import init_directory
-from gateway.policy import PolicyRollback, PolicySignatureInvalid, load_policy, sign_policy
-from gateway.policy_file import (
+from gateway.cli.init import init_directory
+from gateway.config.document import FileRejected, PolicyRejected
+from gateway.policy.file import (
     ABSENT,
     ACCEPTED,
     UNSIGNED_NS,
@@ -23,6 +22,7 @@ from gateway.policy_file import (
     signature_of,
     stamp,
 )
+from gateway.policy.policy import PolicyRollback, PolicySignatureInvalid, load_policy, sign_policy
 from tests.e2e.site import copy_site
 
 

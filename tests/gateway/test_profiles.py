@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.check import check
-from gateway.cli import main
-from gateway.config import load_config, parse_config
-from gateway.document import ConfigRejected
-from gateway.init import Ports, init_directory
-from gateway.place import place_of
-from gateway.profiles import PROFILES, laid_under
-from gateway.recorder import recorder_settings
+from gateway.check.check import check
+from gateway.cli.init import Ports, init_directory
+from gateway.cli.main import main
+from gateway.config.config import load_config, parse_config
+from gateway.config.document import ConfigRejected
+from gateway.config.profiles import PROFILES, laid_under
+from gateway.host.place import place_of
+from gateway.host.recorder import recorder_settings
 from gateway.samples import bundles_directory
 
 MINIMAL = Path(__file__).parents[1] / "configs/ok/config/minimal.yaml"

@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from gateway.config import load_config
-from gateway.document import PolicyRejected
-from gateway.host import DRAFT, Host
-from gateway.model_set import MODELS
-from gateway.place import place_of
-from gateway.policy_file import Kept, Memory
-from gateway.repository import Repository
-from gateway.supervisor import Child
+from gateway.config.config import load_config
+from gateway.config.document import PolicyRejected
+from gateway.host.host import DRAFT, Host
+from gateway.host.place import place_of
+from gateway.host.repository import Repository
+from gateway.host.supervisor import Child
+from gateway.models.model_set import MODELS
+from gateway.policy.file import Kept, Memory
 from tests.e2e.promoting import MODEL, add_model, add_version, approve, evaluate, evidence_of
 from tests.e2e.site import copy_site
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import yaml
 
-from gateway import ray_verbs
-from gateway.batching import threads_of
-from gateway.cli import main
-from gateway.config import load_config
-from gateway.models import ENGINES
-from gateway.ray import ray_settings, telling
-from gateway.ray_verbs import row_of
+from gateway.cli import ray as ray_verbs
+from gateway.cli.main import main
+from gateway.cli.ray import row_of
+from gateway.config.config import load_config
+from gateway.models.batching import threads_of
+from gateway.models.models import ENGINES
+from gateway.models.ray import ray_settings, telling
 from ops.logging import configure
 from serving.bundle import load_bundle
 from serving.errors import BackendUnavailable

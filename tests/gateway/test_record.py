@@ -11,7 +11,7 @@ from gateway.admission.limiter import Decision
 from gateway.auth.principal import Principal
 from gateway.exits import PATH_CHARACTERS_MAX
 from gateway.record import Record, auth_fragment, model_fragment, quoted, refusal_sum, site_of
-from gateway.service import note_caller
+from gateway.rpc.service import note_caller
 from ops.audit import entry
 
 HEX64 = "c0" * 32

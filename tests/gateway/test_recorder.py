@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.check import check
-from gateway.cli import main
-from gateway.config import load_config
-from gateway.init import init_directory
-from gateway.neighbour import Neighbour, greets
-from gateway.place import from_here, place_of
-from gateway.recorder import recorder_settings
+from gateway.check.check import check
+from gateway.cli.init import init_directory
+from gateway.cli.main import main
+from gateway.config.config import load_config
+from gateway.host.neighbour import Neighbour, greets
+from gateway.host.place import from_here, place_of
+from gateway.host.recorder import recorder_settings
 from gateway.samples import bundles_directory
 from ops.audit.recorder_main import listen
 from ops.audit.settings import SOCKET_GROUP, SOCKET_OWNER

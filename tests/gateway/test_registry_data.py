@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from gateway import registry_data
-from gateway.registry_data import held_out, sample_of
+from gateway.registry import data as registry_data
+from gateway.registry.data import held_out, sample_of
 from gateway.samples import sample_images
 from serving.train.data import FashionMnist, Labelled
 from serving.train.ecom import parse_ecom, split_ecom

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save
 
-from gateway import cli
-from gateway.policy import load_policy
+from gateway.cli import main as cli
+from gateway.policy.policy import load_policy
 from gateway.samples import bundles_directory
 from serving.bundle import load_bundle
 from serving.registry.evaluation import parse_evaluation

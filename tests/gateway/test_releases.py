@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gateway.compile_release import Standing, fingerprint, splits_of, weights_of
-from gateway.document import PolicyRejected
+from gateway.config.document import PolicyRejected
 from gateway.drifts import Drifts
-from gateway.policy import ModelPolicy
-from gateway.release_file import RELEASES, read_reached
-from gateway.release_view import as_json, render, shown, title_of
-from gateway.releases import BLAMED, LATE, Releases, blamed, evidence_of, since
+from gateway.policy.compile_release import Standing, fingerprint, splits_of, weights_of
+from gateway.policy.policy import ModelPolicy
+from gateway.release.file import RELEASES, read_reached
+from gateway.release.releases import BLAMED, LATE, Releases, blamed, evidence_of, since
+from gateway.release.view import as_json, render, shown, title_of
 from ops.metrics import TIMES, VersionCounts
 
 SECOND_NS = 1_000_000_000

@@ -8,8 +8,8 @@ import grpc
 import numpy as np
 import pytest
 
-from gateway.batching import REMOTE_THREADS, threads_of
-from gateway.config import Engine
+from gateway.config.config import Engine
+from gateway.models.batching import REMOTE_THREADS, threads_of
 from gateway.pipeline import finite_requests, scores_of
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable
 from tests.gateway.oip_server import settings

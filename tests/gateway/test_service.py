@@ -5,12 +5,13 @@ from __future__ import annotations
 import grpc
 import pytest
 
-import gateway.metadata
-from gateway import errors, health
+import gateway.rpc.metadata
+from gateway import errors
 from gateway.auth.principal import Presented
-from gateway.methods import data_methods
 from gateway.record import Record
-from gateway.service import Stream, Unary, note_caller
+from gateway.rpc import health
+from gateway.rpc.methods import data_methods
+from gateway.rpc.service import Stream, Unary, note_caller
 from gateway.settlement import refuse
 from ops.audit import entry as entries
 from tests.gateway.rig import ended, image, open_rig, tiny_body, until
@@ -28,7 +29,7 @@ async def test_the_text_of_an_exception_reaches_neither_the_caller_nor_the_log(r
     def fails(_: str) -> None:
         raise RuntimeError(SECRET)
 
-    monkeypatch.setattr(gateway.metadata, "server_metadata", fails)
+    monkeypatch.setattr(gateway.rpc.metadata, "server_metadata", fails)
     reply = await ended(call(rig, METADATA))
     assert (reply.code, reply.reason) == (CODE.INTERNAL, "MODEL_ERROR")
     assert SECRET not in str(reply)

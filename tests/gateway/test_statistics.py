@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from gateway import errors
-from gateway.statistics import ModelCounters, ServiceTime, Totals
+from gateway.models.statistics import ModelCounters, ServiceTime, Totals
 
 MS = 1_000_000
 

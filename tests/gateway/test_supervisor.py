@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from gateway import supervisor
-from gateway.supervisor import (
+from gateway.host import supervisor
+from gateway.host.supervisor import (
     DEATHS_MAX,
     EVENT_BYTES_MAX,
     FINAL,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import main
+from gateway.cli.main import main
 from ops.audit.entry import canonical
 from ops.audit.errors import ProofError
 from ops.audit.follow import Follower
@@ -94,7 +94,7 @@ def test_an_older_copy_that_was_put_back_is_found(log, tmp_path):
 
 
 def test_it_follows_until_it_is_told_to_end(log):
-    program = [sys.executable, "-u", "-m", "gateway.cli", "audit", "tail", str(log.directory), "--vkey", VKEY, "-f"]
+    program = [sys.executable, "-u", "-m", "gateway", "audit", "tail", str(log.directory), "--vkey", VKEY, "-f"]
     with subprocess.Popen([*program, "--json"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         before = [json.loads(process.stdout.readline())["index"] for _ in range(log.appender.size)]

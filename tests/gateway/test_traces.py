@@ -4,10 +4,10 @@ import pytest
 
 from gateway import traces
 from gateway.auth.principal import Principal
-from gateway.config import Tracing, parse_config
-from gateway.document import ConfigRejected
-from gateway.headers import read_headers, trace_parent
+from gateway.config.config import Tracing, parse_config
+from gateway.config.document import ConfigRejected
 from gateway.record import Record
+from gateway.rpc.headers import read_headers, trace_parent
 from gateway.state import PUBLIC
 from gateway.traces import Traces, call_of, require_tracing
 from ops.tracing import TraceParent

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from gateway.cli.train import add_arguments, run
+from gateway.cli.train_labels import doubts_of
 from gateway.samples import bundles_directory
-from gateway.train import add_arguments, run
-from gateway.train_labels import doubts_of
 from serving.train.payments_data import Applications
 from serving.train.payments_schema import CREDIT_DATA
 from tests.serving.train.applications import save

@@ -14,9 +14,9 @@ import numpy as np
 import onnx.utils
 import pytest
 
-from gateway.config import OipModel, OipTls
-from gateway.pki import new_authority
-from gateway.upstream import UpstreamEngine
+from gateway.cli.pki import new_authority
+from gateway.config.config import OipModel, OipTls
+from gateway.models.upstream import UpstreamEngine
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable, GraphRejected
 from serving.inprocess import InProcessEngine
 from tests.gateway.oip_server import OipServer, inputs_of, refuses, reply_of, settings, until
@@ -446,7 +446,7 @@ def test_a_model_that_runs_elsewhere_does_not_run_here():
 
 
 def test_ready_follows_what_the_servers_say(server, second, engine_on, monkeypatch):
-    monkeypatch.setattr("gateway.dial.PROBE_EVERY_S", 0.01)
+    monkeypatch.setattr("gateway.models.dial.PROBE_EVERY_S", 0.01)
     engine = engine_on(server, second)
     assert engine.ready()
     server.ready = False
@@ -464,7 +464,7 @@ def test_ready_follows_what_the_servers_say(server, second, engine_on, monkeypat
 
 
 def test_a_server_that_dies_is_missed_without_a_call(server, engine_on, monkeypatch):
-    monkeypatch.setattr("gateway.dial.PROBE_EVERY_S", 0.01)
+    monkeypatch.setattr("gateway.models.dial.PROBE_EVERY_S", 0.01)
     engine = engine_on(server)
     until(lambda: server.probes)
     assert engine.ready()
@@ -483,7 +483,7 @@ def test_a_server_that_dies_is_missed_without_a_call(server, engine_on, monkeypa
     ids=["no such question", "no such model", "unknown", "garbage"],
 )
 def test_what_counts_as_ready(engine_on, monkeypatch, answers, ready):
-    monkeypatch.setattr("gateway.dial.PROBE_EVERY_S", 0.01)
+    monkeypatch.setattr("gateway.models.dial.PROBE_EVERY_S", 0.01)
 
     class Odd(OipServer):
         def _ready(self, body, context):
@@ -517,7 +517,7 @@ def test_close_does_not_wait_for_a_silent_probe(engine_on):
 
 
 def test_a_token_is_sent_and_read_again(server, engine_on, tmp_path, monkeypatch):
-    monkeypatch.setattr("gateway.dial.PROBE_EVERY_S", 0.01)
+    monkeypatch.setattr("gateway.models.dial.PROBE_EVERY_S", 0.01)
     token = tmp_path / "token"
     token.write_text("first\n")
     engine = engine_on(server, token=token)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway import verify_view
-from gateway.cli import main
+from gateway.cli import verify as verify_view
+from gateway.cli.main import main
 from ops.audit.checkpoint import SignerKey
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.open_log import VKEY, open_log

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import main
+from gateway.cli.main import main
 from ops.audit.checkpoint import open_note
 from ops.audit.cosignature import parse_cosigner
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
@@ -54,7 +54,7 @@ def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 def served(place: Path, *, keys: tuple[str, ...] = ("one", "two"), store: str = "witness.sqlite") -> Iterator[str]:
     """A witness in a process of its own; gives its URL."""
     arguments = [each for name in keys for each in ("--key", str(place / f"{name}.key"))]
-    program = [sys.executable, "-u", "-m", "gateway.cli", "audit", "witness", *arguments]
+    program = [sys.executable, "-u", "-m", "gateway", "audit", "witness", *arguments]
     program += ["--policy", str(place / "watched"), "--store", str(place / store), "--listen", "127.0.0.1:0"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -9,10 +9,10 @@ from dataclasses import replace
 import grpc
 
 from gateway.app import App
-from gateway.host_link import HostLink
-from gateway.model_set import Key, Listed, ModelSet
-from gateway.policy import load_policy
-from gateway.worker import PROBLEM_CHARACTERS_MAX, Control, say
+from gateway.host.link import HostLink
+from gateway.host.worker import PROBLEM_CHARACTERS_MAX, Control, say
+from gateway.models.model_set import Key, Listed, ModelSet
+from gateway.policy.policy import load_policy
 from serving.bundle import Bundle
 from tests.gateway.rig import image, only_tiny, tiny_body, until
 from tests.serving.tiny import tiny_bundle, tiny_sealed, write

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from gateway.config import parse_config
-from gateway.host import RECORDER_STOP_S, STOP_SLACK_S
-from gateway.place import place_of
+from gateway.config.config import parse_config
+from gateway.host.host import RECORDER_STOP_S, STOP_SLACK_S
+from gateway.host.place import place_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = ROOT / "ops/deploy/kubernetes"

@@ -160,8 +160,10 @@ def test_ray_node() -> None:
     """It shares the gateway's network; it is another user, and sees none of the gateway's processes."""
     commands = "import glob; print(*(open(f, 'rb').read() for f in glob.glob('/proc/[0-9]*/cmdline')))"
     ours, theirs = (inside(service, "python", "-c", commands).stdout for service in ("gateway", "ray-node"))
-    require("gateway.worker" in ours and "raylet/raylet" not in ours, "the gateway's container runs a Ray node")
-    require("raylet/raylet" in theirs and "gateway.worker" not in theirs, "the Ray node sees the gateway's processes")
+    require("gateway.host.worker" in ours and "raylet/raylet" not in ours, "the gateway's container runs a Ray node")
+    require(
+        "raylet/raylet" in theirs and "gateway.host.worker" not in theirs, "the Ray node sees the gateway's processes"
+    )
     networks = [inside(service, "readlink", "/proc/self/ns/net").stdout for service in ("gateway", "ray-node")]
     require(networks[0] == networks[1], "gateway and Ray node have two networks")
     users = [inside(service, "id", "-u").stdout for service in ("gateway", "ray-node")]

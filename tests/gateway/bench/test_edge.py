@@ -66,7 +66,7 @@ def test_a_group_keeps_its_limit_and_is_gone_afterwards():
 def test_the_edge_is_measured_on_a_real_gateway(tmp_path):
     report = tmp_path / "report.json"
     arguments = ["--requests", "120", "--repeat", "0.8", "--workspace", str(tmp_path), "--report", str(report)]
-    command = [sys.executable, "-m", "gateway.cli", "bench", "edge", *arguments]
+    command = [sys.executable, "-m", "gateway", "bench", "edge", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "within the limit" in done.stdout

@@ -3,8 +3,8 @@ import yaml
 
 from gateway.bench import gateway_launch
 from gateway.bench.gateway_launch import launch_gateway, parse_handled
-from gateway.config import load_config
-from gateway.policy import load_policy
+from gateway.config.config import load_config
+from gateway.policy.policy import load_policy
 from gateway.samples import bundles_directory
 
 METRICS = """\

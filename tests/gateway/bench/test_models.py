@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gateway.bench.models import PARTS
-from gateway.cli import main
+from gateway.cli.main import main
 from gateway.samples import bundles_directory
 
 

@@ -56,7 +56,7 @@ def test_the_verb_writes_a_report(tmp_path):
     report = tmp_path / "out" / "report.json"
     arguments = ["--targets", "echo", "--rounds", "1", "--seconds", "0.2", "--workspace", str(tmp_path)]
     # In a process of its own: the verb moves its process into a network without a way back.
-    command = [sys.executable, "-m", "gateway.cli", "bench", "serve", *arguments, "--report", str(report)]
+    command = [sys.executable, "-m", "gateway", "bench", "serve", *arguments, "--report", str(report)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "grpc.aio echo" in done.stdout

@@ -12,7 +12,7 @@ from gateway.bench.ray_units import ROLES, measure_on_ray, role_on_ray
 from gateway.bench.running import StartFailed
 from gateway.bench.stages import BATCH_STAGES, HALF_US, STAGES, per_request_us
 from gateway.bench.tenants import PRINCIPALS_PER_TENANT, policy_text
-from gateway.policy import parse_policy
+from gateway.policy.policy import parse_policy
 
 needs_h2load = pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
 
@@ -57,9 +57,9 @@ def test_the_policy_that_is_measured_is_one(tmp_path):
 @pytest.mark.parametrize(
     ("command", "role"),
     [
-        ("python -m gateway.worker 3", "worker"),
+        ("python -m gateway.host.worker 3", "worker"),
         ("python -m ops.audit.recorder_main x.json", "recorder"),
-        ("python -m gateway.cli serve /d/stockade.yaml", "supervisor"),
+        ("python -m gateway serve /d/stockade.yaml", "supervisor"),
         ('python -m serving.ray_bridge serve 9 {"address":"127.0.0.1:1"}', "bridge"),
         ("ray::ServeReplica:stockade-kiosk-1:model", "replica"),
         ("ray::ServeController.listen_for_change", "cluster"),
@@ -84,7 +84,7 @@ def test_units_are_measured_on_a_real_gateway():
         prefix="u", dir="/tmp"
     ) as directory:  # a short one: Ray's sockets lie far below it
         arguments = ["--quick", "--json", "--workspace", directory]
-        command = [sys.executable, "-m", "gateway.cli", "bench", "units", *arguments]
+        command = [sys.executable, "-m", "gateway", "bench", "units", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)

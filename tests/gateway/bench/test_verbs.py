@@ -45,7 +45,7 @@ def test_a_log_that_does_not_verify_is_no_measurement(tmp_path, monkeypatch, cap
 def test_memory_is_watched_on_a_real_gateway(tmp_path):
     report = tmp_path / "report.json"
     arguments = ["--requests", "600", "--workspace", str(tmp_path), "--report", str(report)]
-    command = [sys.executable, "-m", "gateway.cli", "bench", "memory", *arguments]
+    command = [sys.executable, "-m", "gateway", "bench", "memory", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     processes = json.loads(report.read_text())["processes"]
@@ -58,7 +58,7 @@ def test_memory_is_watched_on_a_real_gateway(tmp_path):
 def test_our_gateway_is_measured_in_each_of_its_settings(tmp_path):
     targets = ("protected", "protected_tls", "unprotected")
     options = ["--rounds", "1", "--seconds", "0.3", "--json", "--workspace", str(tmp_path)]
-    command = [sys.executable, "-m", "gateway.cli", "bench", "serve", "--targets", ",".join(targets), *options]
+    command = [sys.executable, "-m", "gateway", "bench", "serve", "--targets", ",".join(targets), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from defenses.evasion.evidence import load_evidence
 from defenses.screen import Evidence
-from gateway.train import add_arguments, run
+from gateway.cli.train import add_arguments, run
 from serving.bundle import load_bundle
 from serving.inprocess import InProcessEngine
 from serving.train.click_report import by_sessions, effective_rank, outputs_on

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from defenses.evasion.evidence import fit_evidence, load_evidence, measure_evidence
 from defenses.screen import Evidence
-from gateway.train import add_arguments, run
+from gateway.cli.train import add_arguments, run
 from serving.bundle import load_bundle
 from serving.errors import BundleRejected
 from serving.inprocess import InProcessEngine
@@ -133,7 +133,8 @@ def test_numbers_at_their_limits_and_one_past(option, least, most, capsys):
 
 
 def test_help_loads_no_training_library():
-    code = "import sys, gateway.train; sys.exit(','.join(sorted({'torch', 'onnx', 'sklearn'} & set(sys.modules))) or 0)"
+    loaded = "','.join(sorted({'torch', 'onnx', 'sklearn'} & set(sys.modules)))"
+    code = f"import sys, gateway.cli.train; sys.exit({loaded} or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -1,0 +1,1 @@
+"""`stockade check`: what can be known about a configuration without starting it."""

@@ -1,0 +1,1 @@
+"""`stockade`: the command line, a verb a module."""

@@ -1,0 +1,127 @@
+"""The arguments of `stockade audit` and of `stockade keys witness`.
+
+Importing this loads neither cryptography nor the log: `stockade --help` stays fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gateway.cli.arguments import seconds, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Verb = Callable[[Any, str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
+Match = tuple[tuple[str, ...], str]
+
+__all__ = ["AuditParser", "add_key_verb", "add_verbs"]
+
+EX_AUDIT_USAGE = 4
+INDEX_MAX = 2**63 - 2
+LINES_MAX = 1_000_000
+A_LOG = "the log, or a directory of `stockade init`"
+A_POLICY = "trusted logs and witnesses, and the quorum (c2sp.org/tlog-policy)"
+
+
+def match(text: str) -> Match:
+    """Read PATH=VALUE from the command line."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PATH=VALUE, such as kind=refused or auth.tenant=store-7")
+    return tuple(path.split(".")), value
+
+
+class AuditParser(argparse.ArgumentParser):
+    """Ends with the specification's code for wrong usage: argparse's own, 2, would say that the log is incomplete."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # else the parser above would refuse them
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EX_AUDIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def lazy(module: str, run: str = "run") -> Callable[[argparse.Namespace], int]:
+    """Return what imports `gateway.cli.<module>` when it is called, and calls its `run`."""
+
+    def call(options: argparse.Namespace) -> int:
+        code: int = getattr(import_module(f"gateway.cli.{module}"), run)(options)
+        return code
+
+    return call
+
+
+def add_verbs(verb: Verb, audit: Any) -> None:
+    """Add the verbs to `stockade audit`; `verb` adds one."""
+    verify = verb(audit, "verify", lazy("verify"), "verify a log, or a receipt, with nothing but its public key")
+    verify.add_argument("directory", type=Path, metavar="DIR", help=f"{A_LOG}; or a .tlog-proof file")
+    verify.add_argument("--vkey", action="append", default=[], help="the log's key, or a file that holds it")
+    verify.add_argument("--policy", type=Path, metavar="FILE", help=A_POLICY)
+    verify.add_argument(
+        "--remembered", type=Path, metavar="FILE", help="a checkpoint seen earlier, or cosigned: the log must extend it"
+    )
+    verify.add_argument("--stale-after", type=seconds, metavar="SECONDS", help="exit 3 when the newest entry is older")
+    tail = verb(audit, "tail", lazy("tail"), "print the newest entries, and those that come; each is proved")
+    tail.epilog = "Exit codes: 0 fine; 1 what lies there does not lead to a signed root; 4 usage."
+    tail.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
+    tail.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+    tail.add_argument(
+        "-n", "--lines", type=whole(0, LINES_MAX), default=10, metavar="N", help="how many to begin with (default: 10)"
+    )
+    tail.add_argument("-f", "--follow", action="store_true", help="go on with what comes, until interrupted")
+    tail.add_argument(
+        "--where", type=match, action="append", default=[], metavar="PATH=VALUE", help="only such: kind=refused"
+    )
+    mirror = verb(
+        audit, "mirror", lazy("mirror"), "bring a copy of a log up to date, checked, and only ever forward"
+    )
+    mirror.epilog = (
+        "Exit codes: 0 up to date; 1 refused: a fork, an older copy, or tampered with; 2 incomplete; 4 usage."
+    )
+    mirror.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
+    mirror.add_argument("mirror", type=Path, metavar="MIRROR", help="the copy; made when it is not there")
+    mirror.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+    prove = verb(audit, "prove", lazy("witness", "prove"), "write the receipt of an entry (.tlog-proof)")
+    prove.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
+    prove.add_argument("index", type=whole(0, INDEX_MAX), metavar="INDEX", help="the entry's number, from 0")
+    prove.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+    prove.add_argument("--checkpoint", type=Path, metavar="FILE", help="a cosigned one (default: the log's newest)")
+    prove.add_argument("--out", type=Path, metavar="FILE", help="where it goes (default: INDEX.tlog-proof)")
+    cosign = verb(audit, "cosign", lazy("witness", "cosign"), "have witnesses cosign the newest checkpoint")
+    cosign.epilog = "Exit codes: 0 cosigned by the quorum; 1 a witness has seen another log; 2 no quorum; 4 usage."
+    cosign.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
+    cosign.add_argument("--policy", type=Path, required=True, metavar="FILE", help=f"{A_POLICY}, with their URLs")
+    cosign.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the cosigned checkpoint goes")
+    cosign.add_argument(
+        "--timeout", type=seconds, default=10.0, metavar="SECONDS", help="for all witnesses together (default: 10)"
+    )
+    witness = verb(audit, "witness", lazy("witness", "witness"), "watch other people's logs, and cosign them")
+    witness.add_argument("--key", type=Path, action="append", required=True, metavar="FILE", help="of `keys witness`")
+    witness.add_argument(
+        "--policy", type=Path, required=True, metavar="FILE", help="the logs to watch: its `log` lines"
+    )
+    witness.add_argument("--store", type=Path, required=True, metavar="FILE", help="database; never lose it")
+    witness.add_argument(
+        "--listen", default="127.0.0.1:8008", metavar="HOST:PORT", help="plain HTTP (default: 127.0.0.1:8008)"
+    )
+    for each in (verify, tail, mirror, prove, cosign):
+        each.add_argument("--json", action="store_true", help="print what was found, or done, as JSON")
+
+
+def add_key_verb(verb: Verb, keys: Any) -> argparse.ArgumentParser:
+    """Add `stockade keys witness`; returns it."""
+    made = verb(keys, "witness", lazy("witness", "make_key"), "make a witness's key; prints its public half")
+    made.add_argument("name", metavar="NAME", help="the witness's name, such as example.org/witness")
+    made.add_argument("--out", type=Path, required=True, help="file for the key, mode 0600; a .vkey is put beside it")
+    made.add_argument("--ed25519", action="store_true", help="not ML-DSA-44, for logs whose verifiers know no other")
+    return made

@@ -1,0 +1,85 @@
+"""What an operator does from the command line to a running gateway: calls over the admin port, with a certificate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+
+from gateway.config.config import load_config
+from gateway.config.document import FileRejected, unusable
+from gateway.host.place import from_here
+from stockade.v1 import admin_pb2
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IDENTITY = "clients/operator.tls"
+TIMEOUT_S = 60.0
+
+
+class OperatorFailed(Exception):
+    """The gateway could not be asked. The message is for the person at the terminal."""
+
+
+def reload_policy(config_file: Path, identity: Path | None, authority: Path | None) -> admin_pb2.ReloadPolicyResponse:
+    """Ask the gateway of this configuration to take the policy file over. Raises OperatorFailed."""
+    asked = admin_pb2.ReloadPolicyRequest().SerializeToString()
+    return admin_pb2.ReloadPolicyResponse.FromString(ask("ReloadPolicy", asked, config_file, identity, authority))
+
+
+def status(config_file: Path, identity: Path | None, authority: Path | None) -> admin_pb2.StatusResponse:
+    """Ask the gateway of this configuration how it does. Raises OperatorFailed."""
+    return admin_pb2.StatusResponse.FromString(ask("Status", b"", config_file, identity, authority))
+
+
+def ask(method: str, body: bytes, config_file: Path, identity: Path | None, authority: Path | None) -> bytes:
+    """Call a method of the admin service; returns its reply.
+
+    Args:
+        method: its name.
+        body: the request.
+        config_file: stockade.yaml.
+        identity: where the operator's `.crt` and `.key` stand, without the suffix.
+        authority: who signed the server's certificate; `tls.client_ca` when it is not given.
+
+    Raises:
+        OperatorFailed: it cannot be reached, or does not let us.
+    """
+    try:
+        config = load_config(config_file)
+    except FileRejected as problem:
+        raise OperatorFailed(str(problem)) from problem
+    address = config.listen.admin
+    if address is None or config.tls is None or config.tls.client_ca is None:
+        raise OperatorFailed("this gateway has no admin port: set listen.admin, or send it SIGHUP")
+    address = from_here(address)
+    authority = authority or config.tls.client_ca
+    prefix = identity or config_file.parent / IDENTITY
+    advice = "name PREFIX.crt and PREFIX.key with --identity PREFIX"
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=read(authority, "name who signed the server's certificate with --ca"),
+        private_key=read(prefix.with_name(prefix.name + ".key"), advice),
+        certificate_chain=read(prefix.with_name(prefix.name + ".crt"), advice),
+    )
+    with grpc.secure_channel(address, credentials) as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/stockade.v1.Admin/{method}")
+        try:
+            return call(body, timeout=TIMEOUT_S)
+        except grpc.RpcError as problem:
+            raise OperatorFailed(f"{address}: {reason(problem.details() or '', authority)}") from problem
+
+
+def read(file: Path, advice: str) -> bytes:
+    """Return what a file holds, or say what to do."""
+    try:
+        return file.read_bytes()
+    except OSError as problem:
+        raise OperatorFailed(unusable(problem, advice)) from problem
+
+
+def reason(details: str, authority: Path) -> str:
+    """Return why there was no answer; of TLS in words that help."""
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return f"the server's certificate is not of {authority}; name who signed it with --ca"
+    return details

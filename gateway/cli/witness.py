@@ -1,0 +1,156 @@
+"""`stockade audit prove|cosign|witness` and `stockade keys witness`: receipts, and who else vouches for a log."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gateway.cli.log_key import SEED_BYTES, write_pair
+from gateway.cli.verify import fail, find, read_key
+from gateway.config.document import unusable
+from ops.audit.checkpoint import open_checkpoint, parse_vkey
+from ops.audit.cosign import cosign_newest
+from ops.audit.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner, parse_cosigner_secret
+from ops.audit.durable import replace_file
+from ops.audit.errors import AuditError, VerifierKeyError, WitnessAhead
+from ops.audit.read import LogReader
+from ops.audit.receipt import make_proof
+from ops.audit.trust_policy import read_trust_policy
+from ops.audit.verify_report import INCOMPLETE, OK, TAMPERED
+from ops.audit.witness import Witness, WitnessStore
+from ops.audit.witness_page import WitnessPage
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ops.audit.trust_policy import TrustPolicy
+    from ops.audit.witness_client import Asked
+
+PORT_MAX = 65_535
+
+
+def prove(options: argparse.Namespace) -> int:
+    """Write the receipt of one entry."""
+    directory, keys = find(options.log, [options.vkey] if options.vkey else [])
+    if not keys:
+        return fail("say which key the log has: --vkey FILE")
+    out = options.out or Path(f"{options.index}.tlog-proof")
+    try:
+        vkey = parse_vkey(read_key(keys[0]))
+        note = (options.checkpoint or directory / "checkpoint").read_bytes()
+        reader = LogReader(directory, open_checkpoint(note, [vkey]))
+        if options.index >= reader.checkpoint.size:
+            return fail(
+                f"the checkpoint has {reader.checkpoint.size:,} entries, so no entry {options.index}", INCOMPLETE
+            )
+        replace_file(out, make_proof(reader, options.index, note).text())
+    except (AuditError, OSError) as problem:
+        return failed(problem)
+    if options.json:
+        show({"file": str(out), "origin": reader.checkpoint.origin, "index": options.index})
+    else:
+        say(f"entry {options.index} of {escape(reader.checkpoint.origin)}: its receipt is in {escape(str(out))}")
+    return OK
+
+
+def cosign(options: argparse.Namespace) -> int:
+    """Ask every witness of the policy, and keep the checkpoint with what they gave."""
+    directory, _ = find(options.log, [])
+    try:
+        policy = read_trust_policy(options.policy)
+        checkpoint, asked = cosign_newest(directory, policy, options.out, timeout_s=options.timeout)
+    except (AuditError, OSError) as problem:
+        return failed(problem)
+    report(policy, asked, checkpoint.size, options)
+    if any(isinstance(failure, WitnessAhead) for failure in asked.failures.values()):
+        return TAMPERED
+    return OK if policy.enough(asked.lines) else INCOMPLETE
+
+
+def report(policy: TrustPolicy, asked: Asked, size: int, options: argparse.Namespace) -> None:
+    """Say who has cosigned, who has not and why, and whether that is enough."""
+    enough = policy.enough(asked.lines)
+    failures = {name: str(failure) for name, failure in asked.failures.items()}
+    if options.json:
+        show({"size": size, "quorum": enough, "cosigned": list(asked.lines), "failures": failures})
+        return
+    table = Table("witness", "cosigned")
+    for name in policy.witnesses:
+        table.add_row(escape(name), "yes" if name in asked.lines else "[red]no[/]")
+    Console().print(table)
+    for name in policy.witnesses:
+        if name not in asked.lines:
+            say(escape(failures.get(name, f"witness {name}: the policy has no URL for it")))
+    out = escape(str(options.out))
+    if enough:
+        say(f"size {size:,} is cosigned by the quorum {escape(policy.quorum)}; it is in {out}")
+    else:
+        say(f"[red]size {size:,} is not cosigned by the quorum {escape(policy.quorum)}[/]; {out} stays as it was")
+
+
+def witness(options: argparse.Namespace) -> int:
+    """Serve as a witness until the process is told to end."""
+    host, _, port = options.listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > PORT_MAX:
+        return fail(f"--listen is HOST:PORT, not {options.listen!r}")
+    try:
+        cosigners = [parse_cosigner_secret(path.read_text().strip()) for path in options.key]
+        logs = [log.key for log in read_trust_policy(options.policy).logs]
+        if not logs:
+            return fail(f"{options.policy} has no `log` line: there is nothing to watch")
+        store = WitnessStore(options.store)
+        page = WitnessPage(
+            host.strip("[]"), int(port), Witness(cosigners, logs, store, clock_s=lambda: int(time.time()))
+        )
+    except (AuditError, OSError, UnicodeDecodeError, sqlite3.Error) as problem:
+        return failed(problem)
+    with page:
+        for key in cosigners:
+            say(f"witness {key.key}")
+        say(f"watching {len(logs)} {'log' if len(logs) == 1 else 'logs'} on http://{host}:{page.port}")
+        try:
+            page.serve_forever()
+        except KeyboardInterrupt:
+            say("ended")
+    return OK
+
+
+def make_key(options: argparse.Namespace) -> int:
+    """Make a witness's key."""
+    kind = COSIGN_ED25519 if options.ed25519 else COSIGN_ML_DSA_44
+    try:
+        made = Cosigner(options.name, kind, os.urandom(SEED_BYTES))
+        write_pair(options.out, made.secret(), str(made.key))
+    except FileExistsError as problem:
+        return fail(unusable(problem, "name a new file with --out: the key of a witness is never replaced"), 2)
+    except (OSError, VerifierKeyError) as problem:
+        return fail(str(problem), 2)
+    if options.json:
+        show({"name": options.name, "file": str(options.out), "vkey": str(made.key)})
+    else:
+        sys.stdout.write(f"{made.key}\n")
+    return OK
+
+
+def failed(problem: Exception) -> int:
+    """Say what cannot be used; returns the exit code."""
+    return fail(unusable(problem) if isinstance(problem, OSError) else str(problem))
+
+
+def say(text: str) -> None:
+    """Say one sentence."""
+    Console(soft_wrap=True, highlight=False).print(text)
+
+
+def show(facts: dict[str, Any]) -> None:
+    """Print what was done, for machines."""
+    sys.stdout.write(json.dumps(facts, indent=2) + "\n")

@@ -1,0 +1,304 @@
+"""The control plane of a host: the admin port, and the entries that say what is in force.
+
+mTLS only, and the same pipeline as everything else: callers are principals of the policy, known by their client
+certificates; every call is authorised, limited and recorded like an inference. It runs in the supervisor, beside no
+model and far from the data port. Proofs and entries come from the public log as it stands on disk: nothing said here
+needs to be trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from gateway import errors
+from gateway.app import App, open_app
+from gateway.codec import parse_as
+from gateway.host.promotions import proof_entry, unproven_entry
+from gateway.release.view import shown
+from gateway.rpc.server import drain, listen, open_server
+from gateway.rpc.service import Service, Unary
+from gateway.state import Answer
+from ops.audit.checkpoint import VerifierKey, open_checkpoint, parse_vkey
+from ops.audit.client import Receipt
+from ops.audit.entry import VERSION, canonical
+from ops.audit.errors import NoteError
+from ops.audit.merkle import inclusion_proof
+from ops.audit.read import LogReader
+from ops.audit.receipt import make_proof
+from ops.audit.tiles import node_from
+from stockade.v1 import admin_pb2, audit_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
+
+    from google.protobuf.message import Message
+
+    from gateway.host.host import Host
+    from gateway.models.model_set import Listed
+    from gateway.policy.policy import Policy
+    from gateway.release.releases import Change
+    from gateway.rpc.service import Call
+
+ENTRIES_MAX = 1024
+LISTED_BYTES_MAX = 3 * 1024 * 1024  # of a reply: clients take 4 MiB unless they say otherwise
+DRAIN_S = 5.0
+PROBLEM_CHARACTERS_MAX = 500
+OWED_MAX = 64
+NOT_PUBLISHED = "is not an entry of a published tree"
+
+
+@dataclass(slots=True)
+class Control:
+    """The control process's own gateway, without models, and the host it speaks for. `owed` is not recorded yet."""
+
+    host: Host
+    app: App = field(init=False)
+    owed: deque[tuple[str, dict[str, Any]]] = field(default_factory=deque)
+    recording: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def open(self, stack: contextlib.AsyncExitStack) -> str | None:
+        """Say in the log what is in force, and open the admin port if there is to be one. Returns its address."""
+        host, methods = self.host, self.methods()
+        policy_file = host.kept.copy
+        self.app = await open_app(host.config, policy_file, process="admin", log=host.log, methods=methods, bundles=[])
+        stack.push_async_callback(self.app.close)
+        await self.say_what_is_in_force()
+        if host.config.listen.admin is None:
+            return None
+        server = open_server(Service(self.app.gw, methods, client_certificates=True), host.config)
+        address = listen(server, host.config.listen.admin, host.config.tls, client_certificate=True)
+        await server.start()
+        stack.push_async_callback(drain, [server], self.app.gw, DRAIN_S)
+        return address
+
+    async def say_what_is_in_force(self) -> None:
+        """Record configuration, policy and models; clients are served only after that is durable."""
+        host = self.host
+        await self.record("config", digest=host.config.digest, outcome="loaded")
+        await self.record("policy", digest=host.policy.digest, outcome="loaded")
+        models = host.repository.models
+        for listed in models.listed:
+            await self.record("model", **model_entry("unloaded" if listed.key in models.unloaded else "loaded", listed))
+        for listed in models.listed:
+            if (proof := host.repository.judged.proofs.get(listed.key)) is not None:
+                await self.record("model", **proof_entry(listed, proof))
+        for listed, unproven in host.repository.judged.unproven.values():
+            await self.record("model", **unproven_entry(listed, unproven))
+
+    async def policy_changed(self, policy: Policy) -> None:
+        """Follow the workers to a new policy, and record it."""
+        self.app.put_in_force(await asyncio.to_thread(self.app.compile, policy), policy)
+        await self.record_when_possible("policy", digest=policy.digest, outcome="loaded")
+
+    async def model_changed(self, action: str, listed: Listed, request: str) -> None:
+        """Record that a version came into service or went out of it, with the request that asked for it, if any."""
+        asked = {"request": request} if request else {}
+        await self.record_when_possible("model", **model_entry(action, listed), **asked)
+
+    async def model_judged(self, entry: Mapping[str, Any], request: str = "") -> None:
+        """Record that a version has the proof that the policy asks for, or has not, and who asked, if anybody did."""
+        asked = {"request": request} if request else {}
+        await self.record_when_possible("model", **entry, **asked)
+
+    async def release_changed(self, change: Change, policy: Policy) -> None:
+        """Count and record what has happened to a model's release under this policy."""
+        metrics = self.app.metrics.release
+        metrics.event(change.model, change.action)
+        metrics.weights(change.model, change.weights)
+        await self.record_when_possible("release", policy=policy.digest, **change.entry())
+
+    async def policy_refused(self, problem: str) -> None:
+        """Record that the policy in the file was refused and the one in force stays."""
+        digest = self.host.policy.digest
+        reason = problem[:PROBLEM_CHARACTERS_MAX]
+        await self.record_when_possible("policy", digest=digest, outcome="rejected", reason=reason)
+
+    async def record_when_possible(self, kind: str, **fields: Any) -> None:
+        """Append an entry about what has happened already, now or once the recorder is back.
+
+        Of more than OWED_MAX the oldest is given up: what is in force now is worth more than what was.
+        """
+        if len(self.owed) >= OWED_MAX:
+            dropped, about = self.owed.popleft()
+            self.host.log("owed-entry-dropped", level="error", kind=dropped, digest=digest_of(about))
+        self.owed.append((kind, fields))
+        await self.record_owed()
+
+    async def record_owed(self) -> None:
+        """Append what could not be appended before. One that timed out may then be there twice."""
+        async with self.recording:  # the watcher and whoever reloads may come at once
+            while self.owed:
+                entry = kind, fields = self.owed[0]
+                try:
+                    await self.record(kind, **fields)
+                except errors.AuditUnavailable:
+                    self.host.log("entry-not-recorded", level="error", kind=kind, digest=digest_of(fields))
+                    return
+                if self.owed and self.owed[0] is entry:  # else it was given up meanwhile
+                    self.owed.popleft()
+
+    async def record(self, kind: str, **fields: Any) -> None:
+        """Append an entry of the control plane; returns when it is durable, raises AuditUnavailable otherwise."""
+        gw = self.app.gw
+        durable: asyncio.Future[None] = gw.loop.create_future()
+
+        def done(receipt: object) -> None:
+            if durable.done():  # whoever waited has gone
+                return
+            if isinstance(receipt, Receipt):
+                durable.set_result(None)
+            else:
+                durable.set_exception(errors.AuditUnavailable())
+
+        fixed = {
+            "build": gw.site.build,
+            "gateway": gw.site.gateway,
+            "id": gw.new_id().hex(),
+            "kind": kind,
+            "time_ns": str(gw.wall_ns()),
+            "v": VERSION,
+        }
+        gw.sink.append([canonical({**fixed, **fields})], done)
+        await durable
+
+    def methods(self) -> dict[str, Unary]:
+        """Return every method of the admin port by its gRPC path."""
+        admin, audit = "/stockade.v1.Admin/", "/stockade.v1.Audit/"
+        return {
+            admin + "Status": Unary("Admin", told(admin_pb2.StatusRequest, self.status)),
+            admin + "GetPolicy": Unary("Admin", told(admin_pb2.GetPolicyRequest, self.get_policy)),
+            admin + "ReloadPolicy": Unary("Admin", told(admin_pb2.ReloadPolicyRequest, self.reload_policy)),
+            audit + "GetCheckpoint": Unary("Audit", told(audit_pb2.GetCheckpointRequest, self.get_checkpoint)),
+            audit + "ListEntries": Unary("Audit", told(audit_pb2.ListEntriesRequest, self.list_entries)),
+            audit + "GetInclusionProof": Unary("Audit", told(audit_pb2.GetInclusionProofRequest, self.get_proof)),
+            audit + "GetReceipt": Unary("Audit", told(audit_pb2.GetReceiptRequest, self.get_receipt)),
+        }
+
+    async def status(self, _: admin_pb2.StatusRequest) -> Message:
+        host = self.host
+        reply = admin_pb2.StatusResponse(
+            build=self.app.gw.site.build,
+            config_digest=host.config.digest,
+            policy_digest=host.policy.digest,
+            started_unix_ns=host.started_ns,
+            draining=self.app.gw.draining,
+        )
+        for number, worker in enumerate(host.workers):
+            pid = worker.process.pid if worker.process is not None else 0
+            ready, digest = worker.ready.is_set(), str(worker.facts.get("policy", ""))
+            reply.workers.add(
+                number=number, pid=pid, ready=ready, restarts=max(0, worker.starts - 1), policy_digest=digest
+            )
+        models = host.repository.models
+        for listed in models.listed:
+            ready = host.ready() and listed.key not in models.unloaded
+            reply.models.add(name=listed.name, version=listed.version, digest=listed.digest, ready=ready)
+        await host.rollout.count()
+        reply.releases.extend(shown(host.rollout.releases, host.rollout.counted))
+        reply.audit.origin = self.app.sink.origin
+        reply.audit.available = self.app.sink.available
+        reply.audit.tree_size = await asyncio.to_thread(lambda: self.reader().checkpoint.size)
+        return reply
+
+    async def get_policy(self, _: admin_pb2.GetPolicyRequest) -> Message:
+        text = json.dumps(self.host.policy.masked(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return admin_pb2.GetPolicyResponse(digest=self.host.policy.digest, policy=text.encode())
+
+    async def reload_policy(self, request: admin_pb2.ReloadPolicyRequest) -> Message:
+        previous = self.host.policy.digest
+        accepted = await self.host.reload(expected_digest=request.expected_digest)
+        return admin_pb2.ReloadPolicyResponse(
+            digest=self.host.policy.digest,
+            previous_digest=previous,
+            accepted=accepted,
+            problem="" if accepted else self.host.problem,
+        )
+
+    async def get_checkpoint(self, _: audit_pb2.GetCheckpointRequest) -> Message:
+        note = await asyncio.to_thread((self.host.config.audit.directory / "checkpoint").read_bytes)
+        return audit_pb2.GetCheckpointResponse(checkpoint=note)
+
+    async def list_entries(self, request: audit_pb2.ListEntriesRequest) -> Message:
+        def read() -> list[bytes]:
+            reader = self.reader()
+            count = min(request.count_max or ENTRIES_MAX, ENTRIES_MAX, max(0, reader.checkpoint.size - request.start))
+            return fitting(reader.entries(request.start, count), LISTED_BYTES_MAX) if count else []
+
+        return audit_pb2.ListEntriesResponse(start=request.start, entries=await asyncio.to_thread(read))
+
+    async def get_proof(self, request: audit_pb2.GetInclusionProofRequest) -> Message:
+        def prove() -> Message:
+            note, reader = self.published()
+            size = request.tree_size or reader.checkpoint.size
+            if not request.index < size <= reader.checkpoint.size:
+                raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
+            return audit_pb2.GetInclusionProofResponse(
+                index=request.index,
+                tree_size=size,
+                hashes=inclusion_proof(request.index, size, node_from(reader.hashes)),
+                checkpoint=note if size == reader.checkpoint.size else b"",
+            )
+
+        return await asyncio.to_thread(prove)
+
+    async def get_receipt(self, request: audit_pb2.GetReceiptRequest) -> Message:
+        def prove() -> Message:
+            note, reader = self.published()
+            with contextlib.suppress(OSError, NoteError):  # none is cosigned, or another log's
+                cosigned = self.published(self.host.place.cosigned)
+                if request.index < cosigned[1].checkpoint.size:
+                    note, reader = cosigned
+            if request.index >= reader.checkpoint.size:
+                raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
+            return audit_pb2.GetReceiptResponse(receipt=make_proof(reader, request.index, note).text())
+
+        return await asyncio.to_thread(prove)
+
+    def published(self, checkpoint: Path | None = None) -> tuple[bytes, LogReader]:
+        """Return a checkpoint's note, the newest unless another is named, and the public log as it stands there."""
+        directory = self.host.config.audit.directory
+        note = (checkpoint or directory / "checkpoint").read_bytes()
+        return note, LogReader(directory, open_checkpoint(note, [self.vkey()]))
+
+    def reader(self) -> LogReader:
+        """Return the public log at its newest checkpoint."""
+        return LogReader.open(self.host.config.audit.directory, self.vkey())
+
+    def vkey(self) -> VerifierKey:
+        """Return the log's public key."""
+        return parse_vkey(self.host.config.audit.vkey.read_text().strip())
+
+
+def model_entry(action: str, listed: Listed) -> dict[str, str]:
+    """Return what an entry says of a model version."""
+    return {"action": action, "name": listed.name, "version": listed.version, "digest": listed.digest}
+
+
+def digest_of(fields: Mapping[str, Any]) -> str | None:
+    """Return the digest of the policy or model that an entry is about."""
+    return fields.get("digest") or fields.get("policy")
+
+
+def fitting(entries: list[bytes], bytes_max: int) -> list[bytes]:
+    """Return as many of the first entries as fit, one at least; whoever asked goes on behind them."""
+    sizes = accumulate(map(len, entries))
+    return entries[: max(1, sum(size <= bytes_max for size in sizes))]
+
+
+def told(
+    request_class: type[Message], build: Callable[[Any], Awaitable[Message]]
+) -> Callable[[Call, bytes], Awaitable[Answer]]:
+    """Return a method that parses, asks, and serialises."""
+
+    async def run(call: Call, body: bytes) -> Answer:
+        reply = await build(parse_as(request_class, body, call.gw.codec_limits))
+        return Answer(reply.SerializeToString())
+
+    return run

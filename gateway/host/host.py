@@ -1,0 +1,382 @@
+"""`stockade serve`: one gateway host, from its configuration file until SIGTERM.
+
+Order of a start: recorder, workers, admin port, metrics page, then the line that says where clients find it. Stopping
+goes the other way round. What the processes are and how they are kept alive is in `supervisor`; how a policy reaches
+the workers is here, because it is the host that remembers the last good one (`gateway.policy.file`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gateway.config.config import load_config
+from gateway.config.document import FileRejected
+from gateway.host.admin import Control
+from gateway.host.children import recorder_of, require_free, share_port, worker_child
+from gateway.host.cosigning import Cosigning
+from gateway.host.occupancy import PRIVATE, occupied
+from gateway.host.place import place_of
+from gateway.host.promotions import newly_named, refusals, tell_promoted, tell_rejected
+from gateway.host.recorder import RECORDER
+from gateway.host.repository import Asked, Repository, change
+from gateway.host.supervisor import Child, StartFailed, Target, all_ready, reload_everywhere
+from gateway.models.model_set import MODELS, Listed, ModelSet
+from gateway.policy.file import Kept, Memory, awaits_signature, stamp
+from gateway.policy.policy import load_policy
+from gateway.release.file import RELEASES
+from gateway.release.releases import Releases
+from gateway.release.rollout import Rollout
+from gateway.traces import require_tracing
+from ops.audit.trust_policy import read_trust_policy
+from ops.logging import configure
+from ops.metrics import prepare_directory, serve_metrics
+from serving.errors import ServingError
+from serving.ray_link import GRACE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from gateway.config.config import Config
+    from gateway.host.neighbour import Neighbour
+    from gateway.host.place import Place
+    from gateway.policy.policy import Policy
+    from ops.audit.trust_policy import TrustPolicy
+    from ops.logging import Log
+    from serving.registry.proof import Unproven
+
+DRAFT = "models.draft.json"
+READY_TIMEOUT_S = 60.0
+RELOAD_TIMEOUT_S = 45.0  # 65,536 principals take each worker ten seconds of a core
+WATCH_EVERY_S = 1.0
+STOP_SLACK_S = 5.0
+RECORDER_STOP_S = 30.0
+
+
+class WentDown(Exception):
+    """The host served and cannot go on. The message is for the person at the terminal."""
+
+
+@dataclass(slots=True)
+class Host:
+    """The processes of one host and the policy they follow; `problem` says why the file's policy is not in force."""
+
+    config: Config
+    place: Place
+    log: Log
+    repository: Repository
+    kept: Kept
+    policy: Policy
+    started_ns: int
+    recorder: Child | Neighbour
+    workers: list[Child]
+    witnesses: TrustPolicy | None = None
+    problem: str = ""
+    told: tuple[tuple[int, int], str] | None = None
+    seen: tuple[int, int] = (0, 0)
+    control: Control | None = None
+    rollout: Rollout = field(init=False)
+    reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reloads: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.rollout = Rollout(self, Releases(self.place.memory.with_name(RELEASES)))
+
+    def ready(self) -> bool:
+        """Say whether clients can be served: the recorder is up, and at least one worker says that it can serve."""
+        return self.recorder.ready.is_set() and any(worker.ready.is_set() and worker.able for worker in self.workers)
+
+    async def reload(self, *, expected_digest: str = "") -> bool:
+        """Bring every worker to the policy in the file. False: it was refused, and `problem` says why.
+
+        It goes on when whoever asked has gone: what the workers have taken over must come into force here as well.
+        """
+        task = asyncio.create_task(self._reload(expected_digest))
+        self._keep(task)
+        return await asyncio.shield(task)
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self.reloads.add(task)
+        task.add_done_callback(self._reloaded)
+
+    def _reloaded(self, task: asyncio.Task[Any]) -> None:
+        self.reloads.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:  # maybe nobody else hears of it
+            self.log("reload-failed", level="error", policy=self.policy.digest, error=type(problem).__name__)
+
+    async def end_reloads(self, patience_s: float) -> None:
+        """Before the host stops: let what has begun be recorded, but do not wait long for it."""
+        if self.reloads:
+            await asyncio.wait(self.reloads, timeout=patience_s)
+        for task in self.reloads:
+            task.cancel()
+        await asyncio.gather(*self.reloads, return_exceptions=True)
+
+    async def _reload(self, expected_digest: str) -> bool:
+        async with self.reloading:
+            self.seen = stamp(self.config.policy.file)
+            try:
+                policy = await asyncio.to_thread(self._read_policy)
+                found = await asyncio.to_thread(self.repository.needed_by, policy)
+                copied = self.kept.draft()
+            except (FileRejected, ServingError, OSError) as problem:
+                return await self._refused(str(problem))
+            if expected_digest not in ("", policy.digest):
+                return await self._refused(f"the file holds another policy, {policy.digest}")
+            if policy.digest == self.policy.digest:
+                self.problem = ""
+                return True
+            repository, before = self.repository, self.repository.models
+            judged = await asyncio.to_thread(repository.judge, policy, repository.having(found).listed)
+            if lacking := refusals(policy, judged):
+                sentences = "\n".join(sentence for sentence, _, _ in lacking)
+                return await self._refused(sentences, [(listed, unproven) for _, listed, unproven in lacking])
+            models = repository.having(found, without=judged.unproven)
+
+            def keep() -> None:
+                repository.keep(models, found)
+                self.kept.accept(copied, policy)
+
+            refused = await self.bring(policy, copied, models, keep)
+            if refused is not None:
+                return await self._refused(refused)
+            named = newly_named(policy, self.policy)
+            self.policy, self.problem = policy, ""
+            self.log("policy-loaded", policy=policy.digest, revision=policy.revision)
+            await self.models_changed(before)
+            await tell_rejected(self, judged.unproven.values())
+            await tell_promoted(self, judged.proofs, named=named)
+            if self.control is not None:
+                await self.control.policy_changed(policy)
+            await self.rollout.follow()
+            return True
+
+    async def bring(self, policy: Policy, policy_file: Path, models: ModelSet, keep: Callable[[], None]) -> str | None:
+        """Bring every worker to this policy and these models, or none. Returns who refused and why, or None."""
+        try:
+            self.repository.draft.write_bytes(models.to_json())
+        except OSError as problem:
+            return str(problem)
+        target = Target(str(policy_file), str(self.repository.draft), policy.digest, models.digest)
+        running = [worker for worker in self.workers if worker.ready.is_set()]
+        return await reload_everywhere(running, target, keep, RELOAD_TIMEOUT_S)
+
+    async def models_changed(self, before: ModelSet, request: str = "") -> None:
+        """Log and record which versions came into service or went out of it, and at whose request."""
+        for action, listed in self.repository.models.changes(before):
+            asked = request or None
+            self.log(
+                f"model-{action}", model=listed.name, version=listed.version, digest=listed.digest, request_id=asked
+            )
+            if self.control is not None:
+                await self.control.model_changed(action, listed, request)
+
+    def hear(self, worker: Child, question: dict[str, Any]) -> None:
+        """Answer a worker, if it is still there when the answer is known."""
+        process = worker.process
+
+        async def answer() -> None:
+            asked = Asked(*(question[key] for key in ("do", "model", "version", "principal", "request")))
+            outcome = await change(asked, self)
+            if worker.process is process:
+                worker.tell(do="answer", number=question["number"], **outcome)
+
+        self._keep(asyncio.create_task(answer()))
+
+    def permits(self, asked: Asked, listed: Listed) -> bool:
+        """Say whether a version is one that is meant, and that whoever asked has the right for."""
+        rights = self.control.app.gw.active.rights if self.control is not None else None
+        meant = listed.name == asked.model and asked.version in ("", listed.version)
+        return meant and rights is not None and rights.permits(asked.principal, asked.right, *listed.key)
+
+    def _read_policy(self) -> Policy:
+        """Return the file's policy. In a thread: with many principals it takes seconds."""
+        source = self.config.policy
+        policy = load_policy(source.file, source.public_key, in_force=self.policy)
+        if policy.digest == self.policy.digest:
+            self.kept.refresh(policy)
+        return policy
+
+    async def _refused(self, problem: str, unproven: Sequence[tuple[Listed, Unproven]] = ()) -> bool:
+        self.problem = problem
+        if self.told == (self.seen, problem):  # the watcher saw it first, and now somebody asks
+            return False
+        self.told = self.seen, problem
+        self.log("policy-refused", level="error", policy=self.policy.digest, problem=problem)
+        if self.control is not None:
+            await self.control.policy_refused(problem)
+        await tell_rejected(self, unproven)
+        return False
+
+    async def bring_up_to_date(self) -> None:
+        """Bring a worker along that was starting while the others took a new policy over; record what is still owed."""
+        async with self.reloading:
+            if self.control is not None:
+                await self.control.record_owed()
+            repository = self.repository
+            target = Target(str(self.kept.copy), str(repository.file), self.policy.digest, repository.models.digest)
+            behind = [worker for worker in self.workers if worker.ready.is_set() and not target.reached(worker.facts)]
+            if behind:
+                await reload_everywhere(behind, target, lambda: None, RELOAD_TIMEOUT_S)
+
+    def mend_policy(self) -> None:
+        """Before a worker starts: let it find an accepted policy that it can load."""
+        self.kept.mend(self.policy)
+
+    async def watch(self, hangup: asyncio.Event) -> None:
+        """Reload when the policy file or its signature changes, and on SIGHUP. An edit may wait for its signature."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hangup.wait(), WATCH_EVERY_S)
+            found = stamp(self.config.policy.file)
+            changed = found != self.seen and not awaits_signature(found, self.seen, time.time_ns())
+            if hangup.is_set() or changed:
+                hangup.clear()
+                await self.reload()
+            await self.bring_up_to_date()
+
+    async def watch_releases(self) -> None:
+        """Look at canaries. A task of its own: bringing every worker to a new policy may take RELOAD_TIMEOUT_S."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            await self.rollout.look()
+
+
+async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None], profile: str | None = None) -> int:
+    """Run the host until SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        WentDown: it served, and cannot go on.
+        FileRejected, ServingError, DirectoryInUse, StartFailed, ListenFailed: why it cannot start, for the person at
+            the terminal.
+    """
+    config = load_config(config_file, profile)
+    require_tracing(config)
+    log = configure(config.log.level, sys.stderr, format=config.log.format, role="supervisor")
+    place = place_of(config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(occupied(config.state_dir))
+        place.make_shared()
+        place.policies.mkdir(mode=PRIVATE, exist_ok=True)
+        if config.audit.recorder == "managed":
+            prepare_directory(place.metrics)
+            place.socket.unlink(missing_ok=True)  # a recorder whose supervisor was killed may still answer there
+        else:
+            prepare_directory(place.metrics, keep={RECORDER})
+        repository = Repository(config, place.memory.with_name(MODELS), place.policies / DRAFT)
+        repository.open(log)  # a bundle that would be refused is found before anything is started
+        kept = Kept(config.policy, place.policies, Memory(place.memory))
+        policy = kept.first(log, repository.require_proven)
+        repository.admit(policy, log)
+        for address in (config.listen.data_mtls, config.listen.admin, config.listen.metrics):
+            if address is not None:
+                require_free(address)
+        data = share_port(config.listen.data, stack)
+        witnesses = None if config.audit.witnesses is None else read_trust_policy(config.audit.witnesses.policy)
+        recorder = recorder_of(config, place, log)
+        workers = [
+            worker_child(config_file, config.profile, kept, number, data, log) for number in range(config.workers)
+        ]
+        host = Host(config, place, log, repository, kept, policy, time.time_ns(), recorder, workers, witnesses)
+        await host.rollout.follow()  # workers read where their canaries are when they start
+        for worker in workers:
+            worker.before_start, worker.asked = host.mend_policy, host.hear
+        await run(host, announce)
+    return 0
+
+
+async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
+    """Start everything, keep it running until a signal, stop everything."""
+    stop, hangup = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
+        loop.add_signal_handler(name, event.set)
+    drain_s = drain_time(host.config)
+    async with contextlib.AsyncExitStack() as stack:
+        keeping = [keep(host.recorder, stack, RECORDER_STOP_S)]
+        await all_ready([host.recorder], keeping, READY_TIMEOUT_S)
+        keeping += [keep(worker, stack, drain_s) for worker in host.workers]
+        await all_ready(host.workers, keeping, READY_TIMEOUT_S)
+        addresses = await open_control(host, stack)
+        host.seen = stamp(host.config.policy.file)
+        watching = [
+            asyncio.create_task(host.watch(hangup), name="the watch of the policy"),
+            asyncio.create_task(host.watch_releases(), name="the watch of releases"),
+            *cosigning(host),
+        ]
+        for task in watching:
+            stack.callback(task.cancel)
+        announce({**host.workers[0].facts, **addresses})
+        try:
+            await first_of(stop, [*keeping, *watching])
+        except StartFailed as problem:
+            raise WentDown(str(problem)) from problem
+        host.log("stopping")
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*(worker.stop(drain_s) for worker in host.workers), host.end_reloads(STOP_SLACK_S))
+        await host.rollout.end()
+
+
+def cosigning(host: Host) -> list[asyncio.Task[None]]:
+    """Begin to have witnesses cosign the log, where there are any."""
+    audit = host.config.audit
+    if audit.witnesses is None or host.witnesses is None or host.control is None:
+        return []
+    metrics = host.control.app.metrics.witnesses(host.witnesses.witnesses)
+    every_s = audit.witnesses.every_ms / 1000
+    asking = Cosigning(audit.directory, host.witnesses, every_s, host.place.cosigned, host.log, metrics)
+    return [asyncio.create_task(asking.run(), name="the cosigning of the log")]
+
+
+def drain_time(config: Config) -> float:
+    """Return the seconds that a worker has to stop: a batch may have gone to a silent server in the last moment."""
+    drain_s = config.transport.drain_timeout_ms / 1000 + STOP_SLACK_S
+    if config.engine.oip is not None:
+        drain_s += config.engine.oip.call_timeout_ms / 1000
+    if config.engine.ray is not None:
+        drain_s += config.engine.ray.call_timeout_ms / 1000 + GRACE_S
+    return drain_s
+
+
+def keep(child: Child | Neighbour, stack: contextlib.AsyncExitStack, stop_s: float) -> asyncio.Task[None]:
+    """Start keeping a child; the stack stops it."""
+    task = asyncio.create_task(child.run(), name=child.name)
+
+    async def end() -> None:
+        await child.stop(stop_s)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)
+    return task
+
+
+async def first_of(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the signal to stop, or raise what made a task give up."""
+    waiting = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    for task in tasks:
+        if task in done:
+            await task
+            raise StartFailed(f"{task.get_name()} stopped")
+
+
+async def open_control(host: Host, stack: contextlib.AsyncExitStack) -> dict[str, Any]:
+    """Open the control plane and the metrics page, as far as they are configured."""
+    host.control = Control(host)
+    listening: dict[str, Any] = {"admin": await host.control.open(stack)}
+    await host.rollout.move([])  # the control plane is there to record what the start has set
+    if host.config.listen.metrics is not None:
+        name, _, port = host.config.listen.metrics.rpartition(":")
+        page = serve_metrics(name.strip("[]"), int(port), host.place.metrics, lambda: True, host.ready)
+        stack.callback(page.close)
+        listening["metrics"] = f"{name}:{page.port}"
+    return listening

@@ -1,0 +1,1 @@
+"""The models of a process: engines, queues, servers elsewhere, and what each has done."""

@@ -1,0 +1,102 @@
+"""Gives a model its queue: on the event loop for fast models, before threads for slow ones (`engine.threads`)."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gateway import errors
+from gateway.exits import log_failure
+from gateway.pipeline import answer_batch
+from gateway.settlement import give_back
+from gateway.state import Offload
+from serving.batcher import Batcher
+from serving.loop_batcher import LoopBatcher
+from serving.manifest import DATATYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.config.config import Engine
+    from gateway.state import Gateway, Item, Served
+
+SLOW_BATCH_MS = 20.0
+OFFLOAD_MS = 0.15
+"""A batch that takes its model longer than this runs it in a thread: some times what the two hand-overs cost."""
+REMOTE_KINDS = frozenset({"oip", "ray"})
+REMOTE_THREADS = 8
+"""For engines that run models elsewhere: there a batch is mostly waiting, and the event loop must not wait with it."""
+
+
+def start_batching(served: Served, engine: Engine, gw: Gateway) -> None:
+    """Open the queue of one model, and warn when its batches would wait long for one another."""
+
+    def failed(items: Sequence[Item], problem: BaseException) -> None:
+        log_failure(gw.log, items[0].record.id, problem)
+        give_back(items, errors.ModelError(), gw)
+
+    def shed(item: Item) -> None:
+        give_back([item], errors.QueueFull(), gw)
+
+    bounds: dict[str, Any] = {
+        "batch_rows_max": engine.batch_rows_max,
+        "queue_rows_max": engine.queue_rows_max,
+        "queue_bytes_max": engine.queue_bytes_max,
+        "clock_ns": gw.clock_ns,
+    }
+    run = partial(answer_batch, gw=gw)
+    name = f"{served.bundle.name}-{served.bundle.version}"
+    if threads := threads_of(engine):
+        served.batcher = Batcher(run, on_error=failed, shed=shed, threads=threads, name=name, **bounds)
+        return
+    served.batcher = batcher = LoopBatcher(
+        run,
+        on_error=failed,
+        shed=shed,
+        soon=gw.loop.call_soon,
+        expected=lambda: gw.concurrency.in_flight,
+        **bounds,
+    )
+    took_ms = time_full_batch(served, engine.batch_rows_max, gw)
+    served.offload = Offload(
+        ThreadPoolExecutor(1, thread_name_prefix=name),
+        rows_min=math.ceil(engine.batch_rows_max * OFFLOAD_MS / max(took_ms, OFFLOAD_MS)),
+        resume=lambda items, step: gw.loop.call_soon_threadsafe(batcher.resume, items, step),
+    )
+    if took_ms > SLOW_BATCH_MS:
+        problem = (
+            "a full batch takes this long, and the next one waits for it: set engine.threads to run several at once"
+        )
+        gw.log("slow-batches", level="warning", model=served.bundle.name, duration_ms=took_ms, problem=problem)
+
+
+def threads_of(engine: Engine) -> int:
+    """Return how many threads run batches of one model; 0: they run on the event loop."""
+    return engine.threads or (REMOTE_THREADS if engine.kind in REMOTE_KINDS else 0)
+
+
+def time_full_batch(served: Served, rows: int, gw: Gateway) -> float:
+    """Return how many milliseconds the model takes for a full batch of zeros."""
+    zeros: dict[str, Any] = {
+        spec.name: np.zeros((rows, *(max(size, 1) for size in spec.shape[1:])), DATATYPES[spec.datatype])
+        for spec in served.bundle.inputs
+    }
+    began_ns = gw.clock_ns()
+    served.engine.infer(zeros)
+    return (gw.clock_ns() - began_ns) / 1e6
+
+
+async def end_batching(served: Served) -> None:
+    """Finish what waits for one model, and take nothing more."""
+    if served.unloaded:
+        return
+    if served.offload is None:
+        await asyncio.to_thread(served.batcher.close, drain=True)
+    else:
+        served.batcher.close(drain=True)
+        await asyncio.to_thread(served.offload.pool.shutdown)

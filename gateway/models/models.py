@@ -1,0 +1,128 @@
+"""The models of one process: from a bundle on disk to an engine with its queue, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.models.batching import end_batching
+from gateway.models.measured import measured_fpr
+from gateway.models.ray import open_ray
+from gateway.models.statistics import ModelCounters, ServiceTime
+from gateway.models.upstream import UpstreamEngine, required
+from gateway.record import model_fragment
+from gateway.state import Served
+from ops.metrics import ScreenFacts
+from serving.bundle import load_bundle
+from serving.catalog import find_bundles
+from serving.errors import BundleDuplicate, BundleRejected, EngineClosed, Rejection
+from serving.experts import open_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from typing import Any, NoReturn
+
+    from gateway.config.config import Config
+    from gateway.models.model_set import Listed
+    from gateway.state import Active
+    from ops.logging import Log
+    from serving.bundle import Bundle
+    from serving.engine import Engine
+
+__all__ = ["ENGINES", "load_bundles", "load_listed", "out_of_service", "retire", "screen_facts", "serve"]
+
+ENGINES: Mapping[str, Callable[[Bundle, Config, Log], Engine]] = {
+    "inprocess": lambda bundle, *_: open_engine(bundle),
+    "oip": lambda bundle, config, _: UpstreamEngine(bundle, required(config.engine.oip)),
+    "ray": open_ray,
+}
+
+
+class NoEngine:
+    """Implements `serving.engine.Engine` for a version that is out of service: it is never ready."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._label = f"{bundle.name}/{bundle.version}"
+
+    def infer(self, _: Mapping[str, Any], /) -> NoReturn:
+        """Raise EngineClosed."""
+        raise EngineClosed(self._label)
+
+    def ready(self) -> bool:
+        """False."""
+        return False
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def load_bundles(config: Config, log: Log) -> dict[Path, Bundle]:
+    """Verify and load every bundle of the configured directory; returns them by their own directories.
+
+    Raises:
+        BundleRejected: one of them is not exactly what a trusted key signed.
+        BundleDuplicate: two of them are the same version of one model, whatever their directories are called.
+    """
+    bundles: dict[Path, Bundle] = {}
+    for directory in find_bundles(config.bundles.directory):
+        bundle = load_bundle(directory, config.bundles.trusted_keys)
+        if (bundle.name, bundle.version) in {(other.name, other.version) for other in bundles.values()}:
+            raise BundleDuplicate(bundle.name, bundle.version)
+        log("bundle-loaded", model=bundle.name, version=bundle.version, digest=bundle.digest)
+        bundles[directory] = bundle
+    return bundles
+
+
+def load_listed(config: Config, listed: Listed) -> Bundle:
+    """Verify and load one bundle that the supervisor knows.
+
+    Raises:
+        BundleRejected: it is not exactly what a trusted key signed, or another one than the supervisor saw.
+    """
+    bundle = load_bundle(config.bundles.directory / listed.directory, config.bundles.trusted_keys)
+    if bundle.digest != listed.digest:
+        raise BundleRejected(Rejection.DIGEST, listed.directory, "another bundle stands there than the gateway knows")
+    return bundle
+
+
+def serve(bundle: Bundle, config: Config, log: Log, *, unloaded: bool = False) -> Served:
+    """Return a model with its engine; `start_batching` gives it its queue. One that is unloaded has neither."""
+    if unloaded:
+        return out_of_service(bundle, config)
+    return served_by(ENGINES[config.engine.kind](bundle, config, log), bundle, config)
+
+
+def out_of_service(bundle: Bundle, config: Config) -> Served:
+    """Return a model that is known, and that nothing runs."""
+    return served_by(NoEngine(bundle), bundle, config, unloaded=True)
+
+
+def served_by(engine: Engine, bundle: Bundle, config: Config, *, unloaded: bool = False) -> Served:
+    """Return a model with its engine and what is counted of it."""
+    return Served(
+        bundle=bundle,
+        engine=engine,
+        facts_json=model_fragment(bundle.name, bundle.version, bundle.digest, config.engine.kind),
+        service_time=ServiceTime(),
+        counters=ModelCounters(),
+        unloaded=unloaded,
+    )
+
+
+async def retire(served: Served) -> None:
+    """Finish what waits for a model, and let go of its engine."""
+    await end_batching(served)
+    served.engine.close()
+
+
+def screen_facts(active: Active, served: Served) -> dict[str, ScreenFacts]:
+    """Return what the metrics tell of each screen on a model."""
+    rules = active.models.get((served.bundle.name, served.bundle.version))
+    if rules is None:
+        return {}
+    report = served.bundle.manifest.get("calibration_report", {})
+    facts = {}
+    for name, rule in rules.screen_rules.items():
+        measured = measured_fpr(report, name, rule.flag_alpha)
+        facts[name] = ScreenFacts(rule.flag_alpha, rules.screens[name].technique, rule.mode.value, *measured)
+    return facts

@@ -1,0 +1,156 @@
+"""The arguments of `stockade models list|evaluate|approve|promote|rollback|diff` and of `stockade keys approver`.
+
+Importing this loads neither models nor the files' parsers: `stockade --help` stays fast. What the verbs do is in
+`gateway.registry.verbs`.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gateway.cli.arguments import whole
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+__all__ = ["add_key_verb", "add_verbs"]
+
+SEED_MAX = 2**32 - 1
+VERSION_MAX = 999_999_999
+PROTOTYPES_MAX = 100
+
+
+def share(text: str) -> float:
+    """Read a share of batches: above 0, at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise ArgumentTypeError(f"{text!r} is not a share above 0, at most 1")
+    return value
+
+
+def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None:
+    """Add the verbs to `stockade models`; `verb` adds one."""
+    listed = verb(models, "list", lazy("list"), "show versions, their state, and by whose word they may be served")
+    evaluate = verb(models, "evaluate", lazy("evaluate"), "measure a version on labelled data, for its approvers")
+    approve = verb(models, "approve", lazy("approve"), "sign that a version may be served")
+    promote = verb(models, "promote", lazy("promote"), "write the policy that puts a version in force")
+    rollback = verb(models, "rollback", lazy("rollback"), "write the policy that goes back to a version")
+    diff = verb(models, "diff", lazy("diff"), "show manifests, metrics and gates of two versions side by side")
+    sign = verb(models, "sign", lazy("sign"), "sign bundles as they lie there: only their signature changes")
+    for each in (listed, approve, promote, rollback, diff):
+        each.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    for each in (approve, promote):
+        each.add_argument("version", metavar="NAME/VERSION", help="such as kiosk/2")
+    rollback.add_argument("version", metavar="NAME[/VERSION]", help="default: end a release; else what it replaced")
+    diff.add_argument("model", metavar="NAME")
+    diff.add_argument("one", metavar="VERSION")
+    diff.add_argument("other", metavar="VERSION")
+    evaluate.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/2")
+    evaluate.add_argument(
+        "--data", type=Path, metavar="FILE", help="safetensors with inputs and labels (default: its test set)"
+    )
+    evaluate.add_argument("--config", type=Path, metavar="FILE", help="stockade.yaml: judge by its policy, and write")
+    evaluate.add_argument("--against", metavar="VERSION", help="compare with this version (default: that in `serve`)")
+    evaluate.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it, where there is no --config")
+    evaluate.add_argument(
+        "--seed", type=whole(0, SEED_MAX), default=0, help="which rows are attacked, and how (default: 0)"
+    )
+    evaluate.add_argument("--replace", action="store_true", help="in place of an evaluation that somebody has signed")
+    sign.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="a bundle, such as bundles/kiosk/2")
+    add_prototypes(verb(models, "prototypes", lazy("prototypes"), "write a version that can name nearest prototypes"))
+    signing_key(sign)
+    add_wrap(verb(models, "wrap", lazy("wrap"), "write the bundle of an ONNX model, calibrated on a sample"))
+    export = verb(models, "export", lazy("export"), "write a bundle's model as plain ONNX, for Triton or for MLflow")
+    export.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/1")
+    export.add_argument("--layout", choices=("onnx", "triton", "mlflow"), required=True, help="how it is written")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="where; Triton: the model repository")
+    export.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
+    approve.add_argument("--as", dest="approver", required=True, metavar="NAME", help="your name in `approvers`")
+    approve.add_argument("--key", type=Path, required=True, metavar="FILE", help="your private key, Ed25519 in PEM")
+    approve.add_argument("--data", type=Path, metavar="FILE", help="measure again on it first; refuse what differs")
+    approve.add_argument("--override", metavar="REASON", help="let it pass although a gate does not; recorded")
+    way = promote.add_mutually_exclusive_group()
+    way.add_argument("--canary", action="store_true", help="step by step: 1, 10, 50, 100 %% of the principals")
+    way.add_argument("--shadow", type=share, metavar="RATE", help="beside the version in `serve`, on this share")
+    for each in (promote, rollback):
+        each.add_argument("--key", type=Path, metavar="FILE", help="sign with this key (default: sign it yourself)")
+    for each in (listed, evaluate, diff, sign, export):
+        each.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_prototypes(prototypes: argparse.ArgumentParser) -> None:
+    """Add the arguments of `stockade models prototypes`."""
+    prototypes.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/1")
+    prototypes.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="safetensors with inputs and labels that may be shown"
+    )
+    prototypes.add_argument("--version", type=whole(1, VERSION_MAX), required=True, metavar="N", help="the new version")
+    prototypes.add_argument("--out", type=Path, required=True, metavar="DIR", help="bundles.directory of stockade.yaml")
+    for name, default, text in (("per-class", 3, "of each class"), ("nearest", 3, "that an answer names")):
+        prototypes.add_argument(
+            f"--{name}",
+            type=whole(1, PROTOTYPES_MAX),
+            default=default,
+            metavar="N",
+            help=f"{text} (default: {default})",
+        )
+    prototypes.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
+    signing_key(prototypes)
+    prototypes.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_wrap(wrap: argparse.ArgumentParser) -> None:
+    """Add the arguments of `stockade models wrap`."""
+    wrap.add_argument(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="an .onnx file, or the directory of a model of Triton's or of MLflow's",
+    )
+    wrap.add_argument(
+        "--sample", type=Path, required=True, metavar="FILE", help="safetensors: 2,000 ordinary rows or more, by input"
+    )
+    wrap.add_argument("--as", dest="bundle", required=True, metavar="NAME/VERSION", help="what it is called here")
+    wrap.add_argument("--out", type=Path, required=True, metavar="DIR", help="bundles.directory of stockade.yaml")
+    wrap.add_argument("--prediction", default="", metavar="TENSOR", help="output, rows x classes (default: the first)")
+    wrap.add_argument("--latent", default="", metavar="TENSOR", help="what densities judge (default: the last layer's)")
+    wrap.add_argument("--classes", default="", metavar="A,B,…", help="class names (default: as the layout says)")
+    wrap.add_argument("--seed", type=whole(0, SEED_MAX), default=0, help="which rows fit and calibrate (default: 0)")
+    signing_key(wrap)
+    wrap.add_argument("--json", action="store_true", help="print JSON")
+
+
+def signing_key(verb: argparse.ArgumentParser) -> None:
+    """Add the key that a bundle is signed with."""
+    verb.add_argument(
+        "--signing-key",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="ECDSA P-256 private key in PEM; created when absent, its public half is written beside it as .pub",
+    )
+
+
+def add_key_verb(verb: Callable[..., argparse.ArgumentParser], keys: Any) -> None:
+    """Add `stockade keys approver`."""
+    approver = verb(keys, "approver", lazy("key"), "make an approver's key; prints what to put into the policy")
+    approver.add_argument("name", metavar="NAME", help="the approver's name in the policy")
+    approver.add_argument("--out", type=Path, required=True, help="file for the private key, created with mode 0600")
+    approver.add_argument("--json", action="store_true", help="print what was made as JSON, never the private key")
+
+
+def lazy(name: str) -> Callable[[argparse.Namespace], int]:
+    """Return a verb that is loaded when it runs."""
+
+    def run(options: argparse.Namespace) -> int:
+        from gateway.registry.verbs import run_verb  # noqa: PLC0415 - it loads models and parsers
+
+        return run_verb(name, options)
+
+    return run
