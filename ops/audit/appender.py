@@ -18,7 +18,20 @@ from ops.audit.tiles import frame_entry, split_pack
 
 # What gateways write. Other kinds are the recorder's own word (genesis, heartbeats, what explains a silence or a lost
 # record), or nobody writes them yet. A forged heartbeat would make a log tampered for ever, a gap excuse a silence.
-GATEWAY_KINDS = frozenset({"served", "refused", "failed", "config", "policy", "model", "release"})
+GATEWAY_KINDS = frozenset(
+    {
+        "served",
+        "refused",
+        "failed",
+        "config",
+        "policy",
+        "model",
+        "release",
+        "isolation",
+        "incident",
+        "quarantine",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

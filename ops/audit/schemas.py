@@ -352,6 +352,71 @@ class Feedback(Part, kw_only=True, frozen=True):
     v: V1
 
 
+class Isolation(Part, kw_only=True, frozen=True):
+    """A tenant, or one `principal` of it, is kept out, or may come back; `isolation` is the same id from first to last.
+
+    `isolated` is written before it takes force, and `failed` when it did not. `holds`: the host started, and it is
+    still in force. `expired`: `until_ns` has passed. `administrator` is the credential that asked, in `request`.
+    """
+
+    action: Literal["isolated", "released", "expired", "holds", "failed"]
+    administrator: Text | UnsetType = UNSET
+    build: Text
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    incident: Text | UnsetType = UNSET
+    isolation: Hex32
+    kind: Literal["isolation"]
+    principal: Hex32 | UnsetType = UNSET
+    reason: Name | UnsetType = UNSET
+    request: Hex32 | UnsetType = UNSET
+    tenant: Text
+    time_ns: TimeNs
+    until_ns: TimeNs | UnsetType = UNSET
+    v: V1
+
+
+class Incident(Part, kw_only=True, frozen=True):
+    """What people did about an incident: it began, something was done or noted, it is over.
+
+    `suspects` are "tenant:T", "principal:PSEUDONYM" and "model:NAME/VERSION"; the range is what is looked at.
+    """
+
+    action: Literal["opened", "noted", "closed"]
+    administrator: Text
+    build: Text
+    detail: Details | UnsetType = UNSET
+    from_ns: TimeNs | UnsetType = UNSET
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    incident: Text
+    kind: Literal["incident"]
+    reason: Name | UnsetType = UNSET
+    request: Hex32 | UnsetType = UNSET
+    suspects: Annotated[list[Text], Meta(max_length=64)] | UnsetType = UNSET
+    time_ns: TimeNs
+    until_ns: TimeNs | UnsetType = UNSET
+    v: V1
+
+
+class Quarantine(Part, kw_only=True, frozen=True):
+    """Somebody has looked at what a screen found: `released` was honest, `rejected` was not. `entry` is its index."""
+
+    action: Literal["released", "rejected"]
+    administrator: Text
+    build: Text
+    entry: Count
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    incident: Text | UnsetType = UNSET
+    kind: Literal["quarantine"]
+    reason: Name | UnsetType = UNSET
+    request: Hex32 | UnsetType = UNSET
+    subject: Hex32
+    time_ns: TimeNs
+    v: V1
+
+
 Entry = (
     Request
     | RefusalSum
@@ -370,6 +435,9 @@ Entry = (
     | Admin
     | Feedback
     | Release
+    | Isolation
+    | Incident
+    | Quarantine
 )
 
 SCHEMAS: Mapping[bytes, type[Entry]] = {
@@ -392,4 +460,7 @@ SCHEMAS: Mapping[bytes, type[Entry]] = {
     b"admin": Admin,
     b"feedback": Feedback,
     b"release": Release,
+    b"isolation": Isolation,
+    b"incident": Incident,
+    b"quarantine": Quarantine,
 }
