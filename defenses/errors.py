@@ -1,9 +1,11 @@
 """What the defenses raise. Every error carries data; the gateway alone turns it into words for a client.
 
 DefenseError
+├── BudgetStateInvalid    what was kept of an account's query budget is no such state
 ├── CalibrationInvalid    a calibration artefact is malformed or was built from unusable data
 ├── CalibrationTooSmall   too few calibration rows for the false-positive rate that was asked for
 ├── EvidenceInvalid       what a screen or a check was given has the wrong name, shape or dtype
+├── ProofInvalid          a proof of work is not one, not ours, or was taken before
 ├── RuleInvalid           a rule of the policy or of hardening is out of its limits
 ├── ScreenFailed          a screen raised, or broke its contract (shape, dtype, NaN)
 └── ScreenMissing         a rule names a screen whose p-values were not given
@@ -12,6 +14,12 @@ DefenseError
 
 class DefenseError(Exception):
     """Root of everything this package raises on purpose."""
+
+
+class BudgetStateInvalid(DefenseError):
+    def __init__(self, nbytes: int) -> None:
+        super().__init__(f"{nbytes} bytes")
+        self.nbytes = nbytes
 
 
 class CalibrationInvalid(DefenseError):
@@ -38,6 +46,14 @@ class EvidenceInvalid(DefenseError):
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"{name}: {problem}")
         self.name = name
+        self.problem = problem
+
+
+class ProofInvalid(DefenseError):
+    """`problem` is one of `defenses.extraction.proof_of_work.ProofProblem`, never a word of what was sent."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
         self.problem = problem
 
 

@@ -31,6 +31,8 @@ OFFLINE = {
     "serving.registry.errors.EvidenceRejected": "the supervisor turns it into a policy or a load that is refused",
     "serving.registry.errors.KeyRejected": "raised by the verbs of approvers",
     "defenses.errors.DefenseError": "root",
+    "defenses.errors.BudgetStateInvalid": "a snapshot that cannot be read is not restored",
+    "defenses.errors.ProofInvalid": "the gateway asks for another proof",
     "defenses.errors.CalibrationInvalid": "calibrations are loaded before the gateway listens",
     "defenses.errors.CalibrationTooSmall": "raised by the calibration command",
     "defenses.errors.RuleInvalid": "rules are built when a policy is compiled",
