@@ -35,7 +35,7 @@ from serving.train.pack import open_signing_key, public_pem, seal, tensor_bytes,
 from serving.train.robustness import Attacked
 from serving.train.screen import ScreenFitter
 
-__all__ = ["KioskSettings", "Outputs", "ScreenFitter", "robust_settings", "smoke_settings", "train_kiosk"]
+__all__ = ["KioskSettings", "Outputs", "ScreenFitter", "folded", "robust_settings", "smoke_settings", "train_kiosk"]
 
 PLANE_COMPONENTS = 48
 CLEAN_OBJECTIVE = "supervised cross-entropy; AdamW, one cycle, averaged weights; shifts and mirror images"
@@ -155,7 +155,7 @@ def _fit(parts: Splits, settings: KioskSettings, data: FashionMnist, console: Co
     densities = fit_classes(middle, parts.train.labels, len(CLASS_NAMES))
     head = average.head
     graph = write_graph(
-        _folded(average),
+        folded(average),
         head_weight=head.weight.detach().double().numpy(),
         head_bias=head.bias.detach().double().numpy(),
         plane=plane,
@@ -202,7 +202,8 @@ def _learn(
         return robust, best, curve
 
 
-def _folded(net: KioskNet) -> list[Convolution]:
+def folded(net: KioskNet) -> list[Convolution]:
+    """Return the stages as the graph has them: batch norm in the convolutions, float64."""
     state = {name: value.detach().double().contiguous().numpy() for name, value in net.state_dict().items()}
     return [
         fold_batch_norm(
