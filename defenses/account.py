@@ -1,0 +1,114 @@
+"""The evidence against an account: e-processes, which may be looked at after every query.
+
+An e-value is a number that is at most 1 on average for benign traffic, given the past, and large under attack. An
+e-process multiplies them:
+
+    M_t = e_t (M_{t-1} + w_t),   w_t = c / (t log(t + 1)^2),   the sum of all w is 1,   M_0 = 0
+
+M_t is the average, with weights w, over products that begin at every time s <= t: who behaves for a month cannot save
+up credit against the day of the attack. For benign traffic M_t minus the sum of w so far is a supermartingale, so
+P(M_t >= 1/alpha for any t) <= alpha: Ville's inequality, for an account's whole life (Shin, Ramdas and Rinaldo,
+arXiv 2203.03532, section 2). Evidence of several screens or bets is averaged, which keeps the bound whatever their
+dependence.
+
+Pure: arithmetic on logarithms, O(1) memory, no clock, no randomness.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, inf, log, log1p
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.errors import CalibrationInvalid
+
+START_SUM: Final = 3.387735531037927
+"""Sum over t >= 1 of 1 / (t log(t + 1)^2): 2,000,000 terms and the integral of the rest."""
+LOG_EVIDENCE_MAX: Final = 27.6
+"""Where evidence stops growing: 1e12, beyond any alpha. So an account that mends its ways is not suspected for ever."""
+STEPS_MAX: Final = 2**53
+
+
+class EProcess:
+    """Evidence against one account: a process for each of several bets on the same queries, averaged.
+
+    One object for all bets, because there is one for each of 100,000 accounts.
+    """
+
+    __slots__ = ("logs", "steps")
+
+    def __init__(self, bets: int = 1) -> None:
+        self.steps = 0  # queries that were bet on
+        self.logs = [-inf] * bets
+
+    def update(self, log_e: Sequence[float]) -> float:
+        """Take the natural logarithms of one more e-value a bet, never NaN, and return `log_evidence`."""
+        self.steps = min(self.steps + 1, STEPS_MAX)
+        begun = log_start_weight(self.steps)
+        self.logs = [
+            min(value + log_add(before, begun), LOG_EVIDENCE_MAX)
+            for before, value in zip(self.logs, log_e, strict=True)
+        ]
+        return self.log_evidence
+
+    @property
+    def log_evidence(self) -> float:
+        return log_mean(self.logs)
+
+
+def log_start_weight(step: int) -> float:
+    """Return log w_t for t = `step` >= 1."""
+    return -log(START_SUM * step) - 2.0 * log(log1p(step))
+
+
+def log_add(one: float, other: float) -> float:
+    """Return log(exp(one) + exp(other)) without overflow; either may be -inf."""
+    high, low = (one, other) if one >= other else (other, one)
+    return high if low == -inf else high + log1p(exp(low - high))
+
+
+def log_mean(values: Sequence[float]) -> float:
+    """Return the logarithm of the mean of exp(values): the average of several accounts of the same evidence."""
+    high = max(values)
+    if high == -inf:
+        return -inf
+    return high + log(sum(exp(value - high) for value in values) / len(values))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bet:
+    """E-values for outcomes that benign traffic has seldom.
+
+    log_e: float64 (shares, contexts, outcomes); outcome 0 is the ordinary one. One e-process for each share, which
+    is the part of an attacker's traffic that is attack: one that hides in benign traffic is met by a small share.
+    """
+
+    log_e: NDArray[np.float64]
+
+    @classmethod
+    def against(cls, bounds: NDArray[np.float64], shares: Sequence[float], hopes: NDArray[np.float64]) -> Self:
+        """Bet against upper bounds of what benign traffic does.
+
+        Args:
+            bounds: (contexts, outcomes - 1): P(outcome | context, past) of benign traffic is at most this.
+            shares: of attack in an attacker's traffic.
+            hopes: (outcomes - 1,) summing to 1: how an attack's queries spread over the outcomes.
+
+        For every distribution within the bounds the mean of exp(log_e) is at most 1: it is linear in the probabilities,
+        and largest where all bounds are reached, since no outcome pays less than the ordinary one.
+
+        Raises:
+            CalibrationInvalid: bounds that are not probabilities, or leave nothing for the ordinary outcome.
+        """
+        rest = 1.0 - bounds.sum(axis=1)
+        if bounds.ndim != 2 or not (bounds > 0.0).all() or not (rest > 0.0).all():
+            raise CalibrationInvalid("bounds", "not positive, or their sum is 1 or more")
+        tables = []
+        for share in shares:
+            ordinary = (1.0 - share) / rest
+            pays = np.maximum(share * hopes / bounds, ordinary[:, None])
+            worst = (bounds * pays).sum(axis=1) + rest * ordinary
+            tables.append(np.log(np.column_stack([ordinary, pays]) / worst[:, None]))
+        return cls(np.array(tables, np.float64))
