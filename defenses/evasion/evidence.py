@@ -41,14 +41,14 @@ COMBINATION: Final = "weighted sum of surprises: energy + 2 mahalanobis + residu
 FPR_POINTS: Final = (0.05, 0.01, 0.001)
 FIT_ROWS_MIN: Final = 1_000
 KNOTS_MAX: Final = 4_096
+PARETO_SHAPE: Final = 0.1  # light enough that one witness alone, twice as far out as any fitted row, passes 0.1 %
+MAHALANOBIS_WEIGHT: Final = 2.0
 
 _ALGORITHM = "stockade.evidence/2"
 _PARTS = (("values", 2), ("surprise", 2), ("scale", 1))  # of a tail, with the least length of each
 _ARRAYS = {f"{NAME}.{component}.{part}" for component in COMPONENTS for part, _ in _PARTS} | {f"{NAME}.calibration"}
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _TAIL_SHARE = 0.01  # of the fitted rows, from which the slope of the tail is taken
-_PARETO_SHAPE = 0.1  # light enough that one witness alone, twice as far out as any fitted row, passes 0.1 %
-_MAHALANOBIS_WEIGHT = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +95,7 @@ class EvidenceScreen:
         return cls(
             tails,
             np.array([[tail.values[-1]] for tail in tails]),
-            np.array([[_PARETO_SHAPE / tail.scale] for tail in tails]),
+            np.array([[PARETO_SHAPE / tail.scale] for tail in tails]),
             digest_arrays(_ALGORITHM, own),
         )
 
@@ -107,10 +107,10 @@ class EvidenceScreen:
         np.maximum(surprise, 0.0, out=surprise)
         surprise *= self.rates
         np.log1p(surprise, out=surprise)
-        surprise /= _PARETO_SHAPE
+        surprise /= PARETO_SHAPE
         for i, tail in enumerate(self.tails):
             surprise[i] += np.interp(components[i], tail.values, tail.surprise)
-        return np.asarray(surprise[0] + _MAHALANOBIS_WEIGHT * surprise[1] + surprise[2], np.float64)
+        return np.asarray(surprise[0] + MAHALANOBIS_WEIGHT * surprise[1] + surprise[2], np.float64)
 
 
 def load_evidence(arrays: Mapping[str, NDArray[Any]]) -> Calibrated:
