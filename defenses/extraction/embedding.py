@@ -63,7 +63,7 @@ def rotate(embeddings: NDArray[Any], rotation: NDArray[np.float64]) -> NDArray[A
         raise EvidenceInvalid("embedding", f"{embeddings.dtype}{embeddings.shape}: (rows, {len(rotation)}) wanted")
     # Not one matrix product: its rounding depends on the rows beside, and a row has to be answered the same alone.
     turned = np.einsum("rw,wv->rv", embeddings.astype(np.float64), rotation)
-    return turned.astype(embeddings.dtype)
+    return np.asarray(turned, embeddings.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,8 @@ class Coverage:
         if seen.queries < self.queries[0]:
             return 1.0
         bound = float(np.interp(math.log(seen.queries), np.log(self.queries), self.bounds))
-        return min(2.0 ** max(0.0, (seen.buckets / bound - 1.0) * 10.0), OVERREACH_MAX)
+        tenths = max(0.0, (seen.buckets / bound - 1.0) * 10.0)
+        return math.exp2(min(tenths, math.log2(OVERREACH_MAX)))
 
 
 def fit_coverage(
