@@ -64,7 +64,15 @@ class KioskNet(nn.Module):
 
     def middle(self, images: Tensor) -> Tensor:
         """Return the middle features (n, M), not negative."""
+        return self._middle(self._stages(images))
+
+    def everything(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (latent, logits, middle features) in one pass."""
         features = self._stages(images)
+        latent = features[-1].mean(dim=(2, 3))
+        return latent, self.head(latent), self._middle(features)
+
+    def _middle(self, features: list[Tensor]) -> Tensor:
         return torch.cat([features[stage].mean(dim=(2, 3)) for stage in MIDDLE], dim=1)
 
     def _stages(self, images: Tensor) -> list[Tensor]:

@@ -38,19 +38,18 @@ class KioskModule(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         seen = images.clamp(0.0, 1.0)
-        pixels = seen.unsqueeze(1)
-        latent, logits = self.net(pixels)
+        latent, logits, middle = self.net.everything(seen.unsqueeze(1))
         return {
             "probabilities": logits.softmax(1),
             "logits": logits,
             "latent": latent,
             "energy": -logits.logsumexp(1),
-            "mahalanobis": self._mahalanobis(pixels),
+            "mahalanobis": self._mahalanobis(middle),
             "residual": self._residual(seen.flatten(1)),
         }
 
-    def _mahalanobis(self, pixels: Tensor) -> Tensor:
-        roots = torch.sqrt(self.net.middle(pixels) + ROOT_OFFSET)
+    def _mahalanobis(self, middle: Tensor) -> Tensor:
+        roots = torch.sqrt(middle + ROOT_OFFSET)
         apart = (
             torch.einsum("nd,cde->nce", roots, self.densities["classes.whitening"]) - self.densities["classes.means"]
         )
