@@ -174,7 +174,8 @@ class Split(StrEnum):
     """Rows that belong together. Attack TEST; tune on DEVELOP; what the model learned from is TRAIN."""
 
     TRAIN = "train"
-    DEVELOP = "develop"  # held out of training, and of every calibration
+    DEVELOP = "develop"  # no weight was learned from it; the screens' tails were fitted to it
+    CALIBRATE = "calibrate"  # what the screens' thresholds come from
     TEST = "test"
 
 
@@ -216,15 +217,25 @@ class Lab(Protocol):
     def model(self, name: str, version: str) -> Model: ...
 
     def rows(self, model: str, split: Split, count: int, seed: int) -> Sample:
-        """Draw `count` rows without repeats; the same seed gives the same rows."""
+        """Draw `count` rows without repeats; the same seed gives the same rows, and seeds 0, 1, 2, ... of one count
+        give disjoint ones while there are rows (afterwards, and where the data set is not on this machine, fewer).
+        """
         ...
 
     def oracle(
-        self, name: str, version: str, *, defended: bool, accounts: int = 1, tenants: int = 1
+        self,
+        name: str,
+        version: str,
+        *,
+        defended: bool,
+        accounts: int = 1,
+        tenants: int = 1,
+        changes: Mapping[str, Any] | None = None,
     ) -> AbstractContextManager[Oracle]:
         """Open the model to new accounts, spread evenly over new tenants, whom no screen remembers.
 
-        Not defended: the same service with every screen off. Answers carry `acted`.
+        Not defended: the same service with every screen off and nothing hardened. `changes` are laid over the model's
+        part of the policy, key by key (a variant under test). Answers carry `acted`.
         """
         ...
 

@@ -1,0 +1,1 @@
+"""Evasion: inputs that a model gets wrong, made with its weights or by asking."""
