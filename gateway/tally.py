@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.judgement import Judgement
+    from gateway.outgoing import KeptBack
     from gateway.record import Record
     from gateway.state import Item, ModelRules
     from gateway.traces import Traces
@@ -39,6 +40,7 @@ class BatchRun(NamedTuple):
     judgement: Judgement
     scores: np.ndarray[Any, Any]
     compute_ns: int
+    kept_back: KeptBack | None
 
 
 class Tally:
@@ -80,13 +82,14 @@ class Tally:
         judgement: Judgement,
         scores: np.ndarray[Any, Any],
         compute_ns: int,
+        kept_back: KeptBack | None = None,
     ) -> None:
         """A batch has run; it is written with the calls in it, which end later. From any thread."""
         rows: dict[str, int] = {}
         for item in items:
             name = item.record.caller().priority_class
             rows[name] = rows.get(name, 0) + item.request.rows
-        self._batches.append(BatchRun(rules, rows, judgement, scores, compute_ns))
+        self._batches.append(BatchRun(rules, rows, judgement, scores, compute_ns, kept_back))
 
     def repeated(self, model: str, priority_class: str, cost: int) -> None:
         """A request was charged, and answered without the model; it is counted as any other when it ends."""
@@ -136,12 +139,23 @@ class Tally:
             self._metrics.batches_done(model, batches_of(rules, alike))
             scores = np.concatenate([batch.scores for batch in alike])
             self._metrics.answered(model, scores.tolist())
+            for effect, count in kept_back_of(alike).items():
+                self._metrics.kept_back(model, effect, count)
             self.drifts.observe(rules, [batch.judgement for batch in alike], scores)
             for position, (name, _, _) in enumerate(alike[0].judgement.rows):
                 judged = [batch.judgement.rows[position] for batch in alike]
                 verdicts = Counter(np.concatenate([each for _, each, _ in judged]).tolist())
                 p_values = np.concatenate([each for _, _, each in judged]).tolist()
                 self._metrics.screen_done(model, name, {VERDICTS[each]: n for each, n in verdicts.items()}, p_values)
+
+
+def kept_back_of(alike: Sequence[BatchRun]) -> Counter[str]:
+    """Return of how many rows the policy kept something back."""
+    found: Counter[str] = Counter()
+    for batch in alike:
+        if batch.kept_back is not None:
+            found.update(batch.kept_back.counts())
+    return found
 
 
 def batches_of(rules: ModelRules, alike: Sequence[BatchRun]) -> BatchesDone:

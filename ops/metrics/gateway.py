@@ -22,6 +22,7 @@ MICRO = 1e-6
 STAGES = ("auth", "admit", "decode", "limits", "screen", "queue", "infer", "harden", "audit", "total")
 OUTCOMES = ("served", "refused", "failed", "outcome-unknown")
 VERDICTS = ("pass", "flag", "refuse")
+EFFECTS = ("abstained", "moved")
 CODES = (
     "OK",
     "CANCELLED",
@@ -145,6 +146,7 @@ class Metrics:
         allow("stage", STAGES)
         allow("outcome", OUTCOMES)
         allow("verdict", VERDICTS)
+        allow("effect", EFFECTS)
         allow("reason", ("OK", "CANCELLED", *reasons))
         allow("decision", ("admit", "refuse"))
         allow("method", ("api_key", "jwt", "mtls", "none"))
@@ -218,6 +220,10 @@ class Metrics:
         self._scores = Histogram(
             Family(store, "histogram", "stockade_model_score", "Probability of the top class.", ("model",)), SCORES
         )
+        text = (
+            "Rows of which the output policy kept something back: no answer, or another class than the model's first."
+        )
+        self._kept_back = counter(store, "stockade_output_kept_back_total", text, ("model", "effect"))
         self._replicas = gauge(store, "stockade_replicas", "Engines of a model by state.", ("model", "state"))
         text = "Batches that the worker's own engine answered because the cluster could not."
         self._fallback = counter(store, "stockade_fallback_batches_total", text, ("model",))
@@ -337,6 +343,11 @@ class Metrics:
         """The probability of the top class of each row that was answered."""
         with self._lock:
             self._scores.bind(model).observe(scores)
+
+    def kept_back(self, model: str, effect: str, rows: int) -> None:
+        """The output policy has kept back something of rows. `effect`: "abstained" or "moved"."""
+        with self._lock:
+            self._kept_back.bind(model, effect).add(rows)
 
     def auth_failed(self, method: str, reason: str) -> None:
         """A credential was refused. `method`: "api_key", "jwt", "mtls", or "none" when there was no credential."""
