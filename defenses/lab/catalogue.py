@@ -1,0 +1,69 @@
+"""The experiments of `stockade lab run` by name. Those that need `serving` stand in gateway/lab/catalogue.py.
+
+Modules of attacks load when their experiment runs, so that listing them needs no extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+
+from defenses.lab.attack import Experiment, Lab, Trial
+
+__all__ = ["EXPERIMENTS"]
+
+Run = Callable[[Lab, int], list[Trial]]
+
+
+def later(module: str, function: str, *arguments: object) -> Run:
+    """Return a run that imports `module` when it begins and calls `function(*arguments)` there for what to run."""
+
+    def run(lab: Lab, seed: int) -> list[Trial]:
+        made: Run = getattr(import_module(f"defenses.lab.{module}"), function)(*arguments)
+        return made(lab, seed)
+
+    return run
+
+
+def direct(module: str, function: str) -> Run:
+    """Return a run that is `function` of `module`, imported when it begins."""
+
+    def run(lab: Lab, seed: int) -> list[Trial]:
+        made: Run = getattr(import_module(f"defenses.lab.{module}"), function)
+        return made(lab, seed)
+
+    return run
+
+
+def _whitebox(version: str, radius: float) -> list[Experiment]:
+    where = f"whitebox/kiosk-{version}/eps-{radius}"
+    target = ("kiosk", version, radius)
+    return [
+        Experiment(
+            f"{where}/static",
+            "evasion",
+            f"PGD-40 within L-inf {radius} on the classifier of kiosk {version}; judged by its screens afterwards",
+            later("evasion.whitebox_trials", "static_of", *target),
+        ),
+        Experiment(
+            f"{where}/adaptive",
+            "evasion",
+            f"PGD within L-inf {radius} on the whole pipeline of kiosk {version}, screens in the loss, worst case",
+            later("evasion.whitebox_trials", "adaptive_of", *target),
+        ),
+    ]
+
+
+_ALL = [
+    Experiment(
+        "whitebox/kiosk-1/eps-0.1/control",
+        "evasion",
+        "PGD-40 within L-inf 0.1 on kiosk 1 without screens: has to succeed",
+        later("evasion.whitebox_trials", "control_of", "kiosk", "1", 0.1),
+    ),
+    *_whitebox("1", 0.1),
+    *_whitebox("2", 0.1),
+    *_whitebox("2", 0.2),
+]
+
+EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
