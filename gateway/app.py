@@ -33,6 +33,7 @@ from gateway.record import auth_fragment, site_of
 from gateway.release.comparison import Comparer
 from gateway.release.file import RELEASES, read_reached, standings
 from gateway.rpc.server import certificates_expire
+from gateway.segmentation.isolation import NOBODY
 from gateway.shared_limits import open_shared, shares_limits, worker_share
 from gateway.state import Gateway
 from gateway.tally import Tally
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from gateway.policy.compile_release import Standing
     from gateway.policy.policy import Policy
     from gateway.rpc.service import Stream, Unary
+    from gateway.segmentation.isolation import Isolations
     from gateway.state import Active, Served
     from ops.logging import Log
     from serving.bundle import Bundle
@@ -205,11 +207,12 @@ async def open_app(
     bundles: Iterable[Bundle],
     unloaded: Collection[Key] = (),
     host: HostLink | None = None,
+    isolations: Isolations = NOBODY,
 ) -> App:
     """Open the parts of one process. `process` is its name on this host, such as "worker-0".
 
     Without bundles it is a control process: it knows callers and records, and answers for no model. Versions that are
-    `unloaded` are known and have no engine. `host` is how a worker asks its supervisor.
+    `unloaded` are known and have no engine. `host` is how a worker asks its supervisor, `isolations` who is kept out.
 
     Raises:
         ConfigRejected, PolicyRejected, GraphRejected, AuditUnavailable: what stands in the way of a safe start.
@@ -265,6 +268,7 @@ async def open_app(
         shared=shared,
         host=host,
         cache=open_cache(config.cache) if served else None,
+        isolations=isolations,
     )
     for one in served.values():
         if not one.unloaded:

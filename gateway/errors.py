@@ -3,6 +3,7 @@
 ```
 Refusal
 ├── CredentialMissing, CredentialInvalid, CredentialExpired     who is it?
+├── Isolated                                                    are they kept out?
 ├── MethodForbidden, ModelUnknown, MethodUnimplemented          may they, and is it there?
 ├── ModelUnloaded, ModelNotLoaded                               is it in service, and can it be?
 ├── MalformedMessage, ArgumentInvalid, RequestTooLarge          is the request one?
@@ -62,6 +63,15 @@ class CredentialInvalid(Refusal):
 
 class CredentialExpired(Refusal):
     """The credential was one of ours."""
+
+
+class Isolated(Refusal):
+    """An operator keeps this caller out. Says neither why nor until when.
+
+    It has a reason of its own: nothing that a caller sends brings it about, so it tells an attacker no more than a
+    revoked key would, and a client that is kept out by mistake should stop trying and ask, not wait for a rate limit.
+    What the policy does to an account by itself, for what it sent, is none of this.
+    """
 
 
 class MethodForbidden(Refusal):
@@ -249,6 +259,7 @@ def _rows() -> dict[type[Exception], Row]:
         CredentialMissing: Row(code.UNAUTHENTICATED, "CREDENTIAL_MISSING", "A credential is required."),
         CredentialInvalid: Row(code.UNAUTHENTICATED, "CREDENTIAL_INVALID", "The credential was not accepted."),
         CredentialExpired: Row(code.UNAUTHENTICATED, "CREDENTIAL_EXPIRED", "The credential has expired."),
+        Isolated: Row(code.PERMISSION_DENIED, "ISOLATED", "Your access is suspended; ask who runs this gateway."),
         MethodForbidden: Row(code.PERMISSION_DENIED, "METHOD_FORBIDDEN", "You may not call this method."),
         ModelUnknown: Row(code.NOT_FOUND, "MODEL_UNKNOWN", "There is no such model for you."),
         ModelUnloaded: Row(code.NOT_FOUND, "MODEL_UNLOADED", "The model is out of service."),

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from gateway.admission.budget import Charges
     from gateway.auth.principal import Presented
     from gateway.record import Record
+    from gateway.segmentation.isolation import Isolations
     from gateway.state import Active, Gateway, ModelRules, Served
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]
@@ -59,6 +60,7 @@ def admit(record: Record, presented: Presented, active: Active, gw: Gateway) -> 
     principal = active.authenticate(presented, record.right, record.time_ns)
     record.principal = principal
     record.auth_json = gw.auth_json(principal)
+    gw.isolations.require(principal, record.time_ns)
     authenticated_ns = gw.clock_ns()
     record.stage("auth", authenticated_ns - record.started_ns)
     if not record.right:
@@ -139,7 +141,7 @@ class Inferred:
 def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
     """Answer everything that was waiting for one model; raises nothing for a bad request."""
     taken_ns = gw.clock_ns()
-    wanted = [item for item in items if still_wanted(item, taken_ns)]
+    wanted = [item for item in items if still_wanted(item, taken_ns, gw.isolations)]
     served = items[0].rules.served
     batch_id = served.counters.next_batch()
     groups = [(rules, list(alike)) for rules, alike in groupby(wanted, key=attrgetter("rules"))]
@@ -318,13 +320,15 @@ def earlier(deadline_ns: int | None, other_ns: int) -> int:
     return other_ns if deadline_ns is None else min(deadline_ns, other_ns)
 
 
-def still_wanted(item: Item, now_ns: int) -> bool:
-    """Say whether anybody waits for the answer; what nobody waits for gets no model work, only its record."""
+def still_wanted(item: Item, now_ns: int, isolations: Isolations) -> bool:
+    """Say whether somebody waits for the answer who may have it; what else there is gets no model work, only its record."""
     item.record.stage("queue", now_ns - item.queued_ns)
     if item.record.late(now_ns):  # gRPC cancels a call at its deadline, so this is asked first
         item.outcome = errors.DeadlinePassed()
     elif item.answer.cancelled():
         item.outcome = errors.Cancelled()
+    elif isolations.of(item.record.caller(), item.record.time_ns) is not None:
+        item.outcome = errors.Isolated()
     return item.outcome is None
 
 

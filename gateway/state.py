@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.auth.principal import Presented, Principal
+from gateway.segmentation.isolation import NOBODY, Isolations
 from gateway.sums import Sums
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ class Item:
 
 @dataclass(slots=True)
 class Gateway:
-    """The parts of one gateway process. `active`, `served` and `draining` are the only ones that are ever replaced.
+    """The parts of one gateway process. `active`, `served`, `isolations` and `draining` are all that is ever replaced.
 
     `host` is how a worker asks its supervisor; who has none cannot load or unload models.
     """
@@ -230,6 +231,7 @@ class Gateway:
     shared: SharedLimiter | None = None
     host: HostLink | None = None
     cache: AnswerCache | None = None
+    isolations: Isolations = NOBODY
     draining: bool = False
     sums: Sums = field(default_factory=Sums)
     streams: set[asyncio.Queue[asyncio.Task[bytes] | None]] = field(default_factory=set)

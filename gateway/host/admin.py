@@ -23,6 +23,7 @@ from gateway.host.promotions import proof_entry, unproven_entry
 from gateway.release.view import shown
 from gateway.rpc.server import drain, listen, open_server
 from gateway.rpc.service import Service, Unary
+from gateway.segmentation.methods import segmentation_methods
 from gateway.state import Answer
 from ops.audit.checkpoint import VerifierKey, open_checkpoint, parse_vkey
 from ops.audit.client import Receipt
@@ -35,7 +36,7 @@ from ops.audit.tiles import node_from
 from stockade.v1 import admin_pb2, audit_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from google.protobuf.message import Message
@@ -66,8 +67,15 @@ class Control:
     async def open(self, stack: contextlib.AsyncExitStack) -> str | None:
         """Say in the log what is in force, and open the admin port if there is to be one. Returns its address."""
         host, methods = self.host, self.methods()
-        policy_file = host.kept.copy
-        self.app = await open_app(host.config, policy_file, process="admin", log=host.log, methods=methods, bundles=[])
+        self.app = await open_app(
+            host.config,
+            host.kept.copy,
+            process="admin",
+            log=host.log,
+            methods=methods,
+            bundles=[],
+            isolations=host.segments.isolations,
+        )
         stack.push_async_callback(self.app.close)
         await self.say_what_is_in_force()
         if host.config.listen.admin is None:
@@ -91,6 +99,7 @@ class Control:
                 await self.record("model", **proof_entry(listed, proof))
         for listed, unproven in host.repository.judged.unproven.values():
             await self.record("model", **unproven_entry(listed, unproven))
+        await host.segments.say_what_holds()
 
     async def policy_changed(self, policy: Policy) -> None:
         """Follow the workers to a new policy, and record it."""
@@ -146,6 +155,10 @@ class Control:
 
     async def record(self, kind: str, **fields: Any) -> None:
         """Append an entry of the control plane; returns when it is durable, raises AuditUnavailable otherwise."""
+        await self.record_together(kind, [fields])
+
+    async def record_together(self, kind: str, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Append entries one behind the other, all of them or none. Raises AuditUnavailable."""
         gw = self.app.gw
         durable: asyncio.Future[None] = gw.loop.create_future()
 
@@ -160,12 +173,11 @@ class Control:
         fixed = {
             "build": gw.site.build,
             "gateway": gw.site.gateway,
-            "id": gw.new_id().hex(),
             "kind": kind,
             "time_ns": str(gw.wall_ns()),
             "v": VERSION,
         }
-        gw.sink.append([canonical({**fixed, **fields})], done)
+        gw.sink.append([canonical({**fixed, "id": gw.new_id().hex(), **fields}) for fields in entries], done)
         await durable
 
     def methods(self) -> dict[str, Unary]:
@@ -179,6 +191,7 @@ class Control:
             audit + "ListEntries": Unary("Audit", told(audit_pb2.ListEntriesRequest, self.list_entries)),
             audit + "GetInclusionProof": Unary("Audit", told(audit_pb2.GetInclusionProofRequest, self.get_proof)),
             audit + "GetReceipt": Unary("Audit", told(audit_pb2.GetReceiptRequest, self.get_receipt)),
+            **{admin + name: Unary("Admin", run) for name, run in segmentation_methods(self).items()},
         }
 
     async def status(self, _: admin_pb2.StatusRequest) -> Message:

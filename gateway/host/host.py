@@ -32,6 +32,8 @@ from gateway.policy.policy import load_policy
 from gateway.release.file import RELEASES
 from gateway.release.releases import Releases
 from gateway.release.rollout import Rollout
+from gateway.segmentation.isolation import ISOLATIONS, read_isolations
+from gateway.segmentation.segments import Segments
 from gateway.traces import require_tracing
 from ops.audit.trust_policy import read_trust_policy
 from ops.logging import configure
@@ -82,11 +84,14 @@ class Host:
     seen: tuple[int, int] = (0, 0)
     control: Control | None = None
     rollout: Rollout = field(init=False)
+    segments: Segments = field(init=False)
     reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
     reloads: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.rollout = Rollout(self, Releases(self.place.memory.with_name(RELEASES)))
+        isolations = self.place.memory.with_name(ISOLATIONS)
+        self.segments = Segments(self, isolations, read_isolations(isolations))
 
     def ready(self) -> bool:
         """Say whether clients can be served: the recorder is up, and at least one worker says that it can serve."""
@@ -242,10 +247,12 @@ class Host:
             await self.bring_up_to_date()
 
     async def watch_releases(self) -> None:
-        """Look at canaries. A task of its own: bringing every worker to a new policy may take RELOAD_TIMEOUT_S."""
+        """Look at canaries and isolations. A task of its own: bringing every worker to a policy may take a minute."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             await self.rollout.look()
+            self.segments.tell(self.workers)
+            await self.segments.expire()
 
 
 async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None], profile: str | None = None) -> int:

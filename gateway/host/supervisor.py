@@ -68,6 +68,11 @@ class Child:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     asked: Callable[[Child, dict[str, Any]], None] = lambda _child, _question: None
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has a process, ready or not."""
+        return self.process is not None and self.process.returncode is None
+
     async def run(self) -> None:
         """Keep the process running until `stopping`; returns when it has stopped, raises StartFailed when it cannot."""
         deaths = 0
@@ -133,6 +138,8 @@ class Child:
                 self.able = event.get("able") is True
             case "moved":
                 self.facts["canaries"] = event.get("canaries")
+            case "isolated":
+                self.facts["isolations"] = event.get("digest")
             case "asked":
                 self.asked(self, event)
             case "failed":
@@ -145,7 +152,7 @@ class Child:
 
     def tell(self, **command: Any) -> None:
         """Send a command. A child that is gone hears nothing; its successor starts with the accepted policy."""
-        if self.process is not None and self.process.stdin is not None and self.process.returncode is None:
+        if self.process is not None and self.process.stdin is not None and self.alive:
             with contextlib.suppress(ConnectionError):
                 self.process.stdin.write(json.dumps(command).encode() + b"\n")
 

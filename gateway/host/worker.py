@@ -2,7 +2,8 @@
 
 It speaks with its supervisor in JSON lines. Commands on stdin: `prepare` (load a policy and models, say whether they
 would do), `commit` (use the prepared ones), `forget` (drop them), `move` (canaries stand there now), `answer` (to what
-it asked). Events on stdout: `ready`, `prepared`, `rejected`, `committed`, `moved`, `asked` (a client wants a model
+it asked), `isolate` (callers are kept out, or let in again: done at once, also while a policy is being prepared).
+Events on stdout: `ready`, `prepared`, `rejected`, `committed`, `moved`, `isolated`, `asked` (a client wants a model
 loaded or unloaded), and `health` whenever it begins or ceases to be able to serve.
 When stdin closes, the supervisor is gone and the worker drains as on SIGTERM: nobody would restart its recorder.
 
@@ -37,6 +38,7 @@ from gateway.rpc.health import serving
 from gateway.rpc.methods import data_methods
 from gateway.rpc.server import ListenFailed, drain, listen, open_server
 from gateway.rpc.service import Service
+from gateway.segmentation.isolation import ISOLATIONS, read_isolations
 from gateway.shared_limits import shares_limits
 from ops.audit.errors import AuditError, AuditUnavailable
 from ops.logging import configure
@@ -94,6 +96,15 @@ class Control:
                 self.app.move_canaries({name: Standing(**fields) for name, fields in command["canaries"].items()})
                 say(event="moved", canaries=command["canaries"])
 
+    def isolate(self, file: Path) -> None:
+        """Keep out whom the file names, from now on; where it cannot be read, those who were kept out stay so."""
+        gw = self.app.gw
+        try:
+            gw.isolations = read_isolations(file)
+        except (FileRejected, OSError) as problem:
+            gw.log("isolations-not-read", level="error", problem=str(problem))
+        say(event="isolated", digest=gw.isolations.digest)
+
     def forget(self) -> None:
         """Let go of what was prepared and not used."""
         if self.staged is not None:
@@ -146,7 +157,8 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str, p
     host = HostLink(say)
     methods = data_methods(reflection=config.reflection, shared_limits=shares_limits(config))
     try:
-        models = read_models(place_of(config).memory.with_name(MODELS))
+        memory = place_of(config).memory
+        models = read_models(memory.with_name(MODELS))
         app = await open_app(
             config,
             policy_file,
@@ -156,6 +168,7 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str, p
             bundles=[load_listed(config, listed) for listed in models.listed],
             unloaded=models.unloaded,
             host=host,
+            isolations=read_isolations(memory.with_name(ISOLATIONS)),
         )
     except (FileRejected, ServingError, AuditError, OSError) as problem:
         return refuse_to_start(problem, log)
@@ -164,7 +177,8 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str, p
     try:
         data, data_mtls = await listen_all(app, methods, address, servers)
         gc.freeze()  # what is here now stays as long as the process: the collector need not look through it again
-        say(event="ready", data=data, data_mtls=data_mtls, policy=app.gw.active.digest, models=models.digest)
+        following = {"policy": app.gw.active.digest, "models": models.digest, "isolations": app.gw.isolations.digest}
+        say(event="ready", data=data, data_mtls=data_mtls, **following)
         telling = asyncio.create_task(tell_health(app.gw))
         log("serving", address=data, policy=app.gw.active.digest)
         control = Control(app, host)
@@ -219,16 +233,27 @@ async def until_told_to_stop(control: Control) -> None:
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
 
+    waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
     async def commands() -> None:
         async for line in reader:
-            await control.obey(json.loads(line))
+            command = json.loads(line)
+            if command.get("do") == "isolate":  # must not wait for a policy that takes seconds to prepare
+                control.isolate(Path(command["isolations"]))
+            else:
+                waiting.put_nowait(command)
         stop.set()
 
-    listening = asyncio.create_task(commands())
+    async def obey() -> None:
+        while True:
+            await control.obey(await waiting.get())
+
+    working = [asyncio.create_task(commands()), asyncio.create_task(obey())]
     try:
         await stop.wait()
     finally:
-        listening.cancel()
+        for task in working:
+            task.cancel()
 
 
 def main(arguments: list[str]) -> int:

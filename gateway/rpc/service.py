@@ -125,6 +125,7 @@ async def run_unary(call: Call, method: Unary, body: bytes, context: Context) ->
     record.body_there = True
     note_caller(record, context, gw)
     try:
+        gw.isolations.require(record.caller(), record.time_ns)  # the body may have been slow
         answer = await method.run(call, body)
         if record.audit_index is None:
             await record_alone(record, gw)

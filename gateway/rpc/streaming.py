@@ -9,7 +9,7 @@ Rules:
 - The caller is looked up again for each message: a key that expires or is revoked ends the stream, whatever its age.
 - A message that is refused is answered in Triton's shape (`error_message`) and the stream goes on, unless the client
   asked for gRPC errors (`triton_grpc_error: true`), or for MLServer's shape, which has no place for one: then the
-  refusal ends the stream.
+  refusal ends the stream. So does the refusal of a caller who is kept out.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def admit_message(record: Record, call: Call, active: Active) -> None:
     principal = active.authenticate(call.headers.presented(call.record.names), record.right, gw.wall_ns())
     if principal.name != call.record.caller().name:
         raise errors.CredentialInvalid("stream: the credential names another principal now")
+    gw.isolations.require(principal, record.time_ns)
     active.rights.require_method(principal, record.right)
     if gw.draining:
         raise errors.Draining
@@ -103,7 +104,7 @@ async def answer_message(call: Call, body: bytes) -> bytes:
         reply = (await answer(record, body, active, gw)).body
     except Exception as problem:
         refusal = await record_refusal(record, problem, gw)
-        if shape.status_errors:
+        if shape.status_errors or isinstance(refusal, errors.Isolated):
             raise refusal from problem
         return stream_refusal(errors.render(refusal, record.id).details, record.client_id)
     finally:

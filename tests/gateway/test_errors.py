@@ -74,6 +74,7 @@ CONTRACT = {
     "CREDENTIAL_MISSING": (grpc.StatusCode.UNAUTHENTICATED, -1),
     "CREDENTIAL_INVALID": (grpc.StatusCode.UNAUTHENTICATED, -1),
     "CREDENTIAL_EXPIRED": (grpc.StatusCode.UNAUTHENTICATED, -1),
+    "ISOLATED": (grpc.StatusCode.PERMISSION_DENIED, -1),
     "METHOD_FORBIDDEN": (grpc.StatusCode.PERMISSION_DENIED, -1),
     "MODEL_UNKNOWN": (grpc.StatusCode.NOT_FOUND, -1),
     "MODEL_UNLOADED": (grpc.StatusCode.NOT_FOUND, -1),
@@ -166,7 +167,7 @@ def test_every_refusal_of_the_gateway_has_a_row():
     classes = {kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.Refusal)}
     refusals = classes - {errors.Refusal, errors.RetryLater}
     assert refusals == {kind for kind in errors.TABLE if kind.__module__ == "gateway.errors"}
-    assert len(refusals) == 28
+    assert len(refusals) == 29
 
 
 @pytest.mark.parametrize("kind", errors.TABLE, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")

@@ -749,6 +749,26 @@ class Asked(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class StepsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
@@ -757,11 +777,15 @@ class Asked(_message.Message):
     VERDICTS_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
     LAST_INDEX_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    EVIDENCE_MILLI_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.str
     rows: _builtins.int
     first_index: _builtins.int
     last_index: _builtins.int
+    evidence_milli: _builtins.int
+    """The most that there was: thousandths of the natural logarithm."""
     @_builtins.property
     def outcomes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
@@ -769,6 +793,10 @@ class Asked(_message.Message):
     @_builtins.property
     def verdicts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """"TECHNIQUE SCREEN VERDICT", without those that pass."""
+
+    @_builtins.property
+    def steps(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many answers were given at each step of the account's evidence; where no account is watched, none."""
 
     def __init__(
         self,
@@ -781,10 +809,12 @@ class Asked(_message.Message):
         verdicts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         first_index: _builtins.int = ...,
         last_index: _builtins.int = ...,
+        steps: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        evidence_milli: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_index", b"first_index", "last_index", b"last_index", "model", b"model", "outcomes", b"outcomes", "reasons", b"reasons", "rows", b"rows", "verdicts", b"verdicts", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence_milli", b"evidence_milli", "first_index", b"first_index", "last_index", b"last_index", "model", b"model", "outcomes", b"outcomes", "reasons", b"reasons", "rows", b"rows", "steps", b"steps", "verdicts", b"verdicts", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""Who is kept out, by an operator's word."""

@@ -1,0 +1,47 @@
+"""Reads a whole published log, a part at a time, and says at the end whether it was the one that is signed.
+
+For readers that count rather than keep: memory does not grow with the log.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ops.audit.checkpoint import Checkpoint, VerifierKey
+from ops.audit.errors import ProofError
+from ops.audit.merkle import Frontier, leaf_hash
+from ops.audit.read import LogReader
+
+__all__ = ["scan"]
+
+PART = 16_384
+
+
+def scan(
+    directory: Path,
+    vkey: VerifierKey,
+    take: Callable[[int, bytes], None],
+    *,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Checkpoint:
+    """Hand every entry of a log, with its index, to `take`; returns the checkpoint that they lead to.
+
+    What `take` has gathered is worth nothing until this returns: only then is it known that the entries are those that
+    were signed. `progress` is called with (entries done, entries in all).
+
+    Raises:
+        ReadError: there is no log, or files of it are missing.
+        NoteError: its checkpoint is not signed by `vkey`.
+        ProofError: the entries do not lead to the root that is signed.
+    """
+    reader = LogReader.open(directory, vkey)
+    head, tree = reader.checkpoint, Frontier()
+    while tree.size < head.size:
+        first = tree.size
+        entries = reader.entries(first, min(PART, head.size - first))
+        tree.extend(map(leaf_hash, entries))
+        for index, entry in enumerate(entries, first):
+            take(index, entry)
+        progress(tree.size, head.size)
+    if tree.root() != head.root:
+        raise ProofError(f"the entries do not lead to the root that is signed for {head.size}")
+    return head
