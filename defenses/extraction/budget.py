@@ -5,17 +5,18 @@ Prices. An answer's price is made of two e-values, numbers whose mean over benig
     near       of how small the margin between the two likeliest classes is, among benign rows of the same predicted
                class: answers near a boundary say where it runs
 with e(p) = 1 / (2 sqrt(p)) (the calibrator kappa p^(kappa-1) at kappa = 1/2; Vovk and Wang 2021, "E-values",
-section 2). Their mean is the price of a full answer; it is less where only some classes are told, and where the
-account asked almost the same before. So benign traffic pays about one unit an answer whatever its classes are, and
-whoever asks foreign or boundary inputs pays up to fifty.
+section 2). Their mean is the price of an answer; it is half where the likeliest class alone is told, and less where the
+account asked almost the same before. Benign traffic pays about one unit an answer whatever its classes are; whoever
+asks foreign or boundary inputs pays up to fifty. Three classes instead of all cost no less: a copy learns as much from
+them (docs/defenses.md).
 
 Account. One number: when it will be out of debt (GCRA; ITU-T I.371, annex A), with a burst of one day's allowance and
 a refill of as much a day. Debt is therefore measured in days:
     below `top1_after`    full answers            below `proof_after`   the likeliest class alone
     below `refuse_after`  that, for a proof of work                     above: refused, as a spent quota
 
-The step is that of the debt before the answer. A clock that runs backwards can only make it stricter. What is refused,
-and what is not proven, costs nothing: it told nothing.
+The step is that of the debt before the answer. A clock that runs backwards can only make it stricter. What is refused
+for its debt or for want of a proof costs nothing: nothing was looked at. A row that a screen refuses costs its price.
 
 What the allowance promises is in `defenses.extraction.allowance`, which calibrates it. This is pure: no clock, no IO.
 
@@ -45,7 +46,7 @@ PRICE_MILLI_MAX: Final = 1_000 * MILLI  # of one answer, whatever a calibration 
 CLASSES_MAX: Final = 4_096
 ROWS_MIN: Final = 20  # of a predicted class, to have margins of its own
 ROWS_MAX: Final = 1_000_000
-TOP1_SHARE: Final = 0.5  # of the full price, where the likeliest class alone is told
+TOP1_SHARE: Final = 0.5  # of the price, where the likeliest class alone is told
 REPEAT_SHARE: Final = 0.25  # of it, where the account asked the very same before
 
 _ALGORITHM = "stockade.budget/1"
@@ -123,7 +124,6 @@ class Prices:
         p_values: NDArray[np.float64],
         *,
         novelty: NDArray[np.float64] | None = None,
-        told: int | None = None,
     ) -> NDArray[np.int64]:
         """Return what each answer costs, int64 (rows,), in thousandths of a unit, from 1 to PRICE_MILLI_MAX.
 
@@ -131,13 +131,11 @@ class Prices:
             prediction: the probabilities as the model gave them, float (rows, classes), before any hardening.
             p_values: of the stateless screens, float64 (rows,); NaN counts as the least there is.
             novelty: how unlike all that the account asked before each row is, in [0, 1]; None is all new.
-            told: how many classes are told; None is all of them.
 
         Raises:
             EvidenceInvalid: an array has another shape.
         """
         full = self.unscaled(prediction, p_values) / self.scale[_winners(prediction)]
-        full *= told_share(self.scale.size if told is None else told, self.scale.size)
         if novelty is not None:
             if novelty.shape != full.shape:
                 raise EvidenceInvalid("novelty", f"{novelty.shape} for {full.size} rows")
@@ -208,17 +206,18 @@ class Budget:
         return BudgetStep.PROOF_OF_WORK if debt < self.refuse_after else BudgetStep.REFUSE
 
     def charge(
-        self, account: Account, cost_milli: int, now_ns: int, *, proven: bool = False
+        self, account: Account, cost_milli: int, now_ns: int, *, proven: bool = False, top1: bool = False
     ) -> tuple[Account, BudgetStep]:
-        """Take one answer's cost, as `Prices.cost` has it for a full answer, and say what that answer may be.
+        """Take one answer's cost, as `Prices.cost` has it, and say what that answer may be.
 
-        Beyond the first step the answer tells one class and costs that share. Nothing is taken where nothing is
-        answered: at REFUSE, and at PROOF_OF_WORK unless the request is `proven`.
+        An answer of one class costs TOP1_SHARE: beyond the first step, and where `top1` says that no more is told
+        anyway. Nothing is taken where nothing is answered: at REFUSE, and at PROOF_OF_WORK unless the request is
+        `proven`.
         """
         step = self.step(account, now_ns)
         if step == BudgetStep.REFUSE or (step == BudgetStep.PROOF_OF_WORK and not proven):
             return account, step
-        price = max(0, cost_milli) if step == BudgetStep.FULL else max(0, cost_milli) * TOP1_SHARE
+        price = max(0, cost_milli) * (TOP1_SHARE if top1 or step != BudgetStep.FULL else 1.0)
         price_ns = int(price * DAY_NS / (self.units * MILLI))
         return Account(now_ns + self._debt_ns(account, now_ns) + price_ns), step
 
@@ -240,13 +239,6 @@ def e_value(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 / (2 sqrt(p)): mean 1 where p is uniform, less where it is conservative. NaN and what is no p count as 1e-6."""
     held = np.clip(np.where(np.isnan(p_values), 0.0, p_values), 1e-6, 1.0)
     return np.asarray(0.5 / np.sqrt(held))
-
-
-def told_share(told: int, classes: int) -> float:
-    """Return the share of the full price where `told` of `classes` are told: TOP1_SHARE for one, 1 for all."""
-    if classes <= 1:
-        return 1.0
-    return TOP1_SHARE + (1.0 - TOP1_SHARE) * (min(max(told, 1), classes) - 1) / (classes - 1)
 
 
 def margins_of(prediction: NDArray[Any]) -> NDArray[np.float64]:

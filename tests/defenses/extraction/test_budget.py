@@ -19,7 +19,6 @@ from defenses.extraction.budget import (
     Prices,
     e_value,
     margins_of,
-    told_share,
 )
 
 NOW_NS = 1_700_000_000 * 10**9
@@ -68,11 +67,9 @@ def test_foreign_and_boundary_answers_cost_more(prices):
     assert prices.cost(answer(0.0), np.array([0.5]))[0] < prices.cost(answer(0.0), np.array([0.001]))[0]
 
 
-def test_less_told_and_the_same_again_cost_less(prices):
+def test_the_same_again_costs_less(prices):
     prediction, p_values = answer(0.3), np.array([0.2])
-    full, top3, top1 = (prices.cost(prediction, p_values, told=told)[0] for told in (None, 3, 1))
-    assert top1 == pytest.approx(full / 2, abs=1)
-    assert top1 < top3 < full
+    full = prices.cost(prediction, p_values)[0]
     again, alike, new = (prices.cost(prediction, p_values, novelty=np.array([n]))[0] for n in (0.0, 0.5, 1.0))
     assert again == pytest.approx(full / 4, abs=1)
     assert again < alike < new == full
@@ -122,11 +119,6 @@ def test_the_price_of_a_p_value_is_an_e_value():
         assert 0.9 < e_value(ranks).mean() <= 1.0
 
 
-def test_told_share_at_its_ends():
-    assert [told_share(k, 10) for k in (0, 1, 10, 99)] == [0.5, 0.5, 1.0, 1.0]
-    assert told_share(1, 1) == 1.0
-
-
 def test_margins():
     found = margins_of(np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.5, 0.5, 0.0], [np.nan, 0.5, 0.5]], np.float64))
     assert found.tolist() == pytest.approx([0.5, 0.7, 0.0, 0.0])
@@ -161,6 +153,13 @@ def test_what_is_not_proven_and_what_is_refused_costs_nothing():
     assert spend(BUDGET, account, 5, NOW_NS, proven=True)[0] != account
     account = Account(NOW_NS + 4 * DAY_NS)
     assert spend(BUDGET, account, 5, NOW_NS, proven=True) == (account, BudgetStep.REFUSE)
+
+
+def test_one_class_costs_half_from_the_beginning():
+    full, _ = spend(BUDGET, FRESH, 10, NOW_NS)
+    top1, step = spend(BUDGET, FRESH, 10, NOW_NS, top1=True)
+    assert step == BudgetStep.FULL
+    assert BUDGET.debt_days(full, NOW_NS) == 2 * BUDGET.debt_days(top1, NOW_NS) == pytest.approx(0.1)
 
 
 def test_each_step_begins_at_its_day():

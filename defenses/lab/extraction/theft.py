@@ -1,0 +1,248 @@
+"""Thefts of a model: ask, train a copy, see how often the copy says what the victim says, and what that has cost.
+
+A thief is a source of queries and what he reads of the answers (all that is told, or the class alone). He asks in order
+and trains a copy from nothing at each mark, so one theft is one curve of agreement against answers.
+
+What it costs, defended (S1 refuses, answers are hardened, the query budget counts) and not:
+    answers        rows answered
+    account-days   their price in days' allowances: with one account so many days, with so many accounts about one
+    accounts       that have to be opened, at least, to be done within a day and stay within full answers; an account's
+                   first day holds two allowances (what it starts with, and what comes in)
+Undefended one account is done within a day: at the rates that policies allow, a model is stolen in minutes. So the
+ratio of cost is answers needed over answers needed without the defence, and beside it the accounts; both are said,
+since against a thief who asks natural images for their class alone only the second moves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from defenses.extraction.budget import TECHNIQUE, BudgetStep
+from defenses.lab.attack import Lab, Model, Size, Split, Trial
+from defenses.lab.extraction.service import Bill, Defence, Service, open_defence
+from defenses.lab.extraction.sources import foreign, synthetic
+from defenses.lab.extraction.surrogate import Recipe, agreement, slopes_of, train_copy
+
+__all__ = ["THIEVES", "Mark", "Thief", "reached", "steal", "thefts"]
+
+Images = NDArray[np.float32]
+
+HELD_OUT_ROWS: Final = 2_000
+SEED_ROWS: Final = 150  # natural images that the augmenting thief begins with
+STEP: Final = 0.1  # of a pixel, that he moves them by
+CHUNK_ROWS: Final = 256
+TARGETS: Final = (0.75, 0.80, 0.85, 0.90)
+FIRST_DAY: Final = 2.0  # allowances that an account's first day holds
+BLANKS_MAX: Final = 50  # times as many as he needs, before a thief whose rows are refused gives up
+
+
+@dataclass(frozen=True, slots=True)
+class Thief:
+    """`labels_only`: he reads the class alone. `until` is the last step that he asks at before he waits."""
+
+    source: str
+    labels_only: bool = False
+    until: BudgetStep = BudgetStep.FULL
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}/{'label' if self.labels_only else 'soft'}"
+
+
+THIEVES: Final = (
+    Thief("natural"),
+    Thief("natural", labels_only=True, until=BudgetStep.PROOF_OF_WORK),
+    Thief("augmented", labels_only=True),
+    Thief("foreign"),
+    Thief("synthetic"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a theft stood after so many answers: rows of the held-out images on which the copy agrees, and the bill."""
+
+    answers: int
+    agreed: int
+    bill: Bill
+    days: float
+
+
+def steal(
+    lab: Lab,
+    model: Model,
+    thief: Thief,
+    defence: Defence | None,
+    *,
+    marks: Sequence[int],
+    recipe: Recipe,
+    seed: int,
+) -> list[Mark]:
+    """Carry out one theft; one mark for each of `marks` (ascending), fewer where the rows are all refused."""
+    held_out = lab.rows(model.name, Split.TEST, HELD_OUT_ROWS, seed).rows
+    victim = np.asarray(model.outputs(held_out)["probabilities"]).argmax(axis=1).astype(np.int64)
+    service = Service(model, defence, thief.until)
+    rng = np.random.default_rng([seed, 0x7EF])
+    rows, targets = np.empty((0, *held_out.shape[1:]), np.float32), np.empty((0, model.classes), np.float32)
+    found: list[Mark] = []
+    copy = None
+    source = _source(lab, model.name, thief.source, marks[-1], rng, seed=seed)
+    for mark in marks:
+        while len(rows) < mark and service.bill.asked < BLANKS_MAX * mark:
+            wanted = min(CHUNK_ROWS, mark - len(rows))
+            asked = source(wanted)
+            if thief.source == "augmented":
+                asked = _moved(asked, rng) if copy is None else _augmented(copy, rows, targets, wanted, rng)
+            answers = service.ask(asked)
+            told = answers.probabilities[answers.answered]
+            rows = np.concatenate([rows, asked[answers.answered]])
+            targets = np.concatenate([targets, _class_alone(told) if thief.labels_only else told])
+        if len(rows) < mark:
+            break
+        copy = train_copy(rows, targets, recipe, seed=seed)
+        found.append(Mark(mark, agreement(copy, held_out, victim), replace(service.bill), service.waited_days))
+        lab.tell(thief.name, len(found), len(marks))
+    return found
+
+
+def reached(points: Sequence[tuple[float, float]], target: float) -> float | None:
+    """Return where a rising curve of (cost, agreement) reaches a target: on a line in the logarithm of the cost.
+
+    None where it does not.
+    """
+    for (before, low), (after, high) in pairwise(points):
+        if low < target <= high:
+            share = (target - low) / (high - low)
+            return math.exp(math.log(before) + share * (math.log(after) - math.log(before)))
+    return points[0][0] if points and points[0][1] >= target else None
+
+
+def thefts(lab: Lab, seed: int, *, name: str = "kiosk", version: str = "2") -> list[Trial]:
+    """Let every thief steal a model, undefended and defended: two trials each."""
+    smoke = lab.size == Size.SMOKE
+    marks = (100, 300) if smoke else (300, 1_000, 3_000, 10_000)
+    recipe = Recipe(steps=40) if smoke else Recipe()
+    model = lab.model(name, version)
+    defence = open_defence(lab, model, seed)
+    trials = []
+    for thief in THIEVES[1:2] if smoke else THIEVES:
+        open_door = steal(lab, model, thief, None, marks=marks, recipe=recipe, seed=seed)
+        guarded = steal(lab, model, thief, defence, marks=marks, recipe=recipe, seed=seed)
+        settings = {
+            "source": thief.source,
+            "labels_only": thief.labels_only,
+            "until": thief.until.name,
+            "model": version,
+        }
+        settings |= {"success": "images on which the copy agrees after the last mark", "steps": recipe.steps}
+        settings |= {"units_per_day": round(defence.budget.units, 1), "seed_rows": SEED_ROWS}
+        for found, defended in ((open_door, False), (guarded, True)):
+            trials.append(
+                Trial(
+                    attack=f"extraction/{name}-{version}/{thief.name}",
+                    family="extraction",
+                    technique=TECHNIQUE,
+                    knowledge="black box",
+                    defended=defended,
+                    seed=seed,
+                    samples=HELD_OUT_ROWS,
+                    successes=found[-1].agreed if found else 0,
+                    metrics=_costs(found) | (_ratios(open_door, guarded) if defended else {}),
+                    settings=settings,
+                    curves={"agreement": _curve(found)},
+                )
+            )
+    return trials
+
+
+def _costs(found: Sequence[Mark]) -> dict[str, float]:
+    if not found:
+        return {"answers": 0.0}
+    last = found[-1]
+    costs = {
+        "answers": float(last.answers),
+        "asked": float(last.bill.asked),
+        "refused_share": last.bill.refused / max(1, last.bill.asked),
+        "price_units_per_answer": last.bill.price_units / last.answers,
+        "account_days": last.bill.account_days,
+        "accounts_within_a_day": float(math.ceil(last.bill.account_days / FIRST_DAY)),
+        "days_with_one_account": last.days,
+        "proof_hashes": last.bill.proof_hashes,
+    }
+    for target in TARGETS:
+        answers = reached(_curve(found), target)
+        if answers is not None:
+            costs[f"answers_to_{round(target * 100)}_percent"] = answers
+    return costs
+
+
+def _ratios(open_door: Sequence[Mark], guarded: Sequence[Mark]) -> dict[str, float]:
+    """How many times the answers, and how many account-days and accounts, each target costs that both reach."""
+    ratios = {}
+    days = [(max(mark.bill.account_days, 1e-9), mark.agreed / HELD_OUT_ROWS) for mark in guarded]
+    for target in TARGETS:
+        without, with_it, cost = (
+            reached(_curve(open_door), target),
+            reached(_curve(guarded), target),
+            reached(days, target),
+        )
+        if without is not None and with_it is not None and cost is not None:
+            percent = round(target * 100)
+            ratios[f"answers_ratio_at_{percent}_percent"] = with_it / without
+            ratios[f"account_days_to_{percent}_percent"] = cost
+            ratios[f"accounts_within_a_day_at_{percent}_percent"] = float(math.ceil(cost / FIRST_DAY))
+    return ratios
+
+
+def _curve(found: Sequence[Mark]) -> list[tuple[float, float]]:
+    return [(float(mark.answers), mark.agreed / HELD_OUT_ROWS) for mark in found]
+
+
+def _source(
+    lab: Lab, name: str, source: str, count: int, rng: np.random.Generator, *, seed: int
+) -> Callable[[int], Images]:
+    """Return what draws the next rows of a source; of natural ones there are `count` and a tenth."""
+    side = lab.rows(name, Split.TEST, 1, seed).rows.shape[1]
+    if source == "foreign":
+        return lambda wanted: foreign(wanted, side, rng)
+    if source == "synthetic":
+        return lambda wanted: synthetic(wanted, side, rng)
+    known = lab.rows(name, Split.TRAIN, SEED_ROWS if source == "augmented" else count + count // 10, seed).rows
+    return _dealt(known, rng) if source == "augmented" else _in_turn(known)
+
+
+def _in_turn(known: Images) -> Callable[[int], Images]:
+    rows: Iterator[Images] = iter(known)
+    return lambda wanted: np.stack([next(rows) for _ in range(wanted)])
+
+
+def _dealt(known: Images, rng: np.random.Generator) -> Callable[[int], Images]:
+    return lambda wanted: known[rng.integers(0, len(known), wanted)]
+
+
+def _moved(rows: Images, rng: np.random.Generator) -> Images:
+    """Move each image by a pixel or two: what the augmenting thief does before he has a copy."""
+    moves = rng.integers(-2, 3, (len(rows), 2)).tolist()
+    return np.stack([np.roll(row, move, (0, 1)) for row, move in zip(rows, moves, strict=True)])
+
+
+def _augmented(
+    copy: nn.Module, asked: Images, targets: NDArray[np.float32], wanted: int, rng: np.random.Generator
+) -> Images:
+    """Move earlier queries along the signs of the copy's slopes for the classes that were answered."""
+    chosen = rng.integers(0, len(asked), wanted)
+    slopes = slopes_of(copy, asked[chosen], targets[chosen].argmax(axis=1))
+    ways = rng.choice(np.array([-1.0, 1.0], np.float32), (wanted, 1, 1))
+    return np.asarray(np.clip(asked[chosen] + np.float32(STEP) * ways * slopes, 0.0, 1.0), np.float32)
+
+
+def _class_alone(told: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(np.eye(told.shape[1])[told.argmax(axis=1)], np.float32)
