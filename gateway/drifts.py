@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from defenses.adwin import Adwin
 from defenses.drift import PopulationWindow, UniformityWindow
+from defenses.martingale import ALARM, ConformalMartingale
 from defenses.policy import Action
 
 if TYPE_CHECKING:
@@ -16,11 +18,15 @@ if TYPE_CHECKING:
     from gateway.judgement import Judgement, RowsJudged
     from gateway.state import ModelRules
 
-__all__ = ["P_VALUES", "SCORES", "Drifts", "beside"]
+__all__ = ["ADWIN", "MARTINGALE", "P_VALUES", "SCORES", "Drifts", "beside"]
 
 P_VALUES = "p-values-"
 """What the names of detectors begin with that are about a screen's p-values; the screen's name follows."""
 SCORES = "scores"
+MARTINGALE = "martingale-"
+"""The same, of the evidence that they have left the calibration: from 1 on it is an alarm."""
+ADWIN = "adwin-"
+"""The same, of a change of their mean; of the scores' too, without a screen's name but SCORES."""
 
 
 def beside(version: str) -> str:
@@ -34,13 +40,18 @@ def joined(arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
 
 
 class Drifts:
-    """One window a version and detector. Fed by batch threads and by the comparer, read once a second."""
+    """One window a version and detector. Fed by batch threads and by the comparer, read once a second.
+
+    What a screen did not let pass moves the detectors like all else: an attack is a change of the traffic too.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._p_values: dict[tuple[str, str, str], UniformityWindow] = {}
         self._both: dict[tuple[str, str, str], UniformityWindow] = {}
         self._scores: dict[tuple[str, str], PopulationWindow] = {}
+        self._evidence: dict[tuple[str, str, str], ConformalMartingale] = {}
+        self._means: dict[tuple[str, str, str], Adwin] = {}
 
     def observe(self, rules: ModelRules, judgements: Sequence[Judgement], scores: np.ndarray[Any, Any]) -> None:
         """A version has judged batches. `scores` holds the top class's probability of each row; empty: it has none."""
@@ -49,10 +60,21 @@ class Drifts:
             for position, (name, _, _) in enumerate(judgements[0].rows):
                 p_values = joined([judgement.rows[position][2] for judgement in judgements])
                 self._p_values.setdefault((*key, name), UniformityWindow()).add(p_values)
+                self._means.setdefault((*key, name), Adwin()).add(p_values)
+                self._bet(rules, (*key, name), p_values)
             if scores.size:
                 allowed = joined([judgement.row_actions for judgement in judgements]) == Action.ALLOW
                 window = self._scores.setdefault(key, PopulationWindow())
                 window.add(scores, reference=allowed)  # what was flagged is no example
+                self._means.setdefault((*key, SCORES), Adwin()).add(scores.astype(np.float64))
+
+    def _bet(self, rules: ModelRules, key: tuple[str, str, str], p_values: np.ndarray[Any, Any]) -> None:
+        """Let the bets go on where the p-values are those of a calibration. Lock held."""
+        screen = rules.screens.get(key[2])
+        if screen is None:
+            return  # a screen that remembers accounts: its p-values are not independent of each other
+        rows = screen.calibrated.calibration.rows
+        self._evidence.setdefault(key, ConformalMartingale(rows)).add(p_values)
 
     def observe_both(self, one: ModelRules, its: RowsJudged, other: ModelRules, others: RowsJudged) -> None:
         """Two versions have judged the same rows: strange ones enter the windows of both, and leave them, at once."""
@@ -75,3 +97,7 @@ class Drifts:
             for (model, version), population in self._scores.items():
                 if (value := population.value()) is not None:
                     yield model, version, SCORES, value
+            for (model, version, screen), evidence in self._evidence.items():
+                yield model, version, MARTINGALE + screen, evidence.value / ALARM
+            for (model, version, what), mean in self._means.items():
+                yield model, version, ADWIN + what, mean.value

@@ -8,6 +8,7 @@ from google.protobuf.json_format import MessageToDict
 from rich.markup import escape
 from rich.table import Table
 
+from gateway.drifts import MARTINGALE
 from gateway.release.canary import P99, quantile
 from gateway.release.releases import blamed
 from ops.metrics import TIMES, VersionCounts
@@ -122,7 +123,9 @@ def answers_of(version: admin_pb2.ReleaseVersion) -> list[str]:
 
 def comparison_of(version: admin_pb2.ReleaseVersion) -> list[str]:
     """Return a version's cells under COMPARED."""
-    drift = max(version.drift.values(), default=None)
+    # Evidence is no distance.
+    distances = (value for name, value in version.drift.items() if not name.startswith(MARTINGALE))
+    drift = max(distances, default=None)
     ratio = version.shadow_seconds / version.answered_seconds if version.answered_seconds else None
     return [
         f"{version.compared:,}",
