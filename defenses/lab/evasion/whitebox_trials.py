@@ -127,7 +127,6 @@ def control_of(model: str, version: str, radius: float) -> Callable[[Lab, int], 
         moved = _pgd_40(bare, images, labels, against.radius, seed)
         with torch.no_grad():
             wrong = evades(bare.judged(moved), labels)
-        settings = {"norm": "L-inf", "radius": against.radius, "steps": 40, "denominator": "all images"}
         trial = Trial(
             attack=f"{against.name}/all",
             family=FAMILY,
