@@ -68,6 +68,7 @@ def command_line() -> argparse.ArgumentParser:
     add_client(verbs)
     add_demo(verbs)
     add_audit(verbs)
+    add_operators(verbs)
     add_models(verbs)
     add_ray(verbs)
     add_train(verbs)
@@ -374,6 +375,13 @@ def add_audit(verbs: Any) -> None:
     text = "the tamper-evident log"
     audit = verbs.add_parser("audit", help=text, description=text)
     add_verbs(verb, audit.add_subparsers(metavar="VERB", required=True, parser_class=AuditParser))
+
+
+def add_operators(verbs: Any) -> None:
+    from gateway.segmentation import arguments as segmentation_arguments
+
+    tenants = group(verbs, "tenants", "who calls a running gateway, and who is kept out")
+    segmentation_arguments.add_verbs(verb, tenants)
 
 
 def add_models(verbs: Any) -> None:

@@ -1,0 +1,128 @@
+"""The arguments of `stockade tenants`, and what every verb that asks a running gateway takes.
+
+Importing this loads neither gRPC nor the files' parsers: `stockade --help` stays fast.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gateway.cli.arguments import whole
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    Verb = Callable[[Any, str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
+__all__ = ["Moment", "add_verbs", "ago", "incident", "lasting", "lazy", "moment", "reaching", "reason"]
+
+ENTRIES_MAX = 65_536
+NS_PER_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point in time as it was written: Unix nanoseconds, or so many of them before the verb runs."""
+
+    at_ns: int = 0
+    ago_ns: int = 0
+
+    def of(self, now_ns: int) -> int:
+        """Return it in Unix nanoseconds."""
+        return self.at_ns or now_ns - self.ago_ns
+
+
+def moment(text: str) -> Moment:
+    """Read "2027-11-24T08:00:00Z" or a date."""
+    from gateway.config.units import expiry_ns  # noqa: PLC0415  it loads pydantic
+
+    try:
+        return Moment(at_ns=expiry_ns(text))
+    except (ValueError, OverflowError, OSError) as problem:
+        raise ArgumentTypeError(str(problem)) from None
+
+
+def ago(text: str) -> Moment:
+    """Read a moment, or a duration such as "2h": so long ago."""
+    try:
+        return Moment(ago_ns=lasting(text))
+    except ArgumentTypeError:
+        return moment(text)
+
+
+def lasting(text: str) -> int:
+    """Read a duration such as "30m", "2h" or "7d" into nanoseconds."""
+    from gateway.config.units import duration_ms  # noqa: PLC0415  it loads pydantic
+
+    try:
+        found = duration_ms(text) * NS_PER_MS
+    except ValueError as problem:
+        raise ArgumentTypeError(str(problem)) from None
+    if not 0 < found < 2**62:
+        raise ArgumentTypeError(f"{text!r} is not a duration of some length")
+    return found
+
+
+def lazy(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """Return what imports `module` when it is called, and runs the verb of this name there."""
+
+    def run(options: argparse.Namespace) -> int:
+        code: int = import_module(module).run_verb(name, options)
+        return code
+
+    return run
+
+
+def reaching(verb: argparse.ArgumentParser) -> None:
+    """Add what is needed to ask a running gateway over its admin port."""
+    verb.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    verb.add_argument(
+        "--identity", type=Path, metavar="PREFIX", help="PREFIX.crt and PREFIX.key (default: clients/operator.tls)"
+    )
+    verb.add_argument(
+        "--ca", type=Path, metavar="FILE", help="who signed the server's certificate, PEM (default: tls.client_ca)"
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def reason(verb: argparse.ArgumentParser) -> None:
+    """Add why something is done, which stands in the audit log."""
+    verb.add_argument("--reason", required=True, metavar="TEXT", help="why; it stands in the audit log")
+
+
+def incident(verb: argparse.ArgumentParser) -> None:
+    """Add which incident something belongs to."""
+    verb.add_argument("--incident", default="", metavar="ID", help="which incident this belongs to")
+
+
+def add_verbs(verb: Verb, tenants: Any) -> None:
+    """Add the verbs to `stockade tenants`; `verb` adds one."""
+    here = "gateway.segmentation.verbs"
+    listed = verb(tenants, "list", lazy(here, "list"), "show the tenants, and who is kept out")
+    show = verb(tenants, "show", lazy(here, "show"), "show one: its limits, principals, and what it asked lately")
+    isolate = verb(tenants, "isolate", lazy(here, "isolate"), "keep tenants or principals out, at once and durably")
+    release = verb(tenants, "release", lazy(here, "release"), "let them in again")
+    for each in (listed, show, isolate, release):
+        reaching(each)
+    show.add_argument("tenant", metavar="TENANT")
+    show.add_argument(
+        "--entries",
+        type=whole(1, ENTRIES_MAX),
+        default=20_000,
+        metavar="N",
+        help="how many of the log's newest entries are looked at (default: 20,000)",
+    )
+    for each in (isolate, release):
+        each.add_argument("--tenant", action="append", default=[], metavar="NAME", help="the whole of it")
+        each.add_argument("--principal", action="append", default=[], metavar="NAME", help="one of them; repeat it")
+        reason(each)
+        incident(each)
+    until = isolate.add_mutually_exclusive_group()
+    until.add_argument("--for", dest="lasting", type=lasting, metavar="TIME", help="such as 2h (default: for good)")
+    until.add_argument("--until", type=moment, metavar="WHEN", help="such as 2027-11-24T08:00:00Z")
+    release.add_argument("--id", dest="ids", action="append", default=[], metavar="ID", help="as `list` shows it")

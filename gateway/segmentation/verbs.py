@@ -1,0 +1,142 @@
+"""What `stockade tenants list|show|isolate|release` does: calls over the admin port, and tables.
+
+Exit codes: 0 done; 1 the answer is no; 2 it cannot be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.markup import escape
+
+from gateway.cli.operator import OperatorFailed, ask
+from gateway.segmentation.view import render_isolations, render_shown, render_tenants
+from stockade.v1 import admin_pb2
+
+if TYPE_CHECKING:
+    import argparse
+
+    from google.protobuf.message import Message
+
+__all__ = ["as_dict", "asked", "err", "fail", "print_json", "run_verb"]
+
+EX_NO, EX_UNUSABLE = 1, 2
+
+M = TypeVar("M", bound="Message")
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def run_verb(name: str, options: argparse.Namespace) -> int:
+    """Run a verb; what is wrong is said in a sentence."""
+    try:
+        return VERBS[name](options)
+    except OperatorFailed as problem:
+        return fail(problem)
+
+
+def fail(problem: object, code: int = EX_UNUSABLE) -> int:
+    """Say what is wrong, on standard error."""
+    err.print(f"[red]stockade:[/red] {escape(str(problem))}")
+    return code
+
+
+def asked(method: str, request: Message, reply: type[M], options: argparse.Namespace) -> M:
+    """Ask the gateway. Raises OperatorFailed."""
+    body = ask(method, request.SerializeToString(), options.file, options.identity, options.ca)
+    return reply.FromString(body)
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """Return a message for machines: its own field names, defaults included."""
+    found: dict[str, Any] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return found
+
+
+def print_json(message: Message) -> None:
+    """Print a message as JSON."""
+    sys.stdout.write(json.dumps(as_dict(message), indent=2) + "\n")
+
+
+def run_list(options: argparse.Namespace) -> int:
+    reply = asked("ListTenants", admin_pb2.ListTenantsRequest(), admin_pb2.ListTenantsResponse, options)
+    if options.json:
+        print_json(reply)
+    else:
+        render_tenants(reply, out)
+    return 0
+
+
+def run_show(options: argparse.Namespace) -> int:
+    request = admin_pb2.ShowTenantRequest(tenant=options.tenant, entries_max=options.entries)
+    reply = asked("ShowTenant", request, admin_pb2.ShowTenantResponse, options)
+    if options.json:
+        print_json(reply)
+    else:
+        render_shown(reply, out)
+    return 0
+
+
+def run_isolate(options: argparse.Namespace) -> int:
+    until_ns = 0
+    if options.lasting is not None or options.until is not None:
+        now_ns = time.time_ns()
+        until_ns = options.until.of(now_ns) if options.until is not None else now_ns + options.lasting
+    request = admin_pb2.IsolateRequest(
+        subjects=subjects(options), reason=options.reason, until_unix_ns=until_ns, incident=options.incident
+    )
+    if not request.subjects:
+        return fail("say whom: --tenant NAME or --principal NAME")
+    reply = asked("Isolate", request, admin_pb2.IsolateResponse, options)
+    if options.json:
+        print_json(reply)
+    elif reply.accepted:
+        render_isolations(reply.isolations, out)
+    return told(reply, options)
+
+
+def run_release(options: argparse.Namespace) -> int:
+    meant = [(subject.tenant, subject.principal) for subject in subjects(options)]
+    if bool(meant) == bool(options.ids):
+        return fail("say whom: --tenant NAME, --principal NAME, or --id ID")
+    ids = options.ids
+    if meant:
+        listed = asked("ListTenants", admin_pb2.ListTenantsRequest(), admin_pb2.ListTenantsResponse, options)
+        ids = [one.id for one in listed.isolations if (one.tenant if not one.principal else "", one.principal) in meant]
+        if len(ids) < len(set(meant)):
+            return fail("not all of them are kept out; see `stockade tenants list`", EX_NO)
+    request = admin_pb2.LiftIsolationRequest(ids=ids, reason=options.reason, incident=options.incident)
+    reply = asked("LiftIsolation", request, admin_pb2.LiftIsolationResponse, options)
+    if options.json:
+        print_json(reply)
+    elif reply.accepted:
+        out.print(f"let in again: {len(ids)}")
+    return told(reply, options)
+
+
+def subjects(options: argparse.Namespace) -> list[admin_pb2.Subject]:
+    """Return who was named."""
+    return [
+        *(admin_pb2.Subject(tenant=name) for name in options.tenant),
+        *(admin_pb2.Subject(principal=name) for name in options.principal),
+    ]
+
+
+def told(reply: admin_pb2.IsolateResponse | admin_pb2.LiftIsolationResponse, options: argparse.Namespace) -> int:
+    """Say what came of it where it is not what was asked for."""
+    if not reply.accepted:
+        return fail(reply.problem, EX_NO)
+    if reply.workers_behind and not options.json:
+        numbers = ", ".join(map(str, reply.workers_behind))
+        err.print(f"[yellow]warning:[/yellow] not yet followed by worker {numbers}; look at its log, or end it")
+    return EX_NO if reply.workers_behind else 0
+
+
+VERBS = {"list": run_list, "show": run_show, "isolate": run_isolate, "release": run_release}
