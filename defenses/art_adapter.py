@@ -44,6 +44,7 @@ def auto_attack(
     radius: float,
     budget: AutoAttackBudget,
     seed: int,
+    moved: NDArray[np.float32] | None = None,
 ) -> dict[str, NDArray[np.bool_]]:
     """Attack a torch module with AutoAttack's attacks (Croce and Hein 2020, arXiv 2003.01690), worst case per row.
 
@@ -60,6 +61,7 @@ def auto_attack(
         radius: the largest change of a pixel.
         budget: how hard to try.
         seed: where the attacks' chance comes from; NumPy's global generator is set to it, which is all ART has.
+        moved: where each row that falls is written as it was when it fell, float32 (n, 1, h, w); the others are left.
 
     Returns by stage, in the order they ran, which rows (n,) were right however they had been changed up to then.
     """
@@ -86,10 +88,12 @@ def auto_attack(
             verbose=False,
         )
 
-    def answers(moved: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    def within(found: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
         low, high = np.maximum(images[rows] - radius, 0.0), np.minimum(images[rows] + radius, 1.0)
-        found: NDArray[np.intp] = np.asarray(cross_entropy.predict(np.clip(moved, low, high))).argmax(axis=1)
-        return found
+        return np.asarray(np.clip(found, low, high), np.float32)
+
+    def answers(found: NDArray[np.float32]) -> NDArray[np.intp]:
+        return np.asarray(np.asarray(cross_entropy.predict(found)).argmax(axis=1), np.intp)
 
     everything = np.arange(len(images))
     scores = np.asarray(cross_entropy.predict(images))
@@ -106,13 +110,15 @@ def auto_attack(
         ("deepfool", fool, [0]),
         ("square", random, [0]),
     ]
-    alive: NDArray[np.bool_] = answers(images, everything) == labels
+    alive: NDArray[np.bool_] = answers(images) == labels
     found = {"clean": alive.copy()}
     for name, attack, ranks in stages:
         for rank in ranks:  # 0: away from the true class; otherwise: towards the one of that rank
             rows = np.flatnonzero(alive)
             if len(rows):
-                moved = attack.generate(images[rows], y=nearest[rows, rank])
-                alive[rows] = answers(moved, rows) == labels[rows]
+                tried = within(attack.generate(images[rows], y=nearest[rows, rank]), rows)
+                alive[rows] = answers(tried) == labels[rows]
+                if moved is not None:
+                    moved[rows[~alive[rows]]] = tried[~alive[rows]]
         found[name] = alive.copy()
     return found

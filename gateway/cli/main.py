@@ -72,6 +72,7 @@ def command_line() -> argparse.ArgumentParser:
     add_models(verbs)
     add_ray(verbs)
     add_train(verbs)
+    add_lab(verbs)
     add_bench(verbs)
     return top
 
@@ -487,6 +488,12 @@ def add_train(verbs: Any) -> None:
     from gateway.cli.train import add_arguments, run
 
     add_arguments(verb(verbs, "train", run, "train a model from raw data to a signed bundle"))
+
+
+def add_lab(verbs: Any) -> None:
+    from gateway.cli.lab import add_verbs
+
+    add_verbs(verb, group(verbs, "lab", "attack the defenses, and write down what attackers achieve"))
 
 
 def add_bench(verbs: Any) -> None:

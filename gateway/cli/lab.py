@@ -1,0 +1,185 @@
+"""`stockade lab list|run|report`: the attack lab from the command line.
+
+Importing this module loads neither torch nor gRPC nor the catalogue: `stockade --help` stays fast.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from gateway.cli.arguments import whole
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Mapping
+
+    from defenses.lab.runner import Outcome
+
+__all__ = ["add_verbs"]
+
+EX_OK, EX_NO, EX_UNUSABLE = 0, 1, 2
+MINUTES_MAX = 7 * 24 * 60
+OUT = Path("out/lab")
+TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+POLICY_BYTES_MAX = 16 * 1024 * 1024
+
+
+def add_verbs(verb: Callable[..., argparse.ArgumentParser], verbs: Any) -> None:
+    """Add the verbs of `stockade lab`."""
+    listing = verb(verbs, "list", run_list, "name the experiments")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    running = verb(
+        verbs, "run", run_run, "run experiments, through real gateways and on the models; goes on where it was"
+    )
+    running.add_argument("names", nargs="*", metavar="NAME", help="an experiment, a family, or the beginning of names")
+    running.add_argument("--smoke", action="store_true", help="a few rows each: does everything run, in minutes")
+    running.add_argument("--seeds", type=whole(1, 100), metavar="N", help="seeds each (default: as the catalogue says)")
+    running.add_argument(
+        "--out", type=Path, default=OUT, metavar="DIR", help="where trials are kept (default: out/lab)"
+    )
+    running.add_argument(
+        "--minutes", type=whole(1, MINUTES_MAX), default=MINUTES_MAX, metavar="N", help="begin nothing new after this"
+    )
+    running.add_argument("--bundles", type=Path, metavar="DIR", help="signed models (default: the project's)")
+    running.add_argument("--data", type=Path, metavar="DIR", help="Fashion-MNIST (default: where Debian puts it)")
+    running.add_argument(
+        "--policy", type=Path, metavar="FILE", help="policy.yaml whose `models` are attacked (default: as `init` gives)"
+    )
+    report = verb(verbs, "report", run_report, "write the scorecard of a directory of trials: JSON and a page")
+    report.add_argument("directory", type=Path, metavar="DIR")
+    report.add_argument("--smoke", action="store_true", help="of the smoke run's trials")
+    report.add_argument("--to", type=Path, metavar="DIR", help="where to write (default: DIR)")
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print the catalogue."""
+    from gateway.lab.catalogue import catalogue
+
+    experiments = [*catalogue().values()]
+    if options.json:
+        rows = [{"name": one.name, "family": one.family, "summary": one.summary} for one in experiments]
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return EX_OK
+    table = Table("experiment", "family", "what", box=None)
+    for one in experiments:
+        table.add_row(one.name, one.family, escape(one.summary))
+    Console(highlight=False).print(table)
+    return EX_OK
+
+
+def run_run(options: argparse.Namespace) -> int:
+    """Run experiments; returns 0 when all are there, 1 when some failed or were not reached."""
+    from defenses.lab.attack import Size
+    from defenses.lab.errors import LabError
+    from defenses.lab.runner import Watcher, chosen, run_all
+    from gateway.lab.catalogue import catalogue
+    from gateway.lab.lab import LocalLab
+    from gateway.samples import bundles_directory
+
+    console = Console(stderr=True, highlight=False)
+    try:
+        experiments = chosen(catalogue(), options.names)
+        policy = policy_under_test(options.policy)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (LabError, OSError, ValueError) as problem:
+        return fail(console, problem)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        whole_task, part = progress.add_task("experiments", total=len(experiments)), progress.add_task("", total=None)
+
+        def began(name: str, seed: int, number: int, total: int) -> None:
+            progress.update(whole_task, description=f"{name}, seed {seed}", completed=number - 1, total=total)
+            progress.update(part, description="", completed=0, total=None)
+            console.print(f"{number}/{total} {name}, seed {seed}")
+
+        def failed(name: str, seed: int, trace: str) -> None:
+            console.print(f"[red]failed:[/red] {name}, seed {seed}\n{escape(trace)}", soft_wrap=True)
+
+        lab = LocalLab(
+            Size.SMOKE if options.smoke else Size.FULL,
+            options.out / "scratch",
+            bundles=options.bundles or bundles_directory(),
+            policy=policy,
+            data=options.data,
+            tell=lambda what, done, total: progress.update(part, description=what, completed=done, total=total),
+        )
+        with lab:
+            try:
+                outcome = run_all(
+                    experiments,
+                    lab,
+                    options.out,
+                    seeds=options.seeds,
+                    clock=time.monotonic,
+                    seconds_max=options.minutes * 60,
+                    watcher=Watcher(began, failed),
+                )
+            except LabError as problem:
+                return fail(console, problem)
+    console.print(told(outcome))
+    return EX_NO if outcome.failed or outcome.left else EX_OK
+
+
+def told(outcome: Outcome) -> str:
+    """Say in one line what became of a run."""
+    parts = {
+        "run": outcome.ran,
+        "there already": outcome.skipped,
+        "failed": outcome.failed,
+        "not reached": outcome.left,
+    }
+    return ", ".join(f"{len(some)} {word}" for word, some in parts.items() if some) or "nothing to run"
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Write results.json and index.html; returns 1 where a floor is missed."""
+    from defenses.lab.attack import Size
+    from defenses.lab.errors import LabError
+    from defenses.lab.trial import TRIALS_FILE, read_lines
+    from gateway.lab.report import write_report
+
+    console = Console(stderr=True, highlight=False)
+    size = Size.SMOKE if options.smoke else Size.FULL
+    try:
+        lines = [line for line in read_lines(options.directory / TRIALS_FILE) if line.size is size]
+        if not lines:
+            return fail(
+                console, f"{options.directory}: there are no trials of a {size} run; `stockade lab run` makes them"
+            )
+        files, missed = write_report(lines, options.to or options.directory)
+    except (LabError, OSError) as problem:
+        return fail(console, problem)
+    for file in files:
+        console.print(str(file), soft_wrap=True)
+    return EX_NO if missed else EX_OK
+
+
+def policy_under_test(file: Path | None) -> Mapping[str, Any]:
+    """Return `models` of a policy: of `file`, or of what `stockade init` writes."""
+    import yaml
+
+    if file is None:
+        text = "models:\n" + Template((TEMPLATES / "rules.yaml").read_text()).safe_substitute()
+    else:
+        with file.open() as opened:
+            text = opened.read(POLICY_BYTES_MAX)
+    try:
+        return dict(yaml.safe_load(text)["models"])
+    except (yaml.YAMLError, TypeError, KeyError, ValueError) as problem:
+        raise ValueError(f"{file}: is no policy with a map of `models`") from problem
+
+
+def fail(console: Console, problem: object) -> int:
+    """Say what is wrong, on standard error."""
+    console.print(f"[red]stockade:[/red] {escape(str(problem))}", soft_wrap=True)
+    return EX_UNUSABLE
