@@ -60,6 +60,15 @@ def test_benign_answers_cost_one_unit_on_average_whatever_their_class(prices):
         assert 0.9 < cost[prediction.argmax(axis=1) == winner].mean() < 1.1
 
 
+def test_how_near_a_boundary_is_is_judged_among_rows_of_the_same_class(prices):
+    """Some classes are told apart with less margin than others; that is no reason to charge all of their rows more."""
+    prediction, _ = benign(2, 20_000)
+    near = 2 * prices.unscaled(prediction, np.ones(20_000)) - 0.5
+    dear = near >= 0.5 / np.sqrt(0.05)
+    for winner in range(CLASSES):
+        assert 0.02 < dear[prediction.argmax(axis=1) == winner].mean() < 0.09
+
+
 def test_foreign_and_boundary_answers_cost_more(prices):
     usual = prices.cost(answer(0.5), np.array([0.5]))[0]
     assert prices.cost(answer(0.5), np.array([0.0001]))[0] > 15 * usual
