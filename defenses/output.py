@@ -190,8 +190,8 @@ def screen_texts(values: NDArray[Any], rule: TextRule) -> Texts:
         text = rule.clean(element)
         cleaned[place] = b"" if text is None else text
         withheld[place] = text is None
-    rows = len(values)
-    return Texts(cleaned.reshape(values.shape), withheld.reshape(rows, -1).any(axis=1) if rows else withheld)
+    of_row = withheld.reshape(len(values), values.size // max(len(values), 1))
+    return Texts(cleaned.reshape(values.shape), np.logical_or.reduce(of_row, axis=1))
 
 
 def _folded(text: str) -> str:
