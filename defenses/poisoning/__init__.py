@@ -1,0 +1,1 @@
+"""Against poisoned data and the models that were trained on it."""
