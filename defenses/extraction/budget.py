@@ -88,12 +88,15 @@ FRESH: Final = Account()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prices:
-    """What a full answer costs, calibrated on benign rows. `margins` by predicted class, ascending; `scale` divides.
+    """What an answer costs, calibrated on benign rows. Build it with `from_calibration`.
 
-    Build it with `from_calibration`.
+    `places` holds the margins of benign rows, each at 2 x its predicted class + margin, ascending: so one search finds
+    the rank of a row among those of its class, which are `counts` from `starts` on.
     """
 
-    margins: tuple[NDArray[np.float64], ...] = field(repr=False)
+    places: NDArray[np.float64] = field(repr=False)
+    starts: NDArray[np.intp] = field(repr=False)  # (classes,)
+    counts: NDArray[np.intp] = field(repr=False)  # (classes,)
     scale: NDArray[np.float64] = field(repr=False)  # (classes,): the mean price of benign rows before it
     digest: str
     name: str = NAME
@@ -112,10 +115,11 @@ class Prices:
             raise CalibrationInvalid(f"{NAME}.margins", "outside [0, 1], or of no class")
         everybody = np.sort(margins)
         by_class = [np.sort(margins[owners == number]) for number in range(scale.size)]
+        known = [few if few.size >= ROWS_MIN else everybody for few in by_class]
+        counts = np.array([each.size for each in known], np.intp)
+        places = np.concatenate([2.0 * number + each for number, each in enumerate(known)])
         return cls(
-            tuple(few if few.size >= ROWS_MIN else everybody for few in by_class),
-            np.ascontiguousarray(scale),
-            digest_arrays(_ALGORITHM, own),
+            places, counts.cumsum() - counts, counts, np.asarray(scale, np.float64), digest_arrays(_ALGORITHM, own)
         )
 
     def cost(
@@ -141,7 +145,7 @@ class Prices:
                 raise EvidenceInvalid("novelty", f"{novelty.shape} for {full.size} rows")
             fresh = np.clip(np.where(np.isnan(novelty), 1.0, novelty), 0.0, 1.0)
             full *= REPEAT_SHARE + (1.0 - REPEAT_SHARE) * fresh
-        return np.asarray(np.clip(np.rint(full * MILLI), 1, PRICE_MILLI_MAX), np.int64)
+        return np.asarray(np.minimum(np.maximum(np.rint(full * MILLI), 1), PRICE_MILLI_MAX), np.int64)
 
     def unscaled(self, prediction: NDArray[Any], p_values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the mean of the two e-values of each row, float64 (rows,); EvidenceInvalid for other shapes."""
@@ -151,12 +155,8 @@ class Prices:
         if p_values.shape != prediction.shape[:1]:
             raise EvidenceInvalid("p_values", f"{p_values.shape} for {len(prediction)} rows")
         winners = _winners(prediction)
-        margins = margins_of(prediction)
-        near = np.empty(len(prediction))
-        for winner in set(winners.tolist()):
-            rows = winners == winner
-            known = self.margins[winner]
-            near[rows] = (known.searchsorted(margins[rows], side="right") + 1) / (known.size + 1)
+        at_most = self.places.searchsorted(2.0 * winners + margins_of(prediction), side="right") - self.starts[winners]
+        near = (at_most + 1) / (self.counts[winners] + 1)
         return np.asarray((e_value(p_values) + e_value(near)) / 2)
 
 
@@ -237,15 +237,14 @@ class Budget:
 
 def e_value(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 / (2 sqrt(p)): mean 1 where p is uniform, less where it is conservative. NaN and what is no p count as 1e-6."""
-    held = np.clip(np.where(np.isnan(p_values), 0.0, p_values), 1e-6, 1.0)
-    return np.asarray(0.5 / np.sqrt(held))
+    return np.asarray(0.5 / np.sqrt(np.fmin(np.fmax(p_values, 1e-6), 1.0)))
 
 
 def margins_of(prediction: NDArray[Any]) -> NDArray[np.float64]:
     """The likeliest class's probability less the next one's, float64 (rows,) in [0, 1]; 0 where there is a NaN."""
-    two = np.partition(prediction.astype(np.float64, copy=False), -2, axis=1)[:, -2:]
-    margins = two[:, 1] - two[:, 0]
-    return np.asarray(np.clip(np.where(np.isnan(margins), 0.0, margins), 0.0, 1.0))
+    two = np.partition(prediction, -2, axis=1)
+    margins = np.subtract(two[:, -1], two[:, -2], dtype=np.float64)
+    return np.asarray(np.fmin(np.fmax(margins, 0.0), 1.0))
 
 
 def own_arrays(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
