@@ -2,7 +2,8 @@
 
 - A screen's verdict on a row is pass, flag or refuse, by its rule's two levels of p.
 - An enforcing screen's verdict moves the row's action; a shadow screen's is recorded and moves nothing.
-- A row's action is the strongest that any enforcing screen asks for: allow < flag < harden < refuse.
+- A row's action is the strongest that any enforcing screen asks for: allow < flag < harden < refuse. Between them stand
+  the steps that an account reaches by all that it asked (`defenses.steps`).
 - Fail closed: a p-value that is not a number reaches every level; a rule whose screen gave no p-values is an error.
 
 False-positive rates of several enforcing screens add up (union bound); the levels are per screen.
@@ -34,10 +35,16 @@ class Verdict(IntEnum):
 
 
 class Action(IntEnum):
+    """From the mildest. Those after HARDEN come from the account's step, REFUSE from either."""
+
     ALLOW = 0
     FLAG = 1
     HARDEN = 2
-    REFUSE = 3
+    NEIGHBOUR = 3
+    PROOF_OF_WORK = 4
+    TOP1 = 5
+    COOL_DOWN = 6
+    REFUSE = 7
 
 
 _FLAGGED = np.array([Action.ALLOW, Action.FLAG, Action.REFUSE], np.uint8)  # the action by verdict

@@ -7,8 +7,8 @@ Rules:
 - A caller is authenticated, admitted and charged before anything is looked up: an answer from here costs as any other.
 - Only what was allowed is kept, once its record is durable; what was flagged, hardened for a reason, refused or failed
   is judged anew each time. Each answer from here has a record of its own, which names the request it was made for.
-- A model with a screen that is not a function of the row alone, or with versions that are compared, is not cached: each
-  of its requests has to be seen.
+- A model whose accounts are watched, with a screen that is not a function of the row alone, or with versions that are
+  compared, is not cached: each of its requests has to be seen.
 - Whatever is no longer in force is forgotten at once: a new policy, or a version that goes in or out of service, clears
   all of it.
 - Bounded by entries, bytes and age. Where it is full, the tenant that holds most gives way with what it used least
@@ -53,11 +53,14 @@ class Kept(NamedTuple):
     request_id: str
     """Of the request that it was made for."""
     tenant: str
+    output_json: str | None = None
+    """What was kept back of it."""
 
     @property
     def nbytes(self) -> int:
         """What it takes of the bound."""
-        return OVERHEAD_BYTES + len(self.before) + len(self.after) + len(self.screens_json or "")
+        said = len(self.screens_json or "") + len(self.output_json or "")
+        return OVERHEAD_BYTES + len(self.before) + len(self.after) + said
 
 
 class Observed(NamedTuple):
@@ -124,7 +127,7 @@ class AnswerCache:
         if record.policy_digest != gw.active.digest or gw.served.get((bundle.name, bundle.version)) is not served:
             return  # what it was made under is not in force any more
         before, after = codec.without_id(outcome.body, bundle.name, bundle.version, item.request.id)
-        kept = Kept(before, after, record.screens_json, record.id, record.caller().tenant)
+        kept = Kept(before, after, record.screens_json, record.id, record.caller().tenant, record.output_json)
         self.keep(item.cache_key, kept, gw.clock_ns())
 
     def clear(self) -> None:
@@ -168,8 +171,10 @@ def open_cache(settings: ResponseCache | None) -> AnswerCache | None:
 
 def cacheable(rules: ModelRules, active: Active) -> bool:
     """Say whether answers under these rules may be given again."""
+    if rules.feedback is not None:  # a label is for what the model itself saw and said
+        return False
     released = rules.mirror is not None or rules.served.bundle.name in active.splits
-    return not released and rules.screens.keys() <= ROW_SCREENS
+    return not released and rules.watch is None and rules.screens.keys() <= ROW_SCREENS
 
 
 def key_of(request: InferRequest, rules: ModelRules, tenant: str, policy_digest: str) -> bytes:
@@ -205,6 +210,7 @@ def repeat(item: Item, kept: Kept, gw: Gateway) -> None:
         raise errors.DeadlinePassed
     record.cached = kept.request_id
     record.screens_json = kept.screens_json
+    record.output_json = kept.output_json
     body = codec.with_id(kept.before, kept.after, item.request.id)
     item.outcome = Answer(body, ALLOWED, ALLOWED if rules.reveal_verdict else None)
     gw.tally.repeated(rules.served.bundle.name, record.caller().priority_class, item.request.rows * rules.cost_per_row)

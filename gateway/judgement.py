@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from defenses.policy import RequestVerdicts
-    from gateway.state import ModelRules, ScreenInForce
+    from gateway.state import ModelRules
+    from gateway.watching import Watched
 
     RowsJudged = Sequence[tuple[str, np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.float64]]]]
 
@@ -33,7 +34,7 @@ VERDICTS = tuple(verdict.name.lower() for verdict in Verdict)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judgement:
-    """`row_actions` is uint8 (rows,); `actions` and `screens_json` have one item a request.
+    """`row_actions` is uint8 (rows,); `actions`, `screens_json` and `accounts_json` have one item a request.
 
     `rows` holds what each screen said of each row: its name, verdicts uint8 (rows,), p-values float64 (rows,).
     """
@@ -41,11 +42,17 @@ class Judgement:
     row_actions: np.ndarray[Any, np.dtype[np.uint8]]
     actions: list[int]
     screens_json: Sequence[str | None]
+    accounts_json: Sequence[str | None]
     rows: RowsJudged
 
 
-def judge(
-    rules: ModelRules, inputs: Mapping[str, Any], outputs: Mapping[str, Any], starts: np.ndarray[Any, Any], rows: int
+def judge(  # noqa: PLR0917  one call site, in the order in which it comes to know them
+    rules: ModelRules,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    starts: np.ndarray[Any, Any],
+    rows: int,
+    watched: Watched | None = None,
 ) -> Judgement:
     """Score, calibrate and decide a batch; `starts` holds the first row of each request."""
     evidence = Evidence(inputs, outputs)
@@ -60,11 +67,25 @@ def judge(
         actions, verdicts = by_request(decisions, {name: one.scores for name, one in judged.items()}, starts)
     except DefenseError as problem:
         raise errors.ScreenUnavailable from problem
+    rows_judged = [(view.name, view.verdicts, judged[view.name].p_values) for view in decisions.screens]
+    named = {name: (screen.digest, screen.technique) for name, screen in rules.screens.items()}
+    if watched is None:
+        accounts: Sequence[str | None] = [None] * starts.size
+        row_actions = decisions.action
+    else:
+        steps = watched.actions()
+        actions = np.maximum(actions, steps)
+        row_actions = np.maximum(decisions.action, np.repeat(steps, np.diff(starts, append=rows)))
+        verdicts = (*verdicts, *watched.verdicts())
+        named |= {name: (watched.digests[name], technique) for name, technique in watched.techniques.items()}
+        rows_judged += watched.rows()
+        accounts = watched.accounts_json()
     return Judgement(
-        row_actions=decisions.action,
+        row_actions=row_actions,
         actions=actions.tolist(),
-        screens_json=trace(rules.screens, verdicts, starts.size),
-        rows=[(view.name, view.verdicts, judged[view.name].p_values) for view in decisions.screens],
+        screens_json=trace(named, verdicts, starts.size),
+        accounts_json=accounts,
+        rows=rows_judged,
     )
 
 
@@ -75,7 +96,7 @@ def soften(outputs: Mapping[str, Any], row_actions: np.ndarray[Any, Any], rules:
         return outputs
     prediction = outputs[name]
     if rules.harden_flagged:
-        chosen = row_actions == Action.HARDEN
+        chosen = (row_actions >= Action.HARDEN) & (row_actions < Action.COOL_DOWN)
         if not chosen.any():
             return outputs
         softened = prediction.copy()
@@ -85,15 +106,20 @@ def soften(outputs: Mapping[str, Any], row_actions: np.ndarray[Any, Any], rules:
     return {**outputs, name: softened}
 
 
-def trace(screens: Mapping[str, ScreenInForce], verdicts: Sequence[RequestVerdicts], requests: int) -> list[str | None]:
-    """Return the `screens` part of each request's record, canonical JSON; None where no screen is in force."""
+def trace(
+    screens: Mapping[str, tuple[str, str]], verdicts: Sequence[RequestVerdicts], requests: int
+) -> list[str | None]:
+    """Return the `screens` part of each request's record, canonical JSON; None where no screen is in force.
+
+    `screens` holds the digest and the technique of each.
+    """
     if not verdicts:
         return [None] * requests
     columns = []
     for view in verdicts:
-        screen = screens[view.name]
-        head = f'{{"digest":"{screen.digest}","mode":"{view.mode.value}","name":{quoted(view.name)},"p_micro":'
-        tail = f',"technique":{quoted(screen.technique)},"threshold_micro":'
+        digest, technique = screens[view.name]
+        head = f'{{"digest":"{digest}","mode":"{view.mode.value}","name":{quoted(view.name)},"p_micro":'
+        tail = f',"technique":{quoted(technique)},"threshold_micro":'
         columns.append(
             [
                 f'{head}{p},"score_micro":{score}{tail}{threshold},"verdict":"{VERDICTS[verdict]}"}}'

@@ -33,11 +33,14 @@ from gateway.admission.shared import kept_here
 from gateway.cache import cacheable, key_of, repeat
 from gateway.capture import narrower
 from gateway.exits import log_failure
+from gateway.feedback.answers import see
 from gateway.judgement import DECISIONS, judge, soften
+from gateway.outgoing import emptied, within
 from gateway.policy.rules import PUBLIC_METHODS
 from gateway.release.comparison import Ran
 from gateway.settlement import settle
 from gateway.state import Answer, Item
+from gateway.watching import cooling_down, given_again, require_warm, top_class_only, watch, with_earlier
 from serving.errors import BackendTimedOut, BackendUnavailable
 
 if TYPE_CHECKING:
@@ -91,6 +94,7 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
         rules = route(record, message.model_name, message.model_version, active)
         served = rules.served
         require_loaded(served)
+        require_warm(record, rules, record.time_ns)
         outputs = rules.outputs_for(principal.roles)
         request = codec.decode(message, served.bundle.inputs, outputs, gw.codec_limits)
         given = rules.given(outputs)
@@ -204,9 +208,13 @@ def judge_alike(
     """Screen the evidence, decide, harden and encode. Raises whatever went wrong."""
     began_ns = gw.clock_ns()
     inputs, starts, outputs = inferred.inputs, inferred.starts, inferred.outputs
-    judgement = judge(rules, inputs, outputs, starts, rows_of(inputs))
+    watched = watch(items, rules, inferred, gw.wall_ns())
+    judgement = judge(rules, inputs, outputs, starts, rows_of(inputs), watched)
     judged_ns = gw.clock_ns()
-    shown = soften(outputs, judgement.row_actions, rules)
+    again = given_again(watched, judgement.row_actions)
+    allowed, kept_back = within(with_earlier(outputs, watched, again), rules, rows_of(inputs))
+    softened = soften(allowed, judgement.row_actions, rules)
+    shown = emptied(top_class_only(softened, judgement.row_actions, rules.prediction), kept_back, rules)
     bundle = rules.served.bundle
     bodies = codec.encode_batch(
         [item.request for item in items],
@@ -220,17 +228,22 @@ def judge_alike(
     hardened_ns = gw.clock_ns()
     stages = {"screen": judged_ns - began_ns, "infer": inferred.took_ns, "harden": hardened_ns - judged_ns}
     rules.served.counters.ran(gw.wall_ns(), rows_of(inputs), stages)
-    gw.tally.batch(items, rules, judgement, scores_of(outputs, rules.prediction), sum(stages.values()))
+    see(items, outputs, rules)
+    gw.tally.batch(items, rules, judgement, scores_of(outputs, rules.prediction), sum(stages.values()), kept_back)
     if rules.mirror is not None:
         prediction = outputs[rules.mirror.prediction]
         gw.comparer.offer(Ran(rules, inputs, prediction, starts, inferred.took_ns, judgement.rows))
+    kept_json = [None] * len(items) if kept_back is None else kept_back.by_request(starts)
     for position, item in enumerate(items):
         item.record.batch(batch_id, position, len(items), rows_of(inputs))
         item.record.screens_json = judgement.screens_json[position]
+        item.record.account_json = judgement.accounts_json[position]
+        item.record.output_json = kept_json[position]
         item.record.stages(stages)
+    repeats = set(np.searchsorted(starts, again, side="right") - 1)
     return [
-        outcome_of(action, good, body, rules)
-        for action, good, body in zip(judgement.actions, sound, bodies, strict=True)
+        outcome_of(action, good, body, rules, repeated=position in repeats)
+        for position, (action, good, body) in enumerate(zip(judgement.actions, sound, bodies, strict=True))
     ]
 
 
@@ -245,14 +258,25 @@ def backend_refusal(problem: BackendUnavailable | BackendTimedOut) -> errors.Ref
     return errors.BackendTimedOut() if isinstance(problem, BackendTimedOut) else errors.BackendUnavailable()
 
 
-def outcome_of(action: int, sound: bool, body: bytes, rules: ModelRules) -> Answer | errors.Refusal:
-    """Turn the decision on one request into its answer, or its refusal."""
+def outcome_of(
+    action: int, sound: bool, body: bytes, rules: ModelRules, *, repeated: bool = False
+) -> Answer | errors.Refusal:
+    """Turn the decision on one request into its answer, or its refusal. `repeated`: it got an earlier answer."""
     if action == Action.REFUSE:
         return errors.InputRejected()
+    if action == Action.COOL_DOWN:
+        return cooling_down()
     if not sound:
         return errors.ModelError()
-    decision = DECISIONS[Action(action)]
+    decision = DECISIONS[given_as(Action(action), repeated=repeated)]
     return Answer(body, decision, decision if rules.reveal_verdict else None)
+
+
+def given_as(action: Action, *, repeated: bool) -> Action:
+    """Return what was done to an answer, as the record says it: an account's step may ask for more than came of it."""
+    if action < Action.TOP1 and repeated:
+        return Action.NEIGHBOUR
+    return Action.HARDEN if action in {Action.NEIGHBOUR, Action.PROOF_OF_WORK} else action
 
 
 def route(record: Record, name: str, version: str, active: Active) -> ModelRules:

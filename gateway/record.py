@@ -80,6 +80,7 @@ class Record:
     """
 
     __slots__ = (
+        "account_json",
         "audit_index",
         "auth_json",
         "batch_json",
@@ -103,6 +104,7 @@ class Record:
         "model_name",
         "model_version",
         "names",
+        "output_json",
         "parent",
         "payload_json",
         "peer",
@@ -156,6 +158,8 @@ class Record:
         self.rows = 0
         self.batch_json: str | None = None
         self.screens_json: str | None = None
+        self.output_json: str | None = None
+        self.account_json: str | None = None
         self.cached = ""
         self.payload_json: str | None = None
         self.timings_us: dict[str, int] = {}
@@ -215,7 +219,7 @@ class Record:
 
     def leaf(self, site: Site) -> bytes:
         """Return the entry for the audit log."""
-        parts = ["{"]
+        parts = ["{" if self.account_json is None else f'{{"account":{self.account_json},']
         if self.auth_json is not None:
             parts.append(f'"auth":{self.auth_json},')
         if self.batch_json is not None:
@@ -230,6 +234,8 @@ class Record:
         parts.append(f',"method":{quoted(self.method)}')
         if self.model_json is not None:
             parts.append(f',"model":{self.model_json}')
+        if self.output_json is not None:
+            parts.append(f',"output":{self.output_json}')
         if self.payload_json is not None:
             parts.append(f',"payload":{self.payload_json}')
         parts.append(f',"peer":{quoted(self.peer)},"policy":"{self.policy_digest}","reason":"{self.reason}"')

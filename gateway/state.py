@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from defenses.calibration import Calibrated
     from defenses.hardening import HardeningRule
-    from defenses.policy import ScreenRule
+    from defenses.output import OutputRule
+    from defenses.policy import Mode, ScreenRule
+    from defenses.steps import Step
     from gateway import errors
     from gateway.admission.budget import Budget
     from gateway.admission.concurrency import Concurrency
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from gateway.cache import AnswerCache
     from gateway.capture import Room, Vault
     from gateway.codec import CodecLimits, InferRequest
+    from gateway.feedback.answers import Answers, FeedbackRules, Seen
     from gateway.host.link import HostLink
     from gateway.models.statistics import ModelCounters, ServiceTime
     from gateway.record import Record, Site
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from gateway.release.split import Split
     from gateway.tally import Tally
     from gateway.unprotected import Anybody, Forgetful, Unlimited
+    from gateway.watching import Watching
     from ops.audit.client import AuditClient
     from ops.audit.ring import InflightRing
     from ops.logging import Log
@@ -88,6 +92,7 @@ class Served:
     counters: ModelCounters
     unloaded: bool = False
     offload: Offload | None = None
+    watching: Watching | None = None
     batcher: Batcher[Item] | LoopBatcher[Item] = field(init=False)
 
 
@@ -110,6 +115,24 @@ class Mirror:
     rules: ModelRules
     rate: float
     prediction: str
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRules:
+    """What becomes of accounts whose questions look like an attack; `steps` by priority class where it has its own.
+
+    `consistent`: what is close to an earlier question gets its answer from the beginning; None: not even recorded.
+    """
+
+    mode: Mode
+    flag_alpha: float
+    consistent: Mode | None
+    steps: tuple[Step, ...]
+    by_class: Mapping[str, tuple[Step, ...]]
+
+    def steps_of(self, priority_class: str) -> tuple[Step, ...]:
+        """Return the steps of an account of this class."""
+        return self.by_class.get(priority_class, self.steps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,6 +158,9 @@ class ModelRules:
     mirror: Mirror | None = None
     reserved: Mapping[str, frozenset[str]] = field(default_factory=dict)
     on_request: frozenset[str] = frozenset()
+    feedback: FeedbackRules | None = None
+    watch: WatchRules | None = None
+    output: OutputRule | None = None
 
     def outputs_for(self, roles: frozenset[str]) -> tuple[TensorSpec, ...]:
         """Return the outputs that a caller with these roles may have; at least one."""
@@ -163,6 +189,7 @@ class Active:
     default_versions: Mapping[str, str]
     tenant_capture: Mapping[str, str]
     splits: Mapping[str, Split]
+    feedback_keys: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
 
     def authenticate(self, presented: Presented, right: str, now_ns: int) -> Principal:
         """Return who is calling; a method that the policy made public may be called by nobody in particular."""
@@ -187,7 +214,7 @@ class Answer:
 class Item:
     """A decoded request that waits for its batch; the batch writes the outcome.
 
-    `cache_key` is there where its answer may be given again.
+    `cache_key` is there where its answer may be given again, `seen` where labels of it may come.
     """
 
     record: Record
@@ -199,6 +226,7 @@ class Item:
     answer: asyncio.Future[Answer]
     outcome: Answer | errors.Refusal | None = None
     cache_key: bytes | None = None
+    seen: Seen | None = None
 
 
 @dataclass(slots=True)
@@ -231,6 +259,7 @@ class Gateway:
     shared: SharedLimiter | None = None
     host: HostLink | None = None
     cache: AnswerCache | None = None
+    answers: Answers | None = None
     isolations: Isolations = NOBODY
     draining: bool = False
     sums: Sums = field(default_factory=Sums)

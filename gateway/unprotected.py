@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gateway.admission.concurrency import Ticket
 from gateway.admission.limiter import Decision
 from gateway.auth.principal import Principal
+from gateway.policy.compile_output import ABSTAINED
 from ops.audit.client import Receipt
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.admission.limiter import Bucket
     from gateway.auth.principal import Presented
     from gateway.policy.policy import Policy
-    from gateway.state import Active
+    from gateway.state import Active, ModelRules
     from ops.audit.client import Done
 
 ADMITTED = Decision(admitted=True, rule="none", limit=0, remaining=0, reset_ms=0, retry_after_ms=0)
@@ -89,8 +90,20 @@ def anybody(policy: Policy) -> Principal:
 
 def without_protection(active: Active, principal: Principal) -> Active:
     """Return the policy with nothing left of it but where the models are; everybody is `principal`."""
-    models = {
-        key: replace(rules, screens={}, screen_rules={}, hardening=None, harden_flagged=False, capture="none")
-        for key, rules in active.models.items()
-    }
+    models = {key: bare(rules) for key, rules in active.models.items()}
     return replace(active, models=models, chain=Anybody(principal))
+
+
+def bare(rules: ModelRules) -> ModelRules:
+    """Return what is left of a version's rules when nothing protects it: where it is, and what it gives."""
+    return replace(
+        rules,
+        outputs=tuple(spec for spec in rules.outputs if spec is not ABSTAINED),
+        screens={},
+        screen_rules={},
+        hardening=None,
+        harden_flagged=False,
+        output=None,
+        capture="none",
+        watch=None,
+    )

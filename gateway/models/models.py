@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hmac
 from typing import TYPE_CHECKING
 
+from defenses.evasion import similarity
+from defenses.watch import Watch
 from gateway.models.batching import end_batching
 from gateway.models.measured import measured_fpr
 from gateway.models.ray import open_ray
 from gateway.models.statistics import ModelCounters, ServiceTime
 from gateway.models.upstream import UpstreamEngine, required
+from gateway.policy.compile import PREDICTION
 from gateway.record import model_fragment
 from gateway.state import Served
+from gateway.watching import Watching
 from ops.metrics import ScreenFacts
 from serving.bundle import load_bundle
 from serving.catalog import find_bundles
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "load_bundles", "load_listed", "out_of_service", "retire", "screen_facts", "serve"]
 
+WATCH_KEY_LABEL = b"stockade watch 1"
 ENGINES: Mapping[str, Callable[[Bundle, Config, Log], Engine]] = {
     "inprocess": lambda bundle, *_: open_engine(bundle),
     "oip": lambda bundle, config, _: UpstreamEngine(bundle, required(config.engine.oip)),
@@ -106,7 +112,20 @@ def served_by(engine: Engine, bundle: Bundle, config: Config, *, unloaded: bool 
         service_time=ServiceTime(),
         counters=ModelCounters(),
         unloaded=unloaded,
+        watching=open_watching(bundle, config.policy.pepper.read_bytes()),
     )
+
+
+def open_watching(bundle: Bundle, pepper: bytes) -> Watching | None:
+    """Return the watch over those who ask this model, where its bundle brings the calibration of one.
+
+    The key of its projection follows from the pepper, so it is the same after a restart, and nobody outside knows it.
+    """
+    if not any(name.startswith(f"{similarity.NAME}.") for name in bundle.calibration):
+        return None
+    key = hmac.digest(pepper, WATCH_KEY_LABEL + bytes.fromhex(bundle.digest), "sha256")
+    kept = frozenset(spec.name for spec in bundle.outputs if len(spec.shape) == 1) | {PREDICTION}
+    return Watching(Watch.from_calibration(bundle.calibration, key=key, answer_names=kept))
 
 
 async def retire(served: Served) -> None:

@@ -12,7 +12,8 @@ from defenses.errors import DefenseError
 from defenses.evasion.evidence import COMPONENTS as EVIDENCE_OUTPUTS
 from defenses.evasion.evidence import load_evidence
 from defenses.hardening import HardeningRule
-from defenses.policy import Mode, calibrated_rule
+from defenses.policy import Action, Mode, calibrated_rule
+from defenses.steps import Step
 from gateway.admission.budget import compile_budget
 from gateway.admission.limiter import Limits
 from gateway.auth.api_key import ApiKey, ApiKeys
@@ -23,8 +24,10 @@ from gateway.auth.mtls import Certificates
 from gateway.auth.principal import Account
 from gateway.auth.rights import Grant, Rights
 from gateway.config.document import PolicyRejected
+from gateway.policy.compile_feedback import feedback_keys_of, feedback_rules
+from gateway.policy.compile_output import ABSTAINED, output_rule_of
 from gateway.policy.compile_release import require_versions, splits_of, with_mirrors
-from gateway.state import PUBLIC, Active, ModelRules, ScreenInForce
+from gateway.state import PUBLIC, Active, ModelRules, ScreenInForce, WatchRules
 from serving.manifest import PROTOTYPES
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from gateway.admission.budget import Budget
     from gateway.auth.jwt import Issuer
     from gateway.policy.policy import LimitSet, ModelPolicy, Policy
+    from gateway.policy.watch import Watch, WatchStep
     from gateway.state import Served
     from serving.bundle import Bundle, TensorSpec
 
@@ -76,6 +80,7 @@ def compile_policy(
             default_versions=defaults,
             tenant_capture={name: tenant.capture for name, tenant in policy.tenants.items()},
             splits=splits_of(policy, {}),
+            feedback_keys=feedback_keys_of(policy),
         )
     except (IdentitySetupError, DefenseError, ValueError) as problem:
         raise PolicyRejected([str(problem)]) from problem
@@ -161,10 +166,14 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
     on_request = frozenset(bundle.manifest["roles"].get(PROTOTYPES, ()))
     named = {spec.name for spec in bundle.outputs} - on_request if model.outputs is None else {*model.outputs}
     outputs = tuple(spec for spec in bundle.outputs if spec.name in named or spec.name in model.reserved)
+    reserved = reserved_of(model, bundle, outputs, on_request)
+    output = output_rule_of(model.output, bundle, prediction, [spec for spec in outputs if spec.name not in reserved])
+    if output is not None:
+        outputs = (*outputs, ABSTAINED)
     return ModelRules(
         served=served,
         outputs=outputs,
-        reserved=reserved_of(model, bundle, outputs, on_request),
+        reserved=reserved,
         on_request=on_request,
         datatypes={spec.name: spec.datatype for spec in outputs},
         cost_per_row=model.cost_per_row,
@@ -183,9 +192,30 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
         if model.harden
         else None,
         harden_flagged=model.harden is not None and model.harden.when == "flagged",
+        output=output,
         reveal_verdict=model.reveal_verdict,
         capture=model.capture,
         capture_rate=model.capture_rate or 0.0,
+        feedback=feedback_rules(model.feedback, bundle, prediction) if model.feedback else None,
+        watch=watch_rules(model.watch, served) if model.watch else None,
+    )
+
+
+def watch_rules(watch: Watch, served: Served) -> WatchRules:
+    """Return what becomes of accounts whose questions look like an attack."""
+    if served.watching is None:
+        problem = "the bundle has no calibration of a watch; make it with `stockade defenses calibrate`"
+        raise PolicyRejected([f"models.{served.bundle.name}.watch: {problem}"])
+
+    def steps(named: Iterable[WatchStep]) -> tuple[Step, ...]:
+        return tuple(Step.at(step.alpha, Action[step.answer.upper()], step.lasts_ms * 1_000_000) for step in named)
+
+    return WatchRules(
+        mode=Mode(watch.mode),
+        flag_alpha=watch.flag_alpha,
+        consistent=None if watch.consistent == "off" else Mode(watch.consistent),
+        steps=steps(watch.steps),
+        by_class={name: steps(named) for name, named in watch.classes.items()},
     )
 
 

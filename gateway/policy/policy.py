@@ -25,9 +25,12 @@ from pydantic import Field, StringConstraints
 from gateway.config.document import PolicyRejected, Section, fill, parse, read_bounded
 from gateway.config.units import Date, Rate, Text
 from gateway.policy import rules as policy_rules
+from gateway.policy.feedback import Feedback, FeedbackKey
+from gateway.policy.output import Output
 from gateway.policy.promotion import Approver, Promotion
 from gateway.policy.release import Release
 from gateway.policy.signature import PolicySignatureInvalid, sign_policy, verify
+from gateway.policy.watch import Watch
 
 __all__ = [
     "ApiKey",
@@ -155,6 +158,8 @@ class Principal(Section):
     """SPIFFE ids of its client certificates."""
     dns: Annotated[tuple[str, ...], Field(max_length=16)] = ()
     """DNS names, in lower case, of its client certificates that carry no SPIFFE id."""
+    feedback_keys: Annotated[tuple[FeedbackKey, ...], Field(max_length=4)] = ()
+    """Ed25519 public keys, raw, hex, with which it signs labels; `stockade feedback key` makes one."""
 
 
 class Issuer(Section):
@@ -214,13 +219,19 @@ class ModelPolicy(Section):
     """Outputs that only these roles may have, such as user embeddings; to all others they do not exist."""
     screens: Mapping[Name, ScreenPolicy] = {}
     """By screen."""
+    watch: Watch | None = None
+    """What becomes of accounts whose questions, taken together, look like an attack."""
     harden: Hardening | None = None
+    output: Output | None = None
+    """Which classes and texts may leave, and how sure the model has to be."""
     reveal_verdict: bool = False
     """Tells clients in a trailer whether a screen flagged them. An attacker can learn from it."""
     capture: Capture = "none"
     """Which payloads are kept, encrypted, for replay."""
     capture_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """The share kept when `capture` is `sampled`."""
+    feedback: Feedback | None = None
+    """How labels that clients send later are judged; absent: none are taken."""
     release: Release | None = None
     """How its versions are rolled out."""
     promotion: Promotion | None = None

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gateway.config.document import Fault, Location
+from gateway.policy.feedback import feedback_faults
+from gateway.policy.output import output_faults
 from gateway.policy.promotion import approver_faults, promotion_faults
 from gateway.policy.release import release_faults
+from gateway.policy.watch import watch_faults
 
 if TYPE_CHECKING:
     from gateway.policy.policy import ModelPolicy, Policy, Principal
@@ -21,6 +24,7 @@ __all__ = ["METHODS", "MODEL_METHODS", "PUBLIC_METHODS", "RULES"]
 
 MODEL_METHODS = frozenset(
     {
+        "Feedback",
         "ModelConfig",
         "ModelInfer",
         "ModelMetadata",
@@ -31,7 +35,7 @@ MODEL_METHODS = frozenset(
         "RepositoryModelUnload",
     }
 )
-"""Methods of `inference.GRPCInferenceService` that are about one model."""
+"""What is about one model: methods of `inference.GRPCInferenceService`, and `stockade.v1.Feedback`."""
 PUBLIC_METHODS = frozenset({"ServerLive", "ServerReady", "ServerMetadata", "Health", "Reflection"})
 """What can be offered without a credential: nothing in it touches a model or a tenant."""
 METHODS = MODEL_METHODS | PUBLIC_METHODS | {"RepositoryIndex", "TraceSetting", "LogSettings", "Admin", "Audit"}
@@ -119,6 +123,8 @@ def _credentials(principal: Principal) -> Iterator[tuple[Location, tuple[str, ..
     for index, key in enumerate(principal.api_keys):
         yield ("api_keys", index, "id"), ("API key id", key.id)
         yield ("api_keys", index, "hmac"), ("API key with the HMAC", key.hmac)
+    for index, public in enumerate(principal.feedback_keys):
+        yield ("feedback_keys", index), ("feedback key", public)
     for index, subject in enumerate(principal.subjects):
         yield ("subjects", index), ("subject", subject.issuer, subject.subject)
     for index, spiffe in enumerate(principal.spiffe):
@@ -133,7 +139,7 @@ def _identities(policy: Policy) -> Iterator[Fault]:
     for name, principal in policy.principals.items():
         at: Location = ("principals", name)
         found = list(_credentials(principal))
-        if not found:
+        if all(identity[0] == "feedback key" for _, identity in found):  # it signs, and lets nobody in
             yield Fault(at, "has no way to prove who it is; add `api_keys`, `subjects`, `spiffe` or `dns`")
         for place, identity in found:
             if identity in owners:
@@ -185,6 +191,12 @@ def _models(policy: Policy) -> Iterator[Fault]:
         if model.capture != "sampled" and model.capture_rate is not None:
             yield Fault((*at, "capture_rate"), "means nothing unless `capture` is `sampled`; remove it")
         yield from _reserved((*at, "reserved"), model, policy.roles)
+        if model.watch is not None:
+            yield from watch_faults((*at, "watch"), model.watch, policy.classes, hardens=model.harden is not None)
+        if model.output is not None:
+            yield from output_faults((*at, "output"), model.output)
+        if model.feedback is not None:
+            yield from feedback_faults((*at, "feedback"), model.feedback, policy.principals)
         if model.release is not None:
             yield from release_faults((*at, "release"), model.serve, model.release)
         if model.promotion is not None:

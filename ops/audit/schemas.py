@@ -28,6 +28,18 @@ class Part(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False, fro
     """A part of an entry: unknown keys are refused, absent ones stay absent."""
 
 
+class Account(Part, kw_only=True, frozen=True):
+    """What the account's questions, taken together, look like: the natural logarithm of the evidence against it.
+
+    `repeats` counts the rows that lie close to an earlier question; `step` is where the account stands.
+    """
+
+    evidence_milli: Micro
+    mode: Literal["enforce", "shadow"]
+    repeats: Count
+    step: Literal["allow", "flag", "harden", "neighbour", "proof_of_work", "top1", "cool_down", "refuse"]
+
+
 class Auth(Part, kw_only=True, frozen=True):
     credential: Text
     method: Literal["api_key", "jwt", "mtls", "none"]
@@ -62,6 +74,13 @@ class Sealed(Part, kw_only=True, frozen=True):
     commitment: Hex64
 
 
+class Output(Part, kw_only=True, frozen=True):
+    """What the policy kept back: rows that got no answer, and rows that got another class than the model's first."""
+
+    abstained: Count
+    moved: Count
+
+
 class Payload(Part, kw_only=True, frozen=True):
     key: Annotated[str, Meta(min_length=2, max_length=64, pattern="^[0-9a-f]+$")]
     request: Sealed | UnsetType = UNSET
@@ -79,7 +98,7 @@ class Screen(Part, kw_only=True, frozen=True):
     verdict: Literal["pass", "flag", "refuse"]
 
 
-Decision = Literal["allow", "flag", "harden", "refuse", "error"]
+Decision = Literal["allow", "flag", "harden", "neighbour", "proof_of_work", "top1", "refuse", "error"]
 Limits = Annotated[list[Limit], Meta(max_length=16)]
 Screens = Annotated[list[Screen], Meta(max_length=16)]
 
@@ -87,6 +106,7 @@ Screens = Annotated[list[Screen], Meta(max_length=16)]
 class Request(Part, kw_only=True, frozen=True):
     """One request and its outcome. `cached` is the id of the request whose answer it was given again."""
 
+    account: Account | UnsetType = UNSET
     auth: Auth | UnsetType = UNSET
     batch: Batch | UnsetType = UNSET
     build: Text
@@ -100,6 +120,7 @@ class Request(Part, kw_only=True, frozen=True):
     limits: Limits | UnsetType = UNSET
     method: Text
     model: Model | UnsetType = UNSET
+    output: Output | UnsetType = UNSET
     payload: Payload | UnsetType = UNSET
     peer: Text
     policy: Hex64
@@ -341,15 +362,30 @@ class Release(Part, kw_only=True, frozen=True):
 
 
 class Feedback(Part, kw_only=True, frozen=True):
+    """Somebody said, in the call with the id `call`, what the right answer to a row of `request` was.
+
+    `name` and `version` are the model's, as it was said; `key` are the first digits of the key that signed, `p_micro` how
+    rarely a right label lies as far from trusted rows. `reason` says why it was not accepted.
+    """
+
     auth: Auth
     build: Text
+    call: Hex32 | UnsetType = UNSET
+    disposition: Literal["accepted", "quarantined", "refused"] | UnsetType = UNSET
     gateway: Text | UnsetType = UNSET
     id: Hex32
+    key: Text | UnsetType = UNSET
     kind: Literal["feedback"]
     label: Name
+    name: Text | UnsetType = UNSET
+    outcome_ns: TimeNs | UnsetType = UNSET
+    p_micro: Count | UnsetType = UNSET
+    reason: Text | UnsetType = UNSET
     request: Hex32
+    row: Count | UnsetType = UNSET
     time_ns: TimeNs
     v: V1
+    version: Text | UnsetType = UNSET
 
 
 class Isolation(Part, kw_only=True, frozen=True):

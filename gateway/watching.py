@@ -1,0 +1,190 @@
+"""The watch over accounts in the request path: what a batch's callers have asked before, and what becomes of it.
+
+It brings together `defenses.watch` (what an account's questions look like), `defenses.steps` (where that puts it) and
+the policy's `watch`. One object a model version and process; it outlives reloads of the policy.
+
+Rules:
+- Every row that reached the model is remembered, whatever becomes of it: what is refused is evidence too.
+- A row that is answered with an earlier answer carries nothing of its own: outputs of which the earlier ones are not
+  kept (latents) are zero in it.
+- In shadow all of it is recorded and nothing is done.
+- Several batch threads may come at once: a lock makes one of them wait.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from defenses.errors import DefenseError
+from defenses.hardening import HardeningRule, harden
+from defenses.policy import Action, Mode, RequestVerdicts, micro
+from defenses.steps import Standings
+from defenses.watch import Asker
+from gateway import errors
+from gateway.admission.limiter import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from defenses.watch import Observed, Watch
+    from gateway.pipeline import Inferred
+    from gateway.record import Record
+    from gateway.state import Item, ModelRules, WatchRules
+
+    Tensors = Mapping[str, np.ndarray[Any, Any]]
+    Rows = np.ndarray[Any, np.dtype[np.intp]]
+    Actions = np.ndarray[Any, np.dtype[np.uint8]]
+
+COOL_DOWN_RETRY_MS = 1000
+COOL_DOWN = "cool-down"  # what the record says
+COOL_DOWN_RULE = "principal-requests"  # what a caller is told: the name of an ordinary limit
+TOP1 = HardeningRule(top_k=1, temperature=1.0, decimals=0)
+STEP_NAMES = {action: action.name.lower() for action in Action}
+
+
+@dataclass(slots=True)
+class Watching:
+    """The watch of one model version in this process, and which accounts stand on a step."""
+
+    watch: Watch
+    standings: Standings = field(default_factory=Standings)
+    _lock: Lock = field(default_factory=Lock)
+
+    def observe(self, items: Sequence[Item], rules: WatchRules, inferred: Inferred, now_ns: int) -> Watched:
+        """Remember what these requests ask, and say what follows. Raises DefenseError."""
+        starts = inferred.starts
+        callers = [item.record.caller() for item in items]
+        askers = [Asker(caller.name, caller.tenant) for caller in callers]
+        with self._lock:
+            seen = self.watch.observe(askers, starts, inferred.inputs, inferred.outputs, now_ns)
+            evidence = np.maximum.reduceat(seen.log_evidence, starts)
+            steps = [rules.steps_of(caller.priority_class) for caller in callers]
+            standing = self.standings.reach([caller.name for caller in callers], evidence, steps, now_ns)
+        return Watched(rules, seen, self.watch.digests, self.watch.techniques, starts, evidence, standing)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watched:
+    """What the watch said of a batch. `evidence` float64 (requests,), `standing` uint8 (requests,) of Action."""
+
+    rules: WatchRules
+    seen: Observed
+    digests: Mapping[str, str]
+    techniques: Mapping[str, str]
+    starts: Rows
+    evidence: np.ndarray[Any, np.dtype[np.float64]]
+    standing: Actions
+
+    @property
+    def enforced(self) -> bool:
+        """Whether the steps are taken, or only recorded."""
+        return self.rules.mode == Mode.ENFORCE
+
+    def actions(self) -> Actions:
+        """Return what the steps ask for, uint8 (requests,): nothing in shadow."""
+        return self.standing if self.enforced else np.zeros_like(self.standing)
+
+    def repeats(self) -> list[int]:
+        """Return how many rows of each request lie close to an earlier question of its account."""
+        if not self.seen.anchors:
+            return [0] * self.starts.size
+        close = np.zeros(len(self.seen.log_evidence), np.int64)
+        close[list(self.seen.anchors)] = 1
+        repeated: list[int] = np.add.reduceat(close, self.starts).tolist()
+        return repeated
+
+    def verdicts(self) -> list[RequestVerdicts]:
+        """Return each screen's view of each request, from its worst row, for the record."""
+        views = []
+        threshold = np.full(self.starts.size, round(self.rules.flag_alpha * 1_000_000), np.int64)
+        for name, p_values in self.seen.p_values.items():
+            p = np.minimum.reduceat(p_values, self.starts)
+            flagged = (p <= self.rules.flag_alpha).astype(np.uint8)
+            score = micro(np.maximum.reduceat(self.seen.scores[name], self.starts))
+            views.append(RequestVerdicts(name, self.rules.mode, flagged, micro(p), score, threshold))
+        return views
+
+    def rows(self) -> list[tuple[str, Actions, np.ndarray[Any, np.dtype[np.float64]]]]:
+        """Return each screen's name, its verdict on each row and its p-value of each row, for the metrics."""
+        return [
+            (name, (p_values <= self.rules.flag_alpha).astype(np.uint8), p_values)
+            for name, p_values in self.seen.p_values.items()
+        ]
+
+    def accounts_json(self) -> list[str]:
+        """Return the `account` part of each request's record, canonical JSON."""
+        return [
+            f'{{"evidence_milli":{milli},"mode":"{self.rules.mode.value}","repeats":{repeats},'
+            f'"step":"{STEP_NAMES[Action(step)]}"}}'
+            for milli, repeats, step in zip(
+                np.rint(np.clip(self.evidence, -1e6, 1e6) * 1000).astype(np.int64).tolist(),
+                self.repeats(),
+                self.standing.tolist(),
+                strict=True,
+            )
+        ]
+
+
+def watch(items: Sequence[Item], rules: ModelRules, inferred: Inferred, now_ns: int) -> Watched | None:
+    """Have the watch look at a batch, where the policy has one. A watch that cannot look fails closed."""
+    watching = rules.served.watching
+    if rules.watch is None or watching is None:
+        return None
+    try:
+        return watching.observe(items, rules.watch, inferred, now_ns)
+    except DefenseError as problem:
+        raise errors.ScreenUnavailable from problem
+
+
+def given_again(watched: Watched | None, row_actions: Actions) -> list[int]:
+    """Return the rows that get an earlier answer: those close to an earlier question, where step or policy wants it."""
+    if watched is None or not watched.seen.anchors:
+        return []
+    always = watched.rules.consistent == Mode.ENFORCE
+    return [row for row in watched.seen.anchors if always or row_actions[row] >= Action.NEIGHBOUR]
+
+
+def with_earlier(outputs: Tensors, watched: Watched | None, rows: Sequence[int]) -> Tensors:
+    """Return the outputs with the earlier answer in these rows."""
+    if watched is None or not rows:
+        return outputs
+    given = {name: values.copy() for name, values in outputs.items()}
+    for row in rows:
+        earlier = watched.seen.anchors[row]
+        for name, values in given.items():
+            values[row] = earlier[name][0] if name in earlier else np.zeros_like(values[row])
+    return given
+
+
+def top_class_only(outputs: Tensors, row_actions: Actions, prediction: str | None) -> Tensors:
+    """Return the outputs with the likeliest class alone where the account's step wants it; all else is zero there."""
+    chosen = row_actions >= Action.TOP1
+    if not chosen.any():
+        return outputs
+    given = {name: values.copy() for name, values in outputs.items()}
+    for name, values in given.items():
+        if name == prediction:
+            values[chosen] = harden(values[chosen], TOP1)
+        elif values.dtype.kind in "fiu":
+            values[chosen] = 0
+    return given
+
+
+def require_warm(record: Record, rules: ModelRules, now_ns: int) -> None:
+    """RateLimited for an account that has to cool down, before anything is computed for it; it looks like any limit."""
+    watching = rules.served.watching
+    if rules.watch is None or watching is None or rules.watch.mode != Mode.ENFORCE:
+        return
+    if watching.standings.of(record.caller().name, now_ns) == Action.COOL_DOWN:
+        burst = record.rate.limit if record.rate is not None else 1
+        record.limited(Decision(False, COOL_DOWN, burst, 0, COOL_DOWN_RETRY_MS, COOL_DOWN_RETRY_MS))
+        raise cooling_down()
+
+
+def cooling_down() -> errors.RateLimited:
+    """Return the refusal of an account that has to cool down."""
+    return errors.RateLimited(COOL_DOWN_RULE, COOL_DOWN_RETRY_MS)
