@@ -23,6 +23,8 @@ from gateway.cache import open_cache
 from gateway.capture import BACKLOG_SHARE, Room, Vault
 from gateway.codec import CodecLimits
 from gateway.exits import BODY_INCOMPLETE, write_sums
+from gateway.feedback.answers import Answers
+from gateway.feedback.store import FILE as FEEDBACK_FILE
 from gateway.host.place import place_of
 from gateway.models.batching import end_batching, start_batching
 from gateway.models.models import load_listed, retire, screen_facts, serve
@@ -186,6 +188,8 @@ class App:
         await keep_limits(self)
         write_sums(self.gw)
         await self.sink.close()
+        if self.gw.answers is not None:
+            await self.gw.answers.flush()
         for served in self.gw.served.values():
             served.engine.close()
         self.gw.tally.flush()
@@ -268,6 +272,9 @@ async def open_app(
         shared=shared,
         host=host,
         cache=open_cache(config.cache) if served else None,
+        answers=Answers(place.memory.with_name(FEEDBACK_FILE), log, time.time_ns)
+        if served and not config.unsafe_unprotected
+        else None,
         isolations=isolations,
     )
     for one in served.values():

@@ -115,6 +115,8 @@ def deliver(  # noqa: PLR0917  the first five are bound where it is made
             item.record.stage("audit", now_ns - appended_ns)
             if gw.cache is not None and first_index is not None:
                 gw.cache.learn(item, gw)
+            if gw.answers is not None and first_index is not None:
+                gw.answers.note(item)
             reply(item, None if first_index is None else first_index + offset, gw)
     finally:
         if last:

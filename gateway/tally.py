@@ -91,6 +91,10 @@ class Tally:
             rows[name] = rows.get(name, 0) + item.request.rows
         self._batches.append(BatchRun(rules, rows, judgement, scores, compute_ns, kept_back))
 
+    def feedback(self, judged: Sequence[tuple[str, str, str]]) -> None:
+        """Labels came: (model, disposition, reason) of each."""
+        self._metrics.feedback.items(judged)
+
     def repeated(self, model: str, priority_class: str, cost: int) -> None:
         """A request was charged, and answered without the model; it is counted as any other when it ends."""
         charged = model, priority_class

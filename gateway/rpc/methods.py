@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from grpc_health.v1 import health_pb2
 
 from gateway.codec import parse_as
+from gateway.feedback.submit import RIGHT as FEEDBACK_RIGHT
+from gateway.feedback.submit import submit
 from gateway.pipeline import answer, route, share
 from gateway.policy.rules import PUBLIC_METHODS
 from gateway.rpc import health, metadata
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 INFERENCE = "inference.GRPCInferenceService"
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+FEEDBACK = "stockade.v1.Feedback"
 
 
 async def model_infer(call: Call, body: bytes) -> Answer:
@@ -138,10 +141,10 @@ _TOLD: Mapping[str, tuple[type[Message], Callable[..., Message]]] = {
 def charged(method: Unary | Stream) -> Unary | Stream:
     """Return the method as it is where gateways share limits: each call takes from them before it runs.
 
-    An inference does so itself, once its cost is known. What touches neither a model nor a tenant is left out: whether
+    An inference does so itself, once its cost is known, and so does what takes labels. What touches neither a model nor a tenant is left out: whether
     a gateway is alive must not depend on where the limits are kept.
     """
-    if method.right in PUBLIC_METHODS or method.right == "ModelInfer":
+    if method.right in PUBLIC_METHODS or method.right in {"ModelInfer", FEEDBACK_RIGHT}:
         return method
 
     def charges(call: Call) -> Charges:
@@ -176,6 +179,7 @@ def data_methods(*, reflection: bool, shared_limits: bool = False) -> dict[str, 
         f"/{INFERENCE}/ModelStreamInfer": Stream("ModelStreamInfer", stream_infer),
         f"/{INFERENCE}/RepositoryModelLoad": Unary("RepositoryModelLoad", load_model),
         f"/{INFERENCE}/RepositoryModelUnload": Unary("RepositoryModelUnload", unload_model),
+        f"/{FEEDBACK}/Submit": Unary(FEEDBACK_RIGHT, submit),
         f"/{HEALTH}/Check": Unary("Health", health.check),
         f"/{HEALTH}/List": Unary("Health", health.list_all),
         f"/{HEALTH}/Watch": Stream("Health", health.watch),

@@ -27,6 +27,8 @@ GATEWAY_KINDS = frozenset(
         "policy",
         "model",
         "release",
+        "feedback",
+        "admin",
         "isolation",
         "incident",
         "quarantine",

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ops.metrics.cache import CacheMetrics
 from ops.metrics.cluster import ClusterMetrics
+from ops.metrics.feedback import FeedbackMetrics
 from ops.metrics.release import ReleaseMetrics
 from ops.metrics.shared_limits import SharedLimitsMetrics
 from ops.metrics.store import OTHER, Cell, Family, Histogram, HistogramCells, Store, counter, gauge
@@ -140,6 +141,7 @@ class Metrics:
             self._rpc_unknown = self._bind_rpc(f"/{OTHER}/{OTHER}", OTHER)
         self._policy = ""
         self.release = ReleaseMetrics(self._store)
+        self.feedback = FeedbackMetrics(self._store)
 
     def _allow(self, methods: Mapping[str, str], reasons: Collection[str]) -> None:
         allow = self._store.vocabulary.allow

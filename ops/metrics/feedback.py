@@ -1,0 +1,43 @@
+"""What is counted of labels that clients send later. The series are there once the first label has come."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ops.metrics.store import Store, counter
+
+__all__ = ["FeedbackMetrics"]
+
+DISPOSITIONS = ("accepted", "quarantined", "refused")
+REASONS = (
+    "OK",
+    "SIGNATURE_MISSING",
+    "KEY_UNKNOWN",
+    "SIGNATURE_INVALID",
+    "UNKNOWN_REQUEST",
+    "LABEL_UNKNOWN",
+    "TIME_INVALID",
+    "REPLAYED",
+    "STORE_FULL",
+    "FLAGGED_ANSWER",
+    "CONTRADICTED",
+    "INCONSISTENT",
+)
+
+
+class FeedbackMetrics:
+    """The series of labels in one process's store. Thread-safe."""
+
+    def __init__(self, store: Store) -> None:
+        self._lock = store.lock
+        with self._lock:
+            store.vocabulary.allow("disposition", DISPOSITIONS)
+            store.vocabulary.allow("reason", REASONS)
+            text = "Labels that clients sent, by what became of them."
+            self._items = counter(store, "stockade_feedback_items_total", text, ("model", "disposition", "reason"))
+
+    def items(self, judged: Sequence[tuple[str, str, str]]) -> None:
+        """Labels came. `judged`: (model, or empty where it is not known; disposition; reason, or empty) of each."""
+        counts = Counter((model, disposition, reason or "OK") for model, disposition, reason in judged)
+        with self._lock:
+            for key, count in counts.items():
+                self._items.bind(*key).add(count)
