@@ -128,6 +128,9 @@ def _trial(flat: dict[str, Any]) -> Trial:
     words = (trial.attack, trial.family, trial.technique, trial.knowledge)
     counts = (trial.seed, trial.samples, trial.successes)
     sound = all(isinstance(word, str) for word in words) and all(type(count) is int for count in counts)
+    sound = sound and all(isinstance(value, int | float) for value in trial.metrics.values())
+    if not isinstance(trial.settings, dict):
+        raise TypeError("settings are no map")
     if not sound or type(trial.defended) is not bool or not 0 <= trial.successes <= trial.samples:
         raise ValueError("a field has another type, or more successes than samples")
     return trial
