@@ -23,12 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defenses.errors import CalibrationInvalid
+from defenses.evasion.direction import Motion
 
 START_SUM: Final = 3.387735531037927
 """Sum over t >= 1 of 1 / (t log(t + 1)^2): 2,000,000 terms and the integral of the rest."""
 LOG_EVIDENCE_MAX: Final = 27.6
 """Where evidence stops growing: 1e12, beyond any alpha. So an account that mends its ways is not suspected for ever."""
 STEPS_MAX: Final = 2**53
+SHARES: Final = (0.9, 0.5, 0.1)  # of attack in an attacker's traffic: a bet on repeats for each
+GAPS: Final = (2, 5)  # queries since the last repeat from which the next context holds
+SIMILARITY_WEIGHT: Final = 0.8  # of the two screens' evidence in their average
 
 
 class EProcess:
@@ -112,3 +116,34 @@ class Bet:
             worst = (bounds * pays).sum(axis=1) + rest * ordinary
             tables.append(np.log(np.column_stack([ordinary, pays]) / worst[:, None]))
         return cls(np.array(tables, np.float64))
+
+
+@dataclass(slots=True)
+class Account:
+    """What is remembered of one principal; `moving` and `motion` only from its first repeat on."""
+
+    tenant: str
+    repeating: EProcess
+    since_repeat: int = GAPS[-1]  # queries, counted up to where it makes no difference
+    queries: int = 0
+    repeats: int = 0
+    seen_ns: int = 0
+    moving: EProcess | None = None
+    motion: Motion | None = None
+
+    @property
+    def log_evidence(self) -> float:
+        """Return the average of what the two screens have come to."""
+        moving = -inf if self.moving is None else self.moving.log_evidence
+        weighted = moving + log(1.0 - SIMILARITY_WEIGHT)
+        return log_add(self.repeating.log_evidence + log(SIMILARITY_WEIGHT), weighted)
+
+
+def context_of(since_repeat: int) -> int:
+    """Return the context of a query: how many queries ago the account's last repeat was, in steps of GAPS."""
+    return sum(since_repeat >= gap for gap in GAPS)
+
+
+def since(since_repeat: int, outcome: int) -> int:
+    """Return how many queries ago the last repeat will be for the next query."""
+    return 1 if outcome else min(since_repeat + 1, GAPS[-1])

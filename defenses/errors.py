@@ -8,7 +8,8 @@ DefenseError
 ├── ProofInvalid          a proof of work is not one, not ours, or was taken before
 ├── RuleInvalid           a rule of the policy or of hardening is out of its limits
 ├── ScreenFailed          a screen raised, or broke its contract (shape, dtype, NaN)
-└── ScreenMissing         a rule names a screen whose p-values were not given
+├── ScreenMissing         a rule names a screen whose p-values were not given
+└── SnapshotInvalid       what a watch is to restore is no snapshot of one with this key and calibration
 """
 
 
@@ -77,3 +78,9 @@ class ScreenMissing(DefenseError):
     def __init__(self, screen: str) -> None:
         super().__init__(screen)
         self.screen = screen
+
+
+class SnapshotInvalid(DefenseError):
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem

@@ -1,45 +1,47 @@
 """What one process remembers of who asked what of one model version, and what that says about them.
 
-A watch holds a window of each tenant's last queries (`evasion.similarity`) and the evidence against each principal
-(`account`). Rules:
+A watch holds a window of each tenant's last queries (`evasion.window`), the evidence against each principal (`account`)
+and who moves with whom (`groups`). Rules:
 
-- It scores and remembers; it decides nothing, and nothing is learned: bounds and balls are the bundle's, whoever asks.
-- Every answered query is remembered, an attack's too: that is the evidence. It never changes a calibration.
+- It scores and remembers; it decides nothing, and it learns nothing: bounds and balls are the bundle's, whoever asks.
+- Every query that reached the model is remembered, an attack's too: that is the evidence. It changes no calibration.
 - A query that was asked before, bit for bit, is no evidence and counts for nothing: a client that polls is no attacker,
   and who asks the same again learns nothing new.
 - Consistent answers: a repeat comes with the outputs that its anchor was given, so that a search sees a constant.
   Never across tenants: nobody can pin an answer for another. An output that was not kept is not in it, and whoever
   answers leaves that output out (or zero): it would tell of the query itself.
 - Evidence does not depend on time, so waiting helps nobody. `now_ns` says when an account was seen, no more.
-- Everything is bounded: windows by bytes, accounts by number; the least recently seen gives way. Evidence that gives
-  way is kept in a sketch, where only its owner finds it again (four keyed cells of 65,536 a slot).
+- Everything is bounded: windows by bytes, accounts by number; the least recently seen gives way. Evidence of accounts
+  that give way goes to an archive (`archive`), where only its owner finds it again.
 
-Not thread-safe: one for each model version in a process, used on the event loop. No IO, no clock.
+Not thread-safe: one for each model version in a process. No IO, no clock.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from math import inf
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.account import Bet, EProcess
+from defenses.account import GAPS, SHARES, Account, Bet, EProcess, context_of, since
+from defenses.archive import Archive
 from defenses.calibration import digest_arrays
-from defenses.errors import CalibrationInvalid, EvidenceInvalid
-from defenses.evasion import similarity
-from defenses.evasion.similarity import Codes, Fingerprint, Window
+from defenses.errors import CalibrationInvalid
+from defenses.evasion import direction, similarity
+from defenses.evasion.direction import Direction, Motion
+from defenses.evasion.similarity import Codes, Fingerprint
+from defenses.evasion.window import Window
+from defenses.groups import HOT, LEND, Groups, HotAnchors
+from defenses.kept_answers import KeptAnswers
+from defenses.watch_state import restore, snapshot
 
 ACCOUNTS_MAX: Final = 100_000
 WINDOWS_BYTES_MAX: Final = 64 * 1024 * 1024
-ANSWER_BYTES_MAX: Final = 4_096  # of a row
-SHARES: Final = (0.9, 0.5, 0.1)
-GAPS: Final = (2, 5)  # queries since the last repeat from which the next context holds
 VISITS: Final = (1, 2, 4, 8)  # earlier repeats of the anchor from which the next outcome holds
-HOPES: Final = (0.15, 0.1, 0.15, 0.2, 0.4)
+HOPES: Final = (0.15, 0.1, 0.15, 0.2, 0.4)  # how an attack's repeats spread over these outcomes
 BOUNDS: Final = f"{similarity.NAME}.bounds"
 
 _ALGORITHM = "stockade.watch/1"
@@ -56,13 +58,17 @@ class Observed:
     """What a batch says about its askers.
 
     scores, p_values: per stateful screen, float64 (rows,); a higher score is more suspicious.
-    log_evidence: float64 (rows,), natural logarithm of the evidence against the asker's group after that row.
+    log_evidence: float64 (rows,), natural logarithm of the evidence against the asker after that row, its group's part
+        included; -inf is none.
+    outcomes: per stateful screen, int64 (rows, 2): the context a row was bet on in and what came of it, -1 where there
+        was no bet; what bounds are fitted to.
     anchors: row -> the outputs, one row each, that were given to the query it repeats; only within a tenant.
     """
 
     scores: Mapping[str, NDArray[np.float64]]
     p_values: Mapping[str, NDArray[np.float64]]
     log_evidence: NDArray[np.float64]
+    outcomes: Mapping[str, NDArray[np.int64]]
     anchors: Mapping[int, Mapping[str, NDArray[Any]]]
 
 
@@ -78,27 +84,18 @@ class AccountView(NamedTuple):
     seen_ns: int
 
 
-@dataclass(slots=True)
-class _Account:
-    tenant: str
-    evidence: EProcess
-    since_repeat: int = GAPS[-1]  # queries, counted up to where it makes no difference
-    queries: int = 0
-    repeats: int = 0
-    seen_ns: int = 0
-
-
-class _Query(NamedTuple):
-    code: Codes  # (cells,)
-    exact: np.uint64
+class _Row(NamedTuple):
+    views: Codes  # (views, cells)
+    exact: int
     answer: Codes  # (bytes,)
-    principal: str
 
 
-class _AnswerSpec(NamedTuple):
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
+class _Met(NamedTuple):
+    """What became of a row: the anchor it repeats, the outcomes of both bets (None: not bet on)."""
+
+    anchor: int | None = None
+    outcome: int | None = None
+    motion: tuple[int, int] | None = None  # context, bin
 
 
 @dataclass(slots=True, eq=False)
@@ -108,16 +105,18 @@ class Watch:
     fingerprint: Fingerprint
     bet: Bet
     tails: NDArray[np.float64]  # (contexts, outcomes): p-value of an outcome or a rarer one
-    digests: Mapping[str, str]  # of each screen
-    key: bytes = field(repr=False)
-    answer_names: frozenset[str]
+    direction: Direction
+    digests: Mapping[str, str]
+    kept: KeptAnswers
+    archive: Archive
+    hot: HotAnchors
     accounts_max: int
     windows_bytes_max: int
-    techniques: Mapping[str, str] = field(default_factory=lambda: {similarity.NAME: similarity.TECHNIQUE})
-    _accounts: OrderedDict[str, _Account] = field(default_factory=OrderedDict)
-    _windows: OrderedDict[str, Window] = field(default_factory=OrderedDict)
-    _windows_bytes: int = 0
-    _answers: tuple[_AnswerSpec, ...] | None = None
+    key: bytes = field(repr=False)
+    groups: Groups = field(default_factory=lambda: Groups(len(SHARES), GAPS[-1]))
+    known: OrderedDict[str, Account] = field(default_factory=OrderedDict)
+    windows: OrderedDict[str, Window] = field(default_factory=OrderedDict)
+    windows_bytes: int = 0
 
     @classmethod
     def from_calibration(
@@ -129,7 +128,7 @@ class Watch:
         accounts_max: int = ACCOUNTS_MAX,
         windows_bytes_max: int = WINDOWS_BYTES_MAX,
     ) -> Self:
-        """Read the "similarity.*" arrays of `fit_watch`; CalibrationInvalid if malformed.
+        """Read the "similarity.*" and "direction.*" arrays of `fit_watch`; CalibrationInvalid if malformed.
 
         Args:
             arrays: of the bundle; others are ignored.
@@ -140,20 +139,30 @@ class Watch:
         """
         if not 16 <= len(key) <= 64:
             raise CalibrationInvalid("key", f"{len(key)} bytes; 16 to 64 wanted")
-        own = {name: array for name, array in arrays.items() if name.startswith(f"{similarity.NAME}.")}
-        bounds = own.get(BOUNDS)
+        prefixes = (similarity.NAME, direction.NAME)
+        own = [{name: a for name, a in arrays.items() if name.startswith(f"{prefix}.")} for prefix in prefixes]
+        bounds = own[0].get(BOUNDS)
         if bounds is None or bounds.dtype != np.float64 or bounds.shape != (len(GAPS) + 1, len(HOPES)):
             raise CalibrationInvalid(BOUNDS, f"float64 ({len(GAPS) + 1}, {len(HOPES)}) wanted")
+        fingerprint = Fingerprint.from_calibration(own[0], key)
         return cls(
-            fingerprint=Fingerprint.from_calibration(own, key),
+            fingerprint=fingerprint,
             bet=Bet.against(bounds, SHARES, np.array(HOPES)),
             tails=tails_of(bounds),
-            digests={similarity.NAME: digest_arrays(_ALGORITHM, own)},
-            key=key,
-            answer_names=answer_names,
+            direction=Direction.from_calibration(own[1]),
+            digests={prefix: digest_arrays(_ALGORITHM, part) for prefix, part in zip(prefixes, own, strict=True)},
+            kept=KeptAnswers(answer_names),
+            archive=Archive(key),
+            hot=HotAnchors.new(fingerprint.cells),
             accounts_max=accounts_max,
             windows_bytes_max=windows_bytes_max,
+            key=key,
         )
+
+    @property
+    def techniques(self) -> Mapping[str, str]:
+        """Return the MITRE ATLAS technique that each stateful screen points at."""
+        return {similarity.NAME: similarity.TECHNIQUE, direction.NAME: direction.TECHNIQUE}
 
     def observe(
         self,
@@ -163,148 +172,158 @@ class Watch:
         outputs: Mapping[str, NDArray[Any]],
         now_ns: int,
     ) -> Observed:
-        """Take a batch that was answered: one asker a request, `starts` the first row of each.
+        """Take a batch that reached the model: one asker a request, `starts` the first row of each.
 
         Raises:
             EvidenceInvalid: an input or a kept output has another shape than before.
         """
-        codes, exact = self.fingerprint.codes(inputs), self.fingerprint.exact(inputs)
-        packed = self._pack(outputs, len(codes))
+        codes, exact = self.fingerprint.codes(inputs), self.fingerprint.exact(inputs).tolist()
         rows = len(codes)
-        scores, p_values, log_evidence = np.zeros(rows), np.ones(rows), np.full(rows, -inf)
+        answers = self.kept.pack(outputs, rows)
+        p_values = {name: np.ones(rows) for name in self.digests}
+        outcomes = {name: np.full((rows, 2), -1) for name in self.digests}
+        log_evidence = np.full(rows, -inf)
         anchors: dict[int, Mapping[str, NDArray[Any]]] = {}
-        ends = [*starts.tolist()[1:], rows]
-        for asker, start, end in zip(askers, starts.tolist(), ends, strict=True):
-            account, window = self._account(asker, now_ns), self._window(asker.tenant, packed.shape[1])
+        first = starts.tolist()
+        for asker, start, end in zip(askers, first, [*first[1:], rows], strict=True):
+            account, window = self._account(asker, now_ns), self._window(asker.tenant, answers.shape[1])
             before = window.nbytes
             for row in range(start, end):
-                query = _Query(codes[row], exact[row], packed[row], asker.principal)
-                at, outcome = self._met(account, window, query)
-                if at is not None:
-                    anchors[row] = self._unpack(window.answers[at])
-                if outcome is not None:
-                    context = context_of(account.since_repeat)
-                    account.evidence.update(self.bet.log_e[:, context, outcome].tolist())
-                    p_values[row] = self.tails[context, outcome]
-                    account.since_repeat = 1 if outcome else min(account.since_repeat + 1, GAPS[-1])
-                log_evidence[row] = account.evidence.log_evidence
-            self._windows_bytes += window.nbytes - before
+                met = self._meet(asker, account, window, _Row(codes[row], exact[row], answers[row]))
+                if met.anchor is not None:
+                    anchors[row] = self.kept.unpack(window.answers[met.anchor])
+                if met.outcome is not None:
+                    bet = self._bet(asker.principal, account, met.outcome)
+                    outcomes[similarity.NAME][row], p_values[similarity.NAME][row] = bet, self.tails[bet]
+                if met.motion is not None:
+                    outcomes[direction.NAME][row] = met.motion
+                    p_values[direction.NAME][row] = self.direction.tails[met.motion]
+                log_evidence[row] = self.evidence_of(asker.principal, account)
+            self.windows_bytes += window.nbytes - before
         self._make_room()
-        np.log(p_values, out=scores)
-        return Observed({similarity.NAME: -scores}, {similarity.NAME: p_values}, log_evidence, anchors)
+        scores = {name: -np.log(p) for name, p in p_values.items()}
+        return Observed(scores, p_values, log_evidence, outcomes, anchors)
+
+    def evidence_of(self, principal: str, account: Account) -> float:
+        """Return the evidence against an account: its own, or its group's as far as that is lent."""
+        own, group = account.log_evidence, self.groups.of(principal)
+        if group is None:
+            return own
+        return max(own, min(group.evidence.log_evidence, own + LEND))
 
     def group_of(self, principal: str) -> str:
         """Return the name of the group a principal belongs to: its own while it moves alone."""
-        return principal
+        group = self.groups.of(principal)
+        return principal if group is None else group.members[0]
 
     def accounts(self) -> Iterator[AccountView]:
         """Return all accounts that are remembered, the least recently seen first."""
-        for principal, one in self._accounts.items():
-            yield AccountView(
-                principal,
-                one.tenant,
-                self.group_of(principal),
-                one.queries,
-                one.repeats,
-                one.evidence.log_evidence,
-                one.seen_ns,
-            )
+        for name, one in self.known.items():
+            evidence = self.evidence_of(name, one)
+            group = self.group_of(name)
+            yield AccountView(name, one.tenant, group, one.queries, one.repeats, evidence, one.seen_ns)
 
     def forgive(self, principal: str) -> None:
         """Forget the evidence against a principal: an operator found it innocent. What it asked stays remembered."""
-        account = self._accounts.get(principal)
+        self.archive.take(principal)
+        self.groups.leave(principal)
+        account = self.known.get(principal)
         if account is not None:
-            account.evidence = EProcess(len(SHARES))
-            account.since_repeat = GAPS[-1]
-            account.repeats = 0
+            account.repeating, account.moving, account.motion = EProcess(len(SHARES)), None, None
+            account.since_repeat, account.repeats = GAPS[-1], 0
 
     def snapshot(self) -> bytes:
         """Return what is remembered, for `restore`."""
-        raise NotImplementedError  # to come
+        return snapshot(self)
 
     def restore(self, data: bytes) -> None:
         """Take over what `snapshot` returned; SnapshotInvalid for anything else, and then nothing has changed."""
-        raise NotImplementedError  # to come
+        restore(self, data)
 
-    def _met(self, account: _Account, window: Window, query: _Query) -> tuple[int | None, int | None]:
-        """Return the anchor that a row repeats, and the outcome to bet on: 0 none, else by visits; None uncounted."""
+    def _meet(self, asker: Asker, account: Account, window: Window, row: _Row) -> _Met:
+        """Remember a row, and return what it repeats."""
         account.queries += 1
-        asked_before = window.note(query.exact)
-        at = window.nearest(query.code, self.fingerprint)
+        asked_before = window.note(row.exact)
+        at = window.nearest(row.views, self.fingerprint)
         if asked_before:
-            return at, None
+            return _Met(at)
         if at is None:
-            window.remember(query.code, self._owner(query.principal), query.answer)
-            return None, 0
+            window.remember(row.views[0], asker.principal, row.answer)
+            return _Met(None, 0)
         account.repeats += 1
-        return at, outcome_of(window.repeat(at))
+        motion = self._move(account, asker.tenant, window, at, row.views[0])
+        visits, before = window.repeat(at, asker.principal)
+        if visits >= HOT:
+            self._join(asker, before, window, at, visits)
+        return _Met(at, 1 + sum(visits >= step for step in VISITS), motion)
 
-    def _account(self, asker: Asker, now_ns: int) -> _Account:
-        account = self._accounts.get(asker.principal)
+    def _bet(self, principal: str, account: Account, outcome: int) -> tuple[int, int]:
+        """Take an outcome as evidence against an account and its group; return its context with it."""
+        context = context_of(account.since_repeat)
+        account.repeating.update(self.bet.log_e[:, context, outcome].tolist())
+        account.since_repeat = since(account.since_repeat, outcome)
+        group = self.groups.of(principal)
+        if group is not None:
+            group.evidence.update(self.bet.log_e[:, context_of(group.since_repeat), outcome].tolist())
+            group.since_repeat = since(group.since_repeat, outcome)
+        return context, outcome
+
+    def _move(self, account: Account, tenant: str, window: Window, at: int, code: Codes) -> tuple[int, int] | None:
+        """Take the direction of a repeat as evidence; return its context and bin, None where there is none yet."""
+        ball, step = (tenant, at), direction.step_of(code, window.codes[:, at])
+        last, account.motion = account.motion, Motion(ball, step)
+        if last is None or last.ball != ball:
+            return None
+        found = direction.bin_of(last.step, step)
+        if found is None:
+            return None
+        account.motion.bin = found[1]
+        if account.moving is None:
+            account.moving = EProcess(direction.BETS)
+        account.moving.update(self.direction.log_e[:, last.bin, found[0]].tolist())
+        return last.bin, found[0]
+
+    def _join(self, asker: Asker, before: str, window: Window, at: int, visits: int) -> None:
+        """Make one group of those who repeat the same hot anchor, or hot anchors in one ball."""
+        fellows = [before]
+        if visits.bit_count() == 1:  # 4, 8, 16, ...: seldom, since this looks at all tenants
+            tolerance, allowed = self.fingerprint.tolerances[0], self.fingerprint.allowed[0]
+            fellows += self.hot.met(window.codes[:, at].copy(), asker.tenant, asker.principal, tolerance, allowed)
+        for name in fellows:
+            if name in self.known:
+                self.groups.unite(asker.principal, name)
+
+    def _account(self, asker: Asker, now_ns: int) -> Account:
+        name = asker.principal
+        account = self.known.get(name)
         if account is None:
-            account = self._accounts[asker.principal] = _Account(asker.tenant, EProcess(len(SHARES)))
-        self._accounts.move_to_end(asker.principal)
+            account = self.known[name] = Account(asker.tenant, EProcess(len(SHARES)))
+            kept = self.archive.take(name)
+            if kept is not None:
+                account.repeating.steps, account.repeating.logs = kept.steps, [kept.log_evidence] * len(SHARES)
+        self.known.move_to_end(name)
         account.seen_ns = max(account.seen_ns, now_ns)
         return account
 
     def _window(self, tenant: str, answer_bytes: int) -> Window:
-        window = self._windows.get(tenant)
+        window = self.windows.get(tenant)
         if window is None:
-            window = self._windows[tenant] = Window.new(len(self.fingerprint.chosen), answer_bytes)
-            self._windows_bytes += window.nbytes
-        self._windows.move_to_end(tenant)
+            window = self.windows[tenant] = Window.new(self.fingerprint.cells, answer_bytes)
+            self.windows_bytes += window.nbytes
+        self.windows.move_to_end(tenant)
         return window
 
     def _make_room(self) -> None:
         """Let the least recently seen give way, but never the one just seen."""
-        while len(self._accounts) > self.accounts_max:
-            self._accounts.popitem(last=False)
-        while self._windows_bytes > self.windows_bytes_max and len(self._windows) > 1:
-            self._windows_bytes -= self._windows.popitem(last=False)[1].nbytes
-
-    def _owner(self, principal: str) -> np.uint64:
-        digest = blake2b(principal.encode(), digest_size=8, key=self.key, person=b"watch owner").digest()
-        return np.uint64(int.from_bytes(digest, "little"))
-
-    def _pack(self, outputs: Mapping[str, NDArray[Any]], rows: int) -> Codes:
-        """Return the kept outputs of each row as bytes, (rows, bytes)."""
-        kept = {name: np.ascontiguousarray(outputs[name]) for name in sorted(self.answer_names & outputs.keys())}
-        specs = tuple(_AnswerSpec(name, array.dtype, array.shape[1:]) for name, array in kept.items())
-        if self._answers is None:
-            self._answers = specs
-        if specs != self._answers or any(len(array) != rows for array in kept.values()):
-            raise EvidenceInvalid("outputs", "another shape than before")
-        parts = [array.reshape(rows, -1).view(np.uint8) for array in kept.values()]
-        packed = np.concatenate(parts, axis=1) if parts else np.zeros((rows, 0), np.uint8)
-        if packed.shape[1] > ANSWER_BYTES_MAX:
-            raise EvidenceInvalid("outputs", f"{packed.shape[1]} bytes a row to keep; {ANSWER_BYTES_MAX} at most")
-        return packed
-
-    def _unpack(self, packed: Codes) -> Mapping[str, NDArray[Any]]:
-        """Return a copy of what `_pack` took, one row each: (1, ...)."""
-        found, at = {}, 0
-        for name, dtype, shape in self._answers or ():
-            count = int(np.prod(shape, dtype=np.int64))
-            end = at + count * dtype.itemsize
-            found[name] = packed[at:end].copy().view(dtype).reshape(1, *shape)
-            at = end
-        return found
-
-
-def context_of(since_repeat: int) -> int:
-    """Return the context of a query: how many queries ago the account's last repeat was, in steps of GAPS."""
-    return sum(since_repeat >= gap for gap in GAPS)
-
-
-def outcome_of(visits: int) -> int:
-    """Return the outcome of a repeat: how often its anchor was repeated before, in steps of VISITS."""
-    return 1 + sum(visits >= step for step in VISITS)
+        while len(self.known) > self.accounts_max:
+            name, account = self.known.popitem(last=False)
+            self.archive.put(name, self.evidence_of(name, account), account.repeating.steps)
+            self.groups.leave(name)
+        while self.windows_bytes > self.windows_bytes_max and len(self.windows) > 1:
+            self.windows_bytes -= self.windows.popitem(last=False)[1].nbytes
 
 
 def tails_of(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return p-values (contexts, outcomes): the bound on this outcome or one as rare; 1 for the ordinary one."""
-    p_values = np.ones((bounds.shape[0], bounds.shape[1] + 1))
-    for context, row in enumerate(bounds):
-        for outcome, bound in enumerate(row):
-            p_values[context, outcome + 1] = row[row <= bound].sum()
-    return p_values
+    rarer = np.where(bounds[:, None, :] <= bounds[:, :, None], bounds[:, None, :], 0.0).sum(axis=2)
+    return np.column_stack([np.ones(len(bounds)), np.minimum(rarer, 1.0)])

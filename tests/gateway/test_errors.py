@@ -35,6 +35,7 @@ OFFLINE = {
     "defenses.errors.ProofInvalid": "the gateway asks for another proof",
     "defenses.errors.CalibrationInvalid": "calibrations are loaded before the gateway listens",
     "defenses.errors.CalibrationTooSmall": "raised by the calibration command",
+    "defenses.errors.SnapshotInvalid": "a watch that cannot restore its memory begins anew",
     "defenses.errors.RuleInvalid": "rules are built when a policy is compiled",
     "ops.metrics.store.MetricsInUse": "a worker's start",
     "ops.audit.errors.AuditError": "root",

@@ -1,0 +1,141 @@
+"""The last queries of one tenant, as far as S2 needs them: anchors, and where a new query lies.
+
+An *anchor* is a remembered query that was no repeat itself; its ball is `similarity`'s. A window holds up to 500. Where
+it is full, the anchor that was met longest ago gives way, and one that was ever repeated stays LOYALTY queries longer:
+who lets others' questions pass between two of his own still finds his anchor there.
+
+How often an anchor was repeated halves with every FADE queries that pass without a repeat. Otherwise what many ask
+about (a plain pair of trousers) would grow old as the most suspicious of all.
+
+Not thread-safe; no clock: time is the number of queries.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.evasion.similarity import Codes, Fingerprint
+
+ANCHORS_MAX: Final = 500
+ANCHORS_FIRST: Final = 4  # a window begins small: who asks once costs little
+VISITS_MAX: Final = 255
+LOYALTY: Final = 2_000
+FADE: Final = 128
+CANDIDATES: Final = 12  # anchors that are compared with the moved views: those nearest unmoved
+PROBES: Final = 32  # cells that are compared first
+REFERENCE_BYTES: Final = 8
+
+
+@dataclass(slots=True, eq=False)
+class Window:
+    """Arrays have `capacity` columns or rows, of which the first `size` are in use; they grow to ANCHORS_MAX."""
+
+    codes: Codes  # (cells, capacity): a column an anchor, so that sums over cells run along memory
+    answers: Codes  # (capacity, bytes): what was answered
+    visits: NDArray[np.uint8]  # (capacity,): how often it was repeated
+    met: NDArray[np.int64]  # (capacity,): when it was asked or repeated last
+    seen: NDArray[np.uint64]  # (capacity,): exact hashes of the last queries, a ring; 0 is none
+    askers: list[str]  # of each anchor: who asked it or repeated it last
+    queries: int = 0
+    newest: int = 0  # where the next exact hash goes
+
+    @classmethod
+    def new(cls, cells: int, answer_bytes: int) -> Self:
+        first = ANCHORS_FIRST
+        return cls(
+            np.zeros((cells, first), np.uint8),
+            np.zeros((first, answer_bytes), np.uint8),
+            np.zeros(first, np.uint8),
+            np.zeros(first, np.int64),
+            np.zeros(first, np.uint64),
+            [],
+        )
+
+    @property
+    def size(self) -> int:
+        return len(self.askers)
+
+    @property
+    def nbytes(self) -> int:
+        held = (self.codes, self.answers, self.visits, self.met, self.seen)
+        return sum(array.nbytes for array in held) + REFERENCE_BYTES * len(self.visits)
+
+    def note(self, exact: int) -> bool:
+        """Count a query and remember its exact hash; True where it is among the last already."""
+        self.queries += 1
+        if (self.seen == exact).any():
+            return True
+        self.seen[self.newest] = exact
+        self.newest = (self.newest + 1) % len(self.seen)
+        return False
+
+    def nearest(self, views: Codes, fingerprint: Fingerprint) -> int | None:
+        """Return the anchor in whose ball a query lies, uint8 (views, cells); None where there is none."""
+        size = self.size
+        if not size:
+            return None
+        apart = differing(self.codes[:, :size], views[0], fingerprint.tolerances[0])
+        at = int(apart.argmin())
+        if apart[at] <= fingerprint.allowed[0]:
+            return at
+        return self._nearest_moved(views[1:], apart, fingerprint) if len(views) > 1 else None
+
+    def _nearest_moved(self, moved: Codes, apart: NDArray[np.uint8], fingerprint: Fingerprint) -> int | None:
+        """Return the anchor that a moved view meets. Few cells of few anchors first; all cells of what is left then."""
+        tolerance, allowed = fingerprint.tolerances[1], fingerprint.allowed[1]
+        near = apart.argpartition(CANDIDATES)[:CANDIDATES] if apart.size > CANDIDATES else np.arange(apart.size)
+        probes = self.codes[:PROBES, near].T[:, None]  # (anchors, 1, probes)
+        wanted = moved[None, :, :PROBES]
+        gaps = np.maximum(probes, wanted)
+        gaps -= np.minimum(probes, wanted)
+        for anchor, view in np.argwhere((gaps > tolerance).sum(axis=2) <= allowed).tolist():
+            at = int(near[anchor])
+            if differing(self.codes[:, at : at + 1], moved[view], tolerance)[0] <= allowed:
+                return at
+        return None
+
+    def repeat(self, at: int, asker: str) -> tuple[int, str]:
+        """Count a repeat of an anchor; return how many there were before, faded, and who met it last."""
+        passed = self.queries - int(self.met[at])
+        visits = int(self.visits[at]) >> min(passed // FADE, 8)
+        before, self.askers[at] = self.askers[at], asker
+        self.visits[at] = min(visits + 1, VISITS_MAX)
+        self.met[at] = self.queries
+        return visits, before
+
+    def remember(self, code: Codes, asker: str, answer: Codes) -> None:
+        """Make a query an anchor."""
+        size = self.size
+        if size == len(self.visits) < ANCHORS_MAX:
+            self._grow()
+        if size < len(self.visits):
+            at = size
+            self.askers.append(asker)
+        else:
+            at = int((self.met + LOYALTY * (self.visits > 0)).argmin())
+            self.askers[at] = asker
+        self.codes[:, at] = code
+        self.answers[at] = answer
+        self.visits[at] = 0
+        self.met[at] = self.queries
+
+    def _grow(self) -> None:
+        capacity = min(2 * len(self.visits), ANCHORS_MAX)
+        more = capacity - len(self.visits)
+        self.codes = np.pad(self.codes, ((0, 0), (0, more)))
+        self.answers = np.pad(self.answers, ((0, more), (0, 0)))
+        self.visits, self.met = np.pad(self.visits, (0, more)), np.pad(self.met, (0, more))
+        ring = np.roll(self.seen, -self.newest)  # the oldest first
+        self.newest = len(ring)
+        self.seen = np.pad(ring, (0, more))
+
+
+def differing(codes: Codes, code: Codes, tolerance: int) -> NDArray[np.uint8]:
+    """Return how many cells of each anchor, uint8 (cells, anchors), differ from a query's by more than a tolerance."""
+    wanted = code[:, None]
+    gaps = np.maximum(codes, wanted)
+    gaps -= np.minimum(codes, wanted)
+    counts: NDArray[np.uint8] = np.add.reduce(gaps > tolerance, axis=0, dtype=np.uint8)
+    return counts

@@ -1,0 +1,261 @@
+"""Calibration of a watch: how benign accounts repeat themselves, and what is measured on others of them.
+
+What is promised is about streams, not rows: of benign accounts that ask 1,000 questions, at most a share alpha ever has
+evidence 1/alpha against it. Benign streams are built from held-out rows, each used once a stream, with near duplicates
+in bursts: the same thing seen again, with other noise, moved a little, brighter or darker. Bounds on what such streams
+do, given the past, are fitted to some streams; the share ever reached is measured on streams of other rows.
+
+Bounds are upper confidence limits with room on top (ROOM) and a floor: traffic that repeats a quarter more often than
+was seen is still within them. What repeats still more (a camera that sends its stream) is not for this screen, and
+`fit_watch` refuses what repeats more than BOUND_MAX of the time.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil, log
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.account import GAPS
+from defenses.errors import CalibrationInvalid
+from defenses.evasion import direction, similarity
+from defenses.evasion.similarity import Fingerprint
+from defenses.evasion.window import differing
+from defenses.intervals import clopper_pearson
+from defenses.watch import BOUNDS, HOPES, Asker, Observed, Watch
+
+__all__ = ["BenignTraffic", "WatchKind", "fit_watch", "measure_watch"]
+
+ALPHAS: Final = (0.05, 0.01, 0.001)
+CONFIDENCE: Final = 0.998  # two-sided: 99.9 % for each bound
+ROOM: Final = 1.25
+FLOOR: Final = 0.002  # of a bound
+BOUND_MAX: Final = 0.95  # of all bounds of a context together
+FALSE_REPEATS_MAX: Final = (0.01, 0.005)  # of distinct rows that lie in a ball of the last 500: unmoved, moved
+ALLOWED_MAX: Final = 8
+KEY: Final = b"calibration, not a secret"
+STARTS: Final = np.zeros(1, np.intp)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchKind:
+    """What inputs are like. `reach`: how far apart two queries of one search may be, in units of the input (2 eps)."""
+
+    name: str  # of the input
+    low: NDArray[np.float32]  # (dims,)
+    high: NDArray[np.float32]  # (dims,)
+    weight: NDArray[np.float32]  # (dims,): how much a cell says, such as its standard deviation
+    reach: float
+    picture: tuple[int, int] | None = None
+
+    @classmethod
+    def of_images(cls, name: str, rows: NDArray[np.float32], reach: float = 0.2) -> "WatchKind":
+        """Return the kind of images (rows, height, width) in [0, 1]."""
+        flat = rows.reshape(len(rows), -1)
+        low = np.zeros(flat.shape[1], np.float32)
+        height, width = rows.shape[1:]
+        return cls(name, low, low + np.float32(1), flat.std(axis=0).astype(np.float32), reach, (height, width))
+
+
+@dataclass(frozen=True, slots=True)
+class BenignTraffic:
+    """How an innocent account asks: `duplicates` of its queries are near duplicates of its last new one, in bursts."""
+
+    duplicates: float = 0.05
+    burst_mean: float = 3.0
+    burst_max: int = 12
+    queries: int = 1_000
+
+    def stream(self, rows: NDArray[np.float32], kind: WatchKind, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Return one account's queries, (queries, *shape), from rows drawn without repetition."""
+        chance = self.duplicates / ((1.0 - self.duplicates) * self.burst_mean)
+        fresh: Iterator[int] = iter(rng.permutation(len(rows)).tolist())
+        asked: list[NDArray[np.float32]] = []
+        while len(asked) < self.queries:
+            row = rows[next(fresh)]
+            asked.append(row)
+            if rng.random() < chance:
+                times = min(int(rng.geometric(1.0 / self.burst_mean)), self.burst_max)
+                manner = int(rng.integers(3 if kind.picture is not None else 1))
+                asked += [near_duplicate(row, manner, kind, rng) for _ in range(times)]
+        return np.stack(asked[: self.queries])
+
+
+def near_duplicate(
+    row: NDArray[np.float32], manner: int, kind: WatchKind, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return a row seen again: 0 with other noise (5 % of the range), 1 moved by up to 2 pixels, 2 brighter, darker."""
+    if manner == 1:
+        down, right = (int(step) for step in rng.integers(-2, 3, 2))
+        moved = np.zeros_like(row)
+        height, width = row.shape
+        moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = row[
+            max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
+        ]
+        return moved
+    low, high = kind.low.reshape(row.shape), kind.high.reshape(row.shape)
+    changed = row * rng.uniform(0.8, 1.2) if manner == 2 else row + rng.normal(0.0, 0.05, row.shape) * (high - low)
+    return np.clip(changed, low, high).astype(np.float32)
+
+
+def fit_watch(
+    fit: NDArray[np.float32],
+    measure: NDArray[np.float32],
+    kind: WatchKind,
+    *,
+    traffic: BenignTraffic | None = None,
+    streams: tuple[int, int] = (400, 1_000),
+    seed: int = 0,
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Fit a watch to streams of one split of benign rows and measure it on streams of another.
+
+    Args:
+        fit: float32 (rows, *shape), more than a stream has queries.
+        measure: the same, other rows.
+        kind: what they are like.
+        traffic: how innocent accounts ask; by default with 5 % near duplicates.
+        streams: how many to fit on, and to measure on.
+        seed: of all chance.
+
+    Returns the "similarity.*" and "direction.*" arrays for the bundle, and a report in plain JSON.
+
+    Raises:
+        CalibrationInvalid: distinct rows lie too near to each other, or benign traffic repeats itself too often.
+    """
+    benign = traffic or BenignTraffic()
+    arrays = _balls(fit, kind, np.random.default_rng([seed, 1]))
+    arrays |= {BOUNDS: np.full((len(GAPS) + 1, len(HOPES)), 0.1), direction.BOUNDS: _any_motion()}
+    counts, motions = _count(arrays, draws(fit, kind, benign, streams[0], np.random.default_rng([seed, 2])), kind)
+    arrays[BOUNDS], arrays[direction.BOUNDS] = _bounds(counts)[:, 1:], _bounds(motions)
+    if (total := float(arrays[BOUNDS].sum(axis=1).max())) > BOUND_MAX:
+        raise CalibrationInvalid(BOUNDS, f"benign traffic may repeat itself {total:.2f} of the time")
+    report = {
+        "screens": [similarity.NAME, direction.NAME],
+        "cells": int(min((kind.weight > 0).sum(), similarity.CELLS_MAX)),
+        "reach": kind.reach,
+        "tolerances": arrays["similarity.tolerances"].tolist(),
+        "allowed": arrays["similarity.allowed"].tolist(),
+        "repeat_share": float(counts[:, 1:].sum() / counts.sum()),
+        "bounds": arrays[BOUNDS].tolist(),
+        "confidence": CONFIDENCE,
+        "fitted_on_streams": streams[0],
+        "measured": measure_watch(arrays, measure, kind, traffic=benign, streams=streams[1], seed=seed + 1),
+    }
+    return arrays, report
+
+
+def measure_watch(
+    arrays: Mapping[str, NDArray[Any]],
+    rows: NDArray[np.float32],
+    kind: WatchKind,
+    *,
+    traffic: BenignTraffic,
+    streams: int,
+    seed: int,
+    alphas: tuple[float, ...] = ALPHAS,
+) -> dict[str, Any]:
+    """Return how many benign streams ever have evidence 1/alpha against them, with exact 95 % intervals."""
+    highest, repeats = [], 0
+    for stream in draws(rows, kind, traffic, streams, np.random.default_rng([seed, 3])):
+        seen = _watched(arrays, stream, kind)
+        highest.append(float(seen.log_evidence.max()))
+        repeats += int((seen.outcomes[similarity.NAME][:, 1] > 0).sum())
+    reached = {alpha: sum(value >= log(1.0 / alpha) for value in highest) for alpha in alphas}
+    return {
+        "streams": streams,
+        "queries": traffic.queries,
+        "duplicates": traffic.duplicates,
+        "repeat_share": repeats / (streams * traffic.queries),
+        "log_evidence_max": max(highest),
+        "reached": [
+            {
+                "alpha": alpha,
+                "streams": count,
+                "rate": count / streams,
+                "interval": list(clopper_pearson(count, streams)),
+            }
+            for alpha, count in reached.items()
+        ],
+    }
+
+
+def draws(
+    rows: NDArray[np.float32], kind: WatchKind, traffic: BenignTraffic, streams: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.float32]]:
+    """Return the queries of one innocent account after another."""
+    for _ in range(streams):
+        yield traffic.stream(rows, kind, rng)
+
+
+def _watched(arrays: Mapping[str, NDArray[Any]], stream: NDArray[np.float32], kind: WatchKind) -> Observed:
+    watch = Watch.from_calibration(arrays, key=KEY, answer_names=frozenset())
+    return watch.observe([Asker("benign", "benign")], STARTS, {kind.name: stream}, {}, 0)
+
+
+def _balls(rows: NDArray[np.float32], kind: WatchKind, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """Return how near is near: the most cells that may differ so that few distinct rows lie in a ball."""
+    step = (kind.high - kind.low) / np.float32(255)
+    tolerance = ceil(kind.reach / float(step.min())) + 1  # both ends are rounded
+    arrays: dict[str, NDArray[Any]] = {
+        "similarity.low": kind.low.astype(np.float32),
+        "similarity.step": step.astype(np.float32),
+        "similarity.weight": kind.weight.astype(np.float32),
+        "similarity.picture": np.array(kind.picture or (), np.int64),
+        "similarity.tolerances": np.array([min(tolerance, 255)] * 2, np.int64),
+        "similarity.allowed": np.zeros(2, np.int64),
+    }
+    fingerprint = Fingerprint.from_calibration(arrays, KEY)
+    codes = fingerprint.codes({kind.name: rows[rng.permutation(len(rows))[:3_000]]})
+    fewest = np.array([_fewest(codes, at, fingerprint) for at in range(500, len(codes), 2)])
+    allowed = []
+    for column, most in zip(fewest.T, FALSE_REPEATS_MAX, strict=True):
+        fits = [count for count in range(ALLOWED_MAX + 1) if (column <= count).mean() <= most]
+        allowed.append(max(fits, default=-1))
+    if allowed[0] < 0:
+        raise CalibrationInvalid("similarity.allowed", "distinct rows lie in one ball too often")
+    arrays["similarity.allowed"] = np.array([allowed[0], max(allowed[1], 0)], np.int64)
+    if allowed[1] < 0:  # moved views tell too little apart: they are not used
+        arrays["similarity.tolerances"][1] = 0
+    return arrays
+
+
+def _fewest(codes: NDArray[np.uint8], at: int, fingerprint: Fingerprint) -> tuple[int, int]:
+    """Return in how many cells a row differs from the nearest of the 500 before it: unmoved, and moved."""
+    before = np.ascontiguousarray(codes[at - 500 : at, 0].T)
+    tolerance = fingerprint.tolerances[0]
+    apart = differing(before, codes[at, 0], tolerance)
+    near = before[:, apart.argpartition(12)[:12]]
+    moved = [int(differing(near, view, tolerance).min()) for view in codes[at, 1:]]
+    return int(apart.min()), min(moved, default=255)
+
+
+def _count(
+    arrays: Mapping[str, NDArray[Any]], streams: Iterator[NDArray[np.float32]], kind: WatchKind
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how often each outcome followed in each context, (contexts, outcomes), for both screens."""
+    counts = np.zeros((len(GAPS) + 1, len(HOPES) + 1), np.int64)
+    motions = np.zeros((direction.CONTEXTS, direction.BINS), np.int64)
+    for stream in streams:
+        seen = _watched(arrays, stream, kind).outcomes
+        for table, outcomes in ((counts, seen[similarity.NAME]), (motions, seen[direction.NAME])):
+            there = outcomes[outcomes[:, 0] >= 0]
+            np.add.at(table, (there[:, 0], there[:, 1]), 1)
+    return counts, motions
+
+
+def _bounds(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return upper bounds on each outcome's probability, (contexts, outcomes); 1 where nothing was seen."""
+    bounds = np.ones(counts.shape)
+    for context, row in enumerate(counts.tolist()):
+        total = sum(row)
+        for outcome, count in enumerate(row):
+            if total:
+                high = clopper_pearson(count, total, CONFIDENCE).high
+                bounds[context, outcome] = min(max(ROOM * high, FLOOR), 1.0)
+    return bounds
+
+
+def _any_motion() -> NDArray[np.float64]:
+    return np.ones((direction.CONTEXTS, direction.BINS))

@@ -1,0 +1,269 @@
+"""A watch's memory as bytes, and back: msgpack of plain fields, arrays as little-endian bytes.
+
+Only a watch with the same key and calibration can use it: otherwise cells and bounds mean something else. Everything is
+checked before anything is taken over: any bytes restore, or are SnapshotInvalid.
+"""
+
+from __future__ import annotations
+
+import math
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+
+from defenses.account import GAPS, SHARES, STEPS_MAX, Account, EProcess
+from defenses.archive import SETS, WAYS
+from defenses.errors import SnapshotInvalid
+from defenses.evasion import direction
+from defenses.evasion.window import ANCHORS_FIRST, ANCHORS_MAX, Window
+from defenses.groups import HOT_ANCHORS_MAX, MEMBERS_MAX, Group
+from defenses.kept_answers import ANSWER_BYTES_MAX, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from defenses.watch import Watch
+
+FORMAT: Final = 1
+SNAPSHOT_BYTES_MAX: Final = 256 * 1024 * 1024
+QUERIES_MAX: Final = 2**62
+
+
+class _Process(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    steps: int
+    logs: list[float]
+
+
+class _AccountState(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    principal: str
+    tenant: str
+    repeating: _Process
+    moving: _Process | None
+    since_repeat: int
+    queries: int
+    repeats: int
+    seen_ns: int
+
+
+class _WindowState(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    tenant: str
+    capacity: int
+    codes: bytes
+    answers: bytes
+    visits: bytes
+    met: bytes
+    seen: bytes
+    askers: list[str]
+    queries: int
+    newest: int
+
+
+class _GroupState(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    evidence: _Process
+    since_repeat: int
+    members: list[str]
+
+
+class _Memory(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    format: int
+    check: bytes
+    layouts: list[tuple[str, str, list[int]]] | None
+    accounts: list[_AccountState]
+    windows: list[_WindowState]
+    groups: list[_GroupState]
+    archive: tuple[bytes, bytes, bytes, bytes]  # places, tags, logs, steps of what is kept
+    hot: tuple[bytes, list[tuple[str, str]], int]
+
+
+def snapshot(watch: Watch) -> bytes:
+    """Return all that a watch remembers but how accounts last moved."""
+    archive, hot = watch.archive, watch.hot
+    places = np.flatnonzero(archive.tags.reshape(-1))
+    kept = [places.astype("<i8"), *(part.reshape(-1)[places] for part in (archive.tags, archive.logs, archive.steps))]
+    layouts = watch.kept.layouts
+    memory = _Memory(
+        format=FORMAT,
+        check=_check(watch),
+        layouts=None if layouts is None else [(one.name, one.dtype, list(one.shape)) for one in layouts],
+        accounts=[
+            _AccountState(
+                name,
+                one.tenant,
+                _Process(one.repeating.steps, one.repeating.logs),
+                None if one.moving is None else _Process(one.moving.steps, one.moving.logs),
+                one.since_repeat,
+                one.queries,
+                one.repeats,
+                one.seen_ns,
+            )
+            for name, one in watch.known.items()
+        ],
+        windows=[_window_state(tenant, window) for tenant, window in watch.windows.items()],
+        groups=[
+            _GroupState(_Process(one.evidence.steps, one.evidence.logs), one.since_repeat, one.members)
+            for one in watch.groups.all()
+        ],
+        archive=(kept[0].tobytes(), kept[1].tobytes(), kept[2].tobytes(), kept[3].tobytes()),
+        hot=(hot.codes.tobytes(), hot.askers, hot.newest),
+    )
+    return msgspec.msgpack.encode(memory)
+
+
+def restore(watch: Watch, data: bytes) -> None:
+    """Take over a snapshot; SnapshotInvalid, and nothing has changed, for anything else."""
+    if len(data) > SNAPSHOT_BYTES_MAX:
+        raise SnapshotInvalid(f"more than {SNAPSHOT_BYTES_MAX} bytes")
+    try:
+        memory = msgspec.msgpack.decode(data, type=_Memory)
+        if memory.format != FORMAT or memory.check != _check(watch):
+            raise SnapshotInvalid("of another format, key or calibration")
+        layouts = _layouts(memory)
+        answer_bytes = sum(layout.nbytes for layout in layouts or ())
+        accounts = {one.principal: _account(one) for one in memory.accounts}
+        windows = {one.tenant: _window(one, watch.fingerprint.cells, answer_bytes) for one in memory.windows}
+        groups = _groups(memory, accounts.keys())
+        places, tags, logs, steps = _archive(memory)
+        hot, askers, newest = _hot(memory, watch.fingerprint.cells)
+    except ValueError as problem:  # msgspec's errors are ValueErrors, and text that is no UTF-8 is one too
+        raise SnapshotInvalid(str(problem)) from problem
+    except (TypeError, OverflowError) as problem:
+        raise SnapshotInvalid("out of range") from problem
+    watch.kept.layouts = layouts
+    watch.known.clear()
+    watch.known.update(accounts)
+    watch.windows.clear()
+    watch.windows.update(windows)
+    watch.windows_bytes = sum(window.nbytes for window in windows.values())
+    watch.groups.restore(groups)
+    for held, values, nothing in (
+        (watch.archive.tags, tags, 0),
+        (watch.archive.logs, logs, -np.inf),
+        (watch.archive.steps, steps, 0),
+    ):
+        held.fill(nothing)
+        held.reshape(-1)[places] = values
+    watch.hot.codes[:], watch.hot.askers, watch.hot.newest = hot, askers, newest
+
+
+def _check(watch: Watch) -> bytes:
+    """Say which watches understand each other, without giving the key away."""
+    digests = "".join(sorted(watch.digests.values()))
+    names = "\n".join(sorted(watch.kept.names))
+    return blake2b(f"{digests}\n{names}".encode(), digest_size=16, key=watch.key, person=b"watch snapshot").digest()
+
+
+def _window_state(tenant: str, window: Window) -> _WindowState:
+    size = window.size
+    return _WindowState(
+        tenant,
+        len(window.visits),
+        window.codes[:, :size].tobytes(),
+        window.answers[:size].tobytes(),
+        window.visits[:size].tobytes(),
+        window.met[:size].tobytes(),
+        window.seen.tobytes(),
+        window.askers,
+        window.queries,
+        window.newest,
+    )
+
+
+def _layouts(memory: _Memory) -> tuple[Layout, ...] | None:
+    if memory.layouts is None:
+        return None
+    layouts = tuple(Layout(name, dtype, tuple(shape)) for name, dtype, shape in memory.layouts)
+    _require(len(layouts) <= 64, "too many outputs")
+    for layout in layouts:
+        _require(np.dtype(layout.dtype).kind in "fiub" and len(layout.shape) <= 8, "an output of no numbers")
+        _require(all(0 <= side <= ANSWER_BYTES_MAX for side in layout.shape), "an output too large")
+        _require(layout.nbytes <= ANSWER_BYTES_MAX, "an output too large")
+    return layouts
+
+
+def _process(state: _Process, bets: int) -> EProcess:
+    _require(len(state.logs) == bets and not any(math.isnan(value) for value in state.logs), "evidence of other bets")
+    _require(0 <= state.steps <= STEPS_MAX, "steps")
+    process = EProcess(bets)
+    process.steps, process.logs = state.steps, state.logs
+    return process
+
+
+def _account(state: _AccountState) -> Account:
+    _require(1 <= state.since_repeat <= GAPS[-1], "queries since a repeat")
+    _require(all(0 <= count <= QUERIES_MAX for count in (state.queries, state.repeats)), "counts")
+    return Account(
+        state.tenant,
+        _process(state.repeating, len(SHARES)),
+        state.since_repeat,
+        state.queries,
+        state.repeats,
+        state.seen_ns,
+        None if state.moving is None else _process(state.moving, direction.BETS),
+    )
+
+
+def _window(state: _WindowState, cells: int, answer_bytes: int) -> Window:
+    capacity, size = state.capacity, len(state.askers)
+    _require(ANCHORS_FIRST <= capacity <= ANCHORS_MAX and size <= capacity, "a window's capacity")
+    _require(0 <= state.queries <= QUERIES_MAX and 0 <= state.newest < capacity, "a window's counts")
+    window = Window(
+        np.zeros((cells, capacity), np.uint8),
+        np.zeros((capacity, answer_bytes), np.uint8),
+        np.zeros(capacity, np.uint8),
+        np.zeros(capacity, np.int64),
+        _array(state.seen, "<u8", (capacity,)),
+        state.askers,
+        state.queries,
+        state.newest,
+    )
+    window.codes[:, :size] = _array(state.codes, "<u1", (cells, size))
+    window.answers[:size] = _array(state.answers, "<u1", (size, answer_bytes))
+    window.visits[:size] = _array(state.visits, "<u1", (size,))
+    window.met[:size] = _array(state.met, "<i8", (size,))
+    _require(bool(((window.met >= 0) & (window.met <= state.queries)).all()), "a window's times")
+    return window
+
+
+def _groups(memory: _Memory, known: Any) -> list[Group]:
+    seen: set[str] = set()
+    groups = []
+    for state in memory.groups:
+        members = set(state.members)
+        _require(2 <= len(state.members) == len(members) <= MEMBERS_MAX, "a group's members")
+        _require(members <= known and not members & seen, "a group of others")
+        _require(1 <= state.since_repeat <= GAPS[-1], "queries since a repeat")
+        seen |= members
+        groups.append(Group(_process(state.evidence, len(SHARES)), state.since_repeat, state.members))
+    return groups
+
+
+def _archive(memory: _Memory) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    count = len(memory.archive[0]) // 8
+    _require(count <= SETS * WAYS, "an archive too large")
+    parts = zip(memory.archive, ("<i8", "<u8", "<f4", "<u8"), strict=True)
+    places, tags, logs, steps = (_array(part, dtype, (count,)) for part, dtype in parts)
+    _require(bool(((places >= 0) & (places < SETS * WAYS)).all()) and np.unique(places).size == count, "places")
+    _require(not np.isnan(logs).any() and bool((steps <= STEPS_MAX).all()) and bool((tags > 0).all()), "an archive")
+    return places, tags, logs, steps
+
+
+def _hot(memory: _Memory, cells: int) -> tuple[NDArray[Any], list[tuple[str, str]], int]:
+    codes, askers, newest = memory.hot
+    _require(len(askers) <= HOT_ANCHORS_MAX and 0 <= newest < HOT_ANCHORS_MAX, "hot anchors")
+    _require(len(askers) == HOT_ANCHORS_MAX or newest == len(askers), "hot anchors")
+    return _array(codes, "<u1", (cells, HOT_ANCHORS_MAX)), list(askers), newest
+
+
+def _array(data: bytes, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
+    kind = np.dtype(dtype)
+    _require(len(data) == math.prod(shape) * kind.itemsize, "an array of another size")
+    return np.frombuffer(data, kind).reshape(shape).astype(kind.newbyteorder("="))
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise SnapshotInvalid(what)
