@@ -166,8 +166,8 @@ class Budget:
 
     units: float
     top1_after: float = 1.0
-    proof_after: float = 2.0
-    refuse_after: float = 4.0
+    proof_after: float = 1.25
+    refuse_after: float = 1.5
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.units <= 1e9:

@@ -78,7 +78,7 @@ class Difficulty:
 
     bits: int = 16
     bits_max: int = 24
-    days_per_bit: float = 0.25
+    days_per_bit: float = 0.03125
 
     def __post_init__(self) -> None:
         if not BITS_MIN <= self.bits <= self.bits_max <= BITS_MAX:

@@ -136,7 +136,7 @@ def test_margins():
 # ---------------------------------------------------------------------------------------------------------- accounts
 
 
-BUDGET = Budget(units=100.0)
+BUDGET = Budget(units=100.0, proof_after=2.0, refuse_after=4.0)
 UNIT = MILLI
 
 
@@ -253,8 +253,8 @@ def test_an_account_is_small_and_round_trips():
         {"units": 2e9},
         {"units": float("nan")},
         {"units": 10.0, "top1_after": 0.0},
-        {"units": 10.0, "top1_after": 3.0},
-        {"units": 10.0, "proof_after": 5.0},
+        {"units": 10.0, "top1_after": 1.3},
+        {"units": 10.0, "proof_after": 1.6},
         {"units": 10.0, "refuse_after": 31.0},
     ],
 )
