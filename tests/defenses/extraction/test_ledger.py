@@ -10,7 +10,7 @@ from defenses.errors import BudgetStateInvalid
 from defenses.extraction.budget import DAY_NS, MILLI, Budget, BudgetStep
 from defenses.extraction.ledger import Ledger
 
-BUDGET = Budget(units=100.0)
+BUDGET = Budget(units=100.0, proof_after=2.0, refuse_after=4.0)
 NOW_NS = 1_700_000_000 * 10**9
 
 
