@@ -1,0 +1,78 @@
+"""How soon drift is seen, and how often where there is none: streams of rows through the detectors of S8.
+
+A stream is p-values and confidences, row by row, drawn with replacement from rows that a model and its screen have
+judged; where they come from is the caller's. Nothing here decides: it is said at which row a detector first spoke.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.adwin import Adwin
+from defenses.martingale import ALARM, ConformalMartingale
+
+__all__ = ["Judged", "Spoke", "first_words", "run_stream"]
+
+PORTION_ROWS = 8  # rows a batch: what a gateway under light load has
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """p-values and top probabilities of rows, float64 (rows,) each."""
+
+    p_values: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+    def drawn(self, rows: int, rng: np.random.Generator) -> Judged:
+        """Draw rows with replacement."""
+        chosen = rng.integers(len(self.p_values), size=rows)
+        return Judged(self.p_values[chosen], self.scores[chosen])
+
+
+@dataclass(slots=True)
+class Spoke:
+    """The row at which each detector first spoke, None: not at all."""
+
+    martingale: int | None = None
+    adwin_p_values: int | None = None
+    adwin_scores: int | None = None
+
+
+def run_stream(streams: list[Judged], calibration_rows: int, portion_rows: int = PORTION_ROWS) -> list[Spoke]:
+    """Feed streams one after the other to the same detectors; rows of `Spoke` count from the beginning of each.
+
+    A detector that spoke in an earlier stream may speak again in the next: a false alarm does not hide a true one.
+    """
+    martingale, of_p, of_scores = ConformalMartingale(calibration_rows), Adwin(), Adwin()
+    found = []
+    for stream in streams:
+        spoke = Spoke()
+        cuts = of_p.cuts, of_scores.cuts
+        for begin in range(0, len(stream.p_values), portion_rows):
+            part = slice(begin, begin + portion_rows)
+            end = min(begin + portion_rows, len(stream.p_values))
+            martingale.peak = 0.0
+            martingale.add(stream.p_values[part])
+            of_p.add(stream.p_values[part])
+            of_scores.add(stream.scores[part])
+            if spoke.martingale is None and martingale.peak > ALARM:
+                spoke.martingale = end
+            if spoke.adwin_p_values is None and of_p.cuts > cuts[0]:
+                spoke.adwin_p_values = end
+            if spoke.adwin_scores is None and of_scores.cuts > cuts[1]:
+                spoke.adwin_scores = end
+        found.append(spoke)
+    return found
+
+
+def first_words(spoken: list[int | None]) -> tuple[int, float, float]:
+    """Return in how many runs a detector spoke, and the median and the 95th percentile of the rows until then."""
+    rows = [each for each in spoken if each is not None]
+    if not rows:
+        return 0, float("nan"), float("nan")
+    # A run in which it never spoke is later than all others.
+    late = np.sort(np.array([float("inf") if each is None else float(each) for each in spoken]))
+    return len(rows), float(late[(len(late) - 1) // 2]), float(late[int(0.95 * (len(late) - 1))])

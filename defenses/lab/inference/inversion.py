@@ -1,0 +1,102 @@
+"""What does a class of the training rows look like? Images made from nothing that a model is sure of.
+
+- `miface`: the white box (Fredrikson, Jha, Ristenpart, "Model Inversion Attacks that Exploit Confidence Information",
+  CCS 2015, algorithm 1): gradient descent on 1 - p(class) from a plain or random image.
+- `evolve`: the black box, by what is answered alone: the slope of p(class) is estimated from pairs of random changes
+  (natural evolution strategies; Ilyas et al., ICML 2018, arXiv 1804.08598, section 2.1). A row that is refused, or
+  whose class is not among those answered, counts as p = 0.
+
+Whether an image shows the class is for somebody else to say: a classifier that knows neither the model nor its rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from defenses.lab.attack import BudgetSpent, Oracle, Refused
+
+__all__ = ["Evolution", "MiFace", "evolve", "miface", "starts_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class MiFace:
+    """Steps of size `rate`; stops where `confident` is reached, as the paper does."""
+
+    steps: int = 300
+    rate: float = 2.0
+    confident: float = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class Evolution:
+    """`pairs` random changes of deviation `spread` an estimate, then a signed step of `rate`."""
+
+    pairs: int = 25
+    spread: float = 0.1
+    rate: float = 0.03
+    queries: int = 10_000
+
+
+def starts_of(classes: int, each: int, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return `each` starts for every class, float32 (classes x each, *shape): the first grey, the others noise."""
+    starts = rng.random((classes * each, *shape)).astype(np.float32)
+    starts[::each] = 0.5
+    return starts
+
+
+def miface(
+    module: Any, starts: NDArray[np.float32], wanted: NDArray[np.int64], settings: MiFace
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return the images (n, *shape) that the module is surest of, and how sure it is, float64 (n,)."""
+    images = torch.from_numpy(starts.copy())
+    classes = torch.from_numpy(wanted)[:, None]
+    best, surest = images.clone(), torch.zeros(len(images))
+    for _ in range(settings.steps):
+        asked = images.clone().requires_grad_()
+        likely = module(asked)["probabilities"].gather(1, classes)[:, 0]
+        [slope] = torch.autograd.grad(likely.sum(), asked)
+        with torch.no_grad():
+            better = likely > surest
+            best[better], surest[better] = images[better], likely[better]
+            going = (surest < settings.confident).float().reshape(-1, *[1] * (images.ndim - 1))
+            images = (images + going * settings.rate * slope).clamp(0.0, 1.0)
+        if not going.any():
+            break
+    return best.numpy().astype(np.float32), surest.numpy().astype(np.float64)
+
+
+def evolve(
+    oracle: Oracle, start: NDArray[np.float32], wanted: int, settings: Evolution, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], float, int]:
+    """Return the image (*shape) that was answered with the highest probability of the class, that, and rows asked."""
+    image, best, surest, asked = start.copy(), start.copy(), 0.0, 0
+    while asked + 2 * settings.pairs + 1 <= settings.queries:
+        change = rng.normal(size=(settings.pairs, *start.shape)).astype(np.float32)
+        near = np.concatenate([image[None], image + settings.spread * change, image - settings.spread * change])
+        near = np.asarray(np.clip(near, 0.0, 1.0), np.float32)
+        try:
+            likely = _answered(oracle, near, wanted)
+        except BudgetSpent:
+            break
+        asked += len(near)
+        if likely.max() > surest:
+            surest, best = float(likely.max()), near[likely.argmax()].copy()
+        weights = (likely[1 : settings.pairs + 1] - likely[settings.pairs + 1 :]).reshape(-1, *[1] * start.ndim)
+        slope = (weights * change).sum(axis=0)
+        if not slope.any():  # nothing was told: look elsewhere
+            slope = rng.normal(size=start.shape)
+        image = np.asarray(np.clip(image + settings.rate * np.sign(slope), 0.0, 1.0), np.float32)
+    return best, surest, asked
+
+
+def _answered(oracle: Oracle, rows: NDArray[np.float32], wanted: int) -> NDArray[np.float64]:
+    try:
+        answers = oracle.ask(rows)
+    except Refused:
+        return np.zeros(len(rows))
+    return np.nan_to_num(answers.probabilities[:, wanted].astype(np.float64))
