@@ -37,10 +37,10 @@ async def tick(app: App) -> None:
     for beat in count(1):
         await asyncio.sleep(TICK_S)
         write_sums(app.gw)
-        if beat % KEEP_LIMITS_TICKS == 0:
-            await keep_limits(app)
         found_full, ring_full = app.gw.ring.full - ring_full, app.gw.ring.full
         try:
+            if beat % KEEP_LIMITS_TICKS == 0:
+                await keep_limits(app)
             refresh(app, found_full, shared_limits)
             if cache is not None:
                 count_cached(app, cache)

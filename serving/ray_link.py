@@ -38,6 +38,7 @@ STEADY_S = 30.0
 GRACE_S = 2.0
 SEND_TIMEOUT_S = 5
 SILENCE_S = 10  # a bridge says its status about once a second, also while the cluster does not answer it
+NEXT_WORD_S = 2.0
 FIRST_WORD_S = 60  # it imports Ray and connects before that
 ABSENT = Status("the bridge is not running")
 
@@ -50,6 +51,7 @@ class Link:
     def __init__(self, settings: RaySettings, clock_s: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings
         self._clock_s = clock_s
+        self._began_s = clock_s()
         self.status = ABSENT
         self.users = 0
         self._calls: dict[int, Future[Reply]] = {}
@@ -102,14 +104,19 @@ class Link:
         return kind, answer
 
     def wait_for(self, application: str, timeout_s: float) -> bool:
-        """Wait until an application runs and is known by its bundle; False when it does not in time."""
+        """Wait until an application runs and is known by its bundle; False when it does not in time.
+
+        `timeout_s` counts from when the bridge was first started, so a process that opens many models waits once for
+        all of them. One that is opened later waits for the next word of the bridge.
+        """
 
         def there() -> bool:
             found = self.status.applications.get(application)
             return found is not None and found.running > 0
 
+        left_s = self._began_s + timeout_s - self._clock_s()
         with self._changed:
-            return self._changed.wait_for(there, timeout_s)
+            return self._changed.wait_for(there, max(left_s, min(timeout_s, NEXT_WORD_S)))
 
     def close(self) -> None:
         """End the bridge."""

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
+from contextlib import suppress
 from collections.abc import Sequence
 from zlib import crc32
 
 from gateway.admission import gcra
 from gateway.admission.limiter import Bucket, Decision, Rule
 
+COPIES_TRIED = 8
 SWEEP_STEPS = 8
 _NS_PER_MS = 1_000_000
 
@@ -79,8 +81,15 @@ class MemoryLimiter:
     def debts(self, now_ns: int) -> list[tuple[str, int]]:
         """Return (key, nanoseconds until it is full) of each bucket that has a row of its own and is not full.
 
-        May be called from another thread: the rows are copied in one go, under the interpreter's lock.
+        May be called from another thread. Walking through the rows makes objects, so the collector may run, and with it
+        whatever lets the first thread change the rows: then it is tried again. RuntimeError: it never came to an end.
         """
+        for _ in range(COPIES_TRIED - 1):
+            with suppress(RuntimeError):
+                return self._debts(now_ns)
+        return self._debts(now_ns)
+
+    def _debts(self, now_ns: int) -> list[tuple[str, int]]:
         return [(key, tat_ns - now_ns) for key, tat_ns in list(self._tats_ns.items()) if tat_ns > now_ns]
 
     def _slot(self, key: str) -> int:

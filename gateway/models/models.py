@@ -112,18 +112,18 @@ def served_by(engine: Engine, bundle: Bundle, config: Config, *, unloaded: bool 
         service_time=ServiceTime(),
         counters=ModelCounters(),
         unloaded=unloaded,
-        watching=open_watching(bundle, config.policy.pepper.read_bytes()),
+        watching=open_watching(bundle, config.policy.pepper),
     )
 
 
-def open_watching(bundle: Bundle, pepper: bytes) -> Watching | None:
+def open_watching(bundle: Bundle, pepper: Path) -> Watching | None:
     """Return the watch over those who ask this model, where its bundle brings the calibration of one.
 
     The key of its projection follows from the pepper, so it is the same after a restart, and nobody outside knows it.
     """
     if not any(name.startswith(f"{similarity.NAME}.") for name in bundle.calibration):
         return None
-    key = hmac.digest(pepper, WATCH_KEY_LABEL + bytes.fromhex(bundle.digest), "sha256")
+    key = hmac.digest(pepper.read_bytes(), WATCH_KEY_LABEL + bytes.fromhex(bundle.digest), "sha256")
     kept = frozenset(spec.name for spec in bundle.outputs if len(spec.shape) == 1) | {PREDICTION}
     return Watching(Watch.from_calibration(bundle.calibration, key=key, answer_names=kept))
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 HAPROXY = shutil.which("haproxy")
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="needs haproxy (Debian: haproxy)")
 SHIPPED = Path(__file__).parent.parent.parent / "ops/deploy/haproxy/haproxy.cfg"
-CALLERS = [f"till-{number}" for number in range(30)]
+CALLERS = [f"till-{number}" for number in range(90)]  # the ring has few points: of 30, one gateway may get three
 ONE = tiny_body(image(0.5))
 Metadata = tuple[tuple[str, str], ...]
 
@@ -171,7 +171,7 @@ async def test_a_caller_stays_with_its_gateway_and_only_a_lost_gateways_callers_
     before = await balanced.everybody()
     shares = Counter(before.values())
     assert len(shares) == 3
-    assert min(shares.values()) >= 3, "nobody has next to nothing"
+    assert min(shares.values()) >= 9, "nobody has next to nothing"
     assert await balanced.everybody() == before, "a new connection changes nothing"
     await balanced.places[1].close()
     without = await balanced.everybody()
@@ -224,6 +224,7 @@ async def test_each_way_to_show_a_credential_leads_to_the_same_gateway(balanced)
         basic = base64.b64encode(":".join(key.split(".", 1)).encode()).decode()
         assert await balanced.where(("x-api-key", key)) == home
         assert await balanced.where(("authorization", f"Basic {basic}")) == home
+        assert await balanced.where(("authorization", f"BASIC {basic}")) == home, "as gateways read it"
     homes = set()
     for caller in CALLERS[:8]:
         tokens = [balanced.site.token(sub=caller, jti=str(number)) for number in range(3)]

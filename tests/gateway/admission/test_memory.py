@@ -1,14 +1,14 @@
 import gc
 import sys
 import tracemalloc
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.admission.limiter import BURST_NS_MAX, Bucket, Rule
-from gateway.admission.memory import MemoryLimiter
+from gateway.admission.memory import COPIES_TRIED, MemoryLimiter
 
 S = 1_000_000_000
 T0 = 1_000 * S
@@ -164,3 +164,23 @@ def test_no_order_of_arrivals_gives_a_key_more_than_it_has_alone(calls, buckets_
     for spends in admitted.values():
         total = sum(cost for _, cost in spends)
         assert total * RULE.interval_ns <= RULE.burst_ns + spends[-1][0] - spends[0][0]
+
+
+def test_a_row_that_changes_while_debts_are_copied_is_no_error():
+    """What walks through the rows in another thread may be interrupted by whoever changes them: it begins again."""
+
+    class Changing(OrderedDict):
+        changes = 3
+
+        def items(self):
+            if Changing.changes:
+                Changing.changes -= 1
+                raise RuntimeError("OrderedDict mutated during iteration")
+            return super().items()
+
+    limiter = MemoryLimiter()
+    limiter._tats_ns = Changing({"a": 5, "b": 1})
+    assert limiter.debts(2) == [("a", 3)]
+    Changing.changes = COPIES_TRIED
+    with pytest.raises(RuntimeError):
+        limiter.debts(2)
