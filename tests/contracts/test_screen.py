@@ -11,16 +11,22 @@ from hypothesis.extra.numpy import arrays
 
 from defenses.errors import EvidenceInvalid
 from defenses.evasion.evidence import EvidenceScreen, fit_evidence
+from defenses.poisoning.trigger import TriggerScreen
+from defenses.poisoning.trigger_fit import CleanRows, fit_trigger
 from defenses.screen import Evidence
+
+WIDTH, SIDE = 5, 3
 
 
 def model_outputs(rng, rows):
-    """Everything that a model of ours says of a batch."""
+    """Everything that a model of ours says of a batch, and the batch itself, which is the model's input `image`."""
     return {
         "energy": rng.normal(size=rows).astype(np.float32),
         "mahalanobis": rng.chisquare(64, rows).astype(np.float32),
         "residual": rng.gamma(3.0, 0.01, rows).astype(np.float32),
         "probabilities": rng.dirichlet(np.full(10, 0.2), rows).astype(np.float32),
+        "latent": rng.gamma(2.0, 0.5, (rows, WIDTH)).astype(np.float32),
+        "image": rng.random((rows, SIDE, SIDE)).astype(np.float32),
     }
 
 
@@ -31,8 +37,18 @@ def fitted_evidence(seed):
     )
 
 
-# name: (screen calibrated with a seed, the outputs it reads)
-SCREENS = {"evidence": (fitted_evidence, ("energy", "mahalanobis", "residual"))}
+def fitted_trigger(seed):
+    rng = np.random.default_rng(seed)
+    seen = [model_outputs(rng, rows) for rows in (1_400, 1_000, 3_000, 1_000)]
+    splits = [CleanRows(one["image"], one, np.arange(len(one["image"])) % 10) for one in seen]
+    return TriggerScreen.from_calibration(fit_trigger(*splits, input_name="image")[0])
+
+
+# name: (screen calibrated with a seed, what it reads)
+SCREENS = {
+    "evidence": (fitted_evidence, ("energy", "mahalanobis", "residual")),
+    "trigger": (fitted_trigger, ("image", "probabilities", "latent")),
+}
 
 
 @pytest.fixture(scope="module", params=SCREENS)
@@ -46,14 +62,14 @@ def any_outputs(draw):
     """Whatever floats a model may return: infinities, NaN and denormals among them."""
     rows = draw(st.integers(0, 9))
     dtype = draw(st.sampled_from([np.float16, np.float32, np.float64]))
-    return {
-        name: draw(arrays(dtype, (rows, 10) if name == "probabilities" else (rows,)))
-        for name in ("energy", "mahalanobis", "residual", "probabilities")
-    }
+    shapes = {"probabilities": (rows, 10), "latent": (rows, WIDTH), "image": (rows, SIDE, SIDE)}
+    names = ("energy", "mahalanobis", "residual", *shapes)
+    return {name: draw(arrays(dtype, shapes.get(name, (rows,)))) for name in names}
 
 
 def score(screen, outputs):
-    return screen.score(Evidence({}, outputs))
+    inputs = {name: array for name, array in outputs.items() if name == "image"}
+    return screen.score(Evidence(inputs, {name: array for name, array in outputs.items() if name != "image"}))
 
 
 def test_identity(case):
