@@ -9,6 +9,7 @@ Refusal
 ├── MalformedMessage, ArgumentInvalid, RequestTooLarge          is the request one?
 │   └── TensorInvalid                                           ... that fits the model?
 ├── InputRejected                                               a screen says no
+├── ProofOfWorkWanted                                           ... or that it has to be worked for
 ├── DeadlinePassed, DeadlineUnmeetable, Cancelled               is anybody waiting for the answer?
 ├── ModelError                                                  the model, or our own code, failed
 ├── BackendTimedOut                                             who runs the model is silent, and may be at work still
@@ -124,6 +125,14 @@ class InputRejected(Refusal):
     """The policy refuses the input. Says neither which screen nor how close."""
 
 
+class ProofOfWorkWanted(Refusal):
+    """The request has to come with a proof of work for `challenge`."""
+
+    def __init__(self, challenge: str) -> None:
+        super().__init__(challenge)
+        self.challenge = challenge
+
+
 class DeadlinePassed(Refusal):
     """The caller's deadline passed before there was an answer."""
 
@@ -205,6 +214,7 @@ class Row:
     sentence: str
     detail: Callable[[Any], tuple[str, tuple[Message, ...]]] | None = None  # text after the sentence, further details
     retry_after_ms: Callable[[Any], int] | None = None  # None: nothing should send the same request again by itself
+    trailers: Callable[[Any], tuple[tuple[str, str], ...]] | None = None  # further ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +241,10 @@ def bad_field(exc: ArgumentInvalid) -> tuple[str, tuple[Message, ...]]:
 
 def exceeded_limit(exc: RequestTooLarge) -> tuple[str, tuple[Message, ...]]:
     return f": {clipped(exc.what)}" + ("" if exc.limit is None else f" (at most {exc.limit})"), ()
+
+
+def wanted_proof(exc: ProofOfWorkWanted) -> tuple[tuple[str, str], ...]:
+    return (("x-stockade-challenge", exc.challenge),)
 
 
 def spent_rule(exc: RateLimited) -> tuple[str, tuple[Message, ...]]:
@@ -270,6 +284,9 @@ def _rows() -> dict[type[Exception], Row]:
         TensorInvalid: Row(code.INVALID_ARGUMENT, "TENSOR_INVALID", "The request does not fit the model", bad_field),
         RequestTooLarge: Row(code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "The request is too large", exceeded_limit),
         InputRejected: Row(code.PERMISSION_DENIED, "INPUT_REJECTED", "The input was not accepted."),
+        ProofOfWorkWanted: Row(
+            code.RESOURCE_EXHAUSTED, "PROOF_OF_WORK_WANTED", "A proof of work is wanted.", None, None, wanted_proof
+        ),
         DeadlinePassed: Row(code.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "The deadline has passed."),
         DeadlineUnmeetable: Row(code.DEADLINE_EXCEEDED, "DEADLINE_UNMEETABLE", "The deadline is too near."),
         Cancelled: Row(code.CANCELLED, "CANCELLED", "The caller cancelled the request."),
@@ -332,5 +349,6 @@ def render(exc: BaseException, request_id: str) -> Rendered:
     trailers = (
         ("grpc-status-details-bin", status.SerializeToString()),
         ("grpc-retry-pushback-ms", str(pushback_ms)),
+        *(() if row.trailers is None else row.trailers(exc)),
     )
     return Rendered(row.code, details, trailers, row.reason)

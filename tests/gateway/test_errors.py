@@ -81,6 +81,7 @@ CONTRACT = {
     "MODEL_UNLOADED": (grpc.StatusCode.NOT_FOUND, -1),
     "MODEL_NOT_LOADED": (grpc.StatusCode.FAILED_PRECONDITION, -1),
     "ARGUMENT_INVALID": (grpc.StatusCode.INVALID_ARGUMENT, -1),
+    "PROOF_OF_WORK_WANTED": (grpc.StatusCode.RESOURCE_EXHAUSTED, -1),
     "TENSOR_INVALID": (grpc.StatusCode.INVALID_ARGUMENT, -1),
     "MESSAGE_MALFORMED": (grpc.StatusCode.INVALID_ARGUMENT, -1),
     "METHOD_UNIMPLEMENTED": (grpc.StatusCode.UNIMPLEMENTED, -1),
@@ -168,7 +169,7 @@ def test_every_refusal_of_the_gateway_has_a_row():
     classes = {kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.Refusal)}
     refusals = classes - {errors.Refusal, errors.RetryLater}
     assert refusals == {kind for kind in errors.TABLE if kind.__module__ == "gateway.errors"}
-    assert len(refusals) == 29
+    assert len(refusals) == 30
 
 
 @pytest.mark.parametrize("kind", errors.TABLE, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
