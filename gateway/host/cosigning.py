@@ -16,6 +16,7 @@ from ops.audit.errors import AuditError, WitnessAhead
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from threading import Thread
 
     from ops.audit.trust_policy import TrustPolicy
     from ops.audit.witness_client import Asked
@@ -38,6 +39,7 @@ class Cosigning:
     log: Log
     metrics: WitnessMetrics
     failing: dict[str, str] = field(default_factory=dict)
+    asking: dict[str, Thread] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Ask until cancelled. Whatever goes wrong is logged, and asked again."""
@@ -46,11 +48,15 @@ class Cosigning:
                 await asyncio.to_thread(self.ask)
             except (AuditError, OSError) as problem:
                 self.note({"the log": str(problem)})
+            except Exception as problem:  # noqa: BLE001  the gateway must not end because a witness found a new way
+                self.note({"the log": f"a fault of our own: {type(problem).__name__}"})
             await asyncio.sleep(self.every_s)
 
     def ask(self) -> None:
         """Ask every witness once, and keep the checkpoint when enough have cosigned it."""
-        checkpoint, asked = cosign_newest(self.log_directory, self.policy, self.out, timeout_s=TIMEOUT_S)
+        checkpoint, asked = cosign_newest(
+            self.log_directory, self.policy, self.out, timeout_s=TIMEOUT_S, asking=self.asking
+        )
         if self.policy.enough(asked.lines):
             self.metrics.cosigned(checkpoint.size, time.time())
         self.count(asked)

@@ -1,6 +1,7 @@
 """Has the newest public checkpoint of a log cosigned by the witnesses of a policy, and keeps it when enough did."""
 
 from pathlib import Path
+from threading import Thread
 
 from ops.audit.checkpoint import Checkpoint, open_checkpoint
 from ops.audit.durable import replace_file
@@ -11,8 +12,10 @@ from ops.audit.witness_client import Asked, ask_all
 __all__ = ["cosign_newest"]
 
 
-def cosign_newest(directory: Path, policy: TrustPolicy, out: Path, *, timeout_s: float) -> tuple[Checkpoint, Asked]:
-    """Ask every witness once; `out` is replaced when those that cosigned make the quorum.
+def cosign_newest(
+    directory: Path, policy: TrustPolicy, out: Path, *, timeout_s: float, asking: dict[str, Thread] | None = None
+) -> tuple[Checkpoint, Asked]:
+    """Ask every witness once; `out` is replaced when those that cosigned make the quorum. `asking`: see `ask_all`.
 
     Raises:
         NoteError: the checkpoint is not signed by a log of the policy.
@@ -21,8 +24,14 @@ def cosign_newest(directory: Path, policy: TrustPolicy, out: Path, *, timeout_s:
     note = (directory / "checkpoint").read_bytes()
     checkpoint = open_checkpoint(note, [log.key for log in policy.logs])
     reader = LogReader(directory, checkpoint)
-    witnesses = policy.witnesses.values()
-    asked = ask_all(note, checkpoint, witnesses, lambda old, _: reader.consistency_proof(old), timeout_s=timeout_s)
+    asked = ask_all(
+        note,
+        checkpoint,
+        policy.witnesses.values(),
+        lambda old, _: reader.consistency_proof(old),
+        asking=asking,
+        timeout_s=timeout_s,
+    )
     if policy.enough(asked.lines):
         replace_file(out, note + "".join(asked.lines.values()).encode())
     return checkpoint, asked

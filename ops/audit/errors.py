@@ -152,7 +152,7 @@ class WitnessRefused(WitnessError):
 
 
 class WitnessAhead(WitnessError):
-    """It has seen a larger tree of this log than there is here: an older copy was put back, or it is a fork."""
+    """It has seen another tree of this log than ours, or a larger one: a fork, or an older copy was put back."""
 
 
 class RingError(AuditError):

@@ -46,6 +46,7 @@ def ask_all(
     witnesses: Iterable[TrustedWitness],
     prove: Prove,
     *,
+    asking: dict[str, Thread] | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> Asked:
     """Ask every witness that has a URL, all at once, for a cosignature of the checkpoint in this note.
@@ -55,6 +56,8 @@ def ask_all(
         checkpoint: what is in it.
         witnesses: of the policy.
         prove: gives the consistency proof from one size to another; called from several threads.
+        asking: who is being asked, by name; the caller keeps it. Who has not done with the last question is not asked
+            another: one that answers a byte at a time holds one thread, and no more.
         timeout_s: for all of it.
     """
     lines: dict[str, str] = {}
@@ -68,14 +71,20 @@ def ask_all(
         except (ReadError, ProofError) as error:  # of our own log
             failures[witness.name] = WitnessError(witness.name, f"the proof it asks for cannot be made: {error}")
 
-    asked = [(witness, Thread(target=ask, args=(witness,), daemon=True)) for witness in witnesses if witness.url]
+    asking = {} if asking is None else asking
     until = time.monotonic() + timeout_s
-    for _, thread in asked:
-        thread.start()
-    for _, thread in asked:
-        thread.join(max(0.0, until - time.monotonic()))
+    asked = [witness for witness in witnesses if witness.url]
+    for witness in asked:
+        if witness.name in asking and asking[witness.name].is_alive():
+            failures[witness.name] = WitnessSilent(witness.name, "it has not done with the last question")
+            continue
+        asking[witness.name] = Thread(target=ask, args=(witness,), daemon=True)
+        asking[witness.name].start()
+    for witness in asked:
+        if witness.name not in failures:
+            asking[witness.name].join(max(0.0, until - time.monotonic()))
     given, refused = dict(lines), dict(failures)
-    late = [witness.name for witness, _ in asked if witness.name not in given and witness.name not in refused]
+    late = [witness.name for witness in asked if witness.name not in given and witness.name not in refused]
     return Asked(given, refused | {name: WitnessSilent(name, f"no answer within {timeout_s:g} s") for name in late})
 
 
@@ -93,9 +102,15 @@ def cosignature(
         status, body = _post(witness, AddCheckpoint(old, proof, note).body(), timeout_s)
         if status == HTTPStatus.OK:
             return _verified(note, body, witness)
+        if status == HTTPStatus.UNPROCESSABLE_ENTITY and old:
+            problem = f"it refuses the proof from size {old}, which it has cosigned: a fork ({_quoted(body)})"
+            raise WitnessAhead(witness.name, problem)
         if status != HTTPStatus.CONFLICT:
             raise WitnessRefused(witness.name, f"HTTP {status}: {_quoted(body)}")
-        old = _size(body, witness)
+        named = _size(body, witness)
+        if named == old == checkpoint.size:
+            raise WitnessAhead(witness.name, f"it has cosigned another tree of size {old}: a fork")
+        old = named
         if old > checkpoint.size:
             problem = (
                 f"it has cosigned size {old}, and this is {checkpoint.size}: an older copy was put back, or a fork"
@@ -110,11 +125,12 @@ def _post(witness: TrustedWitness, body: bytes, timeout_s: float) -> tuple[int, 
         raise WitnessSilent(witness.name, f"its URL is neither http nor https: {witness.url}")
     request = Request(url, data=body, headers={"Content-Type": "text/plain; charset=utf-8"}, method="POST")  # noqa: S310  the schemes are those above
     try:
-        with build_opener(_NoRedirects).open(request, timeout=timeout_s) as reply:
+        try:
+            reply = build_opener(_NoRedirects).open(request, timeout=timeout_s)
+        except HTTPError as error:
+            reply = error
+        with reply:
             return reply.status, reply.read(NOTE_BYTES_MAX)
-    except HTTPError as error:
-        with error:
-            return error.code, error.read(NOTE_BYTES_MAX)
     except (HTTPException, OSError, ValueError) as error:  # URLError is an OSError
         raise WitnessSilent(witness.name, str(getattr(error, "reason", error))) from error
 

@@ -95,7 +95,7 @@ REFUSED = {
     "another old size": (request(2, 9), 409),
     "an older tree": (request(2, 2), 409),
     "a fork": (request(3, 9, FORKED), 422),
-    "a fork of the same size": (AddCheckpoint(3, (), signed(3, FORKED)).body(), 422),
+    "a fork of the same size": (AddCheckpoint(3, (), signed(3, FORKED)).body(), 409),
     "no proof": (AddCheckpoint(3, (), signed(9)).body(), 422),
     "a proof too many": (AddCheckpoint(3, (*prove(3, 9), bytes(32)), signed(9)).body(), 422),
     "no request": (b"hello", 400),
@@ -204,8 +204,10 @@ def test_a_witness_that_has_seen_more_is_told_of(witness):
 def test_a_fork_is_refused_over_http(witness):
     with page(witness) as served:
         cosignature(signed(3), head(3), trusted(served.port), prove)
-        with pytest.raises(WitnessRefused, match="HTTP 422"):
+        with pytest.raises(WitnessAhead, match="refuses the proof from size 3, which it has cosigned: a fork"):
             cosignature(signed(9, FORKED), head(9, FORKED), trusted(served.port), lambda a, b: prove(a, b, FORKED))
+        with pytest.raises(WitnessAhead, match="another tree of size 3: a fork"):
+            cosignature(signed(3, FORKED), head(3, FORKED), trusted(served.port), lambda a, b: prove(a, b, FORKED))
 
 
 def test_over_http_bodies_are_bounded_and_paths_are_two(witness):
@@ -290,6 +292,27 @@ def test_what_a_witness_says_beside_its_cosignature_is_left_out():
     stranger = Cosigner("x.test", COSIGN_ED25519, bytes([9]) * 32).cosign(head(9).text().encode(), NOW_S).encode()
     with liar(200, stranger + GOOD) as port:
         assert cosignature(signed(9), head(9), trusted(port), prove).encode() == GOOD
+
+
+def test_who_has_not_done_with_the_last_question_is_not_asked_another(monkeypatch):
+    """One that answers a byte at a time must not cost a thread for each time it is asked."""
+    asked, go_on = [], threading.Event()
+
+    def slow(_note, _checkpoint, witness, _prove, **_):
+        asked.append(witness.name)
+        go_on.wait()
+        return "line"
+
+    monkeypatch.setattr("ops.audit.witness_client.cosignature", slow)
+    witnesses = [TrustedWitness("slow", COSIGNERS[0].key, "http://127.0.0.1:1")]
+    asking: dict[str, threading.Thread] = {}
+    for words in ("no answer within", "not done with the last"):
+        failure = ask_all(signed(9), head(9), witnesses, prove, asking=asking, timeout_s=0.01).failures["slow"]
+        assert words in str(failure)
+    go_on.set()
+    asking["slow"].join()
+    assert ask_all(signed(9), head(9), witnesses, prove, asking=asking, timeout_s=60).lines == {"slow": "line"}
+    assert asked == ["slow", "slow"]
 
 
 def test_who_stalls_or_is_gone_does_not_hold_up_the_others(witness):
