@@ -7,8 +7,8 @@ Rules:
 - A caller is authenticated, admitted and charged before anything is looked up: an answer from here costs as any other.
 - Only what was allowed is kept, once its record is durable; what was flagged, hardened for a reason, refused or failed
   is judged anew each time. Each answer from here has a record of its own, which names the request it was made for.
-- A model whose accounts are watched, with a screen that is not a function of the row alone, or with versions that are
-  compared, is not cached: each of its requests has to be seen.
+- A model whose accounts are watched or have a budget, with a screen that is not a function of the row alone, or with
+  versions that are compared, is not cached: each of its requests has to be seen.
 - Whatever is no longer in force is forgotten at once: a new policy, or a version that goes in or out of service, clears
   all of it.
 - Bounded by entries, bytes and age. Where it is full, the tenant that holds most gives way with what it used least
@@ -174,7 +174,7 @@ def cacheable(rules: ModelRules, active: Active) -> bool:
     if rules.feedback is not None:  # a label is for what the model itself saw and said
         return False
     released = rules.mirror is not None or rules.served.bundle.name in active.splits
-    return not released and rules.watch is None and rules.screens.keys() <= ROW_SCREENS
+    return not released and rules.watch is None and rules.budget is None and rules.screens.keys() <= ROW_SCREENS
 
 
 def key_of(request: InferRequest, rules: ModelRules, tenant: str, policy_digest: str) -> bytes:

@@ -35,6 +35,7 @@ from gateway.capture import narrower
 from gateway.exits import log_failure
 from gateway.feedback.answers import see
 from gateway.judgement import DECISIONS, judge, soften
+from gateway.metering import budget_spent, meter, require_means
 from gateway.outgoing import emptied, within
 from gateway.policy.rules import PUBLIC_METHODS
 from gateway.release.comparison import Ran
@@ -109,6 +110,7 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
         raise
     if gw.shared is not None:
         began_ns += await share(record, (*budget.request_charges, *charges), gw)
+    require_means(record, rules, request.rows, record.time_ns)
     queued_ns = gw.clock_ns()
     record.stage("decode", queued_ns - began_ns)
     if request.timeout_us:
@@ -210,8 +212,9 @@ def judge_alike(
     inputs, starts, outputs = inferred.inputs, inferred.starts, inferred.outputs
     watched = watch(items, rules, inferred, gw.wall_ns())
     judgement = judge(rules, inputs, outputs, starts, rows_of(inputs), watched)
-    judged_ns = gw.clock_ns()
     again = given_again(watched, judgement.row_actions)
+    judgement, metered = meter(items, rules, outputs, judgement, again, starts, gw.wall_ns())
+    judged_ns = gw.clock_ns()
     allowed, kept_back = within(with_earlier(outputs, watched, again), rules, rows_of(inputs))
     softened = soften(allowed, judgement.row_actions, rules)
     shown = emptied(top_class_only(softened, judgement.row_actions, rules.prediction), kept_back, rules)
@@ -239,10 +242,13 @@ def judge_alike(
         item.record.screens_json = judgement.screens_json[position]
         item.record.account_json = judgement.accounts_json[position]
         item.record.output_json = kept_json[position]
+        item.record.budget_json = None if metered is None else metered.budget_json(position)
         item.record.stages(stages)
     repeats = set(np.searchsorted(starts, again, side="right") - 1)
     return [
-        outcome_of(action, good, body, rules, repeated=position in repeats)
+        budget_spent()
+        if metered is not None and metered.spent(position)
+        else outcome_of(action, good, body, rules, repeated=position in repeats)
         for position, (action, good, body) in enumerate(zip(judgement.actions, sound, bodies, strict=True))
     ]
 

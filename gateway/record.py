@@ -71,8 +71,8 @@ class Record:
     taken on the duty to write the leaf (the batch, or the exit): exactly one of them does; `settled` that the sink has
     said what became of it, `finished` that the call is over, `body_there` that its body has arrived (a stream's when it
     begins). `names` are those of the client's certificate, `client_id` the request's id in the client's words,
-    `parent` the caller's span, `stream_id` the id of the stream a message came in, `body_ns` when the body was there,
-    `room_bytes` what it takes of the room for payloads; none of them is part of the leaf. `cached` is the id of the
+    `parent` the caller's span, `proof` the proof of work that came with the request, `stream_id` the id of the stream a
+    message came in, `body_ns` when the body was there, `room_bytes` what it takes of the room for payloads; none of them is part of the leaf. `cached` is the id of the
     request whose answer was given again, empty for an answer of its own.
 
     `peer` is known once a handler runs. On the port without client certificates gRPC starts it when the body is there,
@@ -86,6 +86,7 @@ class Record:
         "batch_json",
         "body_ns",
         "body_there",
+        "budget_json",
         "cached",
         "claimed",
         "client_id",
@@ -110,6 +111,7 @@ class Record:
         "peer",
         "policy_digest",
         "principal",
+        "proof",
         "rate",
         "reason",
         "right",
@@ -160,6 +162,7 @@ class Record:
         self.screens_json: str | None = None
         self.output_json: str | None = None
         self.account_json: str | None = None
+        self.budget_json: str | None = None
         self.cached = ""
         self.payload_json: str | None = None
         self.timings_us: dict[str, int] = {}
@@ -169,6 +172,7 @@ class Record:
         self.status = STATUS_OK
         self.client_id = ""
         self.names: tuple[str, ...] = ()
+        self.proof = ""
         self.in_stream = False
         self.stream_id: bytes | None = None
         self.claimed = False
@@ -219,11 +223,13 @@ class Record:
 
     def leaf(self, site: Site) -> bytes:
         """Return the entry for the audit log."""
-        parts = ["{" if self.account_json is None else f'{{"account":{self.account_json},']
-        if self.auth_json is not None:
-            parts.append(f'"auth":{self.auth_json},')
-        if self.batch_json is not None:
-            parts.append(f'"batch":{self.batch_json},')
+        first = (
+            ("account", self.account_json),
+            ("auth", self.auth_json),
+            ("batch", self.batch_json),
+            ("budget", self.budget_json),
+        )
+        parts = ["{", *[f'"{name}":{part},' for name, part in first if part is not None]]
         parts.append(site.cached_json(self.cached) if self.cached else site.head_json)
         if self.deadline_us is not None:
             parts.append(f',"deadline_us":{self.deadline_us}')

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gateway.codec import CodecLimits, InferRequest
     from gateway.feedback.answers import Answers, FeedbackRules, Seen
     from gateway.host.link import HostLink
+    from gateway.metering import BudgetRules, Metering
     from gateway.models.statistics import ModelCounters, ServiceTime
     from gateway.record import Record, Site
     from gateway.release.comparison import Comparer
@@ -93,6 +94,7 @@ class Served:
     unloaded: bool = False
     offload: Offload | None = None
     watching: Watching | None = None
+    metering: Metering | None = None
     batcher: Batcher[Item] | LoopBatcher[Item] = field(init=False)
 
 
@@ -160,6 +162,7 @@ class ModelRules:
     on_request: frozenset[str] = frozenset()
     feedback: FeedbackRules | None = None
     watch: WatchRules | None = None
+    budget: BudgetRules | None = None
     output: OutputRule | None = None
 
     def outputs_for(self, roles: frozenset[str]) -> tuple[TensorSpec, ...]:

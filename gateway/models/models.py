@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hmac
+import os
 from typing import TYPE_CHECKING
 
 from defenses.evasion import similarity
+from defenses.extraction import budget
+from defenses.extraction.proof_of_work import Toll
 from defenses.watch import Watch
+from gateway.metering import Metering
 from gateway.models.batching import end_batching
 from gateway.models.measured import measured_fpr
 from gateway.models.ray import open_ray
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "load_bundles", "load_listed", "out_of_service", "retire", "screen_facts", "serve"]
 
+PROOF_KEY_BYTES = 32
 WATCH_KEY_LABEL = b"stockade watch 1"
 ENGINES: Mapping[str, Callable[[Bundle, Config, Log], Engine]] = {
     "inprocess": lambda bundle, *_: open_engine(bundle),
@@ -105,6 +110,7 @@ def out_of_service(bundle: Bundle, config: Config) -> Served:
 
 def served_by(engine: Engine, bundle: Bundle, config: Config, *, unloaded: bool = False) -> Served:
     """Return a model with its engine and what is counted of it."""
+    watching = open_watching(bundle, config.policy.pepper)
     return Served(
         bundle=bundle,
         engine=engine,
@@ -112,7 +118,8 @@ def served_by(engine: Engine, bundle: Bundle, config: Config, *, unloaded: bool 
         service_time=ServiceTime(),
         counters=ModelCounters(),
         unloaded=unloaded,
-        watching=open_watching(bundle, config.policy.pepper),
+        watching=watching,
+        metering=open_metering(bundle, watching),
     )
 
 
@@ -126,6 +133,20 @@ def open_watching(bundle: Bundle, pepper: Path) -> Watching | None:
     key = hmac.digest(pepper.read_bytes(), WATCH_KEY_LABEL + bytes.fromhex(bundle.digest), "sha256")
     kept = frozenset(spec.name for spec in bundle.outputs if len(spec.shape) == 1) | {PREDICTION}
     return Watching(Watch.from_calibration(bundle.calibration, key=key, answer_names=kept))
+
+
+def open_metering(bundle: Bundle, watching: Watching | None) -> Metering:
+    """Return who asks for proofs of work, and counts what answers cost where the bundle says how much that is.
+
+    The key of the proofs is this process's and ends with it: nobody spends one proof in two processes.
+    """
+    priced = any(name.startswith(f"{budget.NAME}.") for name in bundle.calibration)
+    return Metering(
+        prices=budget.Prices.from_calibration(bundle.calibration) if priced else None,
+        toll=Toll(os.urandom(PROOF_KEY_BYTES)),
+        account_of=str if watching is None else watching.watch.group_of,
+        draw=os.urandom,
+    )
 
 
 async def retire(served: Served) -> None:

@@ -24,6 +24,7 @@ from gateway.auth.mtls import Certificates
 from gateway.auth.principal import Account
 from gateway.auth.rights import Grant, Rights
 from gateway.config.document import PolicyRejected
+from gateway.policy.compile_budget import budget_rules
 from gateway.policy.compile_feedback import feedback_keys_of, feedback_rules
 from gateway.policy.compile_output import ABSTAINED, output_rule_of
 from gateway.policy.compile_release import require_versions, splits_of, with_mirrors
@@ -198,6 +199,7 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
         capture_rate=model.capture_rate or 0.0,
         feedback=feedback_rules(model.feedback, bundle, prediction) if model.feedback else None,
         watch=watch_rules(model.watch, served) if model.watch else None,
+        budget=budget_rules(model.budget, bundle, prediction) if model.budget else None,
     )
 
 

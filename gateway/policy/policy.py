@@ -25,6 +25,7 @@ from pydantic import Field, StringConstraints
 from gateway.config.document import PolicyRejected, Section, fill, parse, read_bounded
 from gateway.config.units import Date, Rate, Text
 from gateway.policy import rules as policy_rules
+from gateway.policy.budget import ExtractionBudget
 from gateway.policy.feedback import Feedback, FeedbackKey
 from gateway.policy.output import Output
 from gateway.policy.promotion import Approver, Promotion
@@ -221,6 +222,8 @@ class ModelPolicy(Section):
     """By screen."""
     watch: Watch | None = None
     """What becomes of accounts whose questions, taken together, look like an attack."""
+    budget: ExtractionBudget | None = None
+    """How much of the model an account may learn in a day."""
     harden: Hardening | None = None
     output: Output | None = None
     """Which classes and texts may leave, and how sure the model has to be."""

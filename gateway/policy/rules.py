@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gateway.config.document import Fault, Location
+from gateway.policy.budget import budget_faults
 from gateway.policy.feedback import feedback_faults
 from gateway.policy.output import output_faults
 from gateway.policy.promotion import approver_faults, promotion_faults
@@ -179,6 +180,18 @@ def _issuers(policy: Policy) -> Iterator[Fault]:
         seen.setdefault((issuer.issuer, issuer.audience), name)
 
 
+def _answers(at: Location, model: ModelPolicy, policy: Policy) -> Iterator[Fault]:
+    """What is said of accounts, of what may leave, and of labels that come back."""
+    if model.watch is not None:
+        yield from watch_faults((*at, "watch"), model.watch, policy.classes, hardens=model.harden is not None)
+    if model.budget is not None:
+        yield from budget_faults((*at, "budget"), model.budget, policy.classes)
+    if model.output is not None:
+        yield from output_faults((*at, "output"), model.output)
+    if model.feedback is not None:
+        yield from feedback_faults((*at, "feedback"), model.feedback, policy.principals)
+
+
 def _models(policy: Policy) -> Iterator[Fault]:
     for name, model in policy.models.items():
         at: Location = ("models", name)
@@ -191,12 +204,7 @@ def _models(policy: Policy) -> Iterator[Fault]:
         if model.capture != "sampled" and model.capture_rate is not None:
             yield Fault((*at, "capture_rate"), "means nothing unless `capture` is `sampled`; remove it")
         yield from _reserved((*at, "reserved"), model, policy.roles)
-        if model.watch is not None:
-            yield from watch_faults((*at, "watch"), model.watch, policy.classes, hardens=model.harden is not None)
-        if model.output is not None:
-            yield from output_faults((*at, "output"), model.output)
-        if model.feedback is not None:
-            yield from feedback_faults((*at, "feedback"), model.feedback, policy.principals)
+        yield from _answers(at, model, policy)
         if model.release is not None:
             yield from release_faults((*at, "release"), model.serve, model.release)
         if model.promotion is not None:

@@ -1,4 +1,4 @@
-"""What a call's metadata may tell us, and nothing else: credentials, a trace, the shape of a stream.
+"""What a call's metadata may tell us, and nothing else: credentials, a trace, a proof of work, the shape of a stream.
 
 Identity never comes from any other header; whatever else a client or a proxy sent (`application`,
 `multiplexed_model_id`, `x-ray-*`, `x-forwarded-*`, ...) is not looked at and goes nowhere. A credential that appears
@@ -33,6 +33,7 @@ class Headers:
     authorization: str | None = None
     api_key: str | None = None
     parent: TraceParent | None = None
+    proof: str = ""
     stream: StreamShape = DEFAULT_SHAPE
 
     def has_credential(self) -> bool:
@@ -64,6 +65,8 @@ def read_headers(metadata: Sequence[tuple[str, str | bytes]]) -> tuple[Headers, 
             headers.api_key = str(value) if headers.api_key is None else TWICE
         elif name == "traceparent":
             headers.parent = trace_parent(str(value))
+        elif name == "x-stockade-proof":
+            headers.proof = str(value)
         elif name == "x-stockade-stream-format":
             stream_format = str(value)
         elif name == "triton_grpc_error":

@@ -90,6 +90,7 @@ class Service(grpc.GenericRpcHandler):
         headers, metadata_bytes = read_headers(details.invocation_metadata)
         if headers.parent is not None:
             record.parent, record.trace = headers.parent, headers.parent.trace_id
+        record.proof = headers.proof
         call = Call(record, headers, gw.active, gw)
         if metadata_bytes > gw.metadata_bytes_max:
             too_large = errors.RequestTooLarge("metadata", gw.metadata_bytes_max)

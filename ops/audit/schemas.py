@@ -68,6 +68,15 @@ class Model(Part, kw_only=True, frozen=True):
     version: Text
 
 
+class Budget(Part, kw_only=True, frozen=True):
+    """What the answer took of the model's budget, in thousandths of a unit, and what the account owed after it."""
+
+    cost_milli: Count
+    debt_millidays: Count
+    mode: Literal["enforce", "shadow"]
+    step: Literal["full", "top1", "proof_of_work", "refuse"]
+
+
 class Sealed(Part, kw_only=True, frozen=True):
     bytes: Count
     ciphertext_sha256: Hex64
@@ -109,6 +118,7 @@ class Request(Part, kw_only=True, frozen=True):
     account: Account | UnsetType = UNSET
     auth: Auth | UnsetType = UNSET
     batch: Batch | UnsetType = UNSET
+    budget: Budget | UnsetType = UNSET
     build: Text
     cached: Hex32 | UnsetType = UNSET
     config: Hex64
