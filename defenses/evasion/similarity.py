@@ -46,7 +46,8 @@ class Fingerprint:
     """Turns inputs into codes: uint8 (rows, views, cells), the first view unmoved. Build it with `from_calibration`."""
 
     low: NDArray[np.float32] = field(repr=False)  # (dims,)
-    step: NDArray[np.float32] = field(repr=False)  # (dims,), > 0: one unit of the code
+    high: NDArray[np.float32] = field(repr=False)  # (dims,)
+    per_unit: NDArray[np.float32] = field(repr=False)  # (dims,): units of the code in one of the input
     picture: tuple[int, int] | None  # height and width, where the input is one
     chosen: NDArray[np.intp] = field(repr=False)  # (views, cells): where in a row, secret
     tolerances: tuple[int, int]
@@ -74,7 +75,11 @@ class Fingerprint:
         moves = SHIFTS if picture is not None else SHIFTS[:1]
         width = 0 if picture is None else picture[1]
         chosen = np.stack([cells + y * width + x for y, x in moves])
-        return cls(low, step, picture, chosen, (tolerances[0], tolerances[1]), (allowed[0], allowed[1]), key)
+        high, per_unit = low + step * np.float32(255), np.float32(1) / step
+        if not (np.isfinite(high) & np.isfinite(per_unit)).all():
+            raise CalibrationInvalid(f"{NAME}.step", "too large or too small")
+        balls = (tolerances[0], tolerances[1]), (allowed[0], allowed[1])
+        return cls(low, high, per_unit, picture, chosen, *balls, key)
 
     @property
     def cells(self) -> int:
@@ -85,10 +90,9 @@ class Fingerprint:
         flat = flatten(inputs)
         if flat.shape[1] != self.low.size:
             raise EvidenceInvalid("inputs", f"{flat.shape[1]} elements a row; {self.low.size} wanted")
-        scaled = (flat.astype(np.float32, copy=False) - self.low) / self.step
-        scaled += np.float32(0.5)
         # What is no number becomes an edge: never an error, never a way out of a ball. fmax passes over NaN.
-        units = np.fmin(np.fmax(scaled, np.float32(0.0)), np.float32(255.0)).astype(np.uint8)
+        inside = np.fmin(np.fmax(flat.astype(np.float32, copy=False), self.low), self.high)
+        units = ((inside - self.low) * self.per_unit + np.float32(0.5)).astype(np.uint8)
         if self.picture is not None:
             units = medians(units, self.picture[1])
         codes: Codes = units[:, self.chosen]

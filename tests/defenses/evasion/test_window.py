@@ -1,0 +1,112 @@
+"""Windows: they find what lies in a ball and nothing else, stay small, and give up what was met longest ago."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from defenses.evasion.similarity import Fingerprint
+from defenses.evasion.window import ANCHORS_FIRST, ANCHORS_MAX, FADE, LOYALTY, VISITS_MAX, Window, differing
+from tests.watching import KEY, around, images, watch_arrays
+
+READER = Fingerprint.from_calibration(watch_arrays(), KEY)
+
+
+def codes(rows):
+    return READER.codes({"image": rows})
+
+
+def filled(rows, answer_bytes=40):
+    window = Window.new(READER.cells, answer_bytes)
+    for views in codes(rows):
+        window.note(window.queries + 1)
+        window.remember(views[0], "alice", np.full(answer_bytes, window.queries % 256, np.uint8))
+    return window
+
+
+@given(st.integers(0, 255), st.integers(0, 2**32))
+def test_differing_cells_are_counted(tolerance, seed):
+    rng = np.random.default_rng(seed)
+    held, code = rng.integers(0, 256, (192, 5), np.uint8), rng.integers(0, 256, 192, np.uint8)
+    expected = (np.abs(held.astype(int) - code.astype(int)[:, None]) > tolerance).sum(axis=0)
+    assert (differing(held, code, tolerance) == expected).all()
+
+
+@pytest.mark.parametrize("number", [0, 150, 299])
+def test_a_query_finds_its_anchor_among_others(number):
+    rows = images(1, 300)
+    window = filled(rows)
+    for views in codes(around(rows[number], 2, 20)):
+        assert window.nearest(views, READER) == number
+    for views in codes(images(3, 20)):
+        assert window.nearest(views, READER) is None
+
+
+@pytest.mark.parametrize("move", [(1, 0), (-2, 1), (2, 2)])
+def test_a_moved_query_finds_its_anchor(move):
+    rows = images(1, 100)
+    window = filled(rows)
+    searched = around(rows[42], 2, 20)
+    found = [window.nearest(views, READER) for views in codes(np.roll(searched, move, (1, 2)))]
+    assert found.count(42) >= 10  # those whose unmoved codes are among the nearest
+    assert set(found) <= {42, None}
+
+
+def test_an_empty_window_finds_nothing():
+    assert Window.new(READER.cells, 4).nearest(codes(images(1, 1))[0], READER) is None
+
+
+def test_a_full_window_stays_below_128_kib_and_a_new_one_below_2():
+    assert Window.new(READER.cells, 40).nbytes <= 2 * 1024
+    window = filled(images(1, ANCHORS_MAX + 20))
+    assert window.size == len(window.visits) == ANCHORS_MAX
+    assert window.nbytes <= 128 * 1024
+    assert window.codes.shape[1] == ANCHORS_MAX
+
+
+def test_growing_loses_nothing():
+    rows = images(1, 40)
+    window = filled(rows)
+    assert len(window.visits) > ANCHORS_FIRST
+    for number, views in enumerate(codes(rows)):
+        assert window.nearest(views, READER) == number
+        assert window.answers[number, 0] == number + 1
+    assert [window.note(exact) for exact in range(6, 41)].count(False) <= 4  # one may go each time it grows
+    assert not window.note(41)
+
+
+def test_exact_hashes_are_remembered_for_as_many_queries_as_anchors():
+    window = filled(images(1, ANCHORS_MAX))
+    for exact in range(10_000, 10_000 + ANCHORS_MAX - 1):
+        assert not window.note(exact)
+    assert window.note(ANCHORS_MAX)  # the last of the first
+    assert not window.note(ANCHORS_MAX - 1)
+
+
+def test_what_was_met_longest_ago_gives_way_and_what_was_repeated_stays_longer():
+    rows = images(1, 2 * ANCHORS_MAX + LOYALTY + 5)
+    window = filled(rows[:ANCHORS_MAX])
+    window.repeat(0, "mallory")
+    views = codes(rows[ANCHORS_MAX:])
+    for number, one in enumerate(views):
+        window.note(10**6 + number)
+        window.remember(one[0], "bob", np.zeros(40, np.uint8))
+        if number == 0:
+            assert window.nearest(codes(rows[1:2])[0], READER) is None  # the next oldest went
+        if number == LOYALTY:
+            assert window.nearest(codes(rows[:1])[0], READER) == 0
+    assert window.nearest(codes(rows[:1])[0], READER) is None
+
+
+def test_repeats_are_counted_fade_and_end():
+    window = filled(images(1, 3))
+    assert [window.repeat(1, name) for name in ("mallory", "bob", "bob")] == [(0, "alice"), (1, "mallory"), (2, "bob")]
+    window.queries += FADE
+    assert window.repeat(1, "bob") == (1, "bob")  # 3, halved
+    window.queries += 100 * FADE
+    assert window.repeat(1, "bob")[0] == 0
+    for _ in range(300):
+        visits, _ = window.repeat(1, "bob")
+    assert visits == VISITS_MAX

@@ -1,0 +1,65 @@
+"""A watch over small images, with bounds as benign traffic might have them: for every test that needs one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from defenses.evasion import direction
+from defenses.watch import Asker, Watch
+
+KEY = b"a key for tests, 16 bytes or more"
+SIDE = 28
+STARTS = np.zeros(1, np.intp)
+
+
+def watch_arrays(**changed):
+    """Calibration arrays; a keyword such as similarity_allowed=... replaces one, None takes it out."""
+    cells = SIDE * SIDE
+    arrays = {
+        "similarity.low": np.zeros(cells, np.float32),
+        "similarity.step": np.full(cells, 1 / 255, np.float32),
+        "similarity.weight": np.ones(cells, np.float32),
+        "similarity.picture": np.array([SIDE, SIDE]),
+        "similarity.tolerances": np.array([52, 52]),
+        "similarity.allowed": np.array([1, 0]),
+        "similarity.bounds": np.array(
+            [[0.02, 0.28, 0.28, 0.17, 0.03], [0.04, 0.01, 0.005, 0.003, 0.002], [0.03, 0.002, 0.002, 0.002, 0.002]]
+        ),
+        "direction.bounds": np.full((direction.CONTEXTS, direction.BINS), 0.3),
+    }
+    for name, array in changed.items():
+        arrays[name.replace("_", ".", 1)] = array
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def new_watch(*, key=KEY, arrays=None, **settings):
+    return Watch.from_calibration(watch_arrays() if arrays is None else arrays, key=key, **settings)
+
+
+def images(seed, rows):
+    """Different things: no two lie in one ball."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((rows, 7, 7), np.float32)
+    return np.kron(coarse, np.ones((4, 4), np.float32))
+
+
+def around(image, seed, rows, radius=0.1):
+    """A search: points at the edge of the ball around an image, in blocks of random sizes."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(rows):
+        side = int(rng.choice([1, 2, 4, 7]))
+        blocks = rng.choice([-radius, radius], (SIDE // side, SIDE // side))
+        found.append(np.clip(image + np.kron(blocks, np.ones((side, side))), 0, 1))
+    return np.array(found, np.float32)
+
+
+def answers(rows):
+    """An answer that tells the row it was made for."""
+    numbers = np.asarray(rows, np.float32).reshape(len(rows), -1).mean(axis=1)
+    return {"probabilities": np.column_stack([numbers, 1 - numbers]), "latent": np.outer(numbers, np.ones(8))}
+
+
+def ask(watch, rows, principal="mallory", tenant="acme", now_ns=0):
+    """One request of these rows."""
+    return watch.observe([Asker(principal, tenant)], STARTS, {"image": rows}, answers(rows), now_ns)
