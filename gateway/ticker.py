@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.admission.shared import FAILURES
 from gateway.exits import write_sums
+from serving.experts import ExpertsEngine
 from serving.fallback import FallbackEngine
 from serving.ray_engine import RayEngine
 
@@ -60,6 +61,9 @@ def refresh(app: App, ring_full: int, shared_limits: SharedLimitsMetrics | None)
     if gw.shared is not None and shared_limits is not None:
         seen = gw.shared.observed()
         shared_limits.happened(up=seen.up, decisions=seen.decisions, failures=seen.failures, trips_us=seen.trips_us)
+    for (name, version), served in gw.served.items():
+        if isinstance(served.engine, ExpertsEngine) and (entropy := served.engine.routing) is not None:
+            app.metrics.routing(name, version, entropy)
     engines: Counter[tuple[str, str]] = Counter()
     for (name, _), served in gw.served.items():
         if isinstance(served.engine, FallbackEngine):

@@ -12,6 +12,10 @@ The bundle of such a model has these graphs, found by their names:
 `mixed` is the sum of the chosen experts' parts, each times its gate (Shazeer et al., arXiv 1701.06538, section 2). A
 row is always added up from the lowest expert to the highest, so it gets the same bits whatever stands beside it.
 
+A row has a bounded number of experts, each once, and there is no capacity that neighbours in a batch could use up
+(Hayes et al., arXiv 2402.05526): a router that breaks this fails the run. How evenly the last rows of the sparse path
+chose is seen in `routing`.
+
 The dense twin computes the same function in one graph, which is faster where many rows ask for most experts. The two
 round differently: their outputs are held to each other when the engine is made, and one may answer what the other would
 have, within `PATHS_APART_MAX`. From how many rows the twin answers is measured then too, because it is the machine's.
@@ -32,12 +36,15 @@ from serving.engine import Engine
 from serving.errors import BackendFailed, EngineClosed, GraphRejected
 from serving.inprocess import InProcessEngine, Session, open_session
 from serving.manifest import DATATYPES
+from serving.routing import RoutingWindow
 
-__all__ = ["HEAD", "PATHS_APART_MAX", "ROUTER", "ExpertsEngine", "expert_graph", "open_engine"]
+__all__ = ["EXPERTS_ACTIVE_MAX", "HEAD", "PATHS_APART_MAX", "ROUTER", "ExpertsEngine", "expert_graph", "open_engine"]
 
 ROUTER, HEAD = "router", "head"
 PATHS_APART_MAX = 1e-4
 """Absolute, of every declared output, between the paths."""
+EXPERTS_ACTIVE_MAX = 8
+"""Experts of one row."""
 PROBE_ROWS = 64
 TIMED_RUNS = 5
 
@@ -69,6 +76,7 @@ class _Sparse:
     expert_inputs: tuple[tuple[str, ...], ...]
     head: Session
     head_outputs: tuple[str, ...]
+    window: RoutingWindow
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Return every output of router and head. It raises what the runtime raises."""
@@ -76,9 +84,19 @@ class _Sparse:
         chosen, gates = routed.pop("chosen"), routed.pop("gates")
         if chosen.min() < 0 or chosen.max() >= len(self.experts):
             raise BackendFailed(self.model, "the router chose an expert that is not there")
+        self._bound(chosen)
+        self.window.add(chosen)
         mix = self._one_row if len(chosen) == 1 else self._many_rows
         mixed = self.head.run(self.head_outputs, {"mixed": mix(inputs, chosen, gates)})
         return routed | dict(zip(self.head_outputs, mixed, strict=True))
+
+    def _bound(self, chosen: NDArray[Any]) -> None:
+        """Raise BackendFailed where a row has more experts than it may, or one of them twice."""
+        if chosen.shape[1] > EXPERTS_ACTIVE_MAX:
+            raise BackendFailed(self.model, f"the router chose more than {EXPERTS_ACTIVE_MAX} experts for a row")
+        ordered = np.sort(chosen, axis=1)
+        if (ordered[:, 1:] == ordered[:, :-1]).any():
+            raise BackendFailed(self.model, "the router chose an expert twice for a row")
 
     def _one_row(self, inputs: Arrays, chosen: NDArray[Any], gates: NDArray[Any]) -> NDArray[Any]:
         pairs = sorted(zip(chosen[0].tolist(), gates[0], strict=True))
@@ -134,6 +152,11 @@ class ExpertsEngine:
     def crossover_rows(self) -> int:
         """From how many rows on the dense twin answers."""
         return self._crossover_rows
+
+    @property
+    def routing(self) -> float | None:
+        """How evenly the last rows of the sparse path chose their experts, 0 to 1; None where few have."""
+        return None if self._sparse is None else self._sparse.window.entropy()
 
     def infer(self, inputs: Arrays, /) -> Arrays:
         """Return the declared outputs; see `Engine`."""
@@ -224,7 +247,8 @@ def _open_sparse(bundle: Bundle, model: str) -> _Sparse:
     taken = tuple(tuple(node.name for node in session.get_inputs()) for session in experts)
     if not all(set(names) <= declared for names in taken):
         raise GraphRejected(model, "an expert takes what is not a declared input")
-    return _Sparse(model, router, _outputs(router), tuple(experts), taken, head, _outputs(head))
+    window = RoutingWindow(len(experts))
+    return _Sparse(model, router, _outputs(router), tuple(experts), taken, head, _outputs(head), window)
 
 
 def _opened(bundle: Bundle, model: str, graph: str) -> Session:

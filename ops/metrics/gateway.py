@@ -227,6 +227,8 @@ class Metrics:
         )
         self._kept_back = counter(store, "stockade_output_kept_back_total", text, ("model", "effect"))
         self._replicas = gauge(store, "stockade_replicas", "Engines of a model by state.", ("model", "state"))
+        text = "How evenly rows chose a mixture's experts, 0 to 1, in the worker where it is least even."
+        self._routing = gauge(store, "stockade_expert_entropy", text, ("model", "version"), merge="livemin")
         text = "Batches that the worker's own engine answered because the cluster could not."
         self._fallback = counter(store, "stockade_fallback_batches_total", text, ("model",))
 
@@ -391,6 +393,11 @@ class Metrics:
         """How many engines of a model are in `state` ("ready", "not_ready" or "unloaded")."""
         with self._lock:
             self._replicas.bind(model, state).set(count)
+
+    def routing(self, model: str, version: str, entropy: float) -> None:
+        """How evenly the last rows chose the experts of a mixture, 0 to 1."""
+        with self._lock:
+            self._routing.bind(model, version).set(entropy)
 
     def fallback_batches(self, model: str, batches: int) -> None:
         """Batches of a model were answered by the engine behind the one that is meant to."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+import pytest
 
 from gateway.models.model_set import Listed, ModelSet
 from gateway.ticker import count_replicas, refresh
 from serving.errors import BackendUnavailable
+from serving.experts import ExpertsEngine
 from serving.fallback import FallbackEngine
 from serving.ray_engine import RayEngine, Replicas
 from tests.gateway.rig import open_rig
 from tests.serving.fake_engine import FakeEngine
+from tests.serving.mixture import mixture_bundle
 from tests.serving.tiny import tiny_bundle
 
 
@@ -26,6 +29,17 @@ async def test_the_engines_of_a_model_are_counted_over_its_versions(made_site, t
         refresh(rig.app, 0, None)
         assert rig.counted("stockade_replicas", model="tiny", state="ready") == 1
         assert rig.counted("stockade_replicas", model="tiny", state="not_ready") == 2
+
+
+async def test_how_evenly_a_mixture_is_asked_is_seen(made_site, tmp_path):
+    async with open_rig(made_site, tmp_path) as rig:
+        mixture = ExpertsEngine(mixture_bundle(), crossover_rows=1 << 30)
+        rig.gw.served["tiny", "1"].engine = mixture
+        refresh(rig.app, 0, None)
+        assert rig.counted("stockade_expert_entropy") == 0
+        mixture.infer({"image": np.random.default_rng(0).random((300, 28, 28), dtype=np.float32)})
+        refresh(rig.app, 0, None)
+        assert rig.counted("stockade_expert_entropy", model="tiny", version="1") == pytest.approx(mixture.routing)
 
 
 class Lost(FakeEngine):

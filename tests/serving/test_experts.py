@@ -127,6 +127,48 @@ def test_a_router_that_chooses_who_is_not_there_fails_the_run():
         engine.infer({"image": images(64)})
 
 
+def with_choices(engine, chosen):
+    """The engine with a router that always chooses these."""
+    router = engine._sparse.router
+
+    class Router:
+        def run(self, names, inputs):
+            found = dict(zip(names, router.run(names, inputs), strict=True))
+            rows = len(inputs["image"])
+            found["chosen"] = np.tile(np.array(chosen, np.int64), (rows, 1))
+            found["gates"] = np.full((rows, len(chosen)), 0.5, np.float32)
+            return [found[name] for name in names]
+
+    engine._sparse = replace(engine._sparse, router=Router())
+    return engine
+
+
+def test_a_row_has_each_expert_once_and_not_more_than_it_may(monkeypatch):
+    """Twice the same would count twice for a row alone and once for one among others."""
+    engine = ExpertsEngine(mixture_bundle(), crossover_rows=ALWAYS_SPARSE)
+    with pytest.raises(BackendFailed, match="twice"):
+        with_choices(engine, [1, 1]).infer({"image": images(3)})
+    engine = ExpertsEngine(mixture_bundle(), crossover_rows=ALWAYS_SPARSE)
+    monkeypatch.setattr("serving.experts.EXPERTS_ACTIVE_MAX", 3)
+    with_choices(engine, [0, 1, 2]).infer({"image": images(1)})
+    with pytest.raises(BackendFailed, match="more than 3"):
+        with_choices(engine, [0, 1, 2, 3]).infer({"image": images(1)})
+
+
+def test_how_evenly_experts_are_chosen_is_seen():
+    engine = ExpertsEngine(mixture_bundle(), crossover_rows=ALWAYS_SPARSE)
+    assert engine.routing is None
+    engine.infer({"image": images(300)})
+    usual = engine.routing
+    assert usual > 0.5
+    steered = with_choices(engine, [2, 3])
+    for _ in range(40):
+        steered.infer({"image": images(1_000)})
+    assert steered.routing == pytest.approx(0.5, abs=0.05)  # two of four
+    engine.close()
+    assert engine.routing is None
+
+
 def test_closed_on_both_paths():
     engine = ExpertsEngine(mixture_bundle(), crossover_rows=2)
     engine.close()
