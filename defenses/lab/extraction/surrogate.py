@@ -2,7 +2,9 @@
 
 Targets are distributions: what was answered where probabilities are, one class at 1 where only a label is. The copy has
 another architecture and another objective than the victim, as somebody has who only ever saw its answers. The number of
-steps does not depend on the number of answers, so that few answers are learned as well as they can be.
+steps does not depend on the number of answers, so that few answers are learned as well as they can be. The recipe was
+chosen on rows that nothing is reported on (at 3,000 answers, moving images by two pixels cost 2 points of agreement; at
+1,000 twice the steps gained nothing).
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ BATCH_ROWS = 512
 class Recipe:
     """How a copy is trained: steps of `batch_rows` answers, with images moved by up to `shift_pixels`."""
 
-    steps: int = 1_500
+    steps: int = 600
     batch_rows: int = 64
-    rate_max: float = 4e-3
-    shift_pixels: int = 2
+    rate_max: float = 1e-2
+    shift_pixels: int = 0
     mirror: bool = True
 
 
@@ -37,7 +39,7 @@ class _Copy(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        channels = (1, 24, 48, 96)
+        channels = (1, 16, 32, 64)
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())

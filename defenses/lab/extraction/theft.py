@@ -16,7 +16,7 @@ since against a thief who asks natural images for their class alone only the sec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
@@ -31,15 +31,16 @@ from defenses.lab.extraction.service import Bill, Defence, Service, open_defence
 from defenses.lab.extraction.sources import foreign, synthetic
 from defenses.lab.extraction.surrogate import Recipe, agreement, slopes_of, train_copy
 
-__all__ = ["THIEVES", "Mark", "Thief", "reached", "steal", "thefts"]
+__all__ = ["THIEVES", "Mark", "Thief", "reached", "steal", "theft_of"]
 
 Images = NDArray[np.float32]
 
 HELD_OUT_ROWS: Final = 2_000
+MARKS: Final = (100, 300, 1_000, 3_000, 10_000)
 SEED_ROWS: Final = 150  # natural images that the augmenting thief begins with
 STEP: Final = 0.1  # of a pixel, that he moves them by
 CHUNK_ROWS: Final = 256
-TARGETS: Final = (0.75, 0.80, 0.85, 0.90)
+TARGETS: Final = (0.60, 0.70, 0.80, 0.85, 0.90, 0.95)
 FIRST_DAY: Final = 2.0  # allowances that an account's first day holds
 BLANKS_MAX: Final = 50  # times as many as he needs, before a thief whose rows are refused gives up
 
@@ -57,13 +58,14 @@ class Thief:
         return f"{self.source}/{'label' if self.labels_only else 'soft'}"
 
 
-THIEVES: Final = (
+_ALL = (
     Thief("natural"),
-    Thief("natural", labels_only=True, until=BudgetStep.PROOF_OF_WORK),
+    Thief("natural", labels_only=True),
     Thief("augmented", labels_only=True),
     Thief("foreign"),
     Thief("synthetic"),
 )
+THIEVES: Final[Mapping[str, Thief]] = {thief.name: thief for thief in _ALL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,42 +127,44 @@ def reached(points: Sequence[tuple[float, float]], target: float) -> float | Non
     return points[0][0] if points and points[0][1] >= target else None
 
 
-def thefts(lab: Lab, seed: int, *, name: str = "kiosk", version: str = "2") -> list[Trial]:
-    """Let every thief steal a model, undefended and defended: two trials each."""
+def theft_of(thief: str, name: str = "kiosk", version: str = "2") -> Callable[[Lab, int], list[Trial]]:
+    """Return the experiment in which one of THIEVES steals a model, undefended and defended: two trials."""
+    return lambda lab, seed: _theft(lab, seed, THIEVES[thief], name, version)
+
+
+def _theft(lab: Lab, seed: int, thief: Thief, name: str, version: str) -> list[Trial]:
     smoke = lab.size == Size.SMOKE
-    marks = (100, 300) if smoke else (300, 1_000, 3_000, 10_000)
+    marks = (100, 300) if smoke else MARKS
     recipe = Recipe(steps=40) if smoke else Recipe()
     model = lab.model(name, version)
     defence = open_defence(lab, model, seed)
-    trials = []
-    for thief in THIEVES[1:2] if smoke else THIEVES:
-        open_door = steal(lab, model, thief, None, marks=marks, recipe=recipe, seed=seed)
-        guarded = steal(lab, model, thief, defence, marks=marks, recipe=recipe, seed=seed)
-        settings = {
-            "source": thief.source,
-            "labels_only": thief.labels_only,
-            "until": thief.until.name,
-            "model": version,
-        }
-        settings |= {"success": "images on which the copy agrees after the last mark", "steps": recipe.steps}
-        settings |= {"units_per_day": round(defence.budget.units, 1), "seed_rows": SEED_ROWS}
-        for found, defended in ((open_door, False), (guarded, True)):
-            trials.append(
-                Trial(
-                    attack=f"extraction/{name}-{version}/{thief.name}",
-                    family="extraction",
-                    technique=TECHNIQUE,
-                    knowledge="black box",
-                    defended=defended,
-                    seed=seed,
-                    samples=HELD_OUT_ROWS,
-                    successes=found[-1].agreed if found else 0,
-                    metrics=_costs(found) | (_ratios(open_door, guarded) if defended else {}),
-                    settings=settings,
-                    curves={"agreement": _curve(found)},
-                )
-            )
-    return trials
+    open_door = steal(lab, model, thief, None, marks=marks, recipe=recipe, seed=seed)
+    guarded = steal(lab, model, thief, defence, marks=marks, recipe=recipe, seed=seed)
+    settings = {
+        "source": thief.source,
+        "labels_only": thief.labels_only,
+        "until": thief.until.name.lower(),
+        "success": "images on which the copy agrees after the last mark",
+        "steps": recipe.steps,
+        "units_per_day": round(defence.budget.units, 1),
+        "seed_rows": SEED_ROWS,
+    }
+    return [
+        Trial(
+            attack=f"extraction/{name}-{version}/{thief.name}",
+            family="extraction",
+            technique=TECHNIQUE,
+            knowledge="black box",
+            defended=defended,
+            seed=seed,
+            samples=HELD_OUT_ROWS,
+            successes=found[-1].agreed if found else 0,
+            metrics=_costs(found) | (_ratios(open_door, guarded) if defended else {}),
+            settings=settings,
+            curves={"agreement": _curve(found)},
+        )
+        for found, defended in ((open_door, False), (guarded, True))
+    ]
 
 
 def _costs(found: Sequence[Mark]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from defenses.lab.attack import Sample, Size, Split
 from defenses.lab.extraction.service import Service, open_defence
 from defenses.lab.extraction.sources import foreign, synthetic
 from defenses.lab.extraction.surrogate import Recipe, agreement, slopes_of, train_copy
-from defenses.lab.extraction.theft import Thief, reached, steal, thefts
+from defenses.lab.extraction.theft import Thief, reached, steal, theft_of
 
 SIDE, CLASSES = 12, 3
 RECIPE = Recipe(steps=60, batch_rows=32, shift_pixels=0, mirror=False)
@@ -201,7 +201,7 @@ def test_a_thief_whose_rows_are_all_refused_gives_up(lab, defence):
 
 
 def test_an_experiment_gives_a_trial_each_way_and_the_same_again(lab):
-    once, again = thefts(lab, 3), thefts(lab, 3)
+    once, again = (theft_of("natural/label")(lab, 3) for _ in range(2))
     assert once == again
     assert [trial.defended for trial in once] == [False, True]
     assert all(trial.samples == 2_000 and 0 < trial.successes <= 2_000 for trial in once)
