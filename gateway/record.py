@@ -73,7 +73,8 @@ class Record:
     begins). `names` are those of the client's certificate, `client_id` the request's id in the client's words,
     `parent` the caller's span, `proof` the proof of work that came with the request, `stream_id` the id of the stream a
     message came in, `body_ns` when the body was there, `room_bytes` what it takes of the room for payloads; none of
-    them is part of the leaf. `cached` is the id of the request whose answer was given again, empty for an answer of its own.
+    them is part of the leaf. `cached` is the id of the request whose answer was given again, empty for an answer of
+    its own.
 
     `peer` is known once a handler runs. On the port without client certificates gRPC starts it when the body is there,
     so a record with BODY_INCOMPLETE says "unknown" there: gRPC tells nobody whose headers it has passed on.
