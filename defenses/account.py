@@ -47,15 +47,14 @@ class EProcess:
         self.steps = 0  # queries that were bet on
         self.logs = [-inf] * bets
 
-    def update(self, log_e: Sequence[float]) -> float:
-        """Take the natural logarithms of one more e-value a bet, never NaN, and return `log_evidence`."""
+    def update(self, log_e: Sequence[float]) -> None:
+        """Take the natural logarithms of one more e-value a bet, never NaN."""
         self.steps = min(self.steps + 1, STEPS_MAX)
         begun = log_start_weight(self.steps)
         self.logs = [
             min(value + log_add(before, begun), LOG_EVIDENCE_MAX)
             for before, value in zip(self.logs, log_e, strict=True)
         ]
-        return self.log_evidence
 
     @property
     def log_evidence(self) -> float:

@@ -98,7 +98,7 @@ class HotAnchors:
     def met(self, code: Codes, tenant: str, principal: str, tolerance: int, allowed: int) -> list[str]:
         """Enter an anchor and return who of other tenants has one in the same ball."""
         held = self.codes[:, : len(self.askers)]
-        near = np.flatnonzero(differing(held, code, tolerance) <= allowed).tolist() if self.askers else []
+        near = np.flatnonzero(differing(held, code[:, None], tolerance) <= allowed).tolist() if self.askers else []
         found = [self.askers[at][1] for at in near if self.askers[at][0] != tenant]
         at = self.newest
         self.codes[:, at] = code

@@ -1,6 +1,7 @@
 """Outputs of earlier queries as bytes, to be given again: one row of `bytes` an answer, whatever the outputs are."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ class Layout(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 class KeptAnswers:
@@ -36,11 +37,11 @@ class KeptAnswers:
         layouts = tuple(Layout(name, array.dtype.str, array.shape[1:]) for name, array in kept.items())
         if any(len(array) != rows or array.dtype.kind not in "fiub" for array in kept.values()):
             raise EvidenceInvalid("outputs", "no rows of numbers")
-        if (total := sum(layout.nbytes for layout in layouts)) > ANSWER_BYTES_MAX:
-            raise EvidenceInvalid("outputs", f"{total} bytes a row to keep; {ANSWER_BYTES_MAX} at most")
         if layouts != self.layouts:
             if self.layouts is not None:
                 raise EvidenceInvalid("outputs", "another shape than before")
+            if (total := sum(layout.nbytes for layout in layouts)) > ANSWER_BYTES_MAX:
+                raise EvidenceInvalid("outputs", f"{total} bytes a row to keep; {ANSWER_BYTES_MAX} at most")
             self.layouts = layouts
         parts = [array.reshape(rows, -1).view(np.uint8) for array in kept.values()]
         return np.concatenate(parts, axis=1) if parts else np.zeros((rows, 0), np.uint8)

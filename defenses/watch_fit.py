@@ -225,9 +225,9 @@ def _fewest(codes: NDArray[np.uint8], at: int, fingerprint: Fingerprint) -> tupl
     """Return in how many cells a row differs from the nearest of the 500 before it: unmoved, and moved."""
     before = np.ascontiguousarray(codes[at - 500 : at, 0].T)
     tolerance = fingerprint.tolerances[0]
-    apart = differing(before, codes[at, 0], tolerance)
+    apart = differing(before, codes[at, 0][:, None], tolerance)
     near = before[:, apart.argpartition(12)[:12]]
-    moved = [int(differing(near, view, tolerance).min()) for view in codes[at, 1:]]
+    moved = [int(differing(near, view[:, None], tolerance).min()) for view in codes[at, 1:]]
     return int(apart.min()), min(moved, default=255)
 
 

@@ -76,7 +76,7 @@ class Window:
         size = self.size
         if not size:
             return None
-        apart = differing(self.codes[:, :size], views[0], fingerprint.tolerances[0])
+        apart = differing(self.codes[:, :size], views[0][:, None], fingerprint.tolerances[0])
         at = int(apart.argmin())
         if apart[at] <= fingerprint.allowed[0]:
             return at
@@ -90,11 +90,13 @@ class Window:
         wanted = moved[None, :, :PROBES]
         gaps = np.maximum(probes, wanted)
         gaps -= np.minimum(probes, wanted)
-        for anchor, view in np.argwhere((gaps > tolerance).sum(axis=2) <= allowed).tolist():
-            at = int(near[anchor])
-            if differing(self.codes[:, at : at + 1], moved[view], tolerance)[0] <= allowed:
-                return at
-        return None
+        anchors, views = np.nonzero(np.add.reduce((gaps > tolerance).view(np.uint8), axis=2, dtype=np.uint8) <= allowed)
+        if not anchors.size:
+            return None
+        left = near[anchors]
+        found = differing(self.codes[:, left], moved[views].T, tolerance)
+        best = int(found.argmin())
+        return int(left[best]) if found[best] <= allowed else None
 
     def repeat(self, at: int, asker: str) -> tuple[int, str]:
         """Count a repeat of an anchor; return how many there were before, faded, and who met it last."""
@@ -132,10 +134,12 @@ class Window:
         self.seen = np.pad(ring, (0, more))
 
 
-def differing(codes: Codes, code: Codes, tolerance: int) -> NDArray[np.uint8]:
-    """Return how many cells of each anchor, uint8 (cells, anchors), differ from a query's by more than a tolerance."""
-    wanted = code[:, None]
+def differing(codes: Codes, wanted: Codes, tolerance: int) -> NDArray[np.uint8]:
+    """Return how many cells of each anchor, uint8 (cells, anchors), are further than a tolerance from what is wanted.
+
+    `wanted` is uint8 (cells, 1), or has a column of its own for each anchor.
+    """
     gaps = np.maximum(codes, wanted)
     gaps -= np.minimum(codes, wanted)
-    counts: NDArray[np.uint8] = np.add.reduce(gaps > tolerance, axis=0, dtype=np.uint8)
+    counts: NDArray[np.uint8] = np.add.reduce((gaps > tolerance).view(np.uint8), axis=0, dtype=np.uint8)
     return counts

@@ -31,7 +31,7 @@ def test_differing_cells_are_counted(tolerance, seed):
     rng = np.random.default_rng(seed)
     held, code = rng.integers(0, 256, (192, 5), np.uint8), rng.integers(0, 256, 192, np.uint8)
     expected = (np.abs(held.astype(int) - code.astype(int)[:, None]) > tolerance).sum(axis=0)
-    assert (differing(held, code, tolerance) == expected).all()
+    assert (differing(held, code[:, None], tolerance) == expected).all()
 
 
 @pytest.mark.parametrize("number", [0, 150, 299])
