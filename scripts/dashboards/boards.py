@@ -498,8 +498,8 @@ def models() -> dict[str, Any]:
             8,
             lines(
                 "Drift",
-                "Distance of the screens' p-values from uniform (a ticket above 0.1), and of the confidence from what "
-                "came first (above 0.25).",
+                "Evidence that p-values have left the calibration (a ticket above 1), their distance from uniform "
+                "(above 0.1), jumps of a mean (above 0.05). `scores` has no alert.",
                 [
                     (
                         f"max by (model, version, detector) (stockade_model_drift{{{of}}})",
