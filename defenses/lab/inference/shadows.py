@@ -71,7 +71,8 @@ def shadows_of(lab: Lab, name: str, classes: int, plan: Plan, under: Under) -> S
     """Train what is not on disk yet. What is there belongs to this plan and these rows by its name."""
     pool = lab.rows(name, Split.TRAIN, plan.rows * plan.seeds + plan.filling, 0)
     filling = Sample(pool.rows[plan.rows * plan.seeds :], pool.labels[plan.rows * plan.seeds :])
-    told = sha256(under.sample.rows.tobytes() + repr(asdict(plan)).encode()).hexdigest()[:16]
+    taught_as = repr((plan.filling, asdict(plan.recipe)))  # further models may come later
+    told = sha256(under.sample.rows.tobytes() + taught_as.encode()).hexdigest()[:16]
     logits, learned = [], []
     for number in range(plan.models):
         lab.tell("shadow models", number, plan.models)
