@@ -98,7 +98,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Outputs of the role `prototypes` are answered where they are asked for by name and the policy names them.
 
-    `reasons`: what the codes of the outputs of the role `reasons` mean, from 0.
+    `reasons`: what the codes of the outputs of the role `reasons` mean, from 0. `calibrated`: from which version, and
+    on which rows, where the screens were calibrated after the model was made.
     """
 
     format: Literal["stockade.bundle/1"]
@@ -119,6 +120,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gates: list[dict[str, Any]]
     upstream: Upstream | None = None
     reasons: tuple[str, ...] = ()
+    calibrated: dict[str, Any] = {}
 
 
 def parse_manifest(data: bytes) -> tuple[Manifest, dict[str, Any]]:

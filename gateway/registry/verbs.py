@@ -23,6 +23,7 @@ from defenses.errors import DefenseError
 from gateway.config.document import FileRejected, unusable
 from gateway.policy.promotion import limits_of
 from gateway.registry.bundles import run_export, run_prototypes, run_sign, run_wrap, trusted_keys
+from gateway.registry.calibrate import run_calibrate
 from gateway.registry.data import held_out, sample_of
 from gateway.registry.evaluate import differing, evaluate, measured_again, strength_of
 from gateway.registry.registry import RegistryRefused, approve, open_registry, parse_version, rewrite
@@ -302,6 +303,7 @@ VERBS = {
     "list": run_list,
     "evaluate": run_evaluate,
     "approve": run_approve,
+    "calibrate": run_calibrate,
     "promote": run_promote,
     "rollback": run_rollback,
     "diff": run_diff,

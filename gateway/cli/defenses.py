@@ -1,0 +1,39 @@
+"""The arguments of `stockade defenses`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gateway.registry.arguments import lazy
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add_verbs"]
+
+Verb = Callable[..., "argparse.ArgumentParser"]
+SCREENS = ("accounts", "budget", "trigger", "feedback")
+
+
+def add_verbs(verb: Verb, defenses: Any) -> None:
+    """Add the verbs to `stockade defenses`; `verb` adds one."""
+    calibrate = verb(
+        defenses, "calibrate", lazy("calibrate"), "write a version of a bundle whose screens know your benign traffic"
+    )
+    calibrate.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/2")
+    calibrate.add_argument("--version", required=True, metavar="VERSION", help="what the new version is called")
+    calibrate.add_argument("--out", type=Path, required=True, metavar="DIR", help="it is written to DIR/MODEL/VERSION")
+    calibrate.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="safetensors of benign rows the model did not learn from, with `labels` if known (default: what the "
+        "recipe kept back)",
+    )
+    calibrate.add_argument("--only", nargs="+", choices=SCREENS, metavar="WHAT", help=f"of {', '.join(SCREENS)}")
+    calibrate.add_argument("--seed", type=int, default=0, help="of the split, and of all chance (default 0)")
+    calibrate.add_argument("--signing-key", type=Path, required=True, metavar="FILE", help="made where there is none")
+    calibrate.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
+    calibrate.add_argument("--json", action="store_true", help="print what was signed as JSON")

@@ -1,0 +1,226 @@
+"""`stockade defenses calibrate`: writes a version of a bundle with what its screens need to know of benign traffic.
+
+The rows have to be ones that the model did not learn from and that nobody else could write to. They are split by the
+seed into four parts that share no row; what a part is for stands at each fitter. Everything that is fitted becomes
+arrays of the bundle, under its signature; what was promised and what was measured goes into its manifest. The graph and
+the weights stay as they are, to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.numpy
+from rich.console import Console
+
+from defenses.errors import CalibrationInvalid, CalibrationTooSmall, DefenseError, EvidenceInvalid
+from defenses.evasion.evidence import load_evidence
+from defenses.extraction.allowance import fit_budget, measure_budget
+from defenses.poisoning.feedback import fit_consistency
+from defenses.poisoning.trigger_fit import CleanRows, fit_trigger
+from defenses.screen import Evidence
+from defenses.watch_fit import BenignTraffic, WatchKind, fit_watch
+from gateway.registry.bundles import LABELS, require_new, sample_of, told, trusted_keys, write
+from gateway.registry.data import data_name
+from gateway.registry.registry import RegistryRefused
+from serving.bundle import assemble, read_bundle, read_keys
+from serving.inprocess import InProcessEngine
+from serving.manifest import DATATYPES
+from serving.train.data import load_fashion_mnist, split
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Mapping
+
+    from serving.bundle import Bundle
+
+    Fitted = tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]
+
+__all__ = ["run_calibrate"]
+
+SHARES = (0.3, 0.2, 0.3, 0.2)  # of the rows: to fit, for tails, to calibrate, to measure
+BATCH_ROWS = 256
+QUERIES_MEASURED = 1000
+STREAMS_MEASURED = 1000
+IMAGE_DIMS = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Rows of one of the four parts: the model's inputs and outputs by name, and true classes where they are known."""
+
+    inputs: Mapping[str, np.ndarray[Any, Any]]
+    outputs: Mapping[str, np.ndarray[Any, Any]]
+    labels: np.ndarray[Any, np.dtype[np.int64]] | None
+
+    @property
+    def input_name(self) -> str:
+        """The only input's name. Raises CalibrationInvalid where there are several."""
+        if len(self.inputs) != 1:
+            raise CalibrationInvalid("inputs", f"{len(self.inputs)} of them; a model of one input is wanted")
+        return next(iter(self.inputs))
+
+    def clean(self) -> CleanRows:
+        """Return the rows for a fitter that needs their classes."""
+        if self.labels is None:
+            raise CalibrationInvalid(LABELS, "absent, and this is fitted class by class")
+        return CleanRows(self.inputs[self.input_name], self.outputs, self.labels)
+
+    def output(self, bundle: Bundle, role: str) -> np.ndarray[Any, Any]:
+        """Return the output that plays a role in the bundle."""
+        names = bundle.manifest["roles"].get(role, ())
+        if not names:
+            raise CalibrationInvalid(role, "the bundle has no output of that role")
+        return self.outputs[names[0]]
+
+
+def fit_accounts(parts: list[Part], bundle: Bundle, seed: int) -> Fitted:
+    """S2 and S3: streams of the first two parts, measured on streams of the others."""
+    name = parts[0].input_name
+    fit, measure = (
+        np.concatenate([part.inputs[name] for part in pair]).astype(np.float32) for pair in (parts[:2], parts[2:])
+    )
+    spec = next(spec for spec in bundle.inputs if spec.name == name)
+    if len(spec.shape) != IMAGE_DIMS or spec.low is None or spec.high is None:
+        raise CalibrationInvalid(name, "a watch is offered for images in a declared range")
+    kind = WatchKind.of_images(name, fit)
+    return fit_watch(fit, measure, kind, traffic=BenignTraffic(), seed=seed)
+
+
+def fit_prices(parts: list[Part], bundle: Bundle, seed: int) -> Fitted:
+    """S4: prices and allowances on the first three parts, measured on the last."""
+    arrays, report = {}, {}
+    judged = load_evidence(bundle.calibration)
+
+    def priced(part: Part) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.float64]]]:
+        prediction = part.output(bundle, "prediction")
+        return prediction, judged.judge(Evidence(part.inputs, part.outputs), rows=len(prediction)).p_values
+
+    known = [priced(part) for part in parts[:3]]
+    prediction, p_values = (np.concatenate([each[at] for each in known]) for at in (0, 1))
+    arrays, report = fit_budget(prediction, p_values, seed=seed)
+    report["measured"] = measure_budget(
+        arrays, *priced(parts[3]), queries=QUERIES_MEASURED, streams=STREAMS_MEASURED, seed=seed
+    )
+    return arrays, report
+
+
+def fit_triggers(parts: list[Part], _: Bundle, __: int) -> Fitted:
+    """S6: densities on the first part, tails on the second, p-values on the third, measured on the last."""
+    fit, tails, calibrate, measure = (part.clean() for part in parts)
+    return fit_trigger(fit, tails, calibrate, measure, input_name=parts[0].input_name)
+
+
+def fit_labels(parts: list[Part], bundle: Bundle, _: int) -> Fitted:
+    """S7: trusted rows are the first part; what a right label looks like among them is taken from the third."""
+    trusted, calibrate = ((part.output(bundle, "latent"), part.clean().labels) for part in (parts[0], parts[2]))
+    arrays = fit_consistency(trusted, calibrate)
+    return arrays, {"screen": "feedback", "rows": {"trusted": len(trusted[1]), "calibrate": len(calibrate[1])}}
+
+
+FITTERS: Mapping[str, Callable[[list[Part], Bundle, int], Fitted]] = {
+    "accounts": fit_accounts,
+    "budget": fit_prices,
+    "trigger": fit_triggers,
+    "feedback": fit_labels,
+}
+
+
+def run_calibrate(options: argparse.Namespace) -> int:
+    """Write the calibrated version, and say what was fitted and what could not be."""
+    files = read_bundle(options.directory)
+    bundle = assemble(files, read_keys(trusted_keys(options)))
+    target = options.out / bundle.name / str(options.version)
+    require_new(target)
+    tensors, where = rows_for(bundle, options)
+    console = Console(stderr=True, quiet=options.json)
+    with console.status("running the model"):
+        parts = parts_of(bundle, tensors, options.seed)
+    arrays = dict(bundle.calibration)
+    reports = dict(bundle.manifest.get("calibration_report", {}))
+    skipped = {}
+    for name in options.only or FITTERS:
+        try:
+            with console.status(f"fitting {name}"):
+                found, report = FITTERS[name](parts, bundle, options.seed)
+        except (CalibrationInvalid, CalibrationTooSmall, EvidenceInvalid, DefenseError) as problem:
+            skipped[name] = str(problem)
+            console.print(f"not fitted  {name}: {problem}", soft_wrap=True)
+            continue
+        arrays = {key: value for key, value in arrays.items() if key.partition(".")[0] not in heads(found)} | found
+        reports[name] = report
+        console.print(f"fitted      {name}: {sum(array.nbytes for array in found.values()):,} bytes")
+    if len(skipped) == len(options.only or FITTERS):
+        raise RegistryRefused("nothing could be fitted, so nothing was written")
+    manifest = {
+        **bundle.manifest,
+        "version": str(options.version),
+        "calibration_report": reports,
+        "calibrated": {"from": {"version": bundle.version, "digest": bundle.digest}, "seed": options.seed, **where},
+    }
+    changed = {name: data for name, data in files.items() if name not in {"manifest.json", "model.sig"}}
+    changed[bundle.manifest["calibration"]] = safetensors.numpy.save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    )
+    written = write(target, changed, manifest, options.signing_key)
+    told([(target, written)], options)
+    return 0
+
+
+def heads(arrays: Mapping[str, object]) -> set[str]:
+    """Return the screens that these arrays are of: what stands before the first dot of their names."""
+    return {name.partition(".")[0] for name in arrays}
+
+
+def rows_for(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the rows by input, with `labels` where there are any, and what the manifest says of them."""
+    if options.data is not None:
+        tensors, digest = sample_of(options.data)
+        rows = len(next(iter(tensors.values())))
+        return tensors, {"data": {"name": options.data.name, "sha256": digest, "rows": rows}}
+    if data_name(bundle) != "Fashion-MNIST":
+        raise RegistryRefused(f"no rows are known that {bundle.name} did not learn from; name a file with --data")
+    found = load_fashion_mnist()
+    kept = split(found.pool, int(bundle.manifest["training"]["loop"]["seed"]))
+    images = np.concatenate([kept.fit.images, kept.calibrate.images])
+    labels = np.concatenate([kept.fit.labels, kept.calibrate.labels])
+    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    name = "Fashion-MNIST: what the recipe kept back"
+    return {"image": images.astype(np.float32) / 255, LABELS: labels}, {"data": {"name": name, "sha256": digest, "rows": len(labels)}}
+
+
+def parts_of(bundle: Bundle, tensors: Mapping[str, np.ndarray[Any, Any]], seed: int) -> list[Part]:
+    """Return four parts that share no row, with what the model says of each."""
+    labels = tensors.get(LABELS)
+    inputs = {name: array for name, array in tensors.items() if name != LABELS}
+    if inputs.keys() != {spec.name for spec in bundle.inputs}:
+        raise RegistryRefused(f"the data has {sorted(inputs)}, and the model takes {[s.name for s in bundle.inputs]}")
+    inputs = {spec.name: inputs[spec.name].astype(DATATYPES[spec.datatype], copy=False) for spec in bundle.inputs}
+    rows = len(next(iter(inputs.values())))
+    order = np.random.default_rng([seed, 0x4341]).permutation(rows)
+    ends = (np.cumsum(SHARES)[:-1] * rows).astype(int)
+    engine = InProcessEngine(bundle)
+    try:
+        return [
+            Part(
+                taken := {name: array[chosen] for name, array in inputs.items()},
+                run(engine, taken),
+                None if labels is None else labels[chosen].astype(np.int64),
+            )
+            for chosen in np.split(order, ends)
+        ]
+    finally:
+        engine.close()
+
+
+def run(engine: InProcessEngine, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the model's outputs on these rows, in batches."""
+    rows = len(next(iter(inputs.values())))
+    found = [
+        engine.infer({name: array[first : first + BATCH_ROWS] for name, array in inputs.items()})
+        for first in range(0, rows, BATCH_ROWS)
+    ]
+    return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
