@@ -70,8 +70,10 @@ def command_line() -> argparse.ArgumentParser:
     add_audit(verbs)
     add_operators(verbs)
     add_models(verbs)
+    add_feedback(verbs)
     add_ray(verbs)
     add_train(verbs)
+    add_defenses(verbs)
     add_lab(verbs)
     add_bench(verbs)
     return top
@@ -379,10 +381,14 @@ def add_audit(verbs: Any) -> None:
 
 
 def add_operators(verbs: Any) -> None:
+    from gateway.incident import arguments as incident_arguments
+    from gateway.quarantine import arguments as quarantine_arguments
     from gateway.segmentation import arguments as segmentation_arguments
 
     tenants = group(verbs, "tenants", "who calls a running gateway, and who is kept out")
     segmentation_arguments.add_verbs(verb, tenants)
+    incident_arguments.add_verbs(verb, group(verbs, "incident", "what happened, who was affected, and the way back"))
+    quarantine_arguments.add_verbs(verb, group(verbs, "quarantine", "what screens found, for people to look at"))
 
 
 def add_models(verbs: Any) -> None:
@@ -451,6 +457,13 @@ def run_models_adopt(options: argparse.Namespace) -> int:
     return run(options)
 
 
+def add_feedback(verbs: Any) -> None:
+    from gateway.feedback.arguments import add_verbs
+
+    feedback = group(verbs, "feedback", "labels that clients sent: see them, decide on them, learn from them")
+    add_verbs(verb, feedback)
+
+
 def add_ray(verbs: Any) -> None:
     ray = group(verbs, "ray", "the Serve applications that run the models of a gateway with `engine.kind: ray`")
     config = verb(ray, "config", run_ray_config, "print them as a plain Serve config file")
@@ -494,6 +507,12 @@ def add_lab(verbs: Any) -> None:
     from gateway.cli.lab import add_verbs
 
     add_verbs(verb, group(verbs, "lab", "attack the defenses, and write down what attackers achieve"))
+
+
+def add_defenses(verbs: Any) -> None:
+    from gateway.cli.defenses import add_verbs
+
+    add_verbs(verb, group(verbs, "defenses", "have the screens know your benign traffic"))
 
 
 def add_bench(verbs: Any) -> None:
