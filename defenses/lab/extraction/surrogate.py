@@ -4,7 +4,7 @@ Targets are distributions: what was answered where probabilities are, one class 
 another architecture and another objective than the victim, as somebody has who only ever saw its answers. The number of
 steps does not depend on the number of answers, so that few answers are learned as well as they can be. The recipe was
 chosen on rows that nothing is reported on (at 3,000 answers, moving images by two pixels cost 2 points of agreement; at
-1,000 twice the steps gained nothing).
+1,000 twice as many steps gained nothing).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BATCH_ROWS = 512
 class Recipe:
     """How a copy is trained: steps of `batch_rows` answers, with images moved by up to `shift_pixels`."""
 
-    steps: int = 600
+    steps: int = 400
     batch_rows: int = 64
     rate_max: float = 1e-2
     shift_pixels: int = 0

@@ -36,7 +36,7 @@ __all__ = ["THIEVES", "Mark", "Thief", "reached", "steal", "theft_of"]
 Images = NDArray[np.float32]
 
 HELD_OUT_ROWS: Final = 2_000
-MARKS: Final = (100, 300, 1_000, 3_000, 10_000)
+MARKS: Final = (100, 300, 1_000, 3_000)
 SEED_ROWS: Final = 150  # natural images that the augmenting thief begins with
 STEP: Final = 0.1  # of a pixel, that he moves them by
 CHUNK_ROWS: Final = 256
