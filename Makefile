@@ -37,7 +37,7 @@ test-faults: $(VENV)/.dev  ## the long fault runs of the audit log
 
 test-cluster: $(VENV)/.dev  ## beyond one gateway: Ray clusters, a real MLServer and Triton (`make bench-peers`), releases, balancers, pods
 	$(BIN)/pip install --quiet --editable '.[ray]'
-	STOCKADE_TEST_CLUSTER=1 $(BIN)/python -m pytest --timeout 1200 tests/cluster tests/contracts/test_engine.py
+	STOCKADE_TEST_CLUSTER=1 $(BIN)/python -m pytest $(PYTEST) --timeout 1200 tests/cluster tests/contracts/test_engine.py
 
 test-compose: $(VENV)/.dev $(CLIENT)/bin/python  ## docker-compose.yml on a real engine: up, predictions, kill -9 of each container
 	tests/e2e/compose/run.sh
