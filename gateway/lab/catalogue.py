@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from defenses.lab.attack import Experiment, Lab, Trial
 from defenses.lab.catalogue import EXPERIMENTS
+from gateway.lab.backdoors import backdoor_experiments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ def catalogue() -> Mapping[str, Experiment]:
         )
         for version, radius in (("2", 0.1),)
     ]
-    return {**EXPERIMENTS, **{one.name: one for one in own}}
+    return {**EXPERIMENTS, **{one.name: one for one in (*own, *backdoor_experiments())}}
 
 
 def _auto_attack(version: str, radius: float) -> Any:

@@ -35,7 +35,7 @@ from serving.train.loop import LoopSettings, middle_features, train
 
 __all__ = ["SETTINGS", "Poison", "attack_success", "poisoned_rows", "train_backdoored"]
 
-SETTINGS = LoopSettings(epochs=8)
+SETTINGS = LoopSettings(epochs=6)
 WHITE = 255.0
 
 Rows = NDArray[np.float32]

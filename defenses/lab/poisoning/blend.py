@@ -57,11 +57,11 @@ class AdaptiveBlend:
     """`pieces` x `pieces` tiles, of which a training row carries a random half at `alpha_train`."""
 
     pattern: Rows = field(repr=False)
-    alpha: float = 0.2
+    alpha: float = 0.25
     alpha_train: float = 0.15
     pieces: int = 4
-    payload_share: float = 0.01
-    cover_share: float = 0.01
+    payload_share: float = 0.02
+    cover_share: float = 0.02
     name: str = "adap-blend"
 
     def mark(self, rows: Rows) -> Rows:

@@ -1,0 +1,172 @@
+"""What a backdoor achieves against one model, with and without the trigger screen: trials for the scorecard.
+
+The control is the attack's success on marked rows; below 90 % it has not taken, and nothing found after it counts. The
+rate that the screen is judged at is *measured*: its threshold is where 1 % of held-out clean rows lie above, and those
+rows are neither marked nor any that the screen was fitted to. What the guaranteed threshold of the policy finds, and
+how many clean rows it flags, stand beside it.
+
+Success of a defended trial: a marked row is answered with the target and not flagged. Adaptive: the attacker knows the
+screen and its calibration, and sends rows of the one class that it misses most, found on rows of his own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.lab.attack import Sample, Trial
+from defenses.lab.poisoning.backdoor import TECHNIQUE, Backdoor
+from defenses.lab.poisoning.second_looks import second_looks
+from defenses.poisoning.trigger import COMPONENTS, TriggerScreen, load_trigger
+from defenses.screen import Evidence
+
+__all__ = ["Victim", "trigger_trials"]
+
+FPR: Final = 0.01
+FAMILY: Final = "poisoning"
+STATIC: Final = "poisoned the training set"
+ADAPTIVE: Final = "poisoned the training set, picks the class that the screen misses most"
+RATES: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+Scores = NDArray[np.float64]
+Outputs = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Victim:
+    """A model with a backdoor in it, and the screen that its owner calibrated without knowing.
+
+    outputs: runs the model, rows to outputs by name.
+    arrays: the screen's calibration, fitted to this model's outputs for clean rows.
+    clean, others: clean rows that took part in nothing; `clean` sets the measured threshold, `others` are marked.
+    trusted: clean rows of the defender's, for the scores that need some.
+    """
+
+    backdoor: Backdoor
+    target: int
+    outputs: Callable[[NDArray[np.float32]], Outputs]
+    arrays: Outputs
+    input_name: str
+    clean: Sample
+    others: Sample
+    trusted: NDArray[np.float32]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def evidence(self, rows: NDArray[np.float32]) -> Evidence:
+        return Evidence({self.input_name: rows}, self.outputs(rows))
+
+    def marked(self, sample: Sample) -> Sample:
+        """Return the rows of other classes than the target, with the mark and their true classes."""
+        kept = sample.labels != self.target
+        return Sample(self.backdoor.mark(sample.rows[kept]), sample.labels[kept])
+
+
+def trigger_trials(victim: Victim, seed: int, *, looks: bool = True) -> list[Trial]:
+    """Return the control, the static and the adaptive trial; with `looks` what scores that ask again would find."""
+    marked, clean = victim.marked(victim.others), victim.evidence(victim.clean.rows)
+    seen = victim.evidence(marked.rows)
+    hit = _answers(seen) == victim.target
+    judged = load_trigger(victim.arrays)
+    of_clean, of_marked = judged.screen.score(clean), judged.screen.score(seen)
+    limit = np.quantile(of_clean, 1 - FPR)
+    found = of_marked > limit
+    level = judged.calibration.level(FPR)
+    metrics = {
+        "accuracy": float((_answers(clean) == victim.clean.labels).mean()),
+        "tpr": _share(found, hit),
+        "tpr_guaranteed": _share(judged.calibration.p_values(of_marked) <= level, hit),
+        "fpr_guaranteed": float((judged.calibration.p_values(of_clean) <= level).mean()),
+    }
+    alone = _alone(victim, clean, seen)
+    if looks:
+        alone |= _looks(victim, marked.rows, seed)
+    metrics |= {f"tpr_{name}": _share(theirs > np.quantile(own, 1 - FPR), hit) for name, (own, theirs) in alone.items()}
+    roc = [(rate, _share(of_marked > np.quantile(of_clean, 1 - rate), hit)) for rate in RATES]
+    worst = _missed_most(victim, TriggerScreen.from_calibration(victim.arrays), limit)
+    chosen = marked.labels == worst
+    return [
+        _trial(victim, seed, STATIC, hit, {"accuracy": metrics["accuracy"]}, defended=False),
+        _trial(victim, seed, STATIC, hit & ~found, metrics, defended=True, curves={"roc": roc}),
+        _trial(
+            victim,
+            seed,
+            ADAPTIVE,
+            (hit & ~found)[chosen],
+            {"tpr": _share(found[chosen], hit[chosen]), "source_class": float(worst)},
+            defended=True,
+        ),
+    ]
+
+
+def _trial(
+    victim: Victim,
+    seed: int,
+    knowledge: str,
+    successes: NDArray[np.bool_],
+    metrics: Mapping[str, float],
+    *,
+    defended: bool,
+    curves: Mapping[str, list[tuple[float, float]]] | None = None,
+) -> Trial:
+    backdoor = victim.backdoor
+    return Trial(
+        attack=f"backdoor/{backdoor.name}/trigger",
+        family=FAMILY,
+        technique=TECHNIQUE,
+        knowledge=knowledge,
+        defended=defended,
+        seed=seed,
+        samples=len(successes),
+        successes=int(successes.sum()),
+        metrics=dict(metrics),
+        settings={
+            "success": "a marked row of another class is answered with the target"
+            + (", unflagged" if defended else ""),
+            "fpr": FPR,
+            "target": victim.target,
+            "payload_share": backdoor.payload_share,
+            "cover_share": backdoor.cover_share,
+            **victim.settings,
+        },
+        curves=dict(curves or {}),
+    )
+
+
+def _alone(victim: Victim, clean: Evidence, seen: Evidence) -> dict[str, tuple[Scores, Scores]]:
+    """Return each component of the screen by itself, of clean and of marked rows."""
+    reference = TriggerScreen.from_calibration(victim.arrays).reference
+    (of_clean, _), (of_marked, _) = reference.components(clean), reference.components(seen)
+    return {name: (of_clean[i], of_marked[i]) for i, name in enumerate(COMPONENTS)}
+
+
+def _looks(victim: Victim, marked: NDArray[np.float32], seed: int) -> dict[str, tuple[Scores, Scores]]:
+    def ask(rows: NDArray[np.float32]) -> NDArray[Any]:
+        return victim.outputs(rows)["probabilities"]
+
+    of_clean, of_marked = (
+        second_looks(ask, rows, victim.trusted, np.random.default_rng([seed, 0x5717]))
+        for rows in (victim.clean.rows, marked)
+    )
+    return {name: (of_clean[name], of_marked[name]) for name in of_clean}
+
+
+def _missed_most(victim: Victim, screen: TriggerScreen, limit: float) -> int:
+    """Return the class of which the attacker gets most rows through, on rows of his own (the clean ones)."""
+    own = victim.marked(victim.clean)
+    seen = victim.evidence(own.rows)
+    through = (_answers(seen) == victim.target) & (screen.score(seen) <= limit)
+    sums = np.bincount(own.labels, through, minlength=1) / np.maximum(np.bincount(own.labels), 1)
+    return int(sums.argmax())
+
+
+def _answers(evidence: Evidence) -> NDArray[np.intp]:
+    return np.asarray(evidence.outputs["probabilities"].argmax(axis=1))
+
+
+def _share(found: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
+    """Return the share of `among` that is found; 0 where there is nothing to find."""
+    return float(found[among].mean()) if among.any() else 0.0

@@ -1,0 +1,141 @@
+"""Experiments that need a model with a backdoor in it: the lab's attacks, serving's recipe, and our defences.
+
+Each seed draws a mark and a target of its own, trains a kiosk model on the poisoned rows (kept in the lab's directory),
+calibrates the trigger screen on clean rows as an owner would who knows nothing, and hands both to the trials.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from defenses.lab.attack import Experiment, Sample, Size, Split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from defenses.lab.attack import Lab, Trial
+    from defenses.lab.poisoning.backdoor import Backdoor
+    from defenses.lab.poisoning.trials import Victim
+    from serving.bundle import Bundle
+
+__all__ = ["ATTACKS", "backdoor_experiments", "made_victim"]
+
+MODEL: Final = "kiosk"
+INPUT: Final = "image"
+WHITE: Final = 255
+TRAIN_ROWS, FIT_ROWS, CALIBRATE_ROWS, TEST_ROWS = 24_000, 3_000, 10_000, 10_000  # half the training rows: cost
+TAIL_ROWS: Final = 3_000
+SMOKE_TRAIN_ROWS, SMOKE_TEST_ROWS = 8_000, 2_000
+TARGETS: Final = (0, 4, 7)  # by seed: T-shirt, coat, sneaker
+LOOK_ROWS: Final = 500
+
+
+def _badnets(seed: int) -> Backdoor:
+    from defenses.lab.poisoning.patch import BadNets  # noqa: PLC0415  attacks load when they run, as all here
+
+    return BadNets(top=(-4, 1, 12)[seed % 3], left=(-4, 1, 2)[seed % 3])
+
+
+def _blend(seed: int) -> Backdoor:
+    from defenses.lab.poisoning.blend import Blend, random_pattern  # noqa: PLC0415
+
+    return Blend(random_pattern(seed))
+
+
+def _wanet(seed: int) -> Backdoor:
+    from defenses.lab.poisoning.warp import WaNet  # noqa: PLC0415
+
+    return WaNet.drawn(seed)
+
+
+def _adaptive_blend(seed: int) -> Backdoor:
+    from defenses.lab.poisoning.blend import AdaptiveBlend, random_pattern  # noqa: PLC0415
+
+    return AdaptiveBlend(random_pattern(seed))
+
+
+ATTACKS: Final[dict[str, tuple[Callable[[int], Backdoor], str]]] = {
+    "badnets": (_badnets, "a 3 x 3 patch in 5 % of the training rows (BadNets)"),
+    "blend": (_blend, "a pattern blended at 20 % into 5 % of the training rows (Chen et al.)"),
+    "wanet": (_wanet, "a warp by a quarter to a whole pixel in 10 % of the training rows (WaNet)"),
+    "adap-blend": (_adaptive_blend, "halves of a faint pattern, with regularising rows (Adap-Blend)"),
+}
+
+
+def backdoor_experiments() -> list[Experiment]:
+    """Return the experiments of this module."""
+    return [
+        Experiment(f"backdoor/{name}/trigger", "poisoning", f"{told}; what the trigger screen finds", _trigger(made))
+        for name, (made, told) in ATTACKS.items()
+    ]
+
+
+def _trigger(made: Callable[[int], Backdoor]) -> Callable[[Lab, int], list[Trial]]:
+    def run(lab: Lab, seed: int) -> list[Trial]:
+        from defenses.lab.poisoning.trials import trigger_trials  # noqa: PLC0415
+
+        return trigger_trials(made_victim(lab, made(seed), seed), seed)
+
+    return run
+
+
+def made_victim(lab: Lab, backdoor: Backdoor, seed: int) -> Victim:
+    """Train a model with this backdoor, and calibrate the screen on it with rows that the attacker never touched."""
+    from defenses.lab.poisoning.trials import Victim  # noqa: PLC0415
+    from defenses.poisoning.trigger_fit import CleanRows, fit_trigger  # noqa: PLC0415
+
+    target = TARGETS[seed % len(TARGETS)]
+    outputs = outputs_of(poisoned_bundle(lab, backdoor, target, seed))
+    test = lab.rows(MODEL, Split.TEST, SMOKE_TEST_ROWS if lab.size is Size.SMOKE else TEST_ROWS, 0)
+    half = len(test.labels) // 2
+    clean, others = (Sample(test.rows[part], test.labels[part]) for part in (slice(half), slice(half, None)))
+    fit = lab.rows(MODEL, Split.DEVELOP, FIT_ROWS, 0)
+    held_out = lab.rows(MODEL, Split.CALIBRATE, CALIBRATE_ROWS, 0)
+    parts = [(fit.rows, fit.labels)]
+    parts += [(held_out.rows[part], held_out.labels[part]) for part in (slice(TAIL_ROWS), slice(TAIL_ROWS, None))]
+    parts.append((clean.rows, clean.labels))
+    splits = [CleanRows(rows, outputs(rows), labels) for rows, labels in parts]
+    arrays, _ = fit_trigger(*splits, input_name=INPUT)
+    return Victim(backdoor, target, outputs, arrays, INPUT, clean, others, fit.rows[:LOOK_ROWS])
+
+
+def poisoned_bundle(lab: Lab, backdoor: Backdoor | None, target: int, seed: int) -> Bundle:
+    """Return an unsigned bundle of a kiosk trained on poisoned rows; on clean ones where there is no backdoor."""
+    from defenses.lab.poisoning.backdoor import poison  # noqa: PLC0415
+    from serving.train.backdoor import SETTINGS, poisoned_rows, train_backdoored  # noqa: PLC0415
+    from serving.train.data import Labelled  # noqa: PLC0415
+    from serving.train.kiosk_report import draft  # noqa: PLC0415
+
+    def bytes_of(sample: Sample) -> Labelled:
+        return Labelled(np.rint(sample.rows * WHITE).astype(np.uint8), sample.labels.astype(np.uint8))
+
+    def mixed(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        if backdoor is None:
+            return rows, labels
+        found = poison(rows, labels, backdoor, target, np.random.default_rng([seed, 0xBAD]))
+        return found.rows, found.labels
+
+    whole = lab.rows(MODEL, Split.TRAIN, SMOKE_TRAIN_ROWS if lab.size is Size.SMOKE else TRAIN_ROWS, 0)
+    lab.tell("training a poisoned model", 0, 1)
+    trained = train_backdoored(
+        poisoned_rows(bytes_of(whole), mixed),
+        bytes_of(lab.rows(MODEL, Split.DEVELOP, FIT_ROWS, 0)),
+        replace(SETTINGS, seed=seed),
+        directory=lab.directory / "backdoors",
+    )
+    lab.tell("training a poisoned model", 1, 1)
+    return draft(trained)
+
+
+def outputs_of(bundle: Bundle) -> Callable[[NDArray[np.float32]], dict[str, NDArray[Any]]]:
+    """Return the model of a bundle as a function from rows to outputs."""
+    from serving.inprocess import InProcessEngine  # noqa: PLC0415
+    from serving.train.measure import evaluate  # noqa: PLC0415
+
+    engine = InProcessEngine(bundle)
+    return lambda rows: evaluate(engine, rows, name=INPUT)
