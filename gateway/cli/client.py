@@ -17,6 +17,7 @@ from rich.table import Table
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from defenses.extraction.proof_of_work import solve
 from gateway.cli.operator import reason
 from gateway.config.config import load_config
 from gateway.config.document import FileRejected, unusable
@@ -33,6 +34,7 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 MODEL = "kiosk"
 TIMEOUT_S = 10.0
 BAR_AFTER_S = 2.0
+PROOFS_MAX = 3  # for one request: what a proof has to show may have grown while it was worked for
 REFUSALS_MAX = 10  # that are written out below the table
 IMAGE_DIMS = 3
 EX_REFUSED = 1
@@ -114,9 +116,7 @@ def ask(channel: grpc.Channel, key: str, images: Any, labels: Any) -> Iterator[d
         answer: dict[str, Any] = {"number": number, "label": None if labels is None else int(labels[number])}
         told: dict[str, str | bytes] = {}
         try:
-            body, done = call.with_call(
-                request.SerializeToString(), metadata=(("authorization", f"Bearer {key}"),), timeout=TIMEOUT_S
-            )
+            body, done = call_proving(call, request.SerializeToString(), key)
         except grpc.RpcError as refusal:
             told.update((pair.key, pair.value) for pair in refusal.trailing_metadata() or ())
             answer |= {"status": refusal.code().name, "details": refusal.details()}
@@ -130,6 +130,22 @@ def ask(channel: grpc.Channel, key: str, images: Any, labels: Any) -> Iterator[d
         yield answer
         if unanswered(answer):
             return
+
+
+def call_proving(call: grpc.UnaryUnaryMultiCallable[bytes, bytes], body: bytes, key: str) -> tuple[bytes, Any]:
+    """Call; where the gateway wants a proof of work, do the work and call again. Returns the reply and the call."""
+    credential = ("authorization", f"Bearer {key}")
+    metadata: tuple[tuple[str, str], ...] = (credential,)
+    for _ in range(PROOFS_MAX):
+        try:
+            return call.with_call(body, metadata=metadata, timeout=TIMEOUT_S)
+        except grpc.RpcError as refusal:
+            told = {pair.key: pair.value for pair in refusal.trailing_metadata() or ()}
+            proof = solve(str(told.get("x-stockade-challenge", "")))
+            if proof is None:
+                raise
+            metadata = (credential, ("x-stockade-proof", proof))
+    return call.with_call(body, metadata=metadata, timeout=TIMEOUT_S)
 
 
 def unanswered(answer: Mapping[str, Any]) -> bool:

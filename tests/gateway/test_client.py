@@ -7,13 +7,16 @@ import json
 import os
 import socket
 from datetime import UTC, datetime
+from typing import NamedTuple
 
+import grpc
 import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from gateway.cli.client import class_names, show, with_bar
+from defenses.extraction.proof_of_work import check, issue
+from gateway.cli.client import call_proving, class_names, show, with_bar
 from gateway.cli.init import init_directory
 from gateway.cli.main import main
 from gateway.samples import bundles_directory
@@ -74,6 +77,56 @@ def test_images_that_are_none(directory, tmp_path, capsys, tensors, problem):
     said = capsys.readouterr().err
     assert f"{file}: " in said
     assert problem in said
+
+
+class Trailer(NamedTuple):
+    key: str
+    value: str
+
+
+class Wanted(grpc.RpcError):
+    """A refusal that asks for a proof of work, or another."""
+
+    def __init__(self, challenge=None):
+        self.challenge = challenge
+
+    def trailing_metadata(self):
+        return () if self.challenge is None else (Trailer("x-stockade-challenge", self.challenge),)
+
+
+class Asking:
+    """A gateway's method that wants so many proofs for one request."""
+
+    def __init__(self, proofs, challenge=None):
+        self.proofs, self.seen = proofs, []
+        self.challenge = challenge or (lambda number: issue(bytes(16), "ann", 8, 0, bytes([number]) * 16))
+
+    def with_call(self, body, *, metadata, timeout):
+        self.seen.append(dict(metadata))
+        if len(self.seen) <= self.proofs:
+            raise Wanted(self.challenge(len(self.seen)))
+        return body, "done"
+
+
+def test_the_client_does_the_work_that_is_wanted():
+    gateway = Asking(proofs=2)
+    assert call_proving(gateway, b"body", "key") == (b"body", "done")
+    assert [seen.get("x-stockade-proof", "")[:1] for seen in gateway.seen] == ["", "1", "1"]
+    for number, seen in enumerate(gateway.seen[1:], 1):
+        check(bytes(16), "ann", seen["x-stockade-proof"], 8, 0)
+        assert seen["authorization"] == "Bearer key"
+        assert seen["x-stockade-proof"].startswith(gateway.challenge(number))
+
+
+@pytest.mark.parametrize(
+    ("challenge", "calls"),
+    [(None, 4), (lambda number: None, 1), (lambda number: "nonsense", 1)],
+)
+def test_the_client_works_no_more_than_a_few_times_and_for_no_nonsense(challenge, calls):
+    gateway = Asking(proofs=99, challenge=challenge)
+    with pytest.raises(Wanted):
+        call_proving(gateway, b"body", "key")
+    assert len(gateway.seen) == calls
 
 
 def nobody():
