@@ -34,6 +34,7 @@ READING = ("Status", "GetPolicy", "ListTenants", "ShowTenant", "ListQuarantine",
 OTHERS = "(others)"
 FOR_EVER_NS = 2**63 - 1
 _TIME = re.compile(rb'"time_ns":"([0-9]{1,19})"')
+_MODEL = re.compile(rb'"model":\{"digest":"[0-9a-f]{64}","engine":"[^"]*","name":"([^"\\]*)","version":"([^"\\]*)"\}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ class Affected:
 class Timeline:
     """What an incident came to. `policies` are all that were ever loaded: index, time and digest, oldest first.
 
-    `models` are those in service when the range began: (name, version) to the index that says so.
+    `models` are those in service when the range began: (name, version) to the index that says so. `answered` are the
+    versions of a model that answered before, with the index of the last time.
     """
 
     scope: Scope
@@ -137,6 +139,7 @@ class Timeline:
     affected: dict[tuple[str, str, str], Affected] = field(default_factory=dict)
     policies: list[tuple[int, int, str]] = field(default_factory=list)
     models: dict[tuple[str, str], int] = field(default_factory=dict)
+    answered: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, index: int, data: bytes) -> None:
         """Take in the next entry of the log, canonical JSON as it stands there."""
@@ -151,6 +154,10 @@ class Timeline:
             if inside:
                 self.in_range += 1
                 self._request(index, time_ns, data)
+            elif kind == b"served" and time_ns < self.scope.from_ns and (model := _MODEL.search(data)) is not None:
+                name, version = model[1].decode(), model[2].decode()
+                if len(self.answered) < GROUPS_MAX or name in self.answered:
+                    self.answered.setdefault(name, {})[version] = index
             return
         if kind == b"heartbeat":
             self.in_range += inside

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from gateway import errors
 from gateway.app import App, open_app
 from gateway.codec import parse_as
+from gateway.host.operators import operator_methods
 from gateway.host.promotions import proof_entry, unproven_entry
+from gateway.quarantine.store import QUARANTINE, Quarantine
 from gateway.release.view import shown
 from gateway.rpc.server import drain, listen, open_server
 from gateway.rpc.service import Service, Unary
-from gateway.segmentation.methods import segmentation_methods
 from gateway.state import Answer
 from ops.audit.checkpoint import VerifierKey, open_checkpoint, parse_vkey
 from ops.audit.client import Receipt
@@ -61,6 +62,7 @@ class Control:
 
     host: Host
     app: App = field(init=False)
+    quarantine: Quarantine = field(init=False)
     owed: deque[tuple[str, dict[str, Any]]] = field(default_factory=deque)
     recording: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -77,6 +79,8 @@ class Control:
             isolations=host.segments.isolations,
         )
         stack.push_async_callback(self.app.close)
+        self.quarantine = await asyncio.to_thread(Quarantine, host.place.memory.with_name(QUARANTINE))
+        stack.callback(self.quarantine.close)
         await self.say_what_is_in_force()
         if host.config.listen.admin is None:
             return None
@@ -191,7 +195,7 @@ class Control:
             audit + "ListEntries": Unary("Audit", told(audit_pb2.ListEntriesRequest, self.list_entries)),
             audit + "GetInclusionProof": Unary("Audit", told(audit_pb2.GetInclusionProofRequest, self.get_proof)),
             audit + "GetReceipt": Unary("Audit", told(audit_pb2.GetReceiptRequest, self.get_receipt)),
-            **{admin + name: Unary("Admin", run) for name, run in segmentation_methods(self).items()},
+            **{admin + name: Unary("Admin", run) for name, run in operator_methods(self).items()},
         }
 
     async def status(self, _: admin_pb2.StatusRequest) -> Message:

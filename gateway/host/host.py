@@ -29,6 +29,7 @@ from gateway.host.supervisor import Child, StartFailed, Target, all_ready, reloa
 from gateway.models.model_set import MODELS, Listed, ModelSet
 from gateway.policy.file import Kept, Memory, awaits_signature, stamp
 from gateway.policy.policy import load_policy
+from gateway.quarantine.collect import keep_collecting
 from gateway.release.file import RELEASES
 from gateway.release.releases import Releases
 from gateway.release.rollout import Rollout
@@ -315,6 +316,7 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
         watching = [
             asyncio.create_task(host.watch(hangup), name="the watch of the policy"),
             asyncio.create_task(host.watch_releases(), name="the watch of releases"),
+            asyncio.create_task(keep_collecting(host), name="the watch of what screens find"),
             *cosigning(host),
         ]
         for task in watching:

@@ -38,7 +38,16 @@ if TYPE_CHECKING:
     from serving.registry.evidence import Evidence
     from serving.registry.proof import Rule
 
-__all__ = ["Registry", "RegistryRefused", "Version", "approve", "open_registry", "parse_version", "rewrite"]
+__all__ = [
+    "Registry",
+    "RegistryRefused",
+    "Version",
+    "approve",
+    "open_registry",
+    "parse_version",
+    "rewrite",
+    "write_policy",
+]
 
 
 class RegistryRefused(Exception):
@@ -210,9 +219,17 @@ def rewrite(registry: Registry, model: str, serve: str, release: Mapping[str, An
     judged = registry.judged(policy, [Listed(each.name, each.version, each.digest, "") for each in named])
     if lacking := refusals(policy, judged):
         raise RegistryRefused("\n".join(sentence for sentence, _, _ in lacking))
+    write_policy(registry, new.text, key)
+    return policy
+
+
+def write_policy(registry: Registry, text: str, key: Path | None) -> None:
+    """Put a valid policy in place of the one in the file, and sign it with a key. Raises FileRejected, OSError."""
+    source = registry.config.policy
+    file = source.file.resolve()
     draft = file.with_name(f".{file.name}.next")
     try:
-        draft.write_text(new.text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
         shutil.copymode(file, draft)
         if key is not None:
             sign_checked(draft, key, source.public_key)
@@ -222,4 +239,3 @@ def rewrite(registry: Registry, model: str, serve: str, release: Mapping[str, An
     finally:
         draft.unlink(missing_ok=True)
         signature_path(draft).unlink(missing_ok=True)
-    return policy

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
     Verb = Callable[[Any, str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
-__all__ = ["Moment", "add_verbs", "ago", "incident", "lasting", "lazy", "moment", "reaching", "reason"]
+__all__ = ["Moment", "add_verbs", "ago", "called", "incident", "lasting", "lazy", "moment", "reaching", "reason"]
 
 ENTRIES_MAX = 65_536
 NS_PER_MS = 1_000_000
+PSEUDONYM_CHARACTERS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,10 @@ def moment(text: str) -> Moment:
     from gateway.config.units import expiry_ns  # noqa: PLC0415  it loads pydantic
 
     try:
-        return Moment(at_ns=expiry_ns(text))
+        expiry_ns(text)  # which knows what to say of what is none; expiry dates do without parts of a second
+        found = datetime.fromisoformat(text)
+        found = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+        return Moment(at_ns=round(found.timestamp() * 1e6) * 1000)
     except (ValueError, OverflowError, OSError) as problem:
         raise ArgumentTypeError(str(problem)) from None
 
@@ -66,6 +71,14 @@ def lasting(text: str) -> int:
     if not 0 < found < 2**62:
         raise ArgumentTypeError(f"{text!r} is not a duration of some length")
     return found
+
+
+def called(text: str) -> tuple[str, str]:
+    """Read a principal as the log calls it: its tenant and its pseudonym."""
+    tenant, _, pseudonym = text.rpartition("/")
+    if not tenant or len(pseudonym) != PSEUDONYM_CHARACTERS or set(pseudonym) - set("0123456789abcdef"):
+        raise ArgumentTypeError(f"{text!r} is not TENANT/PSEUDONYM, as `tenants show` has it")
+    return tenant, pseudonym
 
 
 def lazy(module: str, name: str) -> Callable[[argparse.Namespace], int]:
@@ -119,9 +132,17 @@ def add_verbs(verb: Verb, tenants: Any) -> None:
     )
     for each in (isolate, release):
         each.add_argument("--tenant", action="append", default=[], metavar="NAME", help="the whole of it")
-        each.add_argument("--principal", action="append", default=[], metavar="NAME", help="one of them; repeat it")
+        each.add_argument("--principal", action="append", default=[], metavar="NAME", help="one caller; repeat it")
         reason(each)
         incident(each)
+    isolate.add_argument(
+        "--pseudonym",
+        action="append",
+        default=[],
+        type=called,
+        metavar="TENANT/HEX",
+        help="one caller, as the log calls it",
+    )
     until = isolate.add_mutually_exclusive_group()
     until.add_argument("--for", dest="lasting", type=lasting, metavar="TIME", help="such as 2h (default: for good)")
     until.add_argument("--until", type=moment, metavar="WHEN", help="such as 2027-11-24T08:00:00Z")

@@ -58,7 +58,7 @@ def segmentation_methods(control: Control) -> dict[str, Callable[[Call, bytes], 
         until_ns = request.until_unix_ns
         if until_ns and until_ns <= control.app.gw.wall_ns():
             raise ArgumentInvalid("until_unix_ns", "has passed")
-        subjects = subjects_of(request.subjects, control.host.policy)
+        subjects = await asyncio.to_thread(subjects_of, request.subjects, control)
         segments = control.host.segments
         try:
             made = await segments.isolate(subjects, order, until_ns)
@@ -88,24 +88,32 @@ def segmentation_methods(control: Control) -> dict[str, Callable[[Call, bytes], 
     }
 
 
-def subjects_of(asked: Iterable[admin_pb2.Subject], policy: Policy) -> list[Subject]:
+def subjects_of(asked: Iterable[admin_pb2.Subject], control: Control) -> list[Subject]:
     """Return who is meant, each once. Raises ArgumentInvalid for nobody, too many, or who is not in the policy."""
-    found: dict[Subject, None] = {}
-    for number, subject in enumerate(asked):
-        field = f"subjects[{number}]"
-        if bool(subject.tenant) == bool(subject.principal):
-            raise ArgumentInvalid(field, "must name a tenant or a principal")
-        if subject.principal:
-            if (principal := policy.principals.get(subject.principal)) is None:
-                raise ArgumentInvalid(f"{field}.principal", "is not a principal of the policy in force")
-            found[principal.tenant, subject.principal] = None
-        elif subject.tenant not in policy.tenants:
-            raise ArgumentInvalid(f"{field}.tenant", "is not a tenant of the policy in force")
-        else:
-            found[subject.tenant, ""] = None
+    found = dict.fromkeys(subject_of(subject, f"subjects[{number}]", control) for number, subject in enumerate(asked))
     if not 0 < len(found) <= SUBJECTS_MAX:
         raise ArgumentInvalid("subjects", f"must be 1 to {SUBJECTS_MAX}")
     return list(found)
+
+
+def subject_of(subject: admin_pb2.Subject, field: str, control: Control) -> Subject:
+    """Return who is meant. Raises ArgumentInvalid."""
+    policy = control.host.policy
+    if subject.principal:
+        if subject.tenant or subject.pseudonym:
+            raise ArgumentInvalid(field, "names somebody twice")
+        if (principal := policy.principals.get(subject.principal)) is None:
+            raise ArgumentInvalid(f"{field}.principal", "is not a principal of the policy in force")
+        return principal.tenant, subject.principal
+    if subject.tenant not in policy.tenants:
+        raise ArgumentInvalid(f"{field}.tenant", "is not a tenant of the policy in force")
+    if not subject.pseudonym:
+        return subject.tenant, ""
+    key = control.app.keys.tenant_key(subject.tenant)
+    for name, principal in policy.principals.items():
+        if principal.tenant == subject.tenant and pseudonym(key, name) == subject.pseudonym:
+            return subject.tenant, name
+    raise ArgumentInvalid(f"{field}.pseudonym", "is nobody's in that tenant, by the policy in force")
 
 
 def isolation_message(one: Isolation) -> admin_pb2.Isolation:

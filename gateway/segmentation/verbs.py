@@ -123,9 +123,11 @@ def run_release(options: argparse.Namespace) -> int:
 
 def subjects(options: argparse.Namespace) -> list[admin_pb2.Subject]:
     """Return who was named."""
+    called = getattr(options, "pseudonym", [])
     return [
         *(admin_pb2.Subject(tenant=name) for name in options.tenant),
         *(admin_pb2.Subject(principal=name) for name in options.principal),
+        *(admin_pb2.Subject(tenant=tenant, pseudonym=pseudonym) for tenant, pseudonym in called),
     ]
 
 

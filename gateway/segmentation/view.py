@@ -25,9 +25,10 @@ def clock(unix_ns: int) -> str:
     return datetime.fromtimestamp(unix_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if unix_ns else ""
 
 
-def table(title: str, *columns: str) -> Table:
-    """Return an empty table that fits a terminal: what is too long goes on in the next line."""
+def table(title: str, first: str, *columns: str) -> Table:
+    """Return an empty table that fits a terminal: all but the first column goes on in the next line."""
     made = Table(title=title, title_justify="left", pad_edge=False)
+    made.add_column(first, no_wrap=True)
     for column in columns:
         made.add_column(column, overflow="fold")
     return made

@@ -93,6 +93,19 @@ def test_the_policy_and_the_models_of_before_are_known():
     assert timeline(other("policy", 11, outcome="loaded"), from_ns=T + 10).before() is None
 
 
+def test_which_version_of_a_model_answered_last_before_it_began():
+    refused = {"kind": "refused", "decision": "refuse", "reason": "INPUT_REJECTED", "status": 7}
+    found = timeline(
+        asked(1),
+        asked(2, model=MODEL | {"version": "2"}),
+        asked(3),
+        asked(4, model=MODEL | {"version": "3"}, **refused),
+        asked(11, model=MODEL | {"version": "4"}),
+        from_ns=T + 10,
+    )
+    assert found.answered == {"kiosk": {"1": 102, "2": 101}}
+
+
 @pytest.mark.parametrize(
     ("scope", "counted"),
     [

@@ -1,0 +1,134 @@
+"""`stockade incident recover`: says what takes a gateway back, and with --apply does it, each act on the record.
+
+Order: the suspects are kept out, then the policy and the models go back, in the file, for whoever signs it. What is
+written into the file is in the log before, under the name of the incident. Where a step fails, those behind it are not
+done, and can be asked for again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from gateway.cli.operator import OperatorFailed
+from gateway.incident.recover import Step, model_steps, policy_of_before, restored, suspect_steps
+from gateway.incident.view import render_steps
+from gateway.registry.registry import open_registry, parse_version, rewrite, write_policy
+from gateway.segmentation.verbs import EX_NO, asked, err, fail
+from stockade.v1 import admin_pb2
+
+if TYPE_CHECKING:
+    import argparse
+
+    from gateway.incident.read import Story
+    from gateway.policy.policy import Policy
+    from gateway.registry.registry import Registry
+
+__all__ = ["run_recover"]
+
+out = Console(highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would be done. `policy` is the text that goes into the file, and what it says; `hint` cannot be done yet."""
+
+    suspects: list[Step]
+    models: list[Step]
+    policy: tuple[str, Policy, Step] | None
+    hint: Step | None
+
+    def steps(self) -> list[Step]:
+        """Return all of it, in order."""
+        return [*self.suspects, *([self.policy[2]] if self.policy is not None else []), *self.models]
+
+
+def run_recover(story: Story, options: argparse.Namespace) -> int:
+    """Propose, or do."""
+    registry = open_registry(options.file)
+    plan = plan_of(story, registry, options)
+    if options.json:
+        hint = asdict(plan.hint) if plan.hint is not None else None
+        found = {"steps": [asdict(step) for step in plan.steps()], "policy_before": hint, "applied": options.apply}
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        render_steps(plan.steps(), out)
+        if plan.hint is not None:
+            err.print(f"the policy was another one: {plan.hint.about}, {escape(plan.hint.why)}")
+    return apply(plan, registry, options) if options.apply else 0
+
+
+def plan_of(story: Story, registry: Registry, options: argparse.Namespace) -> Plan:
+    """Return what is to be done. Raises RegistryRefused, FileRejected, OSError."""
+    for wanted in options.rollback:
+        name, _ = parse_version(wanted)
+        registry.model(name)
+    policy = restored(story, registry, options.policy) if options.policy is not None else None
+    return Plan(
+        suspects=[] if options.no_isolate else list(suspect_steps(story, kept_out(options))),
+        models=list(model_steps(story, registry, options.rollback)),
+        policy=policy,
+        hint=policy_of_before(story, registry) if policy is None else None,
+    )
+
+
+def kept_out(options: argparse.Namespace) -> set[tuple[str, str]]:
+    """Return who is kept out already, by tenant and pseudonym; where the gateway cannot be asked, nobody."""
+    found: set[tuple[str, str]] = set()
+    try:
+        listed = asked("ListTenants", admin_pb2.ListTenantsRequest(), admin_pb2.ListTenantsResponse, options)
+        for one in listed.isolations:
+            if not one.principal:
+                found.add((one.tenant, ""))
+                continue
+            request = admin_pb2.ShowTenantRequest(tenant=one.tenant, entries_max=1)
+            shown = asked("ShowTenant", request, admin_pb2.ShowTenantResponse, options)
+            found |= {(one.tenant, each.pseudonym) for each in shown.principals if each.name == one.principal}
+    except OperatorFailed as problem:
+        if options.apply:
+            raise
+        err.print(f"[yellow]warning:[/yellow] who is kept out is not known: {escape(str(problem))}")
+    return found
+
+
+def apply(plan: Plan, registry: Registry, options: argparse.Namespace) -> int:
+    """Do it, step by step. Raises what a step raises."""
+    for step in plan.suspects:
+        tenant, _, pseudonym = step.about.partition("/")
+        request = admin_pb2.IsolateRequest(
+            subjects=[admin_pb2.Subject(tenant=tenant, pseudonym=pseudonym)],
+            reason=f"recovering from {options.incident}: {step.why}",
+            incident=options.incident,
+        )
+        reply = asked("Isolate", request, admin_pb2.IsolateResponse, options)
+        if not reply.accepted:
+            return fail(reply.problem, EX_NO)
+    if plan.policy is not None:
+        text, policy, step = plan.policy
+        note(step, {"revision": str(policy.revision), "digest": policy.digest}, options)
+        write_policy(registry, text, options.key)
+    for step in plan.models:
+        note(step, {}, options)
+        name, number = parse_version(step.about)
+        rewrite(registry, name, number, None, options.key)
+    if plan.policy is not None or plan.models:
+        if options.key is None:
+            out.print(f"next: stockade policy sign {options.file}", soft_wrap=True)
+        out.print(f"next: stockade policy reload {options.file}", soft_wrap=True)
+    return 0
+
+
+def note(step: Step, detail: dict[str, str], options: argparse.Namespace) -> None:
+    """Have it on the record that this is done now. Raises OperatorFailed."""
+    request = admin_pb2.NoteIncidentRequest(
+        action="noted",
+        incident=options.incident,
+        reason=f"recovering: {step.act} to {step.about}: {step.why}",
+        detail={"act": step.act, "about": step.about, **detail},
+    )
+    asked("NoteIncident", request, admin_pb2.NoteIncidentResponse, options)

@@ -1,0 +1,98 @@
+"""Finds in the public log what somebody should look at. Off the request path: the supervisor reads what was published.
+
+A finding is a request that an enforcing screen did not let pass and that was not simply answered as it is. What is not
+in the log yet is found a second later; what was published while the gateway was down is found when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from gateway.quarantine.store import Finding, QuarantineError
+from ops.audit.errors import AuditError, ReadError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from gateway.host.host import Host
+    from gateway.quarantine.store import Quarantine
+    from ops.audit.read import LogReader
+
+__all__ = ["collect", "findings", "keep_collecting"]
+
+LOOK_EVERY_S = 1.0
+
+PART = 16_384
+FIRST_LOOK = 100_000  # entries, where nothing is remembered
+
+
+async def keep_collecting(host: Host) -> None:
+    """Look again every second, and at once where there is more. Ends with the host."""
+    control = host.control
+    assert control is not None, "it is open"
+    while True:
+        try:
+            more = await asyncio.to_thread(lambda: collect(control.quarantine, control.reader()))
+        except (QuarantineError, AuditError, OSError) as problem:
+            more = False
+            if not isinstance(problem, ReadError):  # there is no log to read yet, or it is being written
+                host.log("quarantine-not-filled", level="error", problem=str(problem))
+        if not more:
+            await asyncio.sleep(LOOK_EVERY_S)
+
+
+def collect(quarantine: Quarantine, reader: LogReader) -> bool:
+    """Take in the next part of the log. Returns whether there is more. Blocks.
+
+    Raises:
+        QuarantineError: the database cannot be used.
+        ReadError, OSError: the log cannot be read.
+    """
+    head = reader.checkpoint
+    if quarantine.mark("origin") not in ("", head.origin):
+        quarantine.forget()
+    first = int(quarantine.mark("next") or max(0, head.size - FIRST_LOOK))
+    count = max(0, min(PART, head.size - first))
+    if count:
+        entries = reader.entries(first, count)
+        quarantine.take(findings(entries, first), {"origin": head.origin, "next": str(first + count)})
+    return first + count < head.size
+
+
+def findings(entries: Sequence[bytes], first: int) -> Iterator[Finding]:
+    """Yield what is to be looked at among entries of the log, of which the first has this index."""
+    for index, data in enumerate(entries, first):
+        if b'"screens":' in data and b'"decision":"allow"' not in data:
+            entry: dict[str, Any] = orjson.loads(data)
+            if found := tuple(map(line_of, filter(unlike, entry.get("screens", ())))):
+                yield finding_of(index, entry, found)
+
+
+def unlike(screen: dict[str, Any]) -> bool:
+    """Say whether an enforcing screen did not let a request pass."""
+    return bool(screen["mode"] == "enforce" and screen["verdict"] != "pass")
+
+
+def line_of(screen: dict[str, Any]) -> str:
+    """Return what a screen said, in a line."""
+    return f"{screen['name']} {screen['verdict']} p={screen['p_micro'] / 1e6:.6f} {screen['technique']}"
+
+
+def finding_of(index: int, entry: dict[str, Any], found: tuple[str, ...]) -> Finding:
+    """Return what is kept of an entry."""
+    auth, model = entry.get("auth", {}), entry.get("model", {})
+    return Finding(
+        entry=index,
+        request=entry["id"],
+        time_ns=int(entry["time_ns"]),
+        tenant=auth.get("tenant", ""),
+        principal=auth.get("principal", ""),
+        model=model.get("name", ""),
+        version=model.get("version", ""),
+        decision=entry["decision"],
+        found=found,
+        payload="request" in entry.get("payload", {}),
+    )
