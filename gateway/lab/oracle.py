@@ -38,7 +38,7 @@ _REASONS = {
     "INPUT_REJECTED": Reason.REFUSED,
     "RATE_LIMITED": Reason.RATE_LIMITED,
     "QUOTA_EXCEEDED": Reason.RATE_LIMITED,
-    "PROOF_OF_WORK": Reason.PROOF_OF_WORK,
+    "PROOF_OF_WORK_WANTED": Reason.PROOF_OF_WORK,
 }
 _AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 

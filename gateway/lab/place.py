@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BARE", "Accounts", "make_place", "model_policy"]
 
-BARE: Mapping[str, Any] = {"screens": {}, "watch": None, "harden": None, "output": None}
+BARE: Mapping[str, Any] = {"screens": {}, "watch": None, "budget": None, "harden": None, "output": None}
 """Laid over a model's policy: nothing is screened, hardened or kept back."""
 
 UNMET_LIMITS = {
