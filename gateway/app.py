@@ -26,6 +26,7 @@ from gateway.exits import BODY_INCOMPLETE, write_sums
 from gateway.feedback.answers import Answers
 from gateway.feedback.store import FILE as FEEDBACK_FILE
 from gateway.host.place import place_of
+from gateway.kept_accounts import AccountsFiles
 from gateway.models.batching import end_batching, start_batching
 from gateway.models.models import load_listed, retire, screen_facts, serve
 from gateway.policy.compile import compile_policy
@@ -39,7 +40,7 @@ from gateway.segmentation.isolation import NOBODY
 from gateway.shared_limits import open_shared, shares_limits, worker_share
 from gateway.state import Gateway
 from gateway.tally import Tally
-from gateway.ticker import keep_limits, tick
+from gateway.ticker import keep_accounts, keep_limits, tick
 from gateway.traces import Traces, open_traces, require_tracing
 from gateway.unprotected import Forgetful, Unlimited, anybody, without_protection
 from ops.audit.client import AuditClient
@@ -94,6 +95,7 @@ class App:
     sink: AuditClient | Forgetful
     pepper: bytes
     limits_file: LimitsFile
+    accounts: AccountsFiles
     traces: Traces | None = None
     ticker: asyncio.Task[None] | None = field(default=None)
     standings: Mapping[str, Standing] = field(default_factory=dict)
@@ -132,6 +134,10 @@ class App:
         """Return a version as it is from now on; what was counted of it goes on."""
         bundle = before.bundle if before is not None else load_listed(self.config, listed)
         opened = serve(bundle, self.config, self.gw.log, unloaded=unloaded)
+        if before is not None:
+            opened.watching, opened.metering = before.watching, before.metering
+        else:
+            self.accounts.load(opened)
         if before is not None:
             opened.counters, opened.service_time = before.counters, before.service_time
         if not unloaded:
@@ -186,6 +192,7 @@ class App:
         if self.gw.shared is not None:
             await self.gw.shared.close()
         await keep_limits(self)
+        await keep_accounts(self)
         write_sums(self.gw)
         await self.sink.close()
         if self.gw.answers is not None:
@@ -245,6 +252,9 @@ async def open_app(
     tally = Tally(metrics, loop, traces)
     memory = MemoryLimiter()
     limits_file = remembered_limits(place, process, memory)
+    accounts = AccountsFiles(place.memory.parent, process, log, time.time_ns)
+    for one in served.values():
+        accounts.load(one)
     shared = await open_shared(config, pepper, memory, log) if served and shares_limits(config) else None
     gw = Gateway(
         site=site,
@@ -284,7 +294,7 @@ async def open_app(
         metrics.build(site.build)
     for name, expires_s in certificates_expire(config.tls).items() if config.tls else ():
         metrics.certificate(name, expires_s)
-    app = App(config, gw, issuers, keys, metrics, sink, pepper, limits_file, traces)
+    app = App(config, gw, issuers, keys, metrics, sink, pepper, limits_file, accounts, traces)
     app.standings = standings(read_reached(place.memory.with_name(RELEASES)))
     app.put_in_force(active, policy)
     app.ticker = asyncio.create_task(tick(app))

@@ -103,6 +103,11 @@ class Metering:
         if step == BudgetStep.PROOF_OF_WORK or suspected:
             self._require_proof(record, difficulty.bits_for(beyond_days, rows), now_ns)
 
+    def snapshot(self) -> bytes:
+        """Return who owes what. From any thread."""
+        with self._lock:
+            return self.ledger.snapshot()
+
     def _require_proof(self, record: Record, bits: int, now_ns: int) -> None:
         name = record.caller().name
         try:

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from ops.metrics.cluster import ClusterMetrics
     from ops.metrics.shared_limits import SharedLimitsMetrics
 
-__all__ = ["keep_limits", "tick"]
+__all__ = ["keep_accounts", "keep_limits", "tick"]
 
 TICK_S = 1.0
 KEEP_LIMITS_TICKS = 2
+KEEP_ACCOUNTS_TICKS = 30
 READY, NOT_READY, UNLOADED = "ready", "not_ready", "unloaded"
 
 
@@ -42,6 +43,8 @@ async def tick(app: App) -> None:
         try:
             if beat % KEEP_LIMITS_TICKS == 0:
                 await keep_limits(app)
+            if beat % KEEP_ACCOUNTS_TICKS == 0:
+                await keep_accounts(app)
             refresh(app, found_full, shared_limits)
             if cache is not None:
                 count_cached(app, cache)
@@ -102,3 +105,11 @@ async def keep_limits(app: App) -> None:
         await app.limits_file.save()
     except OSError as problem:
         app.gw.log("limits-not-kept", level="warning", error=type(problem).__name__)
+
+
+async def keep_accounts(app: App) -> None:
+    """Write down what is known of accounts, for whoever comes after this process. Without a disk it goes on without."""
+    try:
+        await app.accounts.save(app.gw.served.values())
+    except OSError as problem:
+        app.gw.log("accounts-not-kept", level="warning", error=type(problem).__name__)

@@ -30,6 +30,7 @@ from gateway.admission.limiter import Decision
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from defenses.steps import Standing
     from defenses.watch import Observed, Watch
     from gateway.pipeline import Inferred
     from gateway.record import Record
@@ -65,6 +66,17 @@ class Watching:
             steps = [rules.steps_of(caller.priority_class) for caller in callers]
             standing = self.standings.reach([caller.name for caller in callers], evidence, steps, now_ns)
         return Watched(rules, seen, self.watch.digests, self.watch.techniques, starts, evidence, standing)
+
+    def snapshot(self, now_ns: int) -> tuple[bytes, Mapping[str, Standing]]:
+        """Return what is remembered, and who stands on a step. From any thread."""
+        with self._lock:
+            return self.watch.snapshot(), self.standings.held(now_ns)
+
+    def restore(self, remembered: bytes, standings: Mapping[str, Standing]) -> None:
+        """Take over what `snapshot` returned. Raises DefenseError, and then nothing has changed."""
+        with self._lock:
+            self.watch.restore(remembered)
+            self.standings.restore(standings)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

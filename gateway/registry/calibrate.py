@@ -92,7 +92,6 @@ def fit_accounts(parts: list[Part], bundle: Bundle, seed: int) -> Fitted:
 
 def fit_prices(parts: list[Part], bundle: Bundle, seed: int) -> Fitted:
     """S4: prices and allowances on the first three parts, measured on the last."""
-    arrays, report = {}, {}
     judged = load_evidence(bundle.calibration)
 
     def priced(part: Part) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.float64]]]:
@@ -188,8 +187,8 @@ def rows_for(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any
     images = np.concatenate([kept.fit.images, kept.calibrate.images])
     labels = np.concatenate([kept.fit.labels, kept.calibrate.labels])
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-    name = "Fashion-MNIST: what the recipe kept back"
-    return {"image": images.astype(np.float32) / 255, LABELS: labels}, {"data": {"name": name, "sha256": digest, "rows": len(labels)}}
+    about = {"name": "Fashion-MNIST: what the recipe kept back", "sha256": digest, "rows": len(labels)}
+    return {"image": images.astype(np.float32) / 255, LABELS: labels}, {"data": about}
 
 
 def parts_of(bundle: Bundle, tensors: Mapping[str, np.ndarray[Any, Any]], seed: int) -> list[Part]:
