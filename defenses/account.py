@@ -95,26 +95,38 @@ class Bet:
         """Bet against upper bounds of what benign traffic does.
 
         Args:
-            bounds: (contexts, outcomes - 1): P(outcome | context, past) of benign traffic is at most this.
+            bounds: (contexts, outcomes): P(any outcome but the ordinary | context, past) of benign traffic is at most
+                the first, P(outcome | context, past) at most each of the others.
             shares: of attack in an attacker's traffic.
             hopes: (outcomes - 1,) summing to 1: how an attack's queries spread over the outcomes.
 
-        For every distribution within the bounds the mean of exp(log_e) is at most 1: it is linear in the probabilities,
-        and largest where all bounds are reached, since no outcome pays less than the ordinary one.
+        For every distribution within the bounds the mean of exp(log_e) is at most 1.
 
         Raises:
             CalibrationInvalid: bounds that are not probabilities, or leave nothing for the ordinary outcome.
         """
-        rest = 1.0 - bounds.sum(axis=1)
-        if bounds.ndim != 2 or not (bounds > 0.0).all() or not (rest > 0.0).all():
-            raise CalibrationInvalid("bounds", "not positive, or their sum is 1 or more")
+        if bounds.ndim != 2 or not ((bounds > 0.0) & (bounds <= 1.0)).all() or not (bounds[:, 0] < 1.0).all():
+            raise CalibrationInvalid("bounds", "no probabilities, or nothing is left for what is ordinary")
         tables = []
         for share in shares:
-            ordinary = (1.0 - share) / rest
-            pays = np.maximum(share * hopes / bounds, ordinary[:, None])
-            worst = (bounds * pays).sum(axis=1) + rest * ordinary
-            tables.append(np.log(np.column_stack([ordinary, pays]) / worst[:, None]))
+            ordinary = (1.0 - share) / (1.0 - bounds[:, 0])
+            pays = np.maximum(share * hopes / bounds[:, 1:], ordinary[:, None])
+            table = np.column_stack([ordinary, pays])
+            tables.append(np.log(table / np.array([[greatest_mean(*row)] for row in zip(table, bounds, strict=True)])))
         return cls(np.array(tables, np.float64))
+
+
+def greatest_mean(pays: NDArray[np.float64], bounds: NDArray[np.float64]) -> float:
+    """Return the most that pays, (outcomes,), the ordinary one's first and least, can mean within bounds of `Bet`.
+
+    The mean is linear in the probabilities: what pays most is as likely as it may be, then the next.
+    """
+    left, mean = float(bounds[0]), 0.0
+    for outcome in (1 + np.argsort(-pays[1:])).tolist():
+        probability = min(float(bounds[outcome]), left)
+        mean += probability * float(pays[outcome])
+        left -= probability
+    return mean + (1.0 - float(bounds[0]) + left) * float(pays[0])
 
 
 @dataclass(slots=True)

@@ -142,8 +142,8 @@ class Watch:
         prefixes = (similarity.NAME, direction.NAME)
         own = [{name: a for name, a in arrays.items() if name.startswith(f"{prefix}.")} for prefix in prefixes]
         bounds = own[0].get(BOUNDS)
-        if bounds is None or bounds.dtype != np.float64 or bounds.shape != (len(GAPS) + 1, len(HOPES)):
-            raise CalibrationInvalid(BOUNDS, f"float64 ({len(GAPS) + 1}, {len(HOPES)}) wanted")
+        if bounds is None or bounds.dtype != np.float64 or bounds.shape != (len(GAPS) + 1, len(HOPES) + 1):
+            raise CalibrationInvalid(BOUNDS, f"float64 ({len(GAPS) + 1}, {len(HOPES) + 1}) wanted")
         fingerprint = Fingerprint.from_calibration(own[0], key)
         return cls(
             fingerprint=fingerprint,
@@ -325,5 +325,6 @@ class Watch:
 
 def tails_of(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return p-values (contexts, outcomes): the bound on this outcome or one as rare; 1 for the ordinary one."""
-    rarer = np.where(bounds[:, None, :] <= bounds[:, :, None], bounds[:, None, :], 0.0).sum(axis=2)
-    return np.column_stack([np.ones(len(bounds)), np.minimum(rarer, 1.0)])
+    each = bounds[:, 1:]
+    rarer = np.where(each[:, None, :] <= each[:, :, None], each[:, None, :], 0.0).sum(axis=2)
+    return np.column_stack([np.ones(len(bounds)), np.minimum(rarer, bounds[:, :1])])

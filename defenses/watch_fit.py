@@ -11,7 +11,6 @@ was seen is still within them. What repeats still more (a camera that sends its 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import ceil, log
 from typing import Any, Final
 
@@ -19,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defenses.account import GAPS
+from defenses.benign_traffic import BenignTraffic, WatchKind
 from defenses.errors import CalibrationInvalid
 from defenses.evasion import direction, similarity
 from defenses.evasion.similarity import Fingerprint
-from defenses.evasion.window import differing
+from defenses.evasion.window import CANDIDATES, differing
 from defenses.intervals import clopper_pearson
 from defenses.watch import BOUNDS, HOPES, Asker, Observed, Watch
 
@@ -32,72 +32,15 @@ ALPHAS: Final = (0.05, 0.01, 0.001)
 CONFIDENCE: Final = 0.998  # two-sided: 99.9 % for each bound
 ROOM: Final = 1.25
 FLOOR: Final = 0.002  # of a bound
-BOUND_MAX: Final = 0.95  # of all bounds of a context together
-FALSE_REPEATS_MAX: Final = (0.015, 0.015)  # of distinct rows that lie in a ball of the last 500: unmoved, moved
+BOUND_MAX: Final = 0.95  # of repeats of any kind
+FALSE_REPEATS_MAX: Final = (
+    0.015,
+    0.015,
+)  # of distinct rows that lie in a ball of the last 500: the first ball, the other
 ALLOWED_MAX: Final = 8
+ROWS_MIN: Final = 200
 KEY: Final = b"calibration, not a secret"
 STARTS: Final = np.zeros(1, np.intp)
-
-
-@dataclass(frozen=True, slots=True)
-class WatchKind:
-    """What inputs are like. `reach`: how far apart two queries of one search may be, in units of the input (2 eps)."""
-
-    name: str  # of the input
-    low: NDArray[np.float32]  # (dims,)
-    high: NDArray[np.float32]  # (dims,)
-    weight: NDArray[np.float32]  # (dims,): how much a cell says, such as its standard deviation
-    reach: float
-    picture: tuple[int, int] | None = None
-
-    @classmethod
-    def of_images(cls, name: str, rows: NDArray[np.float32], reach: float = 0.2) -> "WatchKind":
-        """Return the kind of images (rows, height, width) in [0, 1]."""
-        flat = rows.reshape(len(rows), -1)
-        low = np.zeros(flat.shape[1], np.float32)
-        height, width = rows.shape[1:]
-        return cls(name, low, low + np.float32(1), flat.std(axis=0).astype(np.float32), reach, (height, width))
-
-
-@dataclass(frozen=True, slots=True)
-class BenignTraffic:
-    """How an innocent account asks: `duplicates` of its queries are near duplicates of its last new one, in bursts."""
-
-    duplicates: float = 0.05
-    burst_mean: float = 3.0
-    burst_max: int = 12
-    queries: int = 1_000
-
-    def stream(self, rows: NDArray[np.float32], kind: WatchKind, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Return one account's queries, (queries, *shape), from rows drawn without repetition."""
-        chance = self.duplicates / ((1.0 - self.duplicates) * self.burst_mean)
-        fresh: Iterator[int] = iter(rng.permutation(len(rows)).tolist())
-        asked: list[NDArray[np.float32]] = []
-        while len(asked) < self.queries:
-            row = rows[next(fresh)]
-            asked.append(row)
-            if rng.random() < chance:
-                times = min(int(rng.geometric(1.0 / self.burst_mean)), self.burst_max)
-                manner = int(rng.integers(3 if kind.picture is not None else 1))
-                asked += [near_duplicate(row, manner, kind, rng) for _ in range(times)]
-        return np.stack(asked[: self.queries])
-
-
-def near_duplicate(
-    row: NDArray[np.float32], manner: int, kind: WatchKind, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Return a row seen again: 0 with other noise (5 % of the range), 1 moved by up to 2 pixels, 2 brighter, darker."""
-    if manner == 1:
-        down, right = (int(step) for step in rng.integers(-2, 3, 2))
-        moved = np.zeros_like(row)
-        height, width = row.shape
-        moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = row[
-            max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
-        ]
-        return moved
-    low, high = kind.low.reshape(row.shape), kind.high.reshape(row.shape)
-    changed = row * rng.uniform(0.8, 1.2) if manner == 2 else row + rng.normal(0.0, 0.05, row.shape) * (high - low)
-    return np.clip(changed, low, high).astype(np.float32)
 
 
 def fit_watch(
@@ -126,10 +69,12 @@ def fit_watch(
     """
     benign = traffic or BenignTraffic()
     arrays = _balls(fit, kind, np.random.default_rng([seed, 1]))
-    arrays |= {BOUNDS: np.full((len(GAPS) + 1, len(HOPES)), 0.1), direction.BOUNDS: _any_motion()}
+    arrays |= {BOUNDS: np.full((len(GAPS) + 1, len(HOPES) + 1), 0.1), direction.BOUNDS: _any_motion()}
     counts, motions = _count(arrays, draws(fit, kind, benign, streams[0], np.random.default_rng([seed, 2])), kind)
-    arrays[BOUNDS], arrays[direction.BOUNDS] = _bounds(counts)[:, 1:], _bounds(motions)
-    if (total := float(arrays[BOUNDS].sum(axis=1).max())) > BOUND_MAX:
+    anything = np.column_stack([counts[:, :1], counts[:, 1:].sum(axis=1)])
+    arrays[BOUNDS] = np.column_stack([_bounds(anything)[:, 1], _bounds(counts)[:, 1:]])
+    arrays[direction.BOUNDS] = _bounds(motions)
+    if (total := float(arrays[BOUNDS][:, 0].max())) > BOUND_MAX:
         raise CalibrationInvalid(BOUNDS, f"benign traffic may repeat itself {total:.2f} of the time")
     report = {
         "screens": [similarity.NAME, direction.NAME],
@@ -196,19 +141,21 @@ def _watched(arrays: Mapping[str, NDArray[Any]], stream: NDArray[np.float32], ki
 
 def _balls(rows: NDArray[np.float32], kind: WatchKind, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     """Return how near is near: the most cells that may differ so that few distinct rows lie in a ball."""
-    step = (kind.high - kind.low) / np.float32(255)
-    tolerance = ceil(kind.reach / float(step.min())) + 1  # both ends are rounded
+    tolerance = min(ceil(kind.reach * 255) + 1, 255)  # both ends are rounded
     arrays: dict[str, NDArray[Any]] = {
         "similarity.low": kind.low.astype(np.float32),
-        "similarity.step": step.astype(np.float32),
+        "similarity.step": ((kind.high - kind.low) / np.float32(255)).astype(np.float32),
         "similarity.weight": kind.weight.astype(np.float32),
         "similarity.picture": np.array(kind.picture or (), np.int64),
-        "similarity.tolerances": np.array([min(tolerance, 255)] * 2, np.int64),
+        "similarity.tolerances": np.array([tolerance if kind.picture else 1, tolerance], np.int64),
         "similarity.allowed": np.zeros(2, np.int64),
     }
     fingerprint = Fingerprint.from_calibration(arrays, KEY)
     codes = fingerprint.codes({kind.name: rows[rng.permutation(len(rows))[:3_000]]})
-    fewest = np.array([_fewest(codes, at, fingerprint) for at in range(500, len(codes), 2)])
+    if len(codes) < ROWS_MIN:
+        raise CalibrationInvalid("rows", f"{len(codes)}; {ROWS_MIN} at least")
+    before = min(500, len(codes) // 2)
+    fewest = np.array([_fewest(codes[at - before : at + 1], fingerprint) for at in range(before, len(codes), 2)])
     allowed = []
     for column, most in zip(fewest.T, FALSE_REPEATS_MAX, strict=True):
         fits = [count for count in range(ALLOWED_MAX + 1) if (column <= count).mean() <= most]
@@ -216,19 +163,20 @@ def _balls(rows: NDArray[np.float32], kind: WatchKind, rng: np.random.Generator)
     if allowed[0] < 0:
         raise CalibrationInvalid("similarity.allowed", "distinct rows lie in one ball too often")
     arrays["similarity.allowed"] = np.array([allowed[0], max(allowed[1], 0)], np.int64)
-    if allowed[1] < 0:  # moved views tell too little apart: they are not used
+    if allowed[1] < 0:  # it tells too little apart: it is not used
         arrays["similarity.tolerances"][1] = 0
     return arrays
 
 
-def _fewest(codes: NDArray[np.uint8], at: int, fingerprint: Fingerprint) -> tuple[int, int]:
-    """Return in how many cells a row differs from the nearest of the 500 before it: unmoved, and moved."""
-    before = np.ascontiguousarray(codes[at - 500 : at, 0].T)
-    tolerance = fingerprint.tolerances[0]
-    apart = differing(before, codes[at, 0][:, None], tolerance)
-    near = before[:, apart.argpartition(12)[:12]]
-    moved = [int(differing(near, view[:, None], tolerance).min()) for view in codes[at, 1:]]
-    return int(apart.min()), min(moved, default=255)
+def _fewest(codes: NDArray[np.uint8], fingerprint: Fingerprint) -> tuple[int, int]:
+    """Return in how many cells the last row differs from the nearest of those before it, by either ball's tolerance."""
+    before, at = np.ascontiguousarray(codes[:-1, 0].T), -1
+    apart = differing(before, codes[at, 0][:, None], fingerprint.tolerances[0])
+    near = before[:, apart.argpartition(CANDIDATES)[:CANDIDATES]]
+    others = fingerprint.others(codes[at])
+    return int(apart.min()), min(
+        int(differing(near, view[:, None], fingerprint.tolerances[1]).min()) for view in others
+    )
 
 
 def _count(

@@ -23,7 +23,11 @@ def watch_arrays(**changed):
         "similarity.tolerances": np.array([52, 52]),
         "similarity.allowed": np.array([1, 0]),
         "similarity.bounds": np.array(
-            [[0.02, 0.28, 0.28, 0.17, 0.03], [0.04, 0.01, 0.005, 0.003, 0.002], [0.03, 0.002, 0.002, 0.002, 0.002]]
+            [
+                [0.8, 0.02, 0.28, 0.28, 0.17, 0.03],
+                [0.05, 0.04, 0.01, 0.005, 0.003, 0.002],
+                [0.03, 0.03, 0.002, 0.002, 0.002, 0.002],
+            ]
         ),
         "direction.bounds": np.full((direction.CONTEXTS, direction.BINS), 0.3),
     }

@@ -11,7 +11,8 @@ put there to leave the ball, vanish. Means, hashes and distances summed over an 
 that tells two products apart: docs/defenses.md has the comparison. Images are also compared moved by up to two pixels
 each way (`allowed[1]`, `tolerances[1]`), since a search can move its image about as it asks.
 
-The cells are drawn by a secret key. Inputs that are no images are compared element by element.
+The cells are drawn by a secret key. Inputs that are no images are compared element by element, by two balls: one where
+all but a few are equal, one where all are close.
 
 After Blacklight (Li et al., USENIX Security 2022) and PIHA (Choi et al., arXiv 2304.02080), whose hashes fall to steps
 sized by what is refused (OARS, Feng et al., arXiv 2303.06280) and to independent blocks.
@@ -61,7 +62,8 @@ class Fingerprint:
         low, step, weight: float32 (dims,), of all inputs side by side in the order of their names; a code is
             (value - low) / step, cells are drawn by weight.
         picture: int64 (2,), height and width, or (0,): no images.
-        tolerances, allowed: int64 (2,): how far a cell may be and how many may be further, unmoved and moved.
+        tolerances, allowed: int64 (2,): how far a cell may be and how many may be further; the second of each is for
+            moved views, or for the second ball of numbers.
         """
         low, step, weight = (_floats(arrays, f"{NAME}.{part}") for part in ("low", "step", "weight"))
         if not low.size == step.size == weight.size or (step <= 0).any() or (weight < 0).any():
@@ -97,6 +99,10 @@ class Fingerprint:
             units = medians(units, self.picture[1])
         codes: Codes = units[:, self.chosen]
         return codes
+
+    def others(self, views: Codes) -> Codes:
+        """Return what is compared by the second tolerance: an image's moved views; of numbers, the row itself."""
+        return views[1:] if self.picture is not None else views
 
     def exact(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint64]:
         """Return a keyed 64-bit hash of each whole row, never 0."""

@@ -23,7 +23,7 @@ ANCHORS_FIRST: Final = 4  # a window begins small: who asks once costs little
 VISITS_MAX: Final = 255
 LOYALTY: Final = 2_000
 FADE: Final = 128
-CANDIDATES: Final = 12  # anchors that are compared with the moved views: those nearest unmoved
+CANDIDATES: Final = 12  # anchors that are compared by the second tolerance: those nearest by the first
 PROBES: Final = 32  # cells that are compared first
 REFERENCE_BYTES: Final = 8
 
@@ -80,10 +80,10 @@ class Window:
         at = int(apart.argmin())
         if apart[at] <= fingerprint.allowed[0]:
             return at
-        return self._nearest_moved(views[1:], apart, fingerprint) if len(views) > 1 else None
+        return self._nearest_other(fingerprint.others(views), apart, fingerprint)
 
-    def _nearest_moved(self, moved: Codes, apart: NDArray[np.uint8], fingerprint: Fingerprint) -> int | None:
-        """Return the anchor that a moved view meets. Few cells of few anchors first; all cells of what is left then."""
+    def _nearest_other(self, moved: Codes, apart: NDArray[np.uint8], fingerprint: Fingerprint) -> int | None:
+        """Return the anchor that another view meets. Few cells of few anchors first; all cells of what is left then."""
         tolerance, allowed = fingerprint.tolerances[1], fingerprint.allowed[1]
         near = apart.argpartition(CANDIDATES)[:CANDIDATES] if apart.size > CANDIDATES else np.arange(apart.size)
         probes = self.codes[:PROBES, near].T[:, None]  # (anchors, 1, probes)

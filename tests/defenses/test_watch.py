@@ -268,9 +268,9 @@ def test_a_watch_that_keeps_no_answers_has_empty_anchors():
     "changed",
     [
         {"similarity_bounds": None},
-        {"similarity_bounds": np.full((3, 4), 0.1)},
-        {"similarity_bounds": np.full((3, 5), 0.2)},
-        {"similarity_bounds": np.full((3, 5), 0.1, np.float32)},
+        {"similarity_bounds": np.full((3, 5), 0.1)},
+        {"similarity_bounds": np.full((3, 6), 1.0)},
+        {"similarity_bounds": np.full((3, 6), 0.1, np.float32)},
         {"direction_bounds": None},
     ],
     ids=str,
