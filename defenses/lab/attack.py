@@ -231,11 +231,13 @@ class Lab(Protocol):
         accounts: int = 1,
         tenants: int = 1,
         changes: Mapping[str, Any] | None = None,
+        pays: bool = False,
     ) -> AbstractContextManager[Oracle]:
         """Open the model to new accounts, spread evenly over new tenants, whom no screen remembers.
 
         Not defended: the same service with every screen off and nothing hardened. `changes` are laid over the model's
-        part of the policy, key by key (a variant under test). Answers carry `acted`.
+        part of the policy, key by key (a variant under test). `pays`: proofs of work that are wanted are made. Answers
+        carry `acted`.
         """
         ...
 

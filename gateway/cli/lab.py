@@ -9,7 +9,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,7 +20,7 @@ from gateway.cli.arguments import whole
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from defenses.lab.runner import Outcome
 
@@ -30,8 +29,6 @@ __all__ = ["add_verbs"]
 EX_OK, EX_NO, EX_UNUSABLE = 0, 1, 2
 MINUTES_MAX = 7 * 24 * 60
 OUT = Path("out/lab")
-TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
-POLICY_BYTES_MAX = 16 * 1024 * 1024
 
 
 def add_verbs(verb: Callable[..., argparse.ArgumentParser], verbs: Any) -> None:
@@ -84,6 +81,7 @@ def run_run(options: argparse.Namespace) -> int:
     from defenses.lab.runner import Watcher, chosen, run_all
     from gateway.lab.catalogue import catalogue
     from gateway.lab.lab import LocalLab
+    from gateway.lab.policy import policy_under_test
     from gateway.samples import bundles_directory
 
     console = Console(stderr=True, highlight=False)
@@ -162,21 +160,6 @@ def run_report(options: argparse.Namespace) -> int:
     for file in files:
         console.print(str(file), soft_wrap=True)
     return EX_NO if missed else EX_OK
-
-
-def policy_under_test(file: Path | None) -> Mapping[str, Any]:
-    """Return `models` of a policy: of `file`, or of what `stockade init` writes."""
-    import yaml
-
-    if file is None:
-        text = "models:\n" + Template((TEMPLATES / "rules.yaml").read_text()).safe_substitute()
-    else:
-        with file.open() as opened:
-            text = opened.read(POLICY_BYTES_MAX)
-    try:
-        return dict(yaml.safe_load(text)["models"])
-    except (yaml.YAMLError, TypeError, KeyError, ValueError) as problem:
-        raise ValueError(f"{file}: is no policy with a map of `models`") from problem
 
 
 def fail(console: Console, problem: object) -> int:

@@ -119,6 +119,7 @@ class LocalLab:
         accounts: int = 1,
         tenants: int = 1,
         changes: Mapping[str, Any] | None = None,
+        pays: bool = False,
     ) -> Iterator[Oracle]:
         """See `Lab`. ValueError for more accounts than one attacker may have here."""
         if not 1 <= tenants <= accounts <= ACCOUNTS_MAX or accounts > tenants * PER_TENANT:
@@ -135,7 +136,15 @@ class LocalLab:
         standing.open += 1
         try:
             with grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS) as channel:
-                yield GrpcOracle(channel, keys, model=name, version=version, tensor=known.tensor, classes=known.classes)
+                yield GrpcOracle(
+                    channel,
+                    keys,
+                    model=name,
+                    version=version,
+                    tensor=known.tensor,
+                    classes=known.classes,
+                    pays=pays,
+                )
         finally:
             standing.open -= 1
 

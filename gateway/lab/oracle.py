@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import numpy as np
 
+from defenses.extraction.proof_of_work import solve
 from defenses.lab.attack import ROWS_PER_ASK_MAX, Answers, Reason, Refused
 from stockade.open_inference import grpc_service_pb2 as pb
 
@@ -32,6 +33,8 @@ TRIES: Final = 5
 PAUSE_S: Final = 0.2
 PREDICTION: Final = "probabilities"
 VERDICT: Final = "x-stockade-verdict"
+CHALLENGE, PROOF = "x-stockade-challenge", "x-stockade-proof"
+PROOFS_MAX: Final = 3  # for one row: a proof may be late
 ALLOW: Final = "allow"
 
 _REASONS = {
@@ -59,8 +62,12 @@ class GrpcOracle:
         version: str,
         tensor: str,
         classes: int,
+        pays: bool = False,
     ) -> None:
+        """`pays`: proofs of work that are wanted are made, and counted in `hashes`."""
         self.accounts = len(keys)
+        self.hashes = 0
+        self._pays = pays
         self._call: Any = channel.unary_unary(METHOD)
         self._credentials = [(("authorization", f"Bearer {key}"),) for key in keys]
         self._model, self._version, self._tensor, self._classes = model, version, tensor, classes
@@ -96,22 +103,38 @@ class GrpcOracle:
 
     def _take(self, found: _Found, one: tuple[int, bytes, Any], metadata: Any) -> None:
         number, body, call = one
-        for tried in range(1, TRIES + 1):
+        proofs = tries = 0
+        while True:
             try:
                 reply = call.result()
             except grpc.RpcError as refusal:
                 reason = _reason(refusal)
+                if reason is Reason.PROOF_OF_WORK and self._pays and proofs < PROOFS_MAX:
+                    proofs += 1
+                    with_proof = (*metadata, (PROOF, self._proof(refusal)))
+                    call = self._call.future(body, metadata=with_proof, timeout=TIMEOUT_S)
+                    continue
                 if reason is not None:
                     found.refused(number, reason)
                     return
-                if tried == TRIES or refusal.code() not in _AGAIN:
+                tries += 1
+                if tries == TRIES or refusal.code() not in _AGAIN:
                     raise GatewayGone(f"{refusal.code().name}: {refusal.details()}") from refusal
-                time.sleep(PAUSE_S * tried)
+                time.sleep(PAUSE_S * tries)
                 call = self._call.future(body, metadata=metadata, timeout=TIMEOUT_S)
             else:
                 told = {pair[0]: pair[1] for pair in call.trailing_metadata() or ()}
-                found.answered(number, pb.ModelInferResponse.FromString(reply), told.get(VERDICT, ALLOW) != ALLOW)
+                acted = proofs > 0 or told.get(VERDICT, ALLOW) != ALLOW
+                found.answered(number, pb.ModelInferResponse.FromString(reply), acted=acted)
                 return
+
+    def _proof(self, refusal: Any) -> str:
+        told = {pair[0]: pair[1] for pair in refusal.trailing_metadata() or ()}
+        proof = solve(str(told.get(CHALLENGE, "")))
+        if proof is None:
+            raise GatewayGone("a proof of work is wanted that nobody can make")
+        self.hashes += int(proof.rpartition(".")[2]) + 1
+        return proof
 
 
 def _reason(refusal: Any) -> Reason | None:
@@ -131,7 +154,7 @@ class _Found:
         self._acted = np.zeros(rows, np.bool_)
         self._reasons: dict[int, Reason] = {}
 
-    def answered(self, number: int, reply: pb.ModelInferResponse, acted: bool) -> None:
+    def answered(self, number: int, reply: pb.ModelInferResponse, *, acted: bool) -> None:
         names = [output.name for output in reply.outputs]
         raw = reply.raw_output_contents[names.index(PREDICTION)]
         self._probabilities[number] = np.frombuffer(raw, np.float32)

@@ -14,9 +14,9 @@ import pytest
 from defenses.hardening import HardeningRule
 from defenses.lab.attack import Refused, Size, Split
 from defenses.lab.offline import Defended, OfflineOracle
-from gateway.cli.lab import policy_under_test
 from gateway.lab import lab as lab_module
 from gateway.lab.lab import LabExhausted, LocalLab
+from gateway.lab.policy import policy_under_test
 from gateway.samples import bundles_directory
 
 HARD = HardeningRule(top_k=3, temperature=1.0, decimals=3)
