@@ -52,15 +52,16 @@ def run_recover(story: Story, options: argparse.Namespace) -> int:
     """Propose, or do."""
     registry = open_registry(options.file)
     plan = plan_of(story, registry, options)
-    if options.json:
-        hint = asdict(plan.hint) if plan.hint is not None else None
-        found = {"steps": [asdict(step) for step in plan.steps()], "policy_before": hint, "applied": options.apply}
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
-    else:
+    if not options.json:
         render_steps(plan.steps(), out)
         if plan.hint is not None:
             err.print(f"the policy was another one: {plan.hint.about}, {escape(plan.hint.why)}")
-    return apply(plan, registry, options) if options.apply else 0
+    code = apply(plan, registry, options) if options.apply else 0
+    if options.json:
+        hint = asdict(plan.hint) if plan.hint is not None else None
+        found = {"steps": [asdict(step) for step in plan.steps()], "policy_before": hint}
+        sys.stdout.write(json.dumps({**found, "applied": options.apply and code == 0}, indent=2) + "\n")
+    return code
 
 
 def plan_of(story: Story, registry: Registry, options: argparse.Namespace) -> Plan:
@@ -116,7 +117,7 @@ def apply(plan: Plan, registry: Registry, options: argparse.Namespace) -> int:
         note(step, {}, options)
         name, number = parse_version(step.about)
         rewrite(registry, name, number, None, options.key)
-    if plan.policy is not None or plan.models:
+    if (plan.policy is not None or plan.models) and not options.json:
         if options.key is None:
             out.print(f"next: stockade policy sign {options.file}", soft_wrap=True)
         out.print(f"next: stockade policy reload {options.file}", soft_wrap=True)
