@@ -6,7 +6,7 @@ the whole batch: a screen that cannot judge fails closed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +36,8 @@ VERDICTS = tuple(verdict.name.lower() for verdict in Verdict)
 class Judgement:
     """`row_actions` is uint8 (rows,); `actions`, `screens_json` and `accounts_json` have one item a request.
 
-    `rows` holds what each screen said of each row: its name, verdicts uint8 (rows,), p-values float64 (rows,).
+    `steps` counts the requests of accounts that stand on a step, by its name. `rows` holds what each screen said of each
+    row: its name, verdicts uint8 (rows,), p-values float64 (rows,).
     """
 
     row_actions: np.ndarray[Any, np.dtype[np.uint8]]
@@ -44,6 +45,7 @@ class Judgement:
     screens_json: Sequence[str | None]
     accounts_json: Sequence[str | None]
     rows: RowsJudged
+    steps: Mapping[str, int] = field(default_factory=dict)
 
 
 def judge(  # noqa: PLR0917  one call site, in the order in which it comes to know them
@@ -86,6 +88,7 @@ def judge(  # noqa: PLR0917  one call site, in the order in which it comes to kn
         screens_json=trace(named, verdicts, starts.size),
         accounts_json=accounts,
         rows=rows_judged,
+        steps={} if watched is None else watched.on_steps(),
     )
 
 

@@ -143,6 +143,8 @@ class Tally:
             self._metrics.batches_done(model, batches_of(rules, alike))
             scores = np.concatenate([batch.scores for batch in alike])
             self._metrics.answered(model, scores.tolist())
+            for batch in alike:
+                self._metrics.account_steps(model, batch.judgement.steps)
             for effect, count in kept_back_of(alike).items():
                 self._metrics.kept_back(model, effect, count)
             self.drifts.observe(rules, [batch.judgement for batch in alike], scores)

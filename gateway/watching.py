@@ -120,6 +120,11 @@ class Watched:
             views.append(RequestVerdicts(name, self.rules.mode, flagged, micro(p), score, threshold))
         return views
 
+    def on_steps(self) -> dict[str, int]:
+        """Return how many of the requests came from accounts that stand on a step, by the step's name."""
+        counts = np.bincount(self.standing, minlength=len(STEP_NAMES)).tolist()
+        return {name: counts[action] for action, name in STEP_NAMES.items() if action and counts[action]}
+
     def rows(self) -> list[tuple[str, Actions, np.ndarray[Any, np.dtype[np.float64]]]]:
         """Return each screen's name, its verdict on each row and its p-value of each row, for the metrics."""
         return [

@@ -24,6 +24,7 @@ STAGES = ("auth", "admit", "decode", "limits", "screen", "queue", "infer", "hard
 OUTCOMES = ("served", "refused", "failed", "outcome-unknown")
 VERDICTS = ("pass", "flag", "refuse")
 EFFECTS = ("abstained", "moved")
+STEPS = ("flag", "harden", "neighbour", "proof_of_work", "top1", "cool_down", "refuse")
 CODES = (
     "OK",
     "CANCELLED",
@@ -149,6 +150,7 @@ class Metrics:
         allow("outcome", OUTCOMES)
         allow("verdict", VERDICTS)
         allow("effect", EFFECTS)
+        allow("step", STEPS)
         allow("reason", ("OK", "CANCELLED", *reasons))
         allow("decision", ("admit", "refuse"))
         allow("method", ("api_key", "jwt", "mtls", "none"))
@@ -222,6 +224,8 @@ class Metrics:
         self._scores = Histogram(
             Family(store, "histogram", "stockade_model_score", "Probability of the top class.", ("model",)), SCORES
         )
+        text = "Requests of accounts that stand on a step of the watch, in shadow too."
+        self._account_actions = counter(store, "stockade_account_actions_total", text, ("model", "step"))
         text = (
             "Rows of which the output policy kept something back: no answer, or another class than the model's first."
         )
@@ -347,6 +351,12 @@ class Metrics:
         """The probability of the top class of each row that was answered."""
         with self._lock:
             self._scores.bind(model).observe(scores)
+
+    def account_steps(self, model: str, steps: Mapping[str, int]) -> None:
+        """So many requests came from accounts that stand on a step of the watch, by the step's name."""
+        with self._lock:
+            for step, requests in steps.items():
+                self._account_actions.bind(model, step).add(requests)
 
     def kept_back(self, model: str, effect: str, rows: int) -> None:
         """The output policy has kept back something of rows. `effect`: "abstained" or "moved"."""
