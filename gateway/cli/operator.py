@@ -33,7 +33,14 @@ def status(config_file: Path, identity: Path | None, authority: Path | None) -> 
     return admin_pb2.StatusResponse.FromString(ask("Status", b"", config_file, identity, authority))
 
 
-def ask(method: str, body: bytes, config_file: Path, identity: Path | None, authority: Path | None) -> bytes:
+def ask(  # noqa: PLR0917  as its callers have them, and one service beside the usual
+    method: str,
+    body: bytes,
+    config_file: Path,
+    identity: Path | None,
+    authority: Path | None,
+    service: str = "Admin",
+) -> bytes:
     """Call a method of the admin service; returns its reply.
 
     Args:
@@ -42,6 +49,7 @@ def ask(method: str, body: bytes, config_file: Path, identity: Path | None, auth
         config_file: stockade.yaml.
         identity: where the operator's `.crt` and `.key` stand, without the suffix.
         authority: who signed the server's certificate; `tls.client_ca` when it is not given.
+        service: of `stockade.v1`.
 
     Raises:
         OperatorFailed: it cannot be reached, or does not let us.
@@ -63,7 +71,7 @@ def ask(method: str, body: bytes, config_file: Path, identity: Path | None, auth
         certificate_chain=read(prefix.with_name(prefix.name + ".crt"), advice),
     )
     with grpc.secure_channel(address, credentials) as channel:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/stockade.v1.Admin/{method}")
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/stockade.v1.{service}/{method}")
         try:
             return call(body, timeout=TIMEOUT_S)
         except grpc.RpcError as problem:

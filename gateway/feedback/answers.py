@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gateway.feedback.store import AnswerKept, Bounds, FeedbackStore
+from gateway.feedback.rows import AnswerKept, Bounds
+from gateway.feedback.store import FeedbackStore
 from gateway.state import Answer
 
 if TYPE_CHECKING:

@@ -27,13 +27,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from gateway.feedback.provenance import KEY_BYTES, SIGNATURE_BYTES, Statement, verifies
-from gateway.feedback.store import ALLOWED, Draft
+from gateway.feedback.rows import ALLOWED, Draft
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gateway.feedback.answers import FeedbackRules
-    from gateway.feedback.store import AnswerKept, Transaction
+    from gateway.feedback.rows import AnswerKept
+    from gateway.feedback.transaction import Transaction
 
 __all__ = ["DISPOSITIONS", "REASONS", "Claim", "Disposition", "Judged", "Sender", "judge_claims"]
 
@@ -175,7 +176,7 @@ def _placed(passed: _Passed, sender: Sender, store: Transaction, now_ns: int) ->
             said.version,
             passed.label,
             said.label,
-            answer.label,
+            rules.classes[answer.label],
             answer.latent,
             p_micro,
             said.outcome_ns,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import errors
 from gateway.app import App, open_app
 from gateway.codec import parse_as
+from gateway.feedback.review import review_methods
 from gateway.host.operators import operator_methods
 from gateway.host.promotions import proof_entry, unproven_entry
 from gateway.quarantine.store import QUARANTINE, Quarantine
@@ -186,7 +187,7 @@ class Control:
 
     def methods(self) -> dict[str, Unary]:
         """Return every method of the admin port by its gRPC path."""
-        admin, audit = "/stockade.v1.Admin/", "/stockade.v1.Audit/"
+        admin, audit, feedback = "/stockade.v1.Admin/", "/stockade.v1.Audit/", "/stockade.v1.FeedbackReview/"
         return {
             admin + "Status": Unary("Admin", told(admin_pb2.StatusRequest, self.status)),
             admin + "GetPolicy": Unary("Admin", told(admin_pb2.GetPolicyRequest, self.get_policy)),
@@ -195,6 +196,7 @@ class Control:
             audit + "ListEntries": Unary("Audit", told(audit_pb2.ListEntriesRequest, self.list_entries)),
             audit + "GetInclusionProof": Unary("Audit", told(audit_pb2.GetInclusionProofRequest, self.get_proof)),
             audit + "GetReceipt": Unary("Audit", told(audit_pb2.GetReceiptRequest, self.get_receipt)),
+            **{feedback + name: Unary("Admin", run) for name, run in review_methods(self).items()},
             **{admin + name: Unary("Admin", run) for name, run in operator_methods(self).items()},
         }
 

@@ -197,7 +197,9 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
         reveal_verdict=model.reveal_verdict,
         capture=model.capture,
         capture_rate=model.capture_rate or 0.0,
-        feedback=feedback_rules(model.feedback, bundle, prediction) if model.feedback else None,
+        feedback=feedback_rules(model.feedback, bundle, prediction, needed=bundle.version == model.serve)
+        if model.feedback
+        else None,
         watch=watch_rules(model.watch, served) if model.watch else None,
         budget=budget_rules(model.budget, bundle, prediction) if model.budget else None,
     )

@@ -8,7 +8,7 @@ from defenses.errors import DefenseError
 from defenses.poisoning.feedback import Consistency
 from gateway.config.document import PolicyRejected
 from gateway.feedback.answers import FeedbackRules
-from gateway.feedback.store import Bounds
+from gateway.feedback.rows import Bounds
 
 if TYPE_CHECKING:
     from gateway.policy.feedback import Feedback
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["bounds_of", "feedback_keys_of", "feedback_rules"]
 
 NS_PER_MS = 1_000_000
+TRUSTED = "feedback.latents"
 
 
 def feedback_keys_of(policy: Policy) -> dict[str, frozenset[bytes]]:
@@ -34,8 +35,14 @@ def bounds_of(feedback: Feedback) -> Bounds:
     return Bounds(feedback.answers_max, feedback.items_max, feedback.window_ms * NS_PER_MS)
 
 
-def feedback_rules(feedback: Feedback, bundle: Bundle, prediction: str | None) -> FeedbackRules:
-    """Return how labels of a model version are judged. Raises PolicyRejected where its bundle brings nothing for it."""
+def feedback_rules(feedback: Feedback, bundle: Bundle, prediction: str | None, *, needed: bool) -> FeedbackRules | None:
+    """Return how labels of a model version are judged; None where its bundle brings nothing for it and is not `needed`.
+
+    Raises:
+        PolicyRejected: it is needed, and what its bundle brings will not do.
+    """
+    if not needed and TRUSTED not in bundle.calibration:
+        return None
     where = f"models.{bundle.name}.feedback"
     latent = latent_of(bundle)
     if prediction is None or latent is None or not bundle.class_names:

@@ -5,6 +5,7 @@ TrainingError
 ├── DatasetMissing      the data is on none of the paths looked at; says what installs it
 ├── DatasetMalformed    a file is not the data set it should be
 ├── CheckpointMismatch  a checkpoint belongs to another configuration, seed or data set
+├── FeedbackRefused     a bundle cannot go on from labels
 ├── PrototypesRefused   a bundle or its data cannot have prototypes
 ├── SigningKeyUnusable  the signing key is not a P-256 private key
 ├── WrapRefused         somebody else's model, or the sample for it, cannot become a bundle
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointMismatch",
     "DatasetMalformed",
     "DatasetMissing",
+    "FeedbackRefused",
     "GateFailed",
     "PrototypesRefused",
     "SigningKeyUnusable",
@@ -60,6 +62,10 @@ class CheckpointMismatch(TrainingError):
         super().__init__(f"{file}: {problem}; delete it to start afresh")
         self.file = file
         self.problem = problem
+
+
+class FeedbackRefused(TrainingError):
+    """A bundle has no head that could be learned from labels."""
 
 
 class PrototypesRefused(TrainingError):

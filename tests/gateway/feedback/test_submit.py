@@ -40,7 +40,7 @@ async def test_a_label_of_an_answer_is_accepted_recorded_and_counted(rig):
     assert "reason" not in entry
     assert rig.counted("stockade_feedback_items_total", model=MODEL, disposition="accepted", reason="OK") == 1
     [held] = store_of(rig).listed(model="", tenant="", state="", after=0, count=10)
-    assert (held.state, held.name, held.answered, held.principal) == ("accepted", "b", 1, "plenty")
+    assert (held.state, held.name, held.answered, held.principal) == ("accepted", "b", "b", "plenty")
     assert len(held.latent) == 4 * 2
 
 

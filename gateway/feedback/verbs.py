@@ -1,0 +1,161 @@
+"""What `stockade feedback key|list|show|release|reject|status` does: a key, calls over the admin port, and tables.
+
+Exit codes: 0 done; 1 the answer is no; 2 it cannot be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gateway.cli.operator import OperatorFailed, ask
+from gateway.config.document import unusable
+from gateway.segmentation.verbs import fail, print_json
+from stockade.v1 import feedback_pb2 as pb
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    from google.protobuf.message import Message
+
+__all__ = ["asked", "run_verb"]
+
+EX_NO = 1
+SERVICE = "FeedbackReview"
+MICRO = 1_000_000
+
+M = TypeVar("M", bound="Message")
+out = Console(highlight=False)
+
+
+def run_verb(name: str, options: argparse.Namespace) -> int:
+    """Run a verb; what is wrong is said in a sentence."""
+    try:
+        return VERBS[name](options)
+    except OperatorFailed as problem:
+        return fail(problem)
+    except OSError as problem:
+        return fail(unusable(problem))
+
+
+def asked(method: str, request: Message, reply: type[M], options: argparse.Namespace) -> M:
+    """Ask the gateway. Raises OperatorFailed."""
+    body = ask(method, request.SerializeToString(), options.file, options.identity, options.ca, SERVICE)
+    return reply.FromString(body)
+
+
+def run_key(options: argparse.Namespace) -> int:
+    key = Ed25519PrivateKey.generate()
+    handle = os.open(options.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key.public_key().public_bytes_raw().hex()
+    if options.json:
+        sys.stdout.write(json.dumps({"file": str(options.out), "feedback_key": public}, indent=2) + "\n")
+    else:
+        sys.stdout.write(f'feedback_keys: ["{public}"]\n')
+    return 0
+
+
+def run_list(options: argparse.Namespace) -> int:
+    request = pb.ListFeedbackRequest(
+        model=options.model, tenant=options.tenant, state=options.state, after=options.after, count_max=options.count
+    )
+    reply = asked("ListItems", request, pb.ListFeedbackResponse, options)
+    if options.json:
+        print_json(reply)
+    else:
+        render_items(reply.items)
+    return 0
+
+
+def run_show(options: argparse.Namespace) -> int:
+    reply = asked("ListItems", pb.ListFeedbackRequest(id=options.id), pb.ListFeedbackResponse, options)
+    if not reply.items:
+        return fail(f"there is no label {options.id}; see `stockade feedback list`", EX_NO)
+    if options.json:
+        print_json(reply.items[0])
+        return 0
+    table = Table.grid(padding=(0, 2))
+    for field, value in reply.items[0].ListFields():
+        shown = moment(value) if field.name.endswith("_unix_ns") else str(value)
+        table.add_row(field.name.removesuffix("_unix_ns").replace("_", " "), escape(shown))
+    out.print(table)
+    return 0
+
+
+def run_decide(options: argparse.Namespace, decision: str) -> int:
+    request = pb.DecideFeedbackRequest(ids=options.ids, decision=decision, reason=options.reason)
+    reply = asked("DecideItems", request, pb.DecideFeedbackResponse, options)
+    if options.json:
+        print_json(reply)
+    else:
+        out.print(f"{decision}d: {reply.changed} of {len(set(options.ids))}".replace("rejectd", "rejected"))
+    return 0 if reply.changed == len(set(options.ids)) else EX_NO
+
+
+def run_release(options: argparse.Namespace) -> int:
+    return run_decide(options, "release")
+
+
+def run_reject(options: argparse.Namespace) -> int:
+    return run_decide(options, "reject")
+
+
+def run_status(options: argparse.Namespace) -> int:
+    reply = asked("FeedbackStatus", pb.FeedbackStatusRequest(), pb.FeedbackStatusResponse, options)
+    if options.json:
+        print_json(reply)
+        return 0
+    out.print(f"labels may still come for {reply.answers} answered rows")
+    counts = Table("model", "state", "labels")
+    for count in reply.counts:
+        counts.add_row(escape(count.model), count.state, str(count.items))
+    agreements = Table("model", "version", "right", "of", "share")
+    for each in reply.agreements:
+        share = f"{each.right / each.labels:.1%}"
+        agreements.add_row(escape(each.model), escape(each.version), str(each.right), str(each.labels), share)
+    batches = Table("batch", "of", "items", "state", "candidate", "reason")
+    for batch in reply.batches:
+        of = escape(f"{batch.model}/{batch.version}")
+        batches.add_row(str(batch.id), of, str(batch.items), batch.state, escape(batch.candidate), escape(batch.reason))
+    for table in (counts, agreements, batches):
+        if table.row_count:
+            out.print(table)
+    return 0
+
+
+def render_items(items: Iterable[pb.HeldItem]) -> None:
+    """Print labels as a table."""
+    table = Table("id", "state", "why", "model", "tenant", "principal", "label", "answered", "p", "received")
+    for each in items:
+        model = f"{each.model}/{each.version}"
+        told = (each.reason, model, each.tenant, each.principal, each.label, each.answered)
+        p_value = f"{each.p_micro / MICRO:.4f}"
+        table.add_row(str(each.id), each.state, *map(escape, told), p_value, moment(each.received_unix_ns))
+    out.print(table)
+
+
+def moment(time_ns: int) -> str:
+    """Return a time as people read it."""
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+VERBS = {
+    "key": run_key,
+    "list": run_list,
+    "show": run_show,
+    "release": run_release,
+    "reject": run_reject,
+    "status": run_status,
+}
