@@ -30,6 +30,7 @@ FPR: Final = 0.01
 FAMILY: Final = "poisoning"
 STATIC: Final = "poisoned the training set"
 ADAPTIVE: Final = "poisoned the training set, picks the class that the screen misses most"
+LOOK_ROWS_MAX: Final = 2_000  # of clean and of marked rows, for the scores that ask again: they cost twenty passes
 RATES: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 Scores = NDArray[np.float64]
@@ -83,8 +84,9 @@ def trigger_trials(victim: Victim, seed: int, *, looks: bool = True) -> list[Tri
     }
     alone = _alone(victim, clean, seen)
     if looks:
-        alone |= _looks(victim, marked.rows, seed)
-    metrics |= {f"tpr_{name}": _share(theirs > np.quantile(own, 1 - FPR), hit) for name, (own, theirs) in alone.items()}
+        alone |= _looks(victim, marked.rows[:LOOK_ROWS_MAX], seed)
+    for name, (own, theirs) in alone.items():
+        metrics[f"tpr_{name}"] = _share(theirs > np.quantile(own, 1 - FPR), hit[: len(theirs)])
     roc = [(rate, _share(of_marked > np.quantile(of_clean, 1 - rate), hit)) for rate in RATES]
     worst = _missed_most(victim, TriggerScreen.from_calibration(victim.arrays), limit)
     chosen = marked.labels == worst
@@ -149,7 +151,7 @@ def _looks(victim: Victim, marked: NDArray[np.float32], seed: int) -> dict[str, 
 
     of_clean, of_marked = (
         second_looks(ask, rows, victim.trusted, np.random.default_rng([seed, 0x5717]))
-        for rows in (victim.clean.rows, marked)
+        for rows in (victim.clean.rows[:LOOK_ROWS_MAX], marked)
     )
     return {name: (of_clean[name], of_marked[name]) for name in of_clean}
 
@@ -159,8 +161,9 @@ def _missed_most(victim: Victim, screen: TriggerScreen, limit: float) -> int:
     own = victim.marked(victim.clean)
     seen = victim.evidence(own.rows)
     through = (_answers(seen) == victim.target) & (screen.score(seen) <= limit)
-    sums = np.bincount(own.labels, through, minlength=1) / np.maximum(np.bincount(own.labels), 1)
-    return int(sums.argmax())
+    classes = np.unique(own.labels)
+    rates = [through[own.labels == label].mean() for label in classes]
+    return int(classes[np.argmax(rates)])
 
 
 def _answers(evidence: Evidence) -> NDArray[np.intp]:
