@@ -40,7 +40,7 @@ class BatchRun(NamedTuple):
     judgement: Judgement
     scores: np.ndarray[Any, Any]
     compute_ns: int
-    kept_back: KeptBack | None
+    kept_back: KeptBack | None = None
 
 
 class Tally:
