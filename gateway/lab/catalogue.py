@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from defenses.lab.attack import Experiment, Lab, Trial
 from defenses.lab.catalogue import EXPERIMENTS
 from gateway.lab.backdoors import backdoor_experiments
+from gateway.lab.feedback import feedback_experiments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,7 @@ def catalogue() -> Mapping[str, Experiment]:
         )
         for version, radius in (("2", 0.1),)
     ]
-    return {**EXPERIMENTS, **{one.name: one for one in (*own, *backdoor_experiments())}}
+    return {**EXPERIMENTS, **{one.name: one for one in (*own, *backdoor_experiments(), *feedback_experiments())}}
 
 
 def _auto_attack(version: str, radius: float) -> Any:

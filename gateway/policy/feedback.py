@@ -11,7 +11,7 @@ from pydantic import Field
 from gateway.config.document import Fault, Location, Section
 from gateway.config.units import Duration, Text
 
-__all__ = ["Feedback", "FeedbackKey", "feedback_faults"]
+__all__ = ["Feedback", "FeedbackKey", "agreement_faults", "feedback_faults"]
 
 FeedbackKey = Annotated[str, Text(r"[0-9a-f]{64}", "64 lower-case hex digits, as `stockade feedback key` prints them")]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -36,6 +36,12 @@ class Feedback(Section):
     """How much of one update may be a principal's."""
     trusted: Annotated[tuple[str, ...], Field(max_length=64)] = ()
     """Principals whose labels measure how well versions do: people who look, or checked outcomes."""
+
+
+def agreement_faults(at: Location, feedback: Feedback | None, least: float | None) -> Iterator[Fault]:
+    """Yield that nobody's labels would measure what a canary must reach. `at` is where that stands."""
+    if least is not None and (feedback is None or not feedback.trusted):
+        yield Fault(at, "is measured by trusted labels, and there are none; name principals in `feedback.trusted`")
 
 
 def feedback_faults(at: Location, feedback: Feedback, principals: Mapping[str, object]) -> Iterator[Fault]:

@@ -44,6 +44,8 @@ class AbortOn(Section):
     """Share of compared rows whose top class differs."""
     drift_max: Annotated[float, Field(gt=0, le=1)] | None = None
     """Distance of its screens' p-values from uniform, 0 to 1, on rows that both versions judged; needs a screen."""
+    agreement_min: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of trusted labels that its answers must meet (`feedback.trusted`), also once it was promoted."""
 
 
 class Canary(Section):

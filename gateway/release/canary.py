@@ -1,7 +1,7 @@
 """Whether a canary goes on, goes back, or waits: a pure function of what was seen since its step began.
 
     running ──(good for a whole step)──► next step ... ──(good for the last step)──► promoted
-       └──(one limit broken)──► rolled-back                         both are final
+       └──(one limit broken)──► rolled-back ◄──(trusted labels contradict it)──┘
 
 Rules:
 - Going back needs no patience where the case is clear: an error or disagreement rate whose lower 99.9 % confidence
@@ -17,6 +17,8 @@ Rules:
   drift. While either is above the limit otherwise, nothing moves.
 - A deadline that passes is the caller's, who chose it. A version that did nothing well in a whole step, while
   `min_requests` of its requests ran into theirs, hangs, and goes back.
+- Trusted labels, where the policy names the least agreement with them, take a version back whenever they are enough to
+  tell, also after it was promoted: they come late (`defenses.poisoning.agreement`, and what it finds in how many).
 - Whatever is not measured is not judged.
 
 Knows no clock, no files and no metrics: counts and times are arguments.
@@ -31,6 +33,7 @@ from itertools import accumulate
 from typing import Literal
 
 from defenses.intervals import clopper_pearson
+from defenses.poisoning.agreement import fallen
 
 __all__ = ["Event", "Evidence", "Limits", "Plan", "Progress", "begin", "decide", "quantile"]
 
@@ -51,6 +54,7 @@ class Limits:
     p99_ratio_max: float | None = None
     disagreement_max: float | None = None
     drift_max: float | None = None
+    agreement_min: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class Evidence:
     are in neither. `times` and `served_times` count response times of
     the canary, and of the served version since the canary's first step, by bucket: `bounds` are the buckets' upper
     bounds in seconds, and one bucket more is open. Rows are counted in `compared` and `disagreements`. Drift is None
-    where it is not measured.
+    where it is not measured. `labels` counts trusted labels of what the version ever answered, `right` those it met.
     """
 
     requests: int
@@ -84,6 +88,8 @@ class Evidence:
     served_times: Sequence[int] = ()
     drift: float | None = None
     served_drift: float | None = None
+    right: int = 0
+    labels: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +115,15 @@ def begin(now_ns: int) -> Progress:
 
 def decide(plan: Plan, progress: Progress, seen: Evidence, now_ns: int) -> tuple[Progress, Event | None]:
     """Return where the canary is now, and what has happened to it: None while it stays where it is."""
+    fell = contradicted(plan.limits, seen)
+    if progress.phase == "promoted" and fell:
+        return replace(progress, phase="rolled-back", reason=fell), "rolled-back"
     if progress.phase != "running":
         return progress, None
     lasted_ns = now_ns - progress.began_ns
     waited = timed(plan, seen) or lasted_ns >= PATIENCE * plan.step_ns
     ends = lasted_ns >= plan.step_ns and seen.requests >= plan.requests_min and waited
-    broken = clearly_broken(plan.limits, seen) or (broken_at_end(plan, seen) if ends else "")
+    broken = fell or clearly_broken(plan.limits, seen) or (broken_at_end(plan, seen) if ends else "")
     if not broken and lasted_ns >= plan.step_ns and hangs(plan, seen):
         broken = f"answered nothing, and {seen.late} requests ran into their deadlines"
     if broken:
@@ -132,6 +141,15 @@ def clearly_broken(limits: Limits, seen: Evidence) -> str:
         if of and clopper_pearson(bad, of, CONFIDENCE).low > most:
             return over(name, bad, of, most)
     return ""
+
+
+def contradicted(limits: Limits, seen: Evidence) -> str:
+    """Say that trusted labels contradict the version too often, beyond doubt; empty: they do not."""
+    least = limits.agreement_min
+    if least is None or not seen.labels or not fallen(seen.right, seen.labels, least):
+        return ""
+    share = seen.right / seen.labels
+    return f"agreement with trusted labels {share:.3f} ({seen.right} of {seen.labels}) is below {least:g}"
 
 
 def broken_at_end(plan: Plan, seen: Evidence) -> str:

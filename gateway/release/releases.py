@@ -9,7 +9,9 @@ A restart keeps the step, the promotion and the rollback, and begins the running
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from gateway.drifts import beside
@@ -19,16 +21,30 @@ from gateway.release.file import Reached, read_reached, standings, write_reached
 from ops.metrics import TIMES, VersionCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from gateway.policy.compile_release import Standing
     from gateway.policy.policy import ModelPolicy, Policy
     from gateway.policy.release import Canary
 
-__all__ = ["BLAMED", "LATE", "Action", "Change", "Counted", "Releases", "Trial", "blamed", "evidence_of", "since"]
+__all__ = [
+    "BLAMED",
+    "LATE",
+    "Action",
+    "Change",
+    "Counted",
+    "Labelled",
+    "Releases",
+    "Trial",
+    "blamed",
+    "evidence_of",
+    "since",
+]
 
 Counted = dict[tuple[str, str], VersionCounts]
+Labelled = Mapping[tuple[str, str], tuple[int, int]]
+"""By (model, version): how often it answered what trusted labels said, and how many there are."""
+NONE_LABELLED: Labelled = MappingProxyType({})
 Action = Literal["set", "started", "advanced", "promoted", "rolled-back", "ended"]
 BLAMED = frozenset({"BACKEND_TIMED_OUT", "BACKEND_UNAVAILABLE", "MODEL_ERROR", "QUEUE_FULL", "SCREEN_UNAVAILABLE"})
 """Reasons of failures that the version is to blame for, and not its caller."""
@@ -88,21 +104,27 @@ class Trial:
 
     @property
     def watched(self) -> bool:
-        """Whether anything can come of looking at what is counted."""
-        return self.progress is not None and self.progress.phase == "running"
+        """Whether anything can come of looking at what is counted. Labels come late: also of one that was promoted."""
+        if self.progress is None or self.plan is None:
+            return False
+        labelled = self.plan.limits.agreement_min is not None
+        return self.progress.phase == "running" or (self.progress.phase == "promoted" and labelled)
 
-    def evidence(self, counted: Counted) -> Evidence:
+    def evidence(self, counted: Counted, labelled: Labelled = NONE_LABELLED) -> Evidence:
         """Return what was seen of the version since its step, or the shadow, began.
 
         The served version's response times are those since the beginning: at the last step it answers nobody.
         """
         served = self.name, self.model.serve
         here, there = since(counted, self.before, (self.name, self.version)), since(counted, self.before, served)
+        right, labels = labelled.get((self.name, self.version), (0, 0))
         return replace(
             evidence_of(here, there),
             served_times=since(counted, self.first, served).times,
             drift=drift_beside(here, self.model.serve),
             served_drift=drift_beside(there, self.version),
+            right=right,
+            labels=labels,
         )
 
 
@@ -114,6 +136,12 @@ class Releases:
         self._file = file
         self._reached = read_reached(file)
         self.trials: dict[str, Trial] = {}
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a canary is judged by trusted labels."""
+        plans = [trial.plan for trial in self.trials.values() if trial.watched]
+        return any(plan is not None and plan.limits.agreement_min is not None for plan in plans)
 
     @property
     def watched(self) -> bool:
@@ -151,13 +179,13 @@ class Releases:
         }
         return changes
 
-    def look(self, counted: Counted, now_ns: int) -> list[Change]:
-        """Let each canary that is on its way go on, go back or wait, by what was counted."""
+    def look(self, counted: Counted, now_ns: int, labelled: Labelled = NONE_LABELLED) -> list[Change]:
+        """Let each canary that is on its way go on, go back or wait, by what was counted and labelled."""
         changes = []
         for trial in self.trials.values():
             if not trial.watched or trial.plan is None or trial.progress is None:
                 continue
-            seen = trial.evidence(counted)
+            seen = trial.evidence(counted, labelled)
             trial.progress, event = decide(trial.plan, trial.progress, seen, now_ns)
             if event is not None:
                 self._reach(trial)
@@ -209,7 +237,9 @@ def plan_of(canary: Canary) -> Plan:
         canary.steps,
         canary.step_every_ms * 1_000_000,
         canary.min_requests,
-        Limits(limits.error_rate_max, limits.p99_ratio_max, limits.disagreement_max, limits.drift_max),
+        Limits(
+            limits.error_rate_max, limits.p99_ratio_max, limits.disagreement_max, limits.drift_max, limits.agreement_min
+        ),
     )
 
 
@@ -264,4 +294,5 @@ def counts_of(seen: Evidence) -> dict[str, int]:
         "disagreements": seen.disagreements,
         "errors": seen.errors,
         "requests": seen.requests,
+        **({"labels": seen.labels, "right": seen.right} if seen.labels else {}),
     }

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from gateway.feedback.store import FILE, FeedbackStore
 from ops.metrics import VersionCounts, read_versions
 
 if TYPE_CHECKING:
     from gateway.host.host import Host
     from gateway.policy.policy import Policy
-    from gateway.release.releases import Change, Releases
+    from gateway.release.releases import Change, Labelled, Releases
 
 __all__ = ["Rollout"]
 
@@ -41,6 +43,15 @@ class Rollout:
         with contextlib.suppress(OSError, RuntimeError, ValueError):
             self.counted = await asyncio.to_thread(read_versions, self.host.place.metrics)
 
+    async def labelled(self) -> Labelled:
+        """Return how versions agree with trusted labels, where a canary is judged by it; nothing if unreadable."""
+        if not self.releases.labelled:
+            return {}
+        with contextlib.suppress(OSError, sqlite3.Error):
+            file = self.host.place.memory.with_name(FILE)
+            return await asyncio.to_thread(lambda: FeedbackStore(file).agreements())
+        return {}
+
     async def follow(self) -> None:
         """Let the releases follow the policy that is in force."""
         async with self.moving:
@@ -57,7 +68,7 @@ class Rollout:
             if self.host.policy is not self.followed:  # one that was just put in force is followed first
                 return
             if self.releases.watched:
-                changes = self.releases.look(self.counted, time.monotonic_ns())
+                changes = self.releases.look(self.counted, time.monotonic_ns(), await self.labelled())
             await self.move(changes)
 
     async def move(self, changes: list[Change]) -> None:
