@@ -36,7 +36,7 @@ from defenses.evasion.similarity import Codes, Fingerprint
 from defenses.evasion.window import Window
 from defenses.groups import HOT, LEND, Groups, HotAnchors
 from defenses.kept_answers import KeptAnswers
-from defenses.watch_state import restore, snapshot
+from defenses.watch_state import restore, seed_of, snapshot
 
 ACCOUNTS_MAX: Final = 100_000
 WINDOWS_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -308,7 +308,7 @@ class Watch:
     def _window(self, tenant: str, answer_bytes: int) -> Window:
         window = self.windows.get(tenant)
         if window is None:
-            window = self.windows[tenant] = Window.new(self.fingerprint.cells, answer_bytes)
+            window = self.windows[tenant] = Window.new(self.fingerprint.cells, answer_bytes, seed_of(self.key, tenant))
             self.windows_bytes += window.nbytes
         self.windows.move_to_end(tenant)
         return window

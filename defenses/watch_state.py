@@ -124,7 +124,10 @@ def restore(watch: Watch, data: bytes) -> None:
         layouts = _layouts(memory)
         answer_bytes = sum(layout.nbytes for layout in layouts or ())
         accounts = {one.principal: _account(one) for one in memory.accounts}
-        windows = {one.tenant: _window(one, watch.fingerprint.cells, answer_bytes) for one in memory.windows}
+        windows = {
+            one.tenant: _window(one, watch.fingerprint.cells, answer_bytes, seed_of(watch.key, one.tenant))
+            for one in memory.windows
+        }
         groups = _groups(memory, accounts.keys())
         places, tags, logs, steps = _archive(memory)
         hot, askers, newest = _hot(memory, watch.fingerprint.cells)
@@ -206,7 +209,12 @@ def _account(state: _AccountState) -> Account:
     )
 
 
-def _window(state: _WindowState, cells: int, answer_bytes: int) -> Window:
+def seed_of(key: bytes, tenant: str) -> int:
+    """Return what chance in a tenant's window follows from: secret, and the same after a restart."""
+    return int.from_bytes(blake2b(tenant.encode(), digest_size=8, key=key, person=b"watch window").digest(), "big")
+
+
+def _window(state: _WindowState, cells: int, answer_bytes: int, seed: int) -> Window:
     capacity, size = state.capacity, len(state.askers)
     _require(ANCHORS_FIRST <= capacity <= ANCHORS_MAX and size <= capacity, "a window's capacity")
     _require(0 <= state.queries <= QUERIES_MAX and 0 <= state.newest < capacity, "a window's counts")
@@ -217,6 +225,7 @@ def _window(state: _WindowState, cells: int, answer_bytes: int) -> Window:
         np.zeros(capacity, np.int64),
         _array(state.seen, "<u8", (capacity,)),
         state.askers,
+        seed,
         state.queries,
         state.newest,
     )

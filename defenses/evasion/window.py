@@ -1,13 +1,14 @@
 """The last queries of one tenant, as far as S2 needs them: anchors, and where a new query lies.
 
 An *anchor* is a remembered query that was no repeat itself; its ball is `similarity`'s. A window holds up to 500. Where
-it is full, the anchor that was met longest ago gives way, and one that was ever repeated stays LOYALTY queries longer:
-who lets others' questions pass between two of his own still finds his anchor there.
+it is full, one gives way that chance names, secretly: who goes round among 520 things, to come back to each just after
+it would have been the oldest, still meets nine anchors of ten. One that was repeated stays for LOYALTY queries after
+that: who lets others' questions pass between two of his own still finds his anchor there.
 
 How often an anchor was repeated halves with every FADE queries that pass without a repeat. Otherwise what many ask
 about (a plain pair of trousers) would grow old as the most suspicious of all.
 
-Not thread-safe; no clock: time is the number of queries.
+Not thread-safe; no clock: time is the number of queries. Chance follows from a seed and that number.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ FADE: Final = 128
 CANDIDATES: Final = 12  # anchors that are compared by the second tolerance: those nearest by the first
 PROBES: Final = 32  # cells that are compared first
 REFERENCE_BYTES: Final = 8
+WORD: Final = 2**64 - 1
 
 
 @dataclass(slots=True, eq=False)
@@ -38,11 +40,12 @@ class Window:
     met: NDArray[np.int64]  # (capacity,): when it was asked or repeated last
     seen: NDArray[np.uint64]  # (capacity,): exact hashes of the last queries, a ring; 0 is none
     askers: list[str]  # of each anchor: who asked it or repeated it last
+    seed: int  # secret, 64 bits
     queries: int = 0
     newest: int = 0  # where the next exact hash goes
 
     @classmethod
-    def new(cls, cells: int, answer_bytes: int) -> Self:
+    def new(cls, cells: int, answer_bytes: int, seed: int) -> Self:
         first = ANCHORS_FIRST
         return cls(
             np.zeros((cells, first), np.uint8),
@@ -51,6 +54,7 @@ class Window:
             np.zeros(first, np.int64),
             np.zeros(first, np.uint64),
             [],
+            seed,
         )
 
     @property
@@ -116,12 +120,19 @@ class Window:
             at = size
             self.askers.append(asker)
         else:
-            at = int((self.met + LOYALTY * (self.visits > 0)).argmin())
+            at = self._given_up()
             self.askers[at] = asker
         self.codes[:, at] = code
         self.answers[at] = answer
         self.visits[at] = 0
         self.met[at] = self.queries
+
+    def _given_up(self) -> int:
+        """Return which anchor gives way: any not repeated of late; if there is none, the one met longest ago."""
+        idle = np.flatnonzero((self.visits == 0) | (self.queries - self.met > LOYALTY))
+        if not idle.size:
+            return int(self.met.argmin())
+        return int(idle[mixed(self.seed + self.queries) % idle.size])
 
     def _grow(self) -> None:
         capacity = min(2 * len(self.visits), ANCHORS_MAX)
@@ -132,6 +143,14 @@ class Window:
         ring = np.roll(self.seen, -self.newest)  # the oldest first
         self.newest = len(ring)
         self.seen = np.pad(ring, (0, more))
+
+
+def mixed(number: int) -> int:
+    """Return 64 bits that look like chance: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    number = (number * 0x9E3779B97F4A7C15) & WORD
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & WORD
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & WORD
+    return number ^ (number >> 31)
 
 
 def differing(codes: Codes, wanted: Codes, tolerance: int) -> NDArray[np.uint8]:

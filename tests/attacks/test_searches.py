@@ -135,6 +135,17 @@ def test_burying_ones_anchor_under_innocent_questions_costs_thousands_for_each_a
     assert told == 0
 
 
+@pytest.mark.parametrize(("things", "share"), [(520, 0.85), (1_000, 0.1)])
+def test_going_round_among_more_things_than_are_remembered_does_not_go_unseen(things, share):
+    # With the oldest to give way, an anchor would be gone each time it comes back to it.
+    watch, targets = new_watch(), images(17, things)
+    for turn in range(4):
+        rows = np.stack([around(target, [turn, number], 1)[0] for number, target in enumerate(targets)])
+        seen = ask(watch, rows)
+    assert len(seen.anchors) / things > share
+    assert seen.log_evidence.max() >= FOUND
+
+
 def test_moving_the_picture_about_gives_few_answers():
     # Each query is moved by up to two pixels: all balls of all moves together are far fewer than the queries.
     watch = new_watch()

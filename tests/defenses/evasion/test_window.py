@@ -1,4 +1,4 @@
-"""Windows: they find what lies in a ball and nothing else, stay small, and give up what was met longest ago."""
+"""Windows: they find what lies in a ball and nothing else, stay small, and give up what chance names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defenses.evasion.similarity import Fingerprint
-from defenses.evasion.window import ANCHORS_FIRST, ANCHORS_MAX, FADE, LOYALTY, VISITS_MAX, Window, differing
+from defenses.evasion.window import ANCHORS_FIRST, ANCHORS_MAX, FADE, LOYALTY, VISITS_MAX, Window, differing, mixed
 from tests.watching import KEY, around, images, watch_arrays
 
 READER = Fingerprint.from_calibration(watch_arrays(), KEY)
@@ -19,7 +19,7 @@ def codes(rows):
 
 
 def filled(rows, answer_bytes=40):
-    window = Window.new(READER.cells, answer_bytes)
+    window = Window.new(READER.cells, answer_bytes, 7)
     for views in codes(rows):
         window.note(window.queries + 1)
         window.remember(views[0], "alice", np.full(answer_bytes, window.queries % 256, np.uint8))
@@ -55,11 +55,11 @@ def test_a_moved_query_finds_its_anchor(move):
 
 
 def test_an_empty_window_finds_nothing():
-    assert Window.new(READER.cells, 4).nearest(codes(images(1, 1))[0], READER) is None
+    assert Window.new(READER.cells, 4, 7).nearest(codes(images(1, 1))[0], READER) is None
 
 
 def test_a_full_window_stays_below_128_kib_and_a_new_one_below_2():
-    assert Window.new(READER.cells, 40).nbytes <= 2 * 1024
+    assert Window.new(READER.cells, 40, 7).nbytes <= 2 * 1024
     window = filled(images(1, ANCHORS_MAX + 20))
     assert window.size == len(window.visits) == ANCHORS_MAX
     assert window.nbytes <= 128 * 1024
@@ -85,19 +85,36 @@ def test_exact_hashes_are_remembered_for_as_many_queries_as_anchors():
     assert not window.note(ANCHORS_MAX - 1)
 
 
-def test_what_was_met_longest_ago_gives_way_and_what_was_repeated_stays_longer():
-    rows = images(1, 2 * ANCHORS_MAX + LOYALTY + 5)
+def test_what_was_repeated_stays_while_the_others_give_way_by_chance():
+    rows = images(1, ANCHORS_MAX + LOYALTY)
     window = filled(rows[:ANCHORS_MAX])
     window.repeat(0, "mallory")
-    views = codes(rows[ANCHORS_MAX:])
-    for number, one in enumerate(views):
+    for number, one in enumerate(codes(rows[ANCHORS_MAX:])):
         window.note(10**6 + number)
         window.remember(one[0], "bob", np.zeros(40, np.uint8))
-        if number == 0:
-            assert window.nearest(codes(rows[1:2])[0], READER) is None  # the next oldest went
-        if number == LOYALTY:
-            assert window.nearest(codes(rows[:1])[0], READER) == 0
-    assert window.nearest(codes(rows[:1])[0], READER) is None
+        if number == ANCHORS_MAX:
+            held = [window.nearest(views, READER) is not None for views in codes(rows[1:ANCHORS_MAX])]
+            assert 0.25 < np.mean(held) < 0.5  # 1 / e of them
+    assert window.nearest(codes(rows[:1])[0], READER) == 0
+    window.queries += 1
+    assert 0 in {window._given_up() for window.queries in range(window.queries, window.queries + 9 * ANCHORS_MAX)}
+
+
+def test_where_all_were_repeated_of_late_the_one_met_longest_ago_gives_way():
+    window = filled(images(1, ANCHORS_MAX))
+    for at in [*range(1, ANCHORS_MAX), 0]:
+        window.queries += 1
+        window.repeat(at, "alice")
+    window.remember(np.zeros(READER.cells, np.uint8), "bob", np.zeros(40, np.uint8))
+    assert window.askers[1] == "bob"
+    assert window.askers.count("bob") == 1
+
+
+def test_chance_is_even_and_follows_from_the_seed():
+    draws = np.bincount([mixed(5 + number) % 10 for number in range(10_000)])
+    assert abs(draws - 1_000).max() < 120
+    assert [mixed(number) for number in range(3)] != [mixed(number + 2**32) for number in range(3)]
+    assert all(0 <= mixed(2**64 - 1 + number) < 2**64 for number in range(3))
 
 
 def test_repeats_are_counted_fade_and_end():
