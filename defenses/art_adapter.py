@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-__all__ = ["SMOKE_BUDGET", "AutoAttackBudget", "auto_attack"]
+__all__ = ["QUERY_ATTACKS", "SMOKE_BUDGET", "AutoAttackBudget", "auto_attack", "query_attack"]
 
 BATCH_ROWS = 256
+ITERATIONS = 1_000_000  # of attacks that are stopped from outside
+QUERY_ATTACKS = ("boundary", "hop-skip-jump", "sign-opt", "zoo")
+"""What `query_attack` runs: zoo goes by scores, the others by labels alone. ART's Square is not among them: it takes no
+estimator that is only a function, and 66 % of what it asks it has asked before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +128,62 @@ def auto_attack(
                     moved[rows[~alive[rows]]] = tried[~alive[rows]]
         found[name] = alive.copy()
     return found
+
+
+def query_attack(
+    name: str,
+    predict: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    image: NDArray[np.float32],
+    label: int,
+    *,
+    start: NDArray[np.float32],
+    classes: int,
+    seed: int,
+) -> None:
+    """Attack one image by questions alone, until `predict` raises: ART's attacks know no budget that they keep.
+
+    What came of it is the caller's to see: every question passes through `predict`. HopSkipJump minimises the largest
+    change of a pixel; Boundary (Brendel et al., arXiv 1712.04248), ZOO (Chen et al., arXiv 1708.03999) and SignOPT
+    (Cheng et al., arXiv 1909.10773) the length of the change. NumPy's global generator is set to the seed, which is all
+    ART has: not for several threads. An attack that finds no beginning, or is done, returns. SignOPT draws its first
+    directions itself; a screen that knows noise refuses most of them.
+
+    Args:
+        name: of QUERY_ATTACKS.
+        predict: float32 (n, h, w) in [0, 1] to probabilities (n, classes).
+        image: float32 (h, w).
+        label: its true class.
+        start: float32 (h, w) of another class, from where HopSkipJump and Boundary walk towards the image.
+        classes: how many there are.
+        seed: where its chance comes from.
+    """
+    from art.attacks import evasion  # noqa: PLC0415 - see the module's docstring
+    from art.estimators.classification import BlackBoxClassifier  # noqa: PLC0415
+
+    def asked(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return predict(np.clip(np.asarray(rows, np.float32).reshape(len(rows), *image.shape), 0.0, 1.0))
+
+    np.random.seed(seed)  # noqa: NPY002 - as above
+    model = BlackBoxClassifier(asked, (1, *image.shape), classes, clip_values=(0.0, 1.0))
+    made: dict[str, Callable[[], Any]] = {
+        "hop-skip-jump": lambda: evasion.HopSkipJump(
+            model, norm=np.inf, max_iter=ITERATIONS, max_eval=1_000, init_eval=50, verbose=False
+        ),
+        "boundary": lambda: evasion.BoundaryAttack(model, targeted=False, max_iter=ITERATIONS, verbose=False),
+        "sign-opt": lambda: evasion.SignOPTAttack(
+            model, targeted=False, max_iter=ITERATIONS, query_limit=ITERATIONS, k=50
+        ),
+        "zoo": lambda: evasion.ZooAttack(
+            model,
+            max_iter=ITERATIONS,
+            use_resize=False,
+            use_importance=False,
+            nb_parallel=64,
+            variable_h=0.1,  # what answers rounded to three decimals still tell
+            learning_rate=0.05,
+            abort_early=False,
+            verbose=False,
+        ),
+    }
+    further = {"x_adv_init": start[None, None]} if name in {"boundary", "hop-skip-jump"} else {}
+    made[name]().generate(image[None, None], y=np.eye(classes)[[label]], **further)
