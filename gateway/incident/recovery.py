@@ -1,8 +1,8 @@
 """`stockade incident recover`: says what takes a gateway back, and with --apply does it, each act on the record.
 
-Order: the suspects are kept out, then the policy and the models go back, in the file, for whoever signs it. What is
-written into the file is in the log before, under the name of the incident. Where a step fails, those behind it are not
-done, and can be asked for again.
+Order: the suspects are kept out, their labels are thrown away, then the policy and the models go back, in the file, for
+whoever signs it. What is done is in the log before, under the name of the incident. Where a step fails, those behind it
+are not done, and can be asked for again.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.cli.operator import OperatorFailed
+from gateway.incident.labels import reject_labels, suspect_labels
 from gateway.incident.recover import Step, model_steps, policy_of_before, restored, suspect_steps
 from gateway.incident.view import render_steps
 from gateway.registry.registry import open_registry, parse_version, rewrite, write_policy
 from gateway.segmentation.verbs import EX_NO, asked, err, fail
+from ops.incident_register import PRINCIPAL
 from stockade.v1 import admin_pb2
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from gateway.incident.read import Story
     from gateway.policy.policy import Policy
@@ -39,13 +42,20 @@ class Plan:
     """What would be done. `policy` is the text that goes into the file, and what it says; `hint` cannot be done yet."""
 
     suspects: list[Step]
+    labels: list[int]
     models: list[Step]
     policy: tuple[str, Policy, Step] | None
     hint: Step | None
 
     def steps(self) -> list[Step]:
         """Return all of it, in order."""
-        return [*self.suspects, *([self.policy[2]] if self.policy is not None else []), *self.models]
+        labels = [self.label_step()] if self.labels else []
+        policy = [self.policy[2]] if self.policy is not None else []
+        return [*self.suspects, *labels, *policy, *self.models]
+
+    def label_step(self) -> Step:
+        """Return what becomes of labels."""
+        return Step("feedback", f"{len(self.labels)} labels", "theirs, or for what is suspected; not learned yet")
 
 
 def run_recover(story: Story, options: argparse.Namespace) -> int:
@@ -70,31 +80,54 @@ def plan_of(story: Story, registry: Registry, options: argparse.Namespace) -> Pl
         name, _ = parse_version(wanted)
         registry.model(name)
     policy = restored(story, registry, options.policy) if options.policy is not None else None
+    suspects, labels = asked_of_gateway(story, options)
     return Plan(
-        suspects=[] if options.no_isolate else list(suspect_steps(story, kept_out(options))),
+        suspects=[] if options.no_isolate else suspects,
+        labels=labels,
         models=list(model_steps(story, registry, options.rollback)),
         policy=policy,
         hint=policy_of_before(story, registry) if policy is None else None,
     )
 
 
-def kept_out(options: argparse.Namespace) -> set[tuple[str, str]]:
-    """Return who is kept out already, by tenant and pseudonym; where the gateway cannot be asked, nobody."""
-    found: set[tuple[str, str]] = set()
+def asked_of_gateway(story: Story, options: argparse.Namespace) -> tuple[list[Step], list[int]]:
+    """Return whom to keep out, and which labels to throw away; all suspects and no labels where nobody can be asked."""
     try:
-        listed = asked("ListTenants", admin_pb2.ListTenantsRequest(), admin_pb2.ListTenantsResponse, options)
-        for one in listed.isolations:
-            if not one.principal:
-                found.add((one.tenant, ""))
-                continue
-            request = admin_pb2.ShowTenantRequest(tenant=one.tenant, entries_max=1)
-            shown = asked("ShowTenant", request, admin_pb2.ShowTenantResponse, options)
-            found |= {(one.tenant, each.pseudonym) for each in shown.principals if each.name == one.principal}
+        people = known_principals(story, options)
+        suspects = list(suspect_steps(story, kept_out(people, options)))
+        names = {(tenant, name) for tenant, name, pseudonym in people if suspected(story, tenant, pseudonym)}
+        return suspects, suspect_labels(story, names, options)
     except OperatorFailed as problem:
         if options.apply:
             raise
-        err.print(f"[yellow]warning:[/yellow] who is kept out is not known: {escape(str(problem))}")
+        err.print(f"[yellow]warning:[/yellow] the gateway cannot be asked: {escape(str(problem))}")
+        return list(suspect_steps(story, ())), []
+
+
+def suspected(story: Story, tenant: str, pseudonym: str) -> bool:
+    """Say whether a principal itself is a suspect."""
+    assert story.incident is not None, "recovering is about an incident"
+    return f"{PRINCIPAL}{tenant}/{pseudonym}" in story.incident.suspects
+
+
+def known_principals(story: Story, options: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """Return the principals of the tenants that suspects belong to: tenant, name, pseudonym. Raises OperatorFailed."""
+    assert story.incident is not None, "recovering is about an incident"
+    tenants = {one.removeprefix(PRINCIPAL).rpartition("/")[0] for one in story.incident.suspects if PRINCIPAL in one}
+    found = []
+    for tenant in sorted(tenants):
+        request = admin_pb2.ShowTenantRequest(tenant=tenant, entries_max=1)
+        shown = asked("ShowTenant", request, admin_pb2.ShowTenantResponse, options)
+        found += [(tenant, each.name, each.pseudonym) for each in shown.principals]
     return found
+
+
+def kept_out(people: Sequence[tuple[str, str, str]], options: argparse.Namespace) -> set[tuple[str, str]]:
+    """Return who is kept out already, by tenant and pseudonym, which is empty for a whole tenant."""
+    listed = asked("ListTenants", admin_pb2.ListTenantsRequest(), admin_pb2.ListTenantsResponse, options)
+    out_now = {(one.tenant, one.principal) for one in listed.isolations}
+    whole = {(tenant, "") for tenant, principal in out_now if not principal}
+    return whole | {(tenant, pseudonym) for tenant, name, pseudonym in people if (tenant, name) in out_now}
 
 
 def apply(plan: Plan, registry: Registry, options: argparse.Namespace) -> int:
@@ -109,6 +142,9 @@ def apply(plan: Plan, registry: Registry, options: argparse.Namespace) -> int:
         reply = asked("Isolate", request, admin_pb2.IsolateResponse, options)
         if not reply.accepted:
             return fail(reply.problem, EX_NO)
+    if plan.labels:
+        note(plan.label_step(), {}, options)
+        reject_labels(plan.labels, options)
     if plan.policy is not None:
         text, policy, step = plan.policy
         note(step, {"revision": str(policy.revision), "digest": policy.digest}, options)

@@ -46,9 +46,9 @@ def fail(problem: object, code: int = EX_UNUSABLE) -> int:
     return code
 
 
-def asked(method: str, request: Message, reply: type[M], options: argparse.Namespace) -> M:
+def asked(method: str, request: Message, reply: type[M], options: argparse.Namespace, *, service: str = "Admin") -> M:
     """Ask the gateway. Raises OperatorFailed."""
-    body = ask(method, request.SerializeToString(), options.file, options.identity, options.ca)
+    body = ask(method, request.SerializeToString(), options.file, options.identity, options.ca, service)
     return reply.FromString(body)
 
 

@@ -295,6 +295,7 @@ def security() -> dict[str, Any]:
                 ],
                 "short",
                 color=RED,
+                runbooks=("StockadeTechniqueBurst", "StockadeAccountsUnderAction"),
             ),
         ),
         (
@@ -313,6 +314,7 @@ def security() -> dict[str, Any]:
                 ],
                 "short",
                 color=ORANGE,
+                runbooks=("StockadeFeedbackSuspect",),
             ),
         ),
         (
