@@ -37,7 +37,8 @@ class Judgement:
     """`row_actions` is uint8 (rows,); `actions`, `screens_json` and `accounts_json` have one item a request.
 
     `steps` counts the requests of accounts that stand on a step, by its name. `rows` holds what each screen said of each
-    row: its name, verdicts uint8 (rows,), p-values float64 (rows,).
+    row: its name, verdicts uint8 (rows,), p-values float64 (rows,). `account_rows` the same of the watch's screens, whose
+    p-values are not uniform: most of what is benign has 1.
     """
 
     row_actions: np.ndarray[Any, np.dtype[np.uint8]]
@@ -46,6 +47,7 @@ class Judgement:
     accounts_json: Sequence[str | None]
     rows: RowsJudged
     steps: Mapping[str, int] = field(default_factory=dict)
+    account_rows: RowsJudged = ()
 
 
 def judge(  # noqa: PLR0917  one call site, in the order in which it comes to know them
@@ -80,7 +82,6 @@ def judge(  # noqa: PLR0917  one call site, in the order in which it comes to kn
         row_actions = np.maximum(decisions.action, np.repeat(steps, np.diff(starts, append=rows)))
         verdicts = (*verdicts, *watched.verdicts())
         named |= {name: (watched.digests[name], technique) for name, technique in watched.techniques.items()}
-        rows_judged += watched.rows()
         accounts = watched.accounts_json()
     return Judgement(
         row_actions=row_actions,
@@ -89,6 +90,7 @@ def judge(  # noqa: PLR0917  one call site, in the order in which it comes to kn
         accounts_json=accounts,
         rows=rows_judged,
         steps={} if watched is None else watched.on_steps(),
+        account_rows=[] if watched is None else watched.rows(),
     )
 
 

@@ -148,11 +148,21 @@ class Tally:
             for effect, count in kept_back_of(alike).items():
                 self._metrics.kept_back(model, effect, count)
             self.drifts.observe(rules, [batch.judgement for batch in alike], scores)
-            for position, (name, _, _) in enumerate(alike[0].judgement.rows):
-                judged = [batch.judgement.rows[position] for batch in alike]
-                verdicts = Counter(np.concatenate([each for _, each, _ in judged]).tolist())
-                p_values = np.concatenate([each for _, _, each in judged]).tolist()
+            for name, (verdicts_of, p_values_of) in judged_by_screen(alike).items():
+                verdicts = Counter(np.concatenate(verdicts_of).tolist())
+                p_values = np.concatenate(p_values_of).tolist()
                 self._metrics.screen_done(model, name, {VERDICTS[each]: n for each, n in verdicts.items()}, p_values)
+
+
+def judged_by_screen(alike: Sequence[BatchRun]) -> dict[str, tuple[list[Any], list[Any]]]:
+    """Return the verdicts and the p-values of each screen, those of rows and those of accounts, batch by batch."""
+    found: dict[str, tuple[list[Any], list[Any]]] = {}
+    for batch in alike:
+        for name, verdicts, p_values in (*batch.judgement.rows, *batch.judgement.account_rows):
+            of_screen = found.setdefault(name, ([], []))
+            of_screen[0].append(verdicts)
+            of_screen[1].append(p_values)
+    return found
 
 
 def kept_back_of(alike: Sequence[BatchRun]) -> Counter[str]:

@@ -187,6 +187,7 @@ def exported(tmp_path_factory):
     worker.batches_done("kiosk", BatchesDone([1], {"standard": 1}, {"standard": 1.0}, 0))
     worker.screen_done("kiosk", "evidence", {"pass": 1}, [0.5])
     worker.answered("kiosk", [0.5])
+    worker.account_steps("kiosk", {"top1": 1})
     worker.feedback.items([("kiosk", "accepted", "")])
     worker.auth_failed("none", "OK")
     worker.limits_decided({("standard", "admit"): 1})

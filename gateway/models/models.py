@@ -165,4 +165,7 @@ def screen_facts(active: Active, served: Served) -> dict[str, ScreenFacts]:
     for name, rule in rules.screen_rules.items():
         measured = measured_fpr(report, name, rule.flag_alpha)
         facts[name] = ScreenFacts(rule.flag_alpha, rules.screens[name].technique, rule.mode.value, *measured)
+    if rules.watch is not None and served.watching is not None:
+        for name, technique in served.watching.watch.techniques.items():
+            facts[name] = ScreenFacts(rules.watch.flag_alpha, technique, rules.watch.mode.value)
     return facts
