@@ -36,9 +36,9 @@ VERDICTS = tuple(verdict.name.lower() for verdict in Verdict)
 class Judgement:
     """`row_actions` is uint8 (rows,); `actions`, `screens_json` and `accounts_json` have one item a request.
 
-    `steps` counts the requests of accounts that stand on a step, by its name. `rows` holds what each screen said of each
-    row: its name, verdicts uint8 (rows,), p-values float64 (rows,). `account_rows` the same of the watch's screens, whose
-    p-values are not uniform: most of what is benign has 1.
+    `steps` counts the requests of accounts that stand on a step, by its name. `rows` holds what each screen said of
+    each row: its name, verdicts uint8 (rows,), p-values float64 (rows,). `account_rows` has the same of the watch's
+    screens, whose p-values are not uniform: most of what is benign has 1.
     """
 
     row_actions: np.ndarray[Any, np.dtype[np.uint8]]

@@ -75,7 +75,7 @@ class Tally:
         """A call has ended unanswered and its record could not be written."""
         self._metrics.audit_dropped(1)
 
-    def batch(
+    def batch(  # noqa: PLR0917  one call site, in the order in which it comes to know them
         self,
         items: Sequence[Item],
         rules: ModelRules,
