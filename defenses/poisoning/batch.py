@@ -7,14 +7,14 @@ section 4): the latents of one label, in ten dimensions, fall into two clusters 
 Both papers know nothing but the suspicious set, so they need to be told how much of it is poisoned (Tran: remove
 1.5 times that), or where a cluster is too small (Chen). Here there are trusted rows of the same label, and they say
 what is ordinary instead:
-- spectral: an item is suspicious whose projection is beyond all but `alpha` of the trusted rows'. The direction is that
-  of items and trusted rows together, so colluders who are enough to turn it are found by it.
-- clustering: a cluster is suspicious where items are over-represented against the other one by more than chance
-  (an upper confidence bound at `alpha`), and are at least SHARE_MIN of it.
+- spectral: an item is suspicious whose projection is beyond all but `alpha` of the trusted rows'. The direction is
+  that of items and trusted rows together, so colluders who are enough to turn it are found by it.
+- clustering: a cluster is suspicious where items are over-represented against the other one by more than chance (an
+  upper confidence bound at `alpha`), and are at least SHARE_MIN of it.
 
-Ours and not ART's: both are a singular value decomposition and forty lines; ART's want a classifier object and a
-training set in one, fix the share of poison in advance, and need scikit-learn in the process that decides (ART 1.20,
-`art.defences.detector.poison`). They are compared on the same batches in the tests where ART is installed.
+Ours and not ART's: both are a singular value decomposition and forty lines; ART's (1.20, `art.defences.detector.poison`)
+want a classifier object and the training set in one, fix the share of poison in advance, know no trusted rows, and would
+bring scikit-learn into the process that decides.
 """
 
 from typing import Any, Final
