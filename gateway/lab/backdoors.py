@@ -14,7 +14,7 @@ import numpy as np
 from defenses.lab.attack import Experiment, Sample, Size, Split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -33,6 +33,7 @@ TAIL_ROWS: Final = 3_000
 SMOKE_TRAIN_ROWS, SMOKE_TEST_ROWS = 8_000, 2_000
 TARGETS: Final = (0, 4, 7)  # by seed: T-shirt, coat, sneaker
 LOOK_ROWS: Final = 500
+INSPECTED_ROWS: Final = 1_000
 
 
 def _badnets(seed: int) -> Backdoor:
@@ -69,10 +70,15 @@ ATTACKS: Final[dict[str, tuple[Callable[[int], Backdoor], str]]] = {
 
 def backdoor_experiments() -> list[Experiment]:
     """Return the experiments of this module."""
-    return [
-        Experiment(f"backdoor/{name}/trigger", "poisoning", f"{told}; what the trigger screen finds", _trigger(made))
-        for name, (made, told) in ATTACKS.items()
-    ]
+    found = []
+    for name, (made, told) in ATTACKS.items():
+        screened, inspected = _trigger(made), _inspection(name, made)
+        found += [
+            Experiment(f"backdoor/{name}/trigger", "poisoning", f"{told}; what the trigger screen finds", screened),
+            Experiment(f"backdoor/{name}/inspection", "poisoning", f"{told}; is the model let in", inspected),
+        ]
+    clean = _inspection("none", None)
+    return [*found, Experiment("backdoor/none/inspection", "poisoning", "a clean model; is it refused", clean)]
 
 
 def _trigger(made: Callable[[int], Backdoor]) -> Callable[[Lab, int], list[Trial]]:
@@ -82,6 +88,23 @@ def _trigger(made: Callable[[int], Backdoor]) -> Callable[[Lab, int], list[Trial
         return trigger_trials(made_victim(lab, made(seed), seed), seed)
 
     return run
+
+
+def _inspection(name: str, made: Callable[[int], Backdoor] | None) -> Callable[[Lab, int], list[Trial]]:
+    def run(lab: Lab, seed: int) -> list[Trial]:
+        from defenses.lab.poisoning.inspected import inspection_trial  # noqa: PLC0415
+
+        target = TARGETS[seed % len(TARGETS)]
+        outputs = outputs_of(poisoned_bundle(lab, made(seed) if made else None, target, seed))
+        rows = lab.rows(MODEL, Split.TEST, INSPECTED_ROWS, seed)
+        ask = _prediction(outputs)
+        return [inspection_trial(name, ask, rows, seed, target=target if made else None)]
+
+    return run
+
+
+def _prediction(outputs: Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]) -> Callable[..., NDArray[Any]]:
+    return lambda rows: outputs(rows)["probabilities"]
 
 
 def made_victim(lab: Lab, backdoor: Backdoor, seed: int) -> Victim:

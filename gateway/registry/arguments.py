@@ -65,6 +65,7 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
     sign.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="a bundle, such as bundles/kiosk/2")
     add_prototypes(verb(models, "prototypes", lazy("prototypes"), "write a version that can name nearest prototypes"))
     signing_key(sign)
+    add_inspect(verb(models, "inspect", lazy("inspect"), "look for a backdoor in a bundle; exit 1: it is refused"))
     add_wrap(verb(models, "wrap", lazy("wrap"), "write the bundle of an ONNX model, calibrated on a sample"))
     export = verb(models, "export", lazy("export"), "write a bundle's model as plain ONNX, for Triton or for MLflow")
     export.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/1")
@@ -103,6 +104,19 @@ def add_prototypes(prototypes: argparse.ArgumentParser) -> None:
     prototypes.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
     signing_key(prototypes)
     prototypes.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_inspect(inspect: argparse.ArgumentParser) -> None:
+    """Add the arguments of `stockade models inspect`."""
+    inspect.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/1")
+    inspect.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="safetensors: clean rows with labels, by input"
+    )
+    inspect.add_argument(
+        "--seed", type=whole(0, SEED_MAX), default=0, help="which rows and noise are taken (default: 0)"
+    )
+    inspect.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_wrap(wrap: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What `stockade models list|evaluate|approve|promote|rollback|diff` and `stockade keys approver` do.
+"""What `stockade models list|evaluate|approve|promote|rollback|diff|inspect` and `stockade keys approver` do.
 
 Exit codes: 0 done; 1 done, and the answer is no (a gate that does not pass, a version that may not be served);
 2 something that cannot be used, or is not there.
@@ -26,6 +26,7 @@ from gateway.registry.bundles import run_export, run_prototypes, run_sign, run_w
 from gateway.registry.calibrate import run_calibrate
 from gateway.registry.data import held_out, sample_of
 from gateway.registry.evaluate import differing, evaluate, measured_again, strength_of
+from gateway.registry.inspection import run_inspect
 from gateway.registry.registry import RegistryRefused, approve, open_registry, parse_version, rewrite
 from gateway.registry.view import differences, render_differences, render_evaluation, render_versions, version_json
 from serving.bundle import load_bundle
@@ -310,6 +311,7 @@ VERBS = {
     "sign": run_sign,
     "prototypes": run_prototypes,
     "wrap": run_wrap,
+    "inspect": run_inspect,
     "export": run_export,
     "key": run_key,
 }
