@@ -27,13 +27,13 @@ ROWS_MAX = 100
 
 def render_incidents(register: Register, console: Console) -> None:
     """Print the incidents of a log."""
-    shown = table("incidents", "id", "opened", "why", "range", "suspected", "state")
+    shown = table("incidents", "incident", "range", "why")
     for one in register.incidents.values():
-        span = f"{moment(one.from_ns)} to {moment(one.until_ns)}"
-        acts = f"{len(one.acts)} acts"
-        state = f"[yellow]open[/yellow], {acts}" if one.closed_index is None else f"closed, {acts}"
-        opened = f"{clock(one.time_ns)} by {escape(one.administrator)}"
-        shown.add_row(escape(one.name), opened, escape(one.reason), span, escape("\n".join(one.suspects)), state)
+        state = "[yellow]open[/yellow]" if one.closed_index is None else "closed"
+        name = f"{escape(one.name)}\n{state}, {len(one.acts)} acts"
+        span = f"{moment(one.from_ns)}\nto {moment(one.until_ns)}"
+        why = [one.reason, f"opened {clock(one.time_ns)} by {one.administrator}", *one.suspects]
+        shown.add_row(name, span, escape("\n".join(why)))
     console.print(shown if shown.row_count else "the log knows no incident")
 
 
@@ -41,17 +41,17 @@ def render_story(story: Story, console: Console) -> None:
     """Print what happened, then who was affected, then what proves it."""
     timeline = story.timeline
     scope = timeline.scope
-    happened = table(f"what happened, {moment(scope.from_ns)} to {moment(scope.until_ns)}", "entry", "when", "what", "")
+    happened = table(f"what happened, {moment(scope.from_ns)} to {moment(scope.until_ns)}", "entry", "when", "what")
     for one in timeline.happenings[-ROWS_MAX:]:
-        happened.add_row(str(one.index), clock(one.time_ns), one.kind, escape(one.what))
+        happened.add_row(str(one.index), clock(one.time_ns), f"{one.kind}: {escape(one.what)}")
     console.print(happened if happened.row_count else "nothing happened but requests")
     if hidden := timeline.left_out + max(0, len(timeline.happenings) - ROWS_MAX):
         console.print(f"... and {hidden:,} before; --json and --out show more")
-    requests = table("requests", "tenant", "model", "n", "rows", "callers", "ended", "why", "screens", "entries")
+    requests = table("requests", "tenant, model", "ended", "why", "screens")
     rows = sorted(timeline.affected.items(), key=lambda one: -one[1].requests)
     for (tenant, model, version), each in rows[:ROWS_MAX]:
         named = escape(f"{model}/{version}") if model else "(none)"
-        requests.add_row(escape(tenant) or "(strangers)", named, *cells_of(each))
+        requests.add_row(f"{escape(tenant) or '(strangers)'}\n{named}\n{where_of(each)}", *cells_of(each))
     console.print(requests if requests.row_count else "no requests")
     if len(rows) > ROWS_MAX:
         console.print(f"... and {len(rows) - ROWS_MAX:,} more groups")
@@ -62,18 +62,16 @@ def render_story(story: Story, console: Console) -> None:
     )
 
 
+def where_of(each: Affected) -> str:
+    """Return how much it was, and which entries prove it."""
+    counts = f"{each.requests:,} requests, {each.rows:,} rows\n{len(each.principals):,} callers"
+    return f"{counts}\nentries {each.first_index} to {each.last_index}"
+
+
 def cells_of(each: Affected) -> list[str]:
     """Return what stands behind a tenant and a model."""
     verdicts = {" ".join(which): count for which, count in each.verdicts.items()}
-    return [
-        f"{each.requests:,}",
-        f"{each.rows:,}",
-        f"{len(each.principals):,}",
-        counted(each.outcomes),
-        counted(each.reasons),
-        counted(verdicts),
-        f"{each.first_index} to {each.last_index}",
-    ]
+    return [counted(each.outcomes), counted(each.reasons), counted(verdicts)]
 
 
 def render_steps(steps: Iterable[Step], console: Console) -> None:

@@ -54,15 +54,13 @@ def run_list(options: argparse.Namespace) -> int:
 
 def render(items: Iterable[admin_pb2.Quarantined]) -> None:
     """Print what there is."""
-    shown = table("quarantine", "entry", "when", "tenant", "model", "answer", "screens", "kept", "state")
+    shown = table("quarantine", "entry", "when, of whom", "screens", "state")
     for one in items:
-        state = one.state if not one.administrator else f"{one.state} by {one.administrator}: {one.reason}"
-        kept = "yes" if one.payload else ""
-        model = escape(f"{one.model}/{one.version}")
-        found = escape("\n".join(one.found))
-        shown.add_row(
-            str(one.entry), clock(one.unix_ns), escape(one.tenant), model, one.decision, found, kept, escape(state)
-        )
+        told = [one.state] if not one.administrator else [one.state, f"by {one.administrator}", one.reason]
+        kept = "\npayload kept" if one.payload else ""
+        where = f"{clock(one.unix_ns)}\n{escape(one.tenant)}\n{escape(f'{one.model}/{one.version}')}{kept}"
+        found = escape("\n".join([one.decision, *one.found]))
+        shown.add_row(str(one.entry), where, found, escape("\n".join(told)))
     out.print(shown if shown.row_count else "nothing")
 
 

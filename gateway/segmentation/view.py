@@ -25,18 +25,17 @@ def clock(unix_ns: int) -> str:
     return datetime.fromtimestamp(unix_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if unix_ns else ""
 
 
-def table(title: str, first: str, *columns: str) -> Table:
-    """Return an empty table that fits a terminal: all but the first column goes on in the next line."""
+def table(title: str, *columns: str) -> Table:
+    """Return an empty table for cells of several lines: a line of words is folded where it must be, an id never is."""
     made = Table(title=title, title_justify="left", pad_edge=False)
-    made.add_column(first, no_wrap=True)
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
 
 
 def counted(counts: Mapping[str, int]) -> str:
-    """Return counts by name, the largest first."""
-    return ", ".join(f"{escape(name)} {count:,}" for name, count in sorted(counts.items(), key=lambda one: -one[1]))
+    """Return counts by name, the largest first, a line each."""
+    return "\n".join(f"{count:,} {escape(name)}" for name, count in sorted(counts.items(), key=lambda one: -one[1]))
 
 
 def render_tenants(reply: admin_pb2.ListTenantsResponse, console: Console) -> None:
@@ -51,12 +50,12 @@ def render_tenants(reply: admin_pb2.ListTenantsResponse, console: Console) -> No
 
 def render_isolations(isolations: Iterable[admin_pb2.Isolation], console: Console) -> None:
     """Print who is kept out, or that nobody is."""
-    shown = table("kept out", "tenant", "principal", "since", "until", "by", "why", "id")
+    shown = table("kept out", "who", "when", "why")
     for one in isolations:
+        who = f"{escape(one.tenant)}\n{escape(one.principal) or '(all)'}"
+        when = f"since {clock(one.since_unix_ns)}\nuntil {clock(one.until_unix_ns) or 'it is lifted'}"
         why = escape(one.reason + (f" ({one.incident})" if one.incident else ""))
-        until = clock(one.until_unix_ns) or "lifted"
-        names = escape(one.tenant), escape(one.principal) or "(all)"
-        shown.add_row(*names, clock(one.since_unix_ns), until, escape(one.administrator), why, one.id)
+        shown.add_row(who, when, f"{why}\nby {escape(one.administrator)}\n{one.id}")
     console.print(shown if shown.row_count else "nobody is kept out")
 
 
@@ -64,11 +63,14 @@ def render_shown(reply: admin_pb2.ShowTenantResponse, console: Console) -> None:
     """Print what is known of a tenant."""
     tenant = reply.tenant
     console.print(f"[bold]{escape(tenant.name)}[/bold], class {escape(tenant.priority_class)}")
-    console.print(f"shared limits {limits_of(reply.limits)}")
-    people = table("principals", "principal", "in the log", "roles", "limits", "kept out")
+    console.print(f"limits of all together, {limits_of(reply.limits)}")
+    for limits in {each.limits.name: each.limits for each in reply.principals}.values():
+        console.print(f"limits of one, {limits_of(limits)}")
+    people = table("principals", "principal, and in the log", "roles", "limits", "kept out")
     for each in reply.principals:
         out = "[red]yes[/red]" if each.isolated else ""
-        people.add_row(escape(each.name), each.pseudonym, escape(", ".join(each.roles)), limits_of(each.limits), out)
+        names = f"{escape(each.name)}\n{each.pseudonym}"
+        people.add_row(names, escape("\n".join(each.roles)), escape(each.limits.name), out)
     console.print(people)
     if reply.isolations:
         render_isolations(reply.isolations, console)
@@ -91,16 +93,14 @@ def render_asked(reply: admin_pb2.ShowTenantResponse, console: Console) -> None:
     """Print what the log says of its requests, and which entries to look at."""
     last = reply.first_entry + reply.entries
     title = f"asked, in the entries {reply.first_entry:,} to {max(last - 1, 0):,} of the log"
-    shown = table(title, "model", "rows", "ended", "why", "screens", "account", "entries")
+    shown = table(title, "model", "ended", "why", "screens, account")
     for one in reply.asked:
-        model = f"{one.model}/{one.version}" if one.model else "(none)"
-        account = counted(one.steps)
+        model = escape(f"{one.model}/{one.version}" if one.model else "(none)")
+        seen = [counted(one.verdicts), counted(one.steps)]
         if one.steps:
-            account += f"; evidence e^{one.evidence_milli / 1000:.1f}"
-        entries = f"{one.first_index:,} to {one.last_index:,}"
-        cells = counted(one.outcomes), counted(one.reasons), counted(one.verdicts)
-        shown.add_row(escape(model), f"{one.rows:,}", *cells, account, entries)
+            seen.append(f"evidence e^{one.evidence_milli / 1000:.1f}")
+        where = f"{model}\n{one.rows:,} rows\n{one.first_index} to {one.last_index}"
+        shown.add_row(where, counted(one.outcomes), counted(one.reasons), "\n".join(filter(None, seen)))
     console.print(shown if shown.row_count else f"{title}: nothing")
     if reply.newest:
-        numbers = ", ".join(f"{index:,}" for index in reply.newest[:NEWEST_SHOWN])
-        console.print(f"newest entries: {numbers}; `stockade audit tail LOG` shows them")
+        console.print(f"newest entries: {', '.join(map(str, reply.newest[:NEWEST_SHOWN]))}")
