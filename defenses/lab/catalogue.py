@@ -54,6 +54,52 @@ def _whitebox(version: str, radius: float) -> list[Experiment]:
     ]
 
 
+def _inference(version: str) -> list[Experiment]:
+    target = ("kiosk", version)
+    membership, inversion = f"membership/kiosk-{version}", f"inversion/kiosk-{version}"
+    return [
+        Experiment(
+            f"{membership}/lira",
+            "inference",
+            f"LiRA: was a row among those kiosk {version} learned from, by shadow models",
+            later("inference.membership_trials", "lira_of", *target),
+        ),
+        Experiment(
+            f"{membership}/quantile",
+            "inference",
+            "the same by one regressor of scores, without shadow models",
+            later("inference.membership_trials", "quantile_of", *target),
+        ),
+        Experiment(
+            f"{membership}/label-only",
+            "inference",
+            "the same by labels alone: of the row, of noisy copies, of moved copies",
+            later("inference.membership_trials", "label_only_of", *target),
+        ),
+        Experiment(
+            f"{inversion}/miface",
+            "inference",
+            f"MIFace: images that kiosk {version} is sure of, made from nothing, with its weights",
+            later("inference.inversion_trials", "miface_of", *target),
+        ),
+        Experiment(
+            f"{inversion}/nes",
+            "inference",
+            "the same by answers alone, 10,000 of them for an image",
+            later("inference.inversion_trials", "evolution_of", *target),
+        ),
+    ]
+
+
+def _drift(version: str) -> Experiment:
+    return Experiment(
+        f"drift/kiosk-{version}",
+        "availability",
+        f"false alarms of the drift detectors of kiosk {version}, and how soon they see sudden and slow shifts",
+        later("drift_trials", "drift_of", "kiosk", version),
+    )
+
+
 _ALL = [
     Experiment(
         "whitebox/kiosk-1/eps-0.1/control",
@@ -64,6 +110,16 @@ _ALL = [
     *_whitebox("1", 0.1),
     *_whitebox("2", 0.1),
     *_whitebox("2", 0.2),
+    Experiment(
+        "membership/overfitted/lira",
+        "inference",
+        "LiRA against a network that was taught for long on few rows: has to succeed",
+        direct("inference.membership_trials", "overfitted"),
+    ),
+    *_inference("1"),
+    *_inference("2"),
+    _drift("1"),
+    _drift("2"),
 ]
 
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _ALL}

@@ -17,6 +17,7 @@ from defenses.martingale import ALARM, ConformalMartingale
 __all__ = ["Judged", "Spoke", "first_words", "run_stream"]
 
 PORTION_ROWS = 8  # rows a batch: what a gateway under light load has
+BEFORE_PORTION_ROWS = 1_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,16 +45,18 @@ class Spoke:
 def run_stream(streams: list[Judged], calibration_rows: int, portion_rows: int = PORTION_ROWS) -> list[Spoke]:
     """Feed streams one after the other to the same detectors; rows of `Spoke` count from the beginning of each.
 
-    A detector that spoke in an earlier stream may speak again in the next: a false alarm does not hide a true one.
+    Only the last stream comes in portions of `portion_rows`, so only there rows are exact to that. A detector that
+    spoke in an earlier stream may speak again in the next: a false alarm does not hide a true one.
     """
     martingale, of_p, of_scores = ConformalMartingale(calibration_rows), Adwin(), Adwin()
     found = []
-    for stream in streams:
+    for number, stream in enumerate(streams, 1):
         spoke = Spoke()
         cuts = of_p.cuts, of_scores.cuts
-        for begin in range(0, len(stream.p_values), portion_rows):
-            part = slice(begin, begin + portion_rows)
-            end = min(begin + portion_rows, len(stream.p_values))
+        size = portion_rows if number == len(streams) else BEFORE_PORTION_ROWS
+        for begin in range(0, len(stream.p_values), size):
+            part = slice(begin, begin + size)
+            end = min(begin + size, len(stream.p_values))
             martingale.peak = 0.0
             martingale.add(stream.p_values[part])
             of_p.add(stream.p_values[part])

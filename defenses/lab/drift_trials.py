@@ -30,14 +30,15 @@ FAMILY: Final = "availability"
 TECHNIQUE: Final = "AML.T0031"  # erode model integrity: what drift does without an attacker
 RUNS = {Size.SMOKE: 2, Size.FULL: 100}
 BENIGN_ROWS = {Size.SMOKE: 5_000, Size.FULL: 100_000}
-SHIFT_RUNS = {Size.SMOKE: 5, Size.FULL: 200}
+SHIFT_RUNS = {Size.SMOKE: 5, Size.FULL: 100}
 BEFORE_ROWS: Final = 5_000
 DELAY_MAX: Final = 200
-LATE_ROWS: Final = 4_000
+LATE_ROWS: Final = 2_000
 SLOW_ROWS: Final = 40_000
+SLOW_PORTION_ROWS: Final = 200
 ROWS = {Size.SMOKE: 500, Size.FULL: 10_000}
 LOSS_MAX: Final = 0.02
-PORTION_ROWS: Final = 50
+PORTION_ROWS: Final = 1_000
 
 Shift = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
 
@@ -155,7 +156,7 @@ def _slow(benign: _Seen, shifted: _Seen, calibrated: int, rng: np.random.Generat
     before, after = benign.judged.drawn(SLOW_ROWS, rng), shifted.judged.drawn(SLOW_ROWS, rng)
     late = rng.random(SLOW_ROWS) < np.linspace(0, 1, SLOW_ROWS)
     mixed = Judged(np.where(late, after.p_values, before.p_values), np.where(late, after.scores, before.scores))
-    return run_stream([benign.judged.drawn(BEFORE_ROWS, rng), mixed], calibrated, PORTION_ROWS)[1]
+    return run_stream([benign.judged.drawn(BEFORE_ROWS, rng), mixed], calibrated, SLOW_PORTION_ROWS)[1]
 
 
 def _found_slowly(name: str, seed: int, spoken: list[Spoke], lost: float) -> Trial:

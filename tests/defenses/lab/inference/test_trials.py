@@ -1,0 +1,131 @@
+"""The experiments of the family end to end, small: they leave whole trials, and the control leaks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from defenses.lab.attack import BudgetSpent, Reason, Refused
+from defenses.lab.inference import inversion_trials, membership_trials
+from defenses.lab.inference.inversion import Evolution, MiFace, evolve, miface, starts_of
+from defenses.lab.inference.shadow import ShadowRecipe, logits_of, train_regressor, train_shadow
+from defenses.lab.inference.shadows import SMOKE, shadows_of, under_attack
+from tests.defenses.lab.inference.fake_lab import CLASSES, SIDE, Corners, FakeLab, MemoryOracle, blobs
+
+
+@pytest.fixture
+def lab(tmp_path):
+    return FakeLab(tmp_path)
+
+
+def whole(trials, seed=0):
+    for trial in trials:
+        assert trial.seed == seed
+        assert trial.family == "inference"
+        assert 0 <= trial.successes <= trial.samples > 0
+        json.dumps(asdict(trial), allow_nan=False)
+    return {(trial.attack, trial.defended): trial for trial in trials}
+
+
+def test_the_overfitted_control_leaks(lab):
+    """On noise there is nothing to learn but the rows themselves."""
+    rng = np.random.default_rng(0)
+    lab.rows = lambda *_: type(blobs(1, 0))(
+        rng.random((300, SIDE, SIDE), np.float32), rng.integers(CLASSES, size=300).astype(np.int64)
+    )
+    [trial] = membership_trials.overfitted(lab, 0)
+    assert trial.metrics["auc"] >= 0.65
+    assert not trial.defended
+
+
+def test_lira_and_quantile_regression_leave_both_sides_of_the_scorecard(lab):
+    found = whole(membership_trials.lira_of("kiosk", "1")(lab, 0))
+    assert found.keys() == {("membership/kiosk-1/lira", True), ("membership/kiosk-1/lira", False)}
+    assert [oracle.asked for oracle in lab.oracles] == [4 * SMOKE.rows] * 2  # two views of both kinds
+    found = whole(membership_trials.quantile_of("kiosk", "1")(lab, 0))
+    for trial in found.values():
+        assert trial.metrics["auc_low"] < 0.6  # the model learned from nobody
+
+
+def test_labels_alone_are_asked_for_within_a_thousand_queries_a_row(lab):
+    found = whole(membership_trials.label_only_of("kiosk", "1")(lab, 0))
+    assert {name.rsplit("/")[-1] for name, _ in found} == {"gap", "noise", "moved"}
+    assert max(trial.settings["queries"] for trial in found.values()) <= 1_000
+    assert lab.oracles[0].asked <= 1_000 * 20
+
+
+def test_shadow_models_are_kept_and_learn_from_half_of_the_rows(lab, monkeypatch):
+    under = under_attack(lab, "kiosk", SMOKE)
+    first = shadows_of(lab, "kiosk", CLASSES, SMOKE, under)
+    assert first.logits.shape == (SMOKE.models, 2, 2 * SMOKE.rows, CLASSES)
+    assert first.learned.sum(axis=1).tolist() == [SMOKE.rows] * SMOKE.models
+    assert under.members.sum() == SMOKE.rows
+    monkeypatch.setattr("defenses.lab.inference.shadows.train_shadow", None)  # what is there is not made again
+    again = shadows_of(lab, "kiosk", CLASSES, SMOKE, under)
+    np.testing.assert_array_equal(again.logits, first.logits)
+
+
+def test_seeds_attack_rows_of_their_own(lab):
+    plan = type(SMOKE)(rows=10, seeds=3, models=1, filling=5)
+    under = under_attack(lab, "kiosk", plan)
+    assert [under.of_seed(seed, plan) for seed in (0, 2, 3)] == [slice(0, 20), slice(40, 60), slice(0, 20)]
+    assert under.members[under.of_seed(2, plan)].tolist() == [True] * 10 + [False] * 10
+
+
+def test_a_network_learns_and_the_same_seed_gives_the_same_network():
+    sample = blobs(600, 1)
+    recipe = ShadowRecipe(epochs=4, batch_rows=64)
+    nets = [train_shadow(sample.rows, sample.labels, CLASSES, recipe, seed=3) for _ in range(2)]
+    one, other = (logits_of(net, blobs(200, 2).rows) for net in nets)
+    np.testing.assert_array_equal(one, other)
+    plain = ShadowRecipe(epochs=4, batch_rows=64, moved=False)  # mirrored, a corner would be another class
+    net = train_shadow(sample.rows, sample.labels, CLASSES, plain, seed=3)
+    assert (logits_of(net, blobs(200, 2).rows).argmax(axis=1) == blobs(200, 2).labels).mean() > 0.9
+    regressor = train_regressor(sample.rows, 3.0 * sample.labels, plain, seed=3)
+    mean = logits_of(regressor, blobs(200, 2).rows)[:, 0]
+    assert np.corrcoef(mean, blobs(200, 2).labels)[0, 1] > 0.6
+
+
+def test_miface_makes_what_the_model_is_sure_of():
+    starts = starts_of(CLASSES, 2, (SIDE, SIDE), np.random.default_rng(0))
+    wanted = np.repeat(np.arange(CLASSES), 2)
+    images, sure = miface(Corners().module(), starts, wanted, MiFace(rate=20.0))
+    assert (sure > 0.99).all()
+    assert (Corners().outputs(images)["probabilities"].argmax(axis=1) == wanted).all()
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_evolution_climbs_by_answers_alone_and_keeps_to_its_queries():
+    oracle = MemoryOracle(Corners(), defended=False)
+    start = np.full((SIDE, SIDE), 0.5, np.float32)
+    settings = Evolution(queries=2_040)
+    image, sure, asked = evolve(oracle, start, 2, settings, np.random.default_rng(0))
+    assert sure > 0.5
+    assert asked == oracle.asked <= 2_040
+    assert Corners().outputs(image[None])["probabilities"][0, 2] == pytest.approx(sure)
+
+
+@pytest.mark.parametrize("refusal", [Refused(Reason.REFUSED), BudgetSpent()])
+def test_evolution_gets_nothing_where_nothing_is_answered(refusal):
+    class Silent:
+        accounts = 1
+
+        def ask(self, rows, account=0):
+            raise refusal
+
+    start = np.zeros((SIDE, SIDE), np.float32)
+    _, sure, asked = evolve(Silent(), start, 0, Evolution(queries=204), np.random.default_rng(0))
+    assert sure == 0.0
+    assert asked <= 204
+
+
+def test_inversions_leave_whole_trials(lab):
+    [white] = whole(inversion_trials.miface_of("kiosk", "2")(lab, 0)).values()
+    assert (white.samples, white.knowledge, white.defended) == (CLASSES, "white box", False)
+    found = whole(inversion_trials.evolution_of("kiosk", "2")(lab, 0))
+    assert found.keys() == {("inversion/kiosk-2/nes", True), ("inversion/kiosk-2/nes", False)}
+    assert len(lab.oracles) == 2 * CLASSES, "each image is made by an account of its own"
