@@ -88,6 +88,7 @@ class Link:
             try:
                 self._socket.sendall(frame)
             except OSError as error:  # the stream may have broken off within a frame: this bridge is of no use any more
+                del self._calls[number]
                 self._end_process()
                 raise BackendUnavailable(model, f"the bridge takes nothing ({error})") from error
         try:

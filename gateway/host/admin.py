@@ -272,7 +272,7 @@ class Control:
             note, reader = self.published()
             with contextlib.suppress(OSError, NoteError):  # none is cosigned, or another log's
                 cosigned = self.published(self.host.place.cosigned)
-                if request.index < cosigned[1].checkpoint.size:
+                if request.index < cosigned[1].checkpoint.size <= reader.checkpoint.size:  # else an older copy is here
                     note, reader = cosigned
             if request.index >= reader.checkpoint.size:
                 raise errors.ArgumentInvalid("index", NOT_PUBLISHED)

@@ -5,6 +5,7 @@ from threading import Thread
 
 from ops.audit.checkpoint import Checkpoint, open_checkpoint
 from ops.audit.durable import replace_file
+from ops.audit.errors import WitnessAhead, WitnessError, WitnessRefused
 from ops.audit.read import LogReader
 from ops.audit.trust_policy import TrustPolicy
 from ops.audit.witness_client import Asked, ask_all
@@ -32,6 +33,16 @@ def cosign_newest(
         asking=asking,
         timeout_s=timeout_s,
     )
+    if any(isinstance(failure, WitnessAhead) and failure.size for failure in asked.failures.values()):
+        grown = open_checkpoint((directory / "checkpoint").read_bytes(), [log.key for log in policy.logs]).size
+        asked = Asked(asked.lines, {name: overtaken(failure, grown) for name, failure in asked.failures.items()})
     if policy.enough(asked.lines):
         replace_file(out, note + "".join(asked.lines.values()).encode())
     return checkpoint, asked
+
+
+def overtaken(failure: WitnessError, grown: int) -> WitnessError:
+    """Return the failure; a witness is not ahead that somebody else asked while the log grew to `grown`."""
+    if isinstance(failure, WitnessAhead) and 0 < failure.size <= grown:
+        return WitnessRefused(failure.name, f"it has cosigned size {failure.size} meanwhile; it will be asked again")
+    return failure

@@ -152,7 +152,14 @@ class WitnessRefused(WitnessError):
 
 
 class WitnessAhead(WitnessError):
-    """It has seen another tree of this log than ours, or a larger one: a fork, or an older copy was put back."""
+    """It has seen another tree of this log than ours, or a larger one: a fork, or an older copy was put back.
+
+    `size` is that of the larger tree, 0 where it is another one.
+    """
+
+    def __init__(self, name: str, problem: str, size: int = 0) -> None:
+        super().__init__(name, problem)
+        self.size = size
 
 
 class RingError(AuditError):

@@ -20,6 +20,7 @@ from ops.audit.cosignature import CosignerKey, parse_cosigner
 from ops.audit.errors import QuorumMissing, SignatureMissing, TrustPolicyError, VerifierKeyError
 
 POLICY_BYTES_MAX = 1024 * 1024
+GROUP_DEPTH_MAX = 32
 NONE = "none"
 
 
@@ -117,7 +118,8 @@ def parse_trust_policy(data: bytes) -> TrustPolicy:
     if any((byte < 0x20 and byte not in b"\t\n") or byte == 0x7F for byte in data):
         raise TrustPolicyError("the policy holds control characters other than tab and newline")
     reader = _Reader()
-    for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
+    # Names are octets; what is no UTF-8 in them is written out, so that it can be printed and be a metric's label.
+    for number, line in enumerate(data.decode("utf-8", "backslashreplace").split("\n"), 1):
         words = line.replace("\t", " ").split(" ")
         words = [word for word in words if word]
         if not words or words[0].startswith("#"):
@@ -143,6 +145,7 @@ class _Reader:
         self.policy = TrustPolicy()
         self.has_quorum = False
         self._seen: set[tuple[str, str | bytes]] = set()
+        self._depths: dict[str, int] = {}  # of groups within groups
 
     def take(self, words: list[str]) -> None:
         match words:
@@ -155,7 +158,11 @@ class _Reader:
                 self._once("witness", witness.key.public_key, "a witness with this key is there already")
                 self.policy.witnesses[name] = witness
             case ["group", name, threshold, *members] if members:
+                depth = 1 + max(self._depths.get(member, 0) for member in members)
+                if depth > GROUP_DEPTH_MAX:
+                    raise TrustPolicyError(f"group {name} is {depth} deep; {GROUP_DEPTH_MAX} at most")
                 self.policy.groups[self._new(name)] = Group(_threshold(threshold, len(members)), tuple(members))
+                self._depths[name] = depth
                 for member in members:
                     self._known(member)
                     self._once("member", member, f"{member} is a member already")

@@ -115,7 +115,7 @@ def cosignature(
             problem = (
                 f"it has cosigned size {old}, and this is {checkpoint.size}: an older copy was put back, or a fork"
             )
-            raise WitnessAhead(witness.name, problem)
+            raise WitnessAhead(witness.name, problem, old)
     raise WitnessRefused(witness.name, "it names another size each time it is asked")
 
 

@@ -51,7 +51,9 @@ class Wanted:
 
 def medoids(points: NDArray[np.float64], count: int) -> NDArray[np.intp]:
     """Return the places (min(count, n),) of the medoids of points (n, d), by Euclidean distance; no chance is in it."""
-    apart = np.sqrt(np.maximum(((points[:, None] - points[None]) ** 2).sum(axis=2), 0.0))
+    norms = np.einsum("nd,nd->n", points, points)
+    apart = np.sqrt(np.maximum(norms[:, None] + norms[None] - 2 * points @ points.T, 0.0))
+    np.fill_diagonal(apart, 0.0)
     chosen = [int(apart.sum(axis=1).argmin())]
     while len(chosen) < min(count, len(points)):
         nearest = apart[:, chosen].min(axis=1)

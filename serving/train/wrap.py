@@ -17,7 +17,7 @@ and breaks no promise, which is made on other rows. Nothing is trained, and no o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ ROWS_MIN = 2_000
 OPERATOR_SET_MIN = 13
 RESIDUAL_WIDTH_MAX, COMPONENTS_MAX = 4_096, 48
 SUM_APART_MAX = 1e-3
+CLASSES_MIN = 2
 MATRIX = 2
 LEAST = 1e-30
 
@@ -106,7 +107,7 @@ def wrap(
     (spec,) = _inputs(foreign, sample)
     outputs = outputs_of(foreign.graph, foreign.name)
     _require_rows(outputs)
-    tensors = _tensors(model, spec.name, outputs, prediction, latent)
+    tensors = _tensors(model, spec.name, outputs, prediction=prediction, latent=latent, class_names=foreign.class_names)
     rows = sample.inputs[spec.name]
     parts = _split(len(rows), seed)
     seen = _seen(model, tensors, outputs, foreign, spec, rows[parts["fit"]])
@@ -185,12 +186,23 @@ def _require_rows(outputs: tuple[TensorSpec, ...]) -> None:
 
 
 def _tensors(
-    model: onnx.ModelProto, taken: str, outputs: tuple[TensorSpec, ...], prediction: str, latent: str
+    model: onnx.ModelProto,
+    taken: str,
+    outputs: tuple[TensorSpec, ...],
+    *,
+    prediction: str,
+    latent: str,
+    class_names: Sequence[str],
 ) -> _Tensors:
     fitting = [spec.name for spec in outputs if spec.datatype == "FP32" and len(spec.shape) == MATRIX]
     if (prediction and prediction not in fitting) or not fitting:
         raise WrapRefused(f"no output {prediction or 'of float32'} is rows x classes; there are {', '.join(fitting)}")
     chosen = prediction or fitting[0]
+    width = next(spec.shape[1] for spec in outputs if spec.name == chosen)
+    if width < CLASSES_MIN:
+        raise WrapRefused(f"output {chosen} has {width} column; write both classes, as probabilities or logits")
+    if class_names and len(class_names) != width:
+        raise WrapRefused(f"{len(class_names)} class names for the {width} columns of {chosen}")
     made = {name: node for node in model.graph.node for name in node.output}
     logits, last = "", made.get(chosen)
     while last is not None and last.op_type == "Identity":
@@ -247,7 +259,14 @@ def _seen(  # noqa: PLR0917 - a graph, and what is looked at in it
 
 
 def _probable(scores: Rows) -> bool:
-    return bool(scores.min() >= 0 and np.abs(scores.sum(axis=1) - 1).max() <= SUM_APART_MAX)
+    if scores.min() < 0 or scores.max() > 1:
+        return False
+    if np.abs(scores.sum(axis=1) - 1).max() <= SUM_APART_MAX:
+        return True
+    raise WrapRefused(
+        "the prediction lies between 0 and 1 and does not add up to 1: labels that do not exclude each other are not "
+        "classes; give an output of logits or of probabilities with --prediction"
+    )
 
 
 def _densities(latents: Rows, rows: Rows) -> tuple[Gaussian, Plane, bool]:
