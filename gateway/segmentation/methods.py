@@ -13,6 +13,7 @@ from gateway.errors import ArgumentInvalid
 from gateway.host.orders import order_of, told_to
 from gateway.segmentation.isolation import IsolationRefused
 from ops.audit.entry import pseudonym
+from ops.audit.errors import ReadError
 from ops.audit.read import ENTRIES_MAX
 from ops.incident import NEWEST_MAX, Scope, Timeline
 from stockade.v1 import admin_pb2
@@ -183,7 +184,10 @@ def set_limits(message: admin_pb2.LimitSet, name: str, known: Mapping[str, Limit
 
 def add_asked(reply: admin_pb2.ShowTenantResponse, control: Control, tenant: str, entries_max: int) -> None:
     """Count what the newest entries of the log say of a tenant."""
-    reader = control.reader()
+    try:
+        reader = control.reader()
+    except ReadError:  # the host has just started, and nothing is public yet
+        return
     size = reader.checkpoint.size
     count = min(entries_max, ENTRIES_MAX, size)
     timeline = Timeline(Scope(tenants=frozenset({tenant})))
