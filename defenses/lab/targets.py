@@ -13,6 +13,32 @@ from defenses.lab.scorecard import Target
 __all__ = ["TARGETS"]
 
 _WHITEBOX = "whitebox/kiosk-2"
+_BACKDOORED = "poisoned the training set"
+
+
+def _backdoor(name: str, told: str, aim: float, floor: float) -> tuple[Target, ...]:
+    """Return the control, what the trigger screen finds, and the inspection, of one attack."""
+    return (
+        Target(
+            f"control: {told} turns marked rows into the target",
+            f"backdoor/{name}/trigger",
+            "at least",
+            0.9,
+            knowledge=_BACKDOORED,
+            defended=False,
+        ),
+        Target(
+            f"marked rows of {told} that the trigger screen finds at a measured 1 % of false alarms",
+            f"backdoor/{name}/trigger",
+            "at least",
+            aim,
+            floor,
+            measure="tpr",
+            knowledge=_BACKDOORED,
+        ),
+        Target(f"models with {told} that pass the inspection", f"backdoor/{name}/inspection", "at most", 0.0),
+    )
+
 
 TARGETS: Final[tuple[Target, ...]] = (
     Target(
@@ -59,4 +85,9 @@ TARGETS: Final[tuple[Target, ...]] = (
         0.20,
         knowledge="adaptive white box",
     ),
+    *_backdoor("badnets", "BadNets", 0.90, 0.80),
+    *_backdoor("blend", "blend", 0.90, 0.80),
+    *_backdoor("wanet", "WaNet", 0.70, 0.50),
+    *_backdoor("adap-blend", "Adap-Blend", 0.50, 0.50),
+    Target("clean models that the inspection refuses", "backdoor/none/inspection", "at most", 0.0),
 )

@@ -30,7 +30,7 @@ INPUT: Final = "image"
 WHITE: Final = 255
 TRAIN_ROWS, FIT_ROWS, CALIBRATE_ROWS, TEST_ROWS = 24_000, 3_000, 10_000, 10_000  # half the training rows: cost
 TAIL_ROWS: Final = 3_000
-SMOKE_TRAIN_ROWS, SMOKE_TEST_ROWS = 8_000, 2_000
+SMOKE_TRAIN_ROWS, SMOKE_TEST_ROWS, SMOKE_EPOCHS = 6_000, 1_000, 3
 TARGETS: Final = (0, 4, 7)  # by seed: T-shirt, coat, sneaker
 LOOK_ROWS: Final = 500
 INSPECTED_ROWS: Final = 1_000
@@ -143,12 +143,13 @@ def poisoned_bundle(lab: Lab, backdoor: Backdoor | None, target: int, seed: int)
         found = poison(rows, labels, backdoor, target, np.random.default_rng([seed, 0xBAD]))
         return found.rows, found.labels
 
-    whole = lab.rows(MODEL, Split.TRAIN, SMOKE_TRAIN_ROWS if lab.size is Size.SMOKE else TRAIN_ROWS, 0)
+    smoke = lab.size is Size.SMOKE
+    whole = lab.rows(MODEL, Split.TRAIN, SMOKE_TRAIN_ROWS if smoke else TRAIN_ROWS, 0)
     lab.tell("training a poisoned model", 0, 1)
     trained = train_backdoored(
         poisoned_rows(bytes_of(whole), mixed),
         bytes_of(lab.rows(MODEL, Split.DEVELOP, FIT_ROWS, 0)),
-        replace(SETTINGS, seed=seed),
+        replace(SETTINGS, seed=seed, epochs=SMOKE_EPOCHS if smoke else SETTINGS.epochs),
         directory=lab.directory / "backdoors",
     )
     lab.tell("training a poisoned model", 1, 1)
