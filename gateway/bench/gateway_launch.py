@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,21 @@ _HANDLED = re.compile(
 )
 
 
-def launch_gateway(directory: Path, bundles: Path, *, tls: bool, protected: bool) -> Launch:
-    """Make a gateway's directory inside `directory` and say how to start it."""
+def launch_gateway(
+    directory: Path,
+    bundles: Path,
+    *,
+    tls: bool,
+    protected: bool,
+    change: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> Launch:
+    """Make a gateway's directory inside `directory` and say how to start it. `change` edits its policy."""
     data, metrics, admin, data_mtls = free_ports(4)
     home = directory / "gateway"
     ports = Ports(data=data, metrics=metrics, admin=admin, data_mtls=data_mtls)
     init_directory(home, now=datetime.now(UTC), random_bytes=os.urandom, ports=ports, bundles=bundles)
     _edit_config(home / "stockade.yaml", tls=tls, protected=protected)
-    _edit_policy(home)
+    _edit_policy(home, change)
     key = (home / "clients" / f"{CLIENT}.key").read_text().strip()
     return Launch(
         command=[sys.executable, "-m", "gateway", "serve", str(home / "stockade.yaml")],
@@ -74,10 +81,11 @@ def _edit_config(path: Path, *, tls: bool, protected: bool) -> None:
     path.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
-def _edit_policy(home: Path) -> None:
+def _edit_policy(home: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path = home / "policy.yaml"
     policy: dict[str, Any] = yaml.safe_load(path.read_text())
     policy["limits"]["default"] = dict(UNMET_LIMITS)
+    change(policy)
     path.write_text(yaml.safe_dump(policy, sort_keys=False))
     sign_policy(path, home / "keys" / "policy.key")
 

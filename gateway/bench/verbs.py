@@ -16,11 +16,12 @@ COUNT_MAX = 1_000_000_000
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add `serve`, `units`, `memory`, `edge`, `models`, `verify` and `peers` to the sub-parsers of `bench`."""
+    """Add `serve`, `units`, `memory`, `edge`, `screens`, `models`, `verify` and `peers` to the sub-parsers of `bench`."""
     _add_serve(verbs)
     _add_units(verbs)
     _add_memory(verbs)
     _add_edge(verbs)
+    _add_screens(verbs)
     _add_models(verbs)
     _add_verify(verbs)
     _add_peers(verbs)
@@ -68,6 +69,15 @@ def _add_edge(verbs: Any) -> None:
     edge.add_argument("--report", type=Path, metavar="FILE", help="write everything measured as JSON")
     edge.add_argument("--json", action="store_true", help="print the report as JSON")
     _add_places(edge)
+
+
+def _add_screens(verbs: Any) -> None:
+    screens = _verb(verbs, "screens", _run_screens, "what all screens together cost a request, and the throughput")
+    screens.add_argument("--version", default="3", help="of the kiosk's model, with its calibrations (default: 3)")
+    screens.add_argument("--rounds", type=whole(1, COUNT_MAX), default=3, help="rounds of each setting (default: 3)")
+    screens.add_argument("--report", type=Path, metavar="FILE", help="write everything measured as JSON")
+    screens.add_argument("--json", action="store_true", help="print the report as JSON")
+    _add_places(screens)
 
 
 def _add_models(verbs: Any) -> None:
@@ -157,6 +167,12 @@ def _run_memory(options: argparse.Namespace) -> int:
 
 def _run_edge(options: argparse.Namespace) -> int:
     from gateway.bench.edge import run
+
+    return run(options)
+
+
+def _run_screens(options: argparse.Namespace) -> int:
+    from gateway.bench.screens import run
 
     return run(options)
 
