@@ -87,10 +87,7 @@ def run(options: argparse.Namespace) -> int:
             rounds: dict[str, list[Round]] = {name: [] for name in SETTINGS}
             turns = [(number, name) for number in range(options.rounds) for name in SETTINGS]
             for number, name in track(turns, "gateways", console=err, transient=True):
-                place = directory / f"{name}-{number}"
-                rounds[name].append(
-                    measured(place, options.bundles or bundles_directory(), options.version, name, bodies)
-                )
+                rounds[name].append(measured(directory / f"{name}-{number}", options, name, bodies))
     except (StartFailed, DatasetMissing, grpc.RpcError) as problem:
         err.print(f"[red]stockade:[/red] {escape(str(problem))}")
         return 2
@@ -110,15 +107,15 @@ def images() -> np.ndarray[Any, Any]:
     return found[np.random.default_rng(0).permutation(len(found))].astype(np.float32) / 255
 
 
-def measured(directory: Path, bundles: Path, version: str, setting: str, bodies: Sequence[bytes]) -> Round:
+def measured(directory: Path, options: argparse.Namespace, setting: str, bodies: Sequence[bytes]) -> Round:
     """Start a gateway in this setting, ask it one image at a time and then many, and read what its log says."""
 
     def change(policy: dict[str, Any]) -> None:
         rules = policy["models"][MODEL]
-        rules["serve"] = version
+        rules["serve"] = options.version
         rules |= SETTINGS[setting]
 
-    launch = launch_gateway(directory, bundles, tls=False, protected=True, change=change)
+    launch = launch_gateway(directory, options.bundles or bundles_directory(), tls=False, protected=True, change=change)
     with running(launch, bodies[0]):
         target = f"127.0.0.1:{launch.endpoint.port}"
         _, took_us = asyncio.run(load(target, launch.endpoint.headers, bodies[1 : 1 + ALONE], 1))
@@ -132,7 +129,7 @@ def measured(directory: Path, bundles: Path, version: str, setting: str, bodies:
 async def load(
     target: str, headers: Sequence[tuple[str, str]], bodies: Sequence[bytes], in_flight: int
 ) -> tuple[float, list[float]]:
-    """Send each body once, so many at a time. Returns seconds in all, and microseconds of each. Raises grpc.RpcError."""
+    """Send each body once, so many at a time. Returns seconds in all, microseconds of each. Raises grpc.RpcError."""
     waiting = iter(bodies)
     took_us: list[float] = []
     async with grpc.aio.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
@@ -150,7 +147,7 @@ async def load(
 
 
 def stages(file: Path) -> list[float]:
-    """Return the microseconds of screening and hardening of each request that was served, as the public log has them."""
+    """Return the microseconds of screening and hardening of each request served, as the public log has them."""
     config = load_config(file)
     vkey = parse_vkey(config.audit.vkey.read_text().strip())
     give_up_s = time.monotonic() + PUBLISHED_TIMEOUT_S

@@ -16,7 +16,7 @@ COUNT_MAX = 1_000_000_000
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add `serve`, `units`, `memory`, `edge`, `screens`, `models`, `verify` and `peers` to the sub-parsers of `bench`."""
+    """Add `serve`, `units`, `memory`, `edge`, `screens`, `models`, `verify` and `peers` to the parsers of `bench`."""
     _add_serve(verbs)
     _add_units(verbs)
     _add_memory(verbs)
