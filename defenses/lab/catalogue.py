@@ -100,6 +100,15 @@ def _drift(version: str) -> Experiment:
     )
 
 
+def _sponge(version: str) -> Experiment:
+    return Experiment(
+        f"sponge/kiosk-{version}",
+        "availability",
+        f"rows whose values could make kiosk {version} slow: processor time against benign rows",
+        later("sponge_trials", "sponge_of", "kiosk", version),
+    )
+
+
 _ALL = [
     Experiment(
         "whitebox/kiosk-1/eps-0.1/control",
@@ -120,6 +129,8 @@ _ALL = [
     *_inference("2"),
     _drift("1"),
     _drift("2"),
+    _sponge("1"),
+    _sponge("2"),
 ]
 
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
