@@ -30,7 +30,10 @@ START_SUM: Final = 3.387735531037927
 LOG_EVIDENCE_MAX: Final = 27.6
 """Where evidence stops growing: 1e12, beyond any alpha. So an account that mends its ways is not suspected for ever."""
 STEPS_MAX: Final = 2**53
-SHARES: Final = (0.9, 0.5, 0.1)  # of attack in an attacker's traffic: a bet on repeats for each
+ONE_BALL: Final = (0.15, 0.1, 0.15, 0.2, 0.4)  # how a search's repeats spread over the outcomes: the same anchor again
+MANY_BALLS: Final = (0.8, 0.1, 0.05, 0.03, 0.02)  # and of searches among hundreds of things in turn
+REPEAT_BETS: Final = ((0.9, ONE_BALL), (0.5, ONE_BALL), (0.1, ONE_BALL), (0.3, MANY_BALLS), (0.1, MANY_BALLS))
+"""Bets on repeats: which part of an attacker's traffic is attack, and how that spreads."""
 GAPS: Final = (2, 5)  # queries since the last repeat from which the next context holds
 SIMILARITY_WEIGHT: Final = 0.8  # of the two screens' evidence in their average
 
@@ -84,21 +87,21 @@ def log_mean(values: Sequence[float]) -> float:
 class Bet:
     """E-values for outcomes that benign traffic has seldom.
 
-    log_e: float64 (shares, contexts, outcomes); outcome 0 is the ordinary one. One e-process for each share, which
-    is the part of an attacker's traffic that is attack: one that hides in benign traffic is met by a small share.
+    log_e: float64 (bets, contexts, outcomes); outcome 0 is the ordinary one. One e-process for each bet: an attacker
+    that hides in benign traffic is met by a small share, one that goes round among many things by other hopes.
     """
 
     log_e: NDArray[np.float64]
 
     @classmethod
-    def against(cls, bounds: NDArray[np.float64], shares: Sequence[float], hopes: NDArray[np.float64]) -> Self:
+    def against(cls, bounds: NDArray[np.float64], bets: Sequence[tuple[float, Sequence[float]]]) -> Self:
         """Bet against upper bounds of what benign traffic does.
 
         Args:
             bounds: (contexts, outcomes): P(any outcome but the ordinary | context, past) of benign traffic is at most
                 the first, P(outcome | context, past) at most each of the others.
-            shares: of attack in an attacker's traffic.
-            hopes: (outcomes - 1,) summing to 1: how an attack's queries spread over the outcomes.
+            bets: which part of an attacker's traffic is attack, and hopes, (outcomes - 1,) summing to 1: how its attack
+                spreads over the outcomes.
 
         For every distribution within the bounds the mean of exp(log_e) is at most 1.
 
@@ -108,9 +111,9 @@ class Bet:
         if bounds.ndim != 2 or not ((bounds > 0.0) & (bounds <= 1.0)).all() or not (bounds[:, 0] < 1.0).all():
             raise CalibrationInvalid("bounds", "no probabilities, or nothing is left for what is ordinary")
         tables = []
-        for share in shares:
+        for share, hopes in bets:
             ordinary = (1.0 - share) / (1.0 - bounds[:, 0])
-            pays = np.maximum(share * hopes / bounds[:, 1:], ordinary[:, None])
+            pays = np.maximum(share * np.array(hopes) / bounds[:, 1:], ordinary[:, None])
             table = np.column_stack([ordinary, pays])
             tables.append(np.log(table / np.array([[greatest_mean(*row)] for row in zip(table, bounds, strict=True)])))
         return cls(np.array(tables, np.float64))

@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.account import GAPS, SHARES, Account, Bet, EProcess, context_of, since
+from defenses.account import GAPS, ONE_BALL, REPEAT_BETS, Account, Bet, EProcess, context_of, since
 from defenses.archive import Archive
 from defenses.calibration import digest_arrays
 from defenses.errors import CalibrationInvalid
@@ -41,7 +41,7 @@ from defenses.watch_state import restore, seed_of, snapshot
 ACCOUNTS_MAX: Final = 100_000
 WINDOWS_BYTES_MAX: Final = 64 * 1024 * 1024
 VISITS: Final = (1, 2, 4, 8)  # earlier repeats of the anchor from which the next outcome holds
-HOPES: Final = (0.15, 0.1, 0.15, 0.2, 0.4)  # how an attack's repeats spread over these outcomes
+BOUNDS_SHAPE: Final = (len(GAPS) + 1, len(ONE_BALL) + 1)  # contexts; any repeat, and each outcome of one
 BOUNDS: Final = f"{similarity.NAME}.bounds"
 
 _ALGORITHM = "stockade.watch/1"
@@ -113,7 +113,7 @@ class Watch:
     accounts_max: int
     windows_bytes_max: int
     key: bytes = field(repr=False)
-    groups: Groups = field(default_factory=lambda: Groups(len(SHARES), GAPS[-1]))
+    groups: Groups = field(default_factory=lambda: Groups(len(REPEAT_BETS), GAPS[-1]))
     known: OrderedDict[str, Account] = field(default_factory=OrderedDict)
     windows: OrderedDict[str, Window] = field(default_factory=OrderedDict)
     windows_bytes: int = 0
@@ -142,12 +142,12 @@ class Watch:
         prefixes = (similarity.NAME, direction.NAME)
         own = [{name: a for name, a in arrays.items() if name.startswith(f"{prefix}.")} for prefix in prefixes]
         bounds = own[0].get(BOUNDS)
-        if bounds is None or bounds.dtype != np.float64 or bounds.shape != (len(GAPS) + 1, len(HOPES) + 1):
-            raise CalibrationInvalid(BOUNDS, f"float64 ({len(GAPS) + 1}, {len(HOPES) + 1}) wanted")
+        if bounds is None or bounds.dtype != np.float64 or bounds.shape != BOUNDS_SHAPE:
+            raise CalibrationInvalid(BOUNDS, f"float64 {BOUNDS_SHAPE} wanted")
         fingerprint = Fingerprint.from_calibration(own[0], key)
         return cls(
             fingerprint=fingerprint,
-            bet=Bet.against(bounds, SHARES, np.array(HOPES)),
+            bet=Bet.against(bounds, REPEAT_BETS),
             tails=tails_of(bounds),
             direction=Direction.from_calibration(own[1]),
             digests={prefix: digest_arrays(_ALGORITHM, part) for prefix, part in zip(prefixes, own, strict=True)},
@@ -229,7 +229,7 @@ class Watch:
         self.groups.leave(principal)
         account = self.known.get(principal)
         if account is not None:
-            account.repeating, account.moving, account.motion = EProcess(len(SHARES)), None, None
+            account.repeating, account.moving, account.motion = EProcess(len(REPEAT_BETS)), None, None
             account.since_repeat, account.repeats = GAPS[-1], 0
 
     def snapshot(self) -> bytes:
@@ -297,10 +297,10 @@ class Watch:
         name = asker.principal
         account = self.known.get(name)
         if account is None:
-            account = self.known[name] = Account(asker.tenant, EProcess(len(SHARES)))
+            account = self.known[name] = Account(asker.tenant, EProcess(len(REPEAT_BETS)))
             kept = self.archive.take(name)
             if kept is not None:
-                account.repeating.steps, account.repeating.logs = kept.steps, [kept.log_evidence] * len(SHARES)
+                account.repeating.steps, account.repeating.logs = kept.steps, [kept.log_evidence] * len(REPEAT_BETS)
         self.known.move_to_end(name)
         account.seen_ns = max(account.seen_ns, now_ns)
         return account

@@ -17,14 +17,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.account import GAPS
 from defenses.benign_traffic import BenignTraffic, WatchKind
 from defenses.errors import CalibrationInvalid
 from defenses.evasion import direction, similarity
 from defenses.evasion.similarity import Fingerprint
 from defenses.evasion.window import CANDIDATES, differing
 from defenses.intervals import clopper_pearson
-from defenses.watch import BOUNDS, HOPES, Asker, Observed, Watch
+from defenses.watch import BOUNDS, BOUNDS_SHAPE, Asker, Observed, Watch
 
 __all__ = ["BenignTraffic", "WatchKind", "fit_watch", "measure_watch"]
 
@@ -69,7 +68,7 @@ def fit_watch(
     """
     benign = traffic or BenignTraffic()
     arrays = _balls(fit, kind, np.random.default_rng([seed, 1]))
-    arrays |= {BOUNDS: np.full((len(GAPS) + 1, len(HOPES) + 1), 0.1), direction.BOUNDS: _any_motion()}
+    arrays |= {BOUNDS: np.full(BOUNDS_SHAPE, 0.1), direction.BOUNDS: _any_motion()}
     counts, motions = _count(arrays, draws(fit, kind, benign, streams[0], np.random.default_rng([seed, 2])), kind)
     anything = np.column_stack([counts[:, :1], counts[:, 1:].sum(axis=1)])
     arrays[BOUNDS] = np.column_stack([_bounds(anything)[:, 1], _bounds(counts)[:, 1:]])
@@ -183,7 +182,7 @@ def _count(
     arrays: Mapping[str, NDArray[Any]], streams: Iterator[NDArray[np.float32]], kind: WatchKind
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how often each outcome followed in each context, (contexts, outcomes), for both screens."""
-    counts = np.zeros((len(GAPS) + 1, len(HOPES) + 1), np.int64)
+    counts = np.zeros(BOUNDS_SHAPE, np.int64)
     motions = np.zeros((direction.CONTEXTS, direction.BINS), np.int64)
     for stream in streams:
         seen = _watched(arrays, stream, kind).outcomes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from defenses.account import GAPS, SHARES, STEPS_MAX, Account, EProcess
+from defenses.account import GAPS, REPEAT_BETS, STEPS_MAX, Account, EProcess
 from defenses.archive import SETS, WAYS
 from defenses.errors import SnapshotInvalid
 from defenses.evasion import direction
@@ -200,7 +200,7 @@ def _account(state: _AccountState) -> Account:
     _require(all(0 <= count <= QUERIES_MAX for count in (state.queries, state.repeats)), "counts")
     return Account(
         state.tenant,
-        _process(state.repeating, len(SHARES)),
+        _process(state.repeating, len(REPEAT_BETS)),
         state.since_repeat,
         state.queries,
         state.repeats,
@@ -246,7 +246,7 @@ def _groups(memory: _Memory, known: Any) -> list[Group]:
         _require(members <= known and not members & seen, "a group of others")
         _require(1 <= state.since_repeat <= GAPS[-1], "queries since a repeat")
         seen |= members
-        groups.append(Group(_process(state.evidence, len(SHARES)), state.since_repeat, state.members))
+        groups.append(Group(_process(state.evidence, len(REPEAT_BETS)), state.since_repeat, state.members))
     return groups
 
 

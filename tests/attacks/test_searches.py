@@ -139,7 +139,7 @@ def test_burying_ones_anchor_under_innocent_questions_costs_thousands_for_each_a
 def test_going_round_among_more_things_than_are_remembered_does_not_go_unseen(things, share):
     # With the oldest to give way, an anchor would be gone each time it comes back to it.
     watch, targets = new_watch(), images(17, things)
-    for turn in range(4):
+    for turn in range(3):
         rows = np.stack([around(target, [turn, number], 1)[0] for number, target in enumerate(targets)])
         seen = ask(watch, rows)
     assert len(seen.anchors) / things > share

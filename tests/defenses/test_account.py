@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from defenses.account import (
     LOG_EVIDENCE_MAX,
-    SHARES,
+    REPEAT_BETS,
     STEPS_MAX,
     Account,
     Bet,
@@ -24,7 +24,8 @@ from defenses.account import (
 )
 from defenses.errors import CalibrationInvalid
 
-HOPES = np.array([0.25, 0.75])
+HOPES = (0.25, 0.75)
+BETS = [(0.9, HOPES), (0.5, HOPES), (0.1, HOPES)]
 LOGS = st.floats(-50, 50) | st.just(-math.inf)
 
 
@@ -74,7 +75,7 @@ def test_evidence_stops_growing_and_steps_do():
     st.lists(st.floats(0, 1), min_size=2, max_size=2),
 )
 def test_a_bet_is_fair_for_all_that_is_within_its_bounds(bounds, share, used):
-    bet = Bet.against(np.array([bounds]), [share], HOPES)
+    bet = Bet.against(np.array([bounds]), [(share, HOPES)])
     pays = np.exp(bet.log_e[0, 0])
     rare = np.array(bounds[1:]) * used
     if rare.sum() > bounds[0]:
@@ -83,10 +84,10 @@ def test_a_bet_is_fair_for_all_that_is_within_its_bounds(bounds, share, used):
 
 
 def test_a_bet_gives_nothing_away():
-    bet = Bet.against(np.array([[0.3, 0.2, 0.05]]), [0.5], HOPES)
+    bet = Bet.against(np.array([[0.3, 0.2, 0.05]]), [(0.5, HOPES)])
     pays = np.exp(bet.log_e[0, 0])
     assert pays @ [0.75, 0.2, 0.05] == pytest.approx(1.0)  # at all bounds at once
-    tight = np.exp(Bet.against(np.array([[0.1, 0.2, 0.05]]), [0.5], HOPES).log_e[0, 0])
+    tight = np.exp(Bet.against(np.array([[0.1, 0.2, 0.05]]), [(0.5, HOPES)]).log_e[0, 0])
     assert tight @ [0.9, 0.05, 0.05] == pytest.approx(1.0)  # the one that pays more first
     assert tight[2] > pays[2]
 
@@ -96,17 +97,17 @@ def test_a_bet_gives_nothing_away():
 )
 def test_bounds_that_are_none_are_refused(bounds):
     with pytest.raises(CalibrationInvalid):
-        Bet.against(np.array(bounds), [0.5], HOPES)
+        Bet.against(np.array(bounds), [(0.5, HOPES)])
 
 
 def test_benign_accounts_seldom_reach_any_evidence_in_their_whole_life():
     rng = np.random.default_rng(5)
     bounds = np.array([[0.06, 0.05, 0.01]])
-    bet = Bet.against(bounds, SHARES, HOPES)
+    bet = Bet.against(bounds, BETS)
     draws = rng.choice(3, size=(1_500, 200), p=[0.94, 0.05, 0.01])  # at the bounds: the worst benign traffic
     highest = []
     for stream in draws:
-        process = EProcess(len(SHARES))
+        process = EProcess(len(BETS))
         reached = -math.inf
         for outcome in stream:
             process.update(bet.log_e[:, 0, outcome].tolist())
@@ -118,11 +119,17 @@ def test_benign_accounts_seldom_reach_any_evidence_in_their_whole_life():
     assert max(highest) > math.log(5)  # the bet does move
 
 
+@pytest.mark.parametrize(("share", "hopes"), REPEAT_BETS)
+def test_the_bets_in_use_are_wholes(share, hopes):
+    assert sum(hopes) == pytest.approx(1.0)
+    assert 0 < share < 1
+
+
 def test_credit_cannot_be_saved_up():
-    bet = Bet.against(np.array([[0.06, 0.05, 0.01]]), SHARES, HOPES)
+    bet = Bet.against(np.array([[0.06, 0.05, 0.01]]), BETS)
 
     def queries_until_found(innocent):
-        process, asked = EProcess(len(SHARES)), 0
+        process, asked = EProcess(len(BETS)), 0
         for _ in range(innocent):
             process.update(bet.log_e[:, 0, 0].tolist())
         while process.log_evidence < math.log(1_000):
