@@ -211,6 +211,21 @@ def test_accounts_that_are_one_owe_together_and_a_class_without_a_budget_nothing
     counting.require_means(caller(), replace(rules, mode=Mode.SHADOW), 1, NOW_NS, suspected=False)
 
 
+def test_what_one_owed_before_he_was_found_to_be_of_a_group_the_group_owes():
+    account_of = {}
+    prices = SimpleNamespace(cost=lambda prediction, p_values, novelty: np.full(len(prediction), 1_000))
+    counting = replace(metering(account_of=lambda name: account_of.get(name, name)), prices=prices)
+    rules = BudgetRules(Mode.ENFORCE, Budget(10.0), {}, Difficulty())
+
+    def charged(name):
+        item = SimpleNamespace(record=caller(name))
+        return counting.charge([item], rules, np.ones((4, 2)), np.ones(4), [], np.zeros(1, np.intp), NOW_NS)
+
+    assert [charged(name).debts_days[0] for name in ("ann", "bob")] == pytest.approx([0.4, 0.4])
+    account_of["bob"] = "ann"
+    assert charged("bob").debts_days[0] == pytest.approx(1.2 - 0.1)  # two answers in full, and two of the class alone
+
+
 def test_rows_ask_for_as_much_work_as_requests_of_one():
     ledger = Ledger()
     ledger._held["ann"] = Account(NOW_NS + int(1.3 * DAY_NS))
