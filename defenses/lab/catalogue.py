@@ -109,6 +109,34 @@ def _sponge(version: str) -> Experiment:
     )
 
 
+def _extraction(version: str) -> list[Experiment]:
+    where = f"extraction/kiosk-{version}"
+    thieves = {
+        "natural/soft": "natural images, all that is told",
+        "natural/label": "natural images, the class alone",
+        "augmented/label": "150 natural images moved along the copy's slopes, the class alone",
+        "foreign/soft": "handwritten digits, all that is told",
+        "synthetic/soft": "images of random shapes, all that is told",
+    }
+    return [
+        Experiment(
+            f"{where}/first-day",
+            "extraction",
+            f"what one account gets of kiosk {version} on its first day, before it has to prove work",
+            later("extraction.first_day", "first_day_of", "kiosk", version),
+        ),
+        *(
+            Experiment(
+                f"{where}/{thief}",
+                "extraction",
+                f"a copy of kiosk {version} from {what}; what it costs, on a clock of its own",
+                later("extraction.theft", "theft_of", thief, "kiosk", version),
+            )
+            for thief, what in thieves.items()
+        ),
+    ]
+
+
 _ALL = [
     Experiment(
         "whitebox/kiosk-1/eps-0.1/control",
@@ -127,6 +155,7 @@ _ALL = [
     ),
     *_inference("1"),
     *_inference("2"),
+    *_extraction("2"),
     _drift("1"),
     _drift("2"),
     _sponge("1"),
