@@ -80,7 +80,7 @@ class Fit:
         changes, ahead = np.stack(self.rows), np.array(self.margins)
         changes = changes - changes.mean(axis=0)
         kernel = changes @ changes.T
-        ridge = 0.1 * np.trace(kernel) / len(kernel)
+        ridge = 0.1 * np.trace(kernel) / len(kernel) + 1e-6  # one row alone has no spread
         slope = changes.T @ np.linalg.solve(kernel + ridge * np.eye(len(kernel)), ahead - ahead.mean())
         return self.ball.clip(self.ball.row - self.ball.radius * np.sign(slope).reshape(self.ball.row.shape))
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from defenses.lab.attack import Answers
 from defenses.lab.evasion.query import Rows, Steps, Task, margins
-from defenses.lab.evasion.query_scores import blocks
+from defenses.lab.evasion.query_scores import blocks, one_square_other
 
 __all__ = ["Collisions", "OarsNes", "OarsSquare"]
 
@@ -125,11 +125,7 @@ class OarsSquare:
         collisions.of(answers)
         least, side = float(margins(answers, task.label)[0]), 4.0
         while True:
-            tall = min(round(side), height)
-            top, left = rng.integers(height - tall + 1), rng.integers(width - tall + 1)
-            here = np.s_[top : top + tall, left : left + tall]
-            tried = best.copy()
-            tried[here] = ball.clip(ball.row + rng.choice([-ball.radius, ball.radius]))[here]
+            tried = one_square_other(best, ball, min(round(side), height, width), rng)
             answers = yield tried[None]
             if collisions.of(answers)[0]:
                 side = min(1.2 * side, height)

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defenses.evasion.random_search import area_share
-from defenses.lab.evasion.query import Rows, Steps, Task, margins
+from defenses.lab.evasion.query import Ball, Rows, Steps, Task, margins
 
-__all__ = ["Nes", "blocks", "square"]
+__all__ = ["Nes", "blocks", "one_square_other", "square"]
 
 REDRAWN_MAX: Final = 20
 Draw = Callable[[tuple[int, ...]], NDArray[np.float64]]
@@ -32,17 +32,24 @@ def square(task: Task, rng: np.random.Generator) -> Steps:
     asked = 1
     while True:
         side = max(1, round((area_share(asked / task.budget) * height * width) ** 0.5))
-        for _ in range(REDRAWN_MAX):
-            tried = best.copy()
-            top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-            here = np.s_[top : top + side, left : left + side]
-            tried[here] = ball.clip(ball.row + rng.choice([-ball.radius, ball.radius]))[here]
-            if (tried != best).any():
-                break
+        tried = one_square_other(best, ball, side, rng)
         margin = float(margins((yield tried[None]), task.label)[0])
         asked += 1
         if margin <= least:
             best, least = tried, margin
+
+
+def one_square_other(row: Rows, ball: Ball, side: int, rng: np.random.Generator) -> Rows:
+    """Return the row with one square of it at an edge of the ball, where it was not."""
+    height, width = row.shape
+    for _ in range(REDRAWN_MAX):
+        tried = row.copy()
+        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        here = np.s_[top : top + side, left : left + side]
+        tried[here] = ball.clip(ball.row + rng.choice([-ball.radius, ball.radius]))[here]
+        if (tried != row).any():
+            break
+    return tried
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ TOGETHER: Final = 16  # attempts at a time
 ACCOUNTS_MAX: Final = 60  # of one oracle
 SMOKE_BUDGET_MAX: Final = 60
 OTHER_ROWS, OTHER_SEED = 500, 10  # images that no seed up to 9 attacks, where all are there
+CROWDED: Final = 1.3  # rows drawn for one that has to be far from the others
+APART_GAP, APART_SHARE = 0.25, 0.06
 VERIFIED_EACH: Final = 5  # rows an account: too few to be near each other by chance
 BLACK_BOX: Final = "black box"
 
@@ -134,13 +136,13 @@ def rotation_of(plan: InTurn, model: str, version: str) -> Callable[[Lab, int], 
 
     def run(lab: Lab, seed: int) -> list[Trial]:
         count, questions = (8, 20) if lab.size is Size.SMOKE else (plan.images, plan.budget)
-        sample = answered_right(lab, target, count, seed)
+        sample = apart(answered_right(lab, target, round(CROWDED * count), seed), count)
         tasks = [
             Task(Ball(row, target.radius), int(label), questions)
             for row, label in zip(sample.rows, sample.labels, strict=True)
         ]
         with lab.oracle(model, version, defended=True) as oracle:
-            counted = Counted(oracle, budget=count * questions)
+            counted = Counted(oracle, budget=len(tasks) * questions)
             attempts = rotate(
                 counted,
                 plan.search,
@@ -150,10 +152,23 @@ def rotation_of(plan: InTurn, model: str, version: str) -> Callable[[Lab, int], 
             )
         met = counted.answered if counted.before_action is None else counted.before_action
         results = [(attempt, met) for attempt in attempts]
-        settings = {"budget": questions, "accounts": 1, "tenants": 1, "images_in_turn": count}
+        settings = {"budget": questions, "accounts": 1, "tenants": 1, "images_in_turn": len(tasks)}
         return [_Line(lab, target, plan.name, BLACK_BOX, seed).of(sample.labels, results, settings)]
 
     return run
+
+
+def apart(sample: Sample, count: int) -> Sample:
+    """Return the first `count` rows that are far from all before them, as an attacker may choose who knows the screen:
+    more than APART_SHARE of the pixels differ by more than APART_GAP.
+    """
+    flat = (sample.rows.reshape(len(sample.rows), -1) * 255).astype(np.int16)
+    chosen: list[int] = []
+    for place, row in enumerate(flat):
+        near = np.abs(flat[chosen] - row) > round(255 * APART_GAP)
+        if len(chosen) < count and (near.mean(axis=1) > APART_SHARE).all():
+            chosen.append(place)
+    return Sample(sample.rows[chosen], sample.labels[chosen])
 
 
 def answered_right(lab: Lab, target: Target, count: int, seed: int) -> Sample:
