@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
     from gateway.admission.budget import Charges
     from gateway.auth.principal import Presented
+    from gateway.judgement import Judgement
+    from gateway.outgoing import KeptBack
     from gateway.record import Record
     from gateway.segmentation.isolation import Isolations
     from gateway.state import Active, Gateway, ModelRules, Served
@@ -215,18 +217,8 @@ def judge_alike(
     again = given_again(watched, judgement.row_actions)
     judgement, metered = meter(items, rules, outputs, judgement, again, starts, gw.wall_ns())
     judged_ns = gw.clock_ns()
-    allowed, kept_back = within(with_earlier(outputs, watched, again), rules, rows_of(inputs))
-    softened = soften(allowed, judgement.row_actions, rules)
-    shown = emptied(top_class_only(softened, judgement.row_actions, rules.prediction), kept_back, rules)
-    bundle = rules.served.bundle
-    bodies = codec.encode_batch(
-        [item.request for item in items],
-        bundle.name,
-        bundle.version,
-        {spec.name: shown[spec.name] for spec in rules.outputs},
-        rules.datatypes,
-        class_names=bundle.class_names,
-    )
+    shown, kept_back = leaving(with_earlier(outputs, watched, again), rules, judgement, rows_of(inputs))
+    bodies = encoded(items, rules, shown)
     sound = finite_requests(shown, rules.prediction, starts)
     hardened_ns = gw.clock_ns()
     stages = {"screen": judged_ns - began_ns, "infer": inferred.took_ns, "harden": hardened_ns - judged_ns}
@@ -239,8 +231,7 @@ def judge_alike(
     kept_json = [None] * len(items) if kept_back is None else kept_back.by_request(starts)
     for position, item in enumerate(items):
         item.record.batch(batch_id, position, len(items), rows_of(inputs))
-        item.record.screens_json = judgement.screens_json[position]
-        item.record.account_json = judgement.accounts_json[position]
+        item.record.judged(judgement, position)
         item.record.output_json = kept_json[position]
         item.record.budget_json = None if metered is None else metered.budget_json(position)
         item.record.stages(stages)
@@ -251,6 +242,26 @@ def judge_alike(
         else outcome_of(action, good, body, rules, repeated=position in repeats)
         for position, (action, good, body) in enumerate(zip(judgement.actions, sound, bodies, strict=True))
     ]
+
+
+def leaving(outputs: Tensors, rules: ModelRules, judgement: Judgement, rows: int) -> tuple[Tensors, KeptBack | None]:
+    """Return the outputs as they may leave, and what was kept back of them."""
+    allowed, kept_back = within(outputs, rules, rows)
+    softened = soften(allowed, judgement.row_actions, rules)
+    return emptied(top_class_only(softened, judgement.row_actions, rules.prediction), kept_back, rules), kept_back
+
+
+def encoded(items: Sequence[Item], rules: ModelRules, shown: Tensors) -> list[bytes]:
+    """Return each request's reply."""
+    bundle = rules.served.bundle
+    return codec.encode_batch(
+        [item.request for item in items],
+        bundle.name,
+        bundle.version,
+        {spec.name: shown[spec.name] for spec in rules.outputs},
+        rules.datatypes,
+        class_names=bundle.class_names,
+    )
 
 
 def model_error(problem: Exception, item: Item, gw: Gateway) -> errors.ModelError:
@@ -351,7 +362,7 @@ def earlier(deadline_ns: int | None, other_ns: int) -> int:
 
 
 def still_wanted(item: Item, now_ns: int, isolations: Isolations) -> bool:
-    """Say whether somebody waits for the answer who may have it; what else there is gets no model work, only its record."""
+    """Say whether somebody waits who may have the answer; what else there is gets no model work, only its record."""
     item.record.stage("queue", now_ns - item.queued_ns)
     if item.record.late(now_ns):  # gRPC cancels a call at its deadline, so this is asked first
         item.outcome = errors.DeadlinePassed()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.admission.concurrency import Ticket
     from gateway.admission.limiter import Decision
     from gateway.auth.principal import Principal
+    from gateway.judgement import Judgement
     from ops.tracing import TraceParent
 
 STATUS_OK = 0
@@ -214,6 +215,11 @@ class Record:
     def batch(self, batch_id: int, position: int, size: int, rows: int) -> None:
         """Write down where in which batch the request was answered. Nothing is padded."""
         self.batch_json = f'{{"id":{batch_id},"padded":{rows},"position":{position},"rows":{rows},"size":{size}}}'
+
+    def judged(self, judgement: Judgement, position: int) -> None:
+        """Write down what the screens said of the request at this position of its batch, and of who asks."""
+        self.screens_json = judgement.screens_json[position]
+        self.account_json = judgement.accounts_json[position]
 
     def end(self, kind: str, decision: str, reason: str, status: int) -> None:
         """Write down how it ended."""

@@ -133,7 +133,7 @@ async def load(
     waiting = iter(bodies)
     took_us: list[float] = []
     async with grpc.aio.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        call = channel.unary_unary(METHOD)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
 
         async def ask() -> None:
             for body in waiting:
