@@ -20,6 +20,7 @@ The liars:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -132,7 +133,7 @@ def world_of(lab: Lab, seed: int) -> World:
     parts: dict[str, Rows] = {}
     for number, (name, sample) in enumerate(samples.items()):
         lab.tell("latents", number, len(samples))
-        parts[name] = Rows(latents_of(model, sample.rows), sample.labels)
+        parts[name] = Rows(latents_of(lab, model, sample.rows), sample.labels)
     first, rest = slice(None, sizes.calibrate), slice(sizes.calibrate, None)
     arrays = fit_consistency(
         (parts["trusted"].latents, parts["trusted"].labels),
@@ -148,7 +149,7 @@ def world_of(lab: Lab, seed: int) -> World:
         held_out=parts["held_out"],
         test=parts["test"],
         stream=stream,
-        triggered={name: latents_of(model, marked) for name, marked in canary_triggers(held_out.rows).items()},
+        triggered={name: latents_of(lab, model, marked) for name, marked in canary_triggers(held_out.rows).items()},
         consistency=consistency,
         passing=passing_labels(consistency, stream),
     )
@@ -161,10 +162,17 @@ def passing_labels(consistency: Consistency, rows: Rows) -> NDArray[np.bool_]:
     return np.stack(found, axis=1)
 
 
-def latents_of(model: Model, rows: NDArray[np.float32]) -> NDArray[Any]:
-    """Return the latents of rows, as the gateway keeps them."""
-    found: NDArray[Any] = model.outputs(rows)["latent"].astype(np.float16).astype(np.float64)
-    return found
+def latents_of(lab: Lab, model: Model, rows: NDArray[np.float32]) -> NDArray[Any]:
+    """Return the latents of rows, as the gateway keeps them; what was computed before is read."""
+    head: NDArray[Any] = model.module().net.head.weight.numpy()  # tells versions of the same number apart
+    digest = sha256(f"{model.name} {model.version}".encode() + head.tobytes() + np.ascontiguousarray(rows).tobytes())
+    file = lab.directory / f"feedback-{digest.hexdigest()[:32]}.npy"
+    if file.exists():
+        found: NDArray[Any] = np.load(file, allow_pickle=False)
+        return found.astype(np.float64)
+    computed: NDArray[Any] = model.outputs(rows)["latent"].astype(np.float16)
+    np.save(file, computed, allow_pickle=False)
+    return computed.astype(np.float64)
 
 
 def trial(world: World, liars: Liars, seed: int, *, defended: bool) -> Trial:
