@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Self
 
 import numpy as np
@@ -57,6 +58,12 @@ class StudentClasses:
     means: Reals = field(repr=False)
     whitening: Reals = field(repr=False)
     log_roots: Reals = field(repr=False)
+    side_by_side: Reals = field(init=False, repr=False)  # (k, classes x k): one product whitens for all classes
+
+    def __post_init__(self) -> None:
+        classes, k = self.means.shape
+        flat = np.ascontiguousarray(self.whitening.transpose(1, 0, 2).reshape(k, classes * k))
+        object.__setattr__(self, "side_by_side", flat)
 
     @classmethod
     def fit(
@@ -80,8 +87,8 @@ class StudentClasses:
         unit = (values - centre) / scale
         _, vectors = np.linalg.eigh(unit.T @ unit / len(unit))
         components = _on_grid(vectors[:, ::-1][:, : min(coordinates, unit.shape[1])], _COMPONENT_BITS)
-        fitted = cls(centre, scale, components, np.empty(0), np.empty(0), np.empty(0))
-        found = [_fit_class(fitted._coordinates(values[labels == label])) for label in range(classes)]
+        coordinates_of = partial(_coordinates, centre=centre, scale=scale, components=components)
+        found = [_fit_class(coordinates_of(values[labels == label])) for label in range(classes)]
         means, whitening, log_roots = (np.stack(part) for part in zip(*found, strict=True))
         return cls(centre, scale, components, means, whitening, log_roots)
 
@@ -125,20 +132,28 @@ class StudentClasses:
 
     def log_densities(self, rows: NDArray[Any]) -> Reals:
         """Return float64 (n, classes) of rows (n, D), but for a constant; what is not finite counts as the largest."""
-        coordinates = self._coordinates(rows)
-        # (n, k) times (k, classes x k): one product for all classes
         classes, k = self.means.shape
-        flat = self.whitening.transpose(1, 0, 2).reshape(k, classes * k)
-        white = _on_grid((coordinates @ flat).reshape(-1, classes, k), _WHITE_BITS) - self.means
+        white = _coordinates(rows, centre=self.centre, scale=self.scale, components=self.components) @ self.side_by_side
+        _round(white, _WHITE_BITS)
+        white -= self.means.reshape(-1)
         np.clip(white, -_WHITE_MAX, _WHITE_MAX, out=white)
-        distances = np.square(white).sum(axis=2)
-        return np.asarray(-(FREEDOM + k) / 2 * np.log1p(distances / FREEDOM) - self.log_roots, np.float64)
+        np.square(white, out=white)
+        distances = white.reshape(-1, classes, k).sum(axis=2)
+        distances /= FREEDOM
+        return np.asarray(np.log1p(distances) * (-(FREEDOM + k) / 2) - self.log_roots, np.float64)
 
-    def _coordinates(self, rows: NDArray[Any]) -> Reals:
-        unit = (np.nan_to_num(rows.astype(np.float64), nan=np.inf, posinf=np.inf) - self.centre) / self.scale
-        values = _on_grid(np.clip(unit, -_VALUE_MAX, _VALUE_MAX), _VALUE_BITS)
-        coordinates = _on_grid(values @ self.components, _COORDINATE_BITS)
-        return np.clip(coordinates, -_COORDINATE_MAX, _COORDINATE_MAX)
+
+def _coordinates(rows: NDArray[Any], *, centre: Reals, scale: Reals, components: Reals) -> Reals:
+    values = rows.astype(np.float64)
+    values -= centre
+    values /= scale
+    # The smaller of NaN and a number is the number: NaN counts as the largest value.
+    np.fmin(values, _VALUE_MAX, out=values)
+    np.maximum(values, -_VALUE_MAX, out=values)
+    _round(values, _VALUE_BITS)
+    found: Reals = values @ components
+    _round(found, _COORDINATE_BITS)
+    return np.clip(found, -_COORDINATE_MAX, _COORDINATE_MAX, out=found)
 
 
 def _fit_class(coordinates: Reals) -> tuple[Reals, Reals, Reals]:
@@ -154,7 +169,16 @@ def _fit_class(coordinates: Reals) -> tuple[Reals, Reals, Reals]:
 
 
 def _on_grid(values: NDArray[Any], bits: int) -> Reals:
-    return np.asarray(np.rint(np.asarray(values, np.float64) * 2.0**bits) * 2.0**-bits, np.float64)
+    rounded = np.array(values, np.float64)
+    _round(rounded, bits)
+    return rounded
+
+
+def _round(values: Reals, bits: int) -> None:
+    """Round to multiples of 2^-bits, in place."""
+    values *= 2.0**bits
+    np.rint(values, out=values)
+    values *= 2.0**-bits
 
 
 def _read(arrays: Mapping[str, NDArray[Any]], name: str) -> Reals:

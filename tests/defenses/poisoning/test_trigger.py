@@ -77,6 +77,17 @@ def test_either_component_alone_is_enough():
     assert (screen.judge(evidence(rows[others], fitting), rows=len(others)).p_values <= level).mean() > 0.9
 
 
+def test_the_latent_is_held_against_the_class_that_was_answered():
+    """Inputs and answers of one class, latents of clean rows of another: each is usual by itself."""
+    screen = load_trigger(ARRAYS)
+    rows, labels = images(2_000, 9)
+    outputs = model(rows)
+    one, other = np.flatnonzero(labels == 0)[:400], np.flatnonzero(labels == 1)[:400]
+    crossed = {"probabilities": outputs["probabilities"][one], "latent": outputs["latent"][other]}
+    level = screen.calibration.level(0.01)
+    assert (screen.judge(evidence(rows[one], crossed), rows=len(one)).p_values <= level).mean() > 0.9
+
+
 def test_the_report_says_what_was_promised_and_what_was_measured():
     assert REPORT["digest"] == TriggerScreen.from_calibration(ARRAYS).digest
     assert REPORT["rows"] == {"fit": 1_000, "tails": 1_000, "calibrate": 3_000, "measure": 2_000}

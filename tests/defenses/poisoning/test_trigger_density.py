@@ -76,6 +76,14 @@ def test_a_wide_density_is_the_same_alone_and_in_any_batch():
         assert np.concatenate(parts).tobytes() == together.tobytes()
 
 
+def test_features_count_as_the_nearest_multiple_so_that_no_sum_is_ever_rounded():
+    rng = np.random.default_rng(6)
+    step = float(DENSITY.scale) * 2.0**-10
+    on_grid = DENSITY.centre + step * rng.integers(-1_000, 1_000, (2_000, WIDTH))
+    beside = on_grid + step * rng.uniform(-0.45, 0.45, on_grid.shape)
+    assert DENSITY.log_densities(beside).tobytes() == DENSITY.log_densities(on_grid).tobytes()
+
+
 def test_too_few_rows_of_a_class_are_refused_and_just_enough_are_not():
     rows, labels = clouds(3 * ROWS_PER_CLASS_MIN, 5)
     StudentClasses.fit(rows, labels, CLASSES)
