@@ -21,6 +21,7 @@ from gateway.models.models import out_of_service
 from gateway.policy.compile import compile_policy
 from gateway.policy.file import Memory
 from gateway.policy.policy import Policy
+from gateway.segmentation.isolation import ISOLATIONS, read_isolations
 from serving.bundle import Bundle, load_bundle, read_keys
 from serving.catalog import find_bundles
 from serving.errors import BundleDuplicate, BundleRejected, Rejection
@@ -36,7 +37,7 @@ Bundles = Mapping[Key, Bundle]
 
 def bundle_findings(config: Config) -> tuple[Bundles | None, list[Finding]]:
     """Verify every bundle. Returns them, or None where one cannot be used, with all that was found."""
-    findings = list(_out_of_service(config))
+    findings = [*_out_of_service(config), *_kept_out(config)]
     root = config.bundles.directory
     try:
         read_keys(config.bundles.trusted_keys)
@@ -100,3 +101,19 @@ def _out_of_service(config: Config) -> Iterator[Finding]:
     for name, version in unloaded:
         out = f"somebody took {name} version {version} out of service; it answers once it is loaded again"
         yield Finding("warning", "bundles.directory", out)
+
+
+def _kept_out(config: Config) -> Iterator[Finding]:
+    try:
+        held = read_isolations(place_of(config).memory.with_name(ISOLATIONS)).listed
+    except PolicyRejected as problem:
+        yield Finding("error", STATE, str(problem))
+        return
+    except OSError as problem:
+        yield Finding("error", STATE, unusable(problem))
+        return
+    for one in held:
+        who = f"principal {one.principal} of tenant {one.tenant}" if one.principal else f"tenant {one.tenant}"
+        yield Finding(
+            "warning", "policy.file", f"an operator keeps {who} out: {one.reason}; see `stockade tenants list`"
+        )
