@@ -73,20 +73,25 @@ def rates(rows: Sequence[Row]) -> str:
 
 def evasion_by_rate(rows: Iterable[Row]) -> str:
     """Plot evasion against the promised rate of false alarms, for rows named ".../fpr-N/right"; "" without any."""
-    lines: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
+    lines: dict[tuple[str, str], list[tuple[float, float, float, float]]] = defaultdict(list)
     for row in rows:
         found = _BY_RATE.fullmatch(row.attack)
         if found and found["of"] == "right":
-            name = f"{found['where'].removeprefix('whitebox/')} · {row.knowledge}"
             low, high = row.interval
-            lines[name].append((float(found["percent"]), 100 * row.rate, 100 * low, 100 * high))
+            lines[found["where"].removeprefix("whitebox/"), row.knowledge].append(
+                (float(found["percent"]), 100 * row.rate, 100 * low, 100 * high)
+            )
+    colours = dict(zip(sorted({where for where, _ in lines}), (BLUE, ORANGE, RED, GREY), strict=False))
+    dashes = dict(zip(sorted({knowledge for _, knowledge in lines}), ("-", "--", ":"), strict=False))
 
     def draw(axes: Any) -> None:
-        for (name, points), (colour, dash) in zip(sorted(lines.items()), _LOOKS, strict=False):
+        for (where, knowledge), points in sorted(lines.items()):
             xs, ys, lows, highs = zip(*sorted(points), strict=True)
-            axes.plot(xs, ys, dash, color=colour, marker="o", markersize=4, label=name)
+            colour, dash = colours.get(where, GREY), dashes.get(knowledge, "-.")
+            axes.plot(xs, ys, dash, color=colour, marker="o", markersize=4, label=f"{where} · {knowledge}")
             axes.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
         axes.set(xlabel="% of honest images that may be flagged", ylabel="% evaded", ylim=(0, 102))
+        axes.set_xticks(sorted({point[0] for points in lines.values() for point in points}))
         _legend(axes, len(lines))
 
     return plots(draw, 3.4 + 0.2 * len(lines)) if lines else ""
@@ -120,10 +125,12 @@ def curves(rows: Sequence[Row], name: str) -> str:
 
 
 def _legend(axes: Any, lines: int) -> None:
+    if not lines:
+        return
     handles, names = axes.get_legend_handles_labels()
     axes.figure.legend(
         handles, [_folded(name) for name in names], loc="outside upper left", frameon=False, fontsize=8, ncols=1
-    ) if lines else None
+    )
 
 
 def _folded(name: str) -> str:

@@ -20,7 +20,8 @@ th { text-align: left; color: var(--faint); font-weight: 600 } th, td { padding:
   border-bottom: 1px solid var(--line) } td.n, th.n { text-align: right; white-space: nowrap }
 .table { overflow-x: auto } .some { color: var(--orange) } .none { color: var(--faint) }
 details { margin: .6rem 0 } summary { cursor: pointer; color: var(--faint) }
-h3 { font-size: 1rem; margin: 1.4rem 0 .3rem } td code { background: none; padding: 0 }
+h3 { font-size: 1rem; margin: 1.4rem 0 .3rem } td code { background: none; padding: 0; overflow-wrap: normal }
+.table > table { min-width: 46rem }
 """
 SECTIONS = {
     "evasion": ("Evasion", "Inputs that the model gets wrong, made with its weights or by asking."),

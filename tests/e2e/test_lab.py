@@ -14,7 +14,9 @@ import pytest
 from defenses.hardening import HardeningRule
 from defenses.lab.attack import Refused, Size, Split
 from defenses.lab.offline import Defended, OfflineOracle
+from defenses.lab.trial import read_lines
 from gateway.lab import lab as lab_module
+from gateway.lab.catalogue import catalogue
 from gateway.lab.lab import LabExhausted, LocalLab
 from gateway.lab.policy import policy_under_test
 from gateway.samples import bundles_directory
@@ -100,9 +102,9 @@ def test_there_is_an_end_of_accounts(local):
 pytestmark = pytest.mark.slow
 
 
-def stockade(*arguments, cwd):
+def stockade(*arguments, cwd, timeout_s=170):
     command = [sys.executable, "-m", "gateway", "lab", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=170, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +126,18 @@ def test_run_goes_on_where_it_was_and_report_makes_a_page(tmp_path):
     assert "whitebox/kiosk-1/eps-0.1/all" in page
     assert "<svg" in page
     assert not re.search(r'(src|href)="(?!#)|<link|@import|url\((?!#)', page), "it needs nothing from elsewhere"
+
+
+@pytest.mark.timeout(900)
+def test_everything_runs_small_and_nothing_begins_after_five_minutes(tmp_path):
+    """The whole catalogue at its smallest; what it finds there means little, so no number is looked at."""
+    out = tmp_path / "out"
+    done = stockade("run", "--smoke", "--minutes", 5, "--out", out, cwd=ROOT, timeout_s=800)
+    assert done.returncode == 0, done.stderr
+    shown = stockade("report", out, "--smoke", cwd=ROOT)
+    assert shown.returncode in (0, 1), shown.stderr
+    ran = {line.experiment for line in read_lines(out / "trials.jsonl")}
+    assert ran == set(catalogue())
 
 
 def test_what_cannot_be_used_is_said(tmp_path):
