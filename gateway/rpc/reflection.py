@@ -18,6 +18,7 @@ from gateway.codec import parse_as
 from gateway.exits import record_alone
 from stockade.open_inference import grpc_service_pb2
 from stockade.pool import POOL
+from stockade.v1 import feedback_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,6 +35,7 @@ def servicer() -> aio.ReflectionServicer:
     for module in (health_pb2, reflection_pb2):
         POOL.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
     services = [service.full_name for service in grpc_service_pb2.DESCRIPTOR.services_by_name.values()]
+    services.append(feedback_pb2.DESCRIPTOR.services_by_name["Feedback"].full_name)
     services += [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, *VERSIONS]
     return aio.ReflectionServicer(services, pool=POOL)
 
