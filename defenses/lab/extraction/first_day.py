@@ -2,7 +2,7 @@
 
 The costs in `defenses.lab.extraction.theft` are taken on a clock of their own, since a theft takes days. Here one
 account asks natural images as fast as it can until nothing is answered, and the answers in full and of the class alone
-are counted. Both must be what the prices of the same rows say; how far they are apart is in the trial.
+are counted. Together they must be what the prices of the same rows say; that stands beside them in the trial.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from defenses.evasion.evidence import load_evidence
 from defenses.extraction.budget import MILLI, TECHNIQUE, TOP1_SHARE
 from defenses.lab.attack import Answers, Lab, Oracle, Refused, Size, Split, Trial
-from defenses.lab.extraction.service import Defence, open_defence
+from defenses.lab.extraction.service import QUERIES_PER_DAY, Defence, open_defence
 from defenses.screen import Evidence
 
 __all__ = ["expected", "first_day_of"]
 
 ASKED: Final = {Size.SMOKE: 300, Size.FULL: 3_000}
 CHUNK_ROWS: Final = 50
+POLICY: Final = {"budget": {"mode": "enforce", "queries_per_day": QUERIES_PER_DAY}}
 
 
 def first_day_of(name: str, version: str) -> Callable[[Lab, int], list[Trial]]:
@@ -35,10 +36,13 @@ def first_day_of(name: str, version: str) -> Callable[[Lab, int], list[Trial]]:
         prediction = np.asarray(outputs["probabilities"])
         p_values = load_evidence(model.arrays()).judge(Evidence({}, outputs), rows=len(rows)).p_values
         defence = open_defence(lab, model, seed)
+        priced = "budget.scale" in model.arrays()
         full, top1 = expected(defence, defence.prices.cost(prediction, p_values))
         trials = []
         for defended in (False, True):
-            with lab.oracle(name, version, defended=defended) as oracle:
+            with lab.oracle(
+                name, version, defended=defended, changes=POLICY if defended and priced else None
+            ) as oracle:
                 counts = _counts(lab, oracle, rows)
             if defended:
                 counts |= {"expected_full": float(full), "expected_top1": float(top1)}
@@ -56,6 +60,7 @@ def first_day_of(name: str, version: str) -> Callable[[Lab, int], list[Trial]]:
                     settings={
                         "success": "rows answered to one account without a proof of work",
                         "units_per_day": round(defence.budget.units, 1),
+                        "budget": "in force" if defended and priced else "none",
                     },
                 )
             )
@@ -93,5 +98,5 @@ def _counts(lab: Lab, oracle: Oracle, rows: NDArray[np.float32]) -> dict[str, fl
 
 
 def _class_alone(answers: Answers) -> NDArray[np.bool_]:
-    """Say which answers are of one class. A row that the model is all but sure of looks so too; `expected` has none."""
+    """Say which answers are of one class alone. Rows that the model is all but sure of, rounded, look so too."""
     return np.asarray(np.nanmax(np.where(answers.answered[:, None], answers.probabilities, 0.0), axis=1) >= 1.0)

@@ -54,7 +54,7 @@ def test_answers_are_counted_until_there_are_none():
     lab = Laboratory()
 
     @contextmanager
-    def oracle(name, version, *, defended):
+    def oracle(name, version, *, defended, changes=None):
         yield Metered(120, 33) if defended else Metered(10_000, 0)
 
     lab.oracle = oracle
