@@ -23,6 +23,8 @@ from defenses.calibration import ConformalCalibration
 from defenses.errors import EvidenceInvalid, ScreenMissing
 from defenses.evasion.evidence import COMPONENTS, MAHALANOBIS_WEIGHT, PARETO_SHAPE, EvidenceScreen
 from defenses.evasion.evidence import NAME as EVIDENCE
+from defenses.lab.trigger_statistic import TriggerStatistic
+from defenses.poisoning.trigger import NAME as TRIGGER
 
 __all__ = ["STATISTICS", "EvidenceStatistic", "Judged", "Pipeline", "Rates", "Statistic"]
 
@@ -81,7 +83,10 @@ def _witness(outputs: Mapping[str, Tensor], name: str) -> Tensor:
     return torch.where(values.abs() <= limit, values, torch.full_like(values, limit))
 
 
-STATISTICS: Mapping[str, Callable[[Mapping[str, NDArray[Any]]], Statistic]] = {EVIDENCE: EvidenceStatistic}
+STATISTICS: Mapping[str, Callable[[Mapping[str, NDArray[Any]]], Statistic]] = {
+    EVIDENCE: EvidenceStatistic,
+    TRIGGER: TriggerStatistic,
+}
 """How each stateless screen's statistic is built from the arrays of a bundle."""
 
 

@@ -34,11 +34,11 @@ ROWS_PER_CLASS_MIN: Final = 100
 CLASSES_MAX: Final = 100
 FEATURES_MAX: Final = 4_096
 
-_VALUE_BITS, _VALUE_MAX = 10, 64.0  # features, scaled: 16 bits and the sign
+VALUE_BITS, VALUE_MAX = 10, 64.0  # features, scaled: 16 bits and the sign
 _COMPONENT_BITS = 16  # of a unit vector: with 4,096 features a coordinate takes 16 + 16 + 12 bits
-_COORDINATE_BITS, _COORDINATE_MAX = 12, 4_096.0  # 24 bits
+COORDINATE_BITS, COORDINATE_MAX = 12, 4_096.0  # 24 bits
 _WHITENING_BITS, _WHITENING_MAX = 10, 512.0  # 19 bits, so with 64 coordinates a product takes 24 + 19 + 6
-_WHITE_BITS, _WHITE_MAX = 8, 4_096.0  # 20 bits; the square 40, and the sum of 64 of them 46
+WHITE_BITS, WHITE_MAX = 8, 4_096.0  # 20 bits; the square 40, and the sum of 64 of them 46
 _PARTS = ("centre", "scale", "components", "means", "whitening", "log_roots")
 
 Reals = NDArray[np.float64]
@@ -81,7 +81,7 @@ class StudentClasses:
         if counts.min() < ROWS_PER_CLASS_MIN:
             fewest = int(counts.argmin())
             raise CalibrationInvalid("labels", f"class {fewest} has {counts[fewest]} rows; {ROWS_PER_CLASS_MIN} wanted")
-        centre = _on_grid(values.mean(axis=0), _COORDINATE_BITS)
+        centre = _on_grid(values.mean(axis=0), COORDINATE_BITS)
         deviation = float(np.abs(values - centre).max()) or 1.0
         scale = np.array(2.0 ** np.ceil(np.log2(deviation)))  # a power of two: dividing by it is exact
         unit = (values - centre) / scale
@@ -109,7 +109,7 @@ class StudentClasses:
             centre,
             scale,
             _on_grid(np.clip(components, -1.0, 1.0), _COMPONENT_BITS),
-            _on_grid(np.clip(means, -_WHITE_MAX, _WHITE_MAX), _WHITE_BITS),
+            _on_grid(np.clip(means, -WHITE_MAX, WHITE_MAX), WHITE_BITS),
             _on_grid(np.clip(whitening, -_WHITENING_MAX, _WHITENING_MAX), _WHITENING_BITS),
             log_roots,
         )
@@ -134,9 +134,9 @@ class StudentClasses:
         """Return float64 (n, classes) of rows (n, D), but for a constant; what is not finite counts as the largest."""
         classes, k = self.means.shape
         white = _coordinates(rows, centre=self.centre, scale=self.scale, components=self.components) @ self.side_by_side
-        _round(white, _WHITE_BITS)
+        _round(white, WHITE_BITS)
         white -= self.means.reshape(-1)
-        np.clip(white, -_WHITE_MAX, _WHITE_MAX, out=white)
+        np.clip(white, -WHITE_MAX, WHITE_MAX, out=white)
         np.square(white, out=white)
         distances = white.reshape(-1, classes, k).sum(axis=2)
         distances /= FREEDOM
@@ -148,12 +148,12 @@ def _coordinates(rows: NDArray[Any], *, centre: Reals, scale: Reals, components:
     values -= centre
     values /= scale
     # The smaller of NaN and a number is the number: NaN counts as the largest value.
-    np.fmin(values, _VALUE_MAX, out=values)
-    np.maximum(values, -_VALUE_MAX, out=values)
-    _round(values, _VALUE_BITS)
+    np.fmin(values, VALUE_MAX, out=values)
+    np.maximum(values, -VALUE_MAX, out=values)
+    _round(values, VALUE_BITS)
     found: Reals = values @ components
-    _round(found, _COORDINATE_BITS)
-    return np.clip(found, -_COORDINATE_MAX, _COORDINATE_MAX, out=found)
+    _round(found, COORDINATE_BITS)
+    return np.clip(found, -COORDINATE_MAX, COORDINATE_MAX, out=found)
 
 
 def _fit_class(coordinates: Reals) -> tuple[Reals, Reals, Reals]:
@@ -165,7 +165,7 @@ def _fit_class(coordinates: Reals) -> tuple[Reals, Reals, Reals]:
     # A direction in which the class hardly varies may not whiten beyond the grid.
     values = np.maximum(values, _WHITENING_MAX**-2)
     whitening = _on_grid(vectors / np.sqrt(values), _WHITENING_BITS)
-    return _on_grid(mean @ whitening, _WHITE_BITS), whitening, np.asarray(np.log(values).sum() / 2)
+    return _on_grid(mean @ whitening, WHITE_BITS), whitening, np.asarray(np.log(values).sum() / 2)
 
 
 def _on_grid(values: NDArray[Any], bits: int) -> Reals:
