@@ -20,7 +20,7 @@ from gateway.policy.policy import Policy, parse_policy
 from ops.incident_register import MODEL, PRINCIPAL, TENANT
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from gateway.incident.read import Story
@@ -77,12 +77,17 @@ def model_steps(story: Story, registry: Registry, asked: Collection[str]) -> Ite
             yield Step("rollback", f"{name}/{number}", why)
 
 
-def policy_of_before(story: Story, registry: Registry) -> Step | None:
-    """Return which policy was in force when the incident began, where it is not the one of now."""
+def policy_of_before(story: Story, registry: Registry, former: Mapping[str, Path]) -> Step | None:
+    """Return which policy was in force when the incident began, where it is not the one of now.
+
+    `former` are the files of earlier policies that the host has kept, by digest.
+    """
     before = story.timeline.before()
     if before is None or before[2] == registry.policy.digest:
         return None
-    return Step("policy", before[2], f"in force when it began, entry {before[0]}; give its file with --policy")
+    file = former.get(before[2])
+    where = f"--policy {file}" if file is not None else "its file is not kept here: --policy FILE"
+    return Step("policy", before[2], f"in force when it began, entry {before[0]}; to go back to it, {where}")
 
 
 def restored(story: Story, registry: Registry, file: Path) -> tuple[str, Policy, Step]:

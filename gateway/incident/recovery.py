@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.cli.operator import OperatorFailed
+from gateway.host.place import place_of
 from gateway.incident.labels import reject_labels, suspect_labels
 from gateway.incident.recover import Step, model_steps, policy_of_before, restored, suspect_steps
 from gateway.incident.view import render_steps
+from gateway.policy.file import former_policies
 from gateway.registry.registry import open_registry, parse_version, rewrite, write_policy
 from gateway.segmentation.verbs import EX_NO, asked, err, fail
 from ops.incident_register import PRINCIPAL
@@ -27,6 +29,7 @@ from stockade.v1 import admin_pb2
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
     from gateway.incident.read import Story
     from gateway.policy.policy import Policy
@@ -86,8 +89,16 @@ def plan_of(story: Story, registry: Registry, options: argparse.Namespace) -> Pl
         labels=labels,
         models=list(model_steps(story, registry, options.rollback)),
         policy=policy,
-        hint=policy_of_before(story, registry) if policy is None else None,
+        hint=policy_of_before(story, registry, former(registry)) if policy is None else None,
     )
+
+
+def former(registry: Registry) -> dict[str, Path]:
+    """Return the earlier policies that the host has kept; none where they cannot be read, as by another user."""
+    try:
+        return former_policies(place_of(registry.config).policies)
+    except OSError:
+        return {}
 
 
 def asked_of_gateway(story: Story, options: argparse.Namespace) -> tuple[list[Step], list[int]]:

@@ -7,6 +7,9 @@ the copy is what it starts with.
 A copy can stop to verify when the policy's key is replaced. The same policy signed with the new key mends it: at a
 reload, and before a worker is started.
 
+Those that were in force stay beside the copy, the newest `FORMER_MAX` of them, for whoever has to go back to one: the
+audit log knows them by digest. Their content needs a higher revision then, and a new signature.
+
 The state directory may be deleted, and the copy with it. So which revision was last in force is remembered beside the
 log as well: otherwise whoever deletes it could bring back an older policy that was once signed.
 """
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 ACCEPTED = "accepted.yaml"
 DRAFT = "draft.yaml"
 MENDED = "mended.yaml"
+FORMER = "former"
+FORMER_MAX = 20
 MEMORY_BYTES_MAX = 1024
 UNSIGNED_NS = 10 * 1_000_000_000
 ABSENT = 0
@@ -115,6 +120,20 @@ class Memory:
             raise PolicyRollback([f"{policy_file}: revision: {problem}; {advice}"])
 
 
+def former_policies(directory: Path) -> dict[str, Path]:
+    """Return the policies that were in force, by digest, from the directory of the accepted one. Raises OSError."""
+    return {file.name.split(".")[1]: file for file in sorted((directory / FORMER).glob("*.*.yaml"))}
+
+
+def keep_former(copy: Path, policy: Policy) -> None:
+    """Put a policy among those that were in force, and let the oldest of too many go. Raises OSError."""
+    directory = copy.parent / FORMER
+    directory.mkdir(mode=0o700, exist_ok=True)
+    shutil.copyfile(copy, directory / f"{policy.revision:016d}.{policy.digest}.yaml")
+    for file in sorted(directory.glob("*.*.yaml"))[:-FORMER_MAX]:
+        file.unlink()
+
+
 def sha256_of(file: Path) -> str:
     """Return the digest of a file's bytes."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
@@ -143,6 +162,8 @@ class Kept:
     def accept(self, copy: Path, policy: Policy) -> None:
         """Make a draft, which holds this policy, the accepted one. Raises OSError."""
         self.memory.keep(policy, copy)
+        with contextlib.suppress(OSError):  # the policy is good without it
+            keep_former(copy, policy)
         accept(copy)
 
     def first(self, log: Log, require: Callable[[Policy], None] = lambda _: None) -> Policy:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+import gateway.policy.file
 from gateway.cli.init import init_directory
 from gateway.config.document import FileRejected, PolicyRejected
 from gateway.policy.file import (
@@ -19,6 +20,7 @@ from gateway.policy.file import (
     Memory,
     accept,
     awaits_signature,
+    former_policies,
     signature_of,
     stamp,
 )
@@ -142,7 +144,8 @@ def test_an_edit_waits_for_its_signature_and_nothing_else_waits(place):
 def test_accepting_a_draft_leaves_no_draft(place):
     _, _, kept = place
     accept(kept.draft())
-    assert sorted(path.name for path in kept.directory.iterdir()) == [ACCEPTED, f"{ACCEPTED}.sig"]
+    files = [path.name for path in kept.directory.iterdir() if path.is_file()]
+    assert sorted(files) == [ACCEPTED, f"{ACCEPTED}.sig"]
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +171,8 @@ def test_a_new_key_over_the_same_policy_renews_the_copy(place, other_key, renew)
         load_policy(kept.copy, source.public_key)
     renew(kept, policy)
     assert load_policy(kept.copy, source.public_key) == policy
-    assert sorted(path.name for path in kept.directory.iterdir()) == [ACCEPTED, f"{ACCEPTED}.sig"]
+    files = [path.name for path in kept.directory.iterdir() if path.is_file()]
+    assert sorted(files) == [ACCEPTED, f"{ACCEPTED}.sig"]
 
 
 @pytest.mark.parametrize("renew", [Kept.refresh, Kept.mend])
@@ -291,3 +295,26 @@ def test_a_policy_that_cannot_be_remembered_is_not_accepted(place):
     with pytest.raises(OSError, match=r"policy\.revision"):
         kept.accept(kept.draft(), load_policy(site.policy, site.directory / "keys/policy.pub"))
     assert kept.copy.read_bytes() == before
+
+
+def test_those_that_were_in_force_are_kept_the_newest_of_them(place, monkeypatch):
+    site, _, kept = place
+    monkeypatch.setattr(gateway.policy.file, "FORMER_MAX", 2)
+    assert former_policies(kept.directory) == {}
+    texts = {}
+    for number in range(4):
+        site.change_policy(lambda policy, number=number: policy["models"]["tiny"].update(cost_per_row=number + 1))
+        texts[kept.first(Words()).digest] = site.policy.read_bytes()
+    found = former_policies(kept.directory)
+    assert {digest: file.read_bytes() for digest, file in found.items()} == dict(list(texts.items())[-2:])
+    kept.first(Words())  # the same again takes no room
+    assert former_policies(kept.directory) == found
+
+
+def test_a_policy_is_taken_over_also_where_earlier_ones_cannot_be_kept(place, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    _, source, kept = place
+    monkeypatch.setattr(gateway.policy.file, "keep_former", full)
+    assert kept.first(Words()) == load_policy(source.file, source.public_key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -77,10 +78,14 @@ def test_which_version_answers_again(suspects, answered, asked, wanted):
 
 
 def test_which_policy_was_in_force_before():
-    found = policy_of_before(story(policies=[(1, 3, "c" * 64), (4, 9, "d" * 64), (6, 10, "e" * 64)]), registry())
+    before = story(policies=[(1, 3, "c" * 64), (4, 9, "d" * 64), (6, 10, "e" * 64)])
+    found = policy_of_before(before, registry(), {})
     assert (found.about, "entry 4" in found.why) == ("d" * 64, True)
-    assert policy_of_before(story(policies=[(4, 9, "f" * 64)]), registry()) is None
-    assert policy_of_before(story(policies=[(4, 10, "d" * 64)]), registry()) is None
+    assert "is not kept here" in found.why
+    kept = policy_of_before(before, registry(), {"d" * 64: Path("/kept/d.yaml"), "e" * 64: Path("/kept/e.yaml")})
+    assert kept.why.endswith("--policy /kept/d.yaml")
+    assert policy_of_before(story(policies=[(4, 9, "f" * 64)]), registry(), {}) is None
+    assert policy_of_before(story(policies=[(4, 10, "d" * 64)]), registry(), {}) is None
 
 
 def test_a_policy_comes_back_only_if_the_log_knows_it_from_before(made_site, tmp_path):
