@@ -139,14 +139,14 @@ def objection(before: Measured, after: Measured, twin: Measured, limits: Limits)
     Args:
         before: the version that serves.
         after: the candidate.
-        twin: what the same training makes of the trusted rows alone. It answers for what training itself does to marks
-            that mean nothing; what the items add to that is theirs.
+        twin: what the same training makes of the trusted rows alone. It answers for what training itself does to
+            single classes and to marks that mean nothing; what the items add to that is theirs.
         limits: how much is too much.
     """
     lost = before.accuracy - after.accuracy
     if lost > limits.accuracy_drop_max:
         return f"accuracy on trusted rows falls by {lost:.4f}, more than {limits.accuracy_drop_max:g}"
-    recall = before.recall - after.recall
+    recall = np.minimum(before.recall, twin.recall) - after.recall
     if recall.max() > limits.recall_drop_max:
         label = int(recall.argmax())
         return f"recall of class {label} falls by {recall[label]:.4f}, more than {limits.recall_drop_max:g}"

@@ -98,6 +98,18 @@ def test_a_candidate_that_does_worse_goes_no_further(changed, word):
     assert bool(found) == bool(word)
 
 
+def test_what_training_itself_does_to_a_class_is_not_the_items_fault():
+    after = replace(GOOD, recall=np.array([0.9, 0.8]))
+    assert objection(GOOD, after, GOOD, Limits())
+    assert not objection(GOOD, after, after, Limits())
+    assert objection(after, GOOD, GOOD, Limits()) == ""
+
+
+def test_training_that_makes_everything_worse_is_an_objection_all_the_same():
+    after = replace(GOOD, accuracy=0.8)
+    assert objection(GOOD, after, after, Limits())
+
+
 def test_what_training_itself_does_to_a_mark_is_not_the_items_fault():
     after = replace(GOOD, triggered=np.array([[0.2, 0.05]]))
     assert objection(GOOD, after, GOOD, Limits())
