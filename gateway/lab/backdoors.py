@@ -63,7 +63,7 @@ def _adaptive_blend(seed: int) -> Backdoor:
 ATTACKS: Final[dict[str, tuple[Callable[[int], Backdoor], str]]] = {
     "badnets": (_badnets, "a 3 x 3 patch in 5 % of the training rows (BadNets)"),
     "blend": (_blend, "a pattern blended at 20 % into 5 % of the training rows (Chen et al.)"),
-    "wanet": (_wanet, "a warp by a quarter to a whole pixel in 10 % of the training rows (WaNet)"),
+    "wanet": (_wanet, "a warp by half a pixel on average in 10 % of the training rows (WaNet)"),
     "adap-blend": (_adaptive_blend, "halves of a faint pattern, with regularising rows (Adap-Blend)"),
 }
 
