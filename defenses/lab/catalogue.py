@@ -137,6 +137,96 @@ def _extraction(version: str) -> list[Experiment]:
     ]
 
 
+def _queries(version: str) -> list[Experiment]:
+    where = f"query/kiosk-{version}"
+    plans = {
+        "square": "Square",
+        "hop-skip-jump": "HopSkipJump (by ART)",
+        "boundary": "Boundary (by ART)",
+        "sign-opt": "SignOPT (by ART)",
+        "zoo": "ZOO (by ART)",
+        "nes": "NES",
+        "fresh": "FRESH: independent blocks at the edge of the ball",
+        "fresh-wide": "FRESH, asking outside the ball, at 0.16",
+        "fresh-wider": "FRESH, asking outside the ball, at 0.25",
+        "oars-nes": "NES under OARS, which sees where screens act",
+        "oars-square": "Square under OARS, which sees where screens act",
+        "oars-nes-leaks": "NES under OARS, with what leaks",
+        "oars-nes-blocks-leaks": "NES in blocks under OARS, with what leaks",
+        "oars-square-leaks": "Square under OARS, with what leaks",
+        "square-sybils-one-tenant": "Square by 10 accounts of one tenant",
+        "square-sybils-ten-tenants": "Square by 10 accounts of ten tenants",
+        "fresh-sybils-one-tenant": "FRESH by 10 accounts of one tenant",
+        "fresh-sybils-ten-tenants": "FRESH by 10 accounts of ten tenants",
+        "square-between-50": "Square, every other question an innocent one",
+        "square-between-90": "Square, nine of ten questions innocent",
+    }
+    compared = ("square", "fresh")
+    variants = ("steps", "consistent", "consistent-steps", "neighbour-steps")
+    return [
+        *(
+            Experiment(
+                f"{where}/{name}",
+                "evasion",
+                f"{what} on kiosk {version} as the policy serves it",
+                later("evasion.query_plans", "query_of", name, "kiosk", version),
+            )
+            for name, what in plans.items()
+        ),
+        *(
+            Experiment(
+                f"{where}/{name}",
+                "evasion",
+                f"Square on kiosk {version} for {what}",
+                later("evasion.query_plans", "in_turn_of", name, "kiosk", version),
+                seeds=seeds,
+            )
+            for name, what, seeds in (
+                ("square-rotating-1000", "1,000 images in turn, by one account", 3),
+                ("square-rotating-3000", "3,000 images in turn, by one account", 1),
+                ("square-drip", "9 images in turn between 97 % innocent questions, by one account", 3),
+            )
+        ),
+        *(
+            Experiment(
+                f"{where}/{name}/robust",
+                "evasion",
+                f"{plans[name]} on kiosk {version} without screens: what the model alone withstands",
+                later("evasion.query_plans", "query_of", name, "kiosk", version, False),
+            )
+            for name in compared
+        ),
+        *(
+            Experiment(
+                f"{where}/{name}/{variant}",
+                "evasion",
+                f"{plans[name]} on kiosk {version} with another watch: {variant}",
+                later("evasion.query_plans", "query_of", name, "kiosk", version, True, variant),
+            )
+            for name in compared
+            for variant in variants
+        ),
+    ]
+
+
+def _benign(version: str) -> list[Experiment]:
+    habits = {
+        "duplicates-0": "nothing asked twice",
+        "duplicates-5": "5 % near duplicates in bursts",
+        "duplicates-5-mixed": "5 % near duplicates, unlike those the watch was calibrated for",
+        "duplicates-20": "20 % near duplicates, more than the watch was calibrated for",
+    }
+    return [
+        Experiment(
+            f"benign/kiosk-{version}/{habit}",
+            "benign",
+            f"1,000 innocent accounts of kiosk {version} with 1,000 questions each: {what}",
+            later("benign_trials", "benign_of", habit, "kiosk", version),
+        )
+        for habit, what in habits.items()
+    ]
+
+
 _ALL = [
     Experiment(
         "whitebox/kiosk-1/eps-0.1/control",
@@ -152,6 +242,12 @@ _ALL = [
         "inference",
         "LiRA against a network that was taught for long on few rows: has to succeed",
         direct("inference.membership_trials", "overfitted"),
+    ),
+    Experiment(
+        "query/kiosk-1/square/control",
+        "evasion",
+        "Square on kiosk 1 without screens: has to succeed",
+        later("evasion.query_plans", "query_of", "square", "kiosk", "1", False),
     ),
     *_inference("1"),
     *_inference("2"),

@@ -14,7 +14,7 @@ from defenses.lab.evasion.query_art import ArtQueries
 from defenses.lab.evasion.query_scores import Nes, square
 from defenses.lab.evasion.query_trials import InTurn, Plan, plan_of, rotation_of
 
-__all__ = ["PLANS", "query_of", "rotating"]
+__all__ = ["IN_TURN", "PLANS", "in_turn_of", "query_of"]
 
 LONG: Final = 5_000
 SHORT: Final = 1_000
@@ -76,6 +76,19 @@ def query_of(
     return plan_of(PLANS[name], model, version, defended=defended, variant=variant)
 
 
-def rotating(model: str, version: str) -> Callable[[Lab, int], list[Trial]]:
-    """Square for 1,000 images in turn, 300 questions each: between two about one image lie more than a window holds."""
-    return rotation_of(InTurn("square-rotating", square, 1_000, 300), model, version)
+IN_TURN: Final[Mapping[str, InTurn]] = {
+    plan.name: plan
+    for plan in (
+        InTurn("square-rotating-1000", square, 1_000, 150),
+        InTurn("square-rotating-3000", square, 3_000, 100),
+        InTurn("square-drip", square, 9, 200, groups=3, innocent=0.97),
+    )
+}
+"""Between two questions about one image lie more than a window remembers; or so many innocent ones that repeats are as
+rare as in benign traffic, and so far apart that each looks like the first.
+"""
+
+
+def in_turn_of(name: str, model: str, version: str) -> Callable[[Lab, int], list[Trial]]:
+    """Return the run of a plan of IN_TURN."""
+    return rotation_of(IN_TURN[name], model, version)

@@ -2,7 +2,7 @@
 
 Attacked are test images that the model answers right untouched; all rates are of these. An attack's success is what the
 lab finds, not what it was told: its best row, within the norm, is asked once by an account that nothing is remembered
-of, and is answered with a wrong class and not flagged. `told_wrong_share` is what the attackers believed.
+of, and is answered with a wrong class and not flagged. `claimed_share` is what the attackers believed.
 
 `before_action_median`: distinct answers an attacker had before a screen first acted on one of its questions, over all
 attempts; an attempt that was never acted upon counts with all its answers.
@@ -32,7 +32,8 @@ DRAWN: Final = 1.5  # rows drawn for one that is wanted: some are answered wrong
 TOGETHER: Final = 16  # attempts at a time
 ACCOUNTS_MAX: Final = 60  # of one oracle
 SMOKE_BUDGET_MAX: Final = 60
-OTHER_ROWS, OTHER_SEED = 500, 10  # images that no seed up to 9 attacks, where all are there
+OTHER_ROWS: Final = {Size.SMOKE: 200, Size.FULL: 3_000}
+OTHER_SEED: Final = 2  # with as many rows, those are no images that are attacked up to row 6,000
 CROWDED: Final = 1.3  # rows drawn for one that has to be far from the others
 APART_GAP, APART_SHARE = 0.25, 0.06
 VERIFIED_EACH: Final = 5  # rows an account: too few to be near each other by chance
@@ -122,12 +123,20 @@ def plan_of(
 
 @dataclass(frozen=True, slots=True)
 class InTurn:
-    """A search for many images in turn through one account: `budget` questions for each."""
+    """A search for many images in turn through one account.
+
+    images: of each account.
+    budget: questions an image.
+    groups: accounts that do so, one after the other, with images of their own.
+    innocent: share of innocent questions.
+    """
 
     name: str
     search: Search
     images: int
     budget: int
+    groups: int = 1
+    innocent: float = 0.0
 
 
 def rotation_of(plan: InTurn, model: str, version: str) -> Callable[[Lab, int], list[Trial]]:
@@ -135,24 +144,37 @@ def rotation_of(plan: InTurn, model: str, version: str) -> Callable[[Lab, int], 
     target = Target(model, version)
 
     def run(lab: Lab, seed: int) -> list[Trial]:
-        count, questions = (8, 20) if lab.size is Size.SMOKE else (plan.images, plan.budget)
-        sample = apart(answered_right(lab, target, round(CROWDED * count), seed), count)
-        tasks = [
-            Task(Ball(row, target.radius), int(label), questions)
-            for row, label in zip(sample.rows, sample.labels, strict=True)
-        ]
-        with lab.oracle(model, version, defended=True) as oracle:
-            counted = Counted(oracle, budget=len(tasks) * questions)
-            attempts = rotate(
-                counted,
-                plan.search,
-                tasks,
-                np.random.default_rng([seed, 1]),
-                partial(lab.tell, target.name(plan.name)),
-            )
-        met = counted.answered if counted.before_action is None else counted.before_action
-        results = [(attempt, met) for attempt in attempts]
-        settings = {"budget": questions, "accounts": 1, "tenants": 1, "images_in_turn": len(tasks)}
+        smoke = lab.size is Size.SMOKE
+        count, budget = (4, 20) if smoke else (plan.images, plan.budget)
+        groups = 1 if smoke else plan.groups
+        wanted = count * groups
+        sample = apart(answered_right(lab, target, round(CROWDED * wanted), seed), wanted)
+        others = lab.rows(target.model, Split.TEST, OTHER_ROWS[lab.size], OTHER_SEED).rows
+        results: list[tuple[Attempt, int]] = []
+        with lab.oracle(model, version, defended=True, accounts=groups, tenants=groups) as oracle:
+            for group in range(groups):
+                own = slice(group * count, (group + 1) * count)
+                tasks = [
+                    Task(Ball(row, target.radius), int(label), budget)
+                    for row, label in zip(sample.rows[own], sample.labels[own], strict=True)
+                ]
+                if not tasks:
+                    break
+                worn: Oracle = Spread(oracle, [group])
+                if plan.innocent:
+                    worn = Between(worn, others, plan.innocent)
+                counted = Counted(worn, budget=len(tasks) * budget)
+                chance = np.random.default_rng([seed, group, 1])
+                attempts = rotate(counted, plan.search, tasks, chance, partial(lab.tell, target.name(plan.name)))
+                met = counted.answered if counted.before_action is None else counted.before_action
+                results += [(attempt, met) for attempt in attempts]
+        settings = {
+            "budget": budget,
+            "accounts": 1,
+            "tenants": 1,
+            "images_in_turn": count,
+            "innocent_share": plan.innocent,
+        }
         return [_Line(lab, target, plan.name, BLACK_BOX, seed).of(sample.labels, results, settings)]
 
     return run
@@ -189,7 +211,7 @@ class _Attacks:
     def on(self, sample: Sample, rng: np.random.Generator) -> list[tuple[Attempt, int]]:
         """Attack each row, all at once; return its attempt with the answers it had before the first action."""
         lab, target, plan, count = self.lab, self.target, self.plan, len(sample.labels)
-        others = lab.rows(target.model, Split.TEST, OTHER_ROWS, OTHER_SEED)
+        others = lab.rows(target.model, Split.TEST, OTHER_ROWS[lab.size], OTHER_SEED)
         attack = plan.make(lab.model(target.model, target.version).classes, others)
         chances = rng.spawn(count)
         opened = lab.oracle(
@@ -245,7 +267,7 @@ class _Line:
         attempts, target = [attempt for attempt, _ in results], self.target
         wrong, acted = verified(self.lab, target, np.stack([one.adversarial for one in attempts]), labels)
         good = wrong & ~acted & np.array([one.norm <= target.radius + 1e-6 for one in attempts])
-        told = np.array([one.success for one in attempts])
+        claimed = np.array([one.success for one in attempts])
         spent = sorted(one.queries for one, success in zip(attempts, good, strict=True) if success)
         curve = [(float(queries), place / len(good)) for place, queries in enumerate(spent, 1)]
         return Trial(
@@ -260,8 +282,8 @@ class _Line:
             metrics={
                 "queries_median": float(median(one.queries for one in attempts)),
                 "before_action_median": float(median(met for _, met in results)),
-                "told_wrong_share": float(told.mean()),
-                "told_wrongly_share": float((told & ~wrong).mean()),
+                "claimed_share": float(claimed.mean()),
+                "claimed_wrongly_share": float((claimed & ~wrong).mean()),
                 "wrong_flagged_or_not_share": float(wrong.mean()),
             },
             settings={"norm": "L-inf", "radius": target.radius, "denominator": "images answered right", **settings},

@@ -11,7 +11,7 @@ import pytest
 from defenses.lab.attack import Sample, Size
 from defenses.lab.evasion import query_trials
 from defenses.lab.evasion.query import Searching
-from defenses.lab.evasion.query_plans import PLANS
+from defenses.lab.evasion.query_plans import IN_TURN, PLANS
 from defenses.lab.evasion.query_scores import square
 from defenses.lab.evasion.query_trials import VARIANTS, InTurn, Plan, apart, own_accounts, plan_of, rotation_of
 from tests.defenses.lab.evasion.linear import LinearLab
@@ -30,15 +30,15 @@ def run(lab, **changed):
 def test_success_is_what_a_clean_account_is_told():
     trial = run(LinearLab(reach=0.01))
     assert (trial.samples, trial.successes) == (query_trials.SAMPLES[Size.SMOKE], trial.samples)
-    assert trial.metrics["told_wrong_share"] == 1
-    assert trial.metrics["told_wrongly_share"] == 0
+    assert trial.metrics["claimed_share"] == 1
+    assert trial.metrics["claimed_wrongly_share"] == 0
     assert trial.curves["success_by_answered"][-1][1] == 1
 
 
 def test_what_only_looked_like_success_is_none():
     trial = run(LinearLab(reach=5.0, lies=True))
-    assert trial.metrics["told_wrong_share"] == 1
-    assert trial.metrics["told_wrongly_share"] == 1
+    assert trial.metrics["claimed_share"] == 1
+    assert trial.metrics["claimed_wrongly_share"] == 1
     assert trial.successes == 0
     assert trial.curves == {}
 
@@ -78,7 +78,7 @@ def test_in_turn_all_go_through_one_account():
     lab = LinearLab(reach=0.01)
     (trial,) = rotation_of(InTurn("in-turn", square, 100, 20), "kiosk", "2")(lab, 0)
     assert lab.opened[0]["accounts"] == 1
-    assert trial.settings["images_in_turn"] == trial.samples == 1  # the lab's images are all alike
+    assert trial.samples == 1  # the lab's images are all alike
     assert trial.successes > 0
 
 
@@ -97,3 +97,11 @@ def test_variants_are_parts_of_a_policy():
 
     for changes in VARIANTS.values():
         Watch.model_validate_json(json.dumps(changes["watch"]))
+
+
+@pytest.mark.parametrize("name", IN_TURN)
+def test_every_attack_in_turn_runs(name):
+    (trial,) = rotation_of(IN_TURN[name], "kiosk", "2")(LinearLab(reach=0.01), 0)
+    assert trial.attack == f"query/kiosk-2/{name}"
+    assert trial.samples == 1
+    assert trial.settings["innocent_share"] == IN_TURN[name].innocent
