@@ -12,7 +12,7 @@ from gateway.lab.figures import CURVES, curves, evasion_by_rate, rates
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["page"]
+__all__ = ["SECTIONS", "page", "value_of"]
 
 MORE_STYLE = """
 body { max-width: 66rem } table { border-collapse: collapse; width: 100%; font-size: .88rem; margin: .6rem 0 }
@@ -74,13 +74,13 @@ def targets(met: Iterable[Met]) -> str:
         word = f'<b class="{MARKS[one.verdict]}">{one.verdict}</b>'
         if one.verdict is Verdict.MET and target.measure == RATE and not one.sure:
             word += ' <span class="note">(the interval reaches beyond)</span>'
-        measured = "" if one.measured is None else _value(target, one.measured)
-        between = " to ".join(_value(target, bound) for bound in (one.low, one.high) if bound is not None)
-        floor = "" if target.floor is None else _value(target, target.floor)
+        measured = "" if one.measured is None else value_of(target, one.measured)
+        between = " to ".join(value_of(target, bound) for bound in (one.low, one.high) if bound is not None)
+        floor = "" if target.floor is None else value_of(target, target.floor)
         sign = "≤" if target.sense == "at most" else "≥"
         lines.append(
             f"<tr><td>{html.escape(target.what)}<td>{word}<td class=n>{measured}<td class=n>{between}"
-            f"<td class=n>{sign} {_value(target, target.aim)}<td class=n>{floor}<td class=n>{one.samples or ''}"
+            f"<td class=n>{sign} {value_of(target, target.aim)}<td class=n>{floor}<td class=n>{one.samples or ''}"
         )
     heads = "<th>target<th><th class=n>measured<th class=n>interval<th class=n>goal<th class=n>floor<th class=n>samples"
     return _table(heads, lines)
@@ -127,7 +127,8 @@ def _table(heads: str, lines: Iterable[str]) -> str:
     return f'<div class="table"><table><thead><tr>{heads}</thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
-def _value(target: Target, number: float) -> str:
+def value_of(target: Target, number: float) -> str:
+    """Return a number in the unit of its target."""
     if target.percent:
         return f"{number:.2%}" if 0 < number < 0.01 else f"{number:.1%}"
     return f"{number:,.4g}"

@@ -122,6 +122,10 @@ def test_run_goes_on_where_it_was_and_report_makes_a_page(tmp_path):
     results = json.loads((out / "results.json").read_text())
     control = next(row for row in results["rows"] if not row["defended"])
     assert control["rate"] >= 0.9
+    assert (
+        "| control: kiosk 1 without screens falls to PGD-40 (L-inf 0.1) | met | 100.0% |"
+        in (out / "README.md").read_text()
+    )
     page = (out / "index.html").read_text()
     assert "whitebox/kiosk-1/eps-0.1/all" in page
     assert "<svg" in page
