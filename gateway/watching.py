@@ -28,7 +28,7 @@ from gateway import errors
 from gateway.admission.limiter import Decision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from defenses.steps import Standing
     from defenses.watch import Observed, Watch
@@ -66,6 +66,13 @@ class Watching:
             steps = [rules.steps_of(caller.priority_class) for caller in callers]
             standing = self.standings.reach([caller.name for caller in callers], evidence, steps, now_ns)
         return Watched(rules, seen, self.watch.digests, self.watch.techniques, starts, evidence, standing)
+
+    def forgive(self, principals: Iterable[str]) -> None:
+        """Forget the evidence against these, and let them step down: an operator found them innocent."""
+        with self._lock:
+            for name in principals:
+                self.watch.forgive(name)
+                self.standings.forgive(name)
 
     def snapshot(self, now_ns: int) -> tuple[bytes, Mapping[str, Standing]]:
         """Return what is remembered, and who stands on a step. From any thread."""

@@ -243,7 +243,7 @@ def line_of(entry: Mapping[str, Any]) -> str:
         case _:
             named = ("purpose", "key", "matter", "administrator", "origin", "next_origin", "label", "request")
             parts = [action, *(f"{name} {entry[name]}" for name in named if name in entry)]
-    reason = entry.get("override") or entry.get("reason")
+    reason = entry.get("override") or entry.get("reason") or entry.get("detail", {}).get("reason")
     return " ".join(part for part in parts if part) + (f": {reason}" if reason else "")
 
 

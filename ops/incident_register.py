@@ -60,7 +60,7 @@ class Register:
         if b'"incident":"' not in data:
             return
         entry: Mapping[str, Any] = orjson.loads(data)
-        name = entry.get("incident", "")
+        name = entry.get("incident") or entry.get("detail", {}).get("incident", "")
         known = self.incidents.get(name)
         if entry["kind"] != "incident":
             if known is not None and len(known.acts) < ACTS_MAX:

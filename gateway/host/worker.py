@@ -2,7 +2,8 @@
 
 It speaks with its supervisor in JSON lines. Commands on stdin: `prepare` (load a policy and models, say whether they
 would do), `commit` (use the prepared ones), `forget` (drop them), `move` (canaries stand there now), `answer` (to what
-it asked), `isolate` (callers are kept out, or let in again: done at once, also while a policy is being prepared).
+it asked), `isolate` (callers are kept out, or let in again: done at once, also while a policy is being prepared),
+`forgive` (the evidence against accounts is forgotten).
 Events on stdout: `ready`, `prepared`, `rejected`, `committed`, `moved`, `isolated`, `asked` (a client wants a model
 loaded or unloaded), and `health` whenever it begins or ceases to be able to serve.
 When stdin closes, the supervisor is gone and the worker drains as on SIGTERM: nobody would restart its recorder.
@@ -95,6 +96,10 @@ class Control:
             case "move":
                 self.app.move_canaries({name: Standing(**fields) for name, fields in command["canaries"].items()})
                 say(event="moved", canaries=command["canaries"])
+            case "forgive":
+                for served in self.app.gw.served.values():
+                    if served.watching is not None:
+                        served.watching.forgive(command["principals"])
 
     def isolate(self, file: Path) -> None:
         """Keep out whom the file names, from now on; where it cannot be read, those who were kept out stay so."""

@@ -120,7 +120,8 @@ def add_verbs(verb: Verb, tenants: Any) -> None:
     show = verb(tenants, "show", lazy(here, "show"), "show one: its limits, principals, and what it asked lately")
     isolate = verb(tenants, "isolate", lazy(here, "isolate"), "keep tenants or principals out, at once and durably")
     release = verb(tenants, "release", lazy(here, "release"), "let them in again")
-    for each in (listed, show, isolate, release):
+    forgive = verb(tenants, "forgive", lazy(here, "forgive"), "forget what the watches hold against accounts")
+    for each in (listed, show, isolate, release, forgive):
         reaching(each)
     show.add_argument("tenant", metavar="TENANT")
     show.add_argument(
@@ -130,19 +131,20 @@ def add_verbs(verb: Verb, tenants: Any) -> None:
         metavar="N",
         help="how many of the log's newest entries are looked at (default: 20,000)",
     )
-    for each in (isolate, release):
+    for each in (isolate, release, forgive):
         each.add_argument("--tenant", action="append", default=[], metavar="NAME", help="the whole of it")
         each.add_argument("--principal", action="append", default=[], metavar="NAME", help="one caller; repeat it")
         reason(each)
         incident(each)
-    isolate.add_argument(
-        "--pseudonym",
-        action="append",
-        default=[],
-        type=called,
-        metavar="TENANT/HEX",
-        help="one caller, as the log calls it",
-    )
+    for each in (isolate, forgive):
+        each.add_argument(
+            "--pseudonym",
+            action="append",
+            default=[],
+            type=called,
+            metavar="TENANT/HEX",
+            help="one caller, as the log calls it",
+        )
     until = isolate.add_mutually_exclusive_group()
     until.add_argument("--for", dest="lasting", type=lasting, metavar="TIME", help="such as 2h (default: for good)")
     until.add_argument("--until", type=moment, metavar="WHEN", help="such as 2027-11-24T08:00:00Z")

@@ -7,6 +7,7 @@ says is in it.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.errors import ArgumentInvalid
@@ -40,27 +41,42 @@ TENANTS_MAX = 10_000  # in one reply: clients take 4 MiB unless they say otherwi
 
 def segmentation_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
     """Return the methods by their names."""
+    desk = Desk(control)
+    return {
+        "ForgiveAccounts": told_to(admin_pb2.ForgiveAccountsRequest, desk.forgive),
+        "ListTenants": told_to(admin_pb2.ListTenantsRequest, desk.list_tenants),
+        "ShowTenant": told_to(admin_pb2.ShowTenantRequest, desk.show_tenant),
+        "Isolate": told_to(admin_pb2.IsolateRequest, desk.isolate),
+        "LiftIsolation": told_to(admin_pb2.LiftIsolationRequest, desk.lift),
+    }
 
-    async def list_tenants(_: admin_pb2.ListTenantsRequest, __: Call) -> Message:
-        policy, isolations = control.host.policy, control.host.segments.isolations
-        now_ns = control.app.gw.wall_ns()
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The methods, for one control plane."""
+
+    control: Control
+
+    async def list_tenants(self, _: admin_pb2.ListTenantsRequest, __: Call) -> Message:
+        policy, isolations = self.control.host.policy, self.control.host.segments.isolations
+        now_ns = self.control.app.gw.wall_ns()
         reply = admin_pb2.ListTenantsResponse()
         reply.tenants.extend(summaries(policy, isolations, now_ns))
         reply.isolations.extend(isolation_message(one) for one in isolations.listed if one.holds(now_ns))
         return reply
 
-    async def show_tenant(request: admin_pb2.ShowTenantRequest, _: Call) -> Message:
-        if request.tenant not in control.host.policy.tenants:
+    async def show_tenant(self, request: admin_pb2.ShowTenantRequest, _: Call) -> Message:
+        if request.tenant not in self.control.host.policy.tenants:
             raise ArgumentInvalid("tenant", "is not a tenant of the policy in force")
-        return await asyncio.to_thread(shown, control, request.tenant, request.entries_max or LOOKED_AT)
+        return await asyncio.to_thread(shown, self.control, request.tenant, request.entries_max or LOOKED_AT)
 
-    async def isolate(request: admin_pb2.IsolateRequest, call: Call) -> Message:
+    async def isolate(self, request: admin_pb2.IsolateRequest, call: Call) -> Message:
         order = order_of(call, request.reason, request.incident)
         until_ns = request.until_unix_ns
-        if until_ns and until_ns <= control.app.gw.wall_ns():
+        if until_ns and until_ns <= self.control.app.gw.wall_ns():
             raise ArgumentInvalid("until_unix_ns", "has passed")
-        subjects = await asyncio.to_thread(subjects_of, request.subjects, control)
-        segments = control.host.segments
+        subjects = await asyncio.to_thread(subjects_of, request.subjects, self.control)
+        segments = self.control.host.segments
         try:
             made = await segments.isolate(subjects, order, until_ns)
         except IsolationRefused as problem:
@@ -70,23 +86,22 @@ def segmentation_methods(control: Control) -> dict[str, Callable[[Call, bytes], 
         reply.isolations.extend(map(isolation_message, made))
         return reply
 
-    async def lift(request: admin_pb2.LiftIsolationRequest, call: Call) -> Message:
+    async def lift(self, request: admin_pb2.LiftIsolationRequest, call: Call) -> Message:
         order = order_of(call, request.reason, request.incident)
         if not 0 < len(request.ids) <= SUBJECTS_MAX:
             raise ArgumentInvalid("ids", f"must be 1 to {SUBJECTS_MAX}")
-        segments = control.host.segments
+        segments = self.control.host.segments
         try:
             await segments.lift(request.ids, order)
         except IsolationRefused as problem:
             return admin_pb2.LiftIsolationResponse(problem=str(problem))
         return admin_pb2.LiftIsolationResponse(accepted=True, workers_behind=await segments.behind())
 
-    return {
-        "ListTenants": told_to(admin_pb2.ListTenantsRequest, list_tenants),
-        "ShowTenant": told_to(admin_pb2.ShowTenantRequest, show_tenant),
-        "Isolate": told_to(admin_pb2.IsolateRequest, isolate),
-        "LiftIsolation": told_to(admin_pb2.LiftIsolationRequest, lift),
-    }
+    async def forgive(self, request: admin_pb2.ForgiveAccountsRequest, call: Call) -> Message:
+        order = order_of(call, request.reason, request.incident)
+        subjects = await asyncio.to_thread(subjects_of, request.subjects, self.control)
+        forgiven = await self.control.host.segments.forgive(subjects, order)
+        return admin_pb2.ForgiveAccountsResponse(principals=forgiven)
 
 
 def subjects_of(asked: Iterable[admin_pb2.Subject], control: Control) -> list[Subject]:

@@ -36,6 +36,7 @@ __all__ = ["Segments"]
 
 PATIENCE_S = 5.0
 LOOK_EVERY_S = 0.005
+FORGIVEN_AT_ONCE = 500  # names in one command to a worker, whose lines are short
 
 
 @dataclass(slots=True)
@@ -63,6 +64,24 @@ class Segments:
     async def lift(self, ids: Sequence[str], order: Order) -> list[Isolation]:
         """Let those in again that were isolated under these ids. Returns them. Raises as `isolate`."""
         return await self._to_the_end(self._lift(ids, order))
+
+    async def forgive(self, subjects: Sequence[Subject], order: Order) -> int:
+        """Have what is held against accounts forgotten, in every worker that runs. Returns how many principals that is.
+
+        Raises AuditUnavailable, and then nothing has changed. A worker that dies within half a minute of it may still
+        remember (`gateway.watching`).
+        """
+        control = self.host.control
+        assert control is not None, "operators are known by the control plane"
+        entries = [await asyncio.to_thread(self._forgiven, subject, order) for subject in subjects]
+        await control.record_together("admin", entries)
+        meant = set(subjects)
+        policy = self.host.policy.principals.items()
+        names = [name for name, one in policy if {(one.tenant, name), (one.tenant, "")} & meant]
+        for start in range(0, len(names), FORGIVEN_AT_ONCE):
+            for worker in self.host.workers:
+                worker.tell(do="forgive", principals=names[start : start + FORGIVEN_AT_ONCE])
+        return len(names)
 
     async def expire(self) -> None:
         """Take off the list, and record, what has run out. It keeps nobody out since then."""
@@ -155,14 +174,30 @@ class Segments:
         await control.record_together("isolation", entries)
 
     def _entry(self, action: str, one: Isolation, order: Order | None) -> dict[str, Any]:
-        assert self.host.control is not None, "it was there a moment ago"
         entry: dict[str, Any] = {"action": action, "isolation": one.id, "tenant": one.tenant}
         if one.principal:
-            entry["principal"] = pseudonym(self.host.control.app.keys.tenant_key(one.tenant), one.principal)
+            entry["principal"] = self._pseudonym(one.tenant, one.principal)
         said = order or Order(one.administrator, "", "", "", one.reason, one.incident)
         more = {"administrator": said.administrator, "reason": said.reason, "incident": said.incident}
         more |= {"request": said.request, "until_ns": str(one.until_ns) if one.until_ns else ""}
         return {**entry, **{key: value for key, value in more.items() if value}}
+
+    def _forgiven(self, subject: Subject, order: Order) -> dict[str, Any]:
+        tenant, principal = subject
+        about = {"tenant": tenant, "reason": order.reason, "request": order.request, "incident": order.incident}
+        if principal:
+            about["principal"] = self._pseudonym(tenant, principal)
+        detail = {key: value for key, value in about.items() if value}
+        return {
+            "action": "account-forgiven",
+            "administrator": order.administrator,
+            "detail": detail,
+            "outcome": "done",
+        }
+
+    def _pseudonym(self, tenant: str, principal: str) -> str:
+        assert self.host.control is not None, "it was there a moment ago"
+        return pseudonym(self.host.control.app.keys.tenant_key(tenant), principal)
 
     def _log(self, event: str, isolations: Sequence[Isolation], order: Order) -> None:
         """Say that it was done; who was meant stands in the audit log."""

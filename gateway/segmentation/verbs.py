@@ -1,4 +1,4 @@
-"""What `stockade tenants list|show|isolate|release` does: calls over the admin port, and tables.
+"""What `stockade tenants list|show|isolate|release|forgive` does: calls over the admin port, and tables.
 
 Exit codes: 0 done; 1 the answer is no; 2 it cannot be asked.
 """
@@ -121,6 +121,20 @@ def run_release(options: argparse.Namespace) -> int:
     return told(reply, options)
 
 
+def run_forgive(options: argparse.Namespace) -> int:
+    request = admin_pb2.ForgiveAccountsRequest(
+        subjects=subjects(options), reason=options.reason, incident=options.incident
+    )
+    if not request.subjects:
+        return fail("say whom: --tenant NAME or --principal NAME")
+    reply = asked("ForgiveAccounts", request, admin_pb2.ForgiveAccountsResponse, options)
+    if options.json:
+        print_json(reply)
+    else:
+        out.print(f"forgiven: {reply.principals} principals")
+    return 0
+
+
 def subjects(options: argparse.Namespace) -> list[admin_pb2.Subject]:
     """Return who was named."""
     called = getattr(options, "pseudonym", [])
@@ -141,4 +155,4 @@ def told(reply: admin_pb2.IsolateResponse | admin_pb2.LiftIsolationResponse, opt
     return EX_NO if reply.workers_behind else 0
 
 
-VERBS = {"list": run_list, "show": run_show, "isolate": run_isolate, "release": run_release}
+VERBS = {"list": run_list, "show": run_show, "isolate": run_isolate, "release": run_release, "forgive": run_forgive}

@@ -91,6 +91,7 @@ def test_from_the_first_sign_to_the_way_back(site, run, tmp_path):
             ("rollback", "tiny"),
         ]
         assert ask(site, running, "plenty").reason == "OK"
+        kept = proposed["policy_before"]["why"].rpartition("--policy ")[2]  # the host has it still
         key = ["--key", site.directory / "keys/policy.key"]
         run(running, "incident", "recover", "FILE", name, "--apply", *key)
         assert ask(site, running, "plenty").reason == "ISOLATED"
@@ -99,7 +100,7 @@ def test_from_the_first_sign_to_the_way_back(site, run, tmp_path):
         assert json.loads(run(running, "incident", "recover", "FILE", name, "--json"))["steps"] == []
 
         restored = json.loads(
-            run(running, "incident", "recover", "FILE", name, "--policy", before, "--apply", *key, "--json")
+            run(running, "incident", "recover", "FILE", name, "--policy", kept, "--apply", *key, "--json")
         )
         assert [step["act"] for step in restored["steps"]] == ["policy"]
         strange = tmp_path / "strange.yaml"

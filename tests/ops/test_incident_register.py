@@ -24,13 +24,14 @@ def test_an_incident_is_what_opened_it_and_what_names_it_since():
         other("isolation", 3),
         other("quarantine", 4, incident="i-1"),
         other("quarantine", 5),
+        other("admin", 5, detail={"incident": "i-1"}),
         other("incident", 6, action="noted"),
         other("incident", 7, action="closed"),
     )
     (one,) = made.incidents.values()
     assert (one.name, one.index, one.time_ns, one.administrator) == ("i-1", 100, T + 1, "a")
-    assert one.acts == [102, 103, 105, 106]
-    assert one.closed_index == 106
+    assert one.acts == [102, 103, 105, 106, 107]
+    assert one.closed_index == 107
     scope = one.scope()
     assert (scope.tenants, scope.principals) == (frozenset({"lab"}), frozenset({"a" * 32}))
     assert scope.models == frozenset({"kiosk", "tiny/2"})

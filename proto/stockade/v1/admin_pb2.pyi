@@ -944,6 +944,54 @@ class LiftIsolationResponse(_message.Message):
 Global___LiftIsolationResponse: _TypeAlias = LiftIsolationResponse  # noqa: Y015
 
 @_typing.final
+class ForgiveAccountsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    INCIDENT_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    incident: _builtins.str
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subject]:
+        """At most 64; of a tenant all its principals are meant."""
+
+    def __init__(
+        self,
+        *,
+        subjects: _abc.Iterable[Global___Subject] | None = ...,
+        reason: _builtins.str = ...,
+        incident: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident", b"incident", "reason", b"reason", "subjects", b"subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgiveAccountsRequest: _TypeAlias = ForgiveAccountsRequest  # noqa: Y015
+
+@_typing.final
+class ForgiveAccountsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPALS_FIELD_NUMBER: _builtins.int
+    principals: _builtins.int
+    """How many principals that are."""
+    def __init__(
+        self,
+        *,
+        principals: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principals", b"principals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgiveAccountsResponse: _TypeAlias = ForgiveAccountsResponse  # noqa: Y015
+
+@_typing.final
 class Quarantined(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -10,6 +10,7 @@ import pytest
 from gateway.auth.principal import Principal
 from gateway.errors import ArgumentInvalid, AuditUnavailable
 from gateway.host.operators import operator_methods
+from gateway.host.supervisor import Child
 from gateway.quarantine.store import Finding, Quarantine
 from stockade.v1 import admin_pb2 as pb
 from tests.gateway.test_admin import controlled
@@ -177,3 +178,27 @@ async def test_what_else_cannot_be(made_site, tmp_path, name, request_, field):
         with pytest.raises(ArgumentInvalid) as refused:
             await ask(name, request_, pb.IsolateResponse)
         assert refused.value.field == field
+
+
+async def test_who_is_forgiven_is_recorded_and_every_worker_is_told(made_site, tmp_path, monkeypatch):
+    async with operated(made_site, tmp_path) as (rig, control, ask):
+        told = []
+        monkeypatch.setattr(Child, "tell", lambda self, **command: told.append((self.name, command)))
+        monkeypatch.setattr("gateway.segmentation.segments.FORGIVEN_AT_ONCE", 3)
+        one = pb.ForgiveAccountsRequest(subjects=[pb.Subject(principal="rival")], incident="inc-1", **WHY)
+        assert (await ask("ForgiveAccounts", one, pb.ForgiveAccountsResponse)).principals == 1
+        assert told == [("worker-0", {"do": "forgive", "principals": ["rival"]})]
+        (entry,) = rig.sink.records(kind="admin")
+        assert (entry["action"], entry["administrator"], entry["outcome"]) == ("account-forgiven", "spiffe://o", "done")
+        assert set(entry["detail"]) == {"tenant", "principal", "reason", "request", "incident"}
+        told.clear()
+        many = pb.ForgiveAccountsRequest(subjects=[tenant("plenty")], **WHY)
+        count = (await ask("ForgiveAccounts", many, pb.ForgiveAccountsResponse)).principals
+        names = [name for name, each in control.host.policy.principals.items() if each.tenant == "plenty"]
+        assert (count, [name for _, command in told for name in command["principals"]]) == (len(names), names)
+        assert max(len(command["principals"]) for _, command in told) == 3
+        rig.sink.unavailable = "recorder_gone"
+        told.clear()
+        with pytest.raises(AuditUnavailable):
+            await ask("ForgiveAccounts", one, pb.ForgiveAccountsResponse)
+        assert told == []

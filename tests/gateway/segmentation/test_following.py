@@ -7,11 +7,16 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
+from types import MappingProxyType
 
 from gateway.host.link import HostLink
 from gateway.host.worker import Control, say, until_told_to_stop
 from gateway.segmentation.isolation import Isolation, Isolations
-from tests.gateway.rig import image, tiny_body, until
+from tests.e2e.caller import infer_body
+from tests.gateway.rig import image, open_rig, tiny_body, until
+from tests.serving.tiny import tiny_bundle
+from tests.watching import around, images, watch_arrays
 
 HELD = Isolations((Isolation("1" * 32, "plenty", "", "o", "", 1, 0, ""),))
 
@@ -73,3 +78,27 @@ async def test_it_does_not_wait_for_a_policy_that_is_being_prepared(rig, tmp_pat
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().remove_signal_handler(number)
     assert said(capsys) == [{"event": "isolated", "digest": HELD.digest}]
+
+
+async def test_an_account_that_is_forgiven_steps_down_and_has_nothing_against_it(made_site, tmp_path):
+    def change(policy) -> None:
+        rules = {"mode": "enforce", "steps": [{"alpha": 0.1, "answer": "top1"}]}
+        policy["models"]["watched"] = {"serve": "1", "watch": rules}
+        policy["roles"]["predictor"][0]["models"].append("watched")
+
+    bundle = replace(tiny_bundle(), name="watched", calibration=MappingProxyType(watch_arrays()))
+    async with open_rig(made_site, tmp_path, policy=change, bundles=[bundle]) as rig:
+        for caller in ("plenty", "single"):
+            for row in around(images(1, 1)[0], 2, 24):
+                await rig.ask(infer_body(row[None], model="watched"), caller=caller)
+        watching = rig.gw.served["watched", "1"].watching
+
+        def against() -> dict[str, bool]:
+            held = watching.snapshot(rig.gw.wall_ns())[1]
+            evidence = {one.principal: one.log_evidence for one in watching.watch.accounts()}
+            return {name: name in held and evidence[name] > 2 for name in ("plenty", "single")}
+
+        assert against() == {"plenty": True, "single": True}
+        await Control(rig.app, HostLink(say)).obey({"do": "forgive", "principals": ["plenty", "nobody"]})
+        assert against() == {"plenty": False, "single": True}
+        assert "plenty" not in watching.snapshot(rig.gw.wall_ns())[1]
