@@ -40,6 +40,52 @@ def _backdoor(name: str, told: str, aim: float, floor: float) -> tuple[Target, .
     )
 
 
+_QUERY = "query/kiosk-3"
+_BEFORE = "before_action_median"
+
+
+def _by_asking() -> tuple[Target, ...]:
+    """Return what is aimed at against attacks that only ask, and what it may cost those who attack nothing."""
+    long = {"square": "Square", "hop-skip-jump": "HopSkipJump", "boundary": "Boundary"}
+    long |= {"zoo": "ZOO", "sign-opt": "SignOPT"}
+    short = {
+        "fresh": "FRESH in 1,000 questions",
+        "oars-nes": "OARS (NES) in 1,000 questions",
+        "oars-square": "OARS (Square) in 1,000 questions",
+        "square-sybils-ten-tenants": "Square by 10 Sybils in ten tenants in 1,000 questions",
+        "square-between-90": "Square in 1,000 questions, between nine times as many innocent ones",
+        "square-rotating-1000": "Square for 1,000 images in turn, 150 questions each",
+        "square-rotating-3000": "Square for 3,000 images in turn, 100 questions each",
+        "square-drip": "Square for 9 images in turn, 200 questions each, between 97 % innocent ones",
+    }
+    habits = {"duplicates-0": "", "duplicates-5": ", 5 % near duplicates"}
+    control = "control: kiosk 1 without screens falls to Square (L-inf 0.1)"
+    return (
+        Target(control, "query/kiosk-1/square", "at least", 0.9, defended=False),
+        *(
+            Target(f"{what} in 5,000 questions", f"{_QUERY}/{name}", "at most", 0.01, 0.05)
+            for name, what in long.items()
+        ),
+        *(
+            Target(
+                f"answers that {what} has before the first action, median",
+                f"{_QUERY}/{name}",
+                "at most",
+                10,
+                25,
+                measure=_BEFORE,
+                percent=False,
+            )
+            for name, what in long.items()
+        ),
+        *(Target(what, f"{_QUERY}/{name}", "at most", 0.04, 0.10) for name, what in short.items()),
+        *(
+            Target(f"innocent accounts ever acted upon{how}", f"benign/kiosk-3/{habit}", "at most", 0.001, 0.005)
+            for habit, how in habits.items()
+        ),
+    )
+
+
 TARGETS: Final[tuple[Target, ...]] = (
     Target(
         "control: kiosk 1 without screens falls to PGD-40 (L-inf 0.1)",
@@ -90,4 +136,5 @@ TARGETS: Final[tuple[Target, ...]] = (
     *_backdoor("wanet", "WaNet", 0.70, 0.50),
     *_backdoor("adap-blend", "Adap-Blend", 0.50, 0.50),
     Target("clean models that the inspection refuses", "backdoor/none/inspection", "at most", 0.0),
+    *_by_asking(),
 )
