@@ -4,9 +4,14 @@ The promise, for a rate of q queries in any 24 hours: with 95 % confidence, an a
 the calibration rows ever leaves the first step in a stream of q queries with probability at most `beyond_max`. Why it
 holds: with a burst of one day's allowance and a refill of as much a day, an account that spends at most the allowance
 in each window of 24 hours is never in debt for a day, however its queries are spread (GCRA conformance). So what has to
-be bounded is the price of q answers, and that is bounded by a guaranteed rank (`defenses.intervals`) over streams of q
-rows. Each hundred streams are drawn from a bootstrap sample of the calibration rows, so that the allowance also has
-room for what a set of this size does not know of the mean.
+be bounded is the price of q answers. The bound is a guaranteed rank (`defenses.intervals`) over streams of q rows: the
+larger one of streams drawn from the rows' prices, and of streams in which the two parts of a price depend on each other
+in the worst way, since the few dearest rows, which decide, are too few in any set. On top comes what a set of this size
+does not know of the mean price, times q: the distance to the upper end of its bootstrap interval and, independent of
+it, what the margins' own chance moves it by.
+
+The level of prices is taken from one half of the rows, priced by the margins of the other: among the rows that it is
+ranked with, the dearest is never as dear as a new one may be.
 
 What it does not cover: rows unlike the calibration rows (another camera), and accounts that ask more than q. Accounts
 that only ask of some classes are covered as far as prices can be: they are normalised for each predicted class.
@@ -14,7 +19,9 @@ that only ask of some classes are covered as far as prices can be: they are norm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
@@ -22,14 +29,16 @@ from numpy.typing import NDArray
 
 from defenses.calibration import CONFIDENCE, ConformalCalibration
 from defenses.errors import CalibrationInvalid
-from defenses.extraction.budget import CLASSES_MAX, MILLI, NAME, ROWS_MIN, TECHNIQUE, Prices, margins_of
+from defenses.extraction.budget import CLASSES_MAX, MILLI, NAME, ROWS_MIN, TECHNIQUE, Prices, e_value, margins_of
 from defenses.intervals import clopper_pearson
 
 QUERIES_PER_DAY: Final = (100, 300, 1_000, 3_000, 10_000)
 BEYOND_MAX: Final = 0.001
 STREAMS: Final = 10_000
 FIT_ROWS_MIN: Final = 100
-_STREAMS_PER_SAMPLE = 100
+_STREAMS_AT_ONCE = 100
+_MEANS = 1_000  # bootstrap samples
+_NEAR_SPREAD = 0.45  # of half an e-value that is ranked among a thousand rows: what the margins' own chance adds
 
 
 def fit_budget(
@@ -45,8 +54,8 @@ def fit_budget(
 
     Args:
         prediction: the model's probabilities, float (rows, classes).
-        p_values: what the stateless screens say of the same rows, float64 (rows,). Those rows may be the screen's own
-            calibration rows: then the p-values are their ranks, as evenly spread as can be.
+        p_values: what the stateless screens say of the same rows, float64 (rows,). Of the screen's own calibration
+            rows they are ranks, and the dearest is left out (half a percent of the mean, at 10,000 rows).
         seed: of the streams.
         rates: queries a day to offer an allowance for, ascending.
         beyond_max: the share of benign streams that may leave the first step.
@@ -62,25 +71,29 @@ def fit_budget(
     rows, classes = prediction.shape if prediction.ndim == 2 else (0, 0)
     if rows < FIT_ROWS_MIN or not 2 <= classes <= CLASSES_MAX or not np.isfinite(prediction).all():
         raise CalibrationInvalid("prediction", f"{prediction.shape}: {FIT_ROWS_MIN} rows or more of numbers wanted")
-    owners = prediction.argmax(axis=1).astype(np.int32)
-    arrays: dict[str, NDArray[Any]] = {
-        f"{NAME}.margins": margins_of(prediction),
-        f"{NAME}.owners": owners,
-        f"{NAME}.scale": np.ones(classes),
-        f"{NAME}.rates": np.asarray(rates, np.int64),
-        f"{NAME}.units": np.ones(len(rates)),
-    }
-    raw = Prices.from_calibration(arrays).unscaled(prediction, p_values)
-    overall = float(raw.mean())
-    arrays[f"{NAME}.scale"] = np.array(
-        [raw[owners == number].mean() if (owners == number).sum() >= ROWS_MIN else overall for number in range(classes)]
-    )
-    prices = Prices.from_calibration(arrays).cost(prediction, p_values) / MILLI
     rng = np.random.default_rng([seed, 0x5354])
-    totals = {rate: stream_totals(prices, rate, streams, rng) for rate in rates}
-    bounds = {
-        rate: ConformalCalibration.from_scores(each).threshold(beyond_max, CONFIDENCE) for rate, each in totals.items()
-    }
+    order = rng.permutation(rows)
+    unseen = _raw(prediction, p_values, order[: rows // 2], order[rows // 2 :])
+    level = float(unseen.mean())
+    raw = _raw(prediction, p_values, order, np.arange(rows))
+    owners = prediction.argmax(axis=1)
+    counts = np.bincount(owners, minlength=classes)
+    means = [raw[owners == number].mean() if counts[number] >= ROWS_MIN else raw.mean() for number in range(classes)]
+    arrays = _arrays(prediction, level * np.array(means) / raw.mean(), rates, np.ones(len(rates)))
+    prices = Prices.from_calibration(arrays).cost(prediction, p_values) / MILLI
+    prices /= prices.mean()
+    least = np.stack([np.full(classes, p_values.min() / 2), 1 / (np.maximum(counts, ROWS_MIN) + 1)])
+    unknown = math.hypot(
+        mean_slack(unseen / level, rng), NormalDist().inv_cdf(CONFIDENCE) * _NEAR_SPREAD / math.sqrt(rows)
+    )
+    bounds = {}
+    for rate in rates:
+        known = stream_totals(prices, rate, streams, rng)
+        dearest = coupled_totals(least[:, owners], rate, streams, rng)
+        worst = max(
+            ConformalCalibration.from_scores(each).threshold(beyond_max, CONFIDENCE) for each in (known, dearest)
+        )
+        bounds[rate] = worst + rate * unknown
     arrays[f"{NAME}.units"] = np.array([bounds[rate] for rate in rates])
     report = {
         "screen": NAME,
@@ -90,6 +103,7 @@ def fit_budget(
         "confidence": CONFIDENCE,
         "beyond_max": beyond_max,
         "price_mean": float(prices.mean()),
+        "price_mean_slack": unknown,
         "price_p99": float(np.quantile(prices, 0.99)),
         "price_max": float(prices.max()),
         "units_per_day": {str(rate): bounds[rate] for rate in rates},
@@ -102,11 +116,35 @@ def stream_totals(
 ) -> NDArray[np.float64]:
     """Return what `streams` benign streams of `queries` answers cost in all, float64 (streams,)."""
     totals = np.empty(streams)
-    for first in range(0, streams, _STREAMS_PER_SAMPLE):
-        known = rng.choice(prices, prices.size)
-        few = totals[first : first + _STREAMS_PER_SAMPLE]
-        few[:] = known[rng.integers(0, known.size, (few.size, queries))].sum(axis=1)
+    for first in range(0, streams, _STREAMS_AT_ONCE):
+        few = totals[first : first + _STREAMS_AT_ONCE]
+        few[:] = prices[rng.integers(0, prices.size, (few.size, queries))].sum(axis=1)
     return totals
+
+
+def coupled_totals(
+    least: NDArray[np.float64], queries: int, streams: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return what streams cost whose strange rows are those near a boundary, float64 (streams,).
+
+    `least` are the least p-values that a row may have of each (2, rows). Of all ways in which two evenly spread
+    p-values may depend on each other this one makes the sum vary most, so no set has to be large enough to show how
+    they do.
+    """
+    totals = np.empty(streams)
+    for first in range(0, streams, _STREAMS_AT_ONCE):
+        few = totals[first : first + _STREAMS_AT_ONCE]
+        drawn = rng.random((few.size, queries))
+        floors = least[:, rng.integers(0, least.shape[1], queries)]
+        both = e_value(np.maximum(drawn, floors[0])) + e_value(np.maximum(drawn, floors[1]))
+        few[:] = both.sum(axis=1) / 2
+    return totals
+
+
+def mean_slack(prices: NDArray[np.float64], rng: np.random.Generator) -> float:
+    """Return how far above the mean of these prices the mean of all benign prices lies at most, at CONFIDENCE."""
+    means = [float(prices[rng.integers(0, prices.size, prices.size)].mean()) for _ in range(_MEANS)]
+    return max(0.0, float(np.quantile(means, CONFIDENCE)) - float(prices.mean()))
 
 
 def measure_budget(
@@ -136,4 +174,25 @@ def measure_budget(
         "streams": streams,
         "beyond": beyond,
         "interval": list(clopper_pearson(beyond, streams)),
+    }
+
+
+def _raw(
+    prediction: NDArray[Any], p_values: NDArray[np.float64], ranked: NDArray[np.intp], priced: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Price some rows by the margins of others, before anything is divided."""
+    classes = prediction.shape[1]
+    margins = _arrays(prediction[ranked], np.ones(classes), (1,), np.ones(1))
+    return Prices.from_calibration(margins).unscaled(prediction[priced], p_values[priced])
+
+
+def _arrays(
+    prediction: NDArray[Any], scale: NDArray[np.float64], rates: tuple[int, ...], units: NDArray[np.float64]
+) -> dict[str, NDArray[Any]]:
+    return {
+        f"{NAME}.margins": margins_of(prediction),
+        f"{NAME}.owners": prediction.argmax(axis=1).astype(np.int32),
+        f"{NAME}.scale": scale,
+        f"{NAME}.rates": np.asarray(rates, np.int64),
+        f"{NAME}.units": units,
     }

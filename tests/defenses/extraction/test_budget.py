@@ -55,9 +55,9 @@ def answer(margin, winner=0):
 def test_benign_answers_cost_one_unit_on_average_whatever_their_class(prices):
     prediction, p_values = benign(2, 20_000)
     cost = prices.cost(prediction, p_values) / MILLI
-    assert 0.97 < cost.mean() < 1.03
+    assert 0.93 < cost.mean() < 1.07
     for winner in range(CLASSES):
-        assert 0.9 < cost[prediction.argmax(axis=1) == winner].mean() < 1.1
+        assert 0.87 < cost[prediction.argmax(axis=1) == winner].mean() < 1.13
 
 
 def test_how_near_a_boundary_is_is_judged_among_rows_of_the_same_class(prices):
@@ -271,7 +271,19 @@ def test_the_allowance_holds_on_rows_it_has_not_seen(fitted):
     measured = measure_budget(arrays_, *benign(3, 5_000), queries=1_000, streams=1_000, seed=5)
     assert measured["interval"][0] <= 0.001
     assert report["units_per_day"]["1000"] < 1_250, "no more than the spread of a thousand prices asks for"
-    assert measured["price_mean"] == pytest.approx(1.0, abs=0.03)
+    assert measured["price_mean"] == pytest.approx(1.0, abs=0.06)
+
+
+def test_the_allowance_has_room_for_what_a_set_does_not_know_of_its_mean():
+    """The rate among all benign streams is above the promise for about one set in twenty, not for every other one."""
+    prediction, p_values = benign(77, 60_000)
+    above = 0
+    for seed in range(40):
+        few = np.random.default_rng(seed).choice(60_000, 1_000, replace=False)
+        found, _ = fit_budget(prediction[few], p_values[few], seed=seed, rates=(3_000,), beyond_max=0.05, streams=300)
+        measured = measure_budget(found, prediction, p_values, queries=3_000, streams=200, seed=seed)
+        above += measured["interval"][0] > 0.05
+    assert above <= 4
 
 
 def test_a_stream_of_foreign_rows_does_leave_the_first_step(fitted):
