@@ -1,7 +1,8 @@
 """What does a class of the training rows look like? Images made from nothing that a model is sure of.
 
 - `miface`: the white box (Fredrikson, Jha, Ristenpart, "Model Inversion Attacks that Exploit Confidence Information",
-  CCS 2015, algorithm 1): gradient descent on 1 - p(class) from a plain or random image.
+  CCS 2015, algorithm 1): gradient descent on 1 - p(class) from a plain or random image. The slope is scaled, since that
+  of a class that is not believed at all is next to nothing.
 - `evolve`: the black box, by what is answered alone: the slope of p(class) is estimated from pairs of random changes
   (natural evolution strategies; Ilyas et al., ICML 2018, arXiv 1804.08598, section 2.1). A row that is refused, or
   whose class is not among those answered, counts as p = 0.
@@ -25,10 +26,10 @@ __all__ = ["Evolution", "MiFace", "evolve", "miface", "starts_of"]
 
 @dataclass(frozen=True, slots=True)
 class MiFace:
-    """Steps of size `rate`; stops where `confident` is reached, as the paper does."""
+    """Steps in which the most changed pixel moves by `rate`; stops where `confident` is reached, as the paper does."""
 
     steps: int = 300
-    rate: float = 2.0
+    rate: float = 0.05
     confident: float = 0.999
 
 
@@ -64,7 +65,8 @@ def miface(
             better = likely > surest
             best[better], surest[better] = images[better], likely[better]
             going = (surest < settings.confident).float().reshape(-1, *[1] * (images.ndim - 1))
-            images = (images + going * settings.rate * slope).clamp(0.0, 1.0)
+            most = slope.abs().amax(dim=tuple(range(1, slope.ndim)), keepdim=True).clamp_min(1e-30)
+            images = (images + going * settings.rate * slope / most).clamp(0.0, 1.0)
         if not going.any():
             break
     return best.numpy().astype(np.float32), surest.numpy().astype(np.float64)

@@ -157,7 +157,7 @@ def _moved(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def overfitted(lab: Lab, seed: int) -> list[Trial]:
     """The control: a network taught for long on few rows as they are. LiRA has to find its members."""
-    rows, models, epochs = (150, 3, 25) if lab.size is Size.SMOKE else (1_000, 8, 60)
+    rows, models, epochs = (150, 3, 25) if lab.size is Size.SMOKE else (500, 6, 40)
     recipe = ShadowRecipe(epochs=epochs, batch_rows=64, rate_max=0.004, weight_decay=0.0, moved=False)
     sample = lab.rows("kiosk", Split.TRAIN, 2 * rows, seed)
     classes = int(sample.labels.max()) + 1

@@ -30,7 +30,7 @@ class Plan:
     recipe: ShadowRecipe = field(default_factory=ShadowRecipe)
 
 
-FULL = Plan(rows=3_000, seeds=3, models=20, filling=15_000)
+FULL = Plan(rows=3_000, seeds=3, models=6, filling=15_000)
 SMOKE = Plan(rows=150, seeds=1, models=2, filling=200, recipe=ShadowRecipe(epochs=1, batch_rows=64))
 
 

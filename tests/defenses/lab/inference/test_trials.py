@@ -92,7 +92,7 @@ def test_a_network_learns_and_the_same_seed_gives_the_same_network():
 def test_miface_makes_what_the_model_is_sure_of():
     starts = starts_of(CLASSES, 2, (SIDE, SIDE), np.random.default_rng(0))
     wanted = np.repeat(np.arange(CLASSES), 2)
-    images, sure = miface(Corners().module(), starts, wanted, MiFace(rate=20.0))
+    images, sure = miface(Corners().module(), starts, wanted, MiFace())
     assert (sure > 0.99).all()
     assert (Corners().outputs(images)["probabilities"].argmax(axis=1) == wanted).all()
     assert images.min() >= 0
