@@ -19,7 +19,7 @@ def document(rows: Sequence[Row], met: Sequence[Met]) -> str:
     parts = [
         "# Scorecard: what attackers achieve",
         "",
-        "Written by `stockade lab report`; change nothing here. [How to repeat it, and what the words mean](../lab.md).",
+        "Written by `stockade lab report`; change nothing here. How to repeat it: [the lab](../lab.md).",
         "The [page](index.html) has the plots, all metrics and settings; [results.json](results.json) is for machines,",
         "[trials.jsonl](trials.jsonl) holds every trial.",
         "",
