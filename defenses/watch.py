@@ -180,8 +180,9 @@ class Watch:
         codes, exact = self.fingerprint.codes(inputs), self.fingerprint.exact(inputs).tolist()
         rows = len(codes)
         answers = self.kept.pack(outputs, rows)
-        p_values = {name: np.ones(rows) for name in self.digests}
-        outcomes = {name: np.full((rows, 2), -1) for name in self.digests}
+        names = tuple(self.digests)
+        unusual, bets = np.ones((len(names), rows)), np.full((len(names), rows, 2), -1)
+        p_values, outcomes = dict(zip(names, unusual, strict=True)), dict(zip(names, bets, strict=True))
         log_evidence = np.full(rows, -inf)
         anchors: dict[int, Mapping[str, NDArray[Any]]] = {}
         first = starts.tolist()
@@ -201,7 +202,7 @@ class Watch:
                 log_evidence[row] = self.evidence_of(asker.principal, account)
             self.windows_bytes += window.nbytes - before
         self._make_room()
-        scores = {name: -np.log(p) for name, p in p_values.items()}
+        scores = dict(zip(names, -np.log(unusual), strict=True))
         return Observed(scores, p_values, log_evidence, outcomes, anchors)
 
     def evidence_of(self, principal: str, account: Account) -> float:
