@@ -286,6 +286,23 @@ def test_the_allowance_has_room_for_what_a_set_does_not_know_of_its_mean():
     assert above <= 4
 
 
+def test_a_small_set_prices_new_rows_at_one_unit_too():
+    """Among the rows that it is ranked with, the dearest is not as dear as a new one may be."""
+    prediction, p_values = benign(78, 20_000)
+    means = []
+    for seed in range(60):
+        few = np.random.default_rng(seed).choice(20_000, 150, replace=False)
+        found, _ = fit_budget(prediction[few], p_values[few], seed=seed, rates=(10,), beyond_max=0.05, streams=100)
+        means.append(Prices.from_calibration(found).cost(prediction, p_values).mean() / MILLI)
+    assert np.mean(means) == pytest.approx(1.0, abs=0.025)
+
+
+def test_an_allowance_has_room_for_rows_that_are_strange_and_near_a_boundary_at_once():
+    """In these rows the one says nothing of the other. Streams of them alone would ask for 1,125 units."""
+    found, _ = fit_budget(*benign(79), seed=0, rates=(1_000,), streams=3_000)
+    assert 1_140 < found["budget.units"][0] < 1_165
+
+
 def test_a_stream_of_foreign_rows_does_leave_the_first_step(fitted):
     prediction, p_values = benign(4)
     measured = measure_budget(fitted[0], prediction, p_values / 30, queries=1_000, streams=50, seed=5)
