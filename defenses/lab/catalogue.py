@@ -187,6 +187,12 @@ def _queries(version: str) -> list[Experiment]:
                 ("square-drip", "9 images in turn between 97 % innocent questions, by one account", 3),
             )
         ),
+        Experiment(
+            f"{where}/transfer",
+            "evasion",
+            f"PGD-40 on a model of the attacker's own, kiosk 1; kiosk {version} is asked once an image",
+            later("evasion.transfer", "transfer_of", "1", "kiosk", version),
+        ),
         *(
             Experiment(
                 f"{where}/{name}/robust",

@@ -25,7 +25,7 @@ from defenses.lab.counted import Counted
 from defenses.lab.evasion.disguise import Between, Spread, rotate
 from defenses.lab.evasion.query import TECHNIQUE, Attacker, Ball, Rows, Search, Task
 
-__all__ = ["VARIANTS", "InTurn", "Plan", "plan_of", "rotation_of"]
+__all__ = ["VARIANTS", "InTurn", "Plan", "Target", "TrialLine", "answered_right", "plan_of", "rotation_of"]
 
 SAMPLES: Final = {Size.SMOKE: 4, Size.FULL: 70}
 DRAWN: Final = 1.5  # rows drawn for one that is wanted: some are answered wrong untouched
@@ -116,7 +116,7 @@ def plan_of(
             "tenants": plan.tenants,
             "innocent_share": plan.innocent,
         }
-        return [_Line(lab, target, plan.name, plan.knowledge, seed).of(sample.labels, results, settings)]
+        return [TrialLine(lab, target, plan.name, plan.knowledge, seed).of(sample.labels, results, settings)]
 
     return run
 
@@ -175,7 +175,7 @@ def rotation_of(plan: InTurn, model: str, version: str) -> Callable[[Lab, int], 
             "images_in_turn": count,
             "innocent_share": plan.innocent,
         }
-        return [_Line(lab, target, plan.name, BLACK_BOX, seed).of(sample.labels, results, settings)]
+        return [TrialLine(lab, target, plan.name, BLACK_BOX, seed).of(sample.labels, results, settings)]
 
     return run
 
@@ -248,7 +248,7 @@ def own_accounts(place: int, count: int, plan: Plan) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class TrialLine:
     """A line of the scorecard about to be written."""
 
     lab: Lab

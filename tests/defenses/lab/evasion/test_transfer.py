@@ -1,0 +1,56 @@
+"""Transfer: rows made on one's own model, asked once each."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from defenses.lab.attack import Size
+from defenses.lab.evasion.transfer import transfer_of
+from defenses.lab.offline import OfflineOracle
+from gateway.cli.init import RELEASE_KEY
+from gateway.lab.models import BundleModel, Rows
+from gateway.samples import bundles_directory
+
+pytest.importorskip("torch")
+
+
+class BareLab:
+    """Bundles without screens; says how many rows were asked."""
+
+    size, directory = Size.SMOKE, Path()
+
+    def __init__(self):
+        self.asked = 0
+
+    def model(self, name, version):
+        root = bundles_directory()
+        return BundleModel(root / name / version, root / RELEASE_KEY)
+
+    def rows(self, model, split, count, seed):
+        return Rows(None).draw(model, split, count, seed)
+
+    @contextmanager
+    def oracle(self, name, version, *, defended, accounts=1, tenants=1, changes=None):
+        oracle = OfflineOracle(self.model(name, version), "image", None, accounts=accounts, tenants=tenants)
+        ask = oracle.ask
+
+        def counted(rows, account=0):
+            self.asked += len(rows)
+            return ask(rows, account)
+
+        oracle.ask = counted
+        yield oracle
+
+    def tell(self, what, done, total):
+        pass
+
+
+def test_a_model_falls_to_what_was_made_on_itself():
+    lab = BareLab()
+    (trial,) = transfer_of("1", "kiosk", "1")(lab, 0)
+    assert trial.attack == "query/kiosk-1/transfer"
+    assert trial.successes == trial.samples == lab.asked
+    assert trial.metrics["queries_median"] == 1
