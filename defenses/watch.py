@@ -8,8 +8,8 @@ and who moves with whom (`groups`). Rules:
 - A query that was asked before, bit for bit, is no evidence and counts for nothing: a client that polls is no attacker,
   and who asks the same again learns nothing new.
 - Consistent answers: a repeat comes with the outputs that its anchor was given, so that a search sees a constant.
-  Never across tenants: nobody can pin an answer for another. An output that was not kept is not in it, and whoever
-  answers leaves that output out (or zero): it would tell of the query itself.
+  Only the account's own answers and its group's: nobody can pin an answer for another. An output that was not kept is
+  not in it, and whoever answers leaves that output out (or zero): it would tell of the query itself.
 - Evidence does not depend on time, so waiting helps nobody. `now_ns` says when an account was seen, no more.
 - Everything is bounded: windows by bytes, accounts by number; the least recently seen gives way. Evidence of accounts
   that give way goes to an archive (`archive`), where only its owner finds it again.
@@ -62,7 +62,8 @@ class Observed:
         included; -inf is none.
     outcomes: per stateful screen, int64 (rows, 2): the context a row was bet on in and what came of it, -1 where there
         was no bet; what bounds are fitted to.
-    anchors: row -> the outputs, one row each, that were given to the query it repeats; only within a tenant.
+    anchors: row -> the outputs, one row each, that were given to the query it repeats; only where that was the
+        asker's own, or its group's.
     """
 
     scores: Mapping[str, NDArray[np.float64]]
@@ -91,7 +92,7 @@ class _Row(NamedTuple):
 
 
 class _Met(NamedTuple):
-    """What became of a row: the anchor it repeats, the outcomes of both bets (None: not bet on)."""
+    """What became of a row: the anchor whose answer it gets, the outcomes of both bets (None: not bet on)."""
 
     anchor: int | None = None
     outcome: int | None = None
@@ -245,18 +246,26 @@ class Watch:
         """Remember a row, and return what it repeats."""
         account.queries += 1
         asked_before = window.note(row.exact)
-        at = window.nearest(row.views, self.fingerprint)
+        inside = window.inside(row.views, self.fingerprint).tolist()
+        own = next((at for at in inside if self._together(window.askers[at], asker.principal)), None)
         if asked_before:
-            return _Met(at)
-        if at is None:
+            return _Met(own)
+        outcome, motion = 0, None
+        if inside:
+            account.repeats += 1
+            at = max(inside, key=window.visits.__getitem__)
+            motion = self._move(account, asker.tenant, window, at, row.views[0])
+            visits = window.repeat(at)
+            outcome = 1 + sum(visits >= step for step in VISITS)
+            if visits >= HOT:
+                self._join(asker, window, at, visits)
+        if own is None:  # close to what somebody else asked: it gets an answer, and an anchor, of its own
             window.remember(row.views[0], asker.principal, row.answer)
-            return _Met(None, 0)
-        account.repeats += 1
-        motion = self._move(account, asker.tenant, window, at, row.views[0])
-        visits, before = window.repeat(at, asker.principal)
-        if visits >= HOT:
-            self._join(asker, before, window, at, visits)
-        return _Met(at, 1 + sum(visits >= step for step in VISITS), motion)
+        return _Met(own, outcome, motion)
+
+    def _together(self, one: str, other: str) -> bool:
+        group = self.groups.of(other)
+        return one == other or (group is not None and group is self.groups.of(one))
 
     def _bet(self, principal: str, account: Account, outcome: int) -> tuple[int, int]:
         """Take an outcome as evidence against an account and its group; return its context with it."""
@@ -284,9 +293,9 @@ class Watch:
         account.moving.update(self.direction.log_e[:, last.bin, found[0]].tolist())
         return last.bin, found[0]
 
-    def _join(self, asker: Asker, before: str, window: Window, at: int, visits: int) -> None:
+    def _join(self, asker: Asker, window: Window, at: int, visits: int) -> None:
         """Make one group of those who repeat the same hot anchor, or hot anchors in one ball."""
-        fellows = [before]
+        fellows = [window.askers[at]]
         if visits.bit_count() == 1:  # 4, 8, 16, ...: seldom, since this looks at all tenants
             tolerance, allowed = self.fingerprint.tolerances[0], self.fingerprint.allowed[0]
             fellows += self.hot.met(window.codes[:, at].copy(), asker.tenant, asker.principal, tolerance, allowed)

@@ -40,7 +40,7 @@ class Window:
     visits: NDArray[np.uint8]  # (capacity,): how often it was repeated
     met: NDArray[np.int64]  # (capacity,): when it was asked or repeated last
     seen: NDArray[np.uint64]  # (capacity,): exact hashes of the last queries, a ring; 0 is none
-    askers: list[str]  # of each anchor: who asked it or repeated it last
+    askers: list[str]  # of each anchor: who asked it
     seed: int  # secret, 64 bits
     queries: int = 0
     newest: int = 0  # where the next exact hash goes
@@ -76,19 +76,16 @@ class Window:
         self.newest = (self.newest + 1) % len(self.seen)
         return False
 
-    def nearest(self, views: Codes, fingerprint: Fingerprint) -> int | None:
-        """Return the anchor in whose ball a query lies, uint8 (views, cells); None where there is none."""
-        size = self.size
-        if not size:
-            return None
-        apart = differing(self.codes[:, :size], views[0][:, None], fingerprint.tolerances[0])
-        at = int(apart.argmin())
-        if apart[at] <= fingerprint.allowed[0]:
-            return at
-        return self._nearest_other(fingerprint.others(views), apart, fingerprint)
+    def inside(self, views: Codes, fingerprint: Fingerprint) -> NDArray[np.intp]:
+        """Return the anchors in whose balls a query lies, uint8 (views, cells): mostly none, or one."""
+        if not self.size:
+            return np.zeros(0, np.intp)
+        apart = differing(self.codes[:, : self.size], views[0][:, None], fingerprint.tolerances[0])
+        found = np.flatnonzero(apart <= fingerprint.allowed[0])
+        return found if found.size else self._inside_other(fingerprint.others(views), apart, fingerprint)
 
-    def _nearest_other(self, moved: Codes, apart: NDArray[np.uint8], fingerprint: Fingerprint) -> int | None:
-        """Return the anchor that another view meets. Few cells of few anchors first; all cells of what is left then."""
+    def _inside_other(self, moved: Codes, apart: NDArray[np.uint8], fingerprint: Fingerprint) -> NDArray[np.intp]:
+        """Return the anchors that another view meets: few cells of few anchors first, all cells of what is left."""
         tolerance, allowed = fingerprint.tolerances[1], fingerprint.allowed[1]
         near = apart.argpartition(CANDIDATES)[:CANDIDATES] if apart.size > CANDIDATES else np.arange(apart.size)
         probes = self.codes[:PROBES, near].T[:, None]  # (anchors, 1, probes)
@@ -97,20 +94,17 @@ class Window:
         gaps -= np.minimum(probes, wanted)
         anchors, views = np.nonzero(np.add.reduce((gaps > tolerance).view(np.uint8), axis=2, dtype=np.uint8) <= allowed)
         if not anchors.size:
-            return None
+            return np.zeros(0, np.intp)
         left = near[anchors]
-        found = differing(self.codes[:, left], moved[views].T, tolerance)
-        best = int(found.argmin())
-        return int(left[best]) if found[best] <= allowed else None
+        return np.unique(left[differing(self.codes[:, left], moved[views].T, tolerance) <= allowed])
 
-    def repeat(self, at: int, asker: str) -> tuple[int, str]:
-        """Count a repeat of an anchor; return how many there were before, faded, and who met it last."""
+    def repeat(self, at: int) -> int:
+        """Count a repeat of an anchor; return how many there were before, faded."""
         passed = self.queries - int(self.met[at])
         visits = int(self.visits[at]) >> min(passed // FADE, 8)
-        before, self.askers[at] = self.askers[at], asker
         self.visits[at] = min(visits + 1, VISITS_MAX)
         self.met[at] = self.queries
-        return visits, before
+        return visits
 
     def remember(self, code: Codes, asker: str, answer: Codes) -> None:
         """Make a query an anchor."""

@@ -80,7 +80,21 @@ def test_other_tenants_get_no_answer_of_this_one():
     seen = ask(watch, THINGS[:1], "bob", "umbrella")
     assert not seen.anchors
     assert (seen.outcomes["similarity"] == [2, 0]).all()
-    assert ask(watch, THINGS[:1], "carol", "acme").anchors
+
+
+def test_another_principal_of_the_tenant_gets_answers_of_its_own_until_the_two_are_one():
+    watch = new_watch()
+    ask(watch, THINGS[7:8], "alice")
+    first = ask(watch, SEARCH[:1], "carol")
+    assert not first.anchors
+    assert (first.outcomes["similarity"] == [2, 1]).all()  # a repeat all the same
+    again = ask(watch, SEARCH[1:2], "carol")
+    assert (again.anchors[0]["probabilities"] == answers(SEARCH[:1])["probabilities"]).all()
+    for row in SEARCH[2:20]:
+        ask(watch, row[None], "carol")
+    assert watch.group_of("carol") == watch.group_of("alice")
+    ask(watch, SEARCH[20:21], "dave")
+    assert not ask(watch, THINGS[7:8], "eve").anchors
 
 
 def test_a_batch_says_what_its_requests_say_one_by_one():
