@@ -6,6 +6,7 @@ calibrates the trigger screen on clean rows as an owner would who knows nothing,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +15,7 @@ import numpy as np
 from defenses.lab.attack import Experiment, Sample, Size, Split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -30,37 +31,43 @@ INPUT: Final = "image"
 WHITE: Final = 255
 TRAIN_ROWS, FIT_ROWS, CALIBRATE_ROWS, TEST_ROWS = 24_000, 3_000, 10_000, 10_000  # half the training rows: cost
 TAIL_ROWS: Final = 3_000
-SMOKE_TRAIN_ROWS, SMOKE_TEST_ROWS, SMOKE_EPOCHS = 6_000, 1_000, 3
+SMOKE_TRAIN_ROWS, SMOKE_TEST_ROWS, SMOKE_EPOCHS = 8_000, 1_000, 6
 TARGETS: Final = (0, 4, 7)  # by seed: T-shirt, coat, sneaker
+SMOKE_TIMES: Final = 4.0  # as many poisoned rows: a backdoor has to take in a few steps
 LOOK_ROWS: Final = 500
 INSPECTED_ROWS: Final = 1_000
 
 
-def _badnets(seed: int) -> Backdoor:
+def _badnets(seed: int, times: float) -> Backdoor:
     from defenses.lab.poisoning.patch import BadNets  # noqa: PLC0415  attacks load when they run, as all here
 
-    return BadNets(top=(-4, 1, 12)[seed % 3], left=(-4, 1, 2)[seed % 3])
+    places = ((-4, -4), (1, 1), (12, 2))
+    top, left = places[seed % len(places)]
+    return BadNets(top, left, payload_share=0.05 * times)
 
 
-def _blend(seed: int) -> Backdoor:
+def _blend(seed: int, times: float) -> Backdoor:
     from defenses.lab.poisoning.blend import Blend, random_pattern  # noqa: PLC0415
 
-    return Blend(random_pattern(seed))
+    return Blend(random_pattern(seed), payload_share=0.05 * times)
 
 
-def _wanet(seed: int) -> Backdoor:
+def _wanet(seed: int, times: float) -> Backdoor:
     from defenses.lab.poisoning.warp import WaNet  # noqa: PLC0415
 
-    return WaNet.drawn(seed)
+    return WaNet.drawn(seed, payload_share=0.1 * times)
 
 
-def _adaptive_blend(seed: int) -> Backdoor:
+def _adaptive_blend(seed: int, times: float) -> Backdoor:
     from defenses.lab.poisoning.blend import AdaptiveBlend, random_pattern  # noqa: PLC0415
 
-    return AdaptiveBlend(random_pattern(seed))
+    return AdaptiveBlend(random_pattern(seed), payload_share=0.02 * times, cover_share=0.02 * times)
 
 
-ATTACKS: Final[dict[str, tuple[Callable[[int], Backdoor], str]]] = {
+Maker = Callable[[int, float], "Backdoor"]
+"""From a seed, and how many times the published share of rows is poisoned, to an attack."""
+
+ATTACKS: Final[dict[str, tuple[Maker, str]]] = {
     "badnets": (_badnets, "a 3 x 3 patch in 5 % of the training rows (BadNets)"),
     "blend": (_blend, "a pattern blended at 20 % into 5 % of the training rows (Chen et al.)"),
     "wanet": (_wanet, "a warp by half a pixel on average in 10 % of the training rows (WaNet)"),
@@ -81,26 +88,30 @@ def backdoor_experiments() -> list[Experiment]:
     return [*found, Experiment("backdoor/none/inspection", "poisoning", "a clean model; is it refused", clean)]
 
 
-def _trigger(made: Callable[[int], Backdoor]) -> Callable[[Lab, int], list[Trial]]:
+def _trigger(made: Maker) -> Callable[[Lab, int], list[Trial]]:
     def run(lab: Lab, seed: int) -> list[Trial]:
         from defenses.lab.poisoning.trials import trigger_trials  # noqa: PLC0415
 
-        return trigger_trials(made_victim(lab, made(seed), seed), seed)
+        return trigger_trials(made_victim(lab, _made(lab, made, seed), seed), seed)
 
     return run
 
 
-def _inspection(name: str, made: Callable[[int], Backdoor] | None) -> Callable[[Lab, int], list[Trial]]:
+def _inspection(name: str, made: Maker | None) -> Callable[[Lab, int], list[Trial]]:
     def run(lab: Lab, seed: int) -> list[Trial]:
         from defenses.lab.poisoning.inspected import inspection_trial  # noqa: PLC0415
 
         target = TARGETS[seed % len(TARGETS)]
-        outputs = outputs_of(poisoned_bundle(lab, made(seed) if made else None, target, seed))
+        outputs = outputs_of(poisoned_bundle(lab, _made(lab, made, seed) if made else None, target, seed))
         rows = lab.rows(MODEL, Split.TEST, INSPECTED_ROWS, seed)
         ask = _prediction(outputs)
         return [inspection_trial(name, ask, rows, seed, target=target if made else None)]
 
     return run
+
+
+def _made(lab: Lab, made: Maker, seed: int) -> Backdoor:
+    return made(seed, SMOKE_TIMES if lab.size is Size.SMOKE else 1.0)
 
 
 def _prediction(outputs: Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]) -> Callable[..., NDArray[Any]]:
