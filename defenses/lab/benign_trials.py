@@ -144,19 +144,30 @@ class _Judge:
         counted.again += int(stream.again.sum())
         counted.flagged += int((actions != Action.ALLOW).sum())
         counted.refused += int((actions == Action.REFUSE).sum())
-        self._count_stale(stream, outputs[PREDICTION], seen, counted)
-        return seen
-
-    def _count_stale(self, stream: Stream, own: NDArray[np.float32], seen: Observed, counted: _Counted) -> None:
-        true = self._labels[stream.images]
-        said = own.argmax(axis=1)
+        true, said = self._labels[stream.images], outputs[PREDICTION].argmax(axis=1)
+        changed, spoilt, mended = stale(true, said, seen.anchors)
         counted.right += int((said == true).sum())
         counted.repeats += len(seen.anchors)
-        for row, anchor in seen.anchors.items():
-            earlier = int(anchor[PREDICTION][0].argmax())
-            counted.changed += earlier != said[row]
-            counted.spoilt += said[row] == true[row] != earlier
-            counted.mended += said[row] != true[row] == earlier
+        counted.changed += changed
+        counted.spoilt += spoilt
+        counted.mended += mended
+        return seen
+
+
+def stale(
+    true: NDArray[np.int64], said: NDArray[np.int64], anchors: Mapping[int, Mapping[str, NDArray[Any]]]
+) -> tuple[int, int, int]:
+    """Return in how many rows the earlier answer names another class than the row's own; of these, in how many it was
+    right and is not any more, and the other way round.
+    """
+    changed = spoilt = mended = 0
+    for row, anchor in anchors.items():
+        earlier = int(anchor[PREDICTION][0].argmax())
+        if earlier != said[row]:
+            changed += 1
+            spoilt += bool(said[row] == true[row])
+            mended += bool(earlier == true[row])
+    return changed, spoilt, mended
 
 
 def reached(counted: _Counted, alpha: float) -> int:

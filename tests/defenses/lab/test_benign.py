@@ -12,7 +12,7 @@ from defenses.hardening import HardeningRule
 from defenses.lab import benign_trials
 from defenses.lab.attack import Size, Split
 from defenses.lab.benign import Habit
-from defenses.lab.benign_trials import HABITS, benign_of
+from defenses.lab.benign_trials import HABITS, benign_of, stale
 from defenses.lab.offline import Defended, OfflineOracle
 from defenses.policy import Action
 from defenses.steps import Step
@@ -120,3 +120,10 @@ def test_a_watch_that_sees_attackers_everywhere_is_seen():
     assert trial.metrics["gateway_streams_acted"] == trial.metrics["gateway_streams"] == 1
     assert trial.metrics["accuracy_consistent"] < trial.metrics["accuracy_fresh"]
     assert trial.metrics["stale_spoilt_share"] > 0.3
+
+
+def test_stale_answers_are_told_apart_by_what_is_true():
+    true, said = np.array([0, 0, 0, 1, 2, 1]), np.array([0, 0, 1, 1, 1, 2])
+    earlier = {1: 1, 2: 0, 3: 1, 4: 0, 5: 2}  # spoilt, mended, the same, wrong either way, the same and wrong
+    anchors = {row: {"probabilities": np.eye(3, dtype=np.float32)[[label]]} for row, label in earlier.items()}
+    assert stale(true, said, anchors) == (3, 1, 1)
