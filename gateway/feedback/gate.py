@@ -30,7 +30,7 @@ from gateway.feedback.provenance import KEY_BYTES, SIGNATURE_BYTES, Statement, v
 from gateway.feedback.rows import ALLOWED, Draft
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gateway.feedback.answers import FeedbackRules
     from gateway.feedback.rows import AnswerKept
@@ -98,15 +98,39 @@ class _Passed:
 
 def judge_claims(claims: Sequence[Claim], sender: Sender, store: Transaction, now_ns: int) -> list[Judged]:
     """Judge claims in their order, and write those that are not refused as drafts. Blocks."""
-    judged = []
+    passed: dict[tuple[bytes, int], _Passed] = {}
+    found: list[_Passed | Judged] = []
     for claim in claims:
-        found = _checked(claim, sender, store, now_ns)
-        judged.append(_placed(found, sender, store, now_ns) if isinstance(found, _Passed) else found)
-    return judged
+        checked = _checked(claim, sender, store, now_ns, passed)
+        if isinstance(checked, _Passed):
+            passed[claim.statement.request, claim.statement.row] = checked
+        found.append(checked)
+    p_values = _p_values(list(passed.values()))
+    return [
+        _placed(each, p_values[id(each)], sender, store, now_ns) if isinstance(each, _Passed) else each
+        for each in found
+    ]
 
 
-def _checked(claim: Claim, sender: Sender, store: Transaction, now_ns: int) -> _Passed | Judged:
-    """Return what passed, or the refusal."""
+def _p_values(passed: Sequence[_Passed]) -> dict[int, float]:
+    """Return p of each by its identity, those under the same rules at once: the file is locked meanwhile."""
+    found: dict[int, float] = {}
+    for rules in {id(each.rules): each.rules for each in passed}.values():
+        alike = [each for each in passed if each.rules is rules]
+        latents = np.stack([np.frombuffer(each.answer.latent, "<f2") for each in alike]).astype(np.float32)
+        p_values = rules.consistency.p_values(latents, [each.label for each in alike])
+        found |= {id(each): p_value for each, p_value in zip(alike, p_values.tolist(), strict=True)}
+    return found
+
+
+def _checked(
+    claim: Claim,
+    sender: Sender,
+    store: Transaction,
+    now_ns: int,
+    passed: Mapping[tuple[bytes, int], _Passed],
+) -> _Passed | Judged:
+    """Return what passed, or the refusal. `passed` is what did before it in the same call."""
     said = claim.statement
     problem = _unsigned(claim, sender)
     if problem:
@@ -120,23 +144,30 @@ def _checked(claim: Claim, sender: Sender, store: Transaction, now_ns: int) -> _
         or not now_ns - rules.bounds.window_ns <= answer.time_ns
     ):
         return Judged(claim, "refused", "UNKNOWN_REQUEST")
-    problem = _unusable(said, answer, sender, rules, store, now_ns)
+    problem = _unusable(said, answer, sender, rules, store, now_ns, passed)
     if problem:
         return Judged(claim, "refused", problem, model=said.model)
     return _Passed(claim, answer, rules, rules.classes.index(said.label))
 
 
 def _unusable(  # noqa: PLR0917  one call site
-    said: Statement, answer: AnswerKept, sender: Sender, rules: FeedbackRules, store: Transaction, now_ns: int
+    said: Statement,
+    answer: AnswerKept,
+    sender: Sender,
+    rules: FeedbackRules,
+    store: Transaction,
+    now_ns: int,
+    passed: Mapping[tuple[bytes, int], _Passed],
 ) -> str:
     """Say why a signed label of a known answer is refused; empty: it is not."""
     if said.label not in rules.classes:
         return "LABEL_UNKNOWN"
     if not all(answer.time_ns - SKEW_NS <= when <= now_ns + SKEW_NS for when in (said.outcome_ns, said.signed_ns)):
         return "TIME_INVALID"
-    if store.has_said(said.request, said.row, sender.principal, now_ns):
+    if (said.request, said.row) in passed or store.has_said(said.request, said.row, sender.principal, now_ns):
         return "REPLAYED"
-    return "" if store.room(said.model, sender.tenant, rules.bounds) else "STORE_FULL"
+    more = sum(each.claim.statement.model == said.model for each in passed.values())
+    return "" if store.room(said.model, sender.tenant, rules.bounds, more) else "STORE_FULL"
 
 
 def _unsigned(claim: Claim, sender: Sender) -> str:
@@ -151,12 +182,10 @@ def _unsigned(claim: Claim, sender: Sender) -> str:
     return "" if signed else "SIGNATURE_INVALID"
 
 
-def _placed(passed: _Passed, sender: Sender, store: Transaction, now_ns: int) -> Judged:
+def _placed(passed: _Passed, p_value: float, sender: Sender, store: Transaction, now_ns: int) -> Judged:
     """Accept or quarantine, and write the draft."""
     claim, answer, rules = passed.claim, passed.answer, passed.rules
     said = claim.statement
-    latent = np.frombuffer(answer.latent, "<f2").astype(np.float32)
-    p_value = float(rules.consistency.p_values(latent[None], [passed.label])[0])
     p_micro = round(p_value * MICRO)
     reason = ""
     if answer.decision != "allow":

@@ -24,6 +24,7 @@ class Transaction:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        self._held: dict[tuple[str, str], tuple[int, int]] = {}
 
     def answered(self, request: bytes, row: int, tenant: str) -> AnswerKept | None:
         """Return what this tenant was answered there, if anything was."""
@@ -46,11 +47,17 @@ class Transaction:
         self.move(found, states=states, to="quarantined", reason="CONTRADICTED")
         return bool(found)
 
-    def room(self, model: str, tenant: str, bounds: Bounds) -> bool:
-        """Say whether a tenant may have one more item of a model."""
-        query = "SELECT COUNT(*), COALESCE(SUM(tenant = ?), 0) FROM items WHERE model = ?"
-        of_model, of_tenant = self._db.execute(query, (tenant, model)).fetchone()
-        return bool(of_model < bounds.items_max and of_tenant < max(1, bounds.items_max // TENANT_ITEMS_SHARE))
+    def room(self, model: str, tenant: str, bounds: Bounds, more: int) -> bool:
+        """Say whether a tenant may have one item of a model beside those that it had at first and `more`."""
+        if (
+            model,
+            tenant,
+        ) not in self._held:  # counted once: it reads all of them, and is asked for each item of a call
+            query = "SELECT COUNT(*), COALESCE(SUM(tenant = ?), 0) FROM items WHERE model = ?"
+            self._held[model, tenant] = self._db.execute(query, (tenant, model)).fetchone()
+        of_model, of_tenant = self._held[model, tenant]
+        of_tenant_max = max(1, bounds.items_max // TENANT_ITEMS_SHARE)
+        return bool(of_model + more < bounds.items_max and of_tenant + more < of_tenant_max)
 
     def draft(self, item: Draft) -> int:
         """Write an item that is not recorded yet; returns its id."""
