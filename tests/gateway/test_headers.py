@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from gateway.rpc.headers import ENTRY_BYTES, TWICE, read_headers
 from gateway.rpc.stream import stream_shape
 
-KNOWN = {"authorization", "x-api-key", "traceparent", "x-stockade-stream-format", "triton_grpc_error"}
+KNOWN = {
+    "authorization",
+    "x-api-key",
+    "traceparent",
+    "x-stockade-proof",
+    "x-stockade-stream-format",
+    "triton_grpc_error",
+}
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
@@ -70,6 +77,11 @@ def test_a_traceparent_gives_a_trace():
 )
 def test_a_malformed_traceparent_gives_none(value):
     assert read(("traceparent", value)).parent is None
+
+
+def test_a_proof_of_work_is_taken_as_it_is():
+    assert read().proof == ""
+    assert read(("x-stockade-proof", "1.2.3")).proof == "1.2.3"
 
 
 def test_the_shape_of_a_stream_is_asked_for_in_metadata():
