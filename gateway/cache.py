@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["AnswerCache", "Kept", "Observed", "cacheable", "key_of", "open_cache", "repeat"]
 
 DOMAIN = b"stockade response cache 1"
-ROW_SCREENS = frozenset({"evidence"})
+ROW_SCREENS = frozenset({"evidence", "trigger"})
 """Screens whose verdict on a row follows from the row alone. One that remembers callers must not stand here."""
 OVERHEAD_BYTES = 512  # of an entry, beside what it holds: key, objects, tables
 ALLOWED = "allow"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import shutil
 import sys
 import time
 from collections import Counter
@@ -48,14 +49,20 @@ def launch_gateway(
     tls: bool,
     protected: bool,
     change: Callable[[dict[str, Any]], None] = lambda _: None,
+    version: str | None = None,
 ) -> Launch:
-    """Make a gateway's directory inside `directory` and say how to start it. `change` edits its policy."""
+    """Make a gateway's directory inside `directory` and say how to start it.
+
+    `change` edits its policy. `version` of the kiosk's model is the only one served; None: the one that `init` takes.
+    """
     data, metrics, admin, data_mtls = free_ports(4)
     home = directory / "gateway"
     ports = Ports(data=data, metrics=metrics, admin=admin, data_mtls=data_mtls)
     init_directory(home, now=datetime.now(UTC), random_bytes=os.urandom, ports=ports, bundles=bundles)
     _edit_config(home / "stockade.yaml", tls=tls, protected=protected)
     _edit_policy(home, change)
+    if version is not None:
+        _serve_only(home, bundles / "kiosk" / version)
     key = (home / "clients" / f"{CLIENT}.key").read_text().strip()
     return Launch(
         command=[sys.executable, "-m", "gateway", "serve", str(home / "stockade.yaml")],
@@ -67,6 +74,11 @@ def launch_gateway(
         ),
         directory=directory,
     )
+
+
+def _serve_only(home: Path, bundle: Path) -> None:
+    shutil.rmtree(home / "bundles" / "kiosk")
+    shutil.copytree(bundle, home / "bundles" / "kiosk" / bundle.name)
 
 
 def _edit_config(path: Path, *, tls: bool, protected: bool) -> None:

@@ -115,7 +115,14 @@ def measured(directory: Path, options: argparse.Namespace, setting: str, bodies:
         rules["serve"] = options.version
         rules |= SETTINGS[setting]
 
-    launch = launch_gateway(directory, options.bundles or bundles_directory(), tls=False, protected=True, change=change)
+    launch = launch_gateway(
+        directory,
+        options.bundles or bundles_directory(),
+        tls=False,
+        protected=True,
+        change=change,
+        version=options.version,
+    )
     with running(launch, bodies[0]):
         target = f"127.0.0.1:{launch.endpoint.port}"
         _, took_us = asyncio.run(load(target, launch.endpoint.headers, bodies[1 : 1 + ALONE], 1))

@@ -12,6 +12,8 @@ from defenses.errors import DefenseError
 from defenses.evasion.evidence import COMPONENTS as EVIDENCE_OUTPUTS
 from defenses.evasion.evidence import load_evidence
 from defenses.hardening import HardeningRule
+from defenses.poisoning.trigger import OUTPUTS as TRIGGER_OUTPUTS
+from defenses.poisoning.trigger import load_trigger
 from defenses.policy import Action, Mode, calibrated_rule
 from defenses.steps import Step
 from gateway.admission.budget import compile_budget
@@ -45,8 +47,11 @@ if TYPE_CHECKING:
 
 PREDICTION = "probabilities"  # the output that hardening is for
 PREDICTION_DIMS = 2
-SCREENS: Mapping[str, Callable[[Mapping[str, Any]], Calibrated]] = {"evidence": load_evidence}
-SCREEN_OUTPUTS: Mapping[str, tuple[str, ...]] = {"evidence": EVIDENCE_OUTPUTS}
+SCREENS: Mapping[str, Callable[[Mapping[str, Any]], Calibrated]] = {
+    "evidence": load_evidence,
+    "trigger": load_trigger,
+}
+SCREEN_OUTPUTS: Mapping[str, tuple[str, ...]] = {"evidence": EVIDENCE_OUTPUTS, "trigger": TRIGGER_OUTPUTS}
 PROTOTYPE_OUTPUTS = frozenset({"prototypes", "prototype_distances"})  # a version may have none: they are an extra
 FLOATS = frozenset({"FP16", "FP32", "FP64"})
 PUBLIC_LIMITS = Limits(

@@ -19,9 +19,12 @@ from rich.console import Console
 from defenses.errors import CalibrationInvalid, CalibrationTooSmall, DefenseError, EvidenceInvalid
 from defenses.evasion.evidence import load_evidence
 from defenses.extraction.allowance import fit_budget, measure_budget
-from defenses.poisoning.feedback import fit_consistency
+from defenses.extraction.budget import Prices
+from defenses.poisoning.feedback import Consistency, fit_consistency
+from defenses.poisoning.trigger import load_trigger
 from defenses.poisoning.trigger_fit import CleanRows, fit_trigger
 from defenses.screen import Evidence
+from defenses.watch import Watch
 from defenses.watch_fit import BenignTraffic, WatchKind, fit_watch
 from gateway.registry.bundles import LABELS, require_new, sample_of, told, trusted_keys, write
 from gateway.registry.data import data_name
@@ -33,7 +36,7 @@ from serving.train.data import load_fashion_mnist, split
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from serving.bundle import Bundle
 
@@ -46,6 +49,7 @@ BATCH_ROWS = 256
 QUERIES_MEASURED = 1000
 STREAMS_MEASURED = 1000
 IMAGE_DIMS = 3
+ANY_KEY = bytes(16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,6 +132,14 @@ FITTERS: Mapping[str, Callable[[list[Part], Bundle, int], Fitted]] = {
 }
 
 
+LOADERS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
+    "accounts": lambda arrays: Watch.from_calibration(arrays, key=ANY_KEY),
+    "budget": Prices.from_calibration,
+    "trigger": load_trigger,
+    "feedback": Consistency.load,
+}
+
+
 def run_calibrate(options: argparse.Namespace) -> int:
     """Write the calibrated version, and say what was fitted and what could not be."""
     files = read_bundle(options.directory)
@@ -161,12 +173,19 @@ def run_calibrate(options: argparse.Namespace) -> int:
         "calibrated": {"from": {"version": bundle.version, "digest": bundle.digest}, "seed": options.seed, **where},
     }
     changed = {name: data for name, data in files.items() if name not in {"manifest.json", "model.sig"}}
-    changed[bundle.manifest["calibration"]] = safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    )
+    packed = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+    require_usable(safetensors.numpy.load(packed), reports.keys() - skipped.keys())
+    changed[bundle.manifest["calibration"]] = packed
     written = write(target, changed, manifest, options.signing_key)
     told([(target, written)], options)
     return 0
+
+
+def require_usable(arrays: Mapping[str, np.ndarray[Any, Any]], fitted: Iterable[str]) -> None:
+    """Return if a gateway can use what was fitted, as it will find it. Raises DefenseError."""
+    for name in fitted:
+        if name in LOADERS:
+            LOADERS[name](arrays)
 
 
 def heads(arrays: Mapping[str, object]) -> set[str]:
