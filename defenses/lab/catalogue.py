@@ -184,7 +184,7 @@ def _queries(version: str) -> list[Experiment]:
             for name, what, seeds in (
                 ("square-rotating-1000", "1,000 images in turn, by one account", 3),
                 ("square-rotating-3000", "3,000 images in turn, by one account", 1),
-                ("square-drip", "9 images in turn between 97 % innocent questions, by one account", 3),
+                ("square-drip", "6 images in turn between 98.5 % innocent questions, by one account", 3),
             )
         ),
         Experiment(

@@ -56,7 +56,7 @@ def _by_asking() -> tuple[Target, ...]:
         "square-between-90": "Square in 1,000 questions, between nine times as many innocent ones",
         "square-rotating-1000": "Square for 1,000 images in turn, 150 questions each",
         "square-rotating-3000": "Square for 3,000 images in turn, 100 questions each",
-        "square-drip": "Square for 9 images in turn, 200 questions each, between 97 % innocent ones",
+        "square-drip": "Square for 6 images in turn, 150 questions each, between 98.5 % innocent ones",
     }
     habits = {"duplicates-0": "", "duplicates-5": ", 5 % near duplicates"}
     control = "control: kiosk 1 without screens falls to Square (L-inf 0.1)"

@@ -81,7 +81,7 @@ IN_TURN: Final[Mapping[str, InTurn]] = {
     for plan in (
         InTurn("square-rotating-1000", square, 1_000, 150),
         InTurn("square-rotating-3000", square, 3_000, 100),
-        InTurn("square-drip", square, 9, 200, groups=3, innocent=0.97),
+        InTurn("square-drip", square, 6, 150, groups=3, innocent=0.985),
     )
 }
 """Between two questions about one image lie more than a window remembers; or so many innocent ones that repeats are as
