@@ -137,7 +137,7 @@ def test_the_folder_of_the_wire_contracts_is_no_package():
     [
         (
             "gateway.host.worker",
-            ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "opentelemetry", "redis"],
+            ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "opentelemetry", "redis", "defenses.lab"],
         ),
         ("gateway.host.host", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "onnx", "onnxruntime"]),
         ("gateway.cli.main", ["torch", "grpc", "onnxruntime", "numpy", "pydantic", "prometheus_client"]),

@@ -510,7 +510,7 @@ def models() -> dict[str, Any]:
                 ],
                 "none",
                 soft_most=0.3,
-                runbooks=("StockadeModelDrift", "StockadeCanaryRolledBack"),
+                runbooks=("StockadeModelDrift", "StockadeCanaryRolledBack", "StockadeRoutingCollapsed"),
             ),
         ),
         (

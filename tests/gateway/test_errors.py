@@ -144,11 +144,11 @@ def holds_an_exception(path):
 def exception_classes_below():
     """Name and class of every public exception of the packages below the gateway, wherever it is defined.
 
-    Training is left out: it is a command with a tree of its own.
+    Training and the lab are left out: they are commands with trees of their own, and no gateway imports them.
     """
     for path in sorted(path for package in ("serving", "defenses", "ops") for path in (ROOT / package).rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        if name.startswith("serving.train") or not holds_an_exception(path):
+        if name.startswith(("serving.train", "defenses.lab")) or not holds_an_exception(path):
             continue
         for kind in vars(importlib.import_module(name)).values():
             if inspect.isclass(kind) and issubclass(kind, Exception) and kind.__module__ == name:
