@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["first_port", "seconds", "whole"]
+__all__ = ["decimal", "first_port", "seconds", "whole"]
 
 FIRST_PORT_MAX = 65_535 - 3
 SECONDS_MAX = 1e15
@@ -26,6 +26,21 @@ def whole(least: int, most: int) -> Callable[[str], int]:
         if not written or not least <= int(text) <= most:
             raise ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
         return int(text)
+
+    return read
+
+
+def decimal(least: float, most: float) -> Callable[[str], float]:
+    """Return a reader of numbers between two limits, both allowed."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise ArgumentTypeError(f"{text!r} is not a number from {least:g} to {most:g}")
+        return value
 
     return read
 

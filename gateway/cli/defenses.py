@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gateway.cli.arguments import decimal
 from gateway.registry.arguments import lazy
 
 if TYPE_CHECKING:
@@ -33,6 +34,20 @@ def add_verbs(verb: Verb, defenses: Any) -> None:
         "recipe kept back)",
     )
     calibrate.add_argument("--only", nargs="+", choices=SCREENS, metavar="WHAT", help=f"of {', '.join(SCREENS)}")
+    calibrate.add_argument(
+        "--duplicates",
+        type=decimal(0.001, 0.5),
+        default=0.05,
+        metavar="SHARE",
+        help="of an account's questions that are about what it just asked about, seen again (default 0.05)",
+    )
+    calibrate.add_argument(
+        "--burst",
+        type=decimal(1, 6),
+        default=3.0,
+        metavar="MEAN",
+        help="how often it is seen again on average (default 3)",
+    )
     calibrate.add_argument("--seed", type=int, default=0, help="of the split, and of all chance (default 0)")
     calibrate.add_argument("--signing-key", type=Path, required=True, metavar="FILE", help="made where there is none")
     calibrate.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")

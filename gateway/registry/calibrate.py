@@ -81,7 +81,7 @@ class Part:
         return self.outputs[names[0]]
 
 
-def fit_accounts(parts: list[Part], bundle: Bundle, seed: int) -> Fitted:
+def fit_accounts(parts: list[Part], bundle: Bundle, options: argparse.Namespace) -> Fitted:
     """S2 and S3: streams of the first two parts, measured on streams of the others."""
     name = parts[0].input_name
     fit, measure = (
@@ -91,10 +91,11 @@ def fit_accounts(parts: list[Part], bundle: Bundle, seed: int) -> Fitted:
     if len(spec.shape) != IMAGE_DIMS or spec.low is None or spec.high is None:
         raise CalibrationInvalid(name, "a watch is offered for images in a declared range")
     kind = WatchKind.of_images(name, fit)
-    return fit_watch(fit, measure, kind, traffic=BenignTraffic(), seed=seed)
+    traffic = BenignTraffic(duplicates=options.duplicates, burst_mean=options.burst)
+    return fit_watch(fit, measure, kind, traffic=traffic, seed=options.seed)
 
 
-def fit_prices(parts: list[Part], bundle: Bundle, seed: int) -> Fitted:
+def fit_prices(parts: list[Part], bundle: Bundle, options: argparse.Namespace) -> Fitted:
     """S4: prices and allowances on the first three parts, measured on the last."""
     judged = load_evidence(bundle.calibration)
 
@@ -104,27 +105,27 @@ def fit_prices(parts: list[Part], bundle: Bundle, seed: int) -> Fitted:
 
     known = [priced(part) for part in parts[:3]]
     prediction, p_values = (np.concatenate([each[at] for each in known]) for at in (0, 1))
-    arrays, report = fit_budget(prediction, p_values, seed=seed)
+    arrays, report = fit_budget(prediction, p_values, seed=options.seed)
     report["measured"] = measure_budget(
-        arrays, *priced(parts[3]), queries=QUERIES_MEASURED, streams=STREAMS_MEASURED, seed=seed
+        arrays, *priced(parts[3]), queries=QUERIES_MEASURED, streams=STREAMS_MEASURED, seed=options.seed
     )
     return arrays, report
 
 
-def fit_triggers(parts: list[Part], _: Bundle, __: int) -> Fitted:
+def fit_triggers(parts: list[Part], _: Bundle, __: argparse.Namespace) -> Fitted:
     """S6: densities on the first part, tails on the second, p-values on the third, measured on the last."""
     fit, tails, calibrate, measure = (part.clean() for part in parts)
     return fit_trigger(fit, tails, calibrate, measure, input_name=parts[0].input_name)
 
 
-def fit_labels(parts: list[Part], bundle: Bundle, _: int) -> Fitted:
+def fit_labels(parts: list[Part], bundle: Bundle, _: argparse.Namespace) -> Fitted:
     """S7: trusted rows are the first part; what a right label looks like among them is taken from the third."""
     trusted, calibrate = ((part.output(bundle, "latent"), part.clean().labels) for part in (parts[0], parts[2]))
     arrays = fit_consistency(trusted, calibrate)
     return arrays, {"screen": "feedback", "rows": {"trusted": len(trusted[1]), "calibrate": len(calibrate[1])}}
 
 
-FITTERS: Mapping[str, Callable[[list[Part], Bundle, int], Fitted]] = {
+FITTERS: Mapping[str, Callable[[list[Part], Bundle, argparse.Namespace], Fitted]] = {
     "accounts": fit_accounts,
     "budget": fit_prices,
     "trigger": fit_triggers,
@@ -156,7 +157,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     for name in options.only or FITTERS:
         try:
             with console.status(f"fitting {name}"):
-                found, report = FITTERS[name](parts, bundle, options.seed)
+                found, report = FITTERS[name](parts, bundle, options)
         except (CalibrationInvalid, CalibrationTooSmall, EvidenceInvalid, DefenseError) as problem:
             skipped[name] = str(problem)
             console.print(f"not fitted  {name}: {problem}", soft_wrap=True)

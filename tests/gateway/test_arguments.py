@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError
 
 import pytest
 
-from gateway.cli.arguments import first_port, seconds, whole
+from gateway.cli.arguments import decimal, first_port, seconds, whole
 from gateway.cli.main import main
 
 
@@ -19,6 +19,17 @@ def test_whole_numbers_between_their_limits(text, value):
 def test_what_is_no_such_number_is_told_the_limits(text):
     with pytest.raises(ArgumentTypeError, match=r"is not a whole number from 1 to 9$"):
         whole(1, 9)(text)
+
+
+@pytest.mark.parametrize(("text", "value"), [("0.5", 0.5), ("2", 2.0), ("1e0", 1.0)])
+def test_numbers_between_their_limits(text, value):
+    assert decimal(0.5, 2)(text) == value
+
+
+@pytest.mark.parametrize("text", ["0.49", "2.01", "nan", "inf", "", "x"])
+def test_what_is_no_such_decimal_is_told_the_limits(text):
+    with pytest.raises(ArgumentTypeError, match=r"is not a number from 0.5 to 2$"):
+        decimal(0.5, 2)(text)
 
 
 @pytest.mark.parametrize(("text", "value"), [("0", 0), ("1", 1), ("65532", 65_532)])
