@@ -13,8 +13,8 @@ what is ordinary instead:
   upper confidence bound at `alpha`), and are at least SHARE_MIN of it.
 
 Ours and not ART's (1.20, `art.defences.detector.poison`): both are a singular value decomposition and forty lines.
-ART's want a classifier object and the training set in one, fix the share of poison in advance, know no trusted rows, and
-bring scikit-learn into the process that decides.
+ART's want a classifier object and the training set in one, fix the share of poison in advance, know no trusted rows,
+and bring scikit-learn into the process that decides.
 """
 
 from typing import Any, Final
