@@ -188,6 +188,8 @@ def exported(tmp_path_factory):
     worker.screen_done("kiosk", "evidence", {"pass": 1}, [0.5])
     worker.answered("kiosk", [0.5])
     worker.account_steps("kiosk", {"top1": 1})
+    worker.routing("kiosk", "1", 0.5)
+    worker.kept_back("kiosk", "moved", 1)
     worker.feedback.items([("kiosk", "accepted", "")])
     worker.auth_failed("none", "OK")
     worker.limits_decided({("standard", "admit"): 1})

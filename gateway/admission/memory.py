@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from contextlib import suppress
 from collections.abc import Sequence
+from contextlib import suppress
 from zlib import crc32
 
 from gateway.admission import gcra

@@ -82,9 +82,7 @@ def add_verbs(verb: Verb, audit: Any) -> None:
     tail.add_argument(
         "--where", type=match, action="append", default=[], metavar="PATH=VALUE", help="only such: kind=refused"
     )
-    mirror = verb(
-        audit, "mirror", lazy("mirror"), "bring a copy of a log up to date, checked, and only ever forward"
-    )
+    mirror = verb(audit, "mirror", lazy("mirror"), "bring a copy of a log up to date, checked, and only ever forward")
     mirror.epilog = (
         "Exit codes: 0 up to date; 1 refused: a fork, an older copy, or tampered with; 2 incomplete; 4 usage."
     )

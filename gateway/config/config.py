@@ -208,8 +208,8 @@ class Ray(Section):
     """Accepts an `address` beyond loopback: inputs and answers can be read and changed on that network, and whoever
     reaches a Ray cluster can run code in it."""
     namespace: Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,62}$")] = "stockade"
-    """The applications are called <namespace>-<model>-<version>. Gateways with the same one share them. Without hyphens:
-    so no namespace is the beginning of another's names."""
+    """The applications are called <namespace>-<model>-<version>. Gateways with the same one share them. No hyphens, so
+    that no namespace is the beginning of another's names."""
     call_timeout_ms: Annotated[int, Duration("10ms", "10m")] = Field("5s", alias="call_timeout", validate_default=True)
     """How long a batch may take, the second attempt included; then its requests end with BACKEND_TIMED_OUT. A replica
     with a run that takes longer is replaced."""

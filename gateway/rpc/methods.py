@@ -141,8 +141,8 @@ _TOLD: Mapping[str, tuple[type[Message], Callable[..., Message]]] = {
 def charged(method: Unary | Stream) -> Unary | Stream:
     """Return the method as it is where gateways share limits: each call takes from them before it runs.
 
-    An inference does so itself, once its cost is known, and so does what takes labels. What touches neither a model nor a tenant is left out: whether
-    a gateway is alive must not depend on where the limits are kept.
+    An inference does so itself, once its cost is known, and so does what takes labels. What touches neither a model nor
+    a tenant is left out: whether a gateway is alive must not depend on where the limits are kept.
     """
     if method.right in PUBLIC_METHODS or method.right in {"ModelInfer", FEEDBACK_RIGHT}:
         return method

@@ -85,8 +85,8 @@ class Segments:
 
     async def expire(self) -> None:
         """Take off the list, and record, what has run out. It keeps nobody out since then."""
-        if self.changing.locked() or not any(self.isolations.over(self._now_ns())):
-            return
+        if self.host.control is None or self.changing.locked() or not any(self.isolations.over(self._now_ns())):
+            return  # while the host starts there is no log to record it in
         async with self.changing:
             over = list(self.isolations.over(self._now_ns()))
             left, _ = self.isolations.without([one.id for one in over])

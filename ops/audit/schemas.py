@@ -374,8 +374,8 @@ class Release(Part, kw_only=True, frozen=True):
 class Feedback(Part, kw_only=True, frozen=True):
     """Somebody said, in the call with the id `call`, what the right answer to a row of `request` was.
 
-    `name` and `version` are the model's, as it was said; `key` are the first digits of the key that signed, `p_micro` how
-    rarely a right label lies as far from trusted rows. `reason` says why it was not accepted.
+    `name` and `version` are the model's, as it was said; `key` are the first digits of the key that signed, `p_micro`
+    how rarely a right label lies as far from trusted rows. `reason` says why it was not accepted.
     """
 
     auth: Auth

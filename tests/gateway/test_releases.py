@@ -239,7 +239,9 @@ def test_drift_is_judged_by_rows_that_both_versions_judged(releases):
 
 def test_a_burst_of_strange_rows_takes_no_canary_back(releases):
     """The windows of both versions as they are while a burst comes, stays and goes, looked at all the while."""
-    one, two = (SimpleNamespace(served=SimpleNamespace(bundle=model_version("kiosk", each)), screens={}) for each in "12")
+    one, two = (
+        SimpleNamespace(served=SimpleNamespace(bundle=model_version("kiosk", each)), screens={}) for each in "12"
+    )
     canary = CANARY | {"step_every": "10s", "steps": [0.1, 0.5, 1], "abort_on": {"drift_max": 0.2}}
     releases.follow(Policy(kiosk={"canary": canary}), {}, 0)
     rng, drifts, happened = np.random.default_rng(0), Drifts(), []
