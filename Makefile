@@ -35,6 +35,9 @@ test: $(VENV)/.dev  ## all tests, with coverage
 test-faults: $(VENV)/.dev  ## the long fault runs of the audit log
 	STOCKADE_KILL_ROUNDS=500 $(BIN)/python -m pytest tests/faults
 
+test-lab: $(VENV)/.dev  ## every experiment of the lab at its smallest: half an hour
+	STOCKADE_TEST_LAB=1 $(BIN)/python -m pytest tests/e2e/test_lab.py
+
 test-cluster: $(VENV)/.dev  ## beyond one gateway: Ray clusters, a real MLServer and Triton (`make bench-peers`), releases, balancers, pods
 	$(BIN)/pip install --quiet --editable '.[ray]'
 	STOCKADE_TEST_CLUSTER=1 $(BIN)/python -m pytest $(PYTEST) --timeout 1200 tests/cluster tests/contracts/test_engine.py

@@ -21,9 +21,9 @@ def p_values(rng, rows, shift=0.0, calibration_rows=ROWS):
 
 
 def by_the_book(values, calibration_rows):
-    """R of each bet by its recursion, in plain numbers."""
+    """R of each bet by its recursion, in plain numbers: the logarithm of their average, and the largest of all."""
     bounds = tail_bounds(calibration_rows)
-    sums = []
+    sums, most = [], 0.0
     for side in range(2):
         for tail, bound in zip(TAILS, bounds[side], strict=True):
             for stake in STAKES:
@@ -31,8 +31,9 @@ def by_the_book(values, calibration_rows):
                 for p in values:
                     won = p <= tail if side == 0 else p > 1 - tail
                     reached = (reached + 1) * (1 + stake * (won / min(bound, 1.0) - 1))
+                    most = max(most, reached)
                 sums.append(reached)
-    return max(0.0, math.log10(sum(sums) / BETS))
+    return max(0.0, math.log10(sum(sums) / BETS)), most
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.integers(1, 60))
@@ -40,7 +41,11 @@ def test_it_is_the_recursion_in_whatever_portions_the_rows_come(values, portion)
     martingale = ConformalMartingale(ROWS)
     for begin in range(0, len(values), portion):
         martingale.add(np.array(values[begin : begin + portion]))
-    assert martingale.value == pytest.approx(min(by_the_book(values, ROWS), VALUE_MAX), abs=1e-9)
+    expected, most = by_the_book(values, ROWS)
+    if most < 10**VALUE_MAX:
+        assert martingale.value == pytest.approx(expected, abs=1e-9)
+    else:  # each bet is held to it between portions
+        assert martingale.value <= min(expected, VALUE_MAX) + 1e-9
 
 
 @pytest.mark.parametrize("rows", [1_000, ROWS])

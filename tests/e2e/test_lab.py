@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -132,16 +133,21 @@ def test_run_goes_on_where_it_was_and_report_makes_a_page(tmp_path):
     assert not re.search(r'(src|href)="(?!#)|<link|@import|url\((?!#)', page), "it needs nothing from elsewhere"
 
 
-@pytest.mark.timeout(900)
-def test_everything_runs_small_and_nothing_begins_after_five_minutes(tmp_path):
-    """The whole catalogue at its smallest; what it finds there means little, so no number is looked at."""
+SOME = ("query/kiosk-3/square", "benign/kiosk-3/duplicates-5", "whitebox/kiosk-2/eps-0.1/static", "sponge/kiosk-1")
+EVERYTHING = os.environ.get("STOCKADE_TEST_LAB") == "1"
+
+
+@pytest.mark.timeout(3600)
+def test_experiments_run_small(tmp_path):
+    """One of each kind, or with STOCKADE_TEST_LAB=1 the whole catalogue; what it finds so small means little."""
     out = tmp_path / "out"
-    done = stockade("run", "--smoke", "--minutes", 5, "--out", out, cwd=ROOT, timeout_s=800)
+    wanted = sorted(catalogue()) if EVERYTHING else SOME
+    done = stockade("run", *wanted, "--smoke", "--out", out, cwd=ROOT, timeout_s=3500)
     assert done.returncode == 0, done.stderr
     shown = stockade("report", out, "--smoke", cwd=ROOT)
     assert shown.returncode in (0, 1), shown.stderr
     ran = {line.experiment for line in read_lines(out / "trials.jsonl")}
-    assert ran == set(catalogue())
+    assert ran >= set(wanted)
 
 
 def test_what_cannot_be_used_is_said(tmp_path):
