@@ -50,7 +50,10 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], verbs: Any) -> None:
     running.add_argument("--bundles", type=Path, metavar="DIR", help="signed models (default: the project's)")
     running.add_argument("--data", type=Path, metavar="DIR", help="Fashion-MNIST (default: where Debian puts it)")
     running.add_argument(
-        "--policy", type=Path, metavar="FILE", help="policy.yaml whose `models` are attacked (default: as `init` gives)"
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="policy.yaml whose `models` are attacked (default: as `init` gives, and a watch)",
     )
     report = verb(verbs, "report", run_report, "write the scorecard of a directory of trials: JSON and a page")
     report.add_argument("directory", type=Path, metavar="DIR")

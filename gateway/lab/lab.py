@@ -24,6 +24,7 @@ from gateway.cli.init import RELEASE_KEY
 from gateway.lab.models import BundleModel, Rows
 from gateway.lab.oracle import GrpcOracle
 from gateway.lab.place import BARE, Accounts, make_place, model_policy
+from gateway.lab.policy import watched
 from gateway.local import Local, serving
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class LocalLab:
         if not 1 <= tenants <= accounts <= ACCOUNTS_MAX or accounts > tenants * PER_TENANT:
             raise ValueError(f"{accounts} accounts in {tenants} tenants; at most {PER_TENANT} in each")
         laid_over = {**(changes or {}), **({} if defended else BARE)}
-        policy = model_policy(self._policy[name], version, laid_over)
+        policy = model_policy(watched(self._policy[name], self._bundles / name / version), version, laid_over)
         standing = self._gateway(name, policy, tenants)
         first = standing.taken
         standing.taken += tenants

@@ -6,15 +6,22 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+import safetensors
 import yaml
 
+from defenses.evasion import similarity
 from gateway.policy.policy import POLICY_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["policy_under_test"]
+__all__ = ["WATCH", "policy_under_test", "watched"]
 
+WATCH = {
+    "mode": "enforce",
+    "steps": [{"alpha": 0.01, "answer": "neighbour"}, {"alpha": 0.001, "answer": "cool_down"}],
+}
+"""How a version is watched that brings the calibration for it, where the policy under test says nothing of it."""
 RULES = Path(__file__).resolve().parent.parent / "templates" / "rules.yaml"
 
 
@@ -29,3 +36,10 @@ def policy_under_test(file: Path | None) -> Mapping[str, Any]:
         return dict(yaml.safe_load(text)["models"])
     except (yaml.YAMLError, TypeError, KeyError, ValueError) as problem:
         raise ValueError(f"{file}: is no policy with a map of `models`") from problem
+
+
+def watched(policy: Mapping[str, Any], bundle: Path) -> dict[str, Any]:
+    """Return a model's part of the policy, with WATCH where it says nothing of one and the bundle can be watched."""
+    with safetensors.safe_open(bundle / "calibration.safetensors", "numpy") as arrays:
+        can = any(name.startswith(f"{similarity.NAME}.") for name in arrays.keys())  # noqa: SIM118  it is no mapping
+    return {"watch": WATCH, **policy} if can else dict(policy)
