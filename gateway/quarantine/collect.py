@@ -7,6 +7,7 @@ in the log yet is found a second later; what was published while the gateway was
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -26,6 +27,7 @@ __all__ = ["collect", "findings", "keep_collecting"]
 LOOK_EVERY_S = 1.0
 
 PART = 16_384
+WRITTEN_EVERY = 16_384  # entries without findings, which a restart may read once more
 FIRST_LOOK = 100_000  # entries, where nothing is remembered
 
 
@@ -33,9 +35,10 @@ async def keep_collecting(host: Host) -> None:
     """Look again every second, and at once where there is more. Ends with the host."""
     control = host.control
     assert control is not None, "it is open"
+    seen = Seen()
     while True:
         try:
-            more = await asyncio.to_thread(lambda: collect(control.quarantine, control.reader()))
+            more = await asyncio.to_thread(lambda: collect(control.quarantine, control.reader(), seen))
         except (QuarantineError, AuditError, OSError) as problem:
             more = False
             if not isinstance(problem, ReadError):  # there is no log to read yet, or it is being written
@@ -44,21 +47,39 @@ async def keep_collecting(host: Host) -> None:
             await asyncio.sleep(LOOK_EVERY_S)
 
 
-def collect(quarantine: Quarantine, reader: LogReader) -> bool:
+@dataclass(slots=True)
+class Seen:
+    """How far the log was read, beyond what is written down: what found nothing is not worth a sync each second."""
+
+    origin: str = ""
+    next: int = 0
+    written: int = 0
+
+
+def collect(quarantine: Quarantine, reader: LogReader, seen: Seen | None = None) -> bool:
     """Take in the next part of the log. Returns whether there is more. Blocks.
+
+    How far it came is written down with what was found, else every WRITTEN_EVERY entries; `seen` holds it meanwhile.
 
     Raises:
         QuarantineError: the database cannot be used.
         ReadError, OSError: the log cannot be read.
     """
     head = reader.checkpoint
-    if quarantine.mark("origin") not in ("", head.origin):
-        quarantine.forget()
-    first = int(quarantine.mark("next") or max(0, head.size - FIRST_LOOK))
+    if seen is None or seen.origin != head.origin:
+        if quarantine.mark("origin") not in ("", head.origin):
+            quarantine.forget()
+        written = int(quarantine.mark("next") or max(0, head.size - FIRST_LOOK))
+        seen = seen or Seen()
+        seen.origin, seen.next, seen.written = head.origin, written, written
+    first = seen.next
     count = max(0, min(PART, head.size - first))
     if count:
-        entries = reader.entries(first, count)
-        quarantine.take(findings(entries, first), {"origin": head.origin, "next": str(first + count)})
+        found = list(findings(reader.entries(first, count), first))
+        if found or first + count - seen.written >= WRITTEN_EVERY or seen.written == 0:
+            quarantine.take(found, {"origin": head.origin, "next": str(first + count)})
+            seen.written = first + count
+        seen.next = first + count
     return first + count < head.size
 
 

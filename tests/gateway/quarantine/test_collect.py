@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from gateway.quarantine import collect as collecting
-from gateway.quarantine.collect import collect, findings
+from gateway.quarantine.collect import Seen, collect, findings
 from gateway.quarantine.store import Quarantine
 from ops.audit.entry import check
 from tests.ops.test_incident import FLAGGED, asked
@@ -104,3 +104,22 @@ def test_another_log_begins_anew_and_a_shorter_one_is_waited_for(quarantine):
     collect(quarantine, Reader([flagged()], origin="example.test/other"))
     assert [finding.entry for finding, _ in quarantine.items()] == [0]
     assert quarantine.mark("origin") == "example.test/other"
+
+
+def test_parts_without_findings_are_read_once_and_not_written_down_each_time(quarantine, monkeypatch):
+    """A busy log that finds nothing must not cost a sync a second beside the recorder's own."""
+    monkeypatch.setattr(collecting, "WRITTEN_EVERY", 3)
+    log, seen = Reader([flagged()]), Seen()
+    written = []
+    for _ in range(5):
+        collect(quarantine, log, seen)
+        written.append(quarantine.mark("next"))
+        log.held.append(asked(9))
+    assert log.asked == [(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)]
+    assert written == ["1", "1", "1", "4", "4"]
+    log.held.append(flagged(3))
+    collect(quarantine, log, seen)
+    assert quarantine.mark("next") == "7", "what was found is written down at once"
+    again = Reader(log.held)
+    collect(quarantine, again, Seen())
+    assert again.asked == [], "and a restart goes on there"
