@@ -203,7 +203,8 @@ class Traffic:
         while (passed := time.monotonic() - began) < self.seconds:
             call()
             self.ended += 1
-            time.sleep(random.expovariate(max(rate(passed / self.seconds), 0.05)))
+            pause = random.expovariate(max(rate(passed / self.seconds), 0.05))
+            time.sleep(min(pause, max(began + self.seconds - time.monotonic(), 0)))
 
 
 __all__ = ["ROOT", "Site", "Stage", "Traffic", "staged"]
