@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -105,19 +106,23 @@ class Adwin:
 
     def _cut(self) -> bool:
         """Drop the oldest part that differs from all after it; say whether there was one."""
-        buckets = [bucket for level in reversed(self._levels) for bucket in level]
-        window, old = self._window, NOTHING
-        mean = window.total / window.rows
-        variance = max(window.squares / window.rows - mean * mean, 0.0)
-        doubt = math.log(2.0 * math.log(window.rows) / self._delta)
-        for place, bucket in enumerate(buckets[:-1]):
-            old += bucket
-            new_rows = window.rows - old.rows
-            inverse = 1.0 / old.rows + 1.0 / new_rows
-            apart = abs(old.total / old.rows - (window.total - old.total) / new_rows)
-            if apart > math.sqrt(2.0 * inverse * variance * doubt) + 2.0 / 3.0 * inverse * doubt:
+        window = self._window
+        rows, total = window.rows, window.total
+        mean = total / rows
+        variance = max(window.squares / rows - mean * mean, 0.0)
+        doubt = math.log(2.0 * math.log(rows) / self._delta)
+        spread, step = 2.0 * variance * doubt, 2.0 / 3.0 * doubt
+        old_rows, old_total = 0, 0.0
+        for place, bucket in enumerate(chain.from_iterable(reversed(self._levels))):
+            old_rows += bucket.rows
+            old_total += bucket.total
+            new_rows = rows - old_rows
+            if not new_rows:
+                break
+            inverse = 1.0 / old_rows + 1.0 / new_rows
+            apart = abs(old_total / old_rows - (total - old_total) / new_rows)
+            if apart > math.sqrt(spread * inverse) + step * inverse:
                 self._drop(place + 1)
-                self._window = _less(window, old)
                 self._since_cut, self._distance = 0, apart
                 self.cuts += 1
                 return True
@@ -127,7 +132,7 @@ class Adwin:
         """Forget the oldest buckets."""
         for level in reversed(self._levels):
             while level and count:
-                level.popleft()
+                self._window = _less(self._window, level.popleft())
                 count -= 1
 
 

@@ -40,7 +40,10 @@ CALIBRATION_ERROR = 0.005
 """The chance that one of the bounds is too low, of all tails on both sides together."""
 ALARM = 7.3
 VALUE_MAX = 9.0
-"""What R is held to: a shift that lasts must be over some rows after it is over."""
+"""What log10 R is held to: a shift that lasts must be over some rows after it is over."""
+R_MAX = 10.0**VALUE_MAX
+ROWS_AT_ONCE = 64
+"""A stake grows or shrinks by less than 1e110 in so many rows, of a calibration of up to a million."""
 
 
 def tail_bounds(rows: int) -> NDArray[np.float64]:
@@ -61,39 +64,40 @@ class ConformalMartingale:
     """The evidence that p-values, one after the other, are not those of rows like the calibration's."""
 
     def __init__(self, calibration_rows: int) -> None:
+        """Takes milliseconds: the bounds are quantiles of Beta distributions."""
         bounds = tail_bounds(calibration_rows)
         sides = np.repeat(np.arange(2), len(TAILS) * len(STAKES))
         tails = np.tile(np.repeat(np.arange(len(TAILS)), len(STAKES)), 2)
         stakes = np.tile(STAKES, 2 * len(TAILS))
         chances = np.minimum(bounds[sides, tails], 1.0)
-        self._small = sides == 0
-        self._tail = np.array(TAILS)[tails]
-        self._win = np.log1p(stakes * (1.0 / chances - 1.0))
-        self._lose = np.log1p(-stakes)
-        self._log = np.full(BETS, -np.inf)
+        tail = np.array(TAILS)[tails]
+        self._edges = np.unique([*TAILS, *(1.0 - np.array(TAILS))])
+        # A p-value matters by the edges below it alone: what each bet pays for a p-value between two of them.
+        between = np.append(self._edges, 2.0)[:, None]
+        won = np.where(sides == 0, between <= tail, between > 1.0 - tail)
+        self._pays = np.where(won, 1.0 + stakes * (1.0 / chances - 1.0), 1.0 - stakes)
+        self._sums = np.zeros(BETS)
         self.peak = 0.0
         """The largest value that any row has left."""
 
     @property
     def value(self) -> float:
         """log10 of the average over the bets, at least 0."""
-        return _average(self._log[None, :]).item()
+        return _log10(self._sums.mean().item())
 
     def add(self, p_values: NDArray[np.float64]) -> None:
         """Take in p-values in their order, float64 (rows,)."""
-        if p_values.size == 0:
-            return
-        p = np.where((p_values >= 0) & (p_values <= 1), p_values, 0.0)[:, None]
-        won = np.where(self._small, p <= self._tail, p > 1.0 - self._tail)
-        gains = np.where(won, self._win, self._lose).cumsum(axis=0)  # log of what a stake of 1 has become, by row
-        # R after row t is gain(t) (R + sum over the rows s up to t of 1 / gain(s - 1)).
-        begun = np.vstack([self._log, np.zeros((1, BETS)), -gains[:-1]])
-        trail = np.logaddexp.accumulate(begun, axis=0)[1:] + gains
-        self.peak = max(self.peak, _average(trail).max().item())
-        self._log = np.minimum(trail[-1], VALUE_MAX * math.log(10.0))
+        p = np.where((p_values >= 0) & (p_values <= 1), p_values, 0.0)
+        pays = self._pays[np.searchsorted(self._edges, p)]
+        for begin in range(0, len(pays), ROWS_AT_ONCE):
+            gains = pays[begin : begin + ROWS_AT_ONCE].cumprod(axis=0)  # what a stake of 1 has become, by row
+            # R after row t is gain(t) (R + sum over the rows s up to t of 1 / gain(s - 1)).
+            begun = np.vstack([self._sums + 1.0, 1.0 / gains[:-1]]).cumsum(axis=0)
+            trail = gains * begun
+            self.peak = max(self.peak, _log10(trail.mean(axis=1).max().item()))
+            self._sums = np.minimum(trail[-1], R_MAX)
 
 
-def _average(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log10 of the mean over the bets of (rows, bets) natural logarithms, held within [0, VALUE_MAX]."""
-    mean = np.logaddexp.reduce(logs, axis=1) - math.log(BETS)
-    return np.asarray(np.clip(mean / math.log(10.0), 0.0, VALUE_MAX))
+def _log10(average: float) -> float:
+    """log10 of an average of R, held within [0, VALUE_MAX]."""
+    return min(math.log10(max(average, 1.0)), VALUE_MAX)

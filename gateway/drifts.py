@@ -73,8 +73,10 @@ class Drifts:
         screen = rules.screens.get(key[2])
         if screen is None:
             return  # a screen that remembers accounts: its p-values are not independent of each other
-        rows = screen.calibrated.calibration.rows
-        self._evidence.setdefault(key, ConformalMartingale(rows)).add(p_values)
+        martingale = self._evidence.get(key)
+        if martingale is None:  # its bounds take milliseconds
+            martingale = self._evidence[key] = ConformalMartingale(screen.calibrated.calibration.rows)
+        martingale.add(p_values)
 
     def observe_both(self, one: ModelRules, its: RowsJudged, other: ModelRules, others: RowsJudged) -> None:
         """Two versions have judged the same rows: strange ones enter the windows of both, and leave them, at once."""

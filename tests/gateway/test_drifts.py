@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from defenses.policy import Action
+from gateway import drifts as drifts_module
 from gateway.drifts import ADWIN, MARTINGALE, P_VALUES, SCORES, Drifts
 from tests.gateway.test_judgement import rules
 
@@ -55,3 +56,13 @@ def test_a_screen_that_remembers_accounts_is_not_bet_on():
     drifts.observe(served(), [judged(np.zeros(ROWS), name="similarity")], np.empty(0))
     assert MARTINGALE + "similarity" not in values(drifts)
     assert ADWIN + "similarity" in values(drifts)
+
+
+def test_the_bounds_of_a_calibration_are_worked_out_once(monkeypatch):
+    made = []
+    real = drifts_module.ConformalMartingale
+    monkeypatch.setattr(drifts_module, "ConformalMartingale", lambda rows: made.append(rows) or real(rows))
+    drifts, model = Drifts(), served()
+    for _ in range(3):
+        drifts.observe(model, [judged(np.full(8, 0.5))], np.empty(0))
+    assert len(made) == 1
