@@ -1,19 +1,19 @@
 """A witness over HTTP: `POST /add-checkpoint`, `GET /<origin hash>/checkpoint` (c2sp.org/tlog-witness).
 
-The protocol has no credentials: a checkpoint carries the signature of its log. Bodies, connections and their time are
-bounded. TLS is a reverse proxy's, which a witness in public has anyway.
+The protocol has no credentials: a checkpoint carries the signature of its log. Heads, bodies, connections and
+their time are bounded. TLS is a reverse proxy's, which a witness in public has anyway.
 """
 
 import re
 import sqlite3
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 
 from ops.audit.witness import REQUEST_BYTES_MAX, Reply, Witness
-from ops.bounded_http import BoundedServer
+from ops.bounded_http import BoundedHandler, BoundedServer
 
 CONNECTIONS_MAX = 64
-CONNECTION_TIMEOUT_S = 15
+SILENCE_S = 15
+CONNECTION_S_MAX = 60.0
 _CHECKPOINT = re.compile(r"/([0-9a-f]{64})/checkpoint", re.ASCII)
 
 
@@ -22,15 +22,15 @@ class WitnessPage(BoundedServer):
 
     def __init__(self, host: str, port: int, witness: Witness) -> None:
         self.witness = witness
-        super().__init__(host, port, _Handler, connections_max=CONNECTIONS_MAX)
+        super().__init__(host, port, _Handler, connections_max=CONNECTIONS_MAX, connection_s_max=CONNECTION_S_MAX)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BoundedHandler):
     server: WitnessPage
     protocol_version = "HTTP/1.1"
     server_version = "stockade-witness"
     sys_version = ""
-    timeout = CONNECTION_TIMEOUT_S
+    timeout = SILENCE_S
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")

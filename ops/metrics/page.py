@@ -6,18 +6,18 @@ are bounded; one scrape is worked out at a time. It has no credentials, so nothi
 
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
-from ops.bounded_http import BoundedServer
+from ops.bounded_http import BoundedHandler, BoundedServer
 from ops.metrics.scrape import expose
 
 __all__ = ["MetricsPage", "serve_metrics"]
 
 CONNECTIONS_MAX = 16
-CONNECTION_TIMEOUT_S = 10
+SILENCE_S = 10
+CONNECTION_S_MAX = 30.0
 PAGE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -30,7 +30,7 @@ class MetricsPage(BoundedServer):
         self._directory = directory
         self._answers = {"/healthz": health, "/readyz": ready}
         self._one_scrape = Lock()
-        super().__init__(host, port, _Handler, connections_max=CONNECTIONS_MAX)
+        super().__init__(host, port, _Handler, connections_max=CONNECTIONS_MAX, connection_s_max=CONNECTION_S_MAX)
         self._thread = Thread(target=self.serve_forever, name="metrics-page", daemon=True)
         self._thread.start()
 
@@ -51,11 +51,11 @@ class MetricsPage(BoundedServer):
         self._thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BoundedHandler):
     server: MetricsPage
     server_version = "stockade"
     sys_version = ""
-    timeout = CONNECTION_TIMEOUT_S
+    timeout = SILENCE_S
 
     def do_GET(self) -> None:
         self._send(body=True)
