@@ -38,6 +38,8 @@ HOMES = {
     "rdata": ("serving/train/rtables.py",),
     "opentelemetry": ("ops/tracing.py",),
     "redis": ("gateway/admission/redis.py",),
+    "duckdb": ("ops/audit/query.py",),
+    "pyarrow": ("ops/audit/parquet.py", "ops/audit/query.py"),
     "prometheus_client": ("ops/metrics/",),
     "prometheus_client.parser": ("ops/metrics/", "gateway/local.py"),  # reads the page as any client would
 }

@@ -25,6 +25,8 @@ __all__ = ["AuditParser", "add_key_verb", "add_verbs"]
 EX_AUDIT_USAGE = 4
 INDEX_MAX = 2**63 - 2
 LINES_MAX = 1_000_000
+ROWS_MAX = 10_000_000
+MEMORY_MIB_MAX = 1 << 20
 A_LOG = "the log, or a directory of `stockade init`"
 A_POLICY = "trusted logs and witnesses, and the quorum (c2sp.org/tlog-policy)"
 
@@ -71,6 +73,10 @@ def add_verbs(verb: Verb, audit: Any) -> None:
         "--remembered", type=Path, metavar="FILE", help="a checkpoint seen earlier, or cosigned: the log must extend it"
     )
     verify.add_argument("--stale-after", type=seconds, metavar="SECONDS", help="exit 3 when the newest entry is older")
+    verify.add_argument(
+        "--query", type=Path, metavar="INDEX", help="an index of `audit query`: make it anew and compare"
+    )
+    query = add_query(verb, audit)
     tail = verb(audit, "tail", lazy("tail"), "print the newest entries, and those that come; each is proved")
     tail.epilog = "Exit codes: 0 fine; 1 what lies there does not lead to a signed root; 4 usage."
     tail.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
@@ -112,8 +118,31 @@ def add_verbs(verb: Verb, audit: Any) -> None:
     witness.add_argument(
         "--listen", default="127.0.0.1:8008", metavar="HOST:PORT", help="plain HTTP (default: 127.0.0.1:8008)"
     )
-    for each in (verify, tail, mirror, prove, cosign):
+    for each in (verify, query, tail, mirror, prove, cosign):
         each.add_argument("--json", action="store_true", help="print what was found, or done, as JSON")
+
+
+def add_query(verb: Verb, audit: Any) -> argparse.ArgumentParser:
+    """Add `stockade audit query`."""
+    query = verb(audit, "query", lazy("audit_query"), "ask the log in SQL: one SELECT over the table `entries`")
+    query.epilog = (
+        "Exit codes: 0 answered; 1 what lies there does not lead to a signed root; 4 usage, or a question refused."
+    )
+    query.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
+    query.add_argument(
+        "sql", metavar="SQL", help='"SELECT reason, count(*) FROM entries GROUP BY ALL"; "DESCRIBE entries"'
+    )
+    query.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+    query.add_argument(
+        "--index", type=Path, metavar="DIR", help="where the Parquet files are kept (default: LOG.index)"
+    )
+    query.add_argument("--csv", action="store_true", help="print CSV")
+    query.add_argument("--rows", type=whole(1, ROWS_MAX), default=10_000, metavar="N", help="at most (default: 10,000)")
+    query.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS", help="for the answer (default: 60)")
+    query.add_argument(
+        "--memory-mib", type=whole(64, MEMORY_MIB_MAX), default=1024, metavar="N", help="for the answer (default: 1024)"
+    )
+    return query
 
 
 def add_key_verb(verb: Verb, keys: Any) -> argparse.ArgumentParser:

@@ -16,14 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ops.audit.checkpoint import parse_vkey
-from ops.audit.errors import AuditError, NoteError, ProofError, QuorumMissing, TrustPolicyError
+from ops.audit.errors import AuditError, NoteError, ProofError, QuorumMissing, SignatureMissing, TrustPolicyError
+from ops.audit.parquet import check_index
+from ops.audit.read import LogReader
 from ops.audit.tlog_proof import parse_proof
 from ops.audit.trust_policy import NONE, TrustedLog, TrustPolicy, read_trust_policy
-from ops.audit.verify import INCOMPLETE, OK, TAMPERED, USAGE, Report, verify_log
+from ops.audit.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 WORDS = ("verified", "TAMPERED", "incomplete", "stale", "not verified")
 SHOWN_MAX = 20
@@ -51,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
             )
         if options.policy:
             demand_quorum(policy, remembered, report)
+        if options.query:
+            compare_index(options.query, directory, vkeys, report, console)
     except TrustPolicyError as problem:
         return fail(f"{options.policy}: {problem}")
     except OSError as problem:  # of the log as well: what cannot be read is not verified, which says nothing against it
@@ -79,6 +83,29 @@ def demand_quorum(policy: TrustPolicy, remembered: bytes | None, report: Report)
         report.add("incomplete", str(problem), "the remembered checkpoint")
     except NoteError as problem:
         report.refuse(str(problem), "the remembered checkpoint")
+
+
+def compare_index(index: Path, directory: Path, vkeys: Sequence[str], report: Report, console: Console) -> None:
+    """Make the index anew from the log that was just verified, and report what differs."""
+    if report.exit_code not in {OK, STALE}:
+        report.add("notice", "not compared: first the log itself has to verify", str(index))
+        return
+    problem: AuditError | None = None
+    for vkey in vkeys:
+        try:
+            with bar(console, "comparing") as advance:
+                check_index(index, LogReader.open(directory, parse_vkey(vkey)), report, advance)
+        except SignatureMissing as missing:
+            problem = missing
+        except ProofError as changed:
+            report.add("tampered", str(changed), str(index))
+            return
+        except AuditError as refused:
+            report.refuse(str(refused), str(index))
+            return
+        else:
+            return
+    report.refuse(str(problem), str(index))
 
 
 def run_proof(options: argparse.Namespace) -> int:

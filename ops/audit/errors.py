@@ -16,10 +16,27 @@ AuditError
 ├── ProtocolError            a peer on the recorder's socket that breaks the framing
 ├── SettingsError            recorder settings out of their limits
 ├── ReadError                an index, size or blob that the published log does not hold
+├── IndexRejected            a directory that is no index of this log, or another version's
+├── QueryUnavailable         a library of the extra `audit` that is not installed
+├── QueryRefused             a question that is not one SELECT, is wrong, or takes too much
 ├── MirrorError
 │   ├── MirrorRefused        the source does not extend what the mirror holds
 │   ├── MirrorBusy           somebody else is copying into the same mirror
 │   └── CopyRejected         the source is not what its checkpoint says
+├── StoreError
+│   ├── StoreUnavailable     an object store that cannot be asked now
+│   └── StoreRefused         an object store that will not, or can never, be asked
+├── ReplicationError         replication stops: a person has to look
+│   ├── ReplicaDiffers       the store holds something else under a key of ours: a fork, or tampering
+│   ├── ReplicaAhead         the store holds more than the log: an older copy was put back, or a fork
+│   ├── ReplicaUnlocked      the store does not keep objects as long as it must
+│   └── LogRejected          the log itself is not what its checkpoint says
+├── RestoreError             a log is not restored
+│   ├── NothingToRestore     no source has a checkpoint that holds what is asked for
+│   ├── RestoreRefused       the target holds something else
+│   ├── HistoriesDiffer      two checkpoints of one key, of two histories
+│   ├── RestoreIncomplete    files that no source has as they should be
+│   └── SuccessionRefused    an origin may not go on, or a new one may not begin
 ├── WitnessError
 │   ├── WitnessSilent        a witness that cannot be reached, or answers too late
 │   ├── WitnessRefused       a witness that will not cosign
@@ -27,6 +44,7 @@ AuditError
 ├── RingError                an in-flight ring of another format
 ├── KeyStoreError
 │   ├── KeyMissing           the key was erased, or never existed
+│   ├── ErasureRefused       an erasure or a hold that may not be
 │   └── SealBroken           a ciphertext that does not open, or opens to something else
 └── RecorderError            the recorder refuses to start or to go on
     ├── AppenderRunning      another appender holds this log
@@ -115,6 +133,26 @@ class ReadError(AuditError):
     """Something asked for that the published log does not hold."""
 
 
+class IndexRejected(AuditError):
+    """A directory that is no index of this log, or one that cannot be compared here."""
+
+    def __init__(self, directory: Path, problem: str) -> None:
+        super().__init__(f"{directory}: {problem}")
+        self.directory = directory
+
+
+class QueryUnavailable(AuditError):
+    """Questions in SQL need a library that is not installed."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__(f"{library} is not installed: pip install 'stockade[audit]'")
+        self.library = library
+
+
+class QueryRefused(AuditError):
+    """A question that is not one SELECT, is wrong, or takes more than it may. The text is for its asker."""
+
+
 class MirrorError(AuditError):
     """A mirror cannot be brought up to date; it stands where it stood."""
 
@@ -133,6 +171,67 @@ class CopyRejected(MirrorError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(problems[0])
         self.problems = tuple(problems)
+
+
+class StoreError(AuditError):
+    """An object store did not do what it was asked. What it was asked may have been done all the same."""
+
+
+class StoreUnavailable(StoreError):
+    """It cannot be asked, answers too late, is full, or did not keep what it was given. Ask again later."""
+
+
+class StoreRefused(StoreError):
+    """It says no: credentials, rights, a bucket that is not there, or a place that can be no store."""
+
+
+class ReplicationError(AuditError):
+    """What time does not mend: store and log contradict each other. Nothing is written until somebody looked."""
+
+
+class ReplicaDiffers(ReplicationError):
+    """An object that is written once holds something else than the log does: a fork, or tampering."""
+
+
+class ReplicaAhead(ReplicationError):
+    """The log does not extend the store's checkpoint: an older copy of the log was put back, or it is a fork."""
+
+
+class ReplicaUnlocked(ReplicationError):
+    """An object that was just written can be changed or removed sooner than it may be."""
+
+
+class LogRejected(ReplicationError):
+    """The log is not what its checkpoint says, so nothing of it is written where it could never be mended."""
+
+
+class RestoreError(AuditError):
+    """A log is not restored. What was there is as it was."""
+
+
+class NothingToRestore(RestoreError):
+    """No source has a checkpoint of this log that holds what is asked for."""
+
+
+class RestoreRefused(RestoreError):
+    """The target holds something else, or more than would be restored."""
+
+
+class HistoriesDiffer(RestoreError):
+    """Two checkpoints that one key signed and no log can both extend: a fork."""
+
+
+class RestoreIncomplete(RestoreError):
+    """Files that no source has as they should be. `missing` has their paths, at least one."""
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        super().__init__(f"no source has {missing[0]} as it should be{more}")
+        self.missing = tuple(missing)
+
+
+class SuccessionRefused(RestoreError):
+    """An origin may not go on, because more of it was signed than is left; or a new one may not begin."""
 
 
 class WitnessError(AuditError):
@@ -172,6 +271,10 @@ class KeyStoreError(AuditError):
 
 class KeyMissing(KeyStoreError):
     """The data key is gone: erased, or never made here."""
+
+
+class ErasureRefused(KeyStoreError):
+    """An erasure, or a hold against one, that may not be. The text is for the administrator who asks."""
 
 
 class SealBroken(KeyStoreError):

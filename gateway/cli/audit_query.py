@@ -1,0 +1,83 @@
+"""`stockade audit query` for people: bring the index up to date, ask, print."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gateway.cli.verify import bar, fail, find, read_key
+from ops.audit.checkpoint import parse_vkey
+from ops.audit.errors import AuditError, ProofError, QueryRefused
+from ops.audit.parquet import update_index
+from ops.audit.query import QueryLimits, ask
+from ops.audit.read import LogReader
+from ops.audit.verify_report import OK, TAMPERED
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from ops.audit.query import Answer
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask, and print the answer; returns the exit code."""
+    directory, keys = find(options.log, [options.vkey] if options.vkey else [])
+    if not keys:
+        return fail("say which key the log has: --vkey FILE")
+    index = options.index or index_of(directory)
+    limits = QueryLimits(memory_mib_max=options.memory_mib, rows_max=options.rows, timeout_s=options.timeout)
+    try:
+        with bar(Console(stderr=True), "indexing") as advance:
+            held = update_index(index, LogReader.open(directory, parse_vkey(read_key(keys[0]))), advance)
+        answer = ask(index, options.sql, limits)
+    except ProofError as problem:
+        return fail(f"TAMPERED: {problem}", TAMPERED)
+    except (AuditError, OSError) as problem:
+        hint = "\n`DESCRIBE entries` shows what there is" if isinstance(problem, QueryRefused) else ""
+        return fail(f"{problem}{hint}")
+    told = f"{held.size:,} records of {held.origin}; root {held.root}"
+    if options.json:
+        rows = [dict(zip(answer.columns, map(plain, row), strict=True)) for row in answer.rows]
+        facts = {"origin": held.origin, "size": held.size, "root": held.root, "cut": answer.cut, "rows": rows}
+        sys.stdout.write(json.dumps(facts, indent=2, default=str) + "\n")
+    elif options.csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(answer.columns)
+        writer.writerows(map(plain, row) for row in answer.rows)
+    else:
+        show(answer, told)
+    if answer.cut:
+        Console(stderr=True).print(f"[yellow]cut:[/] there are more than {limits.rows_max:,} rows; see --rows")
+    return OK
+
+
+def index_of(directory: Path) -> Path:
+    """Return where the index of a log is unless it is said: beside it."""
+    return directory.with_name(f"{directory.name}.index")
+
+
+def show(answer: Answer, told: str) -> None:
+    """Print a table as wide as the terminal, and what it was asked of."""
+    console = Console(highlight=False)
+    table = Table(*map(escape, answer.columns))
+    for row in answer.rows:
+        table.add_row(*("" if cell is None else escape(str(plain(cell))) for cell in row))
+    console.print(table)
+    console.print(f"{len(answer.rows):,} rows, of {escape(told)}", soft_wrap=True)
+
+
+def plain(cell: Any) -> Any:
+    """Return a cell as CSV and JSON take it; times as ISO 8601 with their zone."""
+    if isinstance(cell, datetime):
+        return cell.isoformat(timespec="microseconds") + ("" if cell.tzinfo else "Z")
+    if isinstance(cell, bytes):
+        return cell.hex()
+    return cell
