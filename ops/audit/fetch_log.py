@@ -1,0 +1,86 @@
+"""A log out of an object store, into a directory: what its checkpoint names, to be verified or restored there.
+
+Nothing of it is trusted: keys are those this project would write, or they are left where they are, and `verify` judges
+what has come. What is missing in the store is missing in the directory. Files are written without a sync.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from ops.audit.checkpoint import VerifierKey, open_checkpoint
+from ops.audit.errors import ReadError, TileError
+from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, hash_levels, level_size, parse_path
+
+__all__ = ["fetch_log"]
+
+CHECKPOINT = "checkpoint"
+READERS = 8
+GROUP_FILES = 64
+
+Progress = Callable[[int, int], None]
+
+
+class Listed(Protocol):
+    """A store that can be read, and listed."""
+
+    def get(self, key: str) -> bytes | None:
+        """What stands there, None where nothing does. Raises StoreUnavailable and StoreRefused."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """The keys below a prefix, in any order. Raises as `get`."""
+
+
+def fetch_log(store: Listed, target: Path, vkeys: Iterable[VerifierKey], progress: Progress | None = None) -> int:
+    """Write the log in `store` into `target`, an empty directory. Returns the size of its checkpoint.
+
+    Args:
+        store: what a log was replicated to.
+        target: where it goes.
+        vkeys: keys of which one must have signed the checkpoint.
+        progress: called with (files fetched, files in all) now and then.
+
+    Raises:
+        ReadError: there is no checkpoint.
+        NoteError: it is not signed by any of the keys.
+        StoreUnavailable, StoreRefused, OSError: it cannot be read, or not written.
+    """
+    note = store.get(CHECKPOINT)
+    if note is None:
+        raise ReadError("the store holds no checkpoint")
+    size = open_checkpoint(note, list(vkeys)).size
+    wanted = [key for prefix in ("tile/", "blobs/") for key in store.keys(prefix) if _named(key, size)]
+    (target / CHECKPOINT).write_bytes(note)
+
+    def fetch(key: str) -> None:
+        data = store.get(key)
+        if data is not None:
+            (target / key).parent.mkdir(parents=True, exist_ok=True)
+            (target / key).write_bytes(data)
+
+    done = 0
+    left = iter(wanted)
+    with ThreadPoolExecutor(READERS, thread_name_prefix="fetch") as pool:
+        while group := list(islice(left, GROUP_FILES)):
+            list(pool.map(fetch, group))
+            done += len(group)
+            if progress is not None:
+                progress(done, len(wanted))
+    return size
+
+
+def _named(key: str, size: int) -> bool:
+    """Say whether a checkpoint of this size names the tile, bundle or pack of this key."""
+    try:
+        tile = parse_path(key)
+    except TileError:
+        return False
+    if tile.level not in {ENTRIES, BLOBS} and tile.level not in hash_levels(size):
+        return False
+    full, width = divmod(level_size(tile.level, size), TILE_WIDTH)
+    if not tile.partial:
+        return tile.index < full
+    narrow = tile.width <= width if tile.level == BLOBS else tile.width == width
+    return tile == Tile(tile.level, full, tile.width) and narrow
