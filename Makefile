@@ -32,8 +32,9 @@ demo: $(BIN)/stockade $(CLIENT)/bin/python  ## the whole job, for real, in a min
 test: $(VENV)/.dev  ## all tests, with coverage
 	scripts/test.sh
 
-test-faults: $(VENV)/.dev  ## the long fault runs of the audit log
-	STOCKADE_KILL_ROUNDS=500 $(BIN)/python -m pytest tests/faults
+test-faults: $(VENV)/.dev  ## all faults of the audit log, in full: hours. As root with xfsprogs it cuts the power of XFS too
+	STOCKADE_FAULTS=full $(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m tests.faults.mutate
 
 test-lab: $(VENV)/.dev  ## every experiment of the lab at its smallest: half an hour
 	STOCKADE_TEST_LAB=1 $(BIN)/python -m pytest tests/e2e/test_lab.py

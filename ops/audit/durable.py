@@ -22,6 +22,15 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Make the bytes of a file durable that another process has written."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def make_directories(directory: Path) -> set[Path]:
     """Create a directory with its parents. Returns the directories whose names changed, for `sync_directory`."""
     missing: list[Path] = []

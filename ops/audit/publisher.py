@@ -55,6 +55,7 @@ class Publisher:
         self._lock = lock
         self._vkey = vkey
         self._pool = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="sync")
+        self._named: set[Path] = set()  # directories of the log whose own names this process has made durable
         self._ours = {lock.read()}  # the checkpoints that may stand in the lock database unless somebody else swaps
 
     def check_signed(self) -> None:
@@ -138,14 +139,17 @@ class Publisher:
     def _reveal(self, old: int, new: int, note: bytes) -> None:
         """Steps 3 and 4, then what no reader needs any more is removed."""
         touched: set[Path] = set()
+        fresh: set[Path] = set()
         tiles = [*hash_tiles_between(old, new), *tiles_between(ENTRIES, old, new)]
         packs = [Tile(BLOBS, tile.index, tile.width) for tile in tiles if tile.level == ENTRIES]
         for tile in [*tiles, *(pack for pack in packs if self._staged(pack).exists())]:
             final = self._directory / tile.path
-            touched |= make_directories(final.parent)
+            make_directories(final.parent)
             touched.add(final.parent)
+            fresh |= self._unnamed(final.parent)
             self._staged(tile).rename(final)
-        list(self._pool.map(sync_directory, touched))
+        list(self._pool.map(sync_directory, touched | {each.parent for each in fresh}))
+        self._named |= fresh
         staged = self._staging / "checkpoint"
         write_file(staged, note)
         staged.rename(self._directory / "checkpoint")
@@ -154,7 +158,20 @@ class Publisher:
         self._edge.publish(new)
         for tile in [*tiles, *packs]:
             if not tile.partial and level_size(tile.level, old) > tile.index * TILE_WIDTH:
-                rmtree(self._directory / tile.partial_directory, ignore_errors=True)
+                partial = self._directory / tile.partial_directory
+                rmtree(partial, ignore_errors=True)
+                self._named.discard(partial)
+
+    def _unnamed(self, directory: Path) -> set[Path]:
+        """A directory of the log and those above it that may have no durable name yet.
+
+        That one is there says nothing: a publication that failed, or a process that was killed, may have made it.
+        """
+        found: set[Path] = set()
+        while directory != self._directory and directory not in self._named:
+            found.add(directory)
+            directory = directory.parent
+        return found
 
     def close(self) -> None:
         self._pool.shutdown()

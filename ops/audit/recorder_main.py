@@ -26,7 +26,7 @@ import orjson
 
 from ops.audit.appender import Appender, own_append
 from ops.audit.checkpoint import SignerKey, parse_skey
-from ops.audit.durable import make_directories, sync_directory
+from ops.audit.durable import make_directories, sync_directory, sync_file
 from ops.audit.entry import KINDS
 from ops.audit.errors import AppenderRunning, AuditError, LogCorrupted, LogFull, RecorderError, SettingsError
 from ops.audit.lock import AppenderFlock, LockDatabase
@@ -37,7 +37,7 @@ from ops.audit.recorder import Recorder, RecorderMetrics
 from ops.audit.recovery import Recovered, read_checkpoint, recover
 from ops.audit.segment_store import SegmentStore
 from ops.audit.settings import RecorderSettings
-from ops.audit.signer import Signer
+from ops.audit.signer import Signer, demand_unsealed
 from ops.logging import Log, configure
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -73,11 +73,13 @@ def leash() -> int | None:
 
 
 def prepare_directories(settings: RecorderSettings) -> None:
-    """Everything the recorder writes to exists, durably."""
+    """Everything the recorder writes to exists, durably: also what a process made that was killed before its sync."""
     state = settings.state_directory
-    for directory in (settings.directory, state / "segments", state / "staging", settings.rings_directory):
-        for changed in make_directories(directory):
-            sync_directory(changed)
+    changed: set[Path] = set()
+    for directory in (settings.directory, state, state / "segments", state / "staging", settings.rings_directory):
+        changed |= {*make_directories(directory), directory.parent}
+    for each in changed:
+        sync_directory(each)
 
 
 def opening_entry(own: OwnEntries, settings: RecorderSettings, key: SignerKey, found: Recovered) -> bytes:
@@ -107,12 +109,21 @@ def load_metrics(settings: RecorderSettings, stack: contextlib.ExitStack) -> Rec
 
 
 def find(settings: RecorderSettings, key: SignerKey, lock: LockDatabase, store: SegmentStore) -> Recovered:
-    """The durable log, read and checked."""
+    """The durable log, read and checked.
+
+    It is made durable first. A recorder that was killed may have left a group, or the name of a checkpoint, in memory
+    alone: what is built on it now must not outlive it.
+    """
+    segments = store.paths()
+    for path in segments:
+        sync_file(path)
+    for directory in (settings.state_directory / "segments", settings.directory):
+        sync_directory(directory)
     public_file = settings.directory / "checkpoint"
     public = public_file.read_bytes() if public_file.exists() else None
     found = recover(
         settings.directory,
-        store.paths(),
+        segments,
         settings.origin,
         public=read_checkpoint(public, key.verifier, public_file),
         signed=read_checkpoint(lock.read(), key.verifier, settings.state_directory / "lock.sqlite"),
@@ -152,6 +163,7 @@ def serve(settings: RecorderSettings, log: Log) -> None:
 
     with contextlib.ExitStack() as stack:
         stack.callback(AppenderFlock(state / "appender.flock").close)
+        demand_unsealed(state)
         lock = stack.enter_context(LockDatabase(state / "lock.sqlite", settings.origin))
         signer = Signer(key, settings.signing_key.with_suffix(".signed"))
         store = SegmentStore(state / "segments", settings.segment_bytes)

@@ -115,7 +115,11 @@ class SegmentStore:
         draft.rename(self._spare)
 
     def retire(self, published_size: int) -> None:
-        """Recycle or remove the closed segments that hold nothing unpublished, except the newest of them."""
+        """Recycle or remove the closed segments that hold nothing unpublished, except the newest of them.
+
+        Oldest first, and each durably before the next or before its bytes are used again: a power cut must leave an
+        unbroken run of segments, none of them with the header of another.
+        """
         with self._lock:
             newest = max(self._ends, default=0)
             done = [number for number, end in self._ends.items() if end <= published_size and number != newest]
@@ -125,4 +129,5 @@ class SegmentStore:
                     path.unlink()
                 else:
                     path.rename(self._spare)
+                sync_directory(self._directory)
                 del self._ends[number]

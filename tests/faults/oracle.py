@@ -1,13 +1,16 @@
 """The oracle: what was acknowledged and which checkpoints were seen, kept outside the log and held against it."""
 
+from operator import attrgetter
 from pathlib import Path
 
 from ops.audit.checkpoint import open_checkpoint
 from ops.audit.client import Receipt
-from ops.audit.merkle import leaf_hash
+from ops.audit.merkle import Frontier, leaf_hash
 from ops.audit.read import LogReader
 from ops.audit.verify import verify_log
 from tests.faults.recorder_process import KEY
+
+size_of = attrgetter("size")
 
 
 class Oracle:
@@ -40,7 +43,11 @@ class Oracle:
         ]
         lost = [index for index, leaf in self.acknowledged.items() if index >= size or found[index] != leaf]
         assert not lost, f"{len(lost)} acknowledged entries are lost: {lost[:5]}"
-        for note in self.checkpoints:
-            seen = open_checkpoint(note, [KEY.verifier])
-            again = verify_log(directory, [str(KEY.verifier)], processes=0, remembered=note)
-            assert again.exit_code == 0, (seen.size, again.findings)
+        tree = Frontier()
+        for seen in sorted((open_checkpoint(note, [KEY.verifier]) for note in set(self.checkpoints)), key=size_of):
+            assert seen.size <= size, f"rolled back from {seen.size} to {size}"
+            tree.extend(found[tree.size : seen.size])
+            assert tree.root() == seen.root, f"a fork: another tree of size {seen.size} was signed"
+        if self.checkpoints:
+            again = verify_log(directory, [str(KEY.verifier)], processes=0, remembered=self.checkpoints[-1])
+            assert again.exit_code == 0, again.findings

@@ -21,12 +21,12 @@ VKEY = str(KEY.verifier)
 class OpenLog:
     """An appender and a publisher on one directory, as the recorder builds them."""
 
-    def __init__(self, settings: RecorderSettings) -> None:
+    def __init__(self, settings: RecorderSettings, *, lock: LockDatabase | None = None) -> None:
         self.settings = settings
         self.directory = settings.directory
         prepare_directories(settings)
         state = settings.state_directory
-        self.lock = LockDatabase(state / "lock.sqlite", ORIGIN)
+        self.lock = lock or LockDatabase(state / "lock.sqlite", ORIGIN)
         self.store = SegmentStore(state / "segments", settings.segment_bytes)
         self.found = find(settings, KEY, self.lock, self.store)
         self.found_size, _ = self.found.edge.head()
