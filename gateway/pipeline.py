@@ -298,6 +298,7 @@ def given_as(action: Action, *, repeated: bool) -> Action:
 
 def route(record: Record, name: str, version: str, active: Active) -> ModelRules:
     """Return the rules of the model this caller means. Unknown and forbidden are one refusal, found in the same way."""
+    record.pinned = bool(version)
     chosen = version or version_for(record, name, active)
     rules = active.models.get((name, chosen))
     permitted = active.rights.may_use(record.caller(), record.right, name, chosen)
@@ -333,7 +334,7 @@ def version_for(record: Record, name: str, active: Active) -> str:
 def spend(record: Record, charges: Charges, now_ns: int, gw: Gateway) -> None:
     """Take from the caller's buckets, or raise RateLimited."""
     decision = gw.limiter.spend(charges, now_ns)
-    record.limited(decision)
+    record.limited(decision, now_ns)
     if not decision.admitted:
         raise refusal_of(decision)
 

@@ -111,6 +111,7 @@ class Record:
         "parent",
         "payload_json",
         "peer",
+        "pinned",
         "policy_digest",
         "principal",
         "proof",
@@ -155,6 +156,7 @@ class Record:
         self.ticket: Ticket | None = None
         self.ring_slot = -1
         self.room_bytes = 0
+        self.pinned = False
         self.model_name = ""
         self.model_version = ""
         self.model_digest = ""
@@ -201,10 +203,13 @@ class Record:
         """Write down how long a stage took."""
         self.timings_us[name] = duration_ns // 1000
 
-    def limited(self, decision: Decision) -> None:
-        """Write down what the limiter said; the tightest rule is the one the caller is told of."""
+    def limited(self, decision: Decision, clock_ns: int | None = None) -> None:
+        """Write down what the limiter said, and when; the tightest rule is the one the caller is told of."""
         verdict = "admit" if decision.admitted else "refuse"
-        self.limits.append(f'{{"decision":"{verdict}","rule":{quoted(decision.rule)},"tokens":{decision.remaining}}}')
+        clock = "" if clock_ns is None else f'"clock_ns":"{clock_ns}",'
+        self.limits.append(
+            f'{{{clock}"decision":"{verdict}","rule":{quoted(decision.rule)},"tokens":{decision.remaining}}}'
+        )
         if self.rate is None or not decision.admitted or decision.remaining < self.rate.remaining:
             self.rate = decision
 
@@ -251,7 +256,8 @@ class Record:
             parts.append(f',"output":{self.output_json}')
         if self.payload_json is not None:
             parts.append(f',"payload":{self.payload_json}')
-        parts.append(f',"peer":{quoted(self.peer)},"policy":"{self.policy_digest}","reason":"{self.reason}"')
+        pinned = ',"pinned":true' if self.pinned else ""
+        parts.append(f',"peer":{quoted(self.peer)}{pinned},"policy":"{self.policy_digest}","reason":"{self.reason}"')
         if self.rows:
             parts.append(f',"rows":{self.rows}')
         if self.screens_json is not None:

@@ -56,6 +56,9 @@ class Batch(Part, kw_only=True, frozen=True):
 
 
 class Limit(Part, kw_only=True, frozen=True):
+    """What one spend came to. `clock_ns` is the gateway's monotonic clock at it: with that, it can be done again."""
+
+    clock_ns: TimeNs | UnsetType = UNSET
     decision: Literal["admit", "refuse"]
     rule: Text
     tokens: Micro
@@ -113,7 +116,10 @@ Screens = Annotated[list[Screen], Meta(max_length=16)]
 
 
 class Request(Part, kw_only=True, frozen=True):
-    """One request and its outcome. `cached` is the id of the request whose answer it was given again."""
+    """One request and its outcome. `cached` is the id of the request whose answer it was given again.
+
+    `pinned`: the client named the version of the model; otherwise the gateway chose it.
+    """
 
     account: Account | UnsetType = UNSET
     auth: Auth | UnsetType = UNSET
@@ -133,6 +139,7 @@ class Request(Part, kw_only=True, frozen=True):
     output: Output | UnsetType = UNSET
     payload: Payload | UnsetType = UNSET
     peer: Text
+    pinned: bool | UnsetType = UNSET
     policy: Hex64
     reason: Text
     rows: Count | UnsetType = UNSET
@@ -301,13 +308,19 @@ class Gap(Part, kw_only=True, frozen=True):
 
 
 class Recover(Part, kw_only=True, frozen=True):
-    """The recorder started on an existing log of this size and root, leaving out `cut_bytes` of unacknowledged tail."""
+    """The recorder started on an existing log of this size and root, leaving out `cut_bytes` of unacknowledged tail.
+
+    `restored`: this log follows another one, `origin`, of which this size and root were brought back; its entries from
+    there up to `lost_end` were not.
+    """
 
     build: Text
-    cause: Literal["restart", "crash", "torn-tail"]
+    cause: Literal["restart", "crash", "torn-tail", "restored"]
     cut_bytes: Count
     id: Hex32
     kind: Literal["recover"]
+    lost_end: Count | UnsetType = UNSET
+    origin: Text | UnsetType = UNSET
     root: Hex64
     size: Count
     time_ns: TimeNs
@@ -398,6 +411,28 @@ class Feedback(Part, kw_only=True, frozen=True):
     version: Text | UnsetType = UNSET
 
 
+class Evaluation(Part, kw_only=True, frozen=True):
+    """What labels that came since `since_ns` say of a version: how many, how many it had answered, its confidence.
+
+    `calibration_error_micro` is the expected calibration error, in millionths. `source`: labels of the principals whom
+    the policy trusts with that, or of others, as far as they passed the gate.
+    """
+
+    build: Text
+    calibration_error_micro: Count
+    gateway: Text | UnsetType = UNSET
+    id: Hex32
+    kind: Literal["evaluation"]
+    labels: Count
+    name: Text
+    right: Count
+    since_ns: TimeNs
+    source: Literal["trusted", "others"]
+    time_ns: TimeNs
+    v: V1
+    version: Text
+
+
 class Isolation(Part, kw_only=True, frozen=True):
     """A tenant, or one `principal` of it, is kept out, or may come back; `isolation` is the same id from first to last.
 
@@ -480,6 +515,7 @@ Entry = (
     | ReplayResult
     | Admin
     | Feedback
+    | Evaluation
     | Release
     | Isolation
     | Incident
@@ -505,6 +541,7 @@ SCHEMAS: Mapping[bytes, type[Entry]] = {
     b"replay-result": ReplayResult,
     b"admin": Admin,
     b"feedback": Feedback,
+    b"evaluation": Evaluation,
     b"release": Release,
     b"isolation": Isolation,
     b"incident": Incident,

@@ -54,9 +54,26 @@ def test_a_quoted_text_is_canonical(value):
     time_ns=st.integers(0, 2**63 - 1),
     payload=st.booleans(),
     cached=st.sampled_from(["", "ab" * 16]),
+    clock_ns=st.none() | st.integers(0, 2**63 - 1),
+    pinned=st.booleans(),
 )
 def test_a_leaf_is_the_canonical_form_of_its_facts(  # noqa: PLR0917  hypothesis names them
-    method, peer, model, caller, limits, batch, deadline_us, trace, rows, timings, outcome, time_ns, payload, cached
+    method,
+    peer,
+    model,
+    caller,
+    limits,
+    batch,
+    deadline_us,
+    trace,
+    rows,
+    timings,
+    outcome,
+    time_ns,
+    payload,
+    cached,
+    clock_ns,
+    pinned,
 ):
     record = Record(b"\x07" * 16, method, "ModelInfer", HEX64, time_ns, 0)
     kind, decision, reason, status = outcome
@@ -84,11 +101,14 @@ def test_a_leaf_is_the_canonical_form_of_its_facts(  # noqa: PLR0917  hypothesis
     facts |= {"rows": rows} if rows else {}
     record.cached = cached
     facts |= {"cached": cached} if cached else {}
+    record.pinned = pinned
+    facts |= {"pinned": True} if pinned else {}
     for limit in limits:
-        record.limited(limit)
+        record.limited(limit, clock_ns)
     if limits:
+        clock = {} if clock_ns is None else {"clock_ns": str(clock_ns)}
         facts["limits"] = [
-            {"decision": "admit" if limit.admitted else "refuse", "rule": limit.rule, "tokens": limit.remaining}
+            clock | {"decision": "admit" if limit.admitted else "refuse", "rule": limit.rule, "tokens": limit.remaining}
             for limit in limits
         ]
     if model is not None:
