@@ -53,12 +53,13 @@ def harden(probabilities: NDArray[Any], rule: HardeningRule) -> NDArray[Any]:
     if probabilities.ndim != 2 or probabilities.shape[1] == 0 or probabilities.dtype not in (np.float32, np.float64):
         raise EvidenceInvalid("probabilities", f"{probabilities.dtype}{probabilities.shape}: (rows, classes) wanted")
     values = probabilities.astype(np.float64)
-    valid = np.isfinite(values).all(axis=1) & (values.min(axis=1) >= 0) & (values.max(axis=1) > 0)
+    largest = values.max(axis=1)
+    valid = (values.min(axis=1) >= 0) & (largest > 0) & (largest < np.inf)  # False for NaN, which both pass on
     sound = bool(valid.all())
     if not sound:
         values[~valid] = 1.0  # any distribution will do: these rows are overwritten below
     rows = np.arange(len(values))[:, None]
-    order = np.argsort(-values, axis=1, kind="stable")[:, : rule.top_k]  # the first column is argmax
+    order = (-values).argsort(axis=1, kind="stable")[:, : rule.top_k]  # the first column is argmax
     units = _to_units(_flatten(values[rows, order], rule.temperature), 10**rule.decimals)
     _part_ties(units, order)
     hardened = np.zeros_like(probabilities)

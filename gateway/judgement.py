@@ -79,7 +79,8 @@ def judge(  # noqa: PLR0917  one call site, in the order in which it comes to kn
     else:
         steps = watched.actions()
         actions = np.maximum(actions, steps)
-        row_actions = np.maximum(decisions.action, np.repeat(steps, np.diff(starts, append=rows)))
+        of_rows = steps if steps.size == rows else np.repeat(steps, np.diff(starts, append=rows))
+        row_actions = np.maximum(decisions.action, of_rows)
         verdicts = (*verdicts, *watched.verdicts())
         named |= {name: (watched.digests[name], technique) for name, technique in watched.techniques.items()}
         accounts = watched.accounts_json()

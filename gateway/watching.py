@@ -118,14 +118,15 @@ class Watched:
 
     def verdicts(self) -> list[RequestVerdicts]:
         """Return each screen's view of each request, from its worst row, for the record."""
-        views = []
+        names = self.seen.p_values
         threshold = np.full(self.starts.size, round(self.rules.flag_alpha * 1_000_000), np.int64)
-        for name, p_values in self.seen.p_values.items():
-            p = np.minimum.reduceat(p_values, self.starts)
-            flagged = (p <= self.rules.flag_alpha).astype(np.uint8)
-            score = micro(np.maximum.reduceat(self.seen.scores[name], self.starts))
-            views.append(RequestVerdicts(name, self.rules.mode, flagged, micro(p), score, threshold))
-        return views
+        p = np.minimum.reduceat(list(names.values()), self.starts, axis=1)
+        scores = np.maximum.reduceat([self.seen.scores[name] for name in names], self.starts, axis=1)
+        columns = zip(names, (p <= self.rules.flag_alpha).astype(np.uint8), micro(p), micro(scores), strict=True)
+        return [
+            RequestVerdicts(name, self.rules.mode, flagged, p_micro, score_micro, threshold)
+            for name, flagged, p_micro, score_micro in columns
+        ]
 
     def on_steps(self) -> dict[str, int]:
         """Return how many of the requests came from accounts that stand on a step, by the step's name."""

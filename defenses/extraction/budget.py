@@ -139,25 +139,30 @@ class Prices:
         Raises:
             EvidenceInvalid: an array has another shape.
         """
-        full = self.unscaled(prediction, p_values) / self.scale[_winners(prediction)]
+        winners = _winners(prediction)
+        full = self._unscaled(prediction, winners, p_values) / self.scale[winners]
         if novelty is not None:
             if novelty.shape != full.shape:
                 raise EvidenceInvalid("novelty", f"{novelty.shape} for {full.size} rows")
-            fresh = np.clip(np.where(np.isnan(novelty), 1.0, novelty), 0.0, 1.0)
+            fresh = np.fmax(np.fmin(novelty, 1.0), 0.0)  # NaN becomes 1
             full *= REPEAT_SHARE + (1.0 - REPEAT_SHARE) * fresh
         return np.asarray(np.minimum(np.maximum(np.rint(full * MILLI), 1), PRICE_MILLI_MAX), np.int64)
 
     def unscaled(self, prediction: NDArray[Any], p_values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the mean of the two e-values of each row, float64 (rows,); EvidenceInvalid for other shapes."""
+        return self._unscaled(prediction, _winners(prediction), p_values)
+
+    def _unscaled(
+        self, prediction: NDArray[Any], winners: NDArray[np.intp], p_values: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         classes = self.scale.size
         if prediction.ndim != 2 or prediction.shape[1] != classes or prediction.dtype.kind != "f":
             raise EvidenceInvalid("prediction", f"{prediction.dtype}{prediction.shape}: (rows, {classes}) wanted")
         if p_values.shape != prediction.shape[:1]:
             raise EvidenceInvalid("p_values", f"{p_values.shape} for {len(prediction)} rows")
-        winners = _winners(prediction)
         at_most = self.places.searchsorted(2.0 * winners + margins_of(prediction), side="right") - self.starts[winners]
         near = (at_most + 1) / (self.counts[winners] + 1)
-        return np.asarray((e_value(p_values) + e_value(near)) / 2)
+        return np.asarray(e_value(np.array([p_values, near])).sum(axis=0) / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +247,8 @@ def e_value(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def margins_of(prediction: NDArray[Any]) -> NDArray[np.float64]:
     """The likeliest class's probability less the next one's, float64 (rows,) in [0, 1]; 0 where there is a NaN."""
-    two = np.partition(prediction, -2, axis=1)
-    margins = np.subtract(two[:, -1], two[:, -2], dtype=np.float64)
+    two = np.sort(prediction, axis=1)[:, -2:]
+    margins = np.subtract(two[:, 1], two[:, 0], dtype=np.float64)
     return np.asarray(np.fmin(np.fmax(margins, 0.0), 1.0))
 
 

@@ -65,10 +65,10 @@ class Reference:
             np.isfinite(pixels).all(axis=1) & np.isfinite(probabilities).all(axis=1) & np.isfinite(latent).all(axis=1)
         )
         rows, answers = np.arange(len(pixels)), probabilities.argmax(axis=1)
-        by_pixels, by_latent = self.pixels.log_densities(pixels), self.latent.log_densities(latent)
+        by_pixels = self.pixels.log_densities(pixels)
         answered = by_pixels[rows, answers]
         by_pixels[rows, answers] = -np.inf
-        return np.stack([by_pixels.max(axis=1) - answered, -by_latent[rows, answers]]), usual
+        return np.stack([by_pixels.max(axis=1) - answered, -self.latent.log_densities_of(latent, answers)]), usual
 
     def _checked(self, evidence: Evidence) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return the three arrays, each (rows, its width); EvidenceInvalid names the one that is not as fitted."""
