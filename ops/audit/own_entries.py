@@ -22,8 +22,10 @@ class OwnEntries:
         shared = {"build": self._build, "id": self._new_id().hex(), "kind": kind, "v": VERSION}
         return canonical({**shared, "time_ns": str(self.now_ns()), **fields})
 
-    def genesis(self, origin: str, vkey: str) -> bytes:
-        return self._entry("genesis", origin=origin, vkey=vkey)
+    def genesis(self, origin: str, vkey: str, *, previous: str = "") -> bytes:
+        """`previous` is the last checkpoint of the log that this one follows."""
+        follows = {"previous": previous} if previous else {}
+        return self._entry("genesis", origin=origin, vkey=vkey, **follows)
 
     def heartbeat(self, sequence: int, size: int) -> bytes:
         return self._entry("heartbeat", sequence=sequence, size=size, interval_ms=self._heartbeat_ms)
@@ -32,6 +34,11 @@ class OwnEntries:
         """`torn-tail` when bytes were left out, `crash` when something had not been published, else `restart`."""
         cause = "torn-tail" if torn_bytes else "crash" if unpublished else "restart"
         return self._entry("recover", cause=cause, cut_bytes=torn_bytes, root=root.hex(), size=size)
+
+    def lost(self, origin: str, size: int, root: bytes, *, lost_end: int) -> bytes:
+        """Of the log `origin` this much was brought back; its entries from `size` to `lost_end` were not."""
+        fields = {"lost_end": lost_end, "origin": origin, "root": root.hex(), "size": size}
+        return self._entry("recover", cause="restored", cut_bytes=0, **fields)
 
     def gap(self, state: str, reason: str, dropped: int) -> bytes:
         return self._entry("gap", state=state, reason=reason, dropped=dropped)

@@ -13,7 +13,18 @@ from ops.audit.durable import replace_file
 from ops.audit.errors import CheckpointError, ForkRefused, LogCorrupted, ProofError
 from ops.audit.merkle import EMPTY_ROOT, verify_consistency
 
+SEALED = "sealed"  # in a recorder's state directory: this origin was restored to less than was signed
+
 Prove = Callable[[int, int], Sequence[bytes]]
+
+
+def demand_unsealed(state_directory: Path) -> None:
+    """Raise ForkRefused where `succession` has sealed the origin."""
+    if (state_directory / SEALED).exists():
+        raise ForkRefused(
+            f"{state_directory / SEALED}: this log was restored to less than its key has signed, so it does not grow "
+            "any more; begin a new one (docs/backup.md)"
+        )
 
 
 class Signer:

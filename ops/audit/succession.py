@@ -1,0 +1,182 @@
+"""What comes after a restored log: its origin goes on, or it is sealed and another one begins.
+
+Rules:
+1. An origin goes on only when nothing of it is known beyond what was restored. The recorder then starts on it as on any
+   log: what is written here is a segment that begins where the log ends, and the lock database.
+2. Otherwise it is sealed. The recorder refuses a sealed state directory, the signer's memory holds the largest tree
+   that is known, and there is no segment to go on from: each of the three alone keeps it from growing.
+3. A new origin begins with a genesis entry that holds the last checkpoint of the old one, and a `recover` entry that
+   names the range that was lost. Both are written by the recorder's own parts.
+4. The signer's memory is never set back.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from hashlib import sha256
+from pathlib import Path
+
+from ops.audit.appender import Appender, own_append
+from ops.audit.checkpoint import (
+    Checkpoint,
+    SignerKey,
+    VerifierKey,
+    open_checkpoint,
+    open_note,
+    parse_checkpoint,
+    signature_line,
+)
+from ops.audit.durable import keep_file, make_directories, sync_directory
+from ops.audit.errors import CheckpointError, SuccessionRefused
+from ops.audit.lock import LockDatabase
+from ops.audit.merkle import Frontier
+from ops.audit.own_entries import OwnEntries
+from ops.audit.publisher import Publisher
+from ops.audit.read import LogReader
+from ops.audit.recovery import recover
+from ops.audit.segment_store import SegmentStore
+from ops.audit.segments import FIRST_TRAILER, Header
+from ops.audit.settings import MIB
+from ops.audit.signer import SEALED, Signer
+from ops.audit.tiles import node_from
+
+__all__ = ["begin_next", "go_on", "remember", "seal"]
+
+SEGMENT_BYTES = 64 * MIB
+TEXT_CHARACTERS_MAX = 512  # of a text in an entry
+
+
+def remember(memory: Path, checkpoint: Checkpoint) -> Checkpoint:
+    """Have the signer's memory hold a tree that is at least this large; returns what it holds."""
+    with suppress(FileNotFoundError, CheckpointError, UnicodeDecodeError):
+        held = parse_checkpoint(memory.read_text())
+        if held.origin == checkpoint.origin and held.size >= checkpoint.size:
+            return held
+    keep_file(memory, checkpoint.text().encode(), 0o600)
+    return checkpoint
+
+
+def seal(state_directory: Path, memory: Path, largest: Checkpoint) -> None:
+    """Keep an origin from growing: nothing may be appended to less than `largest`, which was signed."""
+    held = remember(memory, largest)
+    keep_file(state_directory / SEALED, held.text().encode(), 0o600)
+
+
+def go_on(directory: Path, state_directory: Path, memory: Path, vkey: VerifierKey, *, heartbeats: int) -> int:
+    """Let the recorder go on with a log that was restored and verified. Returns the log's size.
+
+    Args:
+        directory: the log.
+        state_directory: of the recorder; must hold no segments.
+        memory: of the signer, beside its key.
+        vkey: the log's key.
+        heartbeats: in the log, as `verify` counts them.
+
+    Raises:
+        SuccessionRefused: more was signed than there is, the origin is sealed, or there is something to go on from.
+        LogCorrupted: the log's tiles do not give its root.
+    """
+    segments = state_directory / "segments"
+    if (state_directory / SEALED).exists() or any(segments.glob("*.seg")):
+        raise SuccessionRefused(f"{state_directory} is sealed, or in use: its origin does not go on from a copy")
+    note = (directory / "checkpoint").read_bytes()
+    checkpoint = open_checkpoint(note, [vkey])
+    held = remember(memory, checkpoint)
+    if held != checkpoint:
+        raise SuccessionRefused(f"the key of {vkey.name} has signed {held.size} entries, {checkpoint.size} are left")
+    for changed in make_directories(segments) | make_directories(state_directory / "staging"):
+        sync_directory(changed)
+    header = Header(1, heartbeats, FIRST_TRAILER, sha256(vkey.name.encode()).digest(), _frontier(directory, checkpoint))
+    store = SegmentStore(segments, SEGMENT_BYTES)
+    store.begin(header).close()
+    with LockDatabase(state_directory / "lock.sqlite", vkey.name) as lock:
+        lock.swap(lock.read(), note)
+    recover(directory, store.paths(), vkey.name, public=checkpoint, signed=checkpoint)
+    return checkpoint.size
+
+
+def _frontier(directory: Path, checkpoint: Checkpoint) -> Frontier:
+    node = node_from(LogReader(directory, checkpoint).hashes)
+    size = checkpoint.size
+    heights = [height for height in range(size.bit_length()) if size >> height & 1]
+    return Frontier.restore(size, [node(height, (size >> height) - 1) for height in heights])
+
+
+def _signed(note: bytes, vkey: VerifierKey) -> str:
+    """A checkpoint with the log's signature and no other, or without any where the log's name is too long for that."""
+    opened = open_note(note, [vkey])
+    lines = "".join(signature_line(key.name, key.id, signature) for key, signature in opened.signatures)
+    text = f"{opened.text}\n{lines}"
+    return text if len(text) <= TEXT_CHARACTERS_MAX else opened.text
+
+
+def begin_next(
+    key: SignerKey,
+    directory: Path,
+    state_directory: Path,
+    memory: Path,
+    *,
+    last: bytes,
+    vkey: VerifierKey,
+    lost_end: int,
+    now_ns: Callable[[], int],
+    new_id: Callable[[], bytes],
+    build: str,
+    heartbeat_ms: int = 5000,
+) -> Checkpoint:
+    """Begin the log that follows a sealed one. Returns its first checkpoint.
+
+    Args:
+        key: of the new origin, which must have signed nothing yet.
+        directory: of the new log; must be empty, as `state_directory`.
+        state_directory: of its recorder.
+        memory: of its signer, beside its key.
+        last: the checkpoint of the old log as it was restored, a note.
+        vkey: of the old log.
+        lost_end: the size of the largest tree of it that is known.
+        now_ns: the clock.
+        new_id: source of 16 random bytes.
+        build: of this program.
+        heartbeat_ms: of the recorder, which the entries name.
+
+    Raises:
+        SuccessionRefused: there is something already, or it is the same origin.
+    """
+    if key.name == vkey.name:
+        raise SuccessionRefused(f"{key.name} is sealed: name the key of a new origin (`stockade keys log`)")
+    for place in (directory, state_directory):
+        if place.exists() and any(place.iterdir()):
+            raise SuccessionRefused(f"{place} holds something; a new log begins in a new directory")
+    if memory.exists():
+        raise SuccessionRefused(f"{memory} says that this key has signed a log before; make another")
+    for wanted in (directory, state_directory / "segments", state_directory / "staging"):
+        for changed in make_directories(wanted):
+            sync_directory(changed)
+    own = OwnEntries(build, now_ns, new_id, heartbeat_ms)
+    old = open_checkpoint(last, [vkey])
+    opening = [
+        own.genesis(key.name, str(key.verifier), previous=_signed(last, vkey)),
+        own.lost(old.origin, old.size, old.root, lost_end=lost_end),
+    ]
+    with ExitStack() as stack:
+        lock = stack.enter_context(LockDatabase(state_directory / "lock.sqlite", key.name))
+        store = SegmentStore(state_directory / "segments", SEGMENT_BYTES)
+        nothing = Checkpoint(key.name, 0, Frontier().root())
+        found = recover(directory, [], key.name, public=nothing, signed=nothing)
+        edge = found.edge
+        appender = Appender(
+            store, edge, found.frontier, key.name, number=found.next_number, previous=found.previous, heartbeats=0
+        )
+        stack.callback(appender.close)
+        publisher = Publisher(
+            directory,
+            state_directory / "staging",
+            edge=edge,
+            signer=Signer(key, memory),
+            lock=lock,
+            vkey=key.verifier,
+        )
+        stack.callback(publisher.close)
+        appender.commit([own_append(opening)])
+        while publisher.publish():
+            pass
+    return open_checkpoint((directory / "checkpoint").read_bytes(), [key.verifier])

@@ -1,0 +1,1 @@
+"""Backups of a gateway: encrypted, incremental, verified. What belongs to one is the gateway's to say (`Plan`)."""

@@ -1,0 +1,221 @@
+"""Making a backup: everything of a plan into a repository, and only what is new of it.
+
+Order: the stores first and the log last, so that no store has read further than the log in the backup goes. Each file
+is whole: those that change are replaced by renaming, databases are read through SQLite. Files are cut into chunks of 1
+MiB; a chunk that is there already is not written again, and the full tiles of the log, which never change, are not even
+read again. A private key gets in only where that is asked for: whatever looks like one is left out and said so.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from ops.audit.checkpoint import Checkpoint, open_checkpoint
+from ops.audit.errors import NoteError, ProofError, ReadError, TileError
+from ops.audit.merkle import verify_consistency
+from ops.audit.read import LogReader
+from ops.backup.errors import BackupDamaged, LogMoved, SourceRefused
+from ops.backup.log_files import edge_files, full_tiles, read_full
+from ops.backup.manifest import FORMAT, BackedLog, Kind, Manifest, StoredFile, check_path, encode_index
+from ops.backup.plan import LogSource, Plan
+from ops.backup.repository import KEYS_LIVE_NS, Repository
+from ops.backup.sealing import CHUNK_BYTES_MAX, ID_BYTES
+from ops.backup.snapshots import is_sqlite, snapshot
+
+__all__ = ["Created", "create_backup"]
+
+FILE_BYTES_MAX = 8 << 30
+LOG_MODE = 0o644
+ATTEMPTS = 5
+PRIVATE = (b"PRIVATE+KEY+", b"PRIVATE KEY-----")
+LOOKED_AT_BYTES = 64 * 1024
+
+Progress = Callable[[str, int], None]
+
+
+@dataclass(slots=True)
+class Created:
+    """What was made: its name, how much is in it, how much was written for it, what was left out and why."""
+
+    name: str = ""
+    files: int = 0
+    bytes: int = 0
+    chunks_written: int = 0
+    bytes_written: int = 0
+    log_size: int = 0
+    left_out: list[str] = field(default_factory=list)
+    keys_expired: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Writer:
+    """Puts files into the repository and remembers what they are made of."""
+
+    repository: Repository
+    identity: bytes
+    done: Created
+    with_keys: bool
+    progress: Progress | None
+    files: dict[str, StoredFile] = field(default_factory=dict)
+
+    def put(self, path: str, data: bytes, mode: int, kind: Kind) -> None:
+        salt = self.identity if kind == "keys" else b""
+        names = [self._chunk(data[at : at + CHUNK_BYTES_MAX], salt) for at in range(0, len(data), CHUNK_BYTES_MAX)]
+        self.keep(StoredFile(path, kind, mode, len(data), sha256(data).hexdigest(), tuple(names)))
+
+    def put_file(self, path: str, file: Path) -> None:
+        """One file as it is now. SourceRefused: it cannot be kept; OSError: it cannot be read."""
+        if not path.isprintable():
+            raise SourceRefused(f"{file} has a name that cannot be kept")
+        if file.stat().st_size > FILE_BYTES_MAX:
+            raise SourceRefused(f"{file} is larger than {FILE_BYTES_MAX} bytes")
+        if is_sqlite(file):
+            self.put(path, snapshot(file), file.stat().st_mode & 0o777, "sqlite")
+            return
+        digest, names, size = sha256(), [], 0
+        with file.open("rb") as opened:
+            start = opened.read(CHUNK_BYTES_MAX)
+            if not self.with_keys and any(mark in start[:LOOKED_AT_BYTES] for mark in PRIVATE):
+                self.done.left_out.append(f"{file}: a private key; --with-keys takes it along")
+                return
+            for chunk in _chunks(start, opened.read):
+                digest.update(chunk)
+                names.append(self._chunk(chunk, b""))
+                size += len(chunk)
+        self.keep(StoredFile(path, "file", file.stat().st_mode & 0o777, size, digest.hexdigest(), tuple(names)))
+
+    def keep(self, stored: StoredFile) -> None:
+        self.files[check_path(stored.path)] = stored
+        if self.progress is not None:
+            self.progress(stored.path, stored.bytes)
+
+    def _chunk(self, data: bytes, salt: bytes) -> str:
+        name, written = self.repository.put(data, salt)
+        if written:
+            self.done.chunks_written += 1
+            self.done.bytes_written += written
+        return name
+
+
+def _chunks(start: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
+    while start:
+        yield start
+        start = read(CHUNK_BYTES_MAX)
+
+
+def create_backup(
+    repository: Repository,
+    plan: Plan,
+    *,
+    now_ns: int,
+    random_bytes: Callable[[int], bytes],
+    build: str,
+    progress: Progress | None = None,
+) -> Created:
+    """Back up everything of a plan. The gateway may be running.
+
+    Args:
+        repository: where to; held while this runs.
+        plan: what.
+        now_ns: Unix time; also decides which key databases of the past have to go.
+        random_bytes: source of the backup's id.
+        build: of this program.
+        progress: called with (path, bytes) after each file.
+
+    Raises:
+        SourceRefused: something of the gateway cannot be backed up as it is; there is no new backup.
+        RepositoryBusy: somebody else writes into the repository.
+        OSError: something cannot be read or written; there is no new backup.
+    """
+    done = Created()
+    with repository.writing():
+        done.keys_expired = repository.expire_keys(now_ns)
+        writer = _Writer(repository, random_bytes(ID_BYTES), done, plan.with_keys, progress)
+        for source in plan.sources:
+            for path, file in source.files():
+                if source.kind == "keys":
+                    writer.put(path, snapshot(file), 0o600, "keys")
+                    continue
+                try:
+                    writer.put_file(path, file)
+                except FileNotFoundError:
+                    if source.kind == "file":
+                        raise
+        log = _put_log(writer, plan.log) if plan.log is not None else None
+        index = encode_index(writer.files.values())
+        chunks = [repository.put(index[at : at + CHUNK_BYTES_MAX])[0] for at in range(0, len(index), CHUNK_BYTES_MAX)]
+        done.files, done.bytes = len(writer.files), sum(each.bytes for each in writer.files.values())
+        manifest = Manifest(
+            format=FORMAT,
+            id=writer.identity.hex(),
+            created_ns=now_ns,
+            build=build,
+            with_keys=plan.with_keys,
+            log=log,
+            files=done.files,
+            bytes_in_all=done.bytes,
+            keys_until_ns=now_ns + KEYS_LIVE_NS,
+            index=tuple(chunks),
+        )
+        done.name = repository.commit(manifest)
+    return done
+
+
+def _put_log(writer: _Writer, log: LogSource) -> BackedLog | None:
+    """The log at its newest checkpoint; None when it has none yet."""
+    for _ in range(ATTEMPTS):
+        try:
+            note = (log.path / "checkpoint").read_bytes()
+            checkpoint = open_checkpoint(note, [log.vkey])
+        except FileNotFoundError:
+            writer.done.left_out.append(f"{log.path}: no checkpoint yet")
+            return None
+        except NoteError as error:
+            raise SourceRefused(f"the checkpoint of {log.path} is not this log's: {error}") from error
+        before = _stored_before(writer.repository, log, checkpoint)
+        try:
+            edge = list(edge_files(log.path, checkpoint))
+            _put_full_tiles(writer, log, checkpoint, before)
+        except LogMoved:
+            continue
+        for path, data in (*edge, ("checkpoint", note)):
+            writer.put(f"{log.directory}/{path}", data, LOG_MODE, "log")
+        writer.done.log_size = checkpoint.size
+        return BackedLog(note.decode(), str(log.vkey), log.directory, log.state_directory, log.memory)
+    raise SourceRefused(f"{log.path} changes faster than it can be read")
+
+
+def _put_full_tiles(writer: _Writer, log: LogSource, checkpoint: Checkpoint, before: dict[str, StoredFile]) -> None:
+    for tile in full_tiles(checkpoint):
+        path = f"{log.directory}/{tile.path}"
+        known = before.get(path) or writer.files.get(path)
+        if known is not None and all(writer.repository.holds(name) for name in known.chunks):
+            writer.keep(known)
+            continue
+        data = read_full(log.path, tile)
+        if data is not None:
+            writer.put(path, data, LOG_MODE, "log")
+
+
+def _stored_before(repository: Repository, log: LogSource, now: Checkpoint) -> dict[str, StoredFile]:
+    """The log's files in the newest backup that has it. None are taken over from one that cannot be read.
+
+    Raises:
+        SourceRefused: the log does not extend what was backed up.
+    """
+    for name in reversed(repository.names()):
+        try:
+            manifest = repository.manifest(name)
+            if manifest.log is None or (manifest.log.vkey, manifest.log.directory) != (str(log.vkey), log.directory):
+                continue
+            old = open_checkpoint(manifest.log.note.encode(), [log.vkey])
+            proof = LogReader(log.path, now).consistency_proof(old.size)
+            verify_consistency(old.size, now.size, proof, old.root, now.root)
+            return {each.path: each for each in repository.files(manifest) if each.kind == "log"}
+        except (BackupDamaged, NoteError):
+            continue
+        except (ProofError, ReadError, TileError) as error:
+            problem = f"{log.path} does not extend the log in the backup {name}: an older copy was put back, or a fork"
+            raise SourceRefused(f"{problem} ({error})") from error
+    return {}
