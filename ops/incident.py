@@ -222,8 +222,8 @@ def line_of(entry: Mapping[str, Any]) -> str:
     match kind:
         case "config" | "policy":
             parts = [action, entry["digest"][:16]]
-        case "model" | "release":
-            parts = [action, f"{entry['name']}/{entry['version']}", *_by(entry.get("approvers", ()))]
+        case "model" | "release" | "evaluation":
+            parts = [action, f"{entry['name']}/{entry['version']}", *_by(entry.get("approvers", ())), *_right(entry)]
         case "isolation":
             whole = "tenant" if "principal" not in entry else f"principal {entry['principal'][:16]} of"
             parts = [action, whole, entry["tenant"], *_by([entry["administrator"]] if "administrator" in entry else ())]
@@ -245,6 +245,10 @@ def line_of(entry: Mapping[str, Any]) -> str:
             parts = [action, *(f"{name} {entry[name]}" for name in named if name in entry)]
     reason = entry.get("override") or entry.get("reason") or entry.get("detail", {}).get("reason")
     return " ".join(part for part in parts if part) + (f": {reason}" if reason else "")
+
+
+def _right(entry: Mapping[str, Any]) -> list[str]:
+    return [f"right in {entry['right']} of {entry['labels']}, {entry['source']}"] if "right" in entry else []
 
 
 def _by(who: Any) -> list[str]:

@@ -206,6 +206,7 @@ def exported(tmp_path_factory):
     worker.response_cache().happened(lookups={("kiosk", "hit"): 1}, entries=1, nbytes=1)
     worker.ray_cluster().replicas({"stockade-kiosk-1": (1, 1)})
     worker.witnesses(["other"]).cosigned(1, 1.0)
+    worker.evaluations().found([("kiosk", "2", "trusted", 1, 1, 0.0)])
     recorder = RecorderMetrics(directory, "recorder", kinds=KINDS)
     page = expose(directory).decode()
     worker.close()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Answers", "FeedbackRules", "Seen", "see"]
 
 ROWS_WAITING_MAX = 20_000
+MICRO = 1_000_000
 FLUSH_EVERY_S = 0.2
 
 
@@ -52,9 +53,10 @@ class FeedbackRules:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """Of the first rows of a request: classes int64 (n,), latents float16 (n, width)."""
+    """Of the first rows of a request: classes int64 (n,), their probabilities (n,), latents float16 (n, width)."""
 
     classes: np.ndarray[Any, np.dtype[np.int64]]
+    confidences: np.ndarray[Any, np.dtype[np.float64]]
     latents: np.ndarray[Any, np.dtype[np.float16]]
 
 
@@ -68,7 +70,8 @@ def see(items: Sequence[Item], outputs: Mapping[str, np.ndarray[Any, Any]], rule
         rows = slice(first, first + min(item.request.rows, feedback.rows_max))
         first += item.request.rows
         latents = outputs[feedback.latent][rows].astype("<f2")  # a copy: the batch's outputs need not stay
-        item.seen = Seen(outputs[feedback.prediction][rows].argmax(axis=1), latents)
+        probabilities = outputs[feedback.prediction][rows]
+        item.seen = Seen(probabilities.argmax(axis=1), probabilities.max(axis=1).astype(np.float64), latents)
 
 
 @dataclass(slots=True)
@@ -97,7 +100,9 @@ class Answers:
         if seen is None or feedback is None or not isinstance(outcome, Answer):
             return
         record = item.record
-        for row, (label, latent) in enumerate(zip(seen.classes.tolist(), seen.latents, strict=True)):
+        confidences = np.rint(np.clip(seen.confidences, 0, 1) * MICRO).astype(int).tolist()
+        told = zip(seen.classes.tolist(), confidences, seen.latents, strict=True)
+        for row, (label, confidence_micro, latent) in enumerate(told):
             if len(self.waiting) >= ROWS_WAITING_MAX:
                 self.dropped += 1
                 continue
@@ -111,6 +116,7 @@ class Answers:
                 outcome.decision,
                 latent.tobytes(),
                 record.time_ns,
+                confidence_micro,
             )
             self.waiting.append((kept, feedback.bounds))
         if self._due is None and self.waiting:

@@ -214,6 +214,7 @@ def _placed(passed: _Passed, p_value: float, sender: Sender, store: Transaction,
             sender.principal in rules.trusted,
             disposition,
             reason,
+            answer.confidence_micro,
         )
     )
     return Judged(claim, disposition, reason, item, p_micro, said.model)

@@ -21,6 +21,7 @@ import numpy as np
 from defenses.poisoning.feedback import capped, suspects
 from gateway.errors import ArgumentInvalid, ScreenUnavailable
 from gateway.exits import log_failure
+from gateway.feedback.evaluation import MICRO, evaluated_all
 from gateway.feedback.rows import ALLOWED, STATES
 from gateway.feedback.store import FILE, FeedbackStore
 from gateway.host.orders import order_of, text_of, told_to
@@ -152,6 +153,8 @@ class Review:
         return pb.CloseFeedbackBatchResponse(items=items)
 
     async def status(self, _: pb.FeedbackStatusRequest, call: Call) -> Message:
+        policy, now_ns = self.control.host.policy, self.control.app.gw.wall_ns()
+
         def read() -> Message:
             store = store_of(self.control)
             reply = pb.FeedbackStatusResponse(answers=store.answers())
@@ -159,6 +162,12 @@ class Review:
                 reply.counts.add(model=model, state=state, items=items)
             for (model, version), (right, labels) in store.agreements().items():
                 reply.agreements.add(model=model, version=version, right=right, labels=labels)
+            for each in evaluated_all(store, policy, now_ns):
+                facts = {"labels": each.labels, "right": each.right, "source": each.source}
+                error_micro = round(each.calibration_error * MICRO)
+                reply.evaluations.add(
+                    model=each.model, version=each.version, calibration_error_micro=error_micro, **facts
+                )
             for number, model, version, items, state, reason, candidate in store.batches():
                 facts = {"items": items, "state": state, "reason": reason, "candidate": candidate}
                 reply.batches.add(id=number, model=model, version=version, **facts)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["ALLOWED", "FINAL", "HELD", "STATES", "AnswerKept", "Bounds", "Draft", "Held"]
+__all__ = ["ALLOWED", "CONFIDENCE_BINS", "FINAL", "HELD", "STATES", "AnswerKept", "Bounds", "Draft", "Held", "Outcomes"]
 
 STATES = ("accepted", "quarantined", "released", "rejected", "taken", "learned", "dropped")
 ALLOWED = ("accepted", "released")
 FINAL = ("rejected", "learned", "dropped")
+CONFIDENCE_BINS = 15
 HELD = (
     "id, state, reason, request, row, model, version, tenant, principal, name, label, answered, latent, p_micro, "
     "outcome_ns, received_ns, key, batch"
@@ -17,7 +18,10 @@ HELD = (
 
 
 class AnswerKept(NamedTuple):
-    """One row that was answered. `latent` is float16, little-endian; `label` the place of the class."""
+    """One row that was answered. `latent` is float16, little-endian; `label` the place of the class.
+
+    `confidence_micro` is the probability of that class in millionths; -1 where it was not noted.
+    """
 
     request: bytes
     row: int
@@ -28,10 +32,14 @@ class AnswerKept(NamedTuple):
     decision: str
     latent: bytes
     time_ns: int
+    confidence_micro: int = -1
 
 
 class Draft(NamedTuple):
-    """An item before it is recorded. `label` is the place of a class; `name` and `answered` are names of classes."""
+    """An item before it is recorded. `label` is the place of a class; `name` and `answered` are names of classes.
+
+    `confidence_micro` is the answer's.
+    """
 
     request: bytes
     row: int
@@ -50,6 +58,17 @@ class Draft(NamedTuple):
     trusted: bool
     state: str
     reason: str
+    confidence_micro: int = -1
+
+
+class Outcomes(NamedTuple):
+    """Labels of a version whose answers were about as confident: how many, how many right, and the confidences' sum."""
+
+    version: str
+    trusted: bool
+    labels: int
+    right: int
+    confidence_micro: int
 
 
 class Held(NamedTuple):

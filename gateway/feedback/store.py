@@ -25,7 +25,7 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gateway.feedback.rows import FINAL, HELD, AnswerKept, Bounds, Held
+from gateway.feedback.rows import CONFIDENCE_BINS, FINAL, HELD, AnswerKept, Bounds, Held, Outcomes
 from gateway.feedback.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     request BLOB NOT NULL, row INTEGER NOT NULL, tenant TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL,
     class INTEGER NOT NULL, decision TEXT NOT NULL, latent BLOB NOT NULL, time_ns INTEGER NOT NULL,
-    PRIMARY KEY (request, row)) STRICT, WITHOUT ROWID;
+    confidence_micro INTEGER NOT NULL DEFAULT -1, PRIMARY KEY (request, row)) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS answers_by_tenant ON answers (model, tenant, time_ns);
 CREATE TABLE IF NOT EXISTS items (
     id INTEGER PRIMARY KEY AUTOINCREMENT, request BLOB NOT NULL, row INTEGER NOT NULL, tenant TEXT NOT NULL,
@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS items (
     answered TEXT NOT NULL, latent BLOB NOT NULL, p_micro INTEGER NOT NULL, outcome_ns INTEGER NOT NULL,
     received_ns INTEGER NOT NULL, key TEXT NOT NULL, trusted INTEGER NOT NULL, state TEXT NOT NULL,
     reason TEXT NOT NULL, recorded INTEGER NOT NULL, batch INTEGER NOT NULL,
-    UNIQUE (request, row, principal)) STRICT;
+    confidence_micro INTEGER NOT NULL DEFAULT -1, UNIQUE (request, row, principal)) STRICT;
 CREATE INDEX IF NOT EXISTS items_by_state ON items (model, state, tenant);
 CREATE TABLE IF NOT EXISTS batches (
     id INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, version TEXT NOT NULL, items INTEGER NOT NULL,
@@ -70,6 +70,8 @@ class FeedbackStore:
         with self._open() as db:
             db.execute("PRAGMA journal_mode=WAL")
             db.executescript(_SCHEMA)
+            for table in ("answers", "items"):
+                _note_confidence(db, table)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -90,10 +92,11 @@ class FeedbackStore:
 
     def remember(self, rows: Sequence[AnswerKept], bounds: Bounds, now_ns: int) -> None:
         """Keep answers of one model, forget what is too old, and the oldest of the largest tenants where it is full."""
+        marks = ", ".join("?" for _ in AnswerKept._fields)
         with self._open() as db:
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("BEGIN IMMEDIATE")
-            db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany(f"INSERT OR IGNORE INTO answers VALUES ({marks})", rows)  # noqa: S608  marks alone
             for model in {row.model for row in rows}:
                 _forget(db, model, bounds, now_ns)
             db.execute("COMMIT")
@@ -143,11 +146,39 @@ class FeedbackStore:
             found = db.execute("SELECT model, version, right, labels FROM agreement ORDER BY model, version").fetchall()
         return {(model, version): (right, labels) for model, version, right, labels in found}
 
+    def outcomes(self, model: str, since_ns: int) -> list[Outcomes]:
+        """Return what labels that came since then say of answers, by version, source and bin of confidence.
+
+        A trusted label counts unless a person rejected it, or it was held back for another reason than that trusted
+        rows contradict it; any other one while it may be learned from.
+        """
+        counts = "state != 'rejected' AND (state != 'quarantined' OR reason = 'INCONSISTENT')"
+        counts = f"CASE WHEN trusted THEN {counts} ELSE state IN ('accepted', 'released', 'taken', 'learned') END"
+        query = (
+            "SELECT version, trusted, COUNT(*), SUM(name = answered), SUM(confidence_micro) FROM items "  # noqa: S608  words of ours
+            f"WHERE model = ? AND recorded = 1 AND confidence_micro >= 0 AND received_ns >= ? AND {counts} "
+            "GROUP BY version, trusted, MIN(confidence_micro * ? / 1000000, ? - 1) ORDER BY version, trusted"
+        )
+        with self._open() as db:
+            found = db.execute(query, (model, since_ns, CONFIDENCE_BINS, CONFIDENCE_BINS)).fetchall()
+        return [Outcomes(version, bool(trusted), *sums) for version, trusted, *sums in found]
+
     def batches(self) -> list[tuple[int, str, str, int, str, str, str]]:
         """Return (id, model, version, items, state, reason, candidate) of the newest hundred, the newest first."""
         query = "SELECT id, model, version, items, state, reason, candidate FROM batches ORDER BY id DESC LIMIT 100"
         with self._open() as db:
             return db.execute(query).fetchall()
+
+
+def _note_confidence(db: sqlite3.Connection, table: str) -> None:
+    """Give a file of before confidences were noted a place for them."""
+    column = f"SELECT COUNT(*) FROM pragma_table_info('{table}') WHERE name = 'confidence_micro'"  # noqa: S608  a name of ours
+    if db.execute(column).fetchone()[0]:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    if not db.execute(column).fetchone()[0]:  # no other process was faster
+        db.execute(f"ALTER TABLE {table} ADD COLUMN confidence_micro INTEGER NOT NULL DEFAULT -1")
+    db.execute("COMMIT")
 
 
 def _forget(db: sqlite3.Connection, model: str, bounds: Bounds, now_ns: int) -> None:

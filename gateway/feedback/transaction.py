@@ -16,7 +16,7 @@ __all__ = ["Transaction"]
 
 DRAFT_NS = 120 * 1_000_000_000  # longer than any append to the log may take; an older draft was left by a crash
 TENANT_ITEMS_SHARE = 10  # of the items of a model, one part of this many is the most that a tenant may hold
-_ANSWER = "tenant, model, version, class, decision, latent, time_ns"
+_ANSWER = "tenant, model, version, class, decision, latent, time_ns, confidence_micro"
 
 
 class Transaction:
@@ -67,7 +67,7 @@ class Transaction:
         )
         marks = ", ".join("?" for _ in item)
         names = "request, row, tenant, principal, model, version, label, name, answered, latent, p_micro, outcome_ns, "
-        names += "received_ns, key, trusted, state, reason"
+        names += "received_ns, key, trusted, state, reason, confidence_micro"
         query = f"INSERT INTO items ({names}, recorded, batch) VALUES ({marks}, 0, 0) RETURNING id"  # noqa: S608  names of ours
         return int(self._db.execute(query, item).fetchone()[0])
 

@@ -113,6 +113,8 @@ def run_reject(options: argparse.Namespace) -> int:
 
 
 def run_status(options: argparse.Namespace) -> int:
+    from serving.registry.measure import wilson  # noqa: PLC0415  it loads the runtime of models
+
     reply = asked("FeedbackStatus", pb.FeedbackStatusRequest(), pb.FeedbackStatusResponse, options)
     if options.json:
         print_json(reply)
@@ -125,11 +127,19 @@ def run_status(options: argparse.Namespace) -> int:
     for each in reply.agreements:
         share = f"{each.right / each.labels:.1%}"
         agreements.add_row(escape(each.model), escape(each.version), str(each.right), str(each.labels), share)
+    evaluations = Table("version", "by", "labels", "right", "share (95 %)", "confidence off by")
+    for found in reply.evaluations:
+        low, high = wilson(found.right, found.labels)
+        share = f"{found.right / found.labels:.1%} ({low:.1%}-{high:.1%})"
+        counted = (found.source, str(found.labels), str(found.right), share)
+        evaluations.add_row(
+            escape(f"{found.model}/{found.version}"), *counted, f"{found.calibration_error_micro / MICRO:.1%}"
+        )
     batches = Table("batch", "of", "items", "state", "candidate", "reason")
     for batch in reply.batches:
         of = escape(f"{batch.model}/{batch.version}")
         batches.add_row(str(batch.id), of, str(batch.items), batch.state, escape(batch.candidate), escape(batch.reason))
-    for table in (counts, agreements, batches):
+    for table in (counts, agreements, evaluations, batches):
         if table.row_count:
             out.print(table)
     return 0

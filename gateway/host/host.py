@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.config.config import load_config
 from gateway.config.document import FileRejected
+from gateway.feedback.evaluation import keep_evaluating
 from gateway.host.admin import Control
 from gateway.host.children import recorder_of, require_free, share_port, worker_child
 from gateway.host.cosigning import Cosigning
@@ -317,6 +318,7 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
             asyncio.create_task(host.watch(hangup), name="the watch of the policy"),
             asyncio.create_task(host.watch_releases(), name="the watch of releases"),
             asyncio.create_task(keep_collecting(host), name="the watch of what screens find"),
+            asyncio.create_task(keep_evaluating(host), name="the watch of what labels say"),
             *cosigning(host),
         ]
         for task in watching:

@@ -28,6 +28,7 @@ GATEWAY_KINDS = frozenset(
         "model",
         "release",
         "feedback",
+        "evaluation",
         "admin",
         "isolation",
         "incident",

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ops.metrics.cache import CacheMetrics
 from ops.metrics.cluster import ClusterMetrics
+from ops.metrics.evaluation import EvaluationMetrics
 from ops.metrics.feedback import FeedbackMetrics
 from ops.metrics.release import ReleaseMetrics
 from ops.metrics.shared_limits import SharedLimitsMetrics
@@ -452,6 +453,10 @@ class Metrics:
     def witnesses(self, names: Iterable[str]) -> WitnessMetrics:
         """Let the log's witnesses have series: called where they are asked."""
         return WitnessMetrics(self._store, names)
+
+    def evaluations(self) -> EvaluationMetrics:
+        """Let what later labels say of versions have series: called where that is looked at."""
+        return EvaluationMetrics(self._store)
 
     def close(self) -> None:
         """Give the process name back; what was counted stays on the page."""

@@ -498,6 +498,7 @@ class FeedbackStatusResponse(_message.Message):
     AGREEMENTS_FIELD_NUMBER: _builtins.int
     BATCHES_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    EVALUATIONS_FIELD_NUMBER: _builtins.int
     answers: _builtins.int
     """Answered rows whose labels may still come."""
     @_builtins.property
@@ -506,6 +507,8 @@ class FeedbackStatusResponse(_message.Message):
     def agreements(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelAgreement]: ...
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedbackBatch]: ...
+    @_builtins.property
+    def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionEvaluation]: ...
     def __init__(
         self,
         *,
@@ -513,10 +516,11 @@ class FeedbackStatusResponse(_message.Message):
         agreements: _abc.Iterable[Global___LabelAgreement] | None = ...,
         batches: _abc.Iterable[Global___FeedbackBatch] | None = ...,
         answers: _builtins.int = ...,
+        evaluations: _abc.Iterable[Global___VersionEvaluation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreements", b"agreements", "answers", b"answers", "batches", b"batches", "counts", b"counts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreements", b"agreements", "answers", b"answers", "batches", b"batches", "counts", b"counts", "evaluations", b"evaluations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -576,6 +580,44 @@ class LabelAgreement(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LabelAgreement: _TypeAlias = LabelAgreement  # noqa: Y015
+
+@_typing.final
+class VersionEvaluation(_message.Message):
+    """What labels of the feedback window say of a version's answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    CALIBRATION_ERROR_MICRO_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    version: _builtins.str
+    source: _builtins.str
+    """"trusted": of the principals whom the policy trusts with that; "others": of others, as far as they passed the gate."""
+    labels: _builtins.int
+    right: _builtins.int
+    calibration_error_micro: _builtins.int
+    """Expected calibration error, in millionths."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        source: _builtins.str = ...,
+        labels: _builtins.int = ...,
+        right: _builtins.int = ...,
+        calibration_error_micro: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration_error_micro", b"calibration_error_micro", "labels", b"labels", "model", b"model", "right", b"right", "source", b"source", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionEvaluation: _TypeAlias = VersionEvaluation  # noqa: Y015
 
 @_typing.final
 class FeedbackBatch(_message.Message):

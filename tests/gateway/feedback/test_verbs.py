@@ -92,11 +92,16 @@ def test_the_status_has_labels_agreement_and_batches(gateway, capsys):
         answers=12,
         counts=[pb.FeedbackCount(model="kiosk", state="accepted", items=3)],
         agreements=[pb.LabelAgreement(model="kiosk", version="3", right=9, labels=10)],
+        evaluations=[
+            pb.VersionEvaluation(
+                model="kiosk", version="3", source="others", labels=400, right=380, calibration_error_micro=12_000
+            )
+        ],
         batches=[pb.FeedbackBatch(id=1, model="kiosk", version="3", items=2, state="learned", candidate="4")],
     )
     assert cli(["feedback", "status", "x.yaml"]) == 0
     printed = capsys.readouterr().out
-    for word in ("12 answered rows", "accepted", "90.0%", "learned"):
+    for word in ("12 answered rows", "accepted", "90.0%", "95.0% (92.4%-96.7%)", "1.2%", "learned"):
         assert word in printed
 
 

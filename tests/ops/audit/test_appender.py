@@ -11,7 +11,7 @@ from tests.ops.audit.test_entry import KINDS as FIELDS
 from tests.ops.audit.test_entry import OWN
 
 WRITTEN = {"served", "refused", "failed"} | {
-    *("config", "policy", "model", "release", "isolation", "incident", "quarantine", "feedback", "admin"),
+    *("config", "policy", "model", "release", "isolation", "incident", "quarantine", "feedback", "evaluation", "admin"),
 }
 
 

@@ -52,6 +52,15 @@ KINDS = {
         "row": 3,
         "version": "2",
     },
+    "evaluation": {
+        "calibration_error_micro": 12_345,
+        "labels": 200,
+        "name": "kiosk",
+        "right": 181,
+        "since_ns": "1800000000000000000",
+        "source": "trusted",
+        "version": "2",
+    },
     "isolation": {
         "action": "isolated",
         "administrator": "spiffe://example.org/operator",

@@ -1,0 +1,194 @@
+"""What later labels say of versions: counted in the file, worked out, shown in the metrics and kept in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.feedback.evaluation import RECORD_EVERY_NS, Evaluations, evaluated, keep_evaluating
+from gateway.feedback.rows import CONFIDENCE_BINS, Draft
+from gateway.feedback.store import FILE, FeedbackStore
+from ops.audit.entry import canonical, parse
+from ops.metrics.gateway import Metrics
+from ops.metrics.page import expose
+from serving.train.measure import calibration_error
+from tests.gateway.feedback.labelled import MODEL, ask, item, labelled_rig, results, store_of
+from tests.ops.audit.test_entry import OWN
+
+WINDOW_MS = 1_000
+SECOND = 1_000_000_000
+TAKES = SimpleNamespace(feedback=SimpleNamespace(window_ms=WINDOW_MS))
+POLICY = SimpleNamespace(models={"kiosk": TAKES, "other": SimpleNamespace(feedback=None)})
+
+
+def draft(number, *, right=True, confidence=0.9, trusted=False, state="accepted", reason="", received_ns=SECOND):
+    said = "a" if right else "b"
+    return Draft(
+        request=number.to_bytes(16, "big"),
+        row=0,
+        tenant="t",
+        principal="p",
+        model="kiosk",
+        version="2",
+        label=0,
+        name=said,
+        answered="a",
+        latent=b"",
+        p_micro=9,
+        outcome_ns=1,
+        received_ns=received_ns,
+        key="k",
+        trusted=trusted,
+        state=state,
+        reason=reason,
+        confidence_micro=round(confidence * 1_000_000) if confidence is not None else -1,
+    )
+
+
+def filled(path, drafts, *, confirmed=None):
+    store = FeedbackStore(path)
+    with store.transaction() as step:
+        ids = [step.draft(each) for each in drafts]
+    store.confirm(ids[:confirmed])
+    return store
+
+
+def looked(path, now_ns=SECOND):
+    found = Evaluations(path)
+    found.look(POLICY, now_ns)
+    return {(each.version, each.source): (each.right, each.labels) for each in found.found}
+
+
+def test_what_passed_the_gate_counts_by_source_and_nothing_else(tmp_path):
+    drafts = [
+        draft(1),
+        draft(2, right=False),
+        draft(3, right=False, state="learned", reason="passed"),
+        draft(4, right=False, state="quarantined", reason="INCONSISTENT"),
+        draft(5, right=False, state="rejected"),
+        draft(6, right=False, confidence=None),
+        draft(7, trusted=True),
+        draft(8, right=False, trusted=True, state="quarantined", reason="INCONSISTENT"),
+        draft(9, right=False, trusted=True, state="quarantined", reason="FLAGGED_ANSWER"),
+        draft(10, right=False, trusted=True, state="rejected", reason="looked"),
+        draft(11, right=False),
+    ]
+    filled(tmp_path / FILE, drafts, confirmed=10)
+    assert looked(tmp_path / FILE) == {("2", "others"): (1, 3), ("2", "trusted"): (1, 2)}
+
+
+def test_labels_are_forgotten_by_the_window(tmp_path):
+    filled(tmp_path / FILE, [draft(1, received_ns=SECOND), draft(2, received_ns=2 * SECOND)])
+    assert looked(tmp_path / FILE, 2 * SECOND) == {("2", "others"): (2, 2)}
+    assert looked(tmp_path / FILE, 2 * SECOND + 1) == {("2", "others"): (1, 1)}
+    assert looked(tmp_path / FILE, 3 * SECOND + 1) == {}
+
+
+@given(st.lists(st.tuples(st.integers(0, 1_000_000), st.booleans()), min_size=1, max_size=60))
+def test_the_calibration_error_is_that_of_the_evaluation_before_promotion(tmp_path_factory, answers):
+    path = tmp_path_factory.mktemp("feedback") / FILE
+    filled(path, [draft(n, right=right, confidence=micro / 1e6) for n, (micro, right) in enumerate(answers)])
+    [found] = evaluated("kiosk", FeedbackStore(path).outcomes("kiosk", 0), 0)
+    confidences = np.array([micro / 1e6 for micro, _ in answers])
+    probabilities = np.stack([confidences, np.zeros(len(answers))], axis=1)  # the top class is the first
+    labels = np.array([0 if right else 1 for _, right in answers])
+    probabilities[confidences == 0, 0] = 1e-12
+    assert found.calibration_error == pytest.approx(calibration_error(probabilities, labels, CONFIDENCE_BINS), abs=1e-6)
+
+
+def test_a_file_of_before_confidences_were_noted_goes_on(tmp_path):
+    path = tmp_path / FILE
+    filled(path, [draft(1)])
+    with sqlite3.connect(path) as db:
+        for table in ("answers", "items"):
+            db.execute(f"ALTER TABLE {table} DROP COLUMN confidence_micro")
+    db.close()
+    filled(path, [draft(2)])
+    assert looked(path) == {("2", "others"): (1, 1)}  # how sure the first answer was is not known
+
+
+def test_nothing_is_made_where_nobody_said_anything(tmp_path):
+    assert looked(tmp_path / FILE) == {}
+    assert not (tmp_path / FILE).exists()
+
+
+def test_the_log_is_told_once_an_hour_and_of_what_changed(tmp_path):
+    found = Evaluations(tmp_path / FILE)
+    filled(found.file, [draft(1), draft(2, right=False, confidence=0.6)])
+    found.look(POLICY, SECOND)
+    [entry] = found.to_record(SECOND)
+    assert (entry["right"], entry["labels"], entry["calibration_error_micro"]) == (1, 2, 350_000)
+    whole = {**OWN, **entry, "kind": "evaluation"}
+    assert parse(canonical(whole)) == whole
+    filled(found.file, [draft(3)])
+    found.look(POLICY, SECOND)
+    assert found.to_record(SECOND + RECORD_EVERY_NS - 1) == []
+    assert [entry["labels"] for entry in found.to_record(SECOND + RECORD_EVERY_NS)] == [3]
+    assert found.to_record(SECOND + 2 * RECORD_EVERY_NS) == []
+
+
+def test_what_has_no_labels_any_more_shows_none(tmp_path):
+    metrics = Metrics(tmp_path, "host", methods={}, reasons=[])
+    shown = metrics.evaluations()
+    series = 'model="kiosk",source="trusted",version="2"'
+    shown.found([("kiosk", "2", "trusted", 10, 9, 0.25)])
+    page = expose(tmp_path).decode()
+    for name, value in (("labels", "10.0"), ("labels_right", "9.0"), ("calibration_error_ratio", "0.25")):
+        assert f"stockade_model_{name}{{{series}}} {value}" in page
+    shown.found([])
+    assert f"stockade_model_labels{{{series}}} 0.0" in expose(tmp_path).decode()
+    metrics.close()
+
+
+class Recorded(asyncio.Queue):
+    """What a control plane was told to record."""
+
+    async def record_when_possible(self, kind, **fields):
+        await self.put((kind, fields))
+
+
+async def test_the_supervisor_keeps_looking(tmp_path):
+    filled(tmp_path / FILE, [draft(1, received_ns=time.time_ns())])
+    metrics = Metrics(tmp_path / "metrics", "host", methods={}, reasons=[])
+    control = Recorded()
+    control.app = SimpleNamespace(metrics=metrics, gw=SimpleNamespace(wall_ns=time.time_ns))
+    host = SimpleNamespace(control=control, place=SimpleNamespace(memory=tmp_path / "policy.revision"), policy=POLICY)
+    looking = asyncio.create_task(keep_evaluating(host))
+    kind, fields = await control.get()
+    looking.cancel()
+    assert (kind, fields["right"], fields["labels"]) == ("evaluation", 1, 1)
+    assert (
+        'stockade_model_labels{model="kiosk",source="others",version="2"} 1.0' in expose(tmp_path / "metrics").decode()
+    )
+    metrics.close()
+
+
+async def test_a_file_that_cannot_be_read_is_said_and_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("gateway.feedback.evaluation.LOOK_EVERY_S", 0.0)
+    (tmp_path / FILE).write_bytes(b"not a database, but as long as one's header has to be" * 20)
+    said = asyncio.Queue()
+    gw = SimpleNamespace(wall_ns=time.time_ns)
+    app = SimpleNamespace(metrics=SimpleNamespace(evaluations=lambda: None), gw=gw)
+    place = SimpleNamespace(memory=tmp_path / "policy.revision")
+    log = lambda event, **_: said.put_nowait(event)  # noqa: E731
+    host = SimpleNamespace(control=SimpleNamespace(app=app), place=place, policy=POLICY, log=log)
+    looking = asyncio.create_task(keep_evaluating(host))
+    assert [await said.get() for _ in range(2)] == ["versions-not-evaluated"] * 2
+    looking.cancel()
+
+
+async def test_an_answer_keeps_how_sure_the_model_was(made_site, tmp_path):
+    async with labelled_rig(made_site, tmp_path) as rig:
+        answered = await ask(rig, "b", rows=2)
+        said = [item(answered.request_id, "b"), item(answered.request_id, "b", row=1)]
+        assert await results(rig, said) == [("accepted", "")] * 2
+        [found] = store_of(rig).outcomes(MODEL, 0)
+        assert (found.version, found.trusted, found.labels, found.right) == ("1", False, 2, 2)
+        assert found.confidence_micro == 2_000_000  # the model of the tests is always sure
