@@ -4,6 +4,9 @@ Read, nothing of it run: an `.onnx` file; a directory with `config.pbtxt` and `V
 repository, `docs/user_guide/model_repository.md` there); a directory with `MLmodel` whose flavour `onnx` names a file
 (MLflow's model format; without MLflow). Other flavours of MLflow hold pickles, and are refused.
 
+The descriptions come from whoever brings the model, so their bytes, depth and number of parts are bounded, aliases in
+YAML are refused, and nothing in it becomes a number, a time or an object: all is text, lists and mappings.
+
 Written from a verified bundle: the graph as it is, with what the layout needs beside it. A signature or a manifest has
 no place in them, so what is exported is no longer protected by either.
 """
@@ -34,6 +37,9 @@ __all__ = ["LAYOUTS", "InterchangeRefused", "Model", "exported", "read_model"]
 CONFIG, ML_MODEL, GRAPH_FILE, LABELS_FILE = "config.pbtxt", "MLmodel", "model.onnx", "labels.txt"
 GRAPH = "dense"
 TEXT_BYTES_MAX = 1024 * 1024
+NODES_MAX = 20_000
+DEPTH_MAX = 32
+SHOWN_CHARACTERS_MAX = 200
 TRITON_ROWS_MAX = 256
 MLFLOW_TYPES = {"FP32": "float32", "FP64": "float64", "INT64": "int64", "INT32": "int32", "UINT8": "uint8"}
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -41,6 +47,22 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 class InterchangeRefused(Exception):
     """A directory is not a model that can be read, or a bundle cannot be written in this layout."""
+
+
+class _PlainLoader(yaml.BaseLoader):
+    """Text, lists and mappings without aliases, of NODES_MAX parts and DEPTH_MAX levels at most; else a YAMLError."""
+
+    nodes = depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Count, then go on. An alias may make a small file a huge value."""
+        self.nodes += 1
+        self.depth += 1
+        if self.check_event(yaml.AliasEvent) or self.nodes > NODES_MAX or self.depth > DEPTH_MAX:
+            raise yaml.YAMLError
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +92,17 @@ def read_model(place: Path) -> Model:
 
 
 def _triton(place: Path) -> Model:
-    config = config_pb.ModelConfig()
+    config, text = config_pb.ModelConfig(), _text(place / CONFIG)
+    if sum(text.count(each) for each in "{<[,:") > NODES_MAX:  # a field or a value has one of these, so no fewer
+        raise InterchangeRefused(f"{place / CONFIG}: has more than {NODES_MAX} fields and values")
     try:
-        text_format.Parse(_text(place / CONFIG), config, allow_unknown_field=True)
+        text_format.Parse(text, config, allow_unknown_field=True)
     except text_format.ParseError as problem:
-        raise InterchangeRefused(f"{place / CONFIG}: {problem}") from None
+        raise InterchangeRefused(f"{place / CONFIG}: {_shown(str(problem))}") from None
+    except RecursionError:  # nothing of it was kept
+        raise InterchangeRefused(f"{place / CONFIG}: is nested too deep") from None
     if config.platform != PLATFORM and config.backend != BACKEND:
-        found = config.platform or config.backend or "none"
+        found = _shown(config.platform or config.backend or "none")
         raise InterchangeRefused(f"{place / CONFIG}: backend {found} is not {BACKEND}; export the model as ONNX")
     versions = sorted((each.name for each in place.iterdir() if _VERSION.fullmatch(each.name)), key=int)
     if not versions:
@@ -90,23 +116,41 @@ def _triton(place: Path) -> Model:
 
 def _mlflow(place: Path) -> Model:
     try:
-        described = yaml.safe_load(_text(place / ML_MODEL))
+        described = yaml.load(_text(place / ML_MODEL), Loader=_PlainLoader)  # noqa: S506  makes no objects
         flavors = described["flavors"]
         flavor = flavors.get("onnx")
     except (yaml.YAMLError, KeyError, TypeError, AttributeError):
-        raise InterchangeRefused(f"{place / ML_MODEL}: is not what MLflow writes") from None
+        limits = f"and no aliases, {NODES_MAX} parts and {DEPTH_MAX} levels at most"
+        raise InterchangeRefused(f"{place / ML_MODEL}: is not what MLflow writes: that has flavors {limits}") from None
     if not isinstance(flavor, dict) or not isinstance(flavor.get("data"), str):
-        there = ", ".join(sorted(map(str, flavors)))
+        there = _shown(", ".join(sorted(flavors)))
         raise InterchangeRefused(f"{place / ML_MODEL}: has no flavour onnx (there: {there}); others run pickles")
-    source = {"layout": "mlflow", "run": str(described.get("run_id", "")), "uuid": str(described.get("model_uuid", ""))}
+    source = {"layout": "mlflow", "run": _word(described, "run_id"), "uuid": _word(described, "model_uuid")}
     return Model(_bytes(_inside(place, flavor["data"])), place.resolve().name, source=source)
+
+
+def _word(described: Mapping[str, Any], key: str) -> str:
+    """Return what stands under a key, "" where it is no text."""
+    found = described.get(key, "")
+    return _shown(found) if isinstance(found, str) else ""
+
+
+def _shown(text: str) -> str:
+    """Return somebody else's text as it may be shown and kept: printable, and not long."""
+    return "".join(char for char in text[:SHOWN_CHARACTERS_MAX] if char.isprintable())
 
 
 def _inside(directory: Path, name: str) -> Path:
     """Return a file below a directory. Raises InterchangeRefused for one that leads out of it."""
     file = directory / name
-    if not file.resolve().is_relative_to(directory.resolve()):
-        raise InterchangeRefused(f"{directory}: {name!r} leads out of it")
+    try:
+        inside = file.resolve().is_relative_to(directory.resolve())
+    except (ValueError, RuntimeError):  # a zero byte; links that lead to each other
+        inside = False
+    if not inside:
+        raise InterchangeRefused(f"{directory}: {_shown(name)!r} leads out of it")
+    if file.exists() and not file.is_file():
+        raise InterchangeRefused(f"{directory}: {_shown(name)!r} is no file")
     return file
 
 

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 import yaml
 from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save
 from tritonclient.grpc import model_config_pb2 as triton
 
 from gateway.cli import main as cli
-from gateway.registry.interchange import InterchangeRefused, exported, read_model
+from gateway.registry.interchange import (
+    DEPTH_MAX,
+    NODES_MAX,
+    TEXT_BYTES_MAX,
+    InterchangeRefused,
+    Model,
+    exported,
+    read_model,
+)
 from gateway.samples import bundles_directory, sample_images
 from serving.bundle import load_bundle
 from serving.inprocess import InProcessEngine
@@ -108,6 +121,111 @@ def test_what_is_in_no_layout_is_told_why(tmp_path, file, text, problem):
     (place / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InterchangeRefused, match=problem):
         read_model(place)
+
+
+BOMB = "a0: &a0 [x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [*a{level - 1}, *a{level - 1}, *a{level - 1}]\n" for level in range(1, 8)
+)
+
+
+def read_text(place: Path, file: str, text: str | bytes) -> Model:
+    """What is made of a description whose model is there."""
+    (place / "1").mkdir(parents=True, exist_ok=True)
+    for graph in ("model.onnx", "1/model.onnx"):
+        (place / graph).write_bytes(b"graph")
+    for each in ("config.pbtxt", "MLmodel"):
+        (place / each).unlink(missing_ok=True)
+    (place / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_model(place)
+
+
+ONNX = "flavors: {onnx: {data: model.onnx}}\n"
+
+
+GROWING = {
+    "aliases": BOMB + ONNX + "run_id: *a7",
+    "an alias that is small": "flavors: &f {onnx: {data: model.onnx}}\nother: *f",
+    "deep lists": "flavors: " + "[" * 50_000,
+    "deep mappings": "flavors: " + "{a: " * 50_000,
+    "deep blocks": "flavors: " + "- " * 50_000,
+    "a long list": ONNX + "x: [" + "a," * 200_000 + "]",
+    "a list for a key": "{[flavors]: x}",
+}
+
+
+@pytest.mark.parametrize("text", GROWING.values(), ids=GROWING)
+def test_a_description_that_grows_is_refused(tmp_path, text):
+    with pytest.raises(InterchangeRefused, match="is not what MLflow writes"):
+        read_text(tmp_path, "MLmodel", text)
+
+
+def test_the_parts_and_levels_of_mlflows_description_are_bounded(tmp_path):
+    few = 7  # the mapping, `flavors`, its mapping, `onnx`, its mapping, `data`, and what that is
+    at_limit = ONNX + "x: [" + "a," * (NODES_MAX - few - 2) + "]"  # `x`, and the list
+    assert read_text(tmp_path, "MLmodel", at_limit).graph == b"graph"
+    with pytest.raises(InterchangeRefused):
+        read_text(tmp_path, "MLmodel", at_limit.replace("a,]", "a,a]"))
+    levels = DEPTH_MAX - 1  # the mapping is one
+    assert read_text(tmp_path, "MLmodel", ONNX + "x: " + "[" * levels + "]" * levels).graph == b"graph"
+    with pytest.raises(InterchangeRefused):
+        read_text(tmp_path, "MLmodel", ONNX + "x: " + "[" * (levels + 1) + "]" * (levels + 1))
+
+
+def test_nothing_in_mlflows_description_becomes_a_number_a_time_or_an_object(tmp_path):
+    """Each of these was an exception of Python's own in PyYAML's safe loader, or may be one."""
+    for word in ("9" * 5000, "2026-99-99", "1:" * 2000 + "1", "!!python/object/apply:os.system [x]", "[a]"):
+        found = read_text(tmp_path, "MLmodel", f"{ONNX}run_id: {word}\n")
+        assert found.source["run"] == (word[:200] if word[0] in "912" else "")
+    assert read_text(tmp_path, "MLmodel", ONNX + 'run_id: "\\e[31mred\\n"').source["run"] == "[31mred"
+
+
+def test_tritons_description_is_bounded(tmp_path):
+    base = 'backend: "onnxruntime" '
+    at_limit = base + "dims: 1 " * (NODES_MAX - 1)
+    assert read_text(tmp_path, "config.pbtxt", at_limit).graph == b"graph"
+    with pytest.raises(InterchangeRefused, match=f"more than {NODES_MAX} fields"):
+        read_text(tmp_path, "config.pbtxt", at_limit + "x: 1")
+    for nested in ("parameters { ", "unknown < "):
+        with pytest.raises(InterchangeRefused, match="nested too deep"):
+            read_text(tmp_path, "config.pbtxt", base + nested * (NODES_MAX - 10))
+    with pytest.raises(InterchangeRefused) as refused:
+        read_text(tmp_path, "config.pbtxt", base + "x: \x1b[31m" + "y" * 5000)
+    assert len(str(refused.value)) < 500
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("file", ["config.pbtxt", "MLmodel"])
+def test_the_bytes_of_a_description_are_bounded(tmp_path, file):
+    text = 'backend: "onnxruntime"\n' if file == "config.pbtxt" else ONNX
+    at_limit = text + "#" * (TEXT_BYTES_MAX - len(text))
+    assert read_text(tmp_path, file, at_limit).graph == b"graph"
+    with pytest.raises(InterchangeRefused, match=f"larger than {TEXT_BYTES_MAX} bytes"):
+        read_text(tmp_path, file, at_limit + "#")
+
+
+def test_names_that_no_file_can_have_are_refused(tmp_path):
+    with pytest.raises(InterchangeRefused, match="leads out of it"):
+        read_text(tmp_path, "MLmodel", 'flavors: {onnx: {data: "a\\0b"}}')
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises((InterchangeRefused, OSError)):
+        read_text(tmp_path, "MLmodel", "flavors: {onnx: {data: loop/model.onnx}}")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InterchangeRefused, match="is no file"):  # to open it would take for ever
+        read_text(tmp_path, "MLmodel", "flavors: {onnx: {data: pipe}}")
+
+
+WORDS = st.sampled_from(
+    ["flavors", "onnx", "data", "model.onnx", "run_id", "backend", "onnxruntime", "output", "dims", "label_filename"]
+)
+SIGNS = st.sampled_from([*"{}[]<>:,;-?!&*#|%@`'\"\\\n \t~=09", ": ", "- ", "? ", "<<: ", "!!", "--- ", "... "])
+PIECES = st.lists(WORDS | SIGNS | st.text(max_size=3), max_size=40).map("".join)
+
+
+@given(file=st.sampled_from(["config.pbtxt", "MLmodel"]), text=PIECES.map(str.encode) | st.binary(max_size=200))
+def test_any_description_gives_a_model_or_is_refused(tmp_path_factory, file, text):
+    place = tmp_path_factory.getbasetemp() / "any"
+    with suppress(InterchangeRefused, FileNotFoundError):
+        assert isinstance(read_text(place, file, text), Model)
 
 
 def test_a_repository_without_a_version_is_told_why(repository):
