@@ -28,14 +28,15 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-# What a recorder calls once it serves, found by `strace -f -c`; not memory and scheduling (mmap, futex, ...), which fail
-# in other ways than these, and not exit.
+# What a recorder calls once it serves, found by `strace -f -c`; not memory and scheduling (mmap, futex, ...), which
+# fail in other ways than these, and not exit.
 CALLS = ("pwritev", "fdatasync", "fsync", "openat", "write", "rename", "close", "mkdir", "unlink", "getdents64")
 CALLS += ("newfstatat", "fstat", "read", "pread64", "pwrite64", "fcntl", "lseek", "statfs", "ftruncate", "fallocate")
 CALLS += ("recvfrom", "sendto", "epoll_wait", "epoll_ctl", "accept4", "ioctl", "unlinkat", "rmdir", "geteuid")
 APPENDS = effort(100, 200)
 FAULTS = ("error=EIO", "error=ENOSPC", "error=EINTR", "signal=SIGKILL")
-LOOK = tuple((call, "error=EIO") for call in ("pwritev", "write", "openat", "sendto", "pwrite64")) + (
+LOOK = (
+    *((call, "error=EIO") for call in ("pwritev", "write", "openat", "sendto", "pwrite64")),
     ("rename", "error=ENOSPC"),
     ("fsync", "error=EINTR"),
     ("recvfrom", "signal=SIGKILL"),
@@ -68,7 +69,7 @@ async def suffer(recorder: RecorderProcess, oracle: Oracle, output: Path, inject
         load.start()
         goal = load.acknowledged + appends
         async with asyncio.timeout(60):
-            while load.acknowledged < goal and recorder.process.poll() is None:
+            while load.acknowledged < goal and recorder.process.poll() is None:  # noqa: ASYNC110 (which is first)
                 await asyncio.sleep(0.005)
         load.stop()
         oracle.saw_checkpoint(recorder.settings.directory)
