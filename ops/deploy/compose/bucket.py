@@ -1,8 +1,8 @@
 # ruff: noqa: INP001  a script in a container, never imported
-"""Makes a bucket with Object Lock, if it is not there: `bucket.py ENDPOINT BUCKET S3.JSON`. AWS Signature Version 4.
+"""Makes a bucket with Object Lock, if it is not there: `bucket.py ENDPOINT BUCKET S3.JSON [DAYS]`.
 
-Object Lock can only be had from a bucket's beginning, and brings versioning along. No retention is set: it is for
-whoever puts objects to say how long each stays.
+Object Lock can only be had from a bucket's beginning, and brings versioning along. With DAYS, what is put there from
+now on is locked for so long, in COMPLIANCE mode: by nobody to be changed or removed. AWS Signature Version 4.
 """
 
 import hashlib
@@ -17,17 +17,22 @@ from urllib.parse import urlsplit
 
 REGION = "us-east-1"
 TIMEOUT_S = 20
+RETENTION = """<ObjectLockConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">\
+<ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention><Mode>COMPLIANCE</Mode><Days>{}</Days>\
+</DefaultRetention></Rule></ObjectLockConfiguration>"""
 
 
-def signed(method: str, url: str, headers: dict[str, str], access: str, secret: str) -> urllib.request.Request:
-    """Return a request without a body, signed (the steps of AWS's documentation, in their order)."""
+def signed(
+    method: str, url: str, headers: dict[str, str], access: str, secret: str, *, body: bytes = b""
+) -> urllib.request.Request:
+    """Return a request, signed (the steps of AWS's documentation, in their order)."""
     parts = urlsplit(url)
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    empty = hashlib.sha256(b"").hexdigest()
-    headers = {**headers, "host": parts.netloc, "x-amz-date": now, "x-amz-content-sha256": empty}
+    digest = hashlib.sha256(body).hexdigest()
+    headers = {**headers, "host": parts.netloc, "x-amz-date": now, "x-amz-content-sha256": digest}
     names = ";".join(sorted(headers))
     lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    canonical = f"{method}\n{parts.path}\n{parts.query}\n{lines}\n{names}\n{empty}"
+    canonical = f"{method}\n{parts.path}\n{parts.query}\n{lines}\n{names}\n{digest}"
     scope = f"{now[:8]}/{REGION}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
     key = f"AWS4{secret}".encode()
@@ -37,17 +42,18 @@ def signed(method: str, url: str, headers: dict[str, str], access: str, secret: 
     headers["authorization"] = (
         f"AWS4-HMAC-SHA256 Credential={access}/{scope}, SignedHeaders={names}, Signature={signature}"
     )
-    return urllib.request.Request(url, method=method, headers=headers)  # noqa: S310  compose says which URL
+    return urllib.request.Request(url, body or None, headers, method=method)  # noqa: S310  compose says which URL
 
 
-def main(endpoint: str, bucket: str, credentials: str) -> int:
+def main(endpoint: str, bucket: str, credentials: str, days: str = "") -> int:
     """Make the bucket and see that it locks objects."""
     found = json.loads(Path(credentials).read_text())["identities"][0]["credentials"][0]
     who = (found["accessKey"], found["secretKey"])
     url = f"{endpoint}/{bucket}"
 
-    def ask(method: str, query: str = "", **headers: str) -> bytes:
-        request = signed(method, url + query, {name.replace("_", "-"): value for name, value in headers.items()}, *who)
+    def ask(method: str, query: str = "", body: bytes = b"", **headers: str) -> bytes:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = signed(method, url + query, named, *who, body=body)
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
             return bytes(answer.read())
 
@@ -60,7 +66,13 @@ def main(endpoint: str, bucket: str, credentials: str) -> int:
     if b"<ObjectLockEnabled>Enabled<" not in ask("GET", "?object-lock="):
         sys.stderr.write(f"{bucket} is there without Object Lock; name another bucket\n")
         return 1
-    sys.stdout.write(f"{bucket}: Object Lock is enabled\n")
+    if days:
+        ask("PUT", "?object-lock=", RETENTION.format(int(days)).encode())
+        if f"<Days>{days}</Days>".encode() not in ask("GET", "?object-lock="):
+            sys.stderr.write(f"{bucket} does not say that it locks what it is given for {days} days\n")
+            return 1
+    kept = f", for {days} days" if days else ""
+    sys.stdout.write(f"{bucket}: Object Lock is enabled{kept}\n")
     return 0
 
 
