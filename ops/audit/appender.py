@@ -33,6 +33,8 @@ GATEWAY_KINDS = frozenset(
         "isolation",
         "incident",
         "quarantine",
+        "erasure",
+        "hold",
     }
 )
 

@@ -7,8 +7,9 @@ AES-256-GCM under its single-use record key, with origin, record id and field as
 ciphertext || tag. Beside it stands an HMAC commitment to the plaintext under another key derived from the record's:
 it binds the plaintext without being guessable, and dies with the DEK.
 
-The database is SQLite with synchronous=FULL, never in the log's directory, and its backups are short-lived: deleting a
-DEK's row is what makes an erasure final. Several worker processes share it; thread-safe.
+The database (`key_database`) is never in the log's directory, and its backups are short-lived (`key_backups`): that a
+DEK's row is gone (`erasure`) is what makes an erasure final. Several worker processes share it; thread-safe. Keys are
+remembered, and forgotten whenever another process has changed the database: none seals under a key that was destroyed.
 """
 
 import hmac
@@ -29,21 +30,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from ops.audit.errors import KeyMissing, KeyStoreError, SealBroken
+from ops.audit.key_database import open_database
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
 REFERENCE_BYTES = 16
 RECORD_ID_BYTES = 16
 CACHED_KEYS_MAX = 4096
-BUSY_TIMEOUT_S = 5.0
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS tenant (tenant TEXT PRIMARY KEY, wrapped BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS data_key (
-    reference BLOB PRIMARY KEY, tenant TEXT NOT NULL, subject TEXT NOT NULL, month TEXT NOT NULL, wrapped BLOB NOT NULL,
-    UNIQUE (tenant, subject, month)
-) STRICT;
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +81,39 @@ class KeyStore:
         self._lock = threading.Lock()
         self._tenants: OrderedDict[str, bytes] = OrderedDict()
         self._data_keys: OrderedDict[tuple[str, str, str], tuple[bytes, bytes]] = OrderedDict()
-        self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        path.chmod(0o600)
-        self._db.execute("PRAGMA journal_mode=DELETE")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("PRAGMA secure_delete=ON")
-        self._db.executescript(_SCHEMA)
+        self._db = open_database(path)
+        self._version = self._data_version()
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def _data_version(self) -> int:
+        """A number that changes whenever another connection, of this process or not, has committed."""
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    def forget_destroyed(self) -> None:
+        """Drop all remembered data keys if somebody else has changed the database. Call it once a second.
+
+        Raises:
+            KeyStoreError: the database cannot be read.
+        """
+        with self._database():
+            self._follow()
+
+    def _follow(self) -> None:
+        """With the lock: forget the data keys if somebody else has changed the database."""
+        version = self._data_version()
+        if version != self._version:
+            self._data_keys.clear()
+            self._version = version
+
+    def knows(self, tenant: str) -> bool:
+        """Say whether a tenant has, or had, a key. Raises KeyStoreError."""
+        with self._database():
+            found = self._db.execute("SELECT 1 FROM tenant WHERE tenant = ?", (tenant,)).fetchone()
+        return found is not None
 
     @contextmanager
     def _database(self) -> Iterator[None]:
@@ -202,6 +218,7 @@ class KeyStore:
 
     def _data_key(self, tenant: str, subject: str, month: str) -> tuple[bytes, bytes]:
         """With the lock: (reference, key) of a subject's month, made at first use."""
+        self._follow()
         place = (tenant, subject, month)
         cached = self._data_keys.get(place)
         if cached is not None:

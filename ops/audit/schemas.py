@@ -269,26 +269,43 @@ class KeyChange(Part, kw_only=True, frozen=True):
 
 
 class Erasure(Part, kw_only=True, frozen=True):
-    """Data keys destroyed, without the name of the subject; two administrators."""
+    """Data keys destroyed, without the name of the subject; two administrators, who asked and who agreed.
+
+    `keys` are references as in `payload.key`, `subject` is the pseudonym, `request` the id of the request that agreed.
+    After a crash there may be two with the same `erasure`.
+    """
 
     administrators: Annotated[list[Text], Meta(min_length=2, max_length=8)]
     build: Text
+    erasure: Hex32 | UnsetType = UNSET
     gateway: Text | UnsetType = UNSET
     id: Hex32
     keys: Annotated[list[Text], Meta(max_length=128)]
     kind: Literal["erasure"]
+    months: Annotated[list[Text], Meta(max_length=128)] | UnsetType = UNSET
+    reason: Name | UnsetType = UNSET
+    request: Hex32 | UnsetType = UNSET
+    subject: Hex32 | UnsetType = UNSET
+    tenant: Text | UnsetType = UNSET
     time_ns: TimeNs
     v: V1
 
 
 class Hold(Part, kw_only=True, frozen=True):
+    """Nothing of a tenant, or of one `subject` of it (a pseudonym), is erased from `placed` to `lifted`."""
+
     action: Literal["placed", "lifted"]
     administrator: Text
     build: Text
     gateway: Text | UnsetType = UNSET
+    hold: Hex32 | UnsetType = UNSET
     id: Hex32
     kind: Literal["hold"]
     matter: Text
+    reason: Name | UnsetType = UNSET
+    request: Hex32 | UnsetType = UNSET
+    subject: Hex32 | UnsetType = UNSET
+    tenant: Text | UnsetType = UNSET
     time_ns: TimeNs
     v: V1
 

@@ -67,6 +67,7 @@ OFFLINE = {
     "ops.audit.errors.QueryRefused": "`audit query`",
     "ops.audit.errors.SealBroken": "readers",
     "ops.audit.errors.ErasureRefused": "the admin port answers with its text",
+    "ops.audit.errors.ErasureRefused": "the admin port answers with its text",
     "ops.audit.errors.ProtocolError": "the client turns it into AuditUnavailable",
     "ops.audit.errors.MirrorError": "root, of `audit mirror`",
     "ops.audit.errors.MirrorRefused": "`audit mirror`",

@@ -10,7 +10,7 @@ from tests.ops.audit.samples import small
 from tests.ops.audit.test_entry import KINDS as FIELDS
 from tests.ops.audit.test_entry import OWN
 
-WRITTEN = {"served", "refused", "failed"} | {
+WRITTEN = {"served", "refused", "failed", "erasure", "hold"} | {
     *("config", "policy", "model", "release", "isolation", "incident", "quarantine", "feedback", "evaluation", "admin"),
 }
 
