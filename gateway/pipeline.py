@@ -3,8 +3,8 @@
 1. `admit`, on the headers alone, before a byte of the body is read: who is it, may they, have they room.
 2. `answer`, on the event loop, once the body is there: decode, route, charge, queue. Cheap, and refuses early. What
    `gateway.cache` still holds, where it is configured, is answered here.
-3. `answer_batch`, on the event loop or in a batch thread (`engine.threads`), for all requests that were waiting: infer,
-   screen the evidence, decide, harden, encode, record. Vectorised. Replies leave when their records are durable. From
+3. `answer_batch` of `gateway.batch`, on the event loop or in a batch thread (`engine.threads`), for all that waited:
+   infer, screen the evidence, decide, harden, encode, record. Vectorised. Replies leave when their records are durable. From
    the event loop a large batch's inference is left to a thread (`Offload`), and the loop takes in the next requests.
 
 Rules:
@@ -17,48 +17,27 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
-from itertools import groupby
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from defenses.policy import Action
 from gateway import codec, errors
 from gateway.admission.budget import refusal_of
 from gateway.admission.shared import kept_here
 from gateway.cache import cacheable, key_of, repeat
 from gateway.capture import narrower
-from gateway.exits import log_failure
-from gateway.feedback.answers import see
-from gateway.judgement import DECISIONS, judge, soften
-from gateway.metering import budget_spent, meter, require_means
-from gateway.outgoing import emptied, within
+from gateway.metering import require_means
 from gateway.policy.rules import PUBLIC_METHODS
-from gateway.release.comparison import Ran
-from gateway.settlement import settle
-from gateway.state import Answer, Item
-from gateway.watching import cooling_down, given_again, require_warm, top_class_only, watch, with_earlier
-from serving.errors import BackendTimedOut, BackendUnavailable
+from gateway.state import Item
+from gateway.watching import require_warm
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
 
     from gateway.admission.budget import Charges
     from gateway.auth.principal import Presented
-    from gateway.judgement import Judgement
-    from gateway.outgoing import KeptBack
+    from gateway.codec import CodecLimits, InferRequest
     from gateway.record import Record
-    from gateway.segmentation.isolation import Isolations
-    from gateway.state import Active, Gateway, ModelRules, Served
-
-Tensors = Mapping[str, np.ndarray[Any, Any]]
-NO_SCORES = np.empty(0)
+    from gateway.state import Active, Answer, Gateway, ModelRules, Served
+    from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
 
 
 def admit(record: Record, presented: Presented, active: Active, gw: Gateway) -> None:
@@ -98,11 +77,7 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
         served = rules.served
         require_loaded(served)
         require_warm(record, rules, record.time_ns)
-        outputs = rules.outputs_for(principal.roles)
-        request = codec.decode(message, served.bundle.inputs, outputs, gw.codec_limits)
-        given = rules.given(outputs)
-        if len(given) < len(rules.outputs):
-            request = request.naming(given)
+        request = requested(message, rules, principal.roles, gw.codec_limits)
         record.rows = request.rows
         charges = budget.cost_charges(request.rows * rules.cost_per_row, request.rows)
         spend(record, charges, began_ns, gw)
@@ -136,164 +111,14 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
     return await future
 
 
-@dataclass(frozen=True, slots=True)
-class Inferred:
-    """Rows with what the model said of them, and how long it took. `starts` holds the first row of each request."""
-
-    inputs: Tensors
-    starts: np.ndarray[Any, np.dtype[np.intp]]
-    outputs: Tensors
-    took_ns: int
-
-
-def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
-    """Answer everything that was waiting for one model; raises nothing for a bad request."""
-    taken_ns = gw.clock_ns()
-    wanted = [item for item in items if still_wanted(item, taken_ns, gw.isolations)]
-    served = items[0].rules.served
-    batch_id = served.counters.next_batch()
-    groups = [(rules, list(alike)) for rules, alike in groupby(wanted, key=attrgetter("rules"))]
-    offload = served.offload
-    if offload is None or len(groups) != 1 or sum(item.request.rows for item in wanted) < offload.rows_min:
-        for rules, alike in groups:
-            answer_alike(alike, rules, batch_id, gw)
-        settle(items, taken_ns, gw)
-        return
-    [(rules, alike)] = groups
-
-    def rest(inferring: Future[Inferred]) -> None:
-        answer_alike(alike, rules, batch_id, gw, inferring.result)
-        settle(items, taken_ns, gw)
-
-    inferring = offload.pool.submit(infer_alike, alike, rules, gw)
-    inferring.add_done_callback(lambda done: offload.resume(items, partial(rest, done)))
-
-
-def answer_alike(
-    items: list[Item],
-    rules: ModelRules,
-    batch_id: int,
-    gw: Gateway,
-    inferred: Callable[[], Inferred] | None = None,
-) -> None:
-    """Answer requests for one model under one version of the policy; when that fails for several, each alone.
-
-    `inferred` returns, or raises, what inference in another thread gave.
-    """
-    inferred = inferred or partial(infer_alike, items, rules, gw)
-    try:
-        outcomes = judge_alike(items, rules, inferred(), batch_id, gw)
-    except (BackendUnavailable, BackendTimedOut) as problem:
-        log_failure(gw.log, items[0].record.id, problem)
-        for item in items:
-            item.outcome = backend_refusal(problem)
-    except Exception as problem:  # noqa: BLE001  an engine may be anybody's; alone, each request meets its own fault
-        if len(items) == 1:
-            items[0].outcome = problem if isinstance(problem, errors.Refusal) else model_error(problem, items[0], gw)
-            return
-        for item in items:
-            answer_alike([item], rules, batch_id, gw)
-    else:
-        for item, outcome in zip(items, outcomes, strict=True):
-            item.outcome = outcome
-
-
-def infer_alike(items: Sequence[Item], rules: ModelRules, gw: Gateway) -> Inferred:
-    """Run the model for these requests, in any thread."""
-    inputs, starts = stack(items)
-    began_ns = gw.clock_ns()
-    outputs = rules.served.engine.infer(inputs)
-    return Inferred(inputs, starts, outputs, gw.clock_ns() - began_ns)
-
-
-def judge_alike(
-    items: Sequence[Item], rules: ModelRules, inferred: Inferred, batch_id: int, gw: Gateway
-) -> list[Answer | errors.Refusal]:
-    """Screen the evidence, decide, harden and encode. Raises whatever went wrong."""
-    began_ns = gw.clock_ns()
-    inputs, starts, outputs = inferred.inputs, inferred.starts, inferred.outputs
-    watched = watch(items, rules, inferred, gw.wall_ns())
-    judgement = judge(rules, inputs, outputs, starts, rows_of(inputs), watched)
-    again = given_again(watched, judgement.row_actions)
-    judgement, metered = meter(items, rules, outputs, judgement, again, starts, gw.wall_ns())
-    judged_ns = gw.clock_ns()
-    shown, kept_back = leaving(with_earlier(outputs, watched, again), rules, judgement, rows_of(inputs))
-    bodies = encoded(items, rules, shown)
-    sound = finite_requests(shown, rules.prediction, starts)
-    hardened_ns = gw.clock_ns()
-    stages = {"screen": judged_ns - began_ns, "infer": inferred.took_ns, "harden": hardened_ns - judged_ns}
-    rules.served.counters.ran(gw.wall_ns(), rows_of(inputs), stages)
-    see(items, outputs, rules)
-    gw.tally.batch(items, rules, judgement, scores_of(outputs, rules.prediction), sum(stages.values()), kept_back)
-    if rules.mirror is not None:
-        prediction = outputs[rules.mirror.prediction]
-        gw.comparer.offer(Ran(rules, inputs, prediction, starts, inferred.took_ns, judgement.rows))
-    kept_json = [None] * len(items) if kept_back is None else kept_back.by_request(starts)
-    for position, item in enumerate(items):
-        item.record.batch(batch_id, position, len(items), rows_of(inputs))
-        item.record.judged(judgement, position)
-        item.record.output_json = kept_json[position]
-        item.record.budget_json = None if metered is None else metered.budget_json(position)
-        item.record.stages(stages)
-    repeats = set(np.searchsorted(starts, again, side="right") - 1)
-    return [
-        budget_spent()
-        if metered is not None and metered.spent(position)
-        else outcome_of(action, good, body, rules, repeated=position in repeats)
-        for position, (action, good, body) in enumerate(zip(judgement.actions, sound, bodies, strict=True))
-    ]
-
-
-def leaving(outputs: Tensors, rules: ModelRules, judgement: Judgement, rows: int) -> tuple[Tensors, KeptBack | None]:
-    """Return the outputs as they may leave, and what was kept back of them."""
-    allowed, kept_back = within(outputs, rules, rows)
-    softened = soften(allowed, judgement.row_actions, rules)
-    return emptied(top_class_only(softened, judgement.row_actions, rules.prediction), kept_back, rules), kept_back
-
-
-def encoded(items: Sequence[Item], rules: ModelRules, shown: Tensors) -> list[bytes]:
-    """Return each request's reply."""
-    bundle = rules.served.bundle
-    return codec.encode_batch(
-        [item.request for item in items],
-        bundle.name,
-        bundle.version,
-        {spec.name: shown[spec.name] for spec in rules.outputs},
-        rules.datatypes,
-        class_names=bundle.class_names,
-    )
-
-
-def model_error(problem: Exception, item: Item, gw: Gateway) -> errors.ModelError:
-    """Return what the caller is told of a fault of the model or of our own; the log says where it was."""
-    log_failure(gw.log, item.record.id, problem)
-    return errors.ModelError()
-
-
-def backend_refusal(problem: BackendUnavailable | BackendTimedOut) -> errors.Refusal:
-    """Return what the caller is told when who runs the model gave no answer."""
-    return errors.BackendTimedOut() if isinstance(problem, BackendTimedOut) else errors.BackendUnavailable()
-
-
-def outcome_of(
-    action: int, sound: bool, body: bytes, rules: ModelRules, *, repeated: bool = False
-) -> Answer | errors.Refusal:
-    """Turn the decision on one request into its answer, or its refusal. `repeated`: it got an earlier answer."""
-    if action == Action.REFUSE:
-        return errors.InputRejected()
-    if action == Action.COOL_DOWN:
-        return cooling_down()
-    if not sound:
-        return errors.ModelError()
-    decision = DECISIONS[given_as(Action(action), repeated=repeated)]
-    return Answer(body, decision, decision if rules.reveal_verdict else None)
-
-
-def given_as(action: Action, *, repeated: bool) -> Action:
-    """Return what was done to an answer, as the record says it: an account's step may ask for more than came of it."""
-    if action < Action.TOP1 and repeated:
-        return Action.NEIGHBOUR
-    return Action.HARDEN if action in {Action.NEIGHBOUR, Action.PROOF_OF_WORK} else action
+def requested(
+    message: ModelInferRequest, rules: ModelRules, roles: frozenset[str], limits: CodecLimits
+) -> InferRequest:
+    """Return what a caller with these roles asks of a model, decoded, with the outputs that it gets."""
+    outputs = rules.outputs_for(roles)
+    request = codec.decode(message, rules.served.bundle.inputs, outputs, limits)
+    given = rules.given(outputs)
+    return request.naming(given) if len(given) < len(rules.outputs) else request
 
 
 def route(record: Record, name: str, version: str, active: Active) -> ModelRules:
@@ -360,49 +185,3 @@ async def share(record: Record, charges: Charges, gw: Gateway) -> int:
 def earlier(deadline_ns: int | None, other_ns: int) -> int:
     """Return the nearer of the call's deadline and the request's own timeout."""
     return other_ns if deadline_ns is None else min(deadline_ns, other_ns)
-
-
-def still_wanted(item: Item, now_ns: int, isolations: Isolations) -> bool:
-    """Say whether somebody waits who may have the answer; what else there is gets no model work, only its record."""
-    item.record.stage("queue", now_ns - item.queued_ns)
-    if item.record.late(now_ns):  # gRPC cancels a call at its deadline, so this is asked first
-        item.outcome = errors.DeadlinePassed()
-    elif item.answer.cancelled():
-        item.outcome = errors.Cancelled()
-    elif isolations.of(item.record.caller(), item.record.time_ns) is not None:
-        item.outcome = errors.Isolated()
-    return item.outcome is None
-
-
-def stack(items: Sequence[Item]) -> tuple[Tensors, np.ndarray[Any, np.dtype[np.intp]]]:
-    """Return the inputs of all items row on row, and the first row of each item."""
-    if len(items) == 1:
-        return items[0].request.inputs, np.zeros(1, np.intp)
-    names = items[0].request.inputs
-    inputs = {name: np.concatenate([item.request.inputs[name] for item in items]) for name in names}
-    starts = np.zeros(len(items), np.intp)
-    np.cumsum([item.request.rows for item in items[:-1]], out=starts[1:])
-    return inputs, starts
-
-
-def rows_of(inputs: Tensors) -> int:
-    """Return the number of rows of a batch."""
-    return len(next(iter(inputs.values())))
-
-
-def scores_of(outputs: Mapping[str, Any], prediction: str | None) -> np.ndarray[Any, Any]:
-    """Return how sure the model was of each row: the largest number of its prediction. Without one, nothing."""
-    return NO_SCORES if prediction is None else outputs[prediction].max(axis=1)
-
-
-def finite_requests(outputs: Mapping[str, Any], prediction: str | None, starts: np.ndarray[Any, Any]) -> list[bool]:
-    """Say of each request whether its prediction is made of numbers; a model that answers NaN has failed.
-
-    Without a prediction all its outputs have to be.
-    """
-    looked_at = outputs.values() if prediction is None else [outputs[prediction]]
-    finite = np.ones(len(next(iter(outputs.values()))), np.bool_)
-    for values in looked_at:
-        if values.dtype.kind == "f":
-            finite &= np.isfinite(values).reshape(len(values), -1).all(axis=1)
-    return [True] * len(starts) if finite.all() else np.logical_and.reduceat(finite, starts).tolist()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gateway import errors
+from gateway.batch import answer_batch
 from gateway.exits import log_failure
-from gateway.pipeline import answer_batch
 from gateway.settlement import give_back
 from gateway.state import Offload
 from serving.batcher import Batcher

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-import gateway.pipeline
+import gateway.batch
 from gateway.models.models import retire
 from gateway.policy.policy import load_policy
 from tests.e2e.site import Site
@@ -309,7 +309,7 @@ async def test_what_fails_behind_the_model_holds_up_nobody(looped, monkeypatch):
         raise RuntimeError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(gateway.pipeline, "settle", broken)
+        patch.setattr(gateway.batch, "settle", broken)
         assert (await looped.ask(tiny_body(image(0.5, 4)))).code == CODE.INTERNAL
     assert (await looped.ask(tiny_body(image(0.5, 4)))).code == CODE.OK
 

@@ -1,0 +1,321 @@
+"""What becomes of the requests that waited for one model together: infer, screen, decide, harden, encode, record.
+
+`answer_batch` is the third function of a request's life; `gateway.pipeline` tells of the first two and of the rules.
+Vectorised over the rows of all requests; the steps of `judge_alike` hand each other what they found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from defenses.policy import Action
+from gateway import codec, errors
+from gateway.exits import log_failure
+from gateway.feedback.answers import see
+from gateway.judgement import DECISIONS, judge, soften
+from gateway.metering import budget_spent, meter
+from gateway.outgoing import emptied, within
+from gateway.release.comparison import Ran
+from gateway.settlement import settle
+from gateway.state import Answer, Item
+from gateway.watching import cooling_down, given_again, top_class_only, watch, with_earlier
+from serving.errors import BackendTimedOut, BackendUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
+    from gateway.judgement import Judgement
+    from gateway.metering import Metered
+    from gateway.outgoing import KeptBack
+    from gateway.segmentation.isolation import Isolations
+    from gateway.state import Gateway, ModelRules
+    from gateway.watching import Watched
+
+Tensors = Mapping[str, np.ndarray[Any, Any]]
+Starts = np.ndarray[Any, np.dtype[np.intp]]
+NO_SCORES = np.empty(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """Rows with what the model said of them, and how long it took. `starts` holds the first row of each request."""
+
+    inputs: Tensors
+    starts: Starts
+    outputs: Tensors
+    took_ns: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of all requests together."""
+        return rows_of(self.inputs)
+
+
+def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
+    """Answer everything that was waiting for one model; raises nothing for a bad request."""
+    taken_ns = gw.clock_ns()
+    wanted = [item for item in items if still_wanted(item, taken_ns, gw.isolations)]
+    served = items[0].rules.served
+    batch_id = served.counters.next_batch()
+    groups = [(rules, list(alike)) for rules, alike in groupby(wanted, key=attrgetter("rules"))]
+    offload = served.offload
+    if offload is None or len(groups) != 1 or sum(item.request.rows for item in wanted) < offload.rows_min:
+        for rules, alike in groups:
+            answer_alike(alike, rules, batch_id, gw)
+        settle(items, taken_ns, gw)
+        return
+    [(rules, alike)] = groups
+
+    def rest(inferring: Future[Inferred]) -> None:
+        answer_alike(alike, rules, batch_id, gw, inferring.result)
+        settle(items, taken_ns, gw)
+
+    inferring = offload.pool.submit(infer_alike, alike, rules, gw)
+    inferring.add_done_callback(lambda done: offload.resume(items, partial(rest, done)))
+
+
+def answer_alike(
+    items: list[Item],
+    rules: ModelRules,
+    batch_id: int,
+    gw: Gateway,
+    inferred: Callable[[], Inferred] | None = None,
+) -> None:
+    """Answer requests for one model under one version of the policy; when that fails for several, each alone.
+
+    `inferred` returns, or raises, what inference in another thread gave.
+    """
+    inferred = inferred or partial(infer_alike, items, rules, gw)
+    try:
+        outcomes = judge_alike(items, rules, inferred(), batch_id, gw)
+    except (BackendUnavailable, BackendTimedOut) as problem:
+        log_failure(gw.log, items[0].record.id, problem)
+        for item in items:
+            item.outcome = backend_refusal(problem)
+    except Exception as problem:  # noqa: BLE001  an engine may be anybody's; alone, each request meets its own fault
+        if len(items) == 1:
+            items[0].outcome = problem if isinstance(problem, errors.Refusal) else model_error(problem, items[0], gw)
+            return
+        for item in items:
+            answer_alike([item], rules, batch_id, gw)
+    else:
+        for item, outcome in zip(items, outcomes, strict=True):
+            item.outcome = outcome
+
+
+def infer_alike(items: Sequence[Item], rules: ModelRules, gw: Gateway) -> Inferred:
+    """Run the model for these requests, in any thread."""
+    inputs, starts = stack(items)
+    began_ns = gw.clock_ns()
+    outputs = rules.served.engine.infer(inputs)
+    return Inferred(inputs, starts, outputs, gw.clock_ns() - began_ns)
+
+
+class Screened(NamedTuple):
+    """What the screens, the watch and the budget said of a batch. `again` are rows that get an earlier answer."""
+
+    judgement: Judgement
+    watched: Watched | None
+    metered: Metered | None
+    again: list[int]
+
+
+class Leaving(NamedTuple):
+    """What may leave of a batch: the outputs, each request's reply and whether it is sound, what was kept back."""
+
+    outputs: Tensors
+    bodies: list[bytes]
+    sound: list[bool]
+    kept_back: KeptBack | None
+
+
+def judge_alike(
+    items: Sequence[Item], rules: ModelRules, inferred: Inferred, batch_id: int, gw: Gateway
+) -> list[Answer | errors.Refusal]:
+    """Screen the evidence, decide, harden and encode. Raises whatever went wrong."""
+    began_ns = gw.clock_ns()
+    screened = screen_alike(items, rules, inferred, gw.wall_ns())
+    judged_ns = gw.clock_ns()
+    leaving = harden_alike(items, rules, inferred, screened)
+    hardened_ns = gw.clock_ns()
+    stages = {"screen": judged_ns - began_ns, "infer": inferred.took_ns, "harden": hardened_ns - judged_ns}
+    note_batch(items, rules, inferred, screened, leaving, stages, gw)
+    note_requests(items, inferred, screened, leaving, batch_id, stages)
+    return outcomes_of(rules, inferred.starts, screened, leaving)
+
+
+def screen_alike(items: Sequence[Item], rules: ModelRules, inferred: Inferred, now_ns: int) -> Screened:
+    """Let everything that watches look at a batch, and decide."""
+    outputs, starts = inferred.outputs, inferred.starts
+    watched = watch(items, rules, inferred, now_ns)
+    judgement = judge(rules, inferred.inputs, outputs, starts, inferred.rows, watched)
+    again = given_again(watched, judgement.row_actions)
+    judgement, metered = meter(items, rules, outputs, judgement, again, starts, now_ns)
+    return Screened(judgement, watched, metered, again)
+
+
+def harden_alike(items: Sequence[Item], rules: ModelRules, inferred: Inferred, screened: Screened) -> Leaving:
+    """Return the outputs as they may leave, and the replies made of them."""
+    row_actions = screened.judgement.row_actions
+    given = with_earlier(inferred.outputs, screened.watched, screened.again)
+    allowed, kept_back = within(given, rules, inferred.rows)
+    softened = soften(allowed, row_actions, rules)
+    outputs = emptied(top_class_only(softened, row_actions, rules.prediction), kept_back, rules)
+    sound = finite_requests(outputs, rules.prediction, inferred.starts)
+    return Leaving(outputs, encoded(items, rules, outputs), sound, kept_back)
+
+
+def note_batch(  # noqa: PLR0917  one call site, in the order in which it comes to know them
+    items: Sequence[Item],
+    rules: ModelRules,
+    inferred: Inferred,
+    screened: Screened,
+    leaving: Leaving,
+    stages: dict[str, int],
+    gw: Gateway,
+) -> None:
+    """Tell all who count, remember or compare that a batch has run."""
+    outputs, judgement = inferred.outputs, screened.judgement
+    rules.served.counters.ran(gw.wall_ns(), inferred.rows, stages)
+    see(items, outputs, rules)
+    gw.tally.batch(
+        items, rules, judgement, scores_of(outputs, rules.prediction), sum(stages.values()), leaving.kept_back
+    )
+    if rules.mirror is not None:
+        prediction = outputs[rules.mirror.prediction]
+        gw.comparer.offer(Ran(rules, inferred.inputs, prediction, inferred.starts, inferred.took_ns, judgement.rows))
+
+
+def note_requests(  # noqa: PLR0917  one call site, in the order in which it comes to know them
+    items: Sequence[Item],
+    inferred: Inferred,
+    screened: Screened,
+    leaving: Leaving,
+    batch_id: int,
+    stages: dict[str, int],
+) -> None:
+    """Write what became of each request into its record."""
+    metered, kept_back = screened.metered, leaving.kept_back
+    kept_json = [None] * len(items) if kept_back is None else kept_back.by_request(inferred.starts)
+    for position, item in enumerate(items):
+        record = item.record
+        record.batch(batch_id, position, len(items), inferred.rows)
+        record.judged(screened.judgement, position)
+        record.output_json = kept_json[position]
+        record.budget_json = None if metered is None else metered.budget_json(position)
+        record.stages(stages)
+
+
+def outcomes_of(
+    rules: ModelRules, starts: Starts, screened: Screened, leaving: Leaving
+) -> list[Answer | errors.Refusal]:
+    """Return the answer, or the refusal, of each request."""
+    repeats = set(np.searchsorted(starts, screened.again, side="right") - 1) if screened.again else ()
+    metered = screened.metered
+    return [
+        budget_spent()
+        if metered is not None and metered.spent(position)
+        else outcome_of(action, good, body, rules, repeated=position in repeats)
+        for position, (action, good, body) in enumerate(
+            zip(screened.judgement.actions, leaving.sound, leaving.bodies, strict=True)
+        )
+    ]
+
+
+def encoded(items: Sequence[Item], rules: ModelRules, shown: Tensors) -> list[bytes]:
+    """Return each request's reply."""
+    bundle = rules.served.bundle
+    return codec.encode_batch(
+        [item.request for item in items],
+        bundle.name,
+        bundle.version,
+        {spec.name: shown[spec.name] for spec in rules.outputs},
+        rules.datatypes,
+        class_names=bundle.class_names,
+    )
+
+
+def model_error(problem: Exception, item: Item, gw: Gateway) -> errors.ModelError:
+    """Return what the caller is told of a fault of the model or of our own; the log says where it was."""
+    log_failure(gw.log, item.record.id, problem)
+    return errors.ModelError()
+
+
+def backend_refusal(problem: BackendUnavailable | BackendTimedOut) -> errors.Refusal:
+    """Return what the caller is told when who runs the model gave no answer."""
+    return errors.BackendTimedOut() if isinstance(problem, BackendTimedOut) else errors.BackendUnavailable()
+
+
+def outcome_of(
+    action: int, sound: bool, body: bytes, rules: ModelRules, *, repeated: bool = False
+) -> Answer | errors.Refusal:
+    """Turn the decision on one request into its answer, or its refusal. `repeated`: it got an earlier answer."""
+    if action == Action.REFUSE:
+        return errors.InputRejected()
+    if action == Action.COOL_DOWN:
+        return cooling_down()
+    if not sound:
+        return errors.ModelError()
+    decision = DECISIONS[given_as(Action(action), repeated=repeated)]
+    return Answer(body, decision, decision if rules.reveal_verdict else None)
+
+
+def given_as(action: Action, *, repeated: bool) -> Action:
+    """Return what was done to an answer, as the record says it: an account's step may ask for more than came of it."""
+    if action < Action.TOP1 and repeated:
+        return Action.NEIGHBOUR
+    return Action.HARDEN if action in {Action.NEIGHBOUR, Action.PROOF_OF_WORK} else action
+
+
+def still_wanted(item: Item, now_ns: int, isolations: Isolations) -> bool:
+    """Say whether somebody waits who may have the answer; what else there is gets no model work, only its record."""
+    item.record.stage("queue", now_ns - item.queued_ns)
+    if item.record.late(now_ns):  # gRPC cancels a call at its deadline, so this is asked first
+        item.outcome = errors.DeadlinePassed()
+    elif item.answer.cancelled():
+        item.outcome = errors.Cancelled()
+    elif isolations.of(item.record.caller(), item.record.time_ns) is not None:
+        item.outcome = errors.Isolated()
+    return item.outcome is None
+
+
+def stack(items: Sequence[Item]) -> tuple[Tensors, Starts]:
+    """Return the inputs of all items row on row, and the first row of each item."""
+    if len(items) == 1:
+        return items[0].request.inputs, np.zeros(1, np.intp)
+    names = items[0].request.inputs
+    inputs = {name: np.concatenate([item.request.inputs[name] for item in items]) for name in names}
+    starts = np.zeros(len(items), np.intp)
+    np.cumsum([item.request.rows for item in items[:-1]], out=starts[1:])
+    return inputs, starts
+
+
+def rows_of(inputs: Tensors) -> int:
+    """Return the number of rows of a batch."""
+    return len(next(iter(inputs.values())))
+
+
+def scores_of(outputs: Mapping[str, Any], prediction: str | None) -> np.ndarray[Any, Any]:
+    """Return how sure the model was of each row: the largest number of its prediction. Without one, nothing."""
+    return NO_SCORES if prediction is None else outputs[prediction].max(axis=1)
+
+
+def finite_requests(outputs: Mapping[str, Any], prediction: str | None, starts: np.ndarray[Any, Any]) -> list[bool]:
+    """Say of each request whether its prediction is made of numbers; a model that answers NaN has failed.
+
+    Without a prediction all its outputs have to be.
+    """
+    looked_at = outputs.values() if prediction is None else [outputs[prediction]]
+    finite = np.ones(len(next(iter(outputs.values()))), np.bool_)
+    for values in looked_at:
+        if values.dtype.kind == "f":
+            finite &= np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return [True] * len(starts) if finite.all() else np.logical_and.reduceat(finite, starts).tolist()
