@@ -5,7 +5,7 @@
    `gateway.cache` still holds, where it is configured, is answered here.
 3. `answer_batch` of `gateway.batch`, on the event loop or in a batch thread (`engine.threads`), for all that waited:
    infer, screen the evidence, decide, harden, encode, record. Vectorised. Replies leave when their records are durable.
-   From the event loop a large batch's inference is left to a thread (`Offload`), and the loop takes in the next requests.
+   From the event loop a large batch's inference is left to a thread (`Offload`), and the loop takes in the next ones.
 
 Rules:
 - Every way out raises a refusal of `gateway.errors` or settles the item's future: nothing else tells the outcome.
