@@ -16,13 +16,14 @@ COUNT_MAX = 1_000_000_000
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add `serve`, `units`, `memory`, `edge`, `screens`, `models`, `verify` and `peers` to the parsers of `bench`."""
+    """Add `serve`, `units`, `memory`, `edge`, `screens`, `models`, `audit`, `verify` and `peers` to `bench`."""
     _add_serve(verbs)
     _add_units(verbs)
     _add_memory(verbs)
     _add_edge(verbs)
     _add_screens(verbs)
     _add_models(verbs)
+    _add_audit(verbs)
     _add_verify(verbs)
     _add_peers(verbs)
 
@@ -96,6 +97,27 @@ def _add_models(verbs: Any) -> None:
         "--trusted", type=Path, action="append", metavar="FILE", help="whose signatures count (default: DIR/*.pub)"
     )
     models.add_argument("--json", action="store_true", help="print the report as JSON instead of tables")
+
+
+def _add_audit(verbs: Any) -> None:
+    audit = _verb(
+        verbs, "audit", _run_audit, "the audit log on a real disk: append, verify, start after a crash, restore"
+    )
+    audit.add_argument("--report", type=Path, metavar="FILE", help="write everything measured as JSON")
+    audit.add_argument("--seconds", type=_seconds, default=10.0, help="of appending without payloads (default: 10)")
+    audit.add_argument(
+        "--payloads", type=whole(1, COUNT_MAX), default=50_000, help="appends with 2 KiB each (default: 50000)"
+    )
+    audit.add_argument(
+        "--tail-mib", type=whole(1, 64), default=64, metavar="MIB", help="of log at the crash (default: 64)"
+    )
+    audit.add_argument(
+        "--records", type=whole(1, COUNT_MAX), default=1_000_000, help="to verify and restore (default: 1000000)"
+    )
+    audit.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
+    audit.add_argument(
+        "--workspace", type=Path, metavar="DIR", help="a real disk for the logs, some GiB (default: /var/tmp)"
+    )
 
 
 def _add_verify(verbs: Any) -> None:
@@ -179,6 +201,12 @@ def _run_screens(options: argparse.Namespace) -> int:
 
 def _run_models(options: argparse.Namespace) -> int:
     from gateway.bench.models import run
+
+    return run(options)
+
+
+def _run_audit(options: argparse.Namespace) -> int:
+    from gateway.bench.audit import run
 
     return run(options)
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from gateway.bench import add_verbs, h2load, peers, verify
+from gateway.bench import add_verbs, audit, h2load, peers, verify
 
 needs_h2load = pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
 
@@ -38,6 +38,20 @@ def test_a_log_that_does_not_verify_is_no_measurement(tmp_path, monkeypatch, cap
     options = command_line("verify", "--records", "256", "--workspace", str(tmp_path))
     assert options.run(options) == 1
     assert "tampered" in capsys.readouterr().out
+
+
+def test_the_audit_log_is_timed_with_its_aims_beside(tmp_path, capsys):
+    report = tmp_path / "report.json"
+    little = ["--seconds", "0.3", "--payloads", "100", "--tail-mib", "1", "--records", "700"]
+    options = command_line("audit", *little, "--report", str(report), "--workspace", str(tmp_path))
+    assert options.run(options) == 0
+    written = json.loads(report.read_text())
+    assert written.keys() >= audit.AIMS.keys()
+    assert all(written[name] > 0 for name in audit.AIMS)
+    assert (written["verify_records"], written["crash_start_records"] > 500) == (700, True)
+    shown = capsys.readouterr().out
+    assert all(f"│ {name} " in shown for name in audit.AIMS)
+    assert list(tmp_path.iterdir()) == [report]
 
 
 @needs_h2load

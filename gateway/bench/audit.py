@@ -1,0 +1,241 @@
+"""`stockade bench audit`: what the audit log does on a real disk: append, verify, start after a crash, restore.
+
+Each part uses the real thing: a recorder process with its defaults, appends over its socket, fdatasync before each
+acknowledgement; `stockade audit verify` in a process of its own, whose memory and that of its helpers is sampled.
+
+- `append_*`: records without payloads, 64 in flight one by one, as the reply of each waits for its own.
+- `append_payload_per_s`: the same with 2 KiB sealed beforehand (what sealing costs a worker is `seal_us`).
+- `crash_start_s`: a recorder is killed with 64 MiB of log that no checkpoint covers; from start to accepting.
+- `verify_*`, `restore_1m_s`: a log written beforehand, as large as asked for, its pages still in memory. Restoring is
+  copying it with every check of `audit mirror`, to the disk, and then verifying the copy.
+
+On a machine with other work the CPU times beside them say more. `replay_r1` and `replay_r2` are for replay to measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gateway.bench.audit_load import (
+    Appended,
+    RecorderFailed,
+    append_for,
+    new_signer,
+    recorder,
+    records,
+    sealed_records,
+    settings_in,
+)
+from gateway.bench.machine import machine_facts
+from gateway.bench.procfs import ProcessTree, parse_stat
+from gateway.bench.synthetic_log import write_log
+from gateway.bench.workspace import workspace
+from ops.audit.checkpoint import SignerKey
+from ops.audit.errors import AuditError
+from ops.audit.keys import KeyStore
+from ops.audit.mirror import mirror_log
+
+__all__ = ["AIMS", "run"]
+
+IN_FLIGHT = 64
+PAYLOAD_BYTES = 2048
+SAMPLE_S = 0.05
+MIB = 1 << 20
+
+AIMS: Mapping[str, tuple[str, float]] = {
+    "append_per_s": (">=", 20_000),
+    "append_p99_ms": ("<=", 5),
+    "append_payload_per_s": (">=", 10_000),
+    "verify_per_s": (">=", 400_000),
+    "verify_rss_mib": ("<=", 256),
+    "restore_1m_s": ("<=", 30),
+    "crash_start_s": ("<=", 1),
+}
+
+
+def run(options: argparse.Namespace) -> int:
+    """The verb. Returns 0, or 2 when it could not be measured. Whether an aim was reached stands in the table."""
+    err = Console(stderr=True, highlight=False)
+    report: dict[str, Any] = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    with workspace(options.workspace) as directory:
+        report["machine"] = machine_facts(directory)
+        try:
+            for name, figures in _parts(options, directory):
+                err.print(f"measured {name}")
+                report |= figures
+        except (RecorderFailed, AuditError, subprocess.SubprocessError, OSError) as problem:
+            err.print(f"[red]stockade:[/red] {escape(str(problem))}")
+            return 2
+    if options.report:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        options.report.write_text(json.dumps(report, indent=2) + "\n")
+    if options.json:
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    else:
+        _show(report, Console(highlight=False))
+    return 0
+
+
+def _parts(options: argparse.Namespace, directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    signer = new_signer()
+    yield "append", _append(directory / "append", signer, options.seconds)
+    yield "append with payloads", _append_sealed(directory / "payload", signer, options.payloads)
+    yield "start after a crash", _crash_start(directory / "crash", signer, options.tail_mib * MIB)
+    log = directory / "log"
+    write_log(log, options.records, signer, time.time_ns(), lambda _done: None)
+    yield "verify", _verify(log, signer, options.records)
+    yield "restore", _restore(log, directory / "restored", signer, options.records)
+
+
+def _append(home: Path, signer: SignerKey, seconds: float) -> dict[str, Any]:
+    settings = settings_in(home, signer)
+    with recorder(settings) as process:
+        _timed(settings.socket, signer, seconds / 5)  # the first segment, and every code path once
+        before_s = _cpu_s(process.pid)
+        found = _timed(settings.socket, signer, seconds)
+        spent_s = _cpu_s(process.pid) - before_s
+    return {
+        "append_per_s": round(found.per_s),
+        "append_p50_ms": round(found.quantile_ms(0.5), 2),
+        "append_p99_ms": round(found.quantile_ms(0.99), 2),
+        "append_recorder_cpu_us": round(spent_s * 1e6 / found.count, 1),
+    }
+
+
+def _timed(path: Path, signer: SignerKey, seconds: float) -> Appended:
+    end_s = time.monotonic() + seconds
+    return uvloop.run(append_for(path, records(signer), IN_FLIGHT, lambda _done: time.monotonic() < end_s))
+
+
+def _append_sealed(home: Path, signer: SignerKey, count: int) -> dict[str, Any]:
+    settings = settings_in(home, signer)
+    store = KeyStore(home / "keys.sqlite", os.urandom(32), origin=signer.name)
+    began_s = time.perf_counter()
+    appends = [*sealed_records(signer, store, os.urandom(PAYLOAD_BYTES), count)]
+    sealing_s = time.perf_counter() - began_s
+    store.close()
+    with recorder(settings):
+        found = uvloop.run(append_for(settings.socket, iter(appends), IN_FLIGHT, lambda _done: True))
+    return {
+        "append_payload_per_s": round(found.per_s),
+        "append_payload_p99_ms": round(found.quantile_ms(0.99), 2),
+        "seal_us": round(sealing_s * 1e6 / count, 1),
+    }
+
+
+def _crash_start(home: Path, signer: SignerKey, tail_bytes: int) -> dict[str, Any]:
+    """Kill a recorder before it has published, and start another one on what it left."""
+    settings = settings_in(home, signer, publish_every_ms=60_000, publish_records=65_536)
+    entry, _ = next(records(signer))
+    count = min(tail_bytes // len(entry), settings.publish_records - IN_FLIGHT)
+    with recorder(settings) as process:
+        appends = islice(records(signer), count)
+        uvloop.run(append_for(settings.socket, appends, IN_FLIGHT, lambda _done: True))
+        process.kill()
+        process.wait()
+    began_s = time.perf_counter()
+    with recorder(settings):
+        took_s = time.perf_counter() - began_s
+    return {
+        "crash_start_s": round(took_s, 2),
+        "crash_start_records": count,
+        "crash_start_mib": count * len(entry) // MIB,
+    }
+
+
+def _verify(log: Path, signer: SignerKey, count: int) -> dict[str, Any]:
+    vkey = log.with_name("log.vkey")
+    vkey.write_text(f"{signer.verifier}\n")
+    command = [sys.executable, "-m", "gateway", "audit", "verify", str(log), "--vkey", str(vkey), "--json"]
+    began_s, before_s = time.perf_counter(), _children_s()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with _sampled(process.pid) as peak:
+        said, _ = process.communicate()
+    took_s = time.perf_counter() - began_s
+    if process.returncode != 0:
+        raise RecorderFailed(f"a clean log does not verify: {said.strip()[:500]}")
+    return {
+        "verify_per_s": round(count / took_s),
+        "verify_rss_mib": round(peak() / MIB),
+        "verify_cpu_us": round((_children_s() - before_s) * 1e6 / count, 1),
+        "verify_records": count,
+        "verify_s": round(took_s, 2),
+    }
+
+
+class _sampled:  # noqa: N801 (used as a function)
+    """The most memory that a process and its helpers had at one time: pages they share are counted once."""
+
+    def __init__(self, pid: int) -> None:
+        self._tree = ProcessTree(pid)
+        self._most = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory")
+
+    def _watch(self) -> None:
+        while not self._over.wait(SAMPLE_S):
+            self._most = max(self._most, sum(self._tree.pss_bytes().values()))
+
+    def __enter__(self) -> Callable[[], int]:
+        self._thread.start()
+        return lambda: self._most
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def _restore(log: Path, target: Path, signer: SignerKey, count: int) -> dict[str, Any]:
+    began_s = time.perf_counter()
+    mirrored = mirror_log(log, target, signer.verifier)
+    copied_s = time.perf_counter() - began_s
+    verified = _verify(target, signer, count)
+    took_s = copied_s + verified["verify_s"]
+    return {
+        "restore_1m_s": round(took_s * 1e6 / count, 1),
+        "restore_s": round(took_s, 1),
+        "restore_copy_s": round(copied_s, 1),
+        "restore_files": mirrored.files,
+    }
+
+
+def _children_s() -> float:
+    """CPU seconds of all that this process started and that has ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _cpu_s(pid: int) -> float:
+    return parse_stat(Path(f"/proc/{pid}/stat").read_text()).cpu_us / 1e6
+
+
+def _show(report: Mapping[str, Any], out: Console) -> None:
+    table = Table("figure", "measured", "aim", "")
+    for name, (sign, aim) in AIMS.items():
+        value = report[name]
+        reached = value >= aim if sign == ">=" else value <= aim
+        table.add_row(name, f"{value:,}", f"{sign} {aim:,}", "" if reached else "[yellow]missed[/yellow]")
+    out.print(table)
+    others = {name: value for name, value in report.items() if name not in {*AIMS, "machine", "measured_at"}}
+    for name, value in others.items():
+        out.print(f"{name}: {value:,}")
+    machine = report["machine"]
+    load = machine["load_average_before"]
+    out.print(f"{machine['cores']} cores, {machine['processor']}, {machine['filesystem']}, load average {load}")
