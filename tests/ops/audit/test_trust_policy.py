@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ops.audit.checkpoint import Checkpoint, SignerKey, sign_note
 from ops.audit.cosignature import COSIGN_ED25519, Cosigner
 from ops.audit.errors import QuorumMissing, SignatureInvalid, SignatureMissing, TrustPolicyError
-from ops.audit.trust_policy import parse_trust_policy
+from ops.audit.trust_policy import GROUP_DEPTH_MAX, parse_trust_policy
 
 LOG = SignerKey("log.test/one", bytes(range(32)))
 OTHER = SignerKey("log.test/two", bytes(range(1, 33)))
@@ -107,3 +107,23 @@ def test_any_bytes_are_a_policy_or_refused(data):
     except TrustPolicyError:
         return
     assert policy.quorum == "none"
+
+
+def nested(depth: int) -> bytes:
+    """A policy whose groups stand in each other so deep."""
+    groups = "".join(f"group g{level} all {f'g{level - 1}' if level > 1 else 'a'}\n" for level in range(1, depth + 1))
+    return f"log {LOG.verifier}\nwitness a {W['a'].key}\n{groups}quorum g{depth}\n".encode()
+
+
+def test_groups_are_so_deep_and_no_deeper():
+    assert parse_trust_policy(nested(GROUP_DEPTH_MAX)).open(note("a")).witnesses == ("a",)
+    with pytest.raises(TrustPolicyError, match=f"group g{GROUP_DEPTH_MAX + 1} is {GROUP_DEPTH_MAX + 1} deep"):
+        parse_trust_policy(nested(GROUP_DEPTH_MAX + 1))
+
+
+def test_a_name_that_is_no_utf_8_can_be_printed():
+    policy = parse_trust_policy(
+        b"log %s\nwitness \xff\xfe %s\nquorum \xff\xfe\n" % (str(LOG.verifier).encode(), str(W["a"].key).encode())
+    )
+    assert policy.open(note("a")).witnesses == (r"\xff\xfe",)
+    assert policy.quorum.encode() == rb"\xff\xfe"
