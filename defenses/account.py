@@ -53,11 +53,12 @@ class EProcess:
     def update(self, log_e: Sequence[float]) -> None:
         """Take the natural logarithms of one more e-value a bet, never NaN."""
         self.steps = min(self.steps + 1, STEPS_MAX)
-        begun = log_start_weight(self.steps)
-        self.logs = [
-            min(value + log_add(before, begun), LOG_EVIDENCE_MAX)
-            for before, value in zip(self.logs, log_e, strict=True)
-        ]
+        begun, logs = log_start_weight(self.steps), []
+        for before, value in zip(self.logs, log_e, strict=True):
+            # log_add, written out: this runs for every query
+            held = begun + log1p(exp(before - begun)) if before < begun else before + log1p(exp(begun - before))
+            logs.append(min(value + held, LOG_EVIDENCE_MAX))
+        self.logs = logs
 
     @property
     def log_evidence(self) -> float:
@@ -80,7 +81,7 @@ def log_mean(values: Sequence[float]) -> float:
     high = max(values)
     if high == -inf:
         return -inf
-    return high + log(sum(exp(value - high) for value in values) / len(values))
+    return high + log(sum([exp(value - high) for value in values]) / len(values))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

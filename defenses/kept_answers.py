@@ -34,17 +34,25 @@ class KeptAnswers:
     def pack(self, outputs: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.uint8]:
         """Return uint8 (rows, bytes); EvidenceInvalid for another layout than before, or too many bytes."""
         kept = {name: np.ascontiguousarray(outputs[name]) for name in sorted(self.names & outputs.keys())}
-        layouts = tuple(Layout(name, array.dtype.str, array.shape[1:]) for name, array in kept.items())
-        if any(len(array) != rows or array.dtype.kind not in "fiub" for array in kept.values()):
-            raise EvidenceInvalid("outputs", "no rows of numbers")
+        layouts = tuple([Layout(name, array.dtype.str, array.shape[1:]) for name, array in kept.items()])
+        if not all(len(array) == rows for array in kept.values()):
+            raise EvidenceInvalid("outputs", "not as many rows as inputs")
         if layouts != self.layouts:
-            if self.layouts is not None:
-                raise EvidenceInvalid("outputs", "another shape than before")
-            if (total := sum(layout.nbytes for layout in layouts)) > ANSWER_BYTES_MAX:
-                raise EvidenceInvalid("outputs", f"{total} bytes a row to keep; {ANSWER_BYTES_MAX} at most")
-            self.layouts = layouts
+            self._take(layouts)
         parts = [array.reshape(rows, -1).view(np.uint8) for array in kept.values()]
+        if len(parts) == 1:
+            return parts[0]
         return np.concatenate(parts, axis=1) if parts else np.zeros((rows, 0), np.uint8)
+
+    def _take(self, layouts: tuple[Layout, ...]) -> None:
+        """Remember what answers look like; EvidenceInvalid where that was known already."""
+        if any(np.dtype(layout.dtype).kind not in "fiub" for layout in layouts):
+            raise EvidenceInvalid("outputs", "no rows of numbers")
+        if self.layouts is not None:
+            raise EvidenceInvalid("outputs", "another shape than before")
+        if (total := sum(layout.nbytes for layout in layouts)) > ANSWER_BYTES_MAX:
+            raise EvidenceInvalid("outputs", f"{total} bytes a row to keep; {ANSWER_BYTES_MAX} at most")
+        self.layouts = layouts
 
     def unpack(self, answer: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Return a copy of the outputs of one row, each (1, ...)."""

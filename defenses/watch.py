@@ -20,7 +20,6 @@ Not thread-safe: one for each model version in a process. No IO, no clock.
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -32,7 +31,7 @@ from defenses.calibration import digest_arrays
 from defenses.errors import CalibrationInvalid
 from defenses.evasion import direction, similarity
 from defenses.evasion.direction import Direction, Motion
-from defenses.evasion.similarity import Codes, Fingerprint
+from defenses.evasion.similarity import Codes, Fingerprint, flatten
 from defenses.evasion.window import Window
 from defenses.groups import HOT, LEND, Groups, HotAnchors
 from defenses.kept_answers import KeptAnswers
@@ -86,7 +85,7 @@ class AccountView(NamedTuple):
 
 
 class _Row(NamedTuple):
-    views: Codes  # (views, cells)
+    units: Codes  # (dims,)
     exact: int
     answer: Codes  # (bytes,)
 
@@ -178,33 +177,36 @@ class Watch:
         Raises:
             EvidenceInvalid: an input or a kept output has another shape than before.
         """
-        codes, exact = self.fingerprint.codes(inputs), self.fingerprint.exact(inputs).tolist()
-        rows = len(codes)
+        flat = flatten(inputs)
+        units, exact, rows = self.fingerprint.units(flat), self.fingerprint.exact(flat), len(flat)
         answers = self.kept.pack(outputs, rows)
         names = tuple(self.digests)
         unusual, bets = np.ones((len(names), rows)), np.full((len(names), rows, 2), -1)
         p_values, outcomes = dict(zip(names, unusual, strict=True)), dict(zip(names, bets, strict=True))
-        log_evidence = np.full(rows, -inf)
+        log_evidence: list[float] = []
         anchors: dict[int, Mapping[str, NDArray[Any]]] = {}
         first = starts.tolist()
         for asker, start, end in zip(askers, first, [*first[1:], rows], strict=True):
             account, window = self._account(asker, now_ns), self._window(asker.tenant, answers.shape[1])
-            before = window.nbytes
+            before = window.capacity
             for row in range(start, end):
-                met = self._meet(asker, account, window, _Row(codes[row], exact[row], answers[row]))
+                met = self._meet(asker, account, window, _Row(units[row], exact[row], answers[row]))
                 if met.anchor is not None:
                     anchors[row] = self.kept.unpack(window.answers[met.anchor])
                 if met.outcome is not None:
                     bet = self._bet(asker.principal, account, met.outcome)
-                    outcomes[similarity.NAME][row], p_values[similarity.NAME][row] = bet, self.tails[bet]
+                    outcomes[similarity.NAME][row] = bet
+                    if met.outcome:
+                        p_values[similarity.NAME][row] = self.tails[bet]
                 if met.motion is not None:
                     outcomes[direction.NAME][row] = met.motion
                     p_values[direction.NAME][row] = self.direction.tails[met.motion]
-                log_evidence[row] = self.evidence_of(asker.principal, account)
-            self.windows_bytes += window.nbytes - before
+                log_evidence.append(self.evidence_of(asker.principal, account))
+            if window.capacity != before:
+                self.windows_bytes += window.nbytes - window.nbytes_of(before)
         self._make_room()
         scores = dict(zip(names, -np.log(unusual), strict=True))
-        return Observed(scores, p_values, log_evidence, outcomes, anchors)
+        return Observed(scores, p_values, np.array(log_evidence), outcomes, anchors)
 
     def evidence_of(self, principal: str, account: Account) -> float:
         """Return the evidence against an account: its own, or its group's as far as that is lent."""
@@ -246,21 +248,21 @@ class Watch:
         """Remember a row, and return what it repeats."""
         account.queries += 1
         asked_before = window.note(row.exact)
-        inside = window.inside(row.views, self.fingerprint).tolist()
+        inside = window.inside(row.units, self.fingerprint).tolist()
         own = next((at for at in inside if self._together(window.askers[at], asker.principal)), None)
         if asked_before:
             return _Met(own)
-        outcome, motion = 0, None
+        outcome, motion, code = 0, None, row.units.take(self.fingerprint.chosen[0])
         if inside:
             account.repeats += 1
             at = max(inside, key=window.visits.__getitem__)
-            motion = self._move(account, asker.tenant, window, at, row.views[0])
+            motion = self._move(account, asker.tenant, window, at, code)
             visits = window.repeat(at)
             outcome = 1 + sum(visits >= step for step in VISITS)
             if visits >= HOT:
                 self._join(asker, window, at, visits)
         if own is None:  # close to what somebody else asked: it gets an answer, and an anchor, of its own
-            window.remember(row.views[0], asker.principal, row.answer)
+            window.remember(code, asker.principal, row.answer)
         return _Met(own, outcome, motion)
 
     def _together(self, one: str, other: str) -> bool:

@@ -23,7 +23,7 @@ Pure: no clock, no randomness after construction.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +33,14 @@ from defenses.errors import CalibrationInvalid, EvidenceInvalid
 NAME: Final = "similarity"
 TECHNIQUE: Final = "AML.T0043.001"  # MITRE ATLAS: Craft Adversarial Data, black-box optimization
 CELLS_MAX: Final = 192  # with the rest of a row, 500 rows stay below 128 KiB
+PROBES: Final = 64  # cells that are compared first
 DIMS_MAX: Final = 1_048_576
 SHIFT: Final = 2  # pixels each way
 MARGIN: Final = SHIFT + 1  # pixels at the border that are no cells, so that nothing looks beyond it
 SIDE_MIN: Final = 2 * MARGIN + 1
 SHIFTS: Final = ((0, 0), *((y, x) for y in range(-2, 3) for x in range(-2, 3) if y or x))
+
+HALF: Final = np.array(0.5, np.float32)
 
 Codes = NDArray[np.uint8]
 
@@ -51,6 +54,9 @@ class Fingerprint:
     per_unit: NDArray[np.float32] = field(repr=False)  # (dims,): units of the code in one of the input
     picture: tuple[int, int] | None  # height and width, where the input is one
     chosen: NDArray[np.intp] = field(repr=False)  # (views, cells): where in a row, secret
+    chosen_probes: NDArray[np.intp] = field(repr=False)  # (views, probes): the first of them
+    alone: "OneRow" = field(repr=False)
+    near: "tuple[Near, Near, Near]" = field(repr=False)  # to a code, by either tolerance; the third by the greater
     tolerances: tuple[int, int]
     allowed: tuple[int, int]
     key: bytes = field(repr=False)
@@ -80,43 +86,51 @@ class Fingerprint:
         high, per_unit = low + step * np.float32(255), np.float32(1) / step
         if not (np.isfinite(high) & np.isfinite(per_unit)).all():
             raise CalibrationInvalid(f"{NAME}.step", "too large or too small")
+        near = Near.of(tolerances[0]), Near.of(tolerances[1]), Near.of(max(tolerances))
         balls = (tolerances[0], tolerances[1]), (allowed[0], allowed[1])
-        return cls(low, high, per_unit, picture, chosen, *balls, key)
+        probes = np.ascontiguousarray(chosen[:, :PROBES])
+        return cls(low, high, per_unit, picture, chosen, probes, OneRow(low.size, width), near, *balls, key)
 
     @property
     def cells(self) -> int:
         return int(self.chosen.shape[1])
 
-    def codes(self, inputs: Mapping[str, NDArray[Any]]) -> Codes:
-        """Return the codes of the rows; EvidenceInvalid where they have another size than was calibrated."""
-        flat = flatten(inputs)
+    def units(self, flat: NDArray[Any]) -> Codes:
+        """Return what codes of rows are taken from, `flatten`ed: uint8 (rows, dims), good until the next call.
+
+        EvidenceInvalid where rows have another size than was calibrated.
+        """
         if flat.shape[1] != self.low.size:
             raise EvidenceInvalid("inputs", f"{flat.shape[1]} elements a row; {self.low.size} wanted")
+        if len(flat) == 1:
+            return self.alone.units(flat, self.low, self.high, self.per_unit)
         # What is no number becomes an edge: never an error, never a way out of a ball. fmax passes over NaN.
         inside = np.fmin(np.fmax(flat.astype(np.float32, copy=False), self.low), self.high)
         units = ((inside - self.low) * self.per_unit + np.float32(0.5)).astype(np.uint8)
-        if self.picture is not None:
-            units = medians(units, self.picture[1])
-        codes: Codes = units[:, self.chosen]
-        return codes
+        return units if self.picture is None else medians(units, self.picture[1])
+
+    def views(self, units: Codes) -> Codes:
+        """Return the codes of rows, units (..., dims): (..., views, cells)."""
+        return units.take(self.chosen, axis=-1)
+
+    def codes(self, inputs: Mapping[str, NDArray[Any]]) -> Codes:
+        """Return the codes of the rows; EvidenceInvalid where they have another size than was calibrated."""
+        return self.views(self.units(flatten(inputs)))
 
     def others(self, views: Codes) -> Codes:
         """Return what is compared by the second tolerance: an image's moved views; of numbers, the row itself."""
         return views[1:] if self.picture is not None else views
 
-    def exact(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint64]:
+    def exact(self, flat: NDArray[Any]) -> list[int]:
         """Return a keyed 64-bit hash of each whole row, never 0."""
-        flat = np.ascontiguousarray(flatten(inputs))
-        digests = [blake2b(row, digest_size=8, key=self.key).digest() for row in flat]
-        hashes = np.frombuffer(b"".join(digests), np.uint64).copy()
-        hashes[hashes == 0] = 1
-        return hashes
+        rows = flat if flat.flags.c_contiguous else np.ascontiguousarray(flat)
+        return [int.from_bytes(blake2b(row, digest_size=8, key=self.key).digest(), "little") or 1 for row in rows]
 
 
 def flatten(inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """Return all inputs of a row side by side, (rows, dims), in the order of their names."""
-    parts = [array.reshape(len(array), -1) for _, array in sorted(inputs.items())]
-    if not parts or any(part.dtype.kind not in "fiu" for part in parts):
+    parts = [inputs[name].reshape(len(inputs[name]), -1) for name in sorted(inputs)]
+    if not parts or not all(part.dtype.kind in "fiu" for part in parts):
         raise EvidenceInvalid("inputs", "no numbers")
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
@@ -124,28 +138,100 @@ def flatten(inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
 def medians(units: Codes, width: int) -> Codes:
     """Return the median of each 3 x 3 neighbourhood, uint8 (rows, dims) as given; at the border some other number.
 
-    Runs over the whole batch as one line, which is why the border is no neighbourhood. Sorts each column of three, then
-    takes the median of (greatest least, middle middle, least greatest): exact, in 18 passes.
+    Runs over the whole batch as one line, which is why the border is no neighbourhood.
     """
     line = np.ascontiguousarray(units).reshape(-1)
     result = line.copy()
-    if line.size <= 2 * width + 2:
-        return units
-    above, here, below = line[: -2 * width], line[width:-width], line[2 * width :]
-    least, greatest = np.minimum(above, here), np.maximum(above, here)
-    middle = np.maximum(least, np.minimum(greatest, below))
-    np.minimum(least, below, out=least)
-    np.maximum(greatest, below, out=greatest)
-    lows = np.maximum(np.maximum(least[:-2], least[1:-1]), least[2:])
-    highs = np.minimum(np.minimum(greatest[:-2], greatest[1:-1]), greatest[2:])
-    result[width + 1 : -width - 1] = _middle(lows, _middle(middle[:-2], middle[1:-1], middle[2:]), highs)
+    for step, one, other, out in median_steps(line, result, width):
+        step(one, other, out=out)
     return result.reshape(units.shape)
 
 
-def _middle(one: Codes, two: Codes, three: Codes) -> Codes:
-    least, greatest = np.minimum(one, two), np.maximum(one, two)
-    found: Codes = np.maximum(least, np.minimum(greatest, three))
-    return found
+Step = tuple[np.ufunc, Codes, Codes, Codes]
+
+
+def median_steps(line: Codes, result: Codes, width: int) -> list[Step]:
+    """Return the 18 passes that write the medians of a line into another: each a function, two arrays, and where to.
+
+    Sorts each column of three, then takes the median of (greatest least, middle middle, least greatest): exact.
+    """
+    if line.size <= 2 * width + 2:
+        return []
+    above, here, below = line[: -2 * width], line[width:-width], line[2 * width :]
+    least, greatest, middle = np.empty_like(here), np.empty_like(here), np.empty_like(here)
+    inner, lows, highs, spare = (np.empty_like(here[2:]) for _ in range(4))
+    return [
+        (np.minimum, above, here, least),
+        (np.maximum, above, here, greatest),
+        (np.minimum, greatest, below, middle),
+        (np.maximum, least, middle, middle),
+        (np.minimum, least, below, least),
+        (np.maximum, greatest, below, greatest),
+        (np.maximum, least[:-2], least[1:-1], lows),
+        (np.maximum, lows, least[2:], lows),
+        (np.minimum, greatest[:-2], greatest[1:-1], highs),
+        (np.minimum, highs, greatest[2:], highs),
+        *_middle(middle[:-2], middle[1:-1], middle[2:], spare, inner),
+        *_middle(lows, inner, highs, spare, result[width + 1 : -width - 1]),
+    ]
+
+
+def _middle(one: Codes, two: Codes, three: Codes, spare: Codes, out: Codes) -> list[Step]:
+    return [
+        (np.minimum, one, two, spare),
+        (np.maximum, one, two, out),
+        (np.minimum, out, three, out),
+        (np.maximum, spare, out, out),
+    ]
+
+
+class Near(NamedTuple):
+    """Which codes are near a code: those from `low` to `high`. Tables, uint8 (256,), since a look costs one call.
+
+    What lies below `low` is greater than any span once `low` was taken off: uint8 wraps round.
+    """
+
+    low: Codes
+    high: Codes
+    span: Codes
+
+    @classmethod
+    def of(cls, tolerance: int) -> "Near":
+        codes = np.arange(256)
+        low, high = (
+            np.maximum(codes - tolerance, 0).astype(np.uint8),
+            np.minimum(codes + tolerance, 255).astype(np.uint8),
+        )
+        return cls(low, high, high - low)
+
+
+class OneRow:
+    """What `Fingerprint.units` does, for a row alone, in arrays that are made once: there it is the calls that cost."""
+
+    __slots__ = ("_given", "_numbers", "_steps", "_units")
+
+    def __init__(self, dims: int, width: int) -> None:
+        """`width` of the picture, 0 where there is none."""
+        self._numbers = np.empty(dims, np.float32)
+        self._units = np.zeros((1, dims), np.uint8)
+        self._given = np.empty(dims, np.uint8) if width else self._units[0]
+        self._steps = median_steps(self._given, self._units[0], width) if width else []
+
+    def units(
+        self, row: NDArray[Any], low: NDArray[np.float32], high: NDArray[np.float32], per_unit: NDArray[np.float32]
+    ) -> Codes:
+        """Return uint8 (1, dims) of one row, (1, dims); the next call overwrites it."""
+        numbers = self._numbers
+        np.copyto(numbers, row[0], casting="unsafe")
+        np.fmax(numbers, low, out=numbers)
+        np.fmin(numbers, high, out=numbers)
+        np.subtract(numbers, low, out=numbers)
+        np.multiply(numbers, per_unit, out=numbers)
+        np.add(numbers, HALF, out=numbers)
+        np.copyto(self._given, numbers, casting="unsafe")
+        for step, one, other, out in self._steps:
+            step(one, other, out=out)
+        return self._units
 
 
 def choose_cells(weight: NDArray[np.float32], picture: tuple[int, int] | None, key: bytes) -> NDArray[np.intp]:

@@ -12,12 +12,12 @@ Not thread-safe; no clock: time is the number of queries. Chance follows from a 
 """
 
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.evasion.similarity import Codes, Fingerprint
+from defenses.evasion.similarity import PROBES, Codes, Fingerprint
 
 ANCHORS_MAX: Final = 500
 ANCHORS_FIRST: Final = 4  # a window begins small: who asks once costs little
@@ -25,10 +25,10 @@ VISITS_MAX: Final = 255
 LOYALTY: Final = 2_000
 FADE: Final = 128
 CANDIDATES: Final = 12  # anchors that are compared by the second tolerance: those nearest by the first
-PROBES: Final = 32  # cells that are compared first
 REFERENCE_BYTES: Final = 8
 OBJECT_BYTES: Final = 1_024  # of a window, beside what its arrays hold: measured with 75,000 of them
-WORD: Final = 2**64 - 1
+WORD_BITS: Final = 64
+WORD: Final = 2**WORD_BITS - 1
 
 
 @dataclass(slots=True, eq=False)
@@ -63,40 +63,75 @@ class Window:
         return len(self.askers)
 
     @property
+    def capacity(self) -> int:
+        return len(self.visits)
+
+    @property
     def nbytes(self) -> int:
+        return self.nbytes_of(self.capacity)
+
+    def nbytes_of(self, capacity: int) -> int:
+        """Return the bytes of a window of this one's kind with so many places."""
         held = (self.codes, self.answers, self.visits, self.met, self.seen)
-        return OBJECT_BYTES + sum(array.nbytes for array in held) + REFERENCE_BYTES * len(self.visits)
+        each = REFERENCE_BYTES + sum(array.nbytes // self.capacity for array in held)
+        return OBJECT_BYTES + capacity * each
 
     def note(self, exact: int) -> bool:
         """Count a query and remember its exact hash; True where it is among the last already."""
         self.queries += 1
-        if (self.seen == exact).any():
+        if np.count_nonzero(self.seen == np.uint64(exact)):
             return True
         self.seen[self.newest] = exact
         self.newest = (self.newest + 1) % len(self.seen)
         return False
 
-    def inside(self, views: Codes, fingerprint: Fingerprint) -> NDArray[np.intp]:
-        """Return the anchors in whose balls a query lies, uint8 (views, cells): mostly none, or one."""
-        if not self.size:
-            return np.zeros(0, np.intp)
-        apart = differing(self.codes[:, : self.size], views[0][:, None], fingerprint.tolerances[0])
-        found = np.flatnonzero(apart <= fingerprint.allowed[0])
-        return found if found.size else self._inside_other(fingerprint.others(views), apart, fingerprint)
+    def inside(self, units: Codes, fingerprint: Fingerprint) -> NDArray[np.intp]:
+        """Return the anchors in whose balls a query lies, `Fingerprint.units` of it, (dims,): mostly none, or one.
 
-    def _inside_other(self, moved: Codes, apart: NDArray[np.uint8], fingerprint: Fingerprint) -> NDArray[np.intp]:
-        """Return the anchors that another view meets: few cells of few anchors first, all cells of what is left."""
+        That is those whose own cells are near; if there are none, those that another view meets, of the CANDIDATES
+        nearest. Most anchors are passed over by the probes: no view of the query comes near enough in them.
+        """
+        held, (by_first, _, by_either) = self.codes[:PROBES, : self.size], fingerprint.near
+        views = units.take(fingerprint.chosen_probes)
+        least: Any = np.minimum.reduce(views, axis=0)  # of one cell among all views
+        greatest: Any = np.maximum.reduce(views, axis=0)
+        low: Codes = by_either.low.take(least)
+        span: Codes = by_either.high.take(greatest) - low
+        gaps = held - low[:, None]
+        outside: NDArray[np.uint8] = np.add.reduce((gaps > span[:, None]).view(np.uint8), axis=0, dtype=np.uint8)
+        left = (outside <= max(fingerprint.allowed)).nonzero()[0]
+        if not left.size:
+            return left
+        probes = held.take(left, axis=1).T.copy()
+        apart = outside_last(probes - by_first.low.take(views[0]), by_first.span.take(views[0]))
+        found = left[apart <= fingerprint.allowed[0]]
+        if found.size:
+            found = found[self._apart(found, units, fingerprint) <= fingerprint.allowed[0]]
+            if found.size:
+                return found
+        reached = outside[left] <= fingerprint.allowed[1]
+        return self._inside_other(units, views, left[reached], probes[reached], fingerprint)
+
+    def _inside_other(
+        self, units: Codes, views: Codes, left: NDArray[np.intp], probes: Codes, fingerprint: Fingerprint
+    ) -> NDArray[np.intp]:
+        """Return which of the anchors `left` another view meets; `probes` of them, (anchors, probes)."""
         tolerance, allowed = fingerprint.tolerances[1], fingerprint.allowed[1]
-        near = apart.argpartition(CANDIDATES)[:CANDIDATES] if apart.size > CANDIDATES else np.arange(apart.size)
-        probes = self.codes[:PROBES, near].T[:, None]  # (anchors, 1, probes)
-        wanted = moved[None, :, :PROBES]
-        gaps = np.maximum(probes, wanted)
-        gaps -= np.minimum(probes, wanted)
-        anchors, views = np.nonzero(np.add.reduce((gaps > tolerance).view(np.uint8), axis=2, dtype=np.uint8) <= allowed)
+        moved, near = fingerprint.others(views), fingerprint.near[1]
+        apart = outside_last(probes[:, None] - near.low.take(moved), near.span.take(moved))
+        anchors, at = (apart <= allowed).nonzero()
         if not anchors.size:
-            return np.zeros(0, np.intp)
-        left = near[anchors]
-        return np.unique(left[differing(self.codes[:, left], moved[views].T, tolerance) <= allowed])
+            return anchors
+        left, others = left[anchors], fingerprint.others(fingerprint.views(units))
+        met = left[differing(self.codes[:, left], others[at].T, tolerance) <= allowed]
+        if not met.size:
+            return met
+        return np.intersect1d(met, nearest(self._apart(slice(self.size), units, fingerprint)))
+
+    def _apart(self, anchors: NDArray[np.intp] | slice, units: Codes, fingerprint: Fingerprint) -> NDArray[np.uint8]:
+        """Return in how many cells anchors differ from a query by the first tolerance."""
+        code = units.take(fingerprint.chosen[0])
+        return differing(self.codes[:, anchors], code[:, None], fingerprint.tolerances[0])
 
     def repeat(self, at: int) -> int:
         """Count a repeat of an anchor; return how many there were before, faded."""
@@ -149,6 +184,22 @@ def mixed(number: int) -> int:
     number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & WORD
     number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & WORD
     return number ^ (number >> 31)
+
+
+def nearest(apart: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Return the CANDIDATES anchors that are nearest by what `differing` counts, in no order."""
+    return apart.argpartition(CANDIDATES)[:CANDIDATES] if apart.size > CANDIDATES else np.arange(apart.size)
+
+
+def outside_last(gaps: Codes, span: Codes) -> NDArray[np.uint8]:
+    """Return how many of the last axis, 255 at most, are greater than their span."""
+    outside = gaps > span
+    counts: NDArray[np.uint8]
+    if outside.shape[-1] == WORD_BITS:  # a sum along a short axis costs a call for each
+        counts = np.bitwise_count(np.packbits(outside).view(np.uint64)).reshape(outside.shape[:-1])
+    else:
+        counts = np.add.reduce(outside.view(np.uint8), axis=-1, dtype=np.uint8)
+    return counts
 
 
 def differing(codes: Codes, wanted: Codes, tolerance: int) -> NDArray[np.uint8]:
