@@ -125,7 +125,9 @@ class SegmentStore:
             done = [number for number, end in self._ends.items() if end <= published_size and number != newest]
             for number in sorted(done):
                 path = self._directory / f"{number:012d}.seg"
-                if self._spare.exists() or path.stat().st_size != self._bytes:
+                if not path.exists():
+                    pass  # an earlier turn came so far and found no room
+                elif self._spare.exists() or path.stat().st_size != self._bytes:
                     path.unlink()
                 else:
                     path.rename(self._spare)

@@ -24,12 +24,20 @@ from tests.faults.oracle import Oracle
 from tests.faults.recorder_process import settings_in
 from tests.faults.simulated_disk import SHORT, LockRow, PowerCut, SimulatedDisk
 from tests.ops.audit.open_log import OpenLog
-from tests.ops.audit.samples import captured, small
+from tests.ops.audit.samples import captured, number_id, small
 
 SEEDS = effort(150, 10_000)
 IN_MEMORY = Path("/dev/shm")
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, SHORT, SHORT)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+_BEFORE, _, _AFTER = small(0).partition(number_id(0).encode())
+
+
+def refusal(number: int) -> bytes:
+    """An entry of its own, cheaply."""
+    return b"%b%032x%b" % (_BEFORE, number, _AFTER)
 
 
 class Inline:
@@ -115,7 +123,7 @@ class Life:
 
     def _append(self, log: OpenLog) -> None:
         count = self.random.choice((1, 1, 2, 7, 60))
-        entries = [small(self.number + each) for each in range(count)]
+        entries = [refusal(self.number + each) for each in range(count)]
         blobs = []
         if self.random.random() < 0.3:
             blobs = [self.random.randbytes(self.random.choice((30, 600, 20_000)))]

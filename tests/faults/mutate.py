@@ -1,0 +1,224 @@
+"""Remove what keeps the promises, one thing at a time: the fault tests must turn red, or they are void.
+
+    python -m tests.faults.mutate [NAME ...]
+
+Each mutant is a copy of `ops` and of the tests in a directory of its own, with one piece of text replaced by another.
+The tests that should notice run there, and one of them has to fail. Exit code 1 when a mutant survived.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("ops", "tests", "pyproject.toml", "Makefile")
+LIMIT_S = 900
+SIMULATION = "tests/faults/test_simulation.py"
+ORDER = "tests/faults/test_sync_order.py"
+ERRORS = "tests/faults/test_sync_errors.py"
+TAMPERING = "tests/faults/test_tampering.py"
+PUBLISHER = "tests/ops/audit/test_publisher.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """`old` stands exactly once in `file`. `tests` are those that have to notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    Mutant(
+        "no fdatasync of a group",
+        "ops/audit/segment_store.py",
+        "            os.fdatasync(self._descriptor)\n",
+        "",
+        (SIMULATION,),
+    ),
+    Mutant(
+        "a failed fdatasync is tried again",
+        "ops/audit/segment_store.py",
+        "            os.fdatasync(self._descriptor)\n",
+        "            try:\n                os.fdatasync(self._descriptor)\n"
+        "            except OSError:\n                os.fdatasync(self._descriptor)\n",
+        (SIMULATION, ERRORS),
+    ),
+    Mutant(
+        "no sync of a new segment's name",
+        "ops/audit/segment_store.py",
+        "                    self._spare.rename(path)\n                    sync_directory(self._directory)\n",
+        "                    self._spare.rename(path)\n",
+        (SIMULATION,),
+    ),
+    Mutant(
+        "segments are retired in no durable order",
+        "ops/audit/segment_store.py",
+        "                sync_directory(self._directory)\n                del self._ends[number]\n",
+        "                del self._ends[number]\n",
+        (SIMULATION,),
+    ),
+    Mutant(
+        "segments are retired before they are public",
+        "ops/audit/segment_store.py",
+        "if end <= published_size and number != newest",
+        "if number != newest",
+        (SIMULATION,),
+    ),
+    Mutant(
+        "no sync of small files",
+        "ops/audit/durable.py",
+        "            view = view[os.write(descriptor, view) :]\n        os.fsync(descriptor)\n",
+        "            view = view[os.write(descriptor, view) :]\n",
+        (SIMULATION,),
+    ),
+    Mutant(
+        "short writes are taken for whole ones",
+        "ops/audit/durable.py",
+        "        while views:\n            written = os.pwritev(descriptor, views, offset)\n",
+        "        if views:\n            written = os.pwritev(descriptor, views, offset)\n",
+        (SIMULATION,),
+    ),
+    Mutant(
+        "no sync of the directories of tiles",
+        "ops/audit/publisher.py",
+        "        list(self._pool.map(sync_directory, touched | {each.parent for each in fresh}))\n",
+        "",
+        (SIMULATION, ORDER),
+    ),
+    Mutant(
+        "no sync of the directories above those of tiles",
+        "ops/audit/publisher.py",
+        "touched | {each.parent for each in fresh}",
+        "touched",
+        (SIMULATION,),
+    ),
+    Mutant(
+        "no sync of the public checkpoint's name",
+        "ops/audit/publisher.py",
+        '        staged.rename(self._directory / "checkpoint")\n        sync_directory(self._directory)\n',
+        '        staged.rename(self._directory / "checkpoint")\n',
+        (SIMULATION, ORDER),
+    ),
+    Mutant(
+        "the checkpoint is revealed before the lock holds it",
+        "ops/audit/publisher.py",
+        "        self._lock.swap(current, note)\n"
+        "        # Commit point: this is the log's checkpoint now, whatever happens.\n"
+        "        self._ours = {note}\n        self._reveal(published, size, note)\n",
+        "        self._reveal(published, size, note)\n"
+        "        self._lock.swap(current, note)\n        self._ours = {note}\n",
+        (SIMULATION, ORDER),
+    ),
+    Mutant(
+        "no compare in the compare-and-swap",
+        "ops/audit/lock.py",
+        'statement = "UPDATE checkpoint SET note = ? WHERE origin = ? AND note = ?"',
+        'statement = "UPDATE checkpoint SET note = ? WHERE origin = ? AND note IS NOT ?"',
+        (PUBLISHER,),
+    ),
+    Mutant(
+        "the signer demands no proof",
+        "ops/audit/signer.py",
+        "            verify_consistency(last.size, size, proof, last.root, root)\n",
+        "            proof = list(proof)\n",
+        (PUBLISHER,),
+    ),
+    Mutant(
+        "a start builds on what may be in memory alone",
+        "ops/audit/recorder_main.py",
+        "    for path in segments:\n        sync_file(path)\n",
+        "",
+        (SIMULATION,),
+    ),
+    Mutant(
+        "frames are taken without their checksum",
+        "ops/audit/segments.py",
+        "    if crc32c(payload, crc32c(_SEED.pack(number, offset, kind, length))) != crc:\n        return None\n",
+        "",
+        (SIMULATION,),
+    ),
+    Mutant(
+        "acknowledged before committed",
+        "ops/audit/recorder.py",
+        "        group, answers = self._next_group()\n",
+        "        group, answers = self._next_group()\n        for worker, answer in answers:\n"
+        "            self._workers.send(worker, answer)\n        answers = []\n",
+        (ORDER,),
+    ),
+    Mutant(
+        "the verifier does not compare the root",
+        "ops/audit/verify_tree.py",
+        "    if by_entries not in (None, checkpoint.root):\n",
+        "    if by_entries is None:\n",
+        (TAMPERING,),
+    ),
+    Mutant(
+        "the verifier forgets what was remembered",
+        "ops/audit/verify.py",
+        "    elif root != seen.root:\n",
+        "    elif root is seen.root:\n",
+        (TAMPERING,),
+    ),
+    Mutant(
+        "the verifier takes any signature",
+        "ops/audit/checkpoint.py",
+        "        if (name, identity) in seen or not key.verify(text.encode(), signature):\n",
+        "        if (name, identity) in seen:\n",
+        (TAMPERING,),
+    ),
+)
+QUICK = ("no fdatasync of a group", "no sync of a new segment's name", "no compare in the compare-and-swap")
+
+
+def noticed(mutant: Mutant, home: Path, *options: str) -> str:
+    """Make the mutant below `home` and run its tests there. The one that failed, empty when none did."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, home / name, ignore=shutil.ignore_patterns("__pycache__", "vectors", "e2e"))
+        else:
+            shutil.copy2(source, home / name)
+    path = home / mutant.file
+    text = path.read_text()
+    if text.count(mutant.old) != 1:
+        raise SystemExit(f"{mutant.name}: its text stands {text.count(mutant.old)} times in {mutant.file}")
+    path.write_text(text.replace(mutant.old, mutant.new))
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options, *mutant.tests]
+    # The package that is installed must not be found before the copy.
+    environment = {**os.environ, "PYTHONPATH": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        command, cwd=home, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT_S
+    )
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{mutant.name}: the tests did not run\n{done.stdout}{done.stderr}")
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    return failed[0].removeprefix("FAILED ") if failed else ""
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(names: list[str]) -> int:
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    survived = 0
+    for mutant in chosen:
+        with TemporaryDirectory() as home:
+            by = noticed(mutant, Path(home))
+        survived += not by
+        say(f"{mutant.name}: {f'noticed by {by[:160]}' if by else 'SURVIVED'}")
+    say(f"{len(chosen)} mutants, {survived} survived")
+    return 1 if survived or not chosen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
