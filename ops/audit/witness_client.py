@@ -7,6 +7,7 @@ under the key that the policy has for it. One that lies, stalls or has lost its 
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from http import HTTPStatus
 from http.client import HTTPException
 from threading import Thread
@@ -119,11 +120,31 @@ def cosignature(
     raise WitnessRefused(witness.name, "it names another size each time it is asked")
 
 
+def newest_cosigned(witness: TrustedWitness, origin: str, *, timeout_s: float = TIMEOUT_S) -> bytes:
+    """The newest checkpoint of a log that a witness has cosigned, as it says: a note, which the caller opens.
+
+    Raises:
+        WitnessSilent: it cannot be reached, or answers too late.
+        WitnessRefused: it has cosigned nothing of this log.
+    """
+    path = f"{sha256(origin.encode()).hexdigest()}/checkpoint"
+    status, body = _asked(witness, path, None, timeout_s)
+    if status != HTTPStatus.OK:
+        raise WitnessRefused(witness.name, f"HTTP {status}: {_quoted(body)}")
+    return body
+
+
 def _post(witness: TrustedWitness, body: bytes, timeout_s: float) -> tuple[int, bytes]:
-    url = f"{witness.url.rstrip('/')}/add-checkpoint"
+    return _asked(witness, "add-checkpoint", body, timeout_s)
+
+
+def _asked(witness: TrustedWitness, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
+    """POST a body, or GET where there is none."""
+    url = f"{witness.url.rstrip('/')}/{path}"
     if not url.startswith(("http://", "https://")):
         raise WitnessSilent(witness.name, f"its URL is neither http nor https: {witness.url}")
-    request = Request(url, data=body, headers={"Content-Type": "text/plain; charset=utf-8"}, method="POST")  # noqa: S310  the schemes are those above
+    headers = {"Content-Type": "text/plain; charset=utf-8"} if body is not None else {}
+    request = Request(url, data=body, headers=headers, method="GET" if body is None else "POST")  # noqa: S310  the schemes are those above
     try:
         try:
             reply = build_opener(_NoRedirects).open(request, timeout=timeout_s)

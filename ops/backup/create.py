@@ -111,6 +111,7 @@ def create_backup(
     now_ns: int,
     random_bytes: Callable[[int], bytes],
     build: str,
+    whole: bool = False,
     progress: Progress | None = None,
 ) -> Created:
     """Back up everything of a plan. The gateway may be running.
@@ -121,6 +122,8 @@ def create_backup(
         now_ns: Unix time; also decides which key databases of the past have to go.
         random_bytes: source of the backup's id.
         build: of this program.
+        whole: take no full tile over from an earlier backup; every chunk is compared, and written anew where it is
+            damaged.
         progress: called with (path, bytes) after each file.
 
     Raises:
@@ -142,7 +145,7 @@ def create_backup(
                 except FileNotFoundError:
                     if source.kind == "file":
                         raise
-        log = _put_log(writer, plan.log) if plan.log is not None else None
+        log = _put_log(writer, plan.log, whole=whole) if plan.log is not None else None
         index = encode_index(writer.files.values())
         chunks = [repository.put(index[at : at + CHUNK_BYTES_MAX])[0] for at in range(0, len(index), CHUNK_BYTES_MAX)]
         done.files, done.bytes = len(writer.files), sum(each.bytes for each in writer.files.values())
@@ -162,7 +165,7 @@ def create_backup(
     return done
 
 
-def _put_log(writer: _Writer, log: LogSource) -> BackedLog | None:
+def _put_log(writer: _Writer, log: LogSource, *, whole: bool) -> BackedLog | None:
     """The log at its newest checkpoint; None when it has none yet."""
     for _ in range(ATTEMPTS):
         try:
@@ -176,7 +179,7 @@ def _put_log(writer: _Writer, log: LogSource) -> BackedLog | None:
         before = _stored_before(writer.repository, log, checkpoint)
         try:
             edge = list(edge_files(log.path, checkpoint))
-            _put_full_tiles(writer, log, checkpoint, before)
+            _put_full_tiles(writer, log, checkpoint, {} if whole else before)
         except LogMoved:
             continue
         for path, data in (*edge, ("checkpoint", note)):

@@ -38,7 +38,7 @@ _PART = re.compile(r"[^/\x00-\x1f\x7f\\]+")
 Kind = Literal["file", "sqlite", "log", "keys"]
 Name = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Identity = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
-Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class StoredFile(Struct, frozen=True, forbid_unknown_fields=True):

@@ -38,8 +38,12 @@ class Restored:
     keys_expired: list[str] = field(default_factory=list)
 
 
-def restore_backup(repository: Repository, name: str, target: Path, *, progress: Progress | None = None) -> Restored:
+def restore_backup(
+    repository: Repository, name: str, target: Path, *, now_ns: int, progress: Progress | None = None
+) -> Restored:
     """Put a backup into `target`, a directory that does not exist yet or is empty.
+
+    A key database whose seven days are over is not put back; what it was the key to is erased.
 
     Raises:
         RestoreRefused: the target holds something, or the backup names a path that leads out of it.
@@ -62,7 +66,7 @@ def restore_backup(repository: Repository, name: str, target: Path, *, progress:
         if stray.is_symlink() or (stray.is_file() and stray.relative_to(draft).as_posix() not in wanted):
             stray.unlink()
     for number, stored in enumerate(files, 1):
-        if keys_expired(repository, stored, manifest):
+        if keys_expired(repository, stored, manifest, now_ns):
             done.keys_expired.append(stored.path)
         elif _is_there(draft / stored.path, stored):
             done.kept += 1

@@ -58,12 +58,13 @@ def content(repository: Repository, stored: StoredFile, manifest: Manifest) -> I
         raise BackupDamaged([f"{stored.path}: its chunks are not the file that was stored"])
 
 
-def keys_expired(repository: Repository, stored: StoredFile, manifest: Manifest) -> bool:
-    """Whether this is a key database that was removed when its time had come."""
-    return stored.kind == "keys" and not (repository.path / "keys" / manifest.id).exists()
+def keys_expired(repository: Repository, stored: StoredFile, manifest: Manifest, now_ns: int) -> bool:
+    """Whether this is a key database whose time is over, whether it was removed by now or not."""
+    over = now_ns >= manifest.keys_until_ns or not (repository.path / "keys" / manifest.id).exists()
+    return stored.kind == "keys" and over
 
 
-def verify_backup(repository: Repository, name: str, *, progress: Progress | None = None) -> Verified:
+def verify_backup(repository: Repository, name: str, *, now_ns: int, progress: Progress | None = None) -> Verified:
     """Read one backup back. `progress` is called with (files done, files in all).
 
     Raises:
@@ -74,7 +75,7 @@ def verify_backup(repository: Repository, name: str, *, progress: Progress | Non
     files = repository.files(manifest)
     found = Verified(name)
     for number, stored in enumerate(files, 1):
-        if keys_expired(repository, stored, manifest):
+        if keys_expired(repository, stored, manifest, now_ns):
             found.keys_expired = True
         else:
             _check_file(repository, stored, manifest, found)

@@ -1,0 +1,184 @@
+"""`stockade audit restore` for people: which checkpoint, from which sources, and what may come after it.
+
+The work is `ops.audit.restore`'s and `ops.audit.succession`'s. Below `--out` there are then `log/`, `recorder/` (the
+recorder's state, or the seal) and `log.signed` (the signer's memory), and with `--next` also `next/log/` and
+`next/recorder/` of the log that follows.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from gateway.cli.verify import bar, fail, read_key
+from gateway.config.document import unusable
+from ops.audit.checkpoint import open_checkpoint, parse_skey, parse_vkey
+from ops.audit.errors import (
+    AuditError,
+    HistoriesDiffer,
+    NothingToRestore,
+    RestoreIncomplete,
+    SuccessionRefused,
+    WitnessError,
+)
+from ops.audit.restore import Restoration, Target, restore_log
+from ops.audit.succession import begin_next, go_on, seal
+from ops.audit.trust_policy import TrustPolicy, read_trust_policy
+from ops.audit.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
+from ops.audit.witness_client import newest_cosigned
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ops.audit.checkpoint import VerifierKey
+
+SHOWN_MAX = 20
+
+
+def run(options: argparse.Namespace) -> int:
+    """Restore and report; returns the exit code."""
+    try:
+        policy = read_trust_policy(options.policy) if options.policy else TrustPolicy()
+        vkey = key_of(options.vkey, policy)
+        notes = [(str(file), file.read_bytes()) for file in options.seen] + ask(policy, vkey, options.timeout)
+        target, known = target_of(options.target, vkey)
+        with bar(Console(stderr=True), "restoring") as advance:
+            done = restore_log(
+                options.sources, options.out / "log", vkey, notes=notes + known, target=target, progress=advance
+            )
+        report = verify_log(options.out / "log", [str(vkey)])
+        if report.exit_code not in {OK, INCOMPLETE if done.payloads_missing else OK}:
+            what = report.findings[0]
+            return fail(f"tampered with, although it has the root that was signed: {what.where}: {what.what}", TAMPERED)
+        goes_on = settle(options, done, report, vkey)
+    except (AuditError, ValueError, OSError) as problem:
+        return refused(problem)
+    show(options, done, report, goes_on=goes_on)
+    return STALE if done.newer else OK
+
+
+def refused(problem: AuditError | ValueError | OSError) -> int:
+    """Say why nothing, or not all, was restored; returns the exit code."""
+    match problem:
+        case HistoriesDiffer():
+            return fail(f"a fork: {problem}", TAMPERED)
+        case RestoreIncomplete():
+            for path in problem.missing[1:SHOWN_MAX]:
+                fail(f"no source has {path} as it should be")
+            return fail(f"incomplete: {problem}; bring another copy and call again", INCOMPLETE)
+        case NothingToRestore():
+            return fail(str(problem), INCOMPLETE)
+        case SuccessionRefused():
+            return fail(str(problem), STALE)
+        case OSError():
+            return fail(unusable(problem), USAGE)
+    return fail(str(problem), USAGE)
+
+
+def key_of(given: str | None, policy: TrustPolicy) -> VerifierKey:
+    """The key that was given, or the only log of the policy. Raises ValueError: there is neither."""
+    if given is not None:
+        return parse_vkey(read_key(given))
+    if len(policy.logs) != 1:
+        raise ValueError("say which log it is: --vkey KEY, or a policy with one `log` line")
+    return policy.logs[0].key
+
+
+def ask(policy: TrustPolicy, vkey: VerifierKey, timeout_s: float) -> list[tuple[str, bytes]]:
+    """What the witnesses of the policy have cosigned last; one that says nothing is told of."""
+    notes: list[tuple[str, bytes]] = []
+    for witness in policy.witnesses.values():
+        if witness.url:
+            try:
+                notes.append((f"witness {witness.name}", newest_cosigned(witness, vkey.name, timeout_s=timeout_s)))
+            except WitnessError as problem:
+                fail(f"{problem}: it may know a larger tree")
+    return notes
+
+
+def target_of(text: str, vkey: VerifierKey) -> tuple[Target, list[tuple[str, bytes]]]:
+    """Read --target, and the checkpoint in it where it is a file. Raises ValueError, AuditError, OSError."""
+    if text == "newest":
+        return Target(), []
+    if text.isascii() and text.isdigit() and len(text) <= 18:
+        return Target(index=int(text)), []
+    if Path(text).is_file():
+        note = Path(text).read_bytes()
+        return Target(size=open_checkpoint(note, [vkey]).size), [(text, note)]
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        problem = "is no index, no time such as 2027-01-31T09:00:00Z, and no file with a checkpoint"
+        raise ValueError(f"--target {text!r} {problem}") from None
+    when = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+    return Target(time_ns=int(when.timestamp() * 1_000_000_000)), []
+
+
+def settle(options: argparse.Namespace, done: Restoration, report: Report, vkey: VerifierKey) -> bool:
+    """Let the origin go on where that was asked for and nothing is lost; else seal it, and begin the next one."""
+    state, memory = options.out / "recorder", options.out / "log.signed"
+    if options.go_on and not done.newer:
+        go_on(options.out / "log", state, memory, vkey, heartbeats=report.heartbeats)
+        return True
+    largest = max([done.seen.checkpoint, *(each.checkpoint for each in done.newer)], key=lambda each: each.size)
+    seal(state, memory, largest)
+    if options.go_on:
+        problem = f"{largest.size} entries were signed, {report.size} are here: {vkey.name} is sealed"
+        raise SuccessionRefused(f"{problem}; bring another copy, or begin a new origin with --next")
+    if options.next is not None:
+        key = parse_skey(options.next.read_text().strip())
+        begin_next(
+            key,
+            options.out / "next" / "log",
+            options.out / "next" / "recorder",
+            options.next.with_suffix(".signed"),
+            last=done.seen.note,
+            vkey=vkey,
+            lost_end=done.lost_end,
+            now_ns=time.time_ns,
+            new_id=lambda: secrets.token_bytes(16),
+            build=version("stockade"),
+        )
+    return False
+
+
+def show(options: argparse.Namespace, done: Restoration, report: Report, *, goes_on: bool) -> None:
+    """Say what was restored, what is lost, and what may grow."""
+    facts: dict[str, Any] = {
+        "origin": report.origin,
+        "size": report.size,
+        "root": report.root,
+        "checkpoint_from": done.seen.where,
+        "known_size": done.lost_end,
+        "known_by": sorted({each.where for each in done.newer}),
+        "payloads_missing": done.payloads_missing,
+        "files_written": done.files,
+        "goes_on": goes_on,
+        "next": str(options.out / "next") if options.next is not None else None,
+    }
+    if options.json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"[bold green]restored[/]: {report.size:,} records of {escape(report.origin)}, all verified")
+    console.print(f"checkpoint of {escape(done.seen.where)}, root {report.root}")
+    if done.newer:
+        by = escape(", ".join(facts["known_by"]))
+        console.print(f"[yellow]not here[/]: entries {report.size:,} to {done.lost_end - 1:,}, which {by} know of")
+    if done.payloads_missing:
+        console.print(f"[yellow]not here[/]: {done.payloads_missing:,} payloads; the entries that name them are")
+    if goes_on:
+        console.print("its origin may go on: recorder/ and log.signed belong to it")
+    else:
+        console.print("its origin is sealed: it is to be read, and does not grow any more")
+    if options.next is not None:
+        console.print(f"the log that follows begins in {escape(facts['next'])}; docs/backup.md says what to configure")

@@ -1,0 +1,84 @@
+"""After a restoration: what is known of the log beyond the backup, and whether its origin may go on.
+
+A backup ends where its checkpoint does, and the gateway went on. So the log in it is completed from whatever else there
+is (mirrors, what the disk still gives), held against every checkpoint that is known, and verified. Its origin goes on
+only where that was asked for *and* nothing is known to be missing; otherwise it is sealed, which the recorder respects
+(`ops.audit.succession`).
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops.audit.checkpoint import Checkpoint, parse_checkpoint, parse_vkey
+from ops.audit.errors import CheckpointError, SuccessionRefused
+from ops.audit.restore import Restoration, restore_log
+from ops.audit.succession import go_on, seal
+from ops.audit.verify import INCOMPLETE, OK, verify_log
+from ops.backup.errors import BackupDamaged
+from ops.backup.manifest import BackedLog
+
+__all__ = ["Reopened", "reopen"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """The log as it stands now. `lost_end`: the size of the largest tree that is known; `goes_on`: it may grow."""
+
+    origin: str
+    size: int
+    root: str
+    lost_end: int
+    payloads_missing: int
+    goes_on: bool
+
+
+def reopen(
+    target: Path,
+    log: BackedLog,
+    *,
+    sources: Sequence[Path] = (),
+    notes: Sequence[tuple[str, bytes]] = (),
+    wanted: bool,
+) -> Reopened:
+    """Complete and verify the log of a restored backup; let its origin go on, or seal it.
+
+    Args:
+        target: where the backup was restored.
+        log: of its manifest.
+        sources: other copies of the log.
+        notes: checkpoints that are known, each with where it is from.
+        wanted: the operator says that nothing came after what the copies hold.
+
+    Raises:
+        BackupDamaged: the log does not verify.
+        SuccessionRefused: going on was wanted, and more is known than there is. The origin is sealed.
+        RestoreError: as `restore_log`.
+    """
+    vkey = parse_vkey(log.vkey)
+    directory, state, memory = (target / each for each in (log.directory, log.state_directory, log.memory))
+    done = restore_log(sources, directory, vkey, notes=[("the backup", log.note.encode()), *notes])
+    report = verify_log(directory, [log.vkey])
+    if report.exit_code not in {OK, INCOMPLETE if done.payloads_missing else OK}:
+        raise BackupDamaged([f"{log.directory}: {each.where}: {each.what}" for each in report.findings])
+    largest = _largest(done, memory)
+    lost = largest.size > report.size
+    if lost or not wanted:
+        seal(state, memory, largest)
+        if wanted:
+            raise SuccessionRefused(
+                f"{vkey.name} is sealed: {largest.size} entries were signed, {report.size} are here; bring more copies "
+                "with --log-from, or begin a new origin with `stockade audit restore`"
+            )
+    else:
+        go_on(directory, state, memory, vkey, heartbeats=report.heartbeats)
+    return Reopened(vkey.name, report.size, report.root, largest.size, done.payloads_missing, goes_on=wanted)
+
+
+def _largest(done: Restoration, memory: Path) -> Checkpoint:
+    """The largest tree that anybody signed or the signer remembers."""
+    known = [done.seen.checkpoint, *(each.checkpoint for each in done.newer)]
+    with suppress(FileNotFoundError, UnicodeDecodeError, CheckpointError):
+        known.append(parse_checkpoint(memory.read_text()))
+    return max(known, key=lambda each: each.size)
