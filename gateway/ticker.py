@@ -1,4 +1,4 @@
-"""What a process does once a second: it writes the sums of refusals, and refreshes the gauges.
+"""What a process does once a second: it writes the sums of refusals, refreshes the gauges, and forgets erased keys.
 
 Every other second it also writes down what callers have left of their limits, for whoever comes after it.
 """
@@ -50,6 +50,7 @@ async def tick(app: App) -> None:
                 count_cached(app, cache)
             if cluster is not None:
                 count_replicas(app, cluster)
+            await asyncio.to_thread(app.keys.forget_destroyed)
         except Exception as problem:  # noqa: BLE001  whatever a gauge runs into: the sums must go on being written
             app.gw.log("gauges-not-refreshed", level="error", error=type(problem).__name__)
 

@@ -374,10 +374,13 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def add_audit(verbs: Any) -> None:
     from gateway.cli.audit_arguments import AuditParser, add_verbs
+    from gateway.custody import arguments as custody_arguments
 
     text = "the tamper-evident log"
     audit = verbs.add_parser("audit", help=text, description=text)
-    add_verbs(verb, audit.add_subparsers(metavar="VERB", required=True, parser_class=AuditParser))
+    audit_verbs = audit.add_subparsers(metavar="VERB", required=True, parser_class=AuditParser)
+    add_verbs(verb, audit_verbs)
+    custody_arguments.add_verbs(verb, audit_verbs)
 
 
 def add_operators(verbs: Any) -> None:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from gateway import errors
 from gateway.app import App, open_app
 from gateway.codec import parse_as
+from gateway.custody.methods import custody_methods
+from gateway.custody.procedure import Custody
 from gateway.feedback.review import review_methods
 from gateway.host.operators import operator_methods
 from gateway.host.promotions import proof_entry, unproven_entry
@@ -30,6 +32,7 @@ from gateway.state import Answer
 from ops.audit.checkpoint import VerifierKey, open_checkpoint, parse_vkey
 from ops.audit.client import Receipt
 from ops.audit.entry import VERSION, canonical
+from ops.audit.erasure import Erasures
 from ops.audit.errors import NoteError
 from ops.audit.merkle import inclusion_proof
 from ops.audit.read import LogReader
@@ -64,6 +67,7 @@ class Control:
     host: Host
     app: App = field(init=False)
     quarantine: Quarantine = field(init=False)
+    custody: Custody = field(init=False)
     owed: deque[tuple[str, dict[str, Any]]] = field(default_factory=deque)
     recording: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -82,7 +86,11 @@ class Control:
         stack.push_async_callback(self.app.close)
         self.quarantine = await asyncio.to_thread(Quarantine, host.place.memory.with_name(QUARANTINE))
         stack.callback(self.quarantine.close)
+        erasures = await asyncio.to_thread(Erasures, host.config.audit.key_database)
+        stack.callback(erasures.close)
+        self.custody = Custody(erasures, self.record_together, self.reader, host.log)
         await self.say_what_is_in_force()
+        await self.custody.finish()  # what a crash has interrupted, before anybody asks
         if host.config.listen.admin is None:
             return None
         server = open_server(Service(self.app.gw, methods, client_certificates=True), host.config)
@@ -198,6 +206,7 @@ class Control:
             audit + "GetReceipt": Unary("Audit", told(audit_pb2.GetReceiptRequest, self.get_receipt)),
             **{feedback + name: Unary("Admin", run) for name, run in review_methods(self).items()},
             **{admin + name: Unary("Admin", run) for name, run in operator_methods(self).items()},
+            **custody_methods(self),
         }
 
     async def status(self, _: admin_pb2.StatusRequest) -> Message:

@@ -319,6 +319,7 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
             asyncio.create_task(host.watch_releases(), name="the watch of releases"),
             asyncio.create_task(keep_collecting(host), name="the watch of what screens find"),
             asyncio.create_task(keep_evaluating(host), name="the watch of what labels say"),
+            *custody(host),
             *cosigning(host),
         ]
         for task in watching:
@@ -333,6 +334,12 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
             task.cancel()
         await asyncio.gather(*(worker.stop(drain_s) for worker in host.workers), host.end_reloads(STOP_SLACK_S))
         await host.rollout.end()
+
+
+def custody(host: Host) -> list[asyncio.Task[None]]:
+    """Begin to complete erasures that are owed, and to follow what the log says was erased."""
+    assert host.control is not None, "it was just opened"
+    return [asyncio.create_task(host.control.custody.keep(), name="the watch of erasures")]
 
 
 def cosigning(host: Host) -> list[asyncio.Task[None]]:

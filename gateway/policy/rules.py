@@ -39,7 +39,9 @@ MODEL_METHODS = frozenset(
 """What is about one model: methods of `inference.GRPCInferenceService`, and `stockade.v1.Feedback`."""
 PUBLIC_METHODS = frozenset({"ServerLive", "ServerReady", "ServerMetadata", "Health", "Reflection"})
 """What can be offered without a credential: nothing in it touches a model or a tenant."""
-METHODS = MODEL_METHODS | PUBLIC_METHODS | {"RepositoryIndex", "TraceSetting", "LogSettings", "Admin", "Audit"}
+CONTROL_METHODS = frozenset({"Admin", "Audit", "Erasure", "LegalHold", "Payloads"})
+"""The services of the admin port."""
+METHODS = MODEL_METHODS | PUBLIC_METHODS | CONTROL_METHODS | {"RepositoryIndex", "TraceSetting", "LogSettings"}
 """Everything a role can grant: methods of the inference service by name, the other services as a whole."""
 
 _SPIFFE = re.compile(r"spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+", re.ASCII)

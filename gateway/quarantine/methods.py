@@ -10,12 +10,10 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import orjson
-
+from gateway.custody.payloads import PAYLOADS, open_payload
 from gateway.errors import ArgumentInvalid
 from gateway.host.orders import order_of, told_to
 from gateway.quarantine.store import LISTED_MAX, Decided, QuarantineError
-from ops.audit.errors import AuditError
 from stockade.v1 import admin_pb2
 
 if TYPE_CHECKING:
@@ -65,7 +63,7 @@ class Review:
         reply.items.extend(map(item_message, found))
         return reply
 
-    async def show(self, request: admin_pb2.ShowQuarantinedRequest, _: Call) -> Message:
+    async def show(self, request: admin_pb2.ShowQuarantinedRequest, call: Call) -> Message:
         item = await asyncio.to_thread(self.control.quarantine.item, request.entry)
         if item is None:
             raise ArgumentInvalid("entry", "is not in quarantine, and was not")
@@ -73,10 +71,11 @@ class Review:
         if not reply.item.payload:
             reply.problem = "it was not kept: the policy's `capture` says none"
             return reply
-        try:
-            reply.request = await asyncio.to_thread(opened, self.control, request.entry)
-        except (AuditError, OSError) as problem:
-            reply.problem = f"it cannot be read: {type(problem).__name__}"
+        if not call.active.rights.may_call(call.record.caller(), PAYLOADS):
+            reply.problem = f"it takes the right {PAYLOADS} to read it"
+            return reply
+        order = order_of(call, "quarantine", "")
+        reply.request, reply.problem = await open_payload(self.control, request.entry, "request", order)
         return reply
 
     async def decide(self, request: admin_pb2.DecideQuarantinedRequest, call: Call) -> Message:
@@ -128,14 +127,3 @@ def item_message(item: Item) -> admin_pb2.Quarantined:
         reason=decided.reason,
         decided_unix_ns=decided.decided_ns,
     )
-
-
-def opened(control: Control, index: int) -> bytes:
-    """Return the request that an entry names, decrypted. Raises AuditError, OSError."""
-    reader = control.reader()
-    (data,) = reader.entries(index, 1)
-    entry = orjson.loads(data)
-    sealed = entry["payload"]["request"]
-    ciphertext = reader.blob(index, bytes.fromhex(sealed["ciphertext_sha256"]))
-    record = bytes.fromhex(entry["id"])
-    return control.app.keys.open(entry["payload"]["key"], record, "request", ciphertext, sealed["commitment"])

@@ -16,7 +16,7 @@ from gateway.rpc.methods import data_methods
 from gateway.rpc.reflection import REFLECTION_PATHS
 from gateway.rpc.service import Stream
 from stockade.open_inference import grpc_service_pb2
-from stockade.v1 import admin_pb2, audit_pb2, feedback_pb2
+from stockade.v1 import admin_pb2, audit_pb2, custody_pb2, feedback_pb2
 from tests.e2e.caller import calling, reply_of
 
 
@@ -34,7 +34,7 @@ LABELS = paths(feedback_pb2)
 REVIEW = {path: streams for path, streams in LABELS.items() if path.startswith("/stockade.v1.FeedbackReview/")}
 DATA = paths(grpc_service_pb2, health_pb2, reflection_pb2) | dict.fromkeys(REFLECTION_PATHS, True)
 DATA |= {path: streams for path, streams in LABELS.items() if path not in REVIEW}
-ADMIN = paths(admin_pb2, audit_pb2) | REVIEW
+ADMIN = paths(admin_pb2, audit_pb2, custody_pb2) | REVIEW
 NOWHERE = {"/inference.GRPCInferenceService/NoSuchMethod": False, "/no.such.Service/Method": True, "/": False}
 
 

@@ -1,0 +1,224 @@
+"""The erasure of a subject's payloads and the holds against it, in the order that survives a crash.
+
+Order of an erasure: the intent is in the key database, the keys are gone from it, the entry is in the log, and then the
+database knows that it is. What a crash leaves in between is completed at the next start, before the admin port opens,
+and every minute; the entry may then be there twice, with the same `erasure`. A hold is in force before its entry is
+written, and until after the entry says that it is lifted: what is in doubt is kept.
+
+The log is also read for erasures: a key database that was restored from a backup loses again what the log says is gone.
+
+Rules:
+- Without the log nothing begins. What was agreed is completed when the log is back.
+- It takes two principals. Whether they are two people, only those who hand out certificates know.
+- Nothing that is written into the log names the subject: it stands there under its pseudonym.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gateway.errors import AuditUnavailable
+from ops.audit.erasure import erased_keys
+from ops.audit.errors import AuditError, ErasureRefused, KeyStoreError, ReadError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+
+    from gateway.host.orders import Order
+    from ops.audit.erasure import Erasure, Erasures, Hold, Word
+    from ops.audit.read import LogReader
+    from ops.logging import Log
+
+    Record = Callable[[str, Sequence[Mapping[str, Any]]], Awaitable[None]]
+
+__all__ = ["Custody", "names"]
+
+EVERY_S = 60.0
+CATCHING_UP_S = 1.0
+PART = 16_384
+PROBLEM_CHARACTERS_MAX = 500
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Custody:
+    """Erasures and holds of a host. `caught_up`: all that the log says was erased is gone from the key database."""
+
+    erasures: Erasures
+    record: Record
+    reader: Callable[[], LogReader]
+    log: Log
+    reached: Callable[[str], None] = lambda _point: None
+    caught_up: bool = False
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def request(self, wanted: Erasure) -> Erasure:
+        """Write down what is asked for, and record it.
+
+        Raises:
+            ErasureRefused, KeyStoreError: it cannot be asked for.
+            AuditUnavailable: it could not be recorded, and is not asked for.
+        """
+        return await self._to_the_end(self._request(wanted))
+
+    async def approve(self, erasure_id: str, word: Word) -> Erasure:
+        """Agree, destroy the keys, and record it. Returns it as done.
+
+        Raises:
+            ErasureRefused: nothing was destroyed. It is recorded that somebody tried.
+            KeyStoreError, AuditUnavailable: it is agreed, and will be completed without anybody asking again.
+        """
+        return await self._to_the_end(self._approve(erasure_id, word))
+
+    async def place(self, hold: Hold) -> None:
+        """Put a hold in force, and record it. Raises ErasureRefused, KeyStoreError, AuditUnavailable: it is not."""
+        await self._to_the_end(self._place(hold))
+
+    async def lift(self, hold: Hold, order: Order) -> None:
+        """Record that a hold is lifted, and lift it. Raises AuditUnavailable, KeyStoreError: it is still in force."""
+        await self._to_the_end(self._lift(hold, order))
+
+    async def finish(self) -> None:
+        """Complete what was agreed and what the log does not say yet, as far as that can be done now."""
+        async with self.changing:
+            try:
+                for hold in await asyncio.to_thread(self.erasures.holds, unrecorded=True):
+                    await self._placed(hold)
+                for erasure in await asyncio.to_thread(self.erasures.unfinished):
+                    await self._complete(erasure)
+            except (AuditUnavailable, KeyStoreError) as problem:
+                self.log("erasure-not-finished", level="error", problem=f"{type(problem).__name__}: {problem}")
+
+    async def keep(self) -> None:
+        """Complete what is owed and follow the log, for as long as the host runs."""
+        while True:
+            await self.finish()
+            try:
+                more = await asyncio.to_thread(self.follow)
+            except (AuditError, OSError) as problem:
+                more, told = False, not isinstance(problem, ReadError)  # it has nothing yet, or is being written
+                if told:
+                    self.log("erasures-not-read", level="error", problem=f"{type(problem).__name__}: {problem}")
+            else:
+                self.caught_up = not more
+            await asyncio.sleep(0 if more else EVERY_S if self.caught_up else CATCHING_UP_S)
+
+    def follow(self) -> bool:
+        """Destroy what the next part of the log says was destroyed; returns whether there is more. Blocks.
+
+        Raises:
+            KeyStoreError: the key database cannot be used.
+            ReadError, NoteError, OSError: the log cannot be read.
+        """
+        reader = self.reader()
+        head, (origin, _, next_) = reader.checkpoint, self.erasures.mark().rpartition(" ")
+        first = min(int(next_), head.size) if origin == head.origin else 0
+        count = min(PART, head.size - first)
+        if count:
+            keys = erased_keys(reader.entries(first, count))
+            if gone := self.erasures.destroy_named(keys, f"{head.origin} {first + count}"):
+                self.log("erased-keys-had-come-back", level="warning", count=gone)
+        return first + count < head.size
+
+    async def _request(self, wanted: Erasure) -> Erasure:
+        async with self.changing:
+            asked = await asyncio.to_thread(self.erasures.request, wanted)
+            try:
+                await self._admin("erasure-requested", asked.requested_by, "done", about(asked))
+            except AuditUnavailable:
+                await asyncio.to_thread(self.erasures.withdraw, asked.id)
+                raise
+            return asked
+
+    async def _approve(self, erasure_id: str, word: Word) -> Erasure:
+        async with self.changing:
+            try:
+                agreed = await asyncio.to_thread(self.erasures.approve, erasure_id, word)
+            except ErasureRefused as problem:
+                said = {"erasure": erasure_id, "reason": str(problem)[:PROBLEM_CHARACTERS_MAX], "request": word.request}
+                await self._admin("erasure-approved", word.administrator, "refused", said)
+                raise
+            return await self._complete(agreed)
+
+    async def _complete(self, erasure: Erasure) -> Erasure:
+        """Bring an agreed erasure to its end, from wherever it stands."""
+        if erasure.state != "destroyed":
+            erasure = await asyncio.to_thread(self.erasures.destroy, erasure.id)
+        await self.record("erasure", [erasure_entry(erasure)])
+        self.reached("recorded")
+        await asyncio.to_thread(self.erasures.done, erasure.id)
+        self.log("payloads-erased", level="warning", count=len(erasure.keys), erasure=erasure.id)
+        return await asyncio.to_thread(self.erasures.erasure, erasure.id)
+
+    async def _place(self, hold: Hold) -> None:
+        async with self.changing:
+            await asyncio.to_thread(self.erasures.place, hold)
+            self.reached("held")
+            try:
+                await self._placed(hold)
+            except AuditUnavailable:
+                await asyncio.to_thread(self.erasures.lift, hold.id)
+                raise
+
+    async def _placed(self, hold: Hold) -> None:
+        word = {"administrator": hold.administrator, "request": hold.request}
+        await self.record("hold", [{"action": "placed", **word, **hold_facts(hold)}])
+        await asyncio.to_thread(self.erasures.placed, hold.id)
+
+    async def _lift(self, hold: Hold, order: Order) -> None:
+        async with self.changing:
+            word = {"administrator": order.administrator, "request": order.request, "reason": order.reason}
+            await self.record("hold", [{"action": "lifted", **word, **hold_facts(hold)}])
+            await asyncio.to_thread(self.erasures.lift, hold.id)
+
+    async def _admin(self, action: str, administrator: str, outcome: str, detail: Mapping[str, str]) -> None:
+        entry = {"action": action, "administrator": administrator, "detail": detail, "outcome": outcome}
+        await self.record("admin", [entry])
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Go on when whoever asked has gone."""
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:  # maybe nobody else hears of it
+            self.log("custody-not-changed", level="error", problem=type(problem).__name__)
+
+
+def names(subject: str, text: str) -> bool:
+    """Say whether a text names a subject: as a word of it, in any case."""
+    return bool(subject) and re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def about(erasure: Erasure) -> dict[str, str]:
+    """Return what the entry of a request says of it."""
+    facts = {"erasure": erasure.id, "subject": erasure.pseudonym, "tenant": erasure.tenant, "reason": erasure.reason}
+    return {**facts, "keys": str(len(erasure.keys))}
+
+
+def erasure_entry(erasure: Erasure) -> dict[str, Any]:
+    """Return what the log says of an erasure."""
+    entry: dict[str, Any] = {
+        "administrators": [erasure.requested_by, erasure.approved_by],
+        "erasure": erasure.id,
+        "keys": list(erasure.keys),
+        "reason": erasure.reason,
+        "request": erasure.approval,
+        "subject": erasure.pseudonym,
+        "tenant": erasure.tenant,
+    }
+    return {**entry, **({"months": list(erasure.months)} if erasure.months else {})}
+
+
+def hold_facts(hold: Hold) -> dict[str, str]:
+    """Return what every entry of a hold says of it."""
+    facts = {"hold": hold.id, "matter": hold.matter, "tenant": hold.tenant}
+    return {**facts, **({"subject": hold.pseudonym} if hold.pseudonym else {})}
