@@ -75,7 +75,12 @@ class DeployPlan(msgspec.Struct, frozen=True):
 
 
 def target_of(settings: RaySettings, name: str, version: str) -> tuple[str, str]:
-    """Return the application that answers for a model, and the model's id in it, "" where it has no other."""
+    """Return the application that answers for a model, and the model's id in it, "" where it has no other.
+
+    No two models have the same, in whatever namespaces. A model's name may have hyphens; a namespace has none
+    (`engine.ray.namespace`), and a version is digits (`serving.manifest`). So the namespace ends at the first hyphen,
+    the version begins behind the last, and nothing in a namespace begins like something in another.
+    """
     if settings.models_per_replica:
         return f"{settings.namespace}-shared", f"{name}/{version}"
     return f"{settings.namespace}-{name}-{version}", ""

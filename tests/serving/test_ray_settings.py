@@ -1,10 +1,14 @@
 """The Serve applications that follow from a configuration."""
 
+import re
+from itertools import product
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from gateway.config.config import Ray
+from serving import manifest
 from serving.ray_settings import Deployable, RaySettings, applications, serve_config, target_of
 
 SETTINGS = RaySettings(address="127.0.0.1:6379")
@@ -51,3 +55,31 @@ def test_the_serve_config_opens_no_other_way_in():
         assert application["route_prefix"] is None
         assert application["import_path"] == "serving.ray_replica:build"
         assert [each["name"] for each in application["deployments"]] == ["model"]
+
+
+NAMESPACE = next(each.pattern for each in Ray.model_fields["namespace"].metadata if hasattr(each, "pattern"))
+WORDS = ["".join(letters) for size in range(1, 5) for letters in product("a1-_", repeat=size)]
+
+
+def fitting(pattern: str) -> list[str]:
+    return [word for word in WORDS if re.fullmatch(pattern, word)]
+
+
+@pytest.mark.parametrize("models_per_replica", [0, 4])
+def test_no_two_models_have_the_same_target_and_no_namespace_begins_anothers_names(models_per_replica):
+    """Of all short words that a configuration and a manifest take: `a-b`/`1` and `a`/`b-1`, `a` and `a-b`."""
+    namespaces, names, versions = map(fitting, (NAMESPACE, manifest._NAME.pattern, manifest._VERSION.pattern))
+    assert "a-a" in names
+    targets = {}
+    for namespace in namespaces:
+        settings = RaySettings(address="127.0.0.1:1", namespace=namespace, models_per_replica=models_per_replica)
+        for name, version in product(names, versions):
+            targets[target_of(settings, name, version)] = namespace
+    assert len(targets) == len(namespaces) * len(names) * len(versions)
+    for (application, _), namespace in targets.items():
+        assert [each for each in namespaces if application.startswith(f"{each}-")] == [namespace]
+
+
+def test_a_model_of_its_own_is_not_the_replicas_that_others_share():
+    shared, _ = target_of(msgspec.structs.replace(SETTINGS, models_per_replica=1), "kiosk", "1")
+    assert not manifest._VERSION.fullmatch(shared.rpartition("-")[2])

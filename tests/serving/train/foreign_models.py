@@ -30,7 +30,10 @@ def trained():
 
 
 def model(ending: str = "softmax", *, opset: int = 17, kind: int = TensorProto.FLOAT, rows: str | int = "batch"):
-    """ONNX bytes: input x; output y of probabilities ("softmax", or "shares" without a Softmax), or of "logits"."""
+    """ONNX bytes: input x; output y of probabilities ("softmax", or "shares" without a Softmax), or of "logits".
+
+    "labels": a probability for each class by itself (Sigmoid). "one": of one class alone.
+    """
     net = trained()
     weights = {"w0": net.coefs_[0], "b0": net.intercepts_[0], "w1": net.coefs_[1], "b1": net.intercepts_[1]}
     nodes = [
@@ -41,6 +44,12 @@ def model(ending: str = "softmax", *, opset: int = 17, kind: int = TensorProto.F
     ]
     if ending == "softmax":
         nodes.append(helper.make_node("Softmax", ["scores"], ["y"], axis=1))
+    elif ending == "labels":
+        nodes.append(helper.make_node("Sigmoid", ["scores"], ["y"]))
+    elif ending == "one":
+        weights["columns"] = np.array([0], np.int64)
+        nodes.append(helper.make_node("Gather", ["scores", "columns"], ["column"], axis=1))
+        nodes.append(helper.make_node("Sigmoid", ["column"], ["y"]))
     elif ending == "shares":
         nodes.append(helper.make_node("Exp", ["scores"], ["powers"]))
         weights["axis"] = np.array([1], np.int64)
@@ -50,7 +59,7 @@ def model(ending: str = "softmax", *, opset: int = 17, kind: int = TensorProto.F
         nodes,
         "theirs",
         [helper.make_tensor_value_info("x", kind, [rows, WIDTH])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, CLASSES])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 1 if ending == "one" else CLASSES])],
         [
             numpy_helper.from_array(value if value.dtype == np.int64 else value.astype(np.float32), name)
             for name, value in weights.items()

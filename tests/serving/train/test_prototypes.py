@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from gateway.samples import bundles_directory
 from serving.bundle import assemble, read_bundle, read_keys
@@ -44,6 +48,37 @@ def test_medoids_stand_in_the_middle_of_their_groups():
     assert (chosen // 30).tolist() == [0, 1, 2]
     assert np.abs(points[chosen] - middles).max() < 1
     assert medoids(points[:2], 5).tolist() == [0, 1]
+
+
+POINTS = st.integers(1, 12).flatmap(lambda rows: arrays(np.float64, (rows, 2), elements=st.integers(-3, 3).map(float)))
+
+
+@given(points=POINTS, count=st.integers(1, 5), apart=st.sampled_from([0.0, 1000 / 3]))
+def test_medoids_are_different_points_and_a_single_one_is_the_middle_of_all(points, count, apart):
+    """Many of these points are equal, and far from zero their distances are not exact."""
+    chosen = medoids(points + apart, count)
+    assert len(set(chosen.tolist())) == len(chosen) == min(count, len(points))
+    assert sorted(chosen) == chosen.tolist()
+    sums = np.linalg.norm(points[:, None] - points[None], axis=2).sum(axis=0)
+    assert sums[medoids(points + apart, 1)[0]] <= sums.min() + 1e-4
+
+
+def test_medoids_move_to_the_middle_of_the_groups_they_begin():
+    """BUILD begins at the middle of all; what it chose is then no medoid of its own group."""
+    points = np.array([[0.0], [1.0], [2.0], [9.0], [20.0], [21.0], [22.0]])
+    assert medoids(points, 2).tolist() == [1, 5]
+
+
+def test_medoids_take_memory_for_pairs_of_points_and_not_for_their_width():
+    rows, width = 400, 200
+    points = np.random.default_rng(0).normal(size=(rows, width))
+    tracemalloc.start()
+    try:
+        medoids(points, 3)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 6 * rows * rows * points.itemsize
 
 
 def test_every_older_output_is_as_it_was_to_the_bit_and_prototypes_come_beside(made):

@@ -129,6 +129,20 @@ def test_a_model_that_will_not_do_is_told_why(graph, problem):
         wrap(Foreign(graph(), "theirs", "1"), sample(), SCREEN)
 
 
+@pytest.mark.parametrize(
+    ("ending", "class_names", "problem"),
+    [
+        ("labels", (), "labels that do not exclude each other are not classes"),
+        ("one", (), "output y has 1 column; write both classes"),
+        ("softmax", ("a", "b", "c"), "3 class names for the 4 columns of y"),
+        ("logits", tuple("abcde"), "5 class names for the 4 columns of y"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(ending, class_names, problem):
+    with pytest.raises(WrapRefused, match=problem):
+        wrap(Foreign(model(ending), "theirs", "1", class_names), sample(), SCREEN)
+
+
 @pytest.mark.parametrize("graph", [b"", b"\x80\x04pickle", model()[:-40]])
 def test_what_is_no_graph_is_refused_before_anything_reads_it(graph):
     with pytest.raises((BundleRejected, GraphRejected)):
