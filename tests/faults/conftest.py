@@ -1,5 +1,6 @@
 """No recorder outlives the test that started it, and each kind of fault says at the end how often it was tried."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,23 +21,21 @@ def _no_recorder_left() -> Iterator[None]:
 
 @pytest.fixture
 def counted(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """`counted(kind, name=number, ...)`: shown when all tests have run, from worker processes too."""
+    """`counted(kind, name=number, ...)`: added up by kind, and shown when all tests have run."""
 
     def count(kind: str, **numbers: int) -> None:
-        shown = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
-        record_property(COUNTS, f"{kind}: {shown}")
+        record_property(COUNTS, [kind, numbers])
 
     return count
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    lines = [
-        str(value)
-        for report in terminalreporter.stats.get("passed", [])
-        for name, value in getattr(report, "user_properties", [])
-        if name == COUNTS and report.when == "call"
-    ]
-    if lines:
+    kinds: dict[str, Counter[str]] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties if report.when == "call" else ():
+            if name == COUNTS:
+                kinds.setdefault(value[0], Counter()).update(value[1])
+    if kinds:
         terminalreporter.section("faults")
-        for line in lines:
-            terminalreporter.line(line)
+    for kind, numbers in kinds.items():
+        terminalreporter.line(f"{kind}: " + ", ".join(f"{number:,} {name}" for name, number in numbers.items()))
