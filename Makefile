@@ -30,9 +30,9 @@ demo: $(BIN)/stockade $(CLIENT)/bin/python  ## the whole job, for real, in a min
 	$(BIN)/stockade demo
 
 test: $(VENV)/.dev  ## all tests, with coverage
-	scripts/test.sh
+	scripts/test.sh $(PYTEST)
 
-test-faults: $(VENV)/.dev  ## all faults of the audit log, in full: hours. As root with xfsprogs it cuts the power of XFS too
+test-faults: $(VENV)/.dev  ## all faults of the audit log, in full: hours. as root, with xfsprogs and btrfs-progs for their power cuts
 	STOCKADE_FAULTS=full $(BIN)/python -m pytest tests/faults
 	$(BIN)/python -m tests.faults.mutate
 
@@ -57,7 +57,7 @@ lock: $(VENV)/.dev  ## pin what is in the images, by hash
 test-dashboards: $(VENV)/.dev  ## every panel on a live Prometheus, against Grafana's schema, and drawn by its components
 	$(BIN)/pip install --quiet playwright pillow
 	$(BIN)/python -m tests.dashboards.drawing
-	STOCKADE_TEST_DASHBOARDS=1 $(BIN)/python -m pytest --timeout 600 tests/dashboards
+	STOCKADE_TEST_DASHBOARDS=1 $(BIN)/python -m pytest $(PYTEST) --timeout 600 tests/dashboards
 
 check: $(VENV)/.dev  ## style, types, layering, generated files
 	$(BIN)/ruff format --check .

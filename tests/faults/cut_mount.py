@@ -1,9 +1,9 @@
 """A file system of its own on a loop device, whose power can be cut: the ioctl FS_IOC_SHUTDOWN without a log flush.
 
 After `cut` nothing reaches the device any more, neither data nor journal; every call fails until the file system is
-mounted again, which is when the journal is replayed. What was not synced is gone, as after a real power cut (short of
-the device's own cache, which a loop device does not have). ext4 and xfs have the ioctl; btrfs refuses it before Linux
-6.19. Needs root, loop devices and the file system's `mkfs`.
+mounted again, which is when the journal is replayed. What was not synced is gone, as after a real power cut. ext4 and
+xfs have the ioctl. btrfs has not: its image lies in an ext4 of ours whose power is cut, so that what it wrote without a
+flush of its device is lost as well. Needs root, loop devices and the file system's `mkfs`.
 """
 
 import ctypes
@@ -13,37 +13,44 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32), linux/fs.h
 NO_LOG_FLUSH = 2
-IMAGE_BYTES = {"ext4": 96 << 20, "xfs": 320 << 20, "btrfs": 160 << 20}
+IMAGE_BYTES = {"ext4": 96 << 20, "xfs": 320 << 20, "btrfs": 200 << 20}
 MKFS = {"ext4": ("-q", "-F"), "xfs": ("-q",), "btrfs": ("-q",)}
 MNT_DETACH = 2
+OUTER = "outer"
 
 
 class CutMount:
-    """`directory` is where it is mounted."""
+    """`directory` is where it is mounted. `beneath` is the mount whose power is cut in place of ours."""
 
-    def __init__(self, kind: str, image: Path, directory: Path) -> None:
+    def __init__(self, kind: str, image: Path, directory: Path, beneath: "CutMount | None" = None) -> None:
         self.kind = kind
         self.directory = directory
+        self.beneath = beneath
+        self._image = image
         with image.open("wb") as file:
-            file.truncate(IMAGE_BYTES[kind])
+            file.truncate(IMAGE_BYTES[kind] + (IMAGE_BYTES["btrfs"] if image.stem == OUTER else 0))
         _run(f"mkfs.{kind}", *MKFS[kind], str(image))
         directory.mkdir()
-        self.device = _run("losetup", "--find", "--show", str(image))
         self.mount()
 
     def mount(self) -> None:
-        _run("mount", "-t", self.kind, self.device, str(self.directory))
+        self._device = _run("losetup", "--find", "--show", str(self._image))
+        _run("mount", "-t", self.kind, self._device, str(self.directory))
+
+    def unmount(self) -> None:
+        _run("umount", str(self.directory))
+        _run("losetup", "--detach", self._device)
 
     def cut(self) -> None:
         """From here on nothing is written. OSError where the file system does not know how."""
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open((self.beneath or self).directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(descriptor, FS_IOC_SHUTDOWN, struct.pack("=I", NO_LOG_FLUSH))
         finally:
@@ -51,13 +58,17 @@ class CutMount:
 
     def remount(self) -> None:
         """As the machine does when the power is back. Nobody may have a file open."""
-        _run("umount", str(self.directory))
+        self.unmount()
+        if self.beneath is not None:
+            self.beneath.remount()
         self.mount()
 
     def remove(self) -> None:
         """Whatever state it is in."""
         ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(self.directory), MNT_DETACH)
-        subprocess.run(["losetup", "--detach", self.device], check=False, capture_output=True)
+        subprocess.run(["losetup", "--detach", self._device], check=False, capture_output=True)
+        with suppress(OSError):  # it lay in a file system without power
+            self._image.unlink()
 
 
 def _run(*command: str) -> str:
@@ -67,12 +78,14 @@ def _run(*command: str) -> str:
 @contextmanager
 def cut_mount(kind: str, home: Path) -> Iterator[CutMount]:
     """A fresh file system below `home`; unmounted and its device given back on any exit."""
-    made = CutMount(kind, home / f"{kind}.image", home / kind)
-    try:
+    with ExitStack() as stack:
+        beneath = None
+        if kind == "btrfs":
+            beneath = CutMount("ext4", home / f"{OUTER}.image", home / OUTER)
+            stack.callback(beneath.remove)
+        made = CutMount(kind, (beneath.directory if beneath else home) / f"{kind}.image", home / kind, beneath)
+        stack.callback(made.remove)
         yield made
-    finally:
-        made.remove()
-        (home / f"{kind}.image").unlink()
 
 
 @cache
