@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from gateway import errors
+from gateway.acknowledgement import require_places
 from gateway.admission.concurrency import Concurrency
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.snapshot import LimitsFile
@@ -22,6 +23,7 @@ from gateway.auth.issuers import Issuers
 from gateway.cache import open_cache
 from gateway.capture import BACKLOG_SHARE, Room, Vault
 from gateway.codec import CodecLimits
+from gateway.elsewhere import Elsewhere
 from gateway.exits import BODY_INCOMPLETE, write_sums
 from gateway.feedback.answers import Answers
 from gateway.feedback.store import FILE as FEEDBACK_FILE
@@ -105,6 +107,7 @@ class App:
     def compile(self, policy: Policy, served: Mapping[Key, Served] | None = None) -> Active:
         """Return the policy ready to be put in force, for these models or the present ones; or raise PolicyRejected."""
         now_ns = self.gw.wall_ns()
+        require_places(policy, self.config.audit)
         served = self.gw.served if served is None else served
         return compile_policy(policy, served, self.pepper, self.issuers.of(policy.issuers), now_ns)
 
@@ -231,6 +234,7 @@ async def open_app(
     require_tracing(config)
     place = place_of(config)
     policy = load_policy(policy_file, config.policy.public_key)
+    require_places(policy, config.audit)
     loop = asyncio.get_running_loop()
     kinds = {path: method.kind for path, method in methods.items()}
     metrics = Metrics(place.metrics, process, methods=kinds, reasons=REASONS)
@@ -286,6 +290,7 @@ async def open_app(
         if served and not config.unsafe_unprotected
         else None,
         isolations=isolations,
+        elsewhere=Elsewhere(config.audit.acknowledge_timeout_ms * 1_000_000),
     )
     for one in served.values():
         if not one.unloaded:

@@ -11,11 +11,13 @@ Refusal
 ├── InputRejected                                               a screen says no
 ├── ProofOfWorkWanted                                           ... or that it has to be worked for
 ├── DeadlinePassed, DeadlineUnmeetable, Cancelled               is anybody waiting for the answer?
+├── NotAcknowledged                                             ... and is its record where it has to be?
 ├── ModelError                                                  the model, or our own code, failed
 ├── BackendTimedOut                                             who runs the model is silent, and may be at work still
 └── RetryLater                                                  the same request may succeed later
     ├── RateLimited, QuotaExceeded, QueueFull                   ... when the caller has room again
-    └── Overloaded, Draining, ModelLoading, LimitsUnavailable, ScreenUnavailable, AuditUnavailable, BackendUnavailable
+    └── Overloaded, Draining, ModelLoading, LimitsUnavailable, ScreenUnavailable, AuditUnavailable, ReplicaBehind,
+        BackendUnavailable
 ```
 
 Rules:
@@ -141,6 +143,10 @@ class DeadlineUnmeetable(Refusal):
     """The answer could not be there in time, so nothing was started."""
 
 
+class NotAcknowledged(Refusal):
+    """The record of the answer is durable, and was not in time where the policy wants it before an answer leaves."""
+
+
 class Cancelled(Refusal):
     """The caller hung up. Nobody reads this one but the record."""
 
@@ -199,6 +205,10 @@ class ScreenUnavailable(RetryLater):
 
 class AuditUnavailable(RetryLater):
     """There is no durable record, so there is no answer."""
+
+
+class ReplicaBehind(RetryLater):
+    """The log's replica is further behind than it may be, so nothing more is taken on."""
 
 
 class BackendUnavailable(RetryLater):
@@ -265,6 +275,8 @@ def _rows() -> dict[type[Exception], Row]:
     queue_full = Row(code.RESOURCE_EXHAUSTED, "QUEUE_FULL", "The queue of the model is full.", None, its_own)
     screen_gone = Row(code.UNAVAILABLE, "SCREEN_UNAVAILABLE", "The input cannot be screened now.", None, its_own)
     audit_gone = Row(code.UNAVAILABLE, "AUDIT_UNAVAILABLE", "The answer cannot be recorded now.", None, its_own)
+    replica_behind = Row(code.UNAVAILABLE, "REPLICA_BEHIND", "The audit log is not replicated in time.", None, its_own)
+    not_elsewhere = "The record of the answer was not replicated or witnessed in time."
     draining = Row(code.UNAVAILABLE, "DRAINING", "The gateway is shutting down.", None, its_own)
     backend_gone = Row(code.UNAVAILABLE, "BACKEND_UNAVAILABLE", "No replica took the request.", None, its_own)
     not_loaded = "That cannot be done with this model; look for the request's id in the log."
@@ -289,6 +301,7 @@ def _rows() -> dict[type[Exception], Row]:
         ),
         DeadlinePassed: Row(code.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "The deadline has passed."),
         DeadlineUnmeetable: Row(code.DEADLINE_EXCEEDED, "DEADLINE_UNMEETABLE", "The deadline is too near."),
+        NotAcknowledged: Row(code.DEADLINE_EXCEEDED, "NOT_ACKNOWLEDGED", not_elsewhere),
         Cancelled: Row(code.CANCELLED, "CANCELLED", "The caller cancelled the request."),
         ModelError: MODEL_ERROR,
         BackendTimedOut: backend_silent,
@@ -301,6 +314,7 @@ def _rows() -> dict[type[Exception], Row]:
         LimitsUnavailable: Row(code.UNAVAILABLE, "LIMITS_UNAVAILABLE", "Limits cannot be checked now.", None, its_own),
         ScreenUnavailable: screen_gone,
         AuditUnavailable: audit_gone,
+        ReplicaBehind: replica_behind,
         BackendUnavailable: backend_gone,
         serving.errors.QueueFull: queue_full,
         serving.errors.BackendFailed: MODEL_ERROR,

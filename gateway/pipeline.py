@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway import codec, errors
+from gateway.acknowledgement import acknowledged
 from gateway.admission.budget import refusal_of
 from gateway.admission.shared import kept_here
 from gateway.cache import cacheable, key_of, repeat
@@ -53,6 +54,8 @@ def admit(record: Record, presented: Presented, active: Active, gw: Gateway) -> 
     active.rights.require_method(principal, record.right)
     if gw.draining:
         raise errors.Draining
+    if gw.elsewhere.behind and record.right not in PUBLIC_METHODS:
+        raise errors.ReplicaBehind
     budget = active.budgets[principal.name]
     record.ticket = gw.concurrency.enter(budget)
     charges = budget.request_charges
@@ -63,7 +66,8 @@ def admit(record: Record, presented: Presented, active: Active, gw: Gateway) -> 
 
 
 async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> Answer:
-    """Decode, route, charge and queue one inference, or repeat its answer; returns when its record is durable.
+    """Decode, route, charge and queue one inference, or repeat its answer; returns when its record is
+    durable, and where the policy wants it.
 
     Where gateways share limits, it waits once for them, with all that the inference costs.
     """
@@ -108,7 +112,10 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
     else:
         repeat(item, kept, gw)
     record.claimed = True
-    return await future
+    answered = await future
+    if rules.acknowledge != "local":
+        await acknowledged(rules.acknowledge, record, gw)
+    return answered
 
 
 def requested(

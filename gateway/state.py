@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.auth.principal import Presented, Principal
+from gateway.elsewhere import Elsewhere
 from gateway.segmentation.isolation import NOBODY, Isolations
 from gateway.sums import Sums
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from gateway.cache import AnswerCache
     from gateway.capture import Room, Vault
     from gateway.codec import CodecLimits, InferRequest
+    from gateway.elsewhere import Level
     from gateway.feedback.answers import Answers, FeedbackRules, Seen
     from gateway.host.link import HostLink
     from gateway.metering import BudgetRules, Metering
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from serving.engine import Engine
     from serving.loop_batcher import LoopBatcher
 
+ACKNOWLEDGE_NS = 30_000_000_000  # of a gateway that nobody configured, such as a control process
 PUBLIC = Principal(
     name="(public)",
     tenant="(public)",
@@ -164,6 +167,7 @@ class ModelRules:
     watch: WatchRules | None = None
     budget: BudgetRules | None = None
     output: OutputRule | None = None
+    acknowledge: Level = "local"
 
     def outputs_for(self, roles: frozenset[str]) -> tuple[TensorSpec, ...]:
         """Return the outputs that a caller with these roles may have; at least one."""
@@ -265,5 +269,6 @@ class Gateway:
     answers: Answers | None = None
     isolations: Isolations = NOBODY
     draining: bool = False
+    elsewhere: Elsewhere = field(default_factory=lambda: Elsewhere(ACKNOWLEDGE_NS))
     sums: Sums = field(default_factory=Sums)
     streams: set[asyncio.Queue[asyncio.Task[bytes] | None]] = field(default_factory=set)

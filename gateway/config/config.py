@@ -77,6 +77,14 @@ def _redis(value: object) -> object:
     return value
 
 
+def _endpoint(value: object) -> str:
+    match = _OTLP.fullmatch(value) if isinstance(value, str) else None
+    if not isinstance(value, str) or match is None:
+        raise ValueError("is not the address of an object store; write https://objects.example.org:443")
+    valid_address(match["address"])
+    return value.removesuffix("/")
+
+
 def valid_origin(value: object) -> str:
     """The name of a log, if it is one. Raises ValueError."""
     if not isinstance(value, str) or _ORIGIN.fullmatch(value) is None or len(value) > 255:
@@ -105,6 +113,13 @@ RedisUrl = Annotated[
     BeforeValidator(_redis),
     WithJsonSchema({"type": "string", "examples": ["rediss://redis.example.org:6379", "unix:/run/redis/redis.sock"]}),
 ]
+StoreUrl = Annotated[
+    str,
+    Text(
+        r"(s3|gs|az)://[A-Za-z0-9._-]{1,255}(/[A-Za-z0-9._-]+){0,16}/?|file:///[^\0?#%]{1,1000}", "s3://bucket/prefix"
+    ),
+]
+StoreEndpoint = Annotated[str, BeforeValidator(_endpoint), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
 Origin = Annotated[str, BeforeValidator(valid_origin), WithJsonSchema({"type": "string", "maxLength": 255})]
 
 
@@ -275,6 +290,33 @@ class Witnesses(Section):
     """How often the newest checkpoint is cosigned. What came after it is the log's word alone."""
 
 
+class Replication(Section):
+    """An object store to which the published log is copied as it grows. Needs the extra `objects`."""
+
+    url: StoreUrl
+    """Where: `s3://bucket/prefix`, `gs://`, `az://`, or `file:///directory`. This log's alone."""
+    endpoint: StoreEndpoint | None = None
+    """The address of an S3 of your own, such as `https://objects.example.org:8333`. Absent: the provider's."""
+    unsafe_plaintext: bool = False
+    """Accepts an `http` endpoint beyond loopback: the log can then be read on the network."""
+    region: Annotated[str, Text(r"[a-z0-9-]{1,64}", "a region such as eu-central-1")] | None = None
+    """The region of an S3 bucket; `us-east-1` where none is said."""
+    credentials: FilePath | None = None
+    """JSON object of what the store asks for, such as `access_key_id` and `secret_access_key`; mode 0600. Whoever has
+    them need not be able to remove anything. Absent: those that the machine has (environment, instance role)."""
+    every_ms: Annotated[int, Duration("100ms", "1h")] = Field("10s", alias="every", validate_default=True)
+    """How often the newest checkpoint is copied. Each time adds narrow tiles, which stay as long as the store keeps
+    them; how long answers with `acknowledge: replica` wait."""
+    timeout_ms: Annotated[int, Duration("100ms", "10m")] = Field("10s", alias="timeout", validate_default=True)
+    """How long one request to the store may take, attempts included."""
+    lag_max_ms: Annotated[int, Duration("1s", "30d")] | None = Field(None, alias="lag_max")
+    """When the oldest record that only this machine has is older, calls are refused with REPLICA_BEHIND until it is
+    not. At least three times `every`. Absent: the lag is measured, and nothing else."""
+    retention_min_ms: Annotated[int, Duration("1d", "36500d")] | None = Field(None, alias="retention_min")
+    """How long the store must lock what it is given (S3 Object Lock, mode COMPLIANCE, by the bucket's default): read
+    back from each checkpoint; a store that does not stops replication. Absent: nobody looks."""
+
+
 class Audit(Section):
     """The tamper-evident log. No answer leaves before its record is durable here."""
 
@@ -311,7 +353,13 @@ class Audit(Section):
     )
     """How often what is durable becomes public: tiles and a signed checkpoint. Entries are durable before, as ever."""
     witnesses: Witnesses | None = None
-    """Witnesses that cosign checkpoints; answers do not wait for them."""
+    """Witnesses that cosign checkpoints; answers wait for them where a model's `acknowledge` in the policy says so."""
+    replication: Replication | None = None
+    """An object store that holds a copy of the log; answers wait for it where the policy says so."""
+    acknowledge_timeout_ms: Annotated[int, Duration("100ms", "10m")] = Field(
+        "30s", alias="acknowledge_timeout", validate_default=True
+    )
+    """How long an answer waits, at most, for its record to be where `acknowledge` wants it; then NOT_ACKNOWLEDGED."""
 
 
 class PolicySource(Section):
@@ -471,6 +519,8 @@ class Config(Section):
         yield ("audit", "signing_key"), self.audit.signing_key
         yield ("audit", "master_key"), self.audit.master_key
         yield ("policy", "pepper"), self.policy.pepper
+        if (replication := self.audit.replication) is not None and replication.credentials is not None:
+            yield ("audit", "replication", "credentials"), replication.credentials
         if (shared := self.shared_limits) is not None:
             if shared.key is not None:
                 yield ("shared_limits", "key"), shared.key

@@ -178,6 +178,22 @@ def _shared_limits(config: Config) -> Iterator[Fault]:
         yield Fault(("shared_limits", "username"), "is of no use alone; add `password_file`")
 
 
+def _replication(config: Config) -> Iterator[Fault]:
+    replication, where = config.audit.replication, ("audit", "replication")
+    if replication is None:
+        return
+    endpoint = replication.endpoint or ""
+    beyond = endpoint.startswith("http://") and not is_loopback(endpoint.removeprefix("http://"))
+    if beyond and not replication.unsafe_plaintext:
+        advice = "use https or a loopback address, or say `unsafe_plaintext: true`"
+        yield Fault((*where, "endpoint"), f"sends the log to another machine without TLS; {advice}")
+    scheme = replication.url.partition(":")[0]
+    if replication.retention_min_ms is not None and scheme != "s3":
+        yield Fault((*where, "retention_min"), f"cannot be seen in {scheme}: only S3 tells how it locks; remove it")
+    if replication.lag_max_ms is not None and replication.lag_max_ms < 3 * replication.every_ms:
+        yield Fault((*where, "lag_max"), "is less than three times `every`, so calls would be refused now and then")
+
+
 def _cache(config: Config) -> Iterator[Fault]:
     if config.cache is not None and config.engine.kind == "oip":
         problem = "cannot be had with `kind: oip`: a server may change its model, and old answers would be given on"
@@ -220,4 +236,5 @@ RULES: tuple[Callable[[Config], Iterable[Fault]], ...] = (
     _ray,
     _cache,
     _shared_limits,
+    _replication,
 )

@@ -1,7 +1,8 @@
 """Has witnesses cosign the log as it grows (`audit.witnesses`): again and again, the newest public checkpoint.
 
 What the quorum has cosigned is kept in `cosigned`, in the state directory, and stands in receipts from the admin port.
-An answer does not wait for it. A witness that gives no cosignature is logged when that begins and when it ends.
+Answers wait for it where the policy says `acknowledge: witnessed` (`gateway.acknowledgement`). A witness that gives no
+cosignature is logged when that begins and when it ends.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ops.audit.cosign import cosign_newest
 from ops.audit.errors import AuditError, WitnessAhead
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from threading import Thread
 
@@ -30,7 +32,11 @@ TIMEOUT_S = 10.0
 
 @dataclass(slots=True)
 class Cosigning:
-    """Asks the witnesses of `policy` every `every_s` seconds, and writes `out`. `failing`: who gave nothing last."""
+    """Asks the witnesses of `policy` every `every_s` seconds, and writes `out`. `failing`: who gave nothing last.
+
+    `size` is that of the largest checkpoint that the quorum has cosigned since the start; `moved` is called after each
+    round, on the event loop.
+    """
 
     log_directory: Path
     policy: TrustPolicy
@@ -38,6 +44,8 @@ class Cosigning:
     out: Path
     log: Log
     metrics: WitnessMetrics
+    moved: Callable[[], None] = lambda: None
+    size: int = 0
     failing: dict[str, str] = field(default_factory=dict)
     asking: dict[str, Thread] = field(default_factory=dict)
 
@@ -50,6 +58,7 @@ class Cosigning:
                 self.note({"the log": str(problem)})
             except Exception as problem:  # noqa: BLE001  the gateway must not end because a witness found a new way
                 self.note({"the log": f"a fault of our own: {type(problem).__name__}"})
+            self.moved()
             await asyncio.sleep(self.every_s)
 
     def ask(self) -> None:
@@ -58,6 +67,7 @@ class Cosigning:
             self.log_directory, self.policy, self.out, timeout_s=TIMEOUT_S, asking=self.asking
         )
         if self.policy.enough(asked.lines):
+            self.size = max(self.size, checkpoint.size)
             self.metrics.cosigned(checkpoint.size, time.time())
         self.count(asked)
 

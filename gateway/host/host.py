@@ -20,11 +20,12 @@ from gateway.config.document import FileRejected
 from gateway.feedback.evaluation import keep_evaluating
 from gateway.host.admin import Control
 from gateway.host.children import recorder_of, require_free, share_port, worker_child
-from gateway.host.cosigning import Cosigning
+from gateway.host.elsewhere import keep_elsewhere
 from gateway.host.occupancy import PRIVATE, occupied
 from gateway.host.place import place_of
 from gateway.host.promotions import newly_named, refusals, tell_promoted, tell_rejected
 from gateway.host.recorder import RECORDER
+from gateway.host.replication import open_replicator
 from gateway.host.repository import Asked, Repository, change
 from gateway.host.supervisor import Child, StartFailed, Target, all_ready, reload_everywhere
 from gateway.models.model_set import MODELS, Listed, ModelSet
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from gateway.host.neighbour import Neighbour
     from gateway.host.place import Place
     from gateway.policy.policy import Policy
+    from ops.audit.replicator import Replicator
     from ops.audit.trust_policy import TrustPolicy
     from ops.logging import Log
     from serving.registry.proof import Unproven
@@ -81,6 +83,7 @@ class Host:
     recorder: Child | Neighbour
     workers: list[Child]
     witnesses: TrustPolicy | None = None
+    replicator: Replicator | None = None
     problem: str = ""
     told: tuple[tuple[int, int], str] | None = None
     seen: tuple[int, int] = (0, 0)
@@ -288,11 +291,14 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None], p
                 require_free(address)
         data = share_port(config.listen.data, stack)
         witnesses = None if config.audit.witnesses is None else read_trust_policy(config.audit.witnesses.policy)
+        replicator = open_replicator(config)
         recorder = recorder_of(config, place, log)
         workers = [
             worker_child(config_file, config.profile, kept, number, data, log) for number in range(config.workers)
         ]
-        host = Host(config, place, log, repository, kept, policy, time.time_ns(), recorder, workers, witnesses)
+        host = Host(
+            config, place, log, repository, kept, policy, time.time_ns(), recorder, workers, witnesses, replicator
+        )
         await host.rollout.follow()  # workers read where their canaries are when they start
         for worker in workers:
             worker.before_start, worker.asked = host.mend_policy, host.hear
@@ -320,7 +326,7 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
             asyncio.create_task(keep_collecting(host), name="the watch of what screens find"),
             asyncio.create_task(keep_evaluating(host), name="the watch of what labels say"),
             *custody(host),
-            *cosigning(host),
+            *keep_elsewhere(host),
         ]
         for task in watching:
             stack.callback(task.cancel)
@@ -340,17 +346,6 @@ def custody(host: Host) -> list[asyncio.Task[None]]:
     """Begin to complete erasures that are owed, and to follow what the log says was erased."""
     assert host.control is not None, "it was just opened"
     return [asyncio.create_task(host.control.custody.keep(), name="the watch of erasures")]
-
-
-def cosigning(host: Host) -> list[asyncio.Task[None]]:
-    """Begin to have witnesses cosign the log, where there are any."""
-    audit = host.config.audit
-    if audit.witnesses is None or host.witnesses is None or host.control is None:
-        return []
-    metrics = host.control.app.metrics.witnesses(host.witnesses.witnesses)
-    every_s = audit.witnesses.every_ms / 1000
-    asking = Cosigning(audit.directory, host.witnesses, every_s, host.place.cosigned, host.log, metrics)
-    return [asyncio.create_task(asking.run(), name="the cosigning of the log")]
 
 
 def drain_time(config: Config) -> float:

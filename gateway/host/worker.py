@@ -3,7 +3,8 @@
 It speaks with its supervisor in JSON lines. Commands on stdin: `prepare` (load a policy and models, say whether they
 would do), `commit` (use the prepared ones), `forget` (drop them), `move` (canaries stand there now), `answer` (to what
 it asked), `isolate` (callers are kept out, or let in again: done at once, also while a policy is being prepared),
-`forgive` (the evidence against accounts is forgotten).
+`reached` (how far the log is known to be elsewhere: taken in at once, too), `forgive` (the evidence against accounts is
+forgotten).
 Events on stdout: `ready`, `prepared`, `rejected`, `committed`, `moved`, `isolated`, `asked` (a client wants a model
 loaded or unloaded), and `health` whenever it begins or ceases to be able to serve.
 When stdin closes, the supervisor is gone and the worker drains as on SIGTERM: nobody would restart its recorder.
@@ -109,6 +110,11 @@ class Control:
         except (FileRejected, OSError) as problem:
             gw.log("isolations-not-read", level="error", problem=str(problem))
         say(event="isolated", digest=gw.isolations.digest)
+
+    def reached(self, command: dict[str, Any]) -> None:
+        """Take in how far the log is known to be elsewhere."""
+        sizes = {level: command[level] for level in ("replica", "witnessed")}
+        self.app.gw.elsewhere.told(sizes, behind=command["behind"])
 
     def forget(self) -> None:
         """Let go of what was prepared and not used."""
@@ -243,10 +249,13 @@ async def until_told_to_stop(control: Control) -> None:
     async def commands() -> None:
         async for line in reader:
             command = json.loads(line)
-            if command.get("do") == "isolate":  # must not wait for a policy that takes seconds to prepare
-                control.isolate(Path(command["isolations"]))
-            else:
-                waiting.put_nowait(command)
+            match command.get("do"):  # neither may wait for a policy that takes seconds to prepare
+                case "isolate":
+                    control.isolate(Path(command["isolations"]))
+                case "reached":
+                    control.reached(command)
+                case _:
+                    waiting.put_nowait(command)
         stop.set()
 
     async def obey() -> None:

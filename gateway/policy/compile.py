@@ -200,6 +200,7 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
         harden_flagged=model.harden is not None and model.harden.when == "flagged",
         output=output,
         reveal_verdict=model.reveal_verdict,
+        acknowledge=model.acknowledge,
         capture=model.capture,
         capture_rate=model.capture_rate or 0.0,
         feedback=feedback_rules(model.feedback, bundle, prediction, needed=bundle.version == model.serve)

@@ -237,6 +237,10 @@ class ModelPolicy(Section):
     """How labels that clients send later are judged; absent: none are taken."""
     release: Release | None = None
     """How its versions are rolled out."""
+    acknowledge: Literal["local", "replica", "witnessed"] = "local"
+    """Where the record of an answer has to be before it leaves: `local`, durable on this host; `replica`, in the object
+    store of `audit.replication`; `witnessed`, in a checkpoint that the quorum of `audit.witnesses` has cosigned. Each
+    answer then takes as long as `every` there."""
     promotion: Promotion | None = None
     """What a version must have proven before it is served; absent: a trusted signature on its bundle is enough."""
 

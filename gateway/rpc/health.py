@@ -1,6 +1,7 @@
 """grpc.health.v1 over what the gateway really can do: the process as a whole (""), and each model by its name.
 
-Serving means: the recorder takes records, the model's engine is ready, and the gateway is not draining. Versions that
+Serving means: the recorder takes records, their replica keeps up, the model's engine is ready, and the gateway is not
+draining. Versions that
 are out of service do not count, but a model without any other is not serving. `Watch` sends the state at once and then
 every change (gRPC health checking protocol).
 """
@@ -34,7 +35,7 @@ def status_of(service: str, gw: Gateway) -> int | None:
         return None
     loaded = [served for served in chosen if not served.unloaded]
     ready = all(served.engine.ready() for served in loaded) and bool(loaded or not service)
-    able = ready and gw.sink.available and not gw.draining
+    able = ready and gw.sink.available and not gw.draining and not gw.elsewhere.behind
     return int(_Status.SERVING if able else _Status.NOT_SERVING)
 
 

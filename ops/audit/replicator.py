@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from typing import Protocol
 
 import orjson
@@ -87,7 +88,8 @@ class Replicator:
     """Brings `store` up to the newest checkpoint of the log in `directory`. One call at a time.
 
     `retention`: how long the store must keep what is written now, locked in COMPLIANCE mode; asked of `locks`.
-    `held` is the checkpoint that was last seen in the store, None before the first look.
+    `held` is the checkpoint that was last seen in the store, None before the first look. Once `cut` is set, a run ends
+    as if the store had gone away.
     """
 
     directory: Path
@@ -97,6 +99,7 @@ class Replicator:
     locks: Locks | None = None
     retention: timedelta | None = None
     held: Checkpoint | None = field(default=None, init=False)
+    cut: Event = field(default_factory=Event, init=False)
 
     def replicate(self) -> Checkpoint:
         """Have the newest checkpoint in the store, with all that it names. Returns it.
@@ -116,6 +119,8 @@ class Replicator:
             check_growth(reader, self.directory, old.size)
             with ThreadPoolExecutor(WRITERS, thread_name_prefix="replicate") as pool:
                 for group in _groups(_files(reader, self.directory, old.size)):
+                    if self.cut.is_set():
+                        raise StoreUnavailable("cut off between two groups of objects")
                     list(pool.map(lambda item: self._keep(*item), group))
             self._keep(checkpoint_key(new.size), note)
             self._demand_lock(checkpoint_key(new.size))

@@ -14,6 +14,7 @@ from ops.metrics.cluster import ClusterMetrics
 from ops.metrics.evaluation import EvaluationMetrics
 from ops.metrics.feedback import FeedbackMetrics
 from ops.metrics.release import ReleaseMetrics
+from ops.metrics.replication import ReplicationMetrics
 from ops.metrics.shared_limits import SharedLimitsMetrics
 from ops.metrics.store import OTHER, Cell, Family, Histogram, HistogramCells, Store, counter, gauge
 from ops.metrics.witnesses import WitnessMetrics
@@ -453,6 +454,10 @@ class Metrics:
     def witnesses(self, names: Iterable[str]) -> WitnessMetrics:
         """Let the log's witnesses have series: called where they are asked."""
         return WitnessMetrics(self._store, names)
+
+    def replication(self) -> ReplicationMetrics:
+        """Let the log's replica have series: called where the log is replicated."""
+        return ReplicationMetrics(self._store)
 
     def evaluations(self) -> EvaluationMetrics:
         """Let what later labels say of versions have series: called where that is looked at."""

@@ -67,7 +67,6 @@ OFFLINE = {
     "ops.audit.errors.QueryRefused": "`audit query`",
     "ops.audit.errors.SealBroken": "readers",
     "ops.audit.errors.ErasureRefused": "the admin port answers with its text",
-    "ops.audit.errors.ErasureRefused": "the admin port answers with its text",
     "ops.audit.errors.ProtocolError": "the client turns it into AuditUnavailable",
     "ops.audit.errors.MirrorError": "root, of `audit mirror`",
     "ops.audit.errors.MirrorRefused": "`audit mirror`",
@@ -122,9 +121,11 @@ CONTRACT = {
     "LIMITS_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, None),
     "DEADLINE_PASSED": (grpc.StatusCode.DEADLINE_EXCEEDED, -1),
     "DEADLINE_UNMEETABLE": (grpc.StatusCode.DEADLINE_EXCEEDED, -1),
+    "NOT_ACKNOWLEDGED": (grpc.StatusCode.DEADLINE_EXCEEDED, -1),
     "INPUT_REJECTED": (grpc.StatusCode.PERMISSION_DENIED, -1),
     "SCREEN_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, None),
     "AUDIT_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, None),
+    "REPLICA_BEHIND": (grpc.StatusCode.UNAVAILABLE, None),
     "BACKEND_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, None),
     "BACKEND_TIMED_OUT": (grpc.StatusCode.UNAVAILABLE, -1),
     "MODEL_ERROR": (grpc.StatusCode.INTERNAL, -1),
@@ -196,7 +197,7 @@ def test_every_refusal_of_the_gateway_has_a_row():
     classes = {kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.Refusal)}
     refusals = classes - {errors.Refusal, errors.RetryLater}
     assert refusals == {kind for kind in errors.TABLE if kind.__module__ == "gateway.errors"}
-    assert len(refusals) == 30
+    assert len(refusals) == 32
 
 
 @pytest.mark.parametrize("kind", errors.TABLE, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
