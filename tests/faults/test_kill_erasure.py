@@ -47,6 +47,10 @@ class Scene:
         found = map(json.loads, reader.entries(0, reader.checkpoint.size))
         return [one for one in found if one["kind"] == kind and named.items() <= one.items()]
 
+    async def logged(self, kind: str, count: int, **named: str) -> None:
+        """Wait until the public log has so many."""
+        await eventually(lambda: len(self.entries(kind, **named)) >= count)
+
     def close(self) -> None:
         self.keys.close()
         self.erasures.close()
@@ -75,13 +79,13 @@ async def test_what_was_agreed_is_completed_wherever_it_was_cut_short(scene):
         found = scene.erasures.erasure(wanted(number).id)
         assert (found.state, traces(scene.database, [secret])) == (state, 2 * left), point
         if entries:
-            await eventually(lambda: len(scene.entries("erasure")) > number)
+            await scene.logged("erasure", entries, erasure=found.id)
         assert len(scene.entries("erasure", erasure=found.id)) == entries, point
         assert scene.run("finish") == 0
         assert (scene.erasures.unfinished(), traces(scene.database, [secret])) == ([], 0), point
         with pytest.raises(KeyMissing):
             opened(scene, sealed[number])
-        await eventually(lambda: len(scene.entries("erasure", erasure=found.id)) > entries)
+        await scene.logged("erasure", entries + 1, erasure=found.id)
         (first, *_) = scene.entries("erasure", erasure=found.id)
         assert (first["keys"], first["subject"]) == ([sealed[number].key_ref], wanted(number).pseudonym)
         assert scene.run("finish") == 0
@@ -97,7 +101,7 @@ async def test_a_hold_that_was_cut_short_holds_and_is_recorded_later(scene):
     assert len(scene.erasures.holds(unrecorded=True)) == 1
     assert scene.run("finish") == 0
     assert (len(scene.erasures.holds()), scene.erasures.holds(unrecorded=True)) == (1, [])
-    await eventually(lambda: len(scene.entries("hold", action="placed")) == 1)
+    await scene.logged("hold", 1, action="placed")
 
 
 def opened(scene, sealed) -> bytes:
