@@ -63,10 +63,19 @@ def lazy(module: str, run: str = "run") -> Callable[[argparse.Namespace], int]:
     return call
 
 
+def log_place(text: str) -> Path | str:
+    """Read where a log lies: a URL as it is, anything else as a path."""
+    return text if "://" in text else Path(text)
+
+
 def add_verbs(verb: Verb, audit: Any) -> None:
     """Add the verbs to `stockade audit`; `verb` adds one."""
-    verify = verb(audit, "verify", lazy("verify"), "verify a log, or a receipt, with nothing but its public key")
-    verify.add_argument("directory", type=Path, metavar="DIR", help=f"{A_LOG}; or a .tlog-proof file")
+    verify = verb(audit, "verify", lazy("verify_url"), "verify a log, or a receipt, with nothing but its public key")
+    place = "or a replica's URL: s3://, gs://, az://, file://"
+    verify.add_argument("directory", type=log_place, metavar="DIR", help=f"{A_LOG}; or a .tlog-proof file; {place}")
+    verify.add_argument("--endpoint", metavar="URL", help="of an S3 of your own: http://127.0.0.1:8333")
+    verify.add_argument("--region", help="of an S3 bucket (default: us-east-1)")
+    verify.add_argument("--credentials", type=Path, metavar="FILE", help="JSON object, as for `audit.replication`")
     verify.add_argument("--vkey", action="append", default=[], help="the log's key, or a file that holds it")
     verify.add_argument("--policy", type=Path, metavar="FILE", help=A_POLICY)
     verify.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli.main import main
 from ops.audit.checkpoint import SignerKey, open_checkpoint
 from ops.audit.errors import (
     LogRejected,
@@ -56,7 +58,7 @@ def grow(log: OpenLog, count: int, salt: str = "") -> None:
 def sound(store: Inspected, target: Path, size: int) -> None:
     """What is in the store verifies, from the first entry to the last payload."""
     target.mkdir(parents=True)
-    assert fetch_log(store, target, [KEY.verifier]) == size
+    assert fetch_log(store, target) == size
     report = verify_log(target, [VKEY], processes=0)
     assert (report.exit_code, report.findings, report.size) == (0, [], size)
     shutil.rmtree(target)
@@ -319,7 +321,7 @@ def test_nothing_else_in_the_store_gets_out_of_it(log, store, tmp_path):
 
 def test_an_empty_store_holds_no_log(store, tmp_path):
     with pytest.raises(ReadError):
-        fetch_log(store, tmp_path, [KEY.verifier])
+        fetch_log(store, tmp_path)
 
 
 @pytest.mark.parametrize("url", ["ftp://bucket", "bucket", "", "memory:///"])
@@ -342,3 +344,28 @@ def test_credentials_are_one_object_of_strings_and_are_never_shown(tmp_path):
     with pytest.raises(StoreRefused) as refused:
         open_store(Place("s3://bucket", credentials={"no_such_key": "hunter2"}))
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_url_is_verified_as_a_directory_is(log, store, tmp_path, capsys):
+    """Exit codes are those of `verify`: what is missing, what was tampered with, what is no log, what is no store."""
+    grow(log, 600)
+    of(log, store).replicate()
+    url = (tmp_path / "away").as_uri()
+
+    def verified(*arguments: str) -> int:
+        return main(["audit", "verify", url, "--vkey", VKEY, *arguments])
+
+    assert verified("--json") == 0
+    assert json.loads(capsys.readouterr().out)["size"] == log.appender.size
+    assert main(["audit", "verify", url, "--vkey", str(OTHER.verifier)]) == 4
+    bundle = tmp_path / "away/tile/entries/001"
+    data = bundle.read_bytes()
+    bundle.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert verified() == 1
+    bundle.unlink()
+    assert verified() == 2
+    (tmp_path / "away/checkpoint").write_bytes(b"no note")
+    assert verified() != 0
+    (tmp_path / "away/checkpoint").unlink()
+    assert verified() == 2
+    assert main(["audit", "verify", "ftp://nowhere", "--vkey", VKEY]) == 4

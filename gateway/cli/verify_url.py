@@ -1,0 +1,40 @@
+"""`stockade audit verify` of a log in an object store: fetched into a directory that is removed again, and verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from gateway.cli.verify import bar, fail
+from gateway.cli.verify import run as verify
+from ops.audit.errors import ReadError, StoreError
+from ops.audit.fetch_log import fetch_log
+from ops.audit.object_store import Place, open_store, read_credentials
+from ops.audit.verify import INCOMPLETE
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["run"]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Verify a directory, a receipt, or what is at a URL; returns the exit code of the specification."""
+    url = options.directory
+    if isinstance(url, Path):
+        return verify(options)
+    try:
+        credentials = {} if options.credentials is None else read_credentials(options.credentials)
+        store = open_store(Place(url, options.endpoint, options.region, credentials))
+        with TemporaryDirectory(prefix="stockade-verify-") as fetched:
+            with bar(Console(stderr=options.json), "fetching") as advance:
+                fetch_log(store, Path(fetched), advance)
+            options.directory = Path(fetched)
+            return verify(options)
+    except ReadError as problem:
+        return fail(f"{url}: {problem}", INCOMPLETE)
+    except (StoreError, OSError) as problem:
+        return fail(f"{url}: {problem}")
