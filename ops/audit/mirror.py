@@ -91,15 +91,16 @@ class _Copy:
     touched: set[Path] = field(default_factory=set)
 
     def put(self, path: str, data: bytes) -> None:
-        """Have a file in the mirror; one that is already as it should be is left alone."""
+        """Have a file in the mirror, durably by `sync`; one that is already as it should be is left alone."""
         final = self.target / path
+        # Up to the mirror itself: a run that was killed may have left names that no sync has covered.
+        self.touched.update(each for each in final.parents if each.is_relative_to(self.target))
         try:
             if final.read_bytes() == data:
                 return
         except FileNotFoundError:
             pass
-        self.touched |= make_directories(final.parent)
-        self.touched.add(final.parent)
+        make_directories(final.parent)
         incoming = self.target / INCOMING
         write_file(incoming, data)
         incoming.rename(final)
