@@ -127,7 +127,8 @@ def add_verbs(verb: Verb, audit: Any) -> None:
     witness.add_argument(
         "--listen", default="127.0.0.1:8008", metavar="HOST:PORT", help="plain HTTP (default: 127.0.0.1:8008)"
     )
-    for each in (verify, query, tail, mirror, prove, cosign):
+    restore = add_restore(verb, audit)
+    for each in (verify, query, tail, mirror, prove, cosign, restore):
         each.add_argument("--json", action="store_true", help="print what was found, or done, as JSON")
 
 
@@ -152,6 +153,34 @@ def add_query(verb: Verb, audit: Any) -> argparse.ArgumentParser:
         "--memory-mib", type=whole(64, MEMORY_MIB_MAX), default=1024, metavar="N", help="for the answer (default: 1024)"
     )
     return query
+
+
+def add_restore(verb: Verb, audit: Any) -> argparse.ArgumentParser:
+    """Add `stockade audit restore`."""
+    restore = verb(audit, "restore", lazy("audit_restore"), "bring a log back from what is left of it, by hash")
+    restore.epilog = (
+        "Exit codes: 0 restored, nothing newer is known; 1 a fork, or tampered with; 2 incomplete: call again with "
+        "another copy; 3 restored, and a larger tree is known: the origin is sealed; 4 usage."
+    )
+    restore.add_argument(
+        "--from", dest="sources", type=Path, action="append", required=True, metavar="DIR", help="what is left: a copy"
+    )
+    restore.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes; not a running log's")
+    restore.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+    restore.add_argument("--policy", type=Path, metavar="FILE", help=f"{A_POLICY}; its witnesses are asked")
+    restore.add_argument(
+        "--seen", type=Path, action="append", default=[], metavar="FILE", help="a checkpoint that is known: cosigned"
+    )
+    restore.add_argument(
+        "--target", default="newest", metavar="WHAT", help="newest, an index, a time, or a file with a checkpoint"
+    )
+    after = restore.add_mutually_exclusive_group()
+    after.add_argument("--go-on", action="store_true", help="nothing came after what is here: the origin may go on")
+    after.add_argument("--next", type=Path, metavar="KEY", help="of `keys log`: begin the log that follows under it")
+    restore.add_argument(
+        "--timeout", type=seconds, default=10.0, metavar="SECONDS", help="for each witness (default: 10)"
+    )
+    return restore
 
 
 def add_key_verb(verb: Verb, keys: Any) -> argparse.ArgumentParser:

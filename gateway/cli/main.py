@@ -68,6 +68,7 @@ def command_line() -> argparse.ArgumentParser:
     add_client(verbs)
     add_demo(verbs)
     add_audit(verbs)
+    add_backup(verbs)
     add_operators(verbs)
     add_models(verbs)
     add_feedback(verbs)
@@ -381,6 +382,13 @@ def add_audit(verbs: Any) -> None:
     audit_verbs = audit.add_subparsers(metavar="VERB", required=True, parser_class=AuditParser)
     add_verbs(verb, audit_verbs)
     custody_arguments.add_verbs(verb, audit_verbs)
+
+
+def add_backup(verbs: Any) -> None:
+    from gateway.cli.backup_arguments import add_backup_verbs, add_restore
+
+    add_backup_verbs(verb, group(verbs, "backup", "encrypted backups of a gateway: made, verified, tried out"))
+    add_restore(verb, verbs)
 
 
 def add_operators(verbs: Any) -> None:
