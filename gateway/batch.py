@@ -42,6 +42,12 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 Starts = np.ndarray[Any, np.dtype[np.intp]]
 NO_SCORES = np.empty(0)
+SOFTENED = {Action.NEIGHBOUR: Action.HARDEN, Action.PROOF_OF_WORK: Action.HARDEN}
+"""What comes of a step that asks for more: an answer of its own, and a proof that was taken at the door."""
+GIVEN = tuple(DECISIONS[SOFTENED.get(action, action)] for action in Action)
+"""What was done to an answer, as the record says it, by the action."""
+GIVEN_AGAIN = tuple(DECISIONS[Action.NEIGHBOUR if action < Action.TOP1 else action] for action in Action)
+"""The same where the caller got an earlier answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +209,11 @@ def note_requests(  # noqa: PLR0917  one call site, in the order in which it com
     stages: dict[str, int],
 ) -> None:
     """Write what became of each request into its record."""
-    metered, kept_back = screened.metered, leaving.kept_back
+    metered, kept_back, rows = screened.metered, leaving.kept_back, inferred.rows
     kept_json = [None] * len(items) if kept_back is None else kept_back.by_request(inferred.starts)
     for position, item in enumerate(items):
         record = item.record
-        record.batch(batch_id, position, len(items), inferred.rows)
+        record.batch(batch_id, position, len(items), rows)
         record.judged(screened.judgement, position)
         record.output_json = kept_json[position]
         record.budget_json = None if metered is None else metered.budget_json(position)
@@ -264,15 +270,8 @@ def outcome_of(
         return cooling_down()
     if not sound:
         return errors.ModelError()
-    decision = DECISIONS[given_as(Action(action), repeated=repeated)]
+    decision = GIVEN_AGAIN[action] if repeated else GIVEN[action]
     return Answer(body, decision, decision if rules.reveal_verdict else None)
-
-
-def given_as(action: Action, *, repeated: bool) -> Action:
-    """Return what was done to an answer, as the record says it: an account's step may ask for more than came of it."""
-    if action < Action.TOP1 and repeated:
-        return Action.NEIGHBOUR
-    return Action.HARDEN if action in {Action.NEIGHBOUR, Action.PROOF_OF_WORK} else action
 
 
 def still_wanted(item: Item, now_ns: int, isolations: Isolations) -> bool:

@@ -94,7 +94,7 @@ class Isolations:
 
     def require(self, principal: Principal, now_ns: int) -> None:
         """Isolated where something keeps this caller out."""
-        if self.of(principal, now_ns) is not None:
+        if self.listed and self.of(principal, now_ns) is not None:
             raise Isolated
 
     def with_these(self, more: Iterable[Isolation]) -> Isolations:
