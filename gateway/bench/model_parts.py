@@ -6,11 +6,14 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from defenses.evasion.evidence import measure_evidence
+from gateway.bench.kept import Kept
 from gateway.registry.data import held_out, sample_of
 from gateway.samples import bundles_directory
 from serving.bundle import Bundle, load_bundle
@@ -57,7 +60,9 @@ def _sparsity(options: argparse.Namespace, say: Say) -> dict[str, Any]:
         places = places.take(np.random.default_rng(0).permutation(len(places))[:QUICK_PLACES])
         recipe = replace(settings.recipe, units=QUICK_UNITS, epochs=1)
         settings = replace(settings, recipe=recipe, smaller=(QUICK_SMALLER,), rounds=2, rows_max=2_000)
-    return compare_sparsity(places, settings, say)
+    about = {"recipe": str(replace(settings, seeds=0)), "rows": len(places), "data": places.sha256}
+    keep = Kept(options.keep, {**about, "program": version("stockade")})
+    return compare_sparsity(places, settings, say, keep=keep)
 
 
 def _ranking(options: argparse.Namespace, say: Say) -> dict[str, Any]:
@@ -66,19 +71,24 @@ def _ranking(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     for seed in range(options.seeds):
         say(f"seed {seed} of {options.seeds}")
         wide = ClickSettings(seed=seed, directions=16, joint=0.002, patience=4, epochs=1 if options.quick else 10)
-        found.append(rank_movielens(data, wide))
+        keep = Kept(options.keep, {"recipe": str(wide), "data": data.sha256, "program": version("stockade")})
+        found.append(keep(f"ranking-{seed}", partial(rank_movielens, data, wide)))
     return {"data_sha256": data.sha256} | {name: interval([one[name] for one in found]) for name in found[0]}
 
 
 def _credit(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     data = load_applications(CREDIT_DATA, options.modeldata)
-    return compare_payments(
+    compared = partial(
+        compare_payments,
         CREDIT_DATA,
         data,
         options.seeds,
         folds=not options.quick,
         on_step=lambda done, total: say(f"{done} of {total}"),
     )
+    about = {"quick": options.quick, "seeds": options.seeds, "data": data.digest, "program": version("stockade")}
+    found: dict[str, Any] = Kept(options.keep, about)("credit", compared)
+    return found
 
 
 def _bundles(options: argparse.Namespace, say: Say) -> dict[str, Any]:

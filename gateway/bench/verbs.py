@@ -86,6 +86,9 @@ def _add_models(verbs: Any) -> None:
         verbs, "models", _run_models, "what the models are worth, beside what is simpler; it trains, which takes long"
     )
     models.add_argument("--report", type=Path, metavar="FILE", help="write everything measured as JSON")
+    models.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep figures by part and seed: go on where it stopped"
+    )
     models.add_argument("--only", type=_names, metavar="A,B", help="of sparsity, ranking, credit, bundles")
     models.add_argument("--seeds", type=int, choices=[2, 3, 4, 5, 10], default=5, help="of each part (default: 5)")
     models.add_argument("--quick", action="store_true", help="little data, one epoch: a look, not figures to quote")

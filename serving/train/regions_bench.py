@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -44,6 +45,7 @@ SPARSE, TWIN, DENSE = "mixture, sparse path", "mixture, dense twin", "dense"
 
 Clock = Callable[[], float]
 Say = Callable[[str], None]
+Keep = Callable[[str, Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +60,39 @@ class SparsitySettings:
 
 
 def compare_sparsity(
-    places: Places, settings: SparsitySettings, say: Say, clock: Clock = time.perf_counter
+    places: Places, settings: SparsitySettings, say: Say, clock: Clock = time.perf_counter, keep: Keep | None = None
 ) -> dict[str, Any]:
-    """Train, ask and time; return plain JSON. `say` is told what is being done.
+    """Train, ask and time; return plain JSON. `say` is told what is being done, `keep` may know a seed's figures.
 
     `us`: by model and batch size, the median over rounds of a call on the first seed's models, in microseconds;
     `times_faster_than_dense`: the median of the rounds' ratios. `apart_points`: by how much the dense one is better.
     """
-    quality: dict[str, list[float]] = {}
+    keep = keep or (lambda _, measure: measure())
+    found = [
+        keep(f"sparsity-{seed}", partial(_of_seed, places, settings, seed, say, clock))
+        for seed in range(settings.seeds)
+    ]
+    quality = {name: [each["quality"][name] for each in found] for name in found[0]["quality"]}
+    return _report(places, settings, quality, found[0]["timed"])
+
+
+def _of_seed(places: Places, settings: SparsitySettings, seed: int, say: Say, clock: Clock) -> dict[str, Any]:
+    """Return the `quality` of each model, and of the first seed's models what is `timed`."""
+    train, test = split_places(places, seed)
+    test = test.take(np.arange(len(test))[: settings.rows_max])
+    nets = _trained(train, replace(settings.recipe, seed=seed), settings.smaller, say)
+    engines = _engines(nets, places.names)
+    quality = {}
+    for name, engine in engines.items():
+        say(f"seed {seed}: asking {name}")
+        quality[name] = _right(engine, test)
+    quality["nearest place"] = _nearest(train, test)
     timed: dict[str, Any] = {}
-    for seed in range(settings.seeds):
-        train, test = split_places(places, seed)
-        test = test.take(np.arange(len(test))[: settings.rows_max])
-        nets = _trained(train, replace(settings.recipe, seed=seed), settings.smaller, say)
-        engines = _engines(nets, places.names)
-        for name, engine in engines.items():
-            say(f"seed {seed}: asking {name}")
-            quality.setdefault(name, []).append(_right(engine, test))
-        quality.setdefault("nearest place", []).append(_nearest(train, test))
-        if seed == 0:
-            say("timing")
-            timed = _times(engines, test, settings.rounds, clock) | {"paths": _paths(engines, test)}
-            timed["pruned"] = _pruned(nets[DENSE], test, settings.rounds, clock)
-    return _report(places, settings, quality, timed)
+    if seed == 0:
+        say("timing")
+        timed = _times(engines, test, settings.rounds, clock) | {"paths": _paths(engines, test)}
+        timed["pruned"] = _pruned(nets[DENSE], test, settings.rounds, clock)
+    return {"quality": quality, "timed": timed}
 
 
 def region_bundle(net: RegionNet, names: Sequence[str]) -> Bundle:

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from gateway.bench.kept import Kept
 from gateway.bench.models import PARTS
 from gateway.cli.main import main
 from gateway.samples import bundles_directory
@@ -33,7 +34,9 @@ def test_the_sparsity_part_trains_asks_times_and_fits_a_terminal(places, tmp_pat
     monkeypatch.setenv("COLUMNS", "80")
     report = tmp_path / "report.json"
     words = ["--only", "sparsity", "--quick", "--seeds", "2", "--places", str(places), "--report", str(report)]
-    assert main(["bench", "models", *words]) == 0
+    keep = ["--keep", str(tmp_path / "kept")]
+    assert main(["bench", "models", *words, *keep]) == 0
+    assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == ["sparsity-0.json", "sparsity-1.json"]
     shown = capsys.readouterr().out
     assert max(len(line) for line in shown.splitlines()) <= 80
     assert "mixture, sparse path" in shown
@@ -41,6 +44,25 @@ def test_the_sparsity_part_trains_asks_times_and_fits_a_terminal(places, tmp_pat
     found = json.loads(report.read_text())["sparsity"]
     assert found["rows"] == 3000
     assert {"us", "quality", "apart_points", "smallest_equal", "paths", "pruned"} <= found.keys()
+    monkeypatch.setattr("serving.train.regions_bench.train_regions", None)  # nothing is trained again
+    assert main(["bench", "models", *words, *keep]) == 0
+    assert json.loads(report.read_text())["sparsity"] == found
+
+
+def test_a_run_goes_on_where_another_stopped_and_measures_what_is_of_something_else(tmp_path):
+    measured = []
+
+    def measure(value):
+        return lambda: measured.append(value) or {"value": value}
+
+    kept = Kept(tmp_path / "kept", {"seed": 1})
+    assert kept("a", measure(1)) == kept("a", measure(2)) == {"value": 1}
+    assert Kept(tmp_path / "kept", {"seed": 2})("a", measure(3)) == {"value": 3}
+    assert kept("b", measure(4)) == {"value": 4}
+    (tmp_path / "kept" / "b.json").write_text("[]")
+    assert kept("b", measure(5)) == {"value": 5}
+    assert Kept(None, {})("b", measure(6)) == {"value": 6}
+    assert measured == [1, 3, 4, 5, 6]
 
 
 def test_bundles_are_measured_again_on_rows_they_never_saw(capsys):
