@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.admission.shared import FAILURES
 from gateway.exits import write_sums
+from ops.audit.errors import KeyStoreError
 from serving.experts import ExpertsEngine
 from serving.fallback import FallbackEngine
 from serving.ray_engine import RayEngine
@@ -39,6 +40,7 @@ async def tick(app: App) -> None:
     for beat in count(1):
         await asyncio.sleep(TICK_S)
         write_sums(app.gw)
+        await forget_destroyed(app)
         found_full, ring_full = app.gw.ring.full - ring_full, app.gw.ring.full
         try:
             if beat % KEEP_LIMITS_TICKS == 0:
@@ -50,7 +52,6 @@ async def tick(app: App) -> None:
                 count_cached(app, cache)
             if cluster is not None:
                 count_replicas(app, cluster)
-            await asyncio.to_thread(app.keys.forget_destroyed)
         except Exception as problem:  # noqa: BLE001  whatever a gauge runs into: the sums must go on being written
             app.gw.log("gauges-not-refreshed", level="error", error=type(problem).__name__)
 
@@ -98,6 +99,14 @@ def count_replicas(app: App, metrics: ClusterMetrics) -> None:
             found = engine.replicas()
             counts[found.application] = (found.wanted, found.running)
     metrics.replicas(counts)
+
+
+async def forget_destroyed(app: App) -> None:
+    """Let go of the payload keys that an operator has destroyed. While the key database is away, none are destroyed."""
+    try:
+        await asyncio.to_thread(app.keys.forget_destroyed)
+    except KeyStoreError as problem:
+        app.gw.log("keys-not-looked-at", level="error", problem=str(problem))
 
 
 async def keep_limits(app: App) -> None:

@@ -9,7 +9,8 @@ it binds the plaintext without being guessable, and dies with the DEK.
 
 The database (`key_database`) is never in the log's directory, and its backups are short-lived (`key_backups`): that a
 DEK's row is gone (`erasure`) is what makes an erasure final. Several worker processes share it; thread-safe. Keys are
-remembered, and forgotten whenever another process has changed the database: none seals under a key that was destroyed.
+remembered until `forget_destroyed` sees that somebody else has changed the database. What is sealed in between under a
+key that was destroyed is erased with it.
 """
 
 import hmac
@@ -100,14 +101,10 @@ class KeyStore:
             KeyStoreError: the database cannot be read.
         """
         with self._database():
-            self._follow()
-
-    def _follow(self) -> None:
-        """With the lock: forget the data keys if somebody else has changed the database."""
-        version = self._data_version()
-        if version != self._version:
-            self._data_keys.clear()
-            self._version = version
+            version = self._data_version()
+            if version != self._version:
+                self._data_keys.clear()
+                self._version = version
 
     def knows(self, tenant: str) -> bool:
         """Say whether a tenant has, or had, a key. Raises KeyStoreError."""
@@ -218,7 +215,6 @@ class KeyStore:
 
     def _data_key(self, tenant: str, subject: str, month: str) -> tuple[bytes, bytes]:
         """With the lock: (reference, key) of a subject's month, made at first use."""
-        self._follow()
         place = (tenant, subject, month)
         cached = self._data_keys.get(place)
         if cached is not None:
