@@ -46,7 +46,7 @@ BUDGET_RULE = "extraction-budget"
 SPENT_RETRY_MS = 60_000
 DIFFICULTY = Difficulty()  # where the policy has steps of a watch, and no budget
 STEP_NAMES = {step: step.name.lower() for step in BudgetStep}
-_ACTIONS = {
+ACTIONS = {
     BudgetStep.FULL: Action.ALLOW,
     BudgetStep.TOP1: Action.TOP1,
     BudgetStep.PROOF_OF_WORK: Action.TOP1,  # the proof was taken at the door
@@ -169,7 +169,7 @@ class Metered:
         """Return what the budget asks for of each row: nothing in shadow."""
         if self.mode != Mode.ENFORCE:
             return np.zeros_like(self.row_steps)
-        return np.array([_ACTIONS[step] for step in BudgetStep], np.uint8)[self.row_steps]
+        return np.array([ACTIONS[step] for step in BudgetStep], np.uint8)[self.row_steps]
 
     def spent(self, position: int) -> bool:
         """Say whether a request ran into the end of its caller's budget, and is refused for it."""

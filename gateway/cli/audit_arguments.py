@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gateway.cli.arguments import seconds, whole
+from gateway.segmentation.arguments import ago
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +86,7 @@ def add_verbs(verb: Verb, audit: Any) -> None:
     verify.add_argument(
         "--query", type=Path, metavar="INDEX", help="an index of `audit query`: make it anew and compare"
     )
-    query = add_query(verb, audit)
+    query, replay = add_query(verb, audit), add_replay(verb, audit)
     tail = verb(audit, "tail", lazy("tail"), "print the newest entries, and those that come; each is proved")
     tail.epilog = "Exit codes: 0 fine; 1 what lies there does not lead to a signed root; 4 usage."
     tail.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
@@ -128,7 +129,7 @@ def add_verbs(verb: Verb, audit: Any) -> None:
         "--listen", default="127.0.0.1:8008", metavar="HOST:PORT", help="plain HTTP (default: 127.0.0.1:8008)"
     )
     restore = add_restore(verb, audit)
-    for each in (verify, query, tail, mirror, prove, cosign, restore):
+    for each in (verify, query, replay, tail, mirror, prove, cosign, restore):
         each.add_argument("--json", action="store_true", help="print what was found, or done, as JSON")
 
 
@@ -181,6 +182,40 @@ def add_restore(verb: Verb, audit: Any) -> argparse.ArgumentParser:
         "--timeout", type=seconds, default=10.0, metavar="SECONDS", help="for each witness (default: 10)"
     )
     return restore
+
+
+def add_replay(verb: Verb, audit: Any) -> argparse.ArgumentParser:
+    """Add `stockade audit replay`."""
+    replay = verb(audit, "replay", lazy("replay"), "do again what was recorded, and say what would be otherwise")
+    replay.epilog = (
+        "Exit codes: 0 all that was compared is equal; 1 something differs, or the log was tampered with; 2 it is"
+        " incomplete; 4 usage, or something that cannot be used. What would be otherwise is no failure."
+    )
+    replay.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
+    replay.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+    replay.add_argument("--config", type=Path, metavar="FILE", help="stockade.yaml (default: LOG/stockade.yaml)")
+    replay.add_argument(
+        "--policy", type=Path, metavar="FILE", help="what if this had been the policy? needs no signature"
+    )
+    replay.add_argument(
+        "--model", type=version, action="append", default=[], metavar="NAME=VERSION", help="what if it had answered?"
+    )
+    replay.add_argument("--from", dest="since", type=ago, metavar="TIME", help="2027-11-24T08:00:00Z, or 2h: ago")
+    replay.add_argument("--to", dest="until", type=ago, metavar="TIME", help="likewise (default: the end)")
+    replay.add_argument(
+        "--where", type=match, action="append", default=[], metavar="PATH=VALUE", help="only such: auth.tenant=store-7"
+    )
+    replay.add_argument("--decisions-only", action="store_true", help="leave out level R2, which runs models")
+    replay.add_argument("--page", type=Path, metavar="FILE", help="write the report as an HTML page")
+    return replay
+
+
+def version(text: str) -> tuple[str, str]:
+    """Read NAME=VERSION from the command line."""
+    name, _, number = text.partition("=")
+    if not (name and number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VERSION, such as kiosk=3")
+    return name, number
 
 
 def add_key_verb(verb: Verb, keys: Any) -> argparse.ArgumentParser:

@@ -1,0 +1,1 @@
+"""What was recorded, done again: `stockade audit replay`."""

@@ -1,0 +1,90 @@
+"""`stockade audit replay`: verify, replay, report."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from gateway.cli.verify import bar, fail, find, read_key
+from gateway.config.config import load_config
+from gateway.config.document import FileRejected
+from gateway.replay.history import Scope, TooMany
+from gateway.replay.page import write_page
+from gateway.replay.replay import Question, replay
+from gateway.replay.rulebooks import UnknownVersion, read_policy
+from gateway.replay.view import print_json, render
+from ops.audit.checkpoint import parse_vkey
+from ops.audit.errors import AuditError, ProofError
+from ops.audit.verify import verify_log
+from ops.audit.verify_report import OK, STALE, TAMPERED
+from serving.errors import ServingError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from ops.audit.verify_report import Report
+
+DIFFERS = 1
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replay and report; returns the exit code."""
+    console = Console(stderr=options.json)
+    directory, keys = find(options.log, [options.vkey] if options.vkey else [])
+    file = options.config or options.log / "stockade.yaml"
+    if not keys:
+        return fail("say which key the log has: --vkey FILE")
+    if not file.is_file():
+        return fail(f"{file}: not found; say which configuration it was: --config FILE")
+    now_ns = time.time_ns()
+    try:
+        vkey = read_key(keys[0])
+        with bar(console) as advance:
+            verified = verify_log(directory, [vkey], progress=advance)
+        if verified.exit_code not in {OK, STALE}:
+            return refuse(verified)
+        question = Question(
+            scope=scope_of(options, now_ns),
+            outputs=not options.decisions_only,
+            policy=read_policy(options.policy) if options.policy else None,
+            versions=dict(options.model),
+        )
+        replayed = replay(directory, parse_vkey(vkey), load_config(file), question, now_ns, bars(console))
+        if options.page:
+            write_page(options.page, replayed, question, now_ns)
+    except ProofError as problem:
+        return fail(f"TAMPERED: {problem}", TAMPERED)
+    except (AuditError, FileRejected, ServingError, TooMany, UnknownVersion, OSError) as problem:
+        return fail(str(problem))
+    if options.json:
+        print_json(replayed)
+    else:
+        render(replayed, console, options.page)
+    return DIFFERS if replayed.findings.differing else OK
+
+
+def refuse(report: Report) -> int:
+    """Say why there is nothing to replay: what is not proved was perhaps never decided."""
+    worst = [finding for finding in report.findings if finding.severity != "notice"] or report.findings
+    said = f"{worst[0].where}: {worst[0].what}" if worst else "it does not verify"
+    return fail(
+        f"R0: the log does not verify, and is not replayed: {said}; see `stockade audit verify`", report.exit_code
+    )
+
+
+def scope_of(options: argparse.Namespace, now_ns: int) -> Scope:
+    """Return which requests are in question."""
+    scope = Scope(where=tuple(options.where))
+    if options.since is not None:
+        scope = replace(scope, from_ns=options.since.of(now_ns))
+    return scope if options.until is None else replace(scope, until_ns=options.until.of(now_ns))
+
+
+def bars(console: Console) -> Callable[[str], AbstractContextManager[Callable[[int, int], None]]]:
+    """Return what shows the progress of each part."""
+    return lambda doing: bar(console, doing)

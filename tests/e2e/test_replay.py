@@ -1,0 +1,214 @@
+"""`stockade audit replay` on the log of a real gateway: all of it comes out again; what would be otherwise is exact."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from gateway.cli.main import main
+from gateway.samples import bundles_directory
+from ops.audit.checkpoint import parse_vkey
+from ops.audit.entry import canonical
+from ops.audit.read import LogReader
+from tests.e2e.caller import INFER, calling, images, infer_body
+from tests.e2e.running import serving
+from tests.e2e.site import copy_site
+from tests.ops.audit.open_log import VKEY, open_log
+
+REQUESTS = 240
+CALLERS = ("rated", "costly", "onlooker", "rival")  # who meet a limit, or have no right
+
+
+@pytest.fixture(scope="module")
+def site(made_site, tmp_path_factory):
+    """A gateway that has answered and refused in many ways, from several connections at once, and has stopped."""
+    site = copy_site(made_site, tmp_path_factory.mktemp("replay") / "site")
+
+    def capture(policy) -> None:
+        policy["models"]["kiosk"]["capture"] = policy["tenants"]["plenty"]["capture"] = "all"
+
+    site.change_policy(capture)
+    noise = np.random.default_rng(7).random((REQUESTS, 28, 28), np.float32)
+
+    def call(number: int) -> str:
+        rows = images()[number : number + 1 + number % 3]
+        if number % 20 < len(CALLERS):
+            return caller.ask(INFER, infer_body(images()[:1]), metadata=site.bearer(CALLERS[number % 20])).reason
+        if number % 20 == 7:
+            return caller.infer(infer_body(images()[:1, :27])).reason
+        if number % 20 in {8, 9}:
+            rows = noise[number : number + 1]
+        return caller.infer(infer_body(rows, version="1" if number % 2 else "")).reason
+
+    with (
+        serving(site) as running,
+        calling(site, running.facts["data"], site.bearer("plenty")) as caller,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        reasons = Counter(pool.map(call, range(REQUESTS)))
+    (site.directory / "state/recorder.sock").unlink(missing_ok=True)  # it cannot be copied
+    assert {"OK", "INPUT_REJECTED", "RATE_LIMITED", "METHOD_FORBIDDEN", "MODEL_UNKNOWN"} <= reasons.keys()
+    return site
+
+
+def replay(capsys, *arguments: object) -> tuple[int, dict]:
+    code = main(["audit", "replay", *map(str, arguments), "--json"])
+    said = capsys.readouterr()
+    return code, json.loads(said.out) if said.out else {"error": said.err}
+
+
+def entries_of(site) -> list[dict]:
+    reader = LogReader.open(site.log, parse_vkey(site.vkey))
+    return [json.loads(data) for data in reader.entries(0, reader.checkpoint.size)]
+
+
+def forged(site, home: Path, change) -> Path:
+    """A log that verifies, whose gateway lied: the requests' entries, changed, under a key of its own."""
+    with open_log(home) as log:
+        for entry in entries_of(site):
+            if entry["kind"] in {"served", "refused", "failed"} and "method" in entry:
+                entry.pop("payload", None)
+                change(entry)
+                log.append([canonical(entry)])
+        log.publish()
+        return log.directory
+
+
+def test_all_of_it_comes_out_again(site, capsys):
+    code, said = replay(capsys, site.directory)
+    steps = said["steps"]
+    assert (code, said["requests"], said["differences"]) == (0, REQUESTS, [])
+    assert {name: step["differs"] for name, step in steps.items()} == dict.fromkeys(steps, 0)
+    entries = [entry for entry in entries_of(site) if "method" in entry]
+    judged = [entry for entry in entries if "batch" in entry]
+    served = sum(entry["kind"] == "served" for entry in entries)
+    assert steps["identity"]["equal"] == steps["right"]["equal"] == REQUESTS
+    assert steps["limits"]["equal"] == sum(len(entry.get("limits", ())) for entry in entries)
+    assert [steps[name]["equal"] for name in ("screens", "decision", "scores")] == [len(judged)] * 3
+    assert (steps["output"]["equal"], steps["output"]["within"]) == (served, 0)
+    assert any(entry["batch"]["size"] > 1 for entry in judged)
+
+
+def test_replaying_writes_nothing_where_the_keys_are(site, capsys):
+    before = (site.directory / "keys/payload.db").read_bytes()
+    replay(capsys, site.directory)
+    assert (site.directory / "keys/payload.db").read_bytes() == before
+
+
+def test_a_threshold_that_is_another_changes_exactly_what_it_should(site, tmp_path, capsys):
+    policy = yaml.safe_load(site.policy.read_text())
+    policy["models"]["kiosk"]["screens"]["evidence"] |= {"flag": 0.2, "refuse": 0.15}
+    (tmp_path / "other.yaml").write_text(json.dumps(policy, default=str))
+    code, said = replay(capsys, site.directory, "--decisions-only", "--policy", tmp_path / "other.yaml")
+    screens = {index: entry["screens"][0] for index, entry in enumerate(entries_of(site)) if "screens" in entry}
+    # The bundle's calibration has 10,000 rows: the levels that keep these rates are ranks of it.
+    flag, refuse = (level(site, rate) for rate in (0.2, 0.15))
+    now = {
+        at: "refuse" if s["p_micro"] <= refuse else "flag" if s["p_micro"] <= flag else "pass"
+        for at, s in screens.items()
+    }
+    expected = {at for at, verdict in now.items() if verdict != screens[at]["verdict"]}
+    assert (code, len(expected) > 3) == (0, True)
+    assert {change["index"] for change in said["otherwise"]["listed"]} == expected
+    assert {change["cause"] for change in said["otherwise"]["listed"]} == {"evidence"}
+    assert said["otherwise"]["by_model"] == {"kiosk/1": len(expected)}
+    assert said["otherwise"]["same"] == REQUESTS - len(expected)
+
+
+def level(site, rate: float) -> float:
+    from defenses.evasion.evidence import load_evidence
+    from serving.bundle import load_bundle
+
+    bundle = load_bundle(site.directory / "bundles/kiosk/1", [bundles_directory() / "stockade-release.pub"])
+    return load_evidence(bundle.calibration).calibration.level(rate) * 1_000_000
+
+
+def test_other_rights_and_limits_change_exactly_what_they_should(site, tmp_path, capsys):
+    policy = yaml.safe_load(site.policy.read_text())
+    policy["limits"]["two-requests"]["request_burst"] = 3
+    policy["principals"]["rival"]["roles"] = ["onlooker"]
+    del policy["principals"]["onlooker"]
+    (tmp_path / "other.yaml").write_text(json.dumps(policy, default=str))
+    _, said = replay(capsys, site.directory, "--decisions-only", "--policy", tmp_path / "other.yaml")
+    kinds = said["otherwise"]["by_kind"]
+    per_caller = REQUESTS // 20
+    assert kinds == {
+        "refuse RATE_LIMITED → admitted": 1,  # the third of `rated`
+        "refuse MODEL_UNKNOWN → refuse METHOD_FORBIDDEN": per_caller,
+        "refuse METHOD_FORBIDDEN → refuse CREDENTIAL_INVALID": per_caller,
+    }
+
+
+def test_another_version_is_run_on_what_was_kept(site, tmp_path, capsys):
+    other = copy_site(site, tmp_path / "site")
+    shutil.copytree(bundles_directory() / "kiosk/2", other.directory / "bundles/kiosk/2")
+    page = tmp_path / "page.html"
+    code, said = replay(capsys, other.directory, "--model", "kiosk=2", "--where", "kind=served", "--page", page)
+    assert (code, said["otherwise"]["unknown"]) == (0, {})
+    assert "class" in said["otherwise"]["by_cause"]
+    assert said["otherwise"]["same"] > said["otherwise"]["total"] > 0
+    shown = page.read_text()
+    assert shown.count("<td>class<") == 1 + said["otherwise"]["by_cause"]["class"]  # and its bar
+    assert "http" not in shown
+    assert "<script" not in shown
+    code, said = replay(capsys, site.directory, "--model", "kiosk=9")
+    assert (code, "no bundle of kiosk version '9'" in said["error"]) == (4, True)
+
+
+LIES = [
+    ("decision", lambda entry: entry["decision"] == "allow", lambda entry: entry.update(decision="flag")),
+    ("screens", lambda entry: "screens" in entry, lambda entry: entry["screens"][0].update(threshold_micro=7)),
+    ("screens", lambda entry: "screens" in entry, lambda entry: entry["screens"][0].update(verdict="flag")),
+    ("right", lambda entry: entry["reason"] == "METHOD_FORBIDDEN", lambda entry: entry.update(reason="RATE_LIMITED")),
+    ("route", lambda entry: entry["reason"] == "OK", lambda entry: entry["model"].update(version="7")),
+    ("identity", lambda entry: entry["reason"] == "OK", lambda entry: entry["auth"].update(credential="somebody")),
+    ("limits", lambda entry: entry["reason"] == "OK", lambda entry: entry["limits"][1].update(tokens=1)),
+]
+
+
+@pytest.mark.parametrize(("step", "wanted", "lie"), LIES, ids=[f"{at}-{lie[0]}" for at, lie in enumerate(LIES)])
+def test_an_entry_that_does_not_follow_is_found_and_no_other(  # noqa: PLR0917  what is tampered with
+    site, tmp_path, capsys, step, wanted, lie
+):
+    told: list[str] = []
+
+    def change(entry) -> None:
+        if not told and wanted(entry):
+            lie(entry)
+            told.append(entry["id"])
+
+    log = forged(site, tmp_path / "forged", change)
+    code, said = replay(capsys, log, "--vkey", VKEY, "--config", site.config, "--decisions-only")
+    assert code == 1
+    assert {difference["id"] for difference in said["differences"] if difference["step"] == step} == set(told)
+    if step not in {"route", "limits"}:  # a model that is not here is not judged; what is spent follows from before
+        assert {difference["id"] for difference in said["differences"]} == set(told)
+
+
+def test_a_log_that_was_tampered_with_is_not_replayed(site, tmp_path, capsys):
+    other = copy_site(site, tmp_path / "site")
+    bundle = max((other.log / "tile/entries").glob("000.p/*"), key=lambda file: int(file.name))
+    data = bundle.read_bytes()
+    at = data.index(b'"decision":"allow"') + len('"decision":"')
+    bundle.write_bytes(data[:at] + b"blame" + data[at + 5 :])
+    code, said = replay(capsys, other.directory)
+    assert (code, "R0" in said["error"]) == (1, True)
+
+
+def test_what_cannot_be_compared_is_not_called_equal(site, tmp_path, capsys):
+    """Neither the policy of the time nor the keys are here."""
+    other = copy_site(site, tmp_path / "site")
+    shutil.rmtree(other.directory / "state/policy")
+    other.change_policy(lambda policy: policy["limits"]["unlimited"].update(in_flight=4095))
+    (other.directory / "keys/payload.db").unlink()
+    code, said = replay(capsys, other.directory)
+    assert code == 0
+    assert sum(step["equal"] for step in said["steps"].values()) == 0
+    assert said["steps"]["decision"]["skipped"] == {"the policy is not at hand": REQUESTS}
