@@ -78,7 +78,7 @@ def prepare_directories(settings: RecorderSettings) -> None:
     changed: set[Path] = set()
     for directory in (settings.directory, state, state / "segments", state / "staging", settings.rings_directory):
         changed |= {*make_directories(directory), directory.parent}
-    for each in changed:
+    for each in sorted(changed):
         sync_directory(each)
 
 

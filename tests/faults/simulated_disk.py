@@ -30,8 +30,6 @@ from ops.audit.errors import AppenderRunning
 SECTOR_BYTES = 512
 SHORT = errno.EAGAIN  # in `faults`: no error, but a write that takes less than it was given
 CHANCES = (0.0, 0.2, 0.5, 0.8, 1.0)  # that something unsynced survives; one for each crash and kind
-
-
 _CALLS = ("open", "close", "write", "pwritev", "fsync", "fdatasync", "posix_fallocate", "rename", "replace")
 _CALLS += ("mkdir", "unlink", "rmdir")
 _REAL: dict[str, Callable[..., Any]] = {name: getattr(os, name) for name in _CALLS}
@@ -57,6 +55,7 @@ class Directory:
 
 
 Node = File | Directory
+Change = list[tuple[Directory, str, Node | None]]  # names that change together
 
 
 @dataclass(slots=True)
@@ -65,9 +64,6 @@ class _Opened:
 
     node: Node
     offset: int = 0
-
-
-Change = list[tuple[Directory, str, Node | None]]  # names that change together
 
 
 def put(content: bytearray, offset: int, data: bytes) -> None:
@@ -111,7 +107,7 @@ class SimulatedDisk:
                 lost |= names
             else:
                 self._rename(change)
-        for node in {*self._live.values(), *(opened.node for opened in self._descriptors.values())}:
+        for node in dict.fromkeys(self._live.values()):
             if isinstance(node, File):
                 self._tear(node)
         after._fill(self._top, after._top, root)
