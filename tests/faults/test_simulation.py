@@ -41,7 +41,7 @@ def refusal(number: int) -> bytes:
 
 
 class Inline:
-    """In place of the publisher's threads, so that the order of calls depends on the seed alone (a set has no order)."""
+    """In place of the publisher's threads, so that the order of calls depends on the seed alone. Sets have none."""
 
     def map(self, call, items):
         return [call(item) for item in (sorted(items) if isinstance(items, set) else items)]
