@@ -60,8 +60,8 @@ def _sparsity(options: argparse.Namespace, say: Say) -> dict[str, Any]:
         places = places.take(np.random.default_rng(0).permutation(len(places))[:QUICK_PLACES])
         recipe = replace(settings.recipe, units=QUICK_UNITS, epochs=1)
         settings = replace(settings, recipe=recipe, smaller=(QUICK_SMALLER,), rounds=2, rows_max=2_000)
-    about = {"recipe": str(replace(settings, seeds=0)), "rows": len(places), "data": places.sha256}
-    keep = Kept(options.keep, {**about, "program": version("stockade")})
+    about: dict[str, str | int | bool] = {"recipe": str(replace(settings, seeds=0)), "rows": len(places)}
+    keep = Kept(options.keep, {**about, "data": places.sha256, "program": version("stockade")})
     return compare_sparsity(places, settings, say, keep=keep)
 
 
