@@ -152,7 +152,7 @@ class Custody:
         await self.record("erasure", [erasure_entry(erasure)])
         self.reached("recorded")
         await asyncio.to_thread(self.erasures.done, erasure.id)
-        self.log("payloads-erased", level="warning", count=len(erasure.keys), erasure=erasure.id)
+        self.log("payloads-erased", level="warning", count=len(erasure.keys), request_id=erasure.approval)
         return await asyncio.to_thread(self.erasures.erasure, erasure.id)
 
     async def _place(self, hold: Hold) -> None:

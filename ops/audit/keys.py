@@ -7,7 +7,7 @@ AES-256-GCM under its single-use record key, with origin, record id and field as
 ciphertext || tag. Beside it stands an HMAC commitment to the plaintext under another key derived from the record's:
 it binds the plaintext without being guessable, and dies with the DEK.
 
-The database (`key_database`) is never in the log's directory, and its backups are short-lived (`key_backups`): that a
+The database (`key_database`) is never in the log's directory, and its backups live for seven days: that a
 DEK's row is gone (`erasure`) is what makes an erasure final. Several worker processes share it; thread-safe. Keys are
 remembered until `forget_destroyed` sees that somebody else has changed the database. What is sealed in between under a
 key that was destroyed is erased with it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from datetime import UTC, datetime
 
 import pytest
 
@@ -12,7 +11,6 @@ from gateway.cli.init import OPERATOR_SPIFFE
 from gateway.cli.main import main
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.errors import KeyMissing
-from ops.audit.key_backups import backup_keys, restore_keys
 from ops.audit.keys import KeyStore
 from ops.audit.read import LogReader
 from tests.e2e.caller import calling, images, infer_body
@@ -98,13 +96,13 @@ def of_kind(running, kind: str) -> list[dict]:
 
 def test_a_subject_is_forgotten_in_every_copy_and_every_proof_still_holds(made_site, audit, tmp_path):
     site = made(made_site, tmp_path / "site")
-    database, backups = site.directory / "keys/payload.db", tmp_path / "backups"
+    database, backups = site.directory / "keys/payload.db", backups_in(tmp_path)
     mirror, receipt = tmp_path / "mirror", tmp_path / "1.tlog-proof"
     with serving(site) as running:
         gone, stays = asked(running, "plenty"), asked(running, "archivist")
         assert opened(site, site.log, *gone) == infer_body(images()[:1])
         assert main(["audit", "prove", str(site.log), str(gone[0]), "--vkey", site.vkey, "--out", str(receipt)]) == 0
-        backup = backup_keys(database, backups, now=datetime.now(UTC))
+        assert main(["backup", "create", str(site.config), *backups]) == 0
         asking = json.loads(audit(running, "erase request", *SUBJECT, *REASON, "--json"))["erasure"]
         assert (asking["state"], asking["keys"]) == ("requested", [gone[1]["payload"]["key"]])
         assert "two administrators" in audit(running, "erase approve", asking["id"], code=1)
@@ -141,13 +139,20 @@ def test_a_subject_is_forgotten_in_every_copy_and_every_proof_still_holds(made_s
         assert opened(site, log, *stays)
     assert main(["audit", "verify", str(receipt), "--vkey", site.vkey]) == 0
 
-    shutil.move(database, tmp_path / "lost.db")
-    restore_keys(backup, database, now=datetime.now(UTC))
+    assert main(["restore", *backups, "--out", str(tmp_path / "restored")]) in (0, 1), "1: its log may not go on"
+    (restored,) = (tmp_path / "restored").rglob("payload.db")
+    shutil.copy(restored, database)
     assert opened(site, mirror, *gone), "the backup was made before"
     with serving(site) as running:
         until(lambda: not opens(site, mirror, *gone), "the restored key database opens what was erased")
         assert opened(site, mirror, *stays)
         assert "erased-keys-had-come-back" in [event["event"] for event in running.events()]
+
+
+def backups_in(directory) -> list[str]:
+    """Make a place for backups, as the verbs take it."""
+    assert main(["backup", "key", "--out", str(directory / "backup.key")]) == 0
+    return ["--repository", str(directory / "backups"), "--key", str(directory / "backup.key")]
 
 
 def opens(site, log, index: int, entry: dict) -> bool:
