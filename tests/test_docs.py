@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -32,9 +33,14 @@ def title(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
+def parsed(text: str) -> tuple[Token, ...]:
+    return tuple(MarkdownIt("commonmark").enable("table").parse(text))
+
+
 def tokens(text: str) -> Iterator[Token]:
     """All tokens of a document, those inside paragraphs and cells included."""
-    for token in MarkdownIt("commonmark").enable("table").parse(text):
+    for token in parsed(text):
         yield token
         yield from token.children or ()
 
@@ -50,8 +56,7 @@ def links(text: str) -> list[str]:
 
 def anchors(text: str) -> set[str]:
     """The anchors that a forge gives to headings."""
-    found = MarkdownIt("commonmark").enable("table").parse(text)
-    heads = [inline.content for token, inline in pairwise(found) if token.type == "heading_open"]
+    heads = [inline.content for token, inline in pairwise(parsed(text)) if token.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
@@ -118,12 +123,18 @@ def spans(text: str) -> list[str]:
     return [token.content for token in tokens(text) if token.type == "code_inline"]
 
 
+@cache
+def stockade() -> ArgumentParser:
+    """The real command line: one, since the documents ask it hundreds of times."""
+    return command_line()
+
+
 def refused(arguments: list[str]) -> str | None:
     """What the real command line says against these arguments."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            command_line().parse_args(arguments)
+            stockade().parse_args(arguments)
     except SystemExit as exit_:
         return said.getvalue() or None if exit_.code else None
     return None
@@ -140,12 +151,12 @@ def verbs_of(parser: ArgumentParser) -> dict[str, ArgumentParser]:
 
 def unknown(mention: list[str]) -> list[str]:
     """Words of a mention (`stockade audit verify --vkey`) that are no verb or option of the real command line."""
-    parser, rest = command_line(), mention
+    parser, rest = stockade(), mention
     while rest and rest[0] in verbs_of(parser):
         parser, rest = verbs_of(parser)[rest[0]], rest[1:]
     if parser._subparsers is not None and rest and not rest[0].startswith("-"):
         return [rest[0]]
-    known = set(parser._option_string_actions) | set(command_line()._option_string_actions)
+    known = set(parser._option_string_actions) | set(stockade()._option_string_actions)
     return [word for word in rest if word.startswith("-") and word.partition("=")[0] not in known]
 
 
@@ -206,6 +217,7 @@ def exported(tmp_path_factory):
     worker.response_cache().happened(lookups={("kiosk", "hit"): 1}, entries=1, nbytes=1)
     worker.ray_cluster().replicas({"stockade-kiosk-1": (1, 1)})
     worker.witnesses(["other"]).cosigned(1, 1.0)
+    worker.replication().measured(size=1, entries=1, seconds=1.0)
     worker.evaluations().found([("kiosk", "2", "trusted", 1, 1, 0.0)])
     recorder = RecorderMetrics(directory, "recorder", kinds=KINDS)
     page = expose(directory).decode()
@@ -304,7 +316,7 @@ def test_a_wrong_command_line_is_seen(line, parses):
         ("stockade audit replay", ["replay"]),
         ("stockade serve --turbo", ["--turbo"]),
         ("stockade bench serve --report", []),
-        ("stockade restore", ["restore"]),
+        ("stockade rescue", ["rescue"]),
     ],
 )
 def test_a_wrong_mention_is_seen(span, wrong):
