@@ -36,6 +36,7 @@ REPEAT_BETS: Final = ((0.9, ONE_BALL), (0.5, ONE_BALL), (0.1, ONE_BALL), (0.3, M
 """Bets on repeats: which part of an attacker's traffic is attack, and how that spreads."""
 GAPS: Final = (2, 5)  # queries since the last repeat from which the next context holds
 SIMILARITY_WEIGHT: Final = 0.8  # of the two screens' evidence in their average
+RETURNS_WEIGHT: Final = 0.2  # of the evidence of returns beside that average, where there is any
 
 
 class EProcess:
@@ -133,9 +134,18 @@ def greatest_mean(pays: NDArray[np.float64], bounds: NDArray[np.float64]) -> flo
     return mean + (1.0 - float(bounds[0]) + left) * float(pays[0])
 
 
+def tails_of(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return p-values (contexts, outcomes): the bound on this outcome or one as rare; 1 for the ordinary one."""
+    each = bounds[:, 1:]
+    rarer = np.where(each[:, None, :] <= each[:, :, None], each[:, None, :], 0.0).sum(axis=2)
+    return np.column_stack([np.ones(len(bounds)), np.minimum(rarer, bounds[:, :1])])
+
+
 @dataclass(slots=True)
 class Account:
-    """What is remembered of one principal; `moving` and `motion` only from its first repeat on."""
+    """What is remembered of one principal; `moving` and `motion` only from its first repeat on, `returning` from where
+    returns are bet on.
+    """
 
     tenant: str
     repeating: EProcess
@@ -145,13 +155,17 @@ class Account:
     seen_ns: int = 0
     moving: EProcess | None = None
     motion: Motion | None = None
+    returning: EProcess | None = None
 
     @property
     def log_evidence(self) -> float:
-        """Return the average of what the two screens have come to."""
+        """Return the average of what the two screens have come to, and returns where they are bet on."""
         moving = -inf if self.moving is None else self.moving.log_evidence
         weighted = moving + log(1.0 - SIMILARITY_WEIGHT)
-        return log_add(self.repeating.log_evidence + log(SIMILARITY_WEIGHT), weighted)
+        both = log_add(self.repeating.log_evidence + log(SIMILARITY_WEIGHT), weighted)
+        if self.returning is None:
+            return both
+        return log_add(both + log(1.0 - RETURNS_WEIGHT), self.returning.log_evidence + log(RETURNS_WEIGHT))
 
 
 def context_of(since_repeat: int) -> int:

@@ -4,12 +4,15 @@ Watches are calibrated on streams of this kind, and measured on more of it from 
 operator with recorded traffic calibrates on that.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from defenses.evasion.returns import AGE
 
 NOISE: Final = 0.05  # standard deviation
 BRIGHTNESS: Final = (0.8, 1.2)
@@ -48,29 +51,47 @@ class WatchKind:
 
 @dataclass(frozen=True, slots=True)
 class BenignTraffic:
-    """How an innocent account asks: `duplicates` of its queries are near duplicates of its last new one, in bursts."""
+    """How an innocent account asks: `duplicates` of its queries are near duplicates of its last new one, in bursts.
+
+    returns: share of its queries that are about a thing it asked about AGE queries ago or before, seen again; None:
+        nobody said, and nothing is concluded from returns.
+    """
 
     duplicates: float = 0.05
     burst_mean: float = 3.0
     burst_max: int = 12
     queries: int = 1_000
+    returns: float | None = None
 
     def stream(self, rows: NDArray[np.float32], kind: WatchKind, rng: np.random.Generator) -> NDArray[np.float32]:
         """Return one account's queries, (queries, *shape), from rows drawn without repetition."""
         chance = self.duplicates / ((1.0 - self.duplicates) * self.burst_mean)
         fresh: Iterator[int] = iter(rng.permutation(len(rows)).tolist())
         asked: list[NDArray[np.float32]] = []
+        things: list[int] = []  # where in `asked` each was new
         while len(asked) < self.queries:
+            if self.returns and rng.random() < self.returns:
+                old = bisect_right(things, len(asked) - AGE)
+                if old:
+                    asked.append(again(asked[things[rng.integers(old)]], rows, kind, rng, int(rng.integers(3))))
+                    continue
+            things.append(len(asked))
             row = rows[next(fresh)]
             asked.append(row)
             if rng.random() < chance:
                 times = min(int(rng.geometric(1.0 / self.burst_mean)), self.burst_max)
-                if kind.picture is None:
-                    asked += [corrected(row, rows[rng.integers(len(rows))], rng) for _ in range(times)]
-                else:
-                    manner = int(rng.integers(3))
-                    asked += [seen_again(row, manner, rng) for _ in range(times)]
+                manner = 0 if kind.picture is None else int(rng.integers(3))
+                asked += [again(row, rows, kind, rng, manner) for _ in range(times)]
         return np.stack(asked[: self.queries])
+
+
+def again(
+    row: NDArray[np.float32], rows: NDArray[np.float32], kind: WatchKind, rng: np.random.Generator, manner: int
+) -> NDArray[np.float32]:
+    """Return a near duplicate of a row: of numbers, corrected by another of `rows`; of images, in this manner."""
+    if kind.picture is None:
+        return corrected(row, rows[rng.integers(len(rows))], rng)
+    return seen_again(row, manner, rng)
 
 
 def corrected(row: NDArray[np.float32], other: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -4,9 +4,11 @@ Two accounts become a group when both repeat a *hot* anchor, one that was repeat
 tenants, where two tenants' hot anchors lie in one ball (an index of the last 256 hot anchors finds that). Benign
 traffic has short bursts about one thing, from one account.
 
-Belonging to a group is no evidence, and nobody is judged by what others ask alone: the group's evidence can lend a
-member's own LEND, no more. An account whose own queries look innocent stays innocent, whoever copies them to drag it
-in; and each of ten accounts that share a search is found at a hundredth of the evidence that it would take alone.
+Belonging to a group is no evidence: the repeat that unites two is bet on before they are one, else each group would
+begin with a repeat that seems to come out of nothing. And nobody is judged by what others ask alone: the group's
+evidence can lend a member's own LEND, no more. An account whose own queries look innocent stays innocent, whoever
+copies them to drag it in; and each of ten accounts that share a search is found at a hundredth of the evidence that it
+would take alone.
 
 Bounded: groups hold at most 256 members, only accounts that are remembered. Not thread-safe; no clock.
 """
@@ -21,6 +23,7 @@ from defenses.account import EProcess
 from defenses.evasion.similarity import Codes
 from defenses.evasion.window import differing
 
+JUST_NOW: Final = 1  # queries since a repeat: it is one that unites
 HOT: Final = 4  # repeats
 LEND: Final = log(100.0)
 MEMBERS_MAX: Final = 256
@@ -38,10 +41,9 @@ class Group:
 
 @dataclass(slots=True)
 class Groups:
-    """Who moves with whom. `bets` of the e-process of a group, `alone` what `since_repeat` begins with."""
+    """Who moves with whom. `bets` of the e-process of a group."""
 
     bets: int
-    alone: int
     _of: dict[str, Group] = field(default_factory=dict)
 
     def of(self, principal: str) -> Group | None:
@@ -55,12 +57,13 @@ class Groups:
         if first is None or (second is not None and len(second.members) > len(first.members)):
             first, second, one, other = second, first, other, one
         if first is None:
-            first = self._of[one] = Group(EProcess(self.bets), self.alone, [one])
+            first = self._of[one] = Group(EProcess(self.bets), JUST_NOW, [one])
         newcomers = [other] if second is None else second.members
         if len(first.members) + len(newcomers) > MEMBERS_MAX:
             return
         if second is not None and second.evidence.log_evidence > first.evidence.log_evidence:
-            first.evidence, first.since_repeat = second.evidence, second.since_repeat
+            first.evidence = second.evidence
+        first.since_repeat = JUST_NOW
         first.members += newcomers
         for name in newcomers:
             self._of[name] = first

@@ -25,17 +25,21 @@ from typing import Any, Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.account import GAPS, ONE_BALL, REPEAT_BETS, Account, Bet, EProcess, context_of, since
+from defenses.account import GAPS, ONE_BALL, REPEAT_BETS, Account, Bet, EProcess, context_of, since, tails_of
 from defenses.archive import Archive
 from defenses.calibration import digest_arrays
 from defenses.errors import CalibrationInvalid
-from defenses.evasion import direction, similarity
+from defenses.evasion import direction, returns, similarity
 from defenses.evasion.direction import Direction, Motion
+from defenses.evasion.returns import SLOW, Returns
 from defenses.evasion.similarity import Codes, Fingerprint, flatten
-from defenses.evasion.window import Window
+from defenses.evasion.window import ANCHORS_MAX, Window
 from defenses.groups import HOT, LEND, Groups, HotAnchors
 from defenses.kept_answers import KeptAnswers
+from defenses.observed import AccountView, Asker, Observed
 from defenses.watch_state import restore, seed_of, snapshot
+
+__all__ = ["BOUNDS", "BOUNDS_SHAPE", "AccountView", "Asker", "Observed", "Watch"]
 
 ACCOUNTS_MAX: Final = 100_000
 WINDOWS_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -44,44 +48,6 @@ BOUNDS_SHAPE: Final = (len(GAPS) + 1, len(ONE_BALL) + 1)  # contexts; any repeat
 BOUNDS: Final = f"{similarity.NAME}.bounds"
 
 _ALGORITHM = "stockade.watch/1"
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    principal: str
-    tenant: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Observed:
-    """What a batch says about its askers.
-
-    scores, p_values: per stateful screen, float64 (rows,); a higher score is more suspicious.
-    log_evidence: float64 (rows,), natural logarithm of the evidence against the asker after that row, its group's part
-        included; -inf is none.
-    outcomes: per stateful screen, int64 (rows, 2): the context a row was bet on in and what came of it, -1 where there
-        was no bet; what bounds are fitted to.
-    anchors: row -> the outputs, one row each, that were given to the query it repeats; only where that was the
-        asker's own, or its group's.
-    """
-
-    scores: Mapping[str, NDArray[np.float64]]
-    p_values: Mapping[str, NDArray[np.float64]]
-    log_evidence: NDArray[np.float64]
-    outcomes: Mapping[str, NDArray[np.int64]]
-    anchors: Mapping[int, Mapping[str, NDArray[Any]]]
-
-
-class AccountView(NamedTuple):
-    """An account as an operator sees it; `log_evidence` in natural logarithm, -inf where there is none."""
-
-    principal: str
-    tenant: str
-    group: str
-    queries: int
-    repeats: int
-    log_evidence: float
-    seen_ns: int
 
 
 class _Row(NamedTuple):
@@ -96,6 +62,8 @@ class _Met(NamedTuple):
     anchor: int | None = None
     outcome: int | None = None
     motion: tuple[int, int] | None = None  # context, bin
+    hot: tuple[int, int] | None = None  # the anchor that unites who repeats it, and how often it was repeated before
+    returned: bool | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -104,8 +72,9 @@ class Watch:
 
     fingerprint: Fingerprint
     bet: Bet
-    tails: NDArray[np.float64]  # (contexts, outcomes): p-value of an outcome or a rarer one
+    tails: Mapping[str, NDArray[np.float64]]  # (contexts, outcomes): p-value of an outcome or a rarer one
     direction: Direction
+    returns: Returns | None
     digests: Mapping[str, str]
     kept: KeptAnswers
     archive: Archive
@@ -113,7 +82,7 @@ class Watch:
     accounts_max: int
     windows_bytes_max: int
     key: bytes = field(repr=False)
-    groups: Groups = field(default_factory=lambda: Groups(len(REPEAT_BETS), GAPS[-1]))
+    groups: Groups = field(default_factory=lambda: Groups(len(REPEAT_BETS)))
     known: OrderedDict[str, Account] = field(default_factory=OrderedDict)
     windows: OrderedDict[str, Window] = field(default_factory=OrderedDict)
     windows_bytes: int = 0
@@ -144,12 +113,13 @@ class Watch:
         bounds = own[0].get(BOUNDS)
         if bounds is None or bounds.dtype != np.float64 or bounds.shape != BOUNDS_SHAPE:
             raise CalibrationInvalid(BOUNDS, f"float64 {BOUNDS_SHAPE} wanted")
-        fingerprint = Fingerprint.from_calibration(own[0], key)
+        fingerprint, moves = Fingerprint.from_calibration(own[0], key), Direction.from_calibration(own[1])
         return cls(
             fingerprint=fingerprint,
             bet=Bet.against(bounds, REPEAT_BETS),
-            tails=tails_of(bounds),
-            direction=Direction.from_calibration(own[1]),
+            tails={similarity.NAME: tails_of(bounds), direction.NAME: moves.tails},
+            direction=moves,
+            returns=Returns.from_calibration(own[0]),
             digests={prefix: digest_arrays(_ALGORITHM, part) for prefix, part in zip(prefixes, own, strict=True)},
             kept=KeptAnswers(answer_names),
             archive=Archive(key),
@@ -158,6 +128,11 @@ class Watch:
             windows_bytes_max=windows_bytes_max,
             key=key,
         )
+
+    @property
+    def slow(self) -> int:
+        """Return how many places of a window give way more slowly: none where returns are not bet on."""
+        return 0 if self.returns is None else SLOW
 
     @property
     def techniques(self) -> Mapping[str, str]:
@@ -183,6 +158,8 @@ class Watch:
         names = tuple(self.digests)
         unusual, bets = np.ones((len(names), rows)), np.full((len(names), rows, 2), -1)
         p_values, outcomes = dict(zip(names, unusual, strict=True)), dict(zip(names, bets, strict=True))
+        if self.returns is not None:
+            outcomes[returns.NAME] = np.full((rows, 2), -1)
         log_evidence: list[float] = []
         anchors: dict[int, Mapping[str, NDArray[Any]]] = {}
         first = starts.tolist()
@@ -193,14 +170,10 @@ class Watch:
                 met = self._meet(asker, account, window, _Row(units[row], exact[row], answers[row]))
                 if met.anchor is not None:
                     anchors[row] = self.kept.unpack(window.answers[met.anchor])
-                if met.outcome is not None:
-                    bet = self._bet(asker.principal, account, met.outcome)
-                    outcomes[similarity.NAME][row] = bet
-                    if met.outcome:
-                        p_values[similarity.NAME][row] = self.tails[bet]
-                if met.motion is not None:
-                    outcomes[direction.NAME][row] = met.motion
-                    p_values[direction.NAME][row] = self.direction.tails[met.motion]
+                for name, found in self._bets(asker, account, window, met):
+                    outcomes[name][row] = found
+                    if name in p_values:
+                        p_values[name][row] = self.tails[name][found]
                 log_evidence.append(self.evidence_of(asker.principal, account))
             if window.capacity != before:
                 self.windows_bytes += window.nbytes - window.nbytes_of(before)
@@ -234,6 +207,7 @@ class Watch:
         account = self.known.get(principal)
         if account is not None:
             account.repeating, account.moving, account.motion = EProcess(len(REPEAT_BETS)), None, None
+            account.returning = None
             account.since_repeat, account.repeats = GAPS[-1], 0
 
     def snapshot(self) -> bytes:
@@ -252,22 +226,42 @@ class Watch:
         own = next((at for at in inside if self._together(window.askers[at], asker.principal)), None)
         if asked_before:
             return _Met(own)
-        outcome, motion, code = 0, None, row.units.take(self.fingerprint.chosen[0])
+        outcome, motion, hot, code = 0, None, None, row.units.take(self.fingerprint.chosen[0])
+        returned = self._returned(window, own, inside, row.units)
         if inside:
             account.repeats += 1
             at = max(inside, key=window.visits.__getitem__)
             motion = self._move(account, asker.tenant, window, at, code)
             visits = window.repeat(at)
             outcome = 1 + sum(visits >= step for step in VISITS)
-            if visits >= HOT:
-                self._join(asker, window, at, visits)
+            hot = (at, visits) if visits >= HOT else None
         if own is None:  # close to what somebody else asked: it gets an answer, and an anchor, of its own
             window.remember(code, asker.principal, row.answer)
-        return _Met(own, outcome, motion)
+        return _Met(own, outcome, motion, hot, returned)
+
+    def _returned(self, window: Window, own: int | None, inside: list[int], units: Codes) -> bool | None:
+        """Return whether an account returned to what is its own, or its group's; None where there is no bet on it."""
+        if self.returns is None or window.size < ANCHORS_MAX:
+            return None
+        return own is not None and window.returned(inside, units, self.fingerprint)
 
     def _together(self, one: str, other: str) -> bool:
         group = self.groups.of(other)
         return one == other or (group is not None and group is self.groups.of(one))
+
+    def _bets(self, asker: Asker, account: Account, window: Window, met: _Met) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Take what became of a row as evidence; yield each screen's context and outcome."""
+        if met.outcome is not None:
+            yield similarity.NAME, self._bet(asker.principal, account, met.outcome)
+        if met.motion is not None:
+            yield direction.NAME, met.motion
+        if met.returned is not None and self.returns is not None:
+            if account.returning is None:
+                account.returning = EProcess(returns.BETS)
+            account.returning.update(self.returns.log_e[met.returned])
+            yield returns.NAME, (0, int(met.returned))
+        if met.hot is not None:
+            self._join(asker, window, *met.hot)
 
     def _bet(self, principal: str, account: Account, outcome: int) -> tuple[int, int]:
         """Take an outcome as evidence against an account and its group; return its context with it."""
@@ -320,7 +314,8 @@ class Watch:
     def _window(self, tenant: str, answer_bytes: int) -> Window:
         window = self.windows.get(tenant)
         if window is None:
-            window = self.windows[tenant] = Window.new(self.fingerprint.cells, answer_bytes, seed_of(self.key, tenant))
+            seed = seed_of(self.key, tenant)
+            window = self.windows[tenant] = Window.new(self.fingerprint.cells, answer_bytes, seed, self.slow)
             self.windows_bytes += window.nbytes
         self.windows.move_to_end(tenant)
         return window
@@ -333,10 +328,3 @@ class Watch:
             self.groups.leave(name)
         while self.windows_bytes > self.windows_bytes_max and len(self.windows) > 1:
             self.windows_bytes -= self.windows.popitem(last=False)[1].nbytes
-
-
-def tails_of(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return p-values (contexts, outcomes): the bound on this outcome or one as rare; 1 for the ordinary one."""
-    each = bounds[:, 1:]
-    rarer = np.where(each[:, None, :] <= each[:, :, None], each[:, None, :], 0.0).sum(axis=2)
-    return np.column_stack([np.ones(len(bounds)), np.minimum(rarer, bounds[:, :1])])

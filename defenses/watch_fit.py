@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from defenses.benign_traffic import BenignTraffic, WatchKind
 from defenses.errors import CalibrationInvalid
-from defenses.evasion import direction, similarity
+from defenses.evasion import direction, returns, similarity
 from defenses.evasion.similarity import Fingerprint
 from defenses.evasion.window import CANDIDATES, differing
 from defenses.intervals import clopper_pearson
@@ -69,10 +69,15 @@ def fit_watch(
     benign = traffic or BenignTraffic()
     arrays = _balls(fit, kind, np.random.default_rng([seed, 1]))
     arrays |= {BOUNDS: np.full(BOUNDS_SHAPE, 0.1), direction.BOUNDS: _any_motion()}
-    counts, motions = _count(arrays, draws(fit, kind, benign, streams[0], np.random.default_rng([seed, 2])), kind)
+    if benign.returns is not None:
+        arrays[returns.BOUND] = np.array([0.5])
+    drawn = draws(fit, kind, benign, streams[0], np.random.default_rng([seed, 2]))
+    counts, motions, returned = _count(arrays, drawn, kind)
     anything = np.column_stack([counts[:, :1], counts[:, 1:].sum(axis=1)])
     arrays[BOUNDS] = np.column_stack([_bounds(anything)[:, 1], _bounds(counts)[:, 1:]])
     arrays[direction.BOUNDS] = _bounds(motions)
+    if benign.returns is not None:
+        arrays[returns.BOUND] = _returns_bound(returned)
     if (total := float(arrays[BOUNDS][:, 0].max())) > BOUND_MAX:
         raise CalibrationInvalid(BOUNDS, f"benign traffic may repeat itself {total:.2f} of the time")
     report = {
@@ -84,6 +89,8 @@ def fit_watch(
         "repeat_share": float(counts[:, 1:].sum() / counts.sum()),
         "bounds": arrays[BOUNDS].tolist(),
         "confidence": CONFIDENCE,
+        "returns": benign.returns,
+        "returns_bound": None if benign.returns is None else arrays[returns.BOUND].tolist(),
         "fitted_on_streams": streams[0],
         "measured": measure_watch(arrays, measure, kind, traffic=benign, streams=streams[1], seed=seed + 1),
     }
@@ -180,16 +187,25 @@ def _fewest(codes: NDArray[np.uint8], fingerprint: Fingerprint) -> tuple[int, in
 
 def _count(
     arrays: Mapping[str, NDArray[Any]], streams: Iterator[NDArray[np.float32]], kind: WatchKind
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how often each outcome followed in each context, (contexts, outcomes), for both screens."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return how often each outcome followed in each context, (contexts, outcomes), for each screen and returns."""
     counts = np.zeros(BOUNDS_SHAPE, np.int64)
     motions = np.zeros((direction.CONTEXTS, direction.BINS), np.int64)
+    returned = np.zeros((1, 2), np.int64)
+    tables = {similarity.NAME: counts, direction.NAME: motions, returns.NAME: returned}
     for stream in streams:
-        seen = _watched(arrays, stream, kind).outcomes
-        for table, outcomes in ((counts, seen[similarity.NAME]), (motions, seen[direction.NAME])):
+        for name, outcomes in _watched(arrays, stream, kind).outcomes.items():
             there = outcomes[outcomes[:, 0] >= 0]
-            np.add.at(table, (there[:, 0], there[:, 1]), 1)
-    return counts, motions
+            np.add.at(tables[name], (there[:, 0], there[:, 1]), 1)
+    return counts, motions, returned
+
+
+def _returns_bound(returned: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return an upper bound on how often benign queries return, (1,); CalibrationInvalid where no window was full."""
+    bound = _bounds(returned)[0, 1:]
+    if bound[0] >= 1:
+        raise CalibrationInvalid(returns.BOUND, "no stream was long enough to fill a window")
+    return bound
 
 
 def _bounds(counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ import numpy as np
 from defenses.account import GAPS, REPEAT_BETS, STEPS_MAX, Account, EProcess
 from defenses.archive import SETS, WAYS
 from defenses.errors import SnapshotInvalid
-from defenses.evasion import direction
+from defenses.evasion import direction, returns
 from defenses.evasion.window import ANCHORS_FIRST, ANCHORS_MAX, Window
 from defenses.groups import HOT_ANCHORS_MAX, MEMBERS_MAX, Group
 from defenses.kept_answers import ANSWER_BYTES_MAX, Layout
@@ -47,6 +47,7 @@ class _AccountState(msgspec.Struct, array_like=True, forbid_unknown_fields=True)
     queries: int
     repeats: int
     seen_ns: int
+    returning: _Process | None = None
 
 
 class _WindowState(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -99,6 +100,7 @@ def snapshot(watch: Watch) -> bytes:
                 one.queries,
                 one.repeats,
                 one.seen_ns,
+                None if one.returning is None else _Process(one.returning.steps, one.returning.logs),
             )
             for name, one in watch.known.items()
         ],
@@ -124,10 +126,7 @@ def restore(watch: Watch, data: bytes) -> None:
         layouts = _layouts(memory)
         answer_bytes = sum(layout.nbytes for layout in layouts or ())
         accounts = {one.principal: _account(one) for one in memory.accounts}
-        windows = {
-            one.tenant: _window(one, watch.fingerprint.cells, answer_bytes, seed_of(watch.key, one.tenant))
-            for one in memory.windows
-        }
+        windows = {one.tenant: _window(one, watch, answer_bytes) for one in memory.windows}
         groups = _groups(memory, accounts.keys())
         places, tags, logs, steps = _archive(memory)
         hot, askers, newest = _hot(memory, watch.fingerprint.cells)
@@ -206,6 +205,7 @@ def _account(state: _AccountState) -> Account:
         state.repeats,
         state.seen_ns,
         None if state.moving is None else _process(state.moving, direction.BETS),
+        returning=None if state.returning is None else _process(state.returning, returns.BETS),
     )
 
 
@@ -214,8 +214,8 @@ def seed_of(key: bytes, tenant: str) -> int:
     return int.from_bytes(blake2b(tenant.encode(), digest_size=8, key=key, person=b"watch window").digest(), "big")
 
 
-def _window(state: _WindowState, cells: int, answer_bytes: int, seed: int) -> Window:
-    capacity, size = state.capacity, len(state.askers)
+def _window(state: _WindowState, watch: Watch, answer_bytes: int) -> Window:
+    capacity, size, cells = state.capacity, len(state.askers), watch.fingerprint.cells
     _require(ANCHORS_FIRST <= capacity <= ANCHORS_MAX and size <= capacity, "a window's capacity")
     _require(0 <= state.queries <= QUERIES_MAX and 0 <= state.newest < capacity, "a window's counts")
     window = Window(
@@ -225,9 +225,10 @@ def _window(state: _WindowState, cells: int, answer_bytes: int, seed: int) -> Wi
         np.zeros(capacity, np.int64),
         _array(state.seen, "<u8", (capacity,)),
         state.askers,
-        seed,
+        seed_of(watch.key, state.tenant),
         state.queries,
         state.newest,
+        watch.slow,
     )
     window.codes[:, :size] = _array(state.codes, "<u1", (cells, size))
     window.answers[:size] = _array(state.answers, "<u1", (size, answer_bytes))

@@ -11,12 +11,14 @@ about (a plain pair of trousers) would grow old as the most suspicious of all.
 Not thread-safe; no clock: time is the number of queries. Chance follows from a seed and that number.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from defenses.evasion.returns import AGE, SLOWER, lies_alone
 from defenses.evasion.similarity import PROBES, Codes, Fingerprint
 
 ANCHORS_MAX: Final = 500
@@ -44,9 +46,10 @@ class Window:
     seed: int  # secret, 64 bits
     queries: int = 0
     newest: int = 0  # where the next exact hash goes
+    slow: int = 0  # places, the first, that give way a SLOWER-th as often as the others
 
     @classmethod
-    def new(cls, cells: int, answer_bytes: int, seed: int) -> Self:
+    def new(cls, cells: int, answer_bytes: int, seed: int, slow: int = 0) -> Self:
         first = ANCHORS_FIRST
         return cls(
             np.zeros((cells, first), np.uint8),
@@ -56,6 +59,7 @@ class Window:
             np.zeros(first, np.uint64),
             [],
             seed,
+            slow=slow,
         )
 
     @property
@@ -133,6 +137,13 @@ class Window:
         code = units.take(fingerprint.chosen[0])
         return differing(self.codes[:, anchors], code[:, None], fingerprint.tolerances[0])
 
+    def returned(self, inside: Sequence[int], units: Codes, fingerprint: Fingerprint) -> bool:
+        """Return whether a query in the balls of these anchors, at least one, is a return (see `returns`)."""
+        if self.queries - int(self.met[inside].max()) < AGE:
+            return False
+        apart = self._apart(slice(self.size), units, fingerprint)
+        return lies_alone(np.delete(apart, inside), fingerprint.cells)
+
     def repeat(self, at: int) -> int:
         """Count a repeat of an anchor; return how many there were before, faded."""
         passed = self.queries - int(self.met[at])
@@ -162,6 +173,8 @@ class Window:
         draw = mixed(self.seed + self.queries)
         for part in range(0, 64, 16):  # nearly all are idle as a rule: four draws seldom miss
             at = ((draw >> part) & 0xFFFF) % self.size
+            if at < self.slow and mixed(draw ^ part) % SLOWER:
+                continue
             if not self.visits[at] or self.queries - self.met[at] > LOYALTY:
                 return at
         idle = np.flatnonzero((self.visits == 0) | (self.queries - self.met > LOYALTY))

@@ -48,6 +48,13 @@ def add_verbs(verb: Verb, defenses: Any) -> None:
         metavar="MEAN",
         help="how often it is seen again on average (default 3)",
     )
+    calibrate.add_argument(
+        "--returns",
+        type=decimal(0, 0.05),
+        metavar="SHARE",
+        help="of an account's questions that are about a thing it asked about 64 questions ago or before (default: "
+        "nobody knows, and nothing is concluded from returns)",
+    )
     calibrate.add_argument("--seed", type=int, default=0, help="of the split, and of all chance (default 0)")
     calibrate.add_argument("--signing-key", type=Path, required=True, metavar="FILE", help="made where there is none")
     calibrate.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")

@@ -91,7 +91,7 @@ def fit_accounts(parts: list[Part], bundle: Bundle, options: argparse.Namespace)
     if len(spec.shape) != IMAGE_DIMS or spec.low is None or spec.high is None:
         raise CalibrationInvalid(name, "a watch is offered for images in a declared range")
     kind = WatchKind.of_images(name, fit)
-    traffic = BenignTraffic(duplicates=options.duplicates, burst_mean=options.burst)
+    traffic = BenignTraffic(duplicates=options.duplicates, burst_mean=options.burst, returns=options.returns)
     return fit_watch(fit, measure, kind, traffic=traffic, seed=options.seed)
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from defenses.account import LOG_EVIDENCE_MAX
 from defenses.archive import KEPT_MIN
+from defenses.evasion.returns import BOUND
 from defenses.watch import Asker
-from tests.watching import answers, around, ask, images, new_watch
+from tests.watching import answers, around, ask, images, new_watch, watch_arrays
 
 TARGET = images(1, 1)[0]
 FOUND = math.log(1_000)
@@ -153,6 +154,18 @@ def test_going_round_among_more_things_than_are_remembered_does_not_go_unseen(th
         seen = ask(watch, rows)
     assert len(seen.anchors) / things > share
     assert seen.log_evidence.max() >= FOUND
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_drip_about_few_things_is_found_where_it_is_known_how_often_things_return(calibrated):
+    # Six searches at once, hidden among 98.5 % innocent questions: each comes back after 400 others.
+    arrays = watch_arrays() | ({BOUND: np.array([0.002])} if calibrated else {})
+    watch, things, targets = new_watch(arrays=arrays), images(18, 2_500), images(19, 6)
+    rows, own = list(things), range(0, 2_500, 66)
+    for turn, place in enumerate(own):
+        rows[place] = around(targets[turn % 6], [turn, 1], 1)[0]
+    highest = max(float(ask(watch, np.stack(rows[at : at + 100])).log_evidence.max()) for at in range(0, 2_500, 100))
+    assert (highest >= FOUND) == calibrated
 
 
 def test_moving_the_picture_about_gives_few_answers():

@@ -15,7 +15,7 @@ NAMES = [f"a{number}" for number in range(8)]
     st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), max_size=30), st.lists(st.sampled_from(NAMES))
 )
 def test_groups_are_the_connected_components(pairs, leavers):
-    groups = Groups(3, 5)
+    groups = Groups(3)
     expected = {name: {name} for name in NAMES}
     for one, other in pairs:
         groups.unite(one, other)
@@ -34,11 +34,11 @@ def test_groups_are_the_connected_components(pairs, leavers):
 
 
 def test_two_groups_keep_the_greater_evidence():
-    groups = Groups(1, 5)
+    groups = Groups(1)
     groups.unite("a", "b")
     groups.unite("c", "d")
     groups.unite("c", "e")
-    groups.of("a").evidence.logs, groups.of("a").since_repeat = [9.0], 1
+    groups.of("a").evidence.logs, groups.of("a").since_repeat = [9.0], 4
     groups.of("c").evidence.logs = [2.0]
     groups.unite("b", "d")
     merged = groups.of("e")
@@ -48,7 +48,7 @@ def test_two_groups_keep_the_greater_evidence():
 
 
 def test_a_group_stays_within_its_bound():
-    groups = Groups(1, 5)
+    groups = Groups(1)
     for number in range(1, MEMBERS_MAX):
         groups.unite("a0", f"a{number}")
     assert len(groups.of("a0").members) == MEMBERS_MAX

@@ -133,6 +133,21 @@ def test_those_who_search_together_from_different_tenants_are_one_group():
     assert {watch.group_of(f"p{number}") for number in range(4)} == {watch.group_of("p0")}
 
 
+def test_what_makes_two_a_group_is_no_evidence_against_it():
+    watch = new_watch()
+    for who, seed in (("alice", 2), ("bob", 5)):  # two bursts about one thing, in two tenants
+        for row in around(THINGS[7], seed, 6):
+            ask(watch, row[None], who, who)
+            group = watch.groups.of(who)
+            if group is not None:
+                break
+    assert sorted(group.members) == ["alice", "bob"]
+    assert group.evidence.steps == 0
+    ask(watch, THINGS[7:8], "bob", "bob")
+    assert group.evidence.steps == 1
+    assert group.evidence.log_evidence < 0  # a burst goes on, as bursts do
+
+
 def test_an_operator_can_forgive():
     watch = new_watch()
     for number, row in enumerate(SEARCH):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from defenses.benign_traffic import BenignTraffic, WatchKind, corrected, seen_again
 from defenses.errors import CalibrationInvalid
+from defenses.evasion.returns import AGE
 from defenses.watch import BOUNDS, Asker, Watch
 from defenses.watch_fit import ROOM, fit_watch, measure_watch
 from tests.watching import KEY, around, ask, images
@@ -28,6 +30,7 @@ def fitted():
 def test_the_report_is_plain_json_and_says_what_was_measured_on_other_rows(fitted):
     _, report = fitted
     assert json.loads(json.dumps(report)) == report
+    assert (report["returns"], report["returns_bound"]) == (None, None)
     assert report["repeat_share"] == pytest.approx(0.05, abs=0.02)
     measured = report["measured"]
     assert (measured["streams"], measured["queries"]) == (30, 300)
@@ -56,6 +59,27 @@ def test_bounds_lie_above_what_was_seen(fitted):
 def test_the_same_seed_fits_the_same(fitted):
     again, _ = fit_watch(ROWS, OTHERS, KIND, traffic=TRAFFIC, streams=(40, 1))
     assert all((again[name] == array).all() for name, array in fitted[0].items())
+
+
+def test_returns_are_fitted_where_somebody_says_how_often_they_come():
+    long = BenignTraffic(queries=700, returns=0.02)
+    arrays, report = fit_watch(ROWS, OTHERS, KIND, traffic=long, streams=(6, 1))
+    assert arrays["similarity.returns"].shape == (1,)
+    assert 0.012 < arrays["similarity.returns"][0] < 0.08
+    assert (report["returns"], report["returns_bound"]) == (0.02, arrays["similarity.returns"].tolist())
+    with pytest.raises(CalibrationInvalid):  # no window is ever full
+        fit_watch(ROWS, OTHERS, KIND, traffic=BenignTraffic(queries=300, returns=0.0), streams=(2, 2))
+
+
+def test_a_thing_returns_after_a_while_as_often_as_it_is_said():
+    rows = images(7, 2_100)
+    stream = BenignTraffic(duplicates=0.001, queries=2_000, returns=0.1).stream(rows, KIND, np.random.default_rng(8))
+    fresh = {row.tobytes() for row in rows}
+    assert np.mean([row.tobytes() not in fresh for row in stream]) == pytest.approx(0.1, abs=0.03)
+    assert all(row.tobytes() in fresh for row in stream[:AGE])
+    plain = BenignTraffic(queries=500)
+    streams = [replace(plain, returns=share).stream(rows, KIND, np.random.default_rng(9)) for share in (None, 0.0)]
+    assert (streams[0] == streams[1]).all()
 
 
 def test_traffic_that_repeats_itself_more_is_measured_as_it_is(fitted):
