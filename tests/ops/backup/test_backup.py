@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ops.audit.verify import verify_log
@@ -28,7 +29,8 @@ from ops.backup.repository import KEYS_LIVE_NS, Repository, read_key
 from ops.backup.restore import restore_backup
 from ops.backup.sealing import BackupKey
 from ops.backup.verify import verify_backup
-from tests.ops.audit.open_log import VKEY
+from tests.ops.audit.open_log import VKEY, open_log
+from tests.ops.audit.samples import small
 from tests.ops.backup.made import MASTER, NOW_NS, Made, database, made_in
 
 DAY_NS = 24 * 3600 * 1_000_000_000
@@ -328,6 +330,50 @@ def test_a_manifest_cannot_lead_out_of_the_target(made, tmp_path, path):
     with pytest.raises(RestoreRefused, match="not a path below"):
         restored(made, tmp_path / "inner/back")
     assert not list(tmp_path.rglob("evil"))
+
+
+def test_a_fork_that_is_longer_is_refused_as_well(made, tmp_path):
+    made.back_up()
+    with open_log(tmp_path / "fork") as fork:
+        fork.append([small(number) for number in range(5000, 6000)])
+        fork.publish()
+        shutil.rmtree(made.home / "log")
+        shutil.copytree(fork.directory, made.home / "log")
+    with pytest.raises(SourceRefused, match="an older copy was put back, or a fork"):
+        made.back_up(NOW_NS + 10**9)
+
+
+def rewritten(made: Made, files: list[StoredFile]) -> str:
+    """A backup with these files and the log of the newest one, made with the key by somebody who made a mistake."""
+    newest = made.repository.manifest(made.repository.names()[-1])
+    index, _ = made.repository.put(encode_index(files))
+    total = sum(each.bytes for each in files)
+    changes = {"id": "e" * 32, "files": len(files), "bytes_in_all": total, "index": (index,)}
+    return made.repository.commit(msgspec.structs.replace(newest, **changes))
+
+
+def test_chunks_that_are_whole_and_of_another_file_are_found(made, tmp_path):
+    made.back_up()
+    files = {each.path: each for each in made.repository.files(made.repository.manifest(made.repository.names()[0]))}
+    first, second = files["bundles/kiosk/1/manifest.json"], files["stockade.yaml"]
+    files[second.path] = msgspec.structs.replace(second, chunks=first.chunks, bytes=first.bytes)
+    name = rewritten(made, list(files.values()))
+    found = verify_backup(made.repository, name, now_ns=NOW_NS)
+    assert found.problems == ["stockade.yaml: its chunks are not the file that was stored"]
+    with pytest.raises(BackupDamaged, match="not the file that was stored"):
+        restored(made, tmp_path / "back", name)
+
+
+def test_a_log_that_does_not_lead_to_its_checkpoint_is_found(made):
+    made.back_up()
+    files = {each.path: each for each in made.repository.files(made.repository.manifest(made.repository.names()[0]))}
+    first, second = "log/tile/entries/000", "log/tile/entries/001"
+    files[first] = msgspec.structs.replace(files[second], path=first)
+    problems = verify_backup(made.repository, rewritten(made, list(files.values())), now_ns=NOW_NS).problems
+    assert problems == ["log: the entries do not give the root of the checkpoint"]
+    del files[first]
+    problems = verify_backup(made.repository, rewritten(made, list(files.values())), now_ns=NOW_NS).problems
+    assert problems == ["log/tile/entries/000 is not in the backup"]
 
 
 def test_a_backup_that_is_not_there_is_refused(made):
