@@ -189,7 +189,8 @@ def add_replay(verb: Verb, audit: Any) -> argparse.ArgumentParser:
     replay = verb(audit, "replay", lazy("replay"), "do again what was recorded, and say what would be otherwise")
     replay.epilog = (
         "Exit codes: 0 all that was compared is equal; 1 something differs, or the log was tampered with; 2 it is"
-        " incomplete; 4 usage, or something that cannot be used. What would be otherwise is no failure."
+        " incomplete, or nothing could be compared;"
+        " 4 usage, or something that cannot be used. What would be otherwise is no failure."
     )
     replay.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
     replay.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")

@@ -59,6 +59,11 @@ class Findings:
         """How many comparisons did not come out equal, nor within tolerance."""
         return sum(step.differs for step in self.steps.values())
 
+    @property
+    def compared(self) -> int:
+        """How many comparisons there were."""
+        return sum(step.compared for step in self.steps.values())
+
     def compare(self, one: Recorded, step: str, recorded: object, replayed: object) -> None:
         """Count one comparison."""
         if recorded == replayed:

@@ -152,9 +152,10 @@ def said(decision: Decision) -> str:
 def replayed(history: History, books: Rulebooks) -> Iterator[tuple[Recorded, tuple[str, str] | str]]:
     """Yield each recorded limit with what `Bounds.compare` says of it."""
     for one in history.records:
-        for limit in limits_of(one):
+        limits = limits_of(one)
+        for limit in limits:
             if isinstance(limit.clock_ns, UnsetType):
-                yield one, NO_CLOCK
+                yield one, NO_CLOCK if isinstance(limits[0].clock_ns, UnsetType) else OTHER_STATE
     for spends in spends_of(history):
         bounds = Bounds(known=history.begins and spends[0].first_life)
         for spend in spends:

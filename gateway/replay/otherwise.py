@@ -22,7 +22,15 @@ from defenses.policy import Action
 from gateway import errors
 from gateway.admission.budget import refusal_of
 from gateway.admission.memory import MemoryLimiter
-from gateway.replay.decisions import RIGHTS, Verdicts, decided, identity_of, screened, version_drawn
+from gateway.replay.decisions import (
+    RIGHTS,
+    Verdicts,
+    decided,
+    identity_of,
+    recorded_screens,
+    screened,
+    version_drawn,
+)
 from gateway.replay.limits import charges_of, principal_of, spends_of
 from gateway.replay.outputs import compute, roles_of, top_classes
 from gateway.replay.rulebooks import NotReplayed
@@ -187,7 +195,7 @@ def judged_otherwise(one: Recorded, rules: ModelRules, book: Rulebook, payloads:
     decision = decided(one.entry, verdicts.action, rules)
     if isinstance(decision, str):
         return Outcome(recorded_outcome(one), "")
-    return Outcome(text_of(decision), cause_of(one, verdicts))
+    return Outcome(text_of(decision), cause_of(one, verdicts, rules))
 
 
 def computed_otherwise(
@@ -215,15 +223,23 @@ def text_of(decision: tuple[str, str]) -> str:
     return decision[0] if decision[1] == "OK" else f"{decision[0]} {decision[1]}"
 
 
-def cause_of(one: Recorded, verdicts: Verdicts) -> str:
-    """Return the screen whose verdict is another one than was recorded, or the decision itself."""
-    recorded = {} if isinstance(one.entry.screens, UnsetType) else {each.name: each for each in one.entry.screens}
-    for name, text in verdicts.screens.items():
-        if name not in recorded or text.split()[0] != recorded[name].verdict:
+def cause_of(one: Recorded, verdicts: Verdicts, rules: ModelRules) -> str:
+    """Return what makes the decision another one: a screen, by its name, the watch, the budget, or how they add up."""
+    entry = one.entry
+    recorded = {screen.name: screen for screen in recorded_screens(entry)}
+    for name in rules.screens:
+        verdict, mode = verdicts.screens[name].split()[0], rules.screen_rules[name].mode.value
+        if verdict != recorded[name].verdict or (mode != recorded[name].mode and verdict != "pass"):
             return name
-    for name, text in verdicts.screens.items():
-        if text.split()[4] != recorded[name].mode:
-            return name
+    budget, account = entry.budget, entry.account
+    if (
+        not isinstance(budget, UnsetType)
+        and budget.step != "full"
+        and (rules.budget is None or rules.budget.mode.value != budget.mode)
+    ):
+        return "budget"
+    if not isinstance(account, UnsetType) and (rules.watch is None or rules.watch.mode.value != account.mode):
+        return "watch"
     return "decision"
 
 

@@ -6,8 +6,8 @@ equal on the reference path, ONNX Runtime on the CPU, on a machine of the same k
 off by `TOLERANCE` in its floats, and is counted apart: where a payload of the batch was not kept it cannot be put
 together, and another engine, or another kind of processor, adds in another order.
 
-What came from the state of the time is not done again, and said so: answers that were given again, and rows that a
-budget cut.
+What came from the state of the time is not done again, and said so: answers that were given again, and requests of
+several rows, some of which a budget cut.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ import numpy as np
 import orjson
 from msgspec import UnsetType
 
+from defenses.extraction.budget import BudgetStep
 from defenses.policy import Action, Mode
 from gateway import codec, errors
 from gateway.judgement import judge, soften
+from gateway.metering import ACTIONS as BUDGET_ACTIONS
 from gateway.outgoing import emptied, within
 from gateway.pipeline import requested
 from gateway.policy.compile import PREDICTION
@@ -248,13 +250,17 @@ def roles_of(one: Recorded, book: Rulebook) -> frozenset[str]:
 def step_of(one: Recorded, rules: ModelRules) -> Action:
     """Return what the account had come to. Raises NotReplayed where the answer came from the state of the time."""
     entry = one.entry
-    if entry.decision == "neighbour" or not isinstance(entry.cached, UnsetType):
+    step, again = Action.ALLOW, not isinstance(entry.cached, UnsetType)
+    if not isinstance(entry.account, UnsetType) and rules.watch is not None:
+        step = Action[entry.account.step.upper()] if rules.watch.mode == Mode.ENFORCE else step
+        again |= entry.account.repeats > 0 and (rules.watch.consistent == Mode.ENFORCE or step >= Action.NEIGHBOUR)
+    if again:
         raise NotReplayed("an earlier answer was given again")
-    if not isinstance(entry.budget, UnsetType) and entry.budget.mode == "enforce" and entry.budget.step != "full":
-        raise NotReplayed("a budget had cut the answer")
-    if isinstance(entry.account, UnsetType) or rules.watch is None or rules.watch.mode != Mode.ENFORCE:
-        return Action.ALLOW
-    return Action[entry.account.step.upper()]
+    if isinstance(entry.budget, UnsetType) or entry.budget.mode != "enforce" or entry.budget.step == "full":
+        return step
+    if entry.rows != 1:
+        raise NotReplayed("a budget had cut some of its rows")
+    return max(step, BUDGET_ACTIONS[BudgetStep[entry.budget.step.upper()]])
 
 
 def compare_scores(

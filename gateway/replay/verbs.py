@@ -20,13 +20,14 @@ from gateway.replay.view import print_json, render
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.errors import AuditError, ProofError
 from ops.audit.verify import verify_log
-from ops.audit.verify_report import OK, STALE, TAMPERED
+from ops.audit.verify_report import INCOMPLETE, OK, STALE, TAMPERED
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
+    from gateway.replay.findings import Findings
     from ops.audit.verify_report import Report
 
 DIFFERS = 1
@@ -65,7 +66,14 @@ def run(options: argparse.Namespace) -> int:
         print_json(replayed)
     else:
         render(replayed, console, options.page)
-    return DIFFERS if replayed.findings.differing else OK
+    return code_of(replayed.findings)
+
+
+def code_of(found: Findings) -> int:
+    """Return the exit code: nothing that was compared is not the same as nothing that differs."""
+    if found.differing:
+        return DIFFERS
+    return OK if found.compared or not found.requests else INCOMPLETE
 
 
 def refuse(report: Report) -> int:

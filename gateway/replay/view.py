@@ -79,8 +79,7 @@ def render(replayed: Replayed, console: Console, page: Path | None) -> None:
 
 def verdict(replayed: Replayed) -> tuple[str, bool]:
     """Return the result in a sentence, and whether it is good."""
-    found = replayed.findings
-    compared = sum(step.compared for step in found.steps.values())
+    found, compared = replayed.findings, replayed.findings.compared
     if found.differing:
         return f"{found.differing:,} of {compared:,} comparisons differ", False
     if not compared:

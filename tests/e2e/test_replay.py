@@ -21,6 +21,7 @@ from tests.e2e.caller import INFER, calling, images, infer_body
 from tests.e2e.running import serving
 from tests.e2e.site import copy_site
 from tests.ops.audit.open_log import VKEY, open_log
+from tests.watching import around
 
 REQUESTS = 240
 CALLERS = ("rated", "costly", "onlooker", "rival")  # who meet a limit, or have no right
@@ -209,6 +210,59 @@ def test_what_cannot_be_compared_is_not_called_equal(site, tmp_path, capsys):
     other.change_policy(lambda policy: policy["limits"]["unlimited"].update(in_flight=4095))
     (other.directory / "keys/payload.db").unlink()
     code, said = replay(capsys, other.directory)
-    assert code == 0
+    assert code == 2
     assert sum(step["equal"] for step in said["steps"].values()) == 0
     assert said["steps"]["decision"]["skipped"] == {"the policy is not at hand": REQUESTS}
+
+
+@pytest.fixture(scope="module")
+def watched(made_site, tmp_path_factory):
+    """A gateway whose model has a watch and a budget, and whom somebody has searched; it has stopped."""
+    site = copy_site(made_site, tmp_path_factory.mktemp("watched") / "site")
+    shutil.rmtree(site.directory / "bundles/kiosk/1")
+    shutil.copytree(bundles_directory() / "kiosk/3", site.directory / "bundles/kiosk/3")
+
+    def guard(policy) -> None:
+        steps = [{"alpha": 0.01, "answer": "neighbour"}, {"alpha": 0.0001, "answer": "top1"}]
+        policy["tenants"]["plenty"]["capture"] = "all"
+        policy["models"]["kiosk"] |= {
+            "serve": "3",
+            "capture": "all",
+            "watch": {"mode": "enforce", "consistent": "enforce", "steps": steps},
+            "budget": {"mode": "enforce", "queries_per_day": 5, "top1_after_days": 0.1},
+        }
+
+    site.change_policy(guard)
+    search = around(images()[3], 1, 60)
+    with serving(site) as running, calling(site, running.facts["data"], site.bearer("plenty")) as caller:
+        for number in range(60):
+            caller.infer(infer_body(images()[number : number + 1]))
+            caller.infer(infer_body(search[number : number + 1]), metadata=site.bearer("archivist"))
+    (site.directory / "state/recorder.sock").unlink(missing_ok=True)
+    return site
+
+
+def test_what_came_from_the_state_of_the_time_is_an_input_or_is_left_out_and_counted(watched, capsys):
+    entries = [entry for entry in entries_of(watched) if "batch" in entry]
+    decisions = Counter(entry["decision"] for entry in entries)
+    assert decisions["neighbour"]
+    assert decisions["top1"]
+    code, said = replay(capsys, watched.directory)
+    assert (code, said["differences"]) == (0, [])
+    steps = said["steps"]
+    assert steps["decision"]["equal"] == steps["screens"]["equal"] == len(entries)
+    again = sum(entry["account"]["repeats"] > 0 and entry["kind"] == "served" for entry in entries)
+    assert steps["output"]["skipped"]["an earlier answer was given again"] >= again
+    assert steps["output"]["equal"] > 0
+    assert steps["output"]["equal"] + sum(steps["output"]["skipped"].values()) == len(entries)
+
+
+def test_a_watch_that_only_looks_on_would_have_answered(watched, tmp_path, capsys):
+    policy = yaml.safe_load(watched.policy.read_text())
+    policy["models"]["kiosk"]["watch"]["mode"] = policy["models"]["kiosk"]["budget"]["mode"] = "shadow"
+    (tmp_path / "other.yaml").write_text(json.dumps(policy, default=str))
+    _, said = replay(capsys, watched.directory, "--decisions-only", "--policy", tmp_path / "other.yaml")
+    top1 = sum(entry["decision"] == "top1" for entry in entries_of(watched) if "batch" in entry)
+    kinds = said["otherwise"]["by_kind"]
+    assert sum(count for kind, count in kinds.items() if kind.startswith("top1 → ")) == top1
+    assert set(said["otherwise"]["by_cause"]) == {"watch", "budget"}
