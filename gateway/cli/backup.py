@@ -188,6 +188,15 @@ def drill_one(options: argparse.Namespace) -> int:
 
 
 @guarded
+def prune(options: argparse.Namespace) -> int:
+    """Remove old backups."""
+    done = Repository.open(options.repository, read_key(options.key)).prune(options.keep)
+    freed = f"{len(done.backups):,} backups and {done.chunks:,} chunks, {decimal(done.bytes)}"
+    say(options, asdict(done), f"removed {freed}")
+    return 0
+
+
+@guarded
 def restore(options: argparse.Namespace) -> int:
     """Put a backup into a new directory, and say whether its log may go on."""
     repository = Repository.open(options.repository, read_key(options.key))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gateway.cli.arguments import whole
 from gateway.cli.audit_arguments import lazy
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_backup_verbs", "add_restore"]
 
+KEEP_MAX = 1_000_000
 EXITS = "Exit codes: 0 done; 1 the answer is no; 2 it cannot be used."
 
 
@@ -30,14 +32,16 @@ def add_backup_verbs(verb: Verb, backup: Any) -> None:
     drill.add_argument(
         "--beside", type=Path, required=True, metavar="DIR", help="where it is restored, and removed again; must be new"
     )
-    for each in (create, listed, verify, drill):
+    prune = verb(backup, "prune", lazy("backup", "prune"), "remove old backups, and the chunks that no other has")
+    prune.add_argument("--keep", type=whole(1, KEEP_MAX), required=True, metavar="N", help="the newest, that stay")
+    for each in (create, listed, verify, drill, prune):
         reaching(each)
         each.epilog = EXITS
     create.add_argument("--whole", action="store_true", help="read all of the log again, and mend damaged chunks")
     create.add_argument("--with-keys", action="store_true", help="private keys too: then this repository is one")
     for each in (verify, drill):
         choosing(each)
-    for each in (key, create, listed, verify, drill):
+    for each in (key, create, listed, verify, drill, prune):
         each.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

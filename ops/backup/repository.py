@@ -1,4 +1,4 @@
-"""Where backups are kept: a directory that only ever gains files, but for what must not be kept.
+"""Where backups are kept: a directory that only gains files, but for what must not be kept and what is pruned.
 
 ```
 format                       which format, and the mark of the key
@@ -30,7 +30,7 @@ from ops.backup.errors import BackupDamaged, BackupKeyRefused, RepositoryBusy, R
 from ops.backup.manifest import FORMAT, Manifest, StoredFile, parse_index, parse_manifest
 from ops.backup.sealing import CHUNK_BYTES_MAX, BackupKey
 
-__all__ = ["KEYS_LIVE_NS", "Repository", "read_key", "stamp"]
+__all__ = ["KEYS_LIVE_NS", "Pruned", "Repository", "read_key", "stamp"]
 
 KEYS_LIVE_NS = 7 * 24 * 3600 * 1_000_000_000
 """How long a copy of the key database is kept: erasure becomes final when the last one is gone."""
@@ -50,6 +50,15 @@ def read_key(file: Path) -> BackupKey:
     if file.stat().st_mode & SECRET_MODE_FORBIDDEN:
         raise BackupKeyRefused(f"{file} can be read by others than its owner; chmod 600")
     return BackupKey(file.read_bytes())
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """The names of the backups that were removed, and how many chunks and bytes went with them."""
+
+    backups: list[str]
+    chunks: int
+    bytes: int
 
 
 @dataclass(slots=True)
@@ -191,6 +200,37 @@ class Repository:
         if removed:
             sync_directory(self.path / "keys")
         return removed
+
+    def prune(self, keep: int) -> Pruned:
+        """Remove all backups but the newest `keep`, and the chunks that none of those has.
+
+        Manifests go first: a run that is interrupted leaves chunks that nobody names, and the next one removes them.
+
+        Raises:
+            BackupDamaged, RestoreRefused: a backup that stays cannot be read, so what it needs is not known. Nothing
+                was removed.
+            RepositoryBusy: somebody writes.
+        """
+        with self.writing():
+            names = self.names()
+            gone = names[:-keep]
+            needed: set[str] = set()
+            for name in names[-keep:]:
+                manifest = self.manifest(name)
+                needed.update(manifest.index)
+                needed.update(chunk for each in self.files(manifest) for chunk in each.chunks if each.kind != "keys")
+            for name in gone:
+                (self.path / "backups" / name).unlink()
+            sync_directory(self.path / "backups")
+            for name in gone:
+                shutil.rmtree(self.path / "keys" / name.partition("-")[2], ignore_errors=True)
+            chunks = freed = 0
+            for path in (self.path / "objects").glob("*/*"):
+                if path.name not in needed:
+                    freed += path.stat().st_size
+                    path.unlink()
+                    chunks += 1
+        return Pruned(gone, chunks, freed)
 
     @staticmethod
     def _created_ns(name: str) -> int:

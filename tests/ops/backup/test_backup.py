@@ -25,7 +25,7 @@ from ops.backup.errors import (
 )
 from ops.backup.manifest import Manifest, StoredFile, encode_index
 from ops.backup.plan import Source
-from ops.backup.repository import KEYS_LIVE_NS, Repository, read_key
+from ops.backup.repository import KEYS_LIVE_NS, Pruned, Repository, read_key
 from ops.backup.restore import restore_backup
 from ops.backup.sealing import BackupKey
 from ops.backup.verify import verify_backup
@@ -374,6 +374,38 @@ def test_a_log_that_does_not_lead_to_its_checkpoint_is_found(made):
     del files[first]
     problems = verify_backup(made.repository, rewritten(made, list(files.values())), now_ns=NOW_NS).problems
     assert problems == ["log/tile/entries/000 is not in the backup"]
+
+
+def test_pruning_takes_what_no_other_backup_has_and_nothing_else(made, tmp_path):
+    for version in range(4):
+        (made.home / "stockade.yaml").write_bytes(b"version: %d\n" % version)
+        made.grow(10)
+        made.back_up(NOW_NS + version * 10**9)
+    names = made.repository.names()
+    (made.repository.path / "objects/ff").mkdir(exist_ok=True)
+    (made.repository.path / "objects/ff" / ("f" * 64)).write_bytes(b"of a killed run")
+    done = made.repository.prune(2)
+    assert (done.backups, made.repository.names()) == (names[:2], names[2:])
+    assert done.chunks > 3
+    assert len(list((made.repository.path / "keys").iterdir())) == 2
+    for name in names[2:]:
+        whole(made, name)
+    restored(made, tmp_path / "back", names[2])
+    assert (tmp_path / "back/stockade.yaml").read_bytes() == b"version: 2\n"
+    kept = {path.name for path in made.repository.path.rglob("?" * 64)}
+    assert made.repository.prune(2) == Pruned([], 0, 0)
+    assert {path.name for path in made.repository.path.rglob("?" * 64)} == kept
+
+
+def test_nothing_is_pruned_while_a_backup_that_stays_cannot_be_read(made):
+    for second in range(2):
+        made.back_up(NOW_NS + second * 10**9)
+    (index,) = made.repository.manifest(made.repository.names()[1]).index
+    (made.repository.path / "objects" / index[:2] / index).write_bytes(b"spoiled")
+    before = set(made.repository.path.rglob("*"))
+    with pytest.raises(BackupDamaged):
+        made.repository.prune(1)
+    assert set(made.repository.path.rglob("*")) == before
 
 
 def test_a_backup_that_is_not_there_is_refused(made):
