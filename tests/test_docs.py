@@ -313,7 +313,7 @@ def test_a_wrong_command_line_is_seen(line, parses):
     [
         ("stockade", []),
         ("stockade audit verify", []),
-        ("stockade audit replay", ["replay"]),
+        ("stockade audit rescue", ["rescue"]),
         ("stockade serve --turbo", ["--turbo"]),
         ("stockade bench serve --report", []),
         ("stockade rescue", ["rescue"]),
@@ -326,5 +326,5 @@ def test_a_wrong_mention_is_seen(span, wrong):
 def test_an_unknown_metric_is_seen(exported):
     assert "stockade_requests_total" in exported
     assert "stockade_request_duration_seconds_bucket" in exported
-    assert "stockade_audit_replication_lag_seconds" not in exported
+    assert "stockade_audit_epochs" not in exported
     assert METRIC.findall("rate(stockade_nothing_total[5m])") == ["stockade_nothing_total"]
