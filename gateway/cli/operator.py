@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 IDENTITY = "clients/operator.tls"
 TIMEOUT_S = 60.0
+REPLY_BYTES_MAX = 257 * 1024 * 1024  # a payload that was kept: `message_max` may be 256 MiB
 
 
 class OperatorFailed(Exception):
@@ -70,7 +71,8 @@ def ask(  # noqa: PLR0917  as its callers have them, and one service beside the 
         private_key=read(prefix.with_name(prefix.name + ".key"), advice),
         certificate_chain=read(prefix.with_name(prefix.name + ".crt"), advice),
     )
-    with grpc.secure_channel(address, credentials) as channel:
+    options = [("grpc.max_receive_message_length", REPLY_BYTES_MAX)]
+    with grpc.secure_channel(address, credentials, options) as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/stockade.v1.{service}/{method}")
         try:
             return call(body, timeout=TIMEOUT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from gateway.cli.init import OPERATOR_SPIFFE
@@ -60,7 +61,8 @@ def audit(capsys):
         here.write_text(json.dumps(document))
         identity = ["--identity", str(site.directory / f"clients/{who}.tls")]
         capsys.readouterr()
-        assert main(["audit", *verb.split(), str(here), *map(str, arguments), *identity]) == code, capsys.readouterr()
+        words = verb.split() if verb.startswith("quarantine") else ["audit", *verb.split()]
+        assert main([*words, str(here), *map(str, arguments), *identity]) == code, capsys.readouterr()
         said = capsys.readouterr()
         return said.out + said.err
 
@@ -170,8 +172,8 @@ def test_who_may_read_a_payload_is_recorded_and_who_may_not_does_not(running, au
     assert "there already" in audit(running, "payload", index, "--out", file, *REASON, code=2)
     assert "not kept" in audit(running, "payload", 0, "--out", tmp_path / "none", *REASON, code=1)
     assert not (tmp_path / "none").exists()
-    until(lambda: len(of_kind(running, "admin")) == 2, "the log does not say who read it")
-    read, tried = of_kind(running, "admin")
+    until(lambda: len(readings(running)) == 2, "the log does not say who read it")
+    read, tried = readings(running)
     assert (read["action"], read["outcome"], tried["outcome"]) == ("payload-read", "done", "failed")
     assert read["detail"]["entry"] == str(index)
     assert read["detail"]["key"] == entry["payload"]["key"]
@@ -183,6 +185,28 @@ def test_who_may_read_a_payload_is_recorded_and_who_may_not_does_not(running, au
         ["hold set", "--tenant", "plenty", "--matter", "case 7"],
     ):
         assert "METHOD_FORBIDDEN" in audit(running, *verb, who="clerk", code=2)
+
+
+def readings(running) -> list[dict]:
+    return [one for one in of_kind(running, "admin") if one["detail"]["reason"] == REASON[1]]
+
+
+def test_a_reviewer_without_the_right_sees_what_was_found_and_not_what_was_sent(running, audit, tmp_path):
+    noise = np.random.default_rng(5).random((1, 28, 28)).astype(np.float32)
+    with calling(running.site, running.facts["data"], running.site.bearer("plenty")) as caller:
+        reply = caller.infer(infer_body(noise))
+    index = int(reply.trailers["x-stockade-audit-index"])
+    show = ["quarantine show", index, "--payload", tmp_path / "noise.bin"]
+    until(lambda: index in waiting(running, audit), "it is not in quarantine")
+    assert "takes the right Payloads" in audit(running, *show, who="clerk", code=1)
+    assert not (tmp_path / "noise.bin").exists()
+    audit(running, *show)
+    assert (tmp_path / "noise.bin").read_bytes() == infer_body(noise)
+    until(lambda: str(index) in [one["detail"]["entry"] for one in of_kind(running, "admin")], "it is not recorded")
+
+
+def waiting(running, audit) -> list[int]:
+    return [int(one["entry"]) for one in json.loads(audit(running, "quarantine list", "--json"))["items"]]
 
 
 def test_what_cannot_be_asked_for_is_said_and_changes_nothing(running, audit):
