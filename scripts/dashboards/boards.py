@@ -637,7 +637,13 @@ def audit() -> dict[str, Any]:
                 "s",
                 thresholds=steps((None, GREEN), (15, ORANGE), (60, RED)),
                 decimals=1,
-                runbooks=("StockadeCheckpointStale", "StockadeCosignatureStale", "StockadeWitnessAhead"),
+                runbooks=(
+                    "StockadeCheckpointStale",
+                    "StockadeCosignatureStale",
+                    "StockadeWitnessAhead",
+                    "StockadeReplicaBehind",
+                    "StockadeReplicationStopped",
+                ),
             ),
         ),
         (

@@ -68,7 +68,6 @@ async def test_each_waits_for_its_own_record(rig):
     tell(rig, 2)
     await until(lambda: sum(call.done() for call in calls) == 2)
     await waiting(rig, 1)
-    tell(rig, 1)  # a size that shrinks takes nothing back
     tell(rig, 3)
     replies = [await ended(call) for call in calls]
     assert sorted(int(reply.trailers["x-stockade-audit-index"]) for reply in replies) == [0, 1, 2]
@@ -76,6 +75,7 @@ async def test_each_waits_for_its_own_record(rig):
 
 async def test_what_is_there_already_is_not_waited_for(rig):
     tell(rig, 100)
+    tell(rig, 0)  # a size that shrinks takes nothing back
     assert (await rig.ask(ONE)).reason == "OK"
 
 
@@ -100,12 +100,21 @@ async def test_when_the_time_is_over_there_is_no_answer_and_one_record(made_site
         assert not rig.gw.elsewhere._waiting
 
 
-async def test_a_deadline_that_comes_first_counts(rig):
+async def test_a_deadline_that_comes_first_counts(rig, monkeypatch):
     """The request's own timeout: gRPC knows nothing of it, so it is ours to keep."""
+    waited: list[int] = []
+    wait = Elsewhere.wait
+
+    async def spied(self, level, index, timeout_ns) -> None:
+        waited.append(timeout_ns)
+        await wait(self, level, index, min(timeout_ns, 150_000_000))
+
+    monkeypatch.setattr(Elsewhere, "wait", spied)
     request = pb.ModelInferRequest.FromString(ONE)
     request.parameters["timeout"].int64_param = 150_000  # microseconds
     reply = await rig.ask(request.SerializeToString())
     assert (reply.code, reply.reason) == (CODE.DEADLINE_EXCEEDED, "NOT_ACKNOWLEDGED")
+    assert [timeout_ns <= 150_000_000 for timeout_ns in waited] == [True]
 
 
 async def test_a_caller_who_hangs_up_is_not_waited_for(rig):
