@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.acknowledgement import require_places
 from gateway.check.files import EXPIRES_SOON, FILES
 from gateway.check.finding import Finding
 from gateway.check.models import bundle_findings, policy_and_bundles
@@ -75,6 +76,7 @@ def check(path: Path, now: datetime, profile: str | None = None) -> Report:
         findings += [Finding("error", str(config.policy.file), line) for line in rejected.lines]
         return Report(path, tuple(findings), config, None)
     findings += _policy_findings(policy, config.policy.file, now)
+    findings += _places(policy, config)
     findings += policy_and_bundles(policy, config, bundles, now)
     return Report(path, tuple(findings), config, policy)
 
@@ -135,6 +137,13 @@ def _shared_limits(config: Config, _now: datetime) -> Iterator[Finding]:
     if shared.password_file is None and not shared.url.startswith("unix:"):
         problem = "is missing: whoever reaches that Redis can set every limit back"
         yield Finding("warning", "shared_limits.password_file", problem)
+
+
+def _places(policy: Policy, config: Config) -> Iterator[Finding]:
+    try:
+        require_places(policy, config.audit)
+    except FileRejected as rejected:
+        yield from (Finding("error", str(config.policy.file), line) for line in rejected.lines)
 
 
 def _metrics(config: Config, _now: datetime) -> Iterator[Finding]:

@@ -27,7 +27,8 @@ from gateway.config.config import SECRET_MODE_FORBIDDEN, Config
 from gateway.models.dial import bearer
 from gateway.shared_limits import password_in
 from ops.audit.checkpoint import parse_skey, parse_vkey
-from ops.audit.errors import NoteError, TrustPolicyError
+from ops.audit.errors import NoteError, StoreRefused, TrustPolicyError
+from ops.audit.object_store import MISSING_EXTRA, installed, read_credentials
 from ops.audit.trust_policy import parse_trust_policy
 
 __all__ = ["FILES"]
@@ -199,6 +200,26 @@ def _witnesses(config: Config, _now: datetime) -> Iterator[Finding]:
         yield Finding("error", "audit.witnesses.policy", few)
 
 
+def _replication(config: Config, _now: datetime) -> Iterator[Finding]:
+    replication, where = config.audit.replication, "audit.replication"
+    if replication is None:
+        return
+    if not installed():
+        yield Finding("error", where, MISSING_EXTRA)
+    if replication.credentials is not None:
+        try:
+            read_credentials(replication.credentials)
+        except OSError as problem:
+            yield Finding("error", f"{where}.credentials", f"{replication.credentials} ({problem.strerror})")
+        except StoreRefused as problem:
+            yield Finding("error", f"{where}.credentials", str(problem))
+    if replication.unsafe_plaintext:
+        yield Finding("warning", f"{where}.unsafe_plaintext", "the log can be read on the network")
+    if replication.url.startswith("s3:") and replication.retention_min_ms is None:
+        problem = "is missing: nobody looks whether the bucket locks what it is given"
+        yield Finding("warning", f"{where}.retention_min", problem)
+
+
 def _secrets(config: Config, _now: datetime) -> Iterator[Finding]:
     for where, path, exact in (
         ("audit.master_key", config.audit.master_key, True),
@@ -273,6 +294,7 @@ FILES = (
     _upstream_tls,
     _log_key,
     _witnesses,
+    _replication,
     _secrets,
     _private_keys,
     _bundles,

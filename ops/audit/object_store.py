@@ -23,7 +23,7 @@ import orjson
 
 from ops.audit.errors import StoreRefused
 
-__all__ = ["Inspected", "Lock", "ObjectStore", "Place", "installed", "open_store", "read_credentials"]
+__all__ = ["MISSING_EXTRA", "Inspected", "Lock", "ObjectStore", "Place", "installed", "open_store", "read_credentials"]
 
 MISSING_EXTRA = "object stores need the extra `objects`; run `pip install 'stockade[objects]'`"
 SCHEMES = ("s3", "gs", "az", "file")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.check.check import check
 from gateway.config.config import load_config
 from gateway.config.document import ConfigRejected
 from gateway.host.replication import Replication, open_replicator
@@ -193,3 +194,29 @@ def test_credentials_that_cannot_be_used_are_told_before_the_start(made_site: Si
     assert line.startswith("audit.replication: ")
     assert words in line
     assert "hunter2" not in line
+
+
+def found(site: Site) -> list[tuple[str, str]]:
+    report = check(site.config, datetime.now(UTC))
+    return [(each.level, each.problem) for each in report.findings if "replication" in each.where + each.problem]
+
+
+def test_check_finds_what_a_start_would_stumble_over(made_site: Site, tmp_path):
+    site = copy_site(made_site, tmp_path / "site")
+    assert found(site) == []
+    site.change_policy(lambda policy: policy["models"]["kiosk"].update(acknowledge="replica"))
+    [(level, problem)] = found(site)
+    assert (level, "needs `audit.replication`" in problem) == ("error", True)
+    file = tmp_path / "objects.json"
+    site.change_config(
+        lambda config: config["audit"].update(
+            replication={"url": "s3://log", "credentials": str(file), "retention_min": "1d"}
+        )
+    )
+    assert [level for level, _ in found(site)] == ["error"], "there is no such file"
+    file.write_text("{}")
+    file.chmod(0o600)
+    assert found(site) == []
+    site.change_config(lambda config: config["audit"]["replication"].pop("retention_min"))
+    [(level, problem)] = found(site)
+    assert (level, "nobody looks" in problem) == ("warning", True)
