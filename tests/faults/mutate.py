@@ -121,7 +121,7 @@ MUTANTS = (
         "no compare in the compare-and-swap",
         "ops/audit/lock.py",
         'statement = "UPDATE checkpoint SET note = ? WHERE origin = ? AND note = ?"',
-        'statement = "UPDATE checkpoint SET note = ? WHERE origin = ? AND note IS NOT ?"',
+        'statement = "UPDATE checkpoint SET note = ? WHERE origin = ? AND ? IS NOT NULL"',
         (PUBLISHER,),
     ),
     Mutant(
