@@ -216,8 +216,8 @@ def _replication(config: Config, _now: datetime) -> Iterator[Finding]:
     if replication.unsafe_plaintext:
         yield Finding("warning", f"{where}.unsafe_plaintext", "the log can be read on the network")
     if replication.url.startswith("s3:") and replication.retention_min_ms is None:
-        problem = "is missing: nobody looks whether the bucket locks what it is given"
-        yield Finding("warning", f"{where}.retention_min", problem)
+        missing = "is missing: nobody looks whether the bucket locks what it is given"
+        yield Finding("warning", f"{where}.retention_min", missing)
 
 
 def _secrets(config: Config, _now: datetime) -> Iterator[Finding]:

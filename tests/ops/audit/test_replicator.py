@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -309,6 +310,16 @@ def test_a_store_that_does_not_keep_it_long_enough_stops_it(log, store, lock, wo
     enough = Lock("COMPLIANCE", NOW + timedelta(days=30))
     locked.lock_of = lambda _key: enough
     assert of(log, locked, locks=locked, retention=timedelta(days=30)).replicate().size == log.appender.size
+
+
+def test_two_at_once_do_no_harm(log, store, tmp_path):
+    """Two gateways of one log, or one whose predecessor still has requests on their way."""
+    grow(log, 900)
+    both = [of(log, Spoiled(store)) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        sizes = list(pool.map(lambda each: each.replicate().size, both))
+    assert sizes == [log.appender.size] * 2
+    sound(store, tmp_path / "fetched", log.appender.size)
 
 
 def test_nothing_else_in_the_store_gets_out_of_it(log, store, tmp_path):
