@@ -93,6 +93,16 @@ def statement(request_id, row, label, name):
     return signed_item(said, name, signer(name))
 
 
+def require_evaluations(status, accepted):
+    """What labels say of the version: the same of the trusted ones as its agreement, and the others by themselves."""
+    evaluations = {each["source"]: each for each in status["evaluations"]}
+    trusted, others, [agreement] = evaluations["trusted"], evaluations["others"], status["agreements"]
+    assert (trusted["labels"], trusted["right"]) == (agreement["labels"], agreement["right"])
+    assert accepted - EACH <= int(others["labels"]) < accepted
+    assert int(others["right"]) > 0.9 * int(others["labels"])
+    assert 0 < int(trusted["calibration_error_micro"]) < 400_000
+
+
 def test_labels_become_a_signed_candidate_that_serves(site, running, capsys, tmp_path):
     names = load_bundle(site.directory / "bundles/kiosk/7", trusted_of(site)).class_names
     replies, first = [], 0
@@ -125,6 +135,7 @@ def test_labels_become_a_signed_candidate_that_serves(site, running, capsys, tmp
         "quarantined": held_back,
     }
     assert [(each["version"], int(each["labels"])) for each in status["agreements"]] == [("7", EACH)]
+    require_evaluations(status, accepted)
     _, listed = command(capsys, site, "list", site.config, "--state", "quarantined", "--tenant", "elsewhere")
     assert len(listed["items"]) >= LIES - 2
     honest = listed["items"][-1]["id"]
