@@ -7,7 +7,7 @@ acknowledgement; `stockade audit verify` in a process of its own, whose memory a
 - `append_payload_per_s`: the same with 2 KiB sealed beforehand (what sealing costs a worker is `seal_us`).
 - `crash_start_s`: a recorder is killed with 64 MiB of log that no checkpoint covers; from start to accepting.
 - `verify_*`, `restore_1m_s`: a log written beforehand, as large as asked for, its pages still in memory. Restoring is
-  copying it with every check of `audit mirror`, to the disk, and then verifying the copy.
+  what `stockade audit restore` does from a directory, by hash and to the disk, and then verifying what came of it.
 
 On a machine with other work the CPU times beside them say more. `replay_r1` and `replay_r2` are for replay to measure.
 """
@@ -50,7 +50,7 @@ from gateway.bench.workspace import workspace
 from ops.audit.checkpoint import SignerKey
 from ops.audit.errors import AuditError
 from ops.audit.keys import KeyStore
-from ops.audit.mirror import mirror_log
+from ops.audit.restore import restore_log
 
 __all__ = ["AIMS", "run"]
 
@@ -204,7 +204,7 @@ class _sampled:  # noqa: N801 (used as a function)
 
 def _restore(log: Path, target: Path, signer: SignerKey, count: int) -> dict[str, Any]:
     began_s = time.perf_counter()
-    mirrored = mirror_log(log, target, signer.verifier)
+    restored = restore_log([log], target, signer.verifier)
     copied_s = time.perf_counter() - began_s
     verified = _verify(target, signer, count)
     took_s = copied_s + verified["verify_s"]
@@ -212,7 +212,7 @@ def _restore(log: Path, target: Path, signer: SignerKey, count: int) -> dict[str
         "restore_1m_s": round(took_s * 1e6 / count, 1),
         "restore_s": round(took_s, 1),
         "restore_copy_s": round(copied_s, 1),
-        "restore_files": mirrored.files,
+        "restore_files": restored.files,
     }
 
 
