@@ -49,8 +49,8 @@ test-compose: $(VENV)/.dev $(CLIENT)/bin/python  ## docker-compose.yml on a real
 lock: $(VENV)/.dev  ## pin what is in the images, by hash
 	$(BIN)/pip install --quiet uv
 	cd ops/deploy/image && for from in requirements-build.in:requirements-build.txt \
-	  "../../../pyproject.toml --extra otel --extra redis:requirements.txt" \
-	  "../../../pyproject.toml --extra otel --extra redis --extra ray:requirements-ray.txt"; do \
+	  "../../../pyproject.toml --extra objects --extra otel --extra redis:requirements.txt" \
+	  "../../../pyproject.toml --extra objects --extra otel --extra redis --extra ray:requirements-ray.txt"; do \
 	  ../../../$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header \
 	    --upgrade --output-file "$${from##*:}" $${from%:*} || exit 1; done
 
