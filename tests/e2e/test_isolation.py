@@ -18,11 +18,22 @@ CALLERS = 8  # connections, which spread over the workers
 WHY = ["--reason", "asks like an attacker"]
 
 
-@pytest.fixture
-def site(made_site, tmp_path):
-    site = copy_site(made_site, tmp_path / "site")
+def two_workers(made_site, place):
+    site = copy_site(made_site, place / "site")
     site.change_config(lambda document: document.update(workers=2))
     return site
+
+
+@pytest.fixture
+def site(made_site, tmp_path):
+    return two_workers(made_site, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared(made_site, tmp_path_factory):
+    """A gateway for tests that keep out whom they like and let everybody in again."""
+    with serving(two_workers(made_site, tmp_path_factory.mktemp("shared"))) as running:
+        yield running
 
 
 def at_its_port(site, running):
@@ -76,26 +87,27 @@ def test_who_is_kept_out_stays_out_over_restarts_until_let_in(site, capsys):
     assert verified(site).exit_code == 0
 
 
-def test_one_that_runs_out_lets_its_principal_in_by_itself(site):
-    with serving(site) as running:
-        tenants(site, running, "isolate", "--principal", "single", *WHY, "--for", "1500ms")
-        assert reasons(site, running, "plenty") == {"OK"}
-        assert reasons(site, running, "single") == {"ISOLATED"}
-        until(lambda: reasons(site, running, "single") == {"OK"}, "it does not run out")
-        until(lambda: actions(running) == ["isolated", "expired"], "the log does not say so")
+def test_one_that_runs_out_lets_its_principal_in_by_itself(shared):
+    site, before = shared.site, actions(shared)
+    tenants(site, shared, "isolate", "--principal", "single", *WHY, "--for", "3s")
+    assert reasons(site, shared, "single") == {"ISOLATED"}
+    assert reasons(site, shared, "plenty") == {"OK"}
+    until(lambda: reasons(site, shared, "single") == {"OK"}, "it does not run out")
+    until(lambda: actions(shared) == [*before, "isolated", "expired"], "the log does not say so")
 
 
-def test_two_operators_who_act_at_once(site):
-    with serving(site) as running, ThreadPoolExecutor(8) as pool:
-        file = at_its_port(site, running)
+def test_two_operators_who_act_at_once(shared):
+    site, before = shared.site, actions(shared)
+    file = at_its_port(site, shared)
+    with ThreadPoolExecutor(8) as pool:
         isolate = ["tenants", "isolate", file, "--tenant", "plenty", *WHY]
         assert list(pool.map(main, [isolate] * 8)) == [0] * 8
         release = ["tenants", "release", file, "--tenant", "plenty", *WHY]
         codes = sorted(pool.map(main, [release] * 8))
-        assert (codes[0], codes[-1]) == (0, 1)
-        assert codes.count(0) == 1
-        assert reasons(site, running, "plenty") == {"OK"}
-        until(lambda: actions(running) == ["isolated"] * 8 + ["released"], "the log says something else")
+    assert (codes[0], codes[-1]) == (0, 1)
+    assert codes.count(0) == 1
+    assert reasons(site, shared, "plenty") == {"OK"}
+    until(lambda: actions(shared) == [*before, *["isolated"] * 8, "released"], "the log says something else")
 
 
 def test_a_stream_in_flight_ends_and_what_is_shown_of_the_tenant_comes_from_the_log(site, capsys):
@@ -130,12 +142,12 @@ def test_a_stream_in_flight_ends_and_what_is_shown_of_the_tenant_comes_from_the_
         assert "asked, in the entries" in capsys.readouterr().out
 
 
-def test_what_is_not_there_is_refused_and_nothing_changes(site, capsys):
-    with serving(site) as running:
-        tenants(site, running, "isolate", "--tenant", "nobody", *WHY, code=2)
-        tenants(site, running, "isolate", *WHY, code=2)
-        tenants(site, running, "isolate", "--principal", "operator", *WHY, code=1)
-        assert "nobody isolates himself" in capsys.readouterr().err
-        tenants(site, running, "list")
-        assert "nobody is kept out" in capsys.readouterr().out
-        assert actions(running) == []
+def test_what_is_not_there_is_refused_and_nothing_changes(shared, capsys):
+    site, before = shared.site, actions(shared)
+    tenants(site, shared, "isolate", "--tenant", "nobody", *WHY, code=2)
+    tenants(site, shared, "isolate", *WHY, code=2)
+    tenants(site, shared, "isolate", "--principal", "operator", *WHY, code=1)
+    assert "nobody isolates himself" in capsys.readouterr().err
+    tenants(site, shared, "list")
+    assert "nobody is kept out" in capsys.readouterr().out
+    assert actions(shared) == before

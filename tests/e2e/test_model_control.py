@@ -179,15 +179,15 @@ def test_a_bundle_that_will_not_do_is_refused_and_everything_stays(site):
         assert answers(site, running, version="2") == {"OK"}
 
 
-def test_who_has_no_right_learns_nothing(site):
-    with serving(site) as running:
-        with calling(site, running.facts["data"], site.bearer("kiosk-7")) as caller:
-            assert {load(caller, "kiosk").reason, unload(caller, "kiosk").reason} == {"METHOD_FORBIDDEN"}
-        with rival(site, running) as caller:
-            there, nowhere = unload(caller, "kiosk"), unload(caller, "nothing")
-            assert (there.code, there.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN")
-            assert (nowhere.reason, nowhere.sentence) == (there.reason, there.sentence)
-            assert unload(caller, "../tiny").reason == "MODEL_UNKNOWN"
-            assert unload(caller, version="9").reason == "MODEL_UNKNOWN"
-        with calling(site, running.facts["data"], site.bearer("plenty")) as caller:
-            assert caller.infer(infer_body()).reason == "OK"
+def test_who_has_no_right_learns_nothing(stand):
+    site = stand.site
+    with calling(site, stand.facts["data"], site.bearer("kiosk-7")) as caller:
+        assert {load(caller, "kiosk").reason, unload(caller, "kiosk").reason} == {"METHOD_FORBIDDEN"}
+    with rival(site, stand) as caller:
+        there, nowhere = unload(caller, "kiosk"), unload(caller, "nothing")
+        assert (there.code, there.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN")
+        assert (nowhere.reason, nowhere.sentence) == (there.reason, there.sentence)
+        assert unload(caller, "../tiny").reason == "MODEL_UNKNOWN"
+        assert unload(caller, version="9").reason == "MODEL_UNKNOWN"
+    with calling(site, stand.facts["data"], site.bearer("plenty")) as caller:
+        assert caller.infer(infer_body()).reason == "OK"
