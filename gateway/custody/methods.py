@@ -16,7 +16,8 @@ from gateway.errors import ArgumentInvalid
 from gateway.host.orders import ADMINISTRATOR_CHARACTERS_MAX, order_of, text_of, told_to
 from gateway.rpc.service import Unary
 from ops.audit.entry import pseudonym
-from ops.audit.erasure import KEYS_MAX, Erasure, Hold, Word
+from ops.audit.erasure import KEYS_MAX
+from ops.audit.erasure_rows import Erasure, Hold, Word
 from ops.audit.errors import ErasureRefused
 from stockade.v1 import custody_pb2
 

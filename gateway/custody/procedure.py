@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from gateway.host.orders import Order
-    from ops.audit.erasure import Erasure, Erasures, Hold, Word
+    from ops.audit.erasure import Erasures
+    from ops.audit.erasure_rows import Erasure, Hold, Word
     from ops.audit.read import LogReader
     from ops.logging import Log
 

@@ -6,7 +6,7 @@ Exit codes: 0 done; 1 the answer is no; 2 it cannot be asked, or not written.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,12 +21,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-    from google.protobuf.message import Message
-
 __all__ = ["run_verb"]
 
 ERASURE, LEGAL_HOLD, PAYLOADS = "Erasure", "LegalHold", "Payloads"
-M = TypeVar("M", bound="Message")
 out = Console(highlight=False)
 
 

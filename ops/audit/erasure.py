@@ -20,17 +20,19 @@ See NIST SP 800-88 Rev. 1, section 2.5 (cryptographic erase), GDPR Art. 17(1) an
 """
 
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from ops.audit.erasure_rows import Erasure, Hold, Word, add_erasure, add_hold, erasures_where, holds_where, one_erasure
 from ops.audit.errors import ErasureRefused, KeyStoreError
-from ops.audit.key_database import open_database
+from ops.audit.key_database import open_database, traces
 
-__all__ = ["KEYS_MAX", "Erasure", "Erasures", "Hold", "Word", "erased_keys", "traces"]
+__all__ = ["KEYS_MAX", "Erasures", "erased_keys"]
 
 KEYS_MAX = 128  # of one erasure: as many as its entry may name
 WAITING_MAX = 1_000
@@ -38,62 +40,7 @@ HOLDS_MAX = 10_000
 REMEMBERED_MAX = 10_000
 VALID_NS = 30 * 86_400 * 1_000_000_000
 """How long a request waits for its second administrator: what was right a month ago is asked for again."""
-SEARCHED_BYTES = 16  # of either end of a wrapped key
-CHUNK_BYTES = 1 << 20
-
-_ERASURE = (
-    "id, tenant, subject, pseudonym, months, reason, state, keys, "
-    "requested_by, requester, requested_ns, approved_by, approved_ns, approval"
-)
-_HOLD = "id, tenant, subject, pseudonym, matter, administrator, request, since_ns"
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """Who says so, and when: a credential, the principal it proves, the id of the request, Unix nanoseconds."""
-
-    administrator: str
-    principal: str
-    request: str
-    time_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Erasure:
-    """One erasure. `subject` is empty once the keys are gone; `pseudonym` is what the log calls the subject.
-
-    No months: all of them. `keys` are hex references, as entries have them in `payload.key`; `approval` is the id of
-    the request that approved it.
-    """
-
-    id: str
-    tenant: str
-    subject: str
-    pseudonym: str
-    months: tuple[str, ...]
-    reason: str
-    state: str = "requested"
-    keys: tuple[str, ...] = ()
-    requested_by: str = ""
-    requester: str = ""
-    requested_ns: int = 0
-    approved_by: str = ""
-    approved_ns: int = 0
-    approval: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A legal hold: nothing of this subject is destroyed; an empty subject is the whole tenant."""
-
-    id: str
-    tenant: str
-    subject: str
-    pseudonym: str
-    matter: str
-    administrator: str
-    request: str
-    since_ns: int
+_REFERENCE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class Erasures:
@@ -138,12 +85,12 @@ class Erasures:
             db.execute("DELETE FROM erasure WHERE state = 'requested' AND requested_ns < ?", (oldest_ns,))
             keys = _keys_of(db, wanted)
             _require_unheld(db, wanted)
-            waiting = _erasures(db, "state = 'requested'")
+            waiting = erasures_where(db, "state = 'requested'")
             if same := [one for one in waiting if _scope(one) == _scope(wanted)]:
                 raise ErasureRefused(f"it is asked for already, as {same[0].id}, and waits for another administrator")
             if len(waiting) >= WAITING_MAX:
                 raise ErasureRefused(f"{WAITING_MAX:,} wait already: have them approved first")
-            _insert(db, "erasure", _ERASURE, tuple(_row(wanted)))
+            add_erasure(db, wanted)
         return replace(wanted, keys=keys)
 
     def withdraw(self, erasure_id: str) -> None:
@@ -158,7 +105,7 @@ class Erasures:
             ErasureRefused: not asked for, too long ago, by the same administrator, held, or nothing is left to erase.
         """
         with self._transaction() as db:
-            asked = _one(db, erasure_id)
+            asked = one_erasure(db, erasure_id)
             if asked.state != "requested":
                 raise ErasureRefused(f"it was approved already, by {asked.approved_by}")
             if asked.requested_ns < word.time_ns - VALID_NS:
@@ -172,7 +119,7 @@ class Erasures:
                 "WHERE id = ?",
                 (json.dumps(keys), word.administrator, word.time_ns, word.request, erasure_id),
             )
-            agreed = _one(db, erasure_id)
+            agreed = one_erasure(db, erasure_id)
         self._reached("intended")
         return agreed
 
@@ -183,14 +130,14 @@ class Erasures:
             KeyStoreError: they could not be destroyed, or something of them is still in the file. Call it again.
         """
         with self._transaction() as db:
-            agreed = _one(db, erasure_id)
+            agreed = one_erasure(db, erasure_id)
             wrapped = _delete(db, agreed.keys)
             db.execute("UPDATE erasure SET state = 'deleting', subject = '' WHERE id = ?", (erasure_id,))
         self._reached("deleted")
         self._scrub(wrapped, certain=agreed.state == "approved")
         with self._transaction() as db:
             db.execute("UPDATE erasure SET state = 'destroyed' WHERE id = ?", (erasure_id,))
-            gone = _one(db, erasure_id)
+            gone = one_erasure(db, erasure_id)
         self._reached("destroyed")
         return gone
 
@@ -226,27 +173,27 @@ class Erasures:
     def listed(self) -> list[Erasure]:
         """Return all that are known, the newest first."""
         with self._transaction() as db:
-            return _erasures(db, "1")
+            return erasures_where(db, "1")
 
     def erasure(self, erasure_id: str) -> Erasure:
         """Return one. Raises ErasureRefused where there is none."""
         with self._transaction() as db:
-            found = _one(db, erasure_id)
+            found = one_erasure(db, erasure_id)
             return found if found.state != "requested" else replace(found, keys=_keys_of(db, found, empty=True))
 
     def unfinished(self) -> list[Erasure]:
         """Return those that are agreed and not done, the oldest first."""
         with self._transaction() as db:
-            return _erasures(db, "state IN ('approved', 'deleting', 'destroyed')")[::-1]
+            return erasures_where(db, "state IN ('approved', 'deleting', 'destroyed')")[::-1]
 
     def place(self, hold: Hold) -> None:
         """Write down a hold. Raises ErasureRefused: there are too many, or an agreed erasure is under way."""
         with self._transaction() as db:
-            if any(_covers(hold, one) for one in _erasures(db, "state = 'approved'")):
+            if any(_covers(hold, one) for one in erasures_where(db, "state = 'approved'")):
                 raise ErasureRefused("an erasure of it was approved and is under way: it comes too late")
             if db.execute("SELECT count(*) FROM hold").fetchone()[0] >= HOLDS_MAX:
                 raise ErasureRefused(f"there are {HOLDS_MAX:,} holds; hold tenants as a whole, or release some")
-            _insert(db, "hold", _HOLD, tuple(getattr(hold, name) for name in _HOLD.split(", ")))
+            add_hold(db, hold)
 
     def placed(self, hold_id: str) -> None:
         """Write down that the log has the entry of a hold."""
@@ -261,7 +208,7 @@ class Erasures:
     def holds(self, *, unrecorded: bool = False) -> list[Hold]:
         """Return the holds that are in force, the newest first; or only those that the log does not have yet."""
         with self._transaction() as db:
-            return _holds(db, "recorded = 0" if unrecorded else "1")
+            return holds_where(db, "recorded = 0" if unrecorded else "1")
 
     def _scrub(self, wrapped: Sequence[bytes], *, certain: bool) -> None:
         """See to it that nothing of these is in the file. Not `certain`: there were more, before a crash."""
@@ -277,21 +224,12 @@ class Erasures:
 
 
 def erased_keys(entries: Sequence[bytes]) -> list[str]:
-    """Return the hex references of all data keys that entries of the log say were destroyed."""
-    return [key for data in entries if b'"kind":"erasure"' in data for key in json.loads(data)["keys"]]
+    """Return the hex references of all data keys that entries of the log say were destroyed.
 
-
-def traces(path: Path, secrets: Sequence[bytes]) -> int:
-    """Return how many of these a file holds the beginning or the end of. Reads all of it."""
-    pieces = [piece for each in secrets for piece in (each[:SEARCHED_BYTES], each[-SEARCHED_BYTES:])]
-    found: set[bytes] = set()
-    kept = b""
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            window = kept + chunk
-            found.update(piece for piece in pieces if piece in window)
-            kept = window[-SEARCHED_BYTES:]
-    return len(found)
+    Whoever may write entries may write nonsense: what is no reference is passed over.
+    """
+    named = (json.loads(data) for data in entries if b'"kind":"erasure"' in data)
+    return [key for entry in named for key in entry.get("keys", ()) if _REFERENCE.fullmatch(key)]
 
 
 def _delete(db: sqlite3.Connection, keys: Sequence[str]) -> list[bytes]:
@@ -318,7 +256,7 @@ def _keys_of(db: sqlite3.Connection, wanted: Erasure, *, empty: bool = False) ->
 
 
 def _require_unheld(db: sqlite3.Connection, wanted: Erasure) -> None:
-    for hold in _holds(db, "1"):
+    for hold in holds_where(db, "1"):
         if _covers(hold, wanted):
             raise ErasureRefused(f"a legal hold covers it: {hold.id}, {hold.matter}, by {hold.administrator}")
 
@@ -333,37 +271,3 @@ def _subject(wanted: Erasure) -> tuple[str, str]:
 
 def _scope(wanted: Erasure) -> tuple[str, str, frozenset[str]]:
     return wanted.tenant, wanted.subject, frozenset(wanted.months)
-
-
-def _one(db: sqlite3.Connection, erasure_id: str) -> Erasure:
-    found = _erasures(db, "id = ?", erasure_id)
-    if not found:
-        raise ErasureRefused(f"there is no erasure {erasure_id}; see `stockade audit erase list`")
-    return found[0]
-
-
-def _erasures(db: sqlite3.Connection, where: str, *values: str) -> list[Erasure]:
-    query = f"SELECT {_ERASURE} FROM erasure WHERE {where} ORDER BY requested_ns DESC, id"  # noqa: S608  words of ours
-    return [_erasure(row) for row in db.execute(query, values)]
-
-
-def _erasure(row: Sequence[object]) -> Erasure:
-    named = dict(zip(_ERASURE.split(", "), row, strict=True))
-    lists = {name: tuple(json.loads(str(named[name]))) for name in ("months", "keys")}
-    return Erasure(**{**named, **lists})  # type: ignore[arg-type]  # STRICT tables hold what the columns say
-
-
-def _row(erasure: Erasure) -> Iterator[object]:
-    for name in _ERASURE.split(", "):
-        value = getattr(erasure, name)
-        yield json.dumps(value) if isinstance(value, tuple) else value
-
-
-def _holds(db: sqlite3.Connection, where: str) -> list[Hold]:
-    query = f"SELECT {_HOLD} FROM hold WHERE {where} ORDER BY since_ns DESC, id"  # noqa: S608  words of ours
-    return [Hold(*row) for row in db.execute(query)]
-
-
-def _insert(db: sqlite3.Connection, table: str, columns: str, values: Sequence[object]) -> None:
-    places = ", ".join("?" * len(values))
-    db.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", values)  # noqa: S608  words of ours

@@ -6,13 +6,16 @@ could keep a deleted key). All who open the file do it here. Several processes m
 """
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 from ops.audit.errors import KeyStoreError
 
-__all__ = ["BUSY_TIMEOUT_S", "open_database"]
+__all__ = ["open_database", "traces"]
 
 BUSY_TIMEOUT_S = 5.0
+SEARCHED_BYTES = 16  # of either end of a secret
+CHUNK_BYTES = 1 << 20
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tenant (tenant TEXT PRIMARY KEY, wrapped BLOB NOT NULL) STRICT;
@@ -49,3 +52,16 @@ def open_database(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise KeyStoreError(f"the key database {path}: {error}") from error
     return db
+
+
+def traces(path: Path, secrets: Sequence[bytes]) -> int:
+    """Return how many ends (first and last 16 bytes) of these secrets a file holds. Reads all of it; raises OSError."""
+    pieces = [piece for each in secrets for piece in (each[:SEARCHED_BYTES], each[-SEARCHED_BYTES:])]
+    found: set[bytes] = set()
+    kept = b""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            window = kept + chunk
+            found.update(piece for piece in pieces if piece in window)
+            kept = window[-SEARCHED_BYTES:]
+    return len(found)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from gateway.custody.procedure import Custody
 from ops.audit.client import Receipt
 from ops.audit.entry import canonical
-from ops.audit.erasure import Erasure, Erasures, Hold, Word
+from ops.audit.erasure import Erasures
+from ops.audit.erasure_rows import Erasure, Hold, Word
 from ops.audit.read import LogReader
 from tests.faults.recorder_process import KEY, client_of, settings_in
 

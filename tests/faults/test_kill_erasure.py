@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit.erasure import Erasures, traces
+from ops.audit.erasure import Erasures
 from ops.audit.errors import KeyMissing
+from ops.audit.key_database import traces
 from ops.audit.keys import KeyStore
 from ops.audit.read import LogReader
 from ops.audit.verify import verify_log

@@ -10,9 +10,12 @@ from dataclasses import replace
 import pytest
 
 from ops.audit import erasure as erasing
+from ops.audit import key_database
 from ops.audit.entry import canonical
-from ops.audit.erasure import KEYS_MAX, VALID_NS, Erasure, Erasures, Hold, Word, erased_keys, traces
+from ops.audit.erasure import KEYS_MAX, VALID_NS, Erasures, erased_keys
+from ops.audit.erasure_rows import Erasure, Hold, Word
 from ops.audit.errors import ErasureRefused, KeyMissing, KeyStoreError
+from ops.audit.key_database import traces
 from ops.audit.keys import KeyStore
 
 MASTER = bytes(range(32))
@@ -163,7 +166,7 @@ def test_a_file_that_still_holds_a_key_is_no_destruction(store, erasures, path, 
 
 
 def test_traces_finds_either_end_of_a_key_wherever_it_stands(tmp_path, monkeypatch):
-    monkeypatch.setattr(erasing, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(key_database, "CHUNK_BYTES", 64)
     secret = bytes(range(100, 140))
     for at in range(0, 130, 7):
         (tmp_path / "f").write_bytes(bytes(at) + secret + bytes(9))
@@ -305,6 +308,8 @@ def test_what_the_log_says_was_erased_goes_again_when_a_backup_has_brought_it_ba
     fields = {"administrators": ["a", "b"], "build": "0", "id": "ab" * 16, "kind": "erasure", "time_ns": "1", "v": 1}
     named = canonical({**fields, "keys": [sealed.key_ref, "00" * 16]})
     assert erased_keys([b'{"kind":"heartbeat"}', named]) == [sealed.key_ref, "00" * 16]
+    nonsense = canonical({**fields, "keys": ["abc", "zz" * 16, sealed.key_ref.upper(), sealed.key_ref + "00"]})
+    assert erased_keys([nonsense]) == []
     assert erasures.mark() == ""
     assert erasures.destroy_named(erased_keys([named]), "o 7") == 1
     assert (erasures.mark(), traces(path, [secret])) == ("o 7", 0)
