@@ -3,7 +3,8 @@
 What a bucket held at the beginning of the range is unknown, unless the log begins there; so is what it held when a
 process began anew. So two states are carried along: the fullest and the emptiest that agree with all that was recorded.
 GCRA is monotone in its one number. Where both states decide alike, and tell the same rule and the same rest, the
-recorded decision is compared; where they do not, it is said to be open. What is recorded narrows the states.
+recorded decision is compared; where they do not, it is open, unless no state between them could have led to it. What is
+recorded narrows the states.
 
 Spends of shared limits, of the watch and of the budget are another state, which is not carried along.
 """
@@ -110,9 +111,10 @@ class Bounds:
         """Do a spend again; returns what was recorded and what follows, or why that is open. Takes in what it was."""
         fullest, emptiest = (self._decide(charges, now_ns, end) for end in (0, 1))
         self._take(charges, limit, now_ns)
-        if said(fullest) != said(emptiest):
-            return OPEN
-        return f"{limit.decision} {limit.rule} {limit.tokens}", said(fullest)
+        recorded = f"{limit.decision} {limit.rule} {limit.tokens}"
+        if said(fullest) == said(emptiest) or not possible(limit, fullest, emptiest):
+            return recorded, said(fullest)
+        return OPEN
 
     def _decide(self, charges: Charges, now_ns: int, end: int) -> Decision:
         """Let the gateway's own limiter decide, on buckets that hold the most (0) or the least (1) they may."""
@@ -142,6 +144,16 @@ class Bounds:
     def _after(tat_ns: int, bucket: Bucket, cost: int, now_ns: int) -> int:
         after_ns, admitted, _, _ = gcra.spend(tat_ns, now_ns, cost, bucket.rule.interval_ns, bucket.rule.burst_ns)
         return after_ns if admitted else now_ns + bucket.rule.burst_ns
+
+
+def possible(limit: Limit, fullest: Decision, emptiest: Decision) -> bool:
+    """Say whether a state between the two may have led to what was recorded."""
+    admitted = limit.decision == "admit"
+    if fullest.admitted == emptiest.admitted != admitted:
+        return False
+    if {limit.rule} != {fullest.rule, emptiest.rule} or not fullest.admitted == emptiest.admitted == admitted:
+        return True
+    return emptiest.remaining <= limit.tokens <= fullest.remaining
 
 
 def said(decision: Decision) -> str:

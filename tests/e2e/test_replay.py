@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from gateway.cli.main import main
 from gateway.samples import bundles_directory
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.entry import canonical
+from ops.audit.keys import KeyStore
 from ops.audit.read import LogReader
+from stockade.open_inference.grpc_service_pb2 import ModelInferResponse
 from tests.e2e.caller import INFER, calling, images, infer_body
 from tests.e2e.running import serving
 from tests.e2e.site import copy_site
@@ -24,6 +27,7 @@ from tests.ops.audit.open_log import VKEY, open_log
 from tests.watching import around
 
 REQUESTS = 240
+FIELDS = ("request", "response")
 CALLERS = ("rated", "costly", "onlooker", "rival")  # who meet a limit, or have no right
 
 
@@ -266,3 +270,38 @@ def test_a_watch_that_only_looks_on_would_have_answered(watched, tmp_path, capsy
     kinds = said["otherwise"]["by_kind"]
     assert sum(count for kind, count in kinds.items() if kind.startswith("top1 → ")) == top1
     assert set(said["otherwise"]["by_cause"]) == {"watch", "budget"}
+
+
+@pytest.mark.parametrize(("off", "counted"), [(0.0, "equal"), (0.0005, "within"), (0.2, "differs")])
+def test_an_answer_that_is_not_what_the_model_gives_is_found(site, tmp_path, capsys, off, counted):
+    """The gateway sealed another answer than it computed; everything else of the entry is as it was."""
+    index, entry = next(
+        (at, entry)
+        for at, entry in enumerate(entries_of(site))
+        if entry["kind"] == "served" and entry["batch"]["size"] == 1 and entry["auth"]["credential"] == "plenty"
+    )
+    reader = LogReader.open(site.log, parse_vkey(site.vkey))
+    keys = KeyStore(
+        site.directory / "keys/payload.db", site.read("keys/payload-master.key"), origin=reader.checkpoint.origin
+    )
+    blobs = {name: reader.blob(index, bytes.fromhex(entry["payload"][name]["ciphertext_sha256"])) for name in FIELDS}
+    record_id, said = bytes.fromhex(entry["id"]), entry["payload"]["response"]
+    answer = keys.open(entry["payload"]["key"], record_id, "response", blobs["response"], said["commitment"])
+    message = ModelInferResponse.FromString(answer)
+    changed = np.frombuffer(message.raw_output_contents[0], np.float32).copy()
+    changed[0] += np.float32(off)
+    message.raw_output_contents[0] = changed.tobytes()
+    month = datetime.fromtimestamp(int(entry["time_ns"]) / 1e9, UTC).strftime("%Y-%m")
+    body = message.SerializeToString() if off else answer
+    sealed = keys.seal("plenty", "plenty", month, record_id, "response", body)
+    keys.close()
+    said |= {"ciphertext_sha256": sealed.sha256, "commitment": sealed.commitment}
+    with open_log(tmp_path / "forged") as log:
+        log.append([canonical(entry)], [blobs["request"], sealed.ciphertext])
+        log.publish()
+        code, found = replay(capsys, log.directory, "--vkey", VKEY, "--config", site.config)
+    assert found["steps"]["scores"]["equal"] == 1
+    assert {name: found["steps"]["output"][name] for name in ("equal", "within", "differs")} == {
+        name: int(name == counted) for name in ("equal", "within", "differs")
+    }
+    assert code == (counted == "differs")

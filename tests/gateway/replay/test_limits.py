@@ -56,6 +56,48 @@ def test_from_the_middle_the_state_becomes_known():
     assert OPEN not in came[4:]
 
 
+def test_what_is_told_of_a_bucket_makes_its_state_known():
+    """It takes days to fill up, so that waiting tells nothing; what the first record says of it does."""
+    slow = ((Bucket("principal-requests/a", Rule("principal-requests", 10**14, 5)), 1),)
+    limiter, bounds, now_ns = MemoryLimiter(), Bounds(known=False), 2
+    limiter.spend(slow, 1)
+    first, second, third = (admitted(limiter.spend(slow, now_ns).remaining) for _ in range(3))
+    assert bounds.compare(slow, first, now_ns) == OPEN
+    was, is_now = bounds.compare(slow, second, now_ns)
+    assert was == is_now
+    was, is_now = bounds.compare(slow, admitted(third.tokens + 1), now_ns)
+    assert was != is_now
+
+
+@pytest.mark.parametrize("lie", [("refuse", 3), ("admit", 4), ("admit", 1)])
+def test_what_no_state_could_have_led_to_is_found_though_the_state_is_open(lie):
+    """A nanosecond later two or three are left. So it is neither refused, nor are there more or less."""
+    slow = ((Bucket("principal-requests/a", Rule("principal-requests", 10**14, 5)), 1),)
+    for decision, tokens, found in ((*lie, True), ("admit", 3, False), ("admit", 2, False)):
+        bounds = Bounds(known=False)
+        assert bounds.compare(slow, admitted(3), 2) == OPEN
+        came = bounds.compare(slow, Limit(decision=decision, rule="principal-requests", tokens=tokens), 3)
+        assert (came != OPEN) == found
+
+
+def admitted(tokens: int) -> Limit:
+    return Limit(decision="admit", rule="principal-requests", tokens=tokens)
+
+
+def test_an_admitted_spend_may_have_left_nothing_though_another_bucket_was_told():
+    """The bucket that is told is empty and charged nothing; of the other one only bounds are known."""
+    told, other = (Bucket(name, Rule(name, interval, 5)) for name, interval in (("told", 10**12), ("other", 10)))
+    limiter, bounds, now_ns = MemoryLimiter(), Bounds(known=False), 10**6
+    limiter.spend(((told, 5), (other, 3)), now_ns)
+    for wait_ns, cost in ((0, 0), (10, 3), (0, 1), (0, 2)):
+        now_ns += wait_ns
+        charges = ((told, 0), (other, cost))
+        decision = limiter.spend(charges, now_ns)
+        verdict = "admit" if decision.admitted else "refuse"
+        came = bounds.compare(charges, Limit(decision=verdict, rule=decision.rule, tokens=decision.remaining), now_ns)
+        assert came == OPEN or came[0] == came[1]
+
+
 @given(spends, st.data())
 def test_a_decision_that_does_not_follow_is_found(steps, data):
     made = recorded(steps)
