@@ -14,7 +14,7 @@ from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
 from tests.ops.audit.samples import captured, small
 
-SIZES = (1, 255, 256, 257, 700)
+SIZES = (1, 100, 255, 256, 257, 700)
 
 
 def fill(log: OpenLog, size: int) -> None:
@@ -67,7 +67,7 @@ def test_an_earlier_tree_is_cut_out_of_a_later_copy(grown, tmp_path, size):
 def test_the_smallest_tree_that_holds_the_target_is_taken(grown, tmp_path):
     notes = [(str(size), note_of(grown[size])) for size in SIZES]
     for number, (target, size) in enumerate(
-        [(Target(index=0), 1), (Target(index=1), 255), (Target(index=255), 256), (Target(index=699), 700)]
+        [(Target(index=0), 1), (Target(index=1), 100), (Target(index=255), 256), (Target(index=699), 700)]
     ):
         done = restore_log([grown[700]], tmp_path / f"{number}", KEY.verifier, notes=notes, target=target)
         assert done.seen.checkpoint.size == size
@@ -99,6 +99,17 @@ def test_two_damaged_copies_give_a_whole_log(grown, tmp_path):
     assert done.payloads_missing == 0
 
 
+def test_an_edge_that_does_not_give_the_root_is_not_taken(grown, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(grown[700], source)
+    edge = [*source.glob("tile/[0-9]/*.p/*")]
+    assert len(edge) > 1
+    for path in edge:
+        path.write_bytes(bytes(len(path.read_bytes())))
+    restore_log([source, grown[700]], tmp_path / "out", KEY.verifier)
+    sound(tmp_path / "out", 700)
+
+
 def test_hashes_of_the_lowest_level_follow_from_the_entries(grown, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(grown[700], source)
@@ -118,6 +129,16 @@ def test_what_no_source_has_is_named_and_a_later_source_completes_it(grown, tmp_
     done = restore_log([grown[700]], out, KEY.verifier)
     assert done.kept > 0
     sound(out, 700)
+
+
+def test_a_later_source_takes_the_same_target_further(grown, tmp_path):
+    for size in SIZES:
+        restore_log([grown[size]], tmp_path / "out", KEY.verifier)
+        sound(tmp_path / "out", size)
+    packs = [
+        path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.glob("out/blobs/**/*") if path.is_file()
+    ]
+    assert sorted(packs) == ["blobs/000", "blobs/001", "blobs/002.p/188"]
 
 
 def test_payloads_that_are_gone_are_counted(grown, tmp_path):

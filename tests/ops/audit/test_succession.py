@@ -81,6 +81,7 @@ def test_the_recorder_refuses_a_sealed_origin(halves, tmp_path):
     restored(halves[0], home)
     go_on(home / "log", home / "state", home / "log.signed", KEY.verifier, heartbeats=0)
     seal(home / "state", home / "log.signed", open_checkpoint((halves[1] / "checkpoint").read_bytes(), [KEY.verifier]))
+    (home / "log.signed").unlink()  # the seal alone
     before = (home / "log/checkpoint").read_bytes()
     assert launch(settings_in(home)).ended() == ForkRefused.exit_code
     assert (home / "log/checkpoint").read_bytes() == before
