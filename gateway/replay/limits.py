@@ -36,7 +36,7 @@ OPEN = "what the buckets held before is not known"
 NO_CLOCK = "the entry has no clock"
 OTHER_STATE = "shared limits, watch or budget: their state is not rebuilt"
 INFERENCES = frozenset({"ModelInfer", "ModelStreamInfer"})
-BATCHES_OVERTAKEN = 64  # by so many a batch may be recorded too late
+BATCHES_OVERTAKEN = 16  # by so many a batch may be recorded too late
 
 
 @dataclass(frozen=True, slots=True)
