@@ -75,6 +75,7 @@ def run_show(options: argparse.Namespace) -> int:
     code = told(reply, options)
     if code == 0 and not options.json:
         render_erasures([reply.erasure])
+        out.print(f"the subject in the log: {reply.erasure.pseudonym}")
         out.print("keys, as entries have them in `payload.key`:")
         for key in reply.erasure.keys:
             out.print(key)
@@ -140,10 +141,11 @@ def told(reply: custody_pb2.EraseResponse | custody_pb2.HoldResponse, options: a
 def render_erasures(erasures: Iterable[custody_pb2.ErasureState]) -> None:
     """Print what there is, the newest first."""
     shown = table("erasures", "erasure", "of whom", "by whom, why")
+    shown.columns[0].no_wrap = True  # people copy it
     for one in erasures:
         state = f"{one.state}: {len(one.keys)} keys" if one.state != "requested" else "waits for approval"
         months = ", ".join(one.months) or "all months"
-        whom = f"{escape(one.tenant)}\n{escape(one.subject) or '(name erased)'}\n{one.pseudonym}\n{months}"
+        whom = f"{escape(one.tenant)}\n{escape(one.subject) or '(name erased)'}\n{months}"
         asked_for = f"asked {clock(one.requested_unix_ns)}\n{escape(one.requested_by)}"
         agreed = f"\nagreed {clock(one.approved_unix_ns)}\n{escape(one.approved_by)}" if one.approved_by else ""
         shown.add_row(f"{one.id}\n{state}", whom, f"{asked_for}{agreed}\n{escape(one.reason)}")
@@ -153,6 +155,7 @@ def render_erasures(erasures: Iterable[custody_pb2.ErasureState]) -> None:
 def render_holds(holds: Iterable[custody_pb2.HoldState]) -> None:
     """Print what is held."""
     shown = table("legal holds", "hold", "of whom", "by whom, what for")
+    shown.columns[0].no_wrap = True
     for one in holds:
         whom = f"{escape(one.tenant)}\n{escape(one.subject) or '(all)'}"
         shown.add_row(one.id, whom, f"{clock(one.since_unix_ns)}\n{escape(one.administrator)}\n{escape(one.matter)}")
