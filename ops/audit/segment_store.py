@@ -74,7 +74,7 @@ class SegmentStore:
 
         Raises:
             LogFull: no room for it; nothing has changed.
-            Poisoned: any other I/O error.
+            Poisoned: any other I/O error, also no room to make its name durable.
         """
         path = self._directory / f"{header.number:012d}.seg"
         with self._lock:
@@ -90,7 +90,9 @@ class SegmentStore:
                     os.close(descriptor)
                     raise
             except OSError as error:
-                if error.errno in _NO_ROOM:
+                # Once it has its name it is the successor of the one before, which therefore ends where it ended: going
+                # on there would lose what is acknowledged from it at the next start.
+                if error.errno in _NO_ROOM and not path.exists():
                     raise LogFull(f"no room for {path}") from error
                 raise Poisoned(f"{path}: {error.strerror}") from error
         return OpenSegment(descriptor, header.number, self._bytes)

@@ -59,6 +59,13 @@ MUTANTS = (
         (SIMULATION,),
     ),
     Mutant(
+        "goes on before a segment that has a name",
+        "ops/audit/segment_store.py",
+        "if error.errno in _NO_ROOM and not path.exists():",
+        "if error.errno in _NO_ROOM:",
+        ("tests/ops/audit/test_segment_store.py",),
+    ),
+    Mutant(
         "segments are retired in no durable order",
         "ops/audit/segment_store.py",
         "                sync_directory(self._directory)\n                del self._ends[number]\n",
