@@ -34,12 +34,14 @@ from serving.train.payments_compare import compare_payments
 from serving.train.payments_data import load_applications
 from serving.train.payments_schema import CREDIT_DATA
 from serving.train.places import load_places
+from serving.train.regions import RegionSettings
 from serving.train.regions_bench import SparsitySettings, compare_sparsity
 
 __all__ = ["measured"]
 
 QUICK_PLACES = 20_000
 QUICK_UNITS, QUICK_SMALLER = 512, 256
+UNITS_OF_EXPERT = 1_024
 ENERGIES = ("energy", "mahalanobis", "residual")
 
 Say = Callable[[str], None]
@@ -55,7 +57,9 @@ def measured(part: str, options: argparse.Namespace, say: Say) -> dict[str, Any]
 
 def _sparsity(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     places = load_places(options.places)
-    settings = SparsitySettings(seeds=options.seeds)
+    units = options.units
+    recipe = RegionSettings(units=units, experts=units // UNITS_OF_EXPERT)
+    settings = SparsitySettings(recipe=recipe, smaller=(units // 2, 3 * units // 4), seeds=options.seeds)
     if options.quick:
         places = places.take(np.random.default_rng(0).permutation(len(places))[:QUICK_PLACES])
         recipe = replace(settings.recipe, units=QUICK_UNITS, epochs=1)
