@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -65,8 +66,11 @@ def test_a_run_goes_on_where_another_stopped_and_measures_what_is_of_something_e
     assert measured == [1, 3, 4, 5, 6]
 
 
-def test_bundles_are_measured_again_on_rows_they_never_saw(capsys):
-    assert main(["bench", "models", "--only", "bundles", "--json"]) == 0
+def test_bundles_are_measured_again_on_rows_they_never_saw(tmp_path, capsys):
+    for name in ("kiosk/1", "clickstream/1", "payments/1"):  # of each kind; more versions of one take the same way
+        shutil.copytree(bundles_directory() / name, tmp_path / name)
+    shutil.copy(bundles_directory() / "stockade-release.pub", tmp_path)
+    assert main(["bench", "models", "--only", "bundles", "--bundles", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["bundles"]
     told = json.loads((bundles_directory() / "kiosk" / "1" / "manifest.json").read_text())["metrics"]
     kiosk = found["kiosk/1"]
@@ -74,6 +78,7 @@ def test_bundles_are_measured_again_on_rows_they_never_saw(capsys):
     assert kiosk["digits_auroc"]["energy"] == pytest.approx(told["foreign"]["digits"]["auroc"]["energy"], abs=0.01)
     assert [alarm["fpr_max"] for alarm in kiosk["alarms"]] == [0.05, 0.01, 0.001]
     assert kiosk["alarms"][0]["rate"] < 0.07
+    assert found.keys() == {"kiosk/1", "clickstream/1", "payments/1"}
     assert "digits_auroc" not in found["clickstream/1"]
 
 
