@@ -55,6 +55,8 @@ class BenignTraffic:
 
     returns: share of its queries that are about a thing it asked about AGE queries ago or before, seen again; None:
         nobody said, and nothing is concluded from returns.
+    in_flight: a query lies fewer than so many places from where it was asked: clients that do not wait for each answer
+        have their queries put in another order on the way, and bursts are no bursts any more.
     """
 
     duplicates: float = 0.05
@@ -62,6 +64,7 @@ class BenignTraffic:
     burst_max: int = 12
     queries: int = 1_000
     returns: float | None = None
+    in_flight: int = 1
 
     def stream(self, rows: NDArray[np.float32], kind: WatchKind, rng: np.random.Generator) -> NDArray[np.float32]:
         """Return one account's queries, (queries, *shape), from rows drawn without repetition."""
@@ -82,7 +85,11 @@ class BenignTraffic:
                 times = min(int(rng.geometric(1.0 / self.burst_mean)), self.burst_max)
                 manner = 0 if kind.picture is None else int(rng.integers(3))
                 asked += [again(row, rows, kind, rng, manner) for _ in range(times)]
-        return np.stack(asked[: self.queries])
+        stream = np.stack(asked[: self.queries])
+        if self.in_flight == 1:
+            return stream
+        late = rng.random(len(stream)) * self.in_flight
+        return stream[np.argsort(np.arange(len(stream)) + late, kind="stable")]
 
 
 def again(

@@ -11,6 +11,7 @@ was seen is still within them. What repeats still more (a camera that sends its 
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import ceil, log
 from typing import Any, Final
 
@@ -71,15 +72,16 @@ def fit_watch(
     arrays |= {BOUNDS: np.full(BOUNDS_SHAPE, 0.1), direction.BOUNDS: _any_motion()}
     if benign.returns is not None:
         arrays[returns.BOUND] = np.array([0.5])
-    drawn = draws(fit, kind, benign, streams[0], np.random.default_rng([seed, 2]))
-    counts, motions, returned = _count(arrays, drawn, kind)
-    anything = np.column_stack([counts[:, :1], counts[:, 1:].sum(axis=1)])
-    arrays[BOUNDS] = np.column_stack([_bounds(anything)[:, 1], _bounds(counts)[:, 1:]])
-    arrays[direction.BOUNDS] = _bounds(motions)
-    if benign.returns is not None:
-        arrays[returns.BOUND] = _returns_bound(returned)
+    seen = [
+        _count(arrays, draws(fit, kind, one, streams[0], np.random.default_rng([seed, 2])), kind)
+        for one in (replace(benign, in_flight=flight) for flight in flights(benign.in_flight))
+    ]
+    counts, bounds = seen[0][similarity.NAME], [_bounds_of(tables) for tables in seen]
+    arrays |= {name: np.maximum.reduce([each[name] for each in bounds]) for name in arrays.keys() & bounds[0].keys()}
     if (total := float(arrays[BOUNDS][:, 0].max())) > BOUND_MAX:
         raise CalibrationInvalid(BOUNDS, f"benign traffic may repeat itself {total:.2f} of the time")
+    if benign.returns is not None and arrays[returns.BOUND][0] >= 1:
+        raise CalibrationInvalid(returns.BOUND, "no stream was long enough to fill a window")
     report = {
         "screens": [similarity.NAME, direction.NAME],
         "cells": int(min((kind.weight > 0).sum(), similarity.CELLS_MAX)),
@@ -89,6 +91,7 @@ def fit_watch(
         "repeat_share": float(counts[:, 1:].sum() / counts.sum()),
         "bounds": arrays[BOUNDS].tolist(),
         "confidence": CONFIDENCE,
+        "in_flight": benign.in_flight,
         "returns": benign.returns,
         "returns_bound": None if benign.returns is None else arrays[returns.BOUND].tolist(),
         "fitted_on_streams": streams[0],
@@ -185,27 +188,33 @@ def _fewest(codes: NDArray[np.uint8], fingerprint: Fingerprint) -> tuple[int, in
     )
 
 
+def flights(most: int) -> list[int]:
+    """Return how many queries in flight are tried: bounds have to hold for who waits for each answer as well."""
+    return sorted({1, most, *(flight for flight in (4, 16) if flight < most)})
+
+
 def _count(
     arrays: Mapping[str, NDArray[Any]], streams: Iterator[NDArray[np.float32]], kind: WatchKind
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+) -> dict[str, NDArray[np.int64]]:
     """Return how often each outcome followed in each context, (contexts, outcomes), for each screen and returns."""
-    counts = np.zeros(BOUNDS_SHAPE, np.int64)
-    motions = np.zeros((direction.CONTEXTS, direction.BINS), np.int64)
-    returned = np.zeros((1, 2), np.int64)
-    tables = {similarity.NAME: counts, direction.NAME: motions, returns.NAME: returned}
+    shapes = {similarity.NAME: BOUNDS_SHAPE, direction.NAME: (direction.CONTEXTS, direction.BINS), returns.NAME: (1, 2)}
+    tables = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
     for stream in streams:
         for name, outcomes in _watched(arrays, stream, kind).outcomes.items():
             there = outcomes[outcomes[:, 0] >= 0]
             np.add.at(tables[name], (there[:, 0], there[:, 1]), 1)
-    return counts, motions, returned
+    return tables
 
 
-def _returns_bound(returned: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return an upper bound on how often benign queries return, (1,); CalibrationInvalid where no window was full."""
-    bound = _bounds(returned)[0, 1:]
-    if bound[0] >= 1:
-        raise CalibrationInvalid(returns.BOUND, "no stream was long enough to fill a window")
-    return bound
+def _bounds_of(tables: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
+    """Return the arrays of bounds on what was counted, by their names."""
+    counts = tables[similarity.NAME]
+    anything = np.column_stack([counts[:, :1], counts[:, 1:].sum(axis=1)])
+    return {
+        BOUNDS: np.column_stack([_bounds(anything)[:, 1], _bounds(counts)[:, 1:]]),
+        direction.BOUNDS: _bounds(tables[direction.NAME]),
+        returns.BOUND: _bounds(tables[returns.NAME])[0, 1:],
+    }
 
 
 def _bounds(counts: NDArray[np.int64]) -> NDArray[np.float64]:

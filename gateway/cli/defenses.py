@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli.arguments import decimal
+from gateway.cli.arguments import decimal, whole
 from gateway.registry.arguments import lazy
 
 if TYPE_CHECKING:
@@ -54,6 +54,13 @@ def add_verbs(verb: Verb, defenses: Any) -> None:
         metavar="SHARE",
         help="of an account's questions that are about a thing it asked about 64 questions ago or before (default: "
         "nobody knows, and nothing is concluded from returns)",
+    )
+    calibrate.add_argument(
+        "--in-flight",
+        type=whole(1, 64),
+        default=16,
+        metavar="N",
+        help="questions that an account asks without waiting for the answers; they come in another order (default 16)",
     )
     calibrate.add_argument("--seed", type=int, default=0, help="of the split, and of all chance (default 0)")
     calibrate.add_argument("--signing-key", type=Path, required=True, metavar="FILE", help="made where there is none")

@@ -91,7 +91,12 @@ def fit_accounts(parts: list[Part], bundle: Bundle, options: argparse.Namespace)
     if len(spec.shape) != IMAGE_DIMS or spec.low is None or spec.high is None:
         raise CalibrationInvalid(name, "a watch is offered for images in a declared range")
     kind = WatchKind.of_images(name, fit)
-    traffic = BenignTraffic(duplicates=options.duplicates, burst_mean=options.burst, returns=options.returns)
+    traffic = BenignTraffic(
+        duplicates=options.duplicates,
+        burst_mean=options.burst,
+        returns=options.returns,
+        in_flight=options.in_flight,
+    )
     return fit_watch(fit, measure, kind, traffic=traffic, seed=options.seed)
 
 

@@ -13,7 +13,7 @@ from defenses.benign_traffic import BenignTraffic, WatchKind, corrected, seen_ag
 from defenses.errors import CalibrationInvalid
 from defenses.evasion.returns import AGE
 from defenses.watch import BOUNDS, Asker, Watch
-from defenses.watch_fit import ROOM, fit_watch, measure_watch
+from defenses.watch_fit import ROOM, fit_watch, flights, measure_watch
 from tests.watching import KEY, around, ask, images
 
 ROWS, OTHERS = images(1, 900), images(2, 900)
@@ -80,6 +80,30 @@ def test_a_thing_returns_after_a_while_as_often_as_it_is_said():
     plain = BenignTraffic(queries=500)
     streams = [replace(plain, returns=share).stream(rows, KIND, np.random.default_rng(9)) for share in (None, 0.0)]
     assert (streams[0] == streams[1]).all()
+
+
+def test_queries_in_flight_come_in_another_order_and_are_the_same():
+    rows = images(7, 600)
+    plain, mixed = (
+        BenignTraffic(queries=500, in_flight=flight).stream(rows, KIND, np.random.default_rng(9)) for flight in (1, 16)
+    )
+    places = {row.tobytes(): place for place, row in enumerate(plain)}
+    moved = np.array([place - places[row.tobytes()] for place, row in enumerate(mixed)])
+    assert sorted(row.tobytes() for row in plain) == sorted(row.tobytes() for row in mixed)
+    assert 8 < np.abs(moved).max() < 17  # of two that are alike to the bit the last is in `places`
+
+
+def test_bounds_hold_for_those_who_wait_and_those_who_do_not():
+    assert flights(1) == [1]
+    assert flights(4) == [1, 4]
+    assert flights(64) == [1, 4, 16, 64]
+    (waits, _), (both, report) = (
+        fit_watch(ROWS, OTHERS, KIND, traffic=BenignTraffic(queries=300, in_flight=flight), streams=(12, 2))
+        for flight in (1, 16)
+    )
+    assert report["in_flight"] == 16
+    assert (both[BOUNDS] >= waits[BOUNDS]).all()
+    assert both[BOUNDS][1, 0] > 1.5 * waits[BOUNDS][1, 0]  # a burst goes on after two others
 
 
 def test_traffic_that_repeats_itself_more_is_measured_as_it_is(fitted):
