@@ -326,13 +326,13 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
             asyncio.create_task(keep_collecting(host), name="the watch of what screens find"),
             asyncio.create_task(keep_evaluating(host), name="the watch of what labels say"),
             *custody(host),
-            *keep_elsewhere(host),
         ]
-        for task in watching:
+        elsewhere = list(keep_elsewhere(host))  # goes on until the last answer that waits for it has left
+        for task in (*watching, *elsewhere):
             stack.callback(task.cancel)
         announce({**host.workers[0].facts, **addresses})
         try:
-            await first_of(stop, [*keeping, *watching])
+            await first_of(stop, [*keeping, *watching, *elsewhere])
         except StartFailed as problem:
             raise WentDown(str(problem)) from problem
         host.log("stopping")

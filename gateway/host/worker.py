@@ -185,6 +185,7 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str, p
         return refuse_to_start(problem, log)
     servers: list[grpc.aio.Server] = []
     telling: asyncio.Task[None] | None = None
+    listening: asyncio.Task[None] | None = None
     try:
         data, data_mtls = await listen_all(app, methods, address, servers)
         gc.freeze()  # what is here now stays as long as the process: the collector need not look through it again
@@ -194,7 +195,7 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str, p
         log("serving", address=data, policy=app.gw.active.digest)
         control = Control(app, host)
         try:
-            await until_told_to_stop(control)
+            listening = await until_told_to_stop(control)
         finally:
             control.forget()
         log("draining")
@@ -202,8 +203,9 @@ async def run(config_file: Path, policy_file: Path, number: int, address: str, p
         return refuse_to_start(problem, log)
     finally:
         await drain(servers, app.gw, config.transport.drain_timeout_ms / 1000)
-        if telling is not None:
-            telling.cancel()
+        for task in (telling, listening):
+            if task is not None:
+                task.cancel()
         await app.close()
     log("drained")
     return 0
@@ -235,8 +237,11 @@ async def listen_all(
     return data, await start(mtls, client_certificates=True) if mtls is not None else None
 
 
-async def until_told_to_stop(control: Control) -> None:
-    """Obey commands until SIGTERM, SIGINT, or until the supervisor is gone."""
+async def until_told_to_stop(control: Control) -> asyncio.Task[None]:
+    """Obey commands until SIGTERM, SIGINT, or until the supervisor is gone.
+
+    Returns what goes on listening: calls that drain may wait for what the supervisor says of the log elsewhere.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -262,12 +267,15 @@ async def until_told_to_stop(control: Control) -> None:
         while True:
             await control.obey(await waiting.get())
 
-    working = [asyncio.create_task(commands()), asyncio.create_task(obey())]
+    listening, obeying = asyncio.create_task(commands()), asyncio.create_task(obey())
     try:
         await stop.wait()
+    except BaseException:
+        listening.cancel()
+        raise
     finally:
-        for task in working:
-            task.cancel()
+        obeying.cancel()
+    return listening
 
 
 def main(arguments: list[str]) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -27,7 +29,7 @@ def site(made_site: Site, tmp_path: Path) -> Site:
 
 
 def replicate_to(site: Site, url: str, **more: object) -> None:
-    site.change_config(lambda config: config["audit"].update(replication={"url": url, "every": "100ms", **more}))
+    site.change_config(lambda config: config["audit"].update(replication={"url": url, "every": "100ms"} | more))
 
 
 def acknowledge(site: Site, level: str) -> None:
@@ -87,12 +89,18 @@ def test_it_grows_in_a_bucket_that_locks(site, tmp_path):
     secrets.write_text(json.dumps(CREDENTIALS))
     secrets.chmod(0o600)
     url = f"s3://e2e/{tmp_path.name}"
-    replicate_to(site, url, endpoint=server.endpoint, credentials=str(secrets), retention_min="2d", timeout="20s")
+    more = {"endpoint": server.endpoint, "credentials": str(secrets), "retention_min": "2d", "timeout": "20s"}
+    replicate_to(site, url, **more | {"every": "3s"})
     acknowledge(site, "replica")
     with serving(site) as running:
         reply = asked(site, running)
         assert reply.reason == "OK"
         assert size_in(server.place(url), site) > int(reply.trailers["x-stockade-audit-index"])
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(asked, site, running)
+            until(lambda: [each["kind"] for each in running.entries()].count("served") == 2, "it is not recorded")
+            running.process.send_signal(signal.SIGTERM)
+            assert waiting.result().reason == "OK", "a gateway that stops waits for the replica of what it has answered"
 
 
 def test_an_answer_waits_for_the_quorum(site):
