@@ -9,7 +9,7 @@ from ops.audit.merkle import Frontier, leaf_hash
 from ops.audit.read import ENTRIES_MAX, LogReader
 from ops.audit.tiles import node_from
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "frontier_at"]
 
 
 class Follower:
@@ -25,7 +25,7 @@ class Follower:
         self._directory = directory
         self._vkey = vkey
         reader = LogReader.open(directory, vkey)
-        self._tree = _frontier(reader, 0 if last is None else max(0, reader.checkpoint.size - last))
+        self._tree = frontier_at(reader, 0 if last is None else max(0, reader.checkpoint.size - last))
 
     def new(self) -> Iterator[tuple[int, bytes]]:
         """Index and bytes of each entry that came since the last time. Raises as the class."""
@@ -44,8 +44,8 @@ class Follower:
         yield from enumerate(entries, first)
 
 
-def _frontier(reader: LogReader, size: int) -> Frontier:
-    """The tree of the first entries, from the log's own hashes: wrong ones lead to a wrong root."""
+def frontier_at(reader: LogReader, size: int) -> Frontier:
+    """Return the tree of the first `size` entries, from the log's own hashes: wrong ones lead to a wrong root."""
     node = node_from(reader.hashes)
     heights = [height for height in range(size.bit_length()) if size >> height & 1]
     return Frontier.restore(size, [node(height, (size >> height) - 1) for height in heights])

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 from ops.audit.durable import keep_file
 from ops.audit.entry import parse
 from ops.audit.errors import IndexRejected, ProofError, QueryUnavailable
+from ops.audit.follow import frontier_at
 from ops.audit.merkle import Frontier, leaf_hash
 from ops.audit.read import LogReader
-from ops.audit.tiles import node_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -213,13 +213,6 @@ def parts(reader: LogReader, first: int) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the log from `first`, where a file begins, a file at a time."""
     for start in range(first, reader.checkpoint.size, FILE_RECORDS):
         yield start, reader.entries(start, min(FILE_RECORDS, reader.checkpoint.size - start))
-
-
-def frontier_at(reader: LogReader, size: int) -> Frontier:
-    """Return the tree of the first `size` entries from the log's own hashes: wrong ones lead to a wrong root."""
-    node = node_from(reader.hashes)
-    heights = [height for height in range(size.bit_length()) if size >> height & 1]
-    return Frontier.restore(size, [node(height, (size >> height) - 1) for height in heights])
 
 
 def read_index(directory: Path) -> Index | None:
