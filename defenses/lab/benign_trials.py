@@ -1,9 +1,10 @@
 """What the defenses cost those who attack nothing: accounts ever acted upon, rows flagged, answers that went stale.
 
 Streams run through screens and watch in this process, which is what a gateway does with them: a few of them also run
-through a gateway that has the watch alone in force, and both counts stand side by side (they differ by the watch's
-secret cells). An account is acted upon where its evidence reaches 1/alpha once; the count is at alpha 0.01, the first
-step of the policy, and stands beside those at other alphas.
+through a gateway that has the watch alone in force, 64 questions in flight, and both counts stand side by side. They
+differ by the order in which the questions arrive (docs/defenses.md), and little by the watch's secret cells. An account
+is acted upon where its evidence reaches 1/alpha once; the count is at alpha 0.01, the first step of the policy, and
+stands beside those at other alphas.
 
 Stale answers: a row near an earlier one gets the earlier answer where the policy has consistent answers. Counted are
 all such rows, as if these were in force from the first question on.
