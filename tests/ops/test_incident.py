@@ -169,6 +169,11 @@ def test_every_kind_has_a_line(kind):
     assert "  " not in line
 
 
+def test_what_labels_say_of_a_version_is_in_its_line():
+    line = line_of({**OWN, **KINDS["evaluation"], "kind": "evaluation"})
+    assert line == "kiosk/2 right in 181 of 200, trusted"
+
+
 @given(st.sampled_from(sorted(KINDS)), st.integers(0, 2**62))
 def test_any_entry_is_taken(kind, at):
     value = {**OWN, **KINDS[kind], "kind": kind, "time_ns": str(at)}
