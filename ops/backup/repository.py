@@ -234,5 +234,9 @@ class Repository:
 
     @staticmethod
     def _created_ns(name: str) -> int:
-        made = datetime.strptime(name.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        """By its name; 0 where that is no time, so that nothing is kept for it."""
+        try:
+            made = datetime.strptime(name.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        except ValueError:
+            return 0
         return int(made.timestamp()) * 1_000_000_000

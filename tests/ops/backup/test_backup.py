@@ -254,6 +254,12 @@ def test_what_a_killed_run_left_of_a_key_database_goes_as_well(made):
     assert not stray.exists()
 
 
+def test_a_name_that_is_no_time_keeps_nothing_alive(made):
+    (made.repository.path / "backups" / ("99999999T999999Z-" + "f" * 32)).write_bytes(b"strange")
+    (made.repository.path / "keys" / ("f" * 32)).mkdir()
+    assert made.repository.expire_keys(NOW_NS) == ["f" * 32]
+
+
 def test_private_keys_stay_out_unless_they_are_asked_for(made, tmp_path):
     key = made.home / "bundles/forgotten.pem"
     key.write_text("-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n")
