@@ -157,13 +157,12 @@ class StudentClasses:
 
 
 def _coordinates(rows: NDArray[Any], *, centre: Reals, scale: Reals, components: Reals) -> Reals:
-    # In units of the grid, where multiplying by powers of two is exact.
     units = rows.astype(np.float64)
     units -= centre
-    units *= 2.0**VALUE_BITS / scale
     # The smaller of NaN and a number is the number: NaN counts as the largest value.
-    np.fmin(units, VALUE_MAX * 2.0**VALUE_BITS, out=units)
-    np.maximum(units, -VALUE_MAX * 2.0**VALUE_BITS, out=units)
+    np.fmin(units, VALUE_MAX * scale, out=units)
+    np.maximum(units, -VALUE_MAX * scale, out=units)
+    units *= 2.0**VALUE_BITS / scale  # from here on in units of the grid: multiplying by powers of two is exact
     np.rint(units, out=units)
     found: Reals = units @ components
     found *= 2.0 ** (COORDINATE_BITS - VALUE_BITS)
