@@ -45,7 +45,6 @@ AuditError
 ├── KeyStoreError
 │   ├── KeyMissing           the key was erased, or never existed
 │   ├── ErasureRefused       an erasure or a hold that may not be
-│   ├── ErasureRefused       an erasure or a hold that may not be
 │   └── SealBroken           a ciphertext that does not open, or opens to something else
 └── RecorderError            the recorder refuses to start or to go on
     ├── AppenderRunning      another appender holds this log
@@ -272,10 +271,6 @@ class KeyStoreError(AuditError):
 
 class KeyMissing(KeyStoreError):
     """The data key is gone: erased, or never made here."""
-
-
-class ErasureRefused(KeyStoreError):
-    """An erasure, or a hold against one, that may not be. The text is for the administrator who asks."""
 
 
 class ErasureRefused(KeyStoreError):
