@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CLIENT := .venv-client
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-faults test-cluster test-compose test-dashboards check fix lock proto schema manifests dashboards bench bench-peers clean
+.PHONY: help setup demo test test-faults test-lab test-cluster test-compose test-dashboards check fix lock proto schema manifests dashboards bench bench-peers clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
