@@ -42,3 +42,28 @@ def test_while_it_loads(begins, module):
 def test_the_console_script_begins_there():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"stockade": "gateway.__main__:main"}
+
+
+WAITING = """
+import sys, time, gateway.cli.main
+from gateway.__main__ import main
+
+def run():
+    try:
+        print("runs", flush=True)
+        time.sleep(60)
+    finally:
+        print("ends what it started", flush=True)
+
+gateway.cli.main.main = run
+sys.exit(main())
+"""
+
+
+def test_a_verb_that_is_told_to_end_ends_what_it_started():
+    with subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "runs\n"
+        process.terminate()
+        assert process.stdout.read() == "ends what it started\n"
+        assert process.wait(20) == 130
