@@ -101,7 +101,9 @@ def launch(settings: RecorderSettings, *wrapper: str, stdin: int = DEVNULL) -> R
     path.write_bytes(settings.to_json())
     command = [*wrapper, sys.executable, "-m", "ops.audit.recorder_main", os.fspath(path)]
     settings.socket.unlink(missing_ok=True)  # of an earlier run, so that ready means this one
-    process = subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True)
+    # Whoever measures coverage writes a file at the end, and trips over the faults that are meant for the recorder.
+    untouched = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    process = subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True, env=untouched)
     recorder = RecorderProcess(settings, process, bool(wrapper))
     launched.append(recorder)
     return recorder

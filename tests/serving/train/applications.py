@@ -49,15 +49,29 @@ def applications(rows=2_000, seed=0):
 
 def save(path, frame, name="credit_data", **how):
     """Write an `.rda` file."""
-    rdata.write_rda(path, {name: frame}, **how)
+    rdata.write_rda(path, {name: writable(frame)}, **how)
     return path
+
+
+def writable(frame):
+    """A frame with its texts as objects, anything else as it is: with PyArrow, pandas' own texts cannot be written."""
+    if not isinstance(frame, pd.DataFrame):
+        return frame
+    plain = frame.rename(columns=str)
+    plain.columns = plain.columns.astype(object)
+    for name, column in plain.items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            plain[name] = column.cat.rename_categories(column.cat.categories.astype(object))
+        elif column.dtype == "str":
+            plain[name] = column.astype(object)
+    return plain
 
 
 def serialized(value):
     """R's serialization of a value, not compressed."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "value.rds"
-        rdata.write_rds(file, value, compression=None)
+        rdata.write_rds(file, writable(value), compression=None)
         return file.read_bytes()
 
 
