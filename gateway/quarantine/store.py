@@ -106,7 +106,8 @@ class Quarantine:
                     yield self._db
                     self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:  # a full disk ends it by itself
+                        self._db.execute("ROLLBACK")
                     raise
             except sqlite3.Error as problem:
                 raise QuarantineError(str(problem)) from problem
