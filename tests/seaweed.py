@@ -84,10 +84,11 @@ class SeaweedFS:
                 assert self._process.poll() is None, (self._home / "log").read_text()[-4000:]
                 time.sleep(0.1)
 
-    def make_bucket(self, name: str, days: int | None = None) -> None:
+    def make_bucket(self, name: str, days: int | None = None, *more: str) -> None:
         """A bucket with Object Lock, by the script that compose runs."""
         command = [sys.executable, str(BUCKET), self.endpoint, name, str(self.identities)]
-        subprocess.run([*command, *([] if days is None else [str(days)])], check=True, stdout=subprocess.PIPE)
+        command += [] if days is None else [str(days), *more]
+        subprocess.run(command, check=True, stdout=subprocess.PIPE)
 
     def stop(self) -> None:
         if self._process is not None:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from ops.audit.errors import StoreRefused
+from ops.audit.object_store import open_store, read_credentials
 from tests.e2e.running import until
+from tests.seaweed import BUCKET, SeaweedFS, needs_seaweed
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users")
 SHIPPED = Path(__file__).parent.parent.parent / "ops/deploy/compose/prepare.sh"
@@ -131,3 +138,55 @@ def test_the_object_store_gets_a_certificate_that_is_its_own_authority_once(here
     before = made["s3-grpc.key"].read_bytes()
     prepare(here)
     assert made["s3-grpc.key"].read_bytes() == before
+
+
+EXPIRE_SOON = b"""<LifecycleConfiguration><Rule><ID>soon</ID><Status>Enabled</Status><Filter><Prefix/></Filter>\
+<Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>"""
+
+
+@needs_seaweed
+def test_who_copies_the_log_to_the_store_can_neither_hide_nor_unlock_it(here):
+    prepare(here)
+    credentials = read_credentials(here / "volumes/secrets/objects.json")
+    server = SeaweedFS()
+    server.identities.write_bytes((here / "volumes/objects-config/s3.json").read_bytes())
+    script = runpy.run_path(str(BUCKET))
+
+    def refusal(method: str, path: str, body: bytes = b"") -> int:
+        url = f"{server.endpoint}/stockade-log{path}"
+        asked = script["signed"](method, url, {}, *credentials.values(), body=body)
+        with pytest.raises(HTTPError) as refused, urlopen(asked, timeout=20):
+            pass
+        with refused.value as answer:
+            return answer.code
+
+    try:
+        server.start()
+        server.make_bucket("stockade-log", 30, "log")
+        store = open_store(server.place("s3://stockade-log/log", **credentials))
+        store.put_new("checkpoint", b"first")
+        store.replace("checkpoint", b"second")
+        assert store.get("checkpoint") == b"second"
+        lock = store.lock_of("checkpoint")
+        assert lock is not None
+        assert lock.mode == "COMPLIANCE"
+        assert lock.until > datetime.now(UTC) + timedelta(days=29)
+
+        assert refusal("DELETE", "/log/checkpoint") == 403
+        assert refusal("PUT", "/?lifecycle=", EXPIRE_SOON) == 403
+        assert refusal("PUT", "/?object-lock=", script["RETENTION"].format(1).encode()) == 403
+        assert refusal("DELETE", "/?policy=") == 403
+        assert refusal("DELETE", "") == 403
+        with pytest.raises(StoreRefused):
+            open_store(server.place("s3://another/log", **credentials)).put_new("checkpoint", b"")
+        assert store.get("checkpoint") == b"second"
+    finally:
+        server.close()
+
+
+def test_the_gateway_and_the_store_are_given_new_credentials_together(here):
+    prepare(here)
+    (here / "volumes/secrets/objects.json").unlink()
+    prepare(here)
+    shown = read_credentials(here / "volumes/secrets/objects.json")
+    assert shown["secret_access_key"] in (here / "volumes/objects-config/s3.json").read_text()

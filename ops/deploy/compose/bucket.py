@@ -1,8 +1,9 @@
 # ruff: noqa: INP001  a script in a container, never imported
-"""Makes a bucket with Object Lock, if it is not there: `bucket.py ENDPOINT BUCKET S3.JSON [DAYS]`.
+"""Makes a bucket with Object Lock, if it is not there: `bucket.py ENDPOINT BUCKET S3.JSON [DAYS [WRITER]]`.
 
 Object Lock can only be had from a bucket's beginning, and brings versioning along. With DAYS, what is put there from
-now on is locked for so long, in COMPLIANCE mode: by nobody to be changed or removed. AWS Signature Version 4.
+now on is locked for so long, in COMPLIANCE mode: by nobody to be changed or removed. With WRITER, an identity of
+S3.JSON that may write, that one may not hide objects either, nor let them expire. AWS Signature Version 4.
 """
 
 import hashlib
@@ -20,6 +21,19 @@ TIMEOUT_S = 20
 RETENTION = """<ObjectLockConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">\
 <ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention><Mode>COMPLIANCE</Mode><Days>{}</Days>\
 </DefaultRetention></Rule></ObjectLockConfiguration>"""
+
+FORBIDDEN = ("DeleteObject", "DeleteObjectVersion", "PutLifecycleConfiguration")
+
+
+def policy_against(writer: str, bucket: str) -> bytes:
+    """Return a bucket policy that takes FORBIDDEN from one identity, whatever else it may."""
+    statement = {
+        "Effect": "Deny",
+        "Principal": {"AWS": f"arn:aws:iam::000000000000:user/{writer}"},
+        "Action": [f"s3:{action}" for action in FORBIDDEN],
+        "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+    }
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]}).encode()
 
 
 def signed(
@@ -45,7 +59,7 @@ def signed(
     return urllib.request.Request(url, body or None, headers, method=method)  # noqa: S310  compose says which URL
 
 
-def main(endpoint: str, bucket: str, credentials: str, days: str = "") -> int:
+def main(endpoint: str, bucket: str, credentials: str, days: str = "", writer: str = "") -> int:
     """Make the bucket and see that it locks objects."""
     found = json.loads(Path(credentials).read_text())["identities"][0]["credentials"][0]
     who = (found["accessKey"], found["secretKey"])
@@ -71,6 +85,8 @@ def main(endpoint: str, bucket: str, credentials: str, days: str = "") -> int:
         if f"<Days>{days}</Days>".encode() not in ask("GET", "?object-lock="):
             sys.stderr.write(f"{bucket} does not say that it locks what it is given for {days} days\n")
             return 1
+    if writer:
+        ask("PUT", "?policy=", policy_against(writer, bucket))
     kept = f", for {days} days" if days else ""
     sys.stdout.write(f"{bucket}: Object Lock is enabled{kept}\n")
     return 0

@@ -103,9 +103,20 @@ hash=$(tr -d '\r\n' <$v/secrets/redis.password | sha256sum | cut -d ' ' -f 1)
 printf 'user default off resetpass allkeys allcommands\nuser gateway on #%s resetchannels ~stockade:* -@all +eval +evalsha +script|load +mget +set +time +hello +ping +client|setinfo\n' "$hash" >/tmp/users.acl
 place $redis 0400 /tmp/users.acl $v/redis-config/users.acl
 directory $objects 0700 $v/objects-config
-if [ ! -e $v/objects-config/s3.json ]; then
-  printf '{"identities": [{"name": "stockade", "credentials": [{"accessKey": "%s", "secretKey": "%s"}], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}\n' "$(random 10)" "$(random 24)" >/tmp/s3.json
+if [ ! -e $v/objects-config/s3.json ] || [ ! -e $v/secrets/objects.json ]; then
+  # One who makes the bucket, and one who writes the log there: bucket.py says what the latter may not.
+  key=$(random 10) secret=$(random 24)
+  printf '{"access_key_id": "%s", "secret_access_key": "%s"}\n' "$key" "$secret" >/tmp/objects.json
+  cat >/tmp/s3.json <<END
+{"identities": [
+  {"name": "stockade", "credentials": [{"accessKey": "$(random 10)", "secretKey": "$(random 24)"}],
+   "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
+  {"name": "log", "credentials": [{"accessKey": "$key", "secretKey": "$secret"}],
+   "actions": ["Read:stockade-log", "Write:stockade-log", "List:stockade-log"]}
+]}
+END
   place $objects 0400 /tmp/s3.json $v/objects-config/s3.json
+  place $gateway 0400 /tmp/objects.json $v/secrets/objects.json
 fi
 if [ ! -e $v/objects-config/security.toml ]; then
   python /deploy/closed_port.py /tmp/closed

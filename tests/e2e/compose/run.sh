@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # docker-compose.yml on a real engine: build twice and compare, up, predictions, who reaches and sees what, targets,
-# kill -9 of each container, verify, down.
+# kill -9 of each container, verify the log and its copy in the object store, down.
 #
 # As root it installs Docker from Debian where it is missing, starts an engine of its own in a temporary directory, and
 # removes everything at the end. Where no image registry can be reached, nothing is pulled: base_images.sh makes
@@ -92,4 +92,4 @@ docker compose build --quiet --no-cache prepare gateway
 for image in stockade stockade-ray; do "$PYTHON" $here/same_image.py stockade-test/$image-first $image:0.1.0; done
 
 step "the story"
-"$PYTHON" $here/stack.py
+"$PYTHON" -m tests.e2e.compose.stack

@@ -13,71 +13,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.e2e.compose.engine import PATIENCE_S, Wrong, compose, eventually, inside, inspect, require, run, say
+from tests.e2e.compose.objects import test_objects, test_replica
 
 SITE = Path(os.environ["STOCKADE_SITE"])
 STOCKADE = str(Path(sys.executable).with_name("stockade"))
 NOT_PULLED = {"grafana"}
 """What cannot be run without a registry; `docker compose config` has still read it."""
 ONE_SHOT = {"prepare", "bucket"}
-PATIENCE_S = 120.0
 RAY = ("ray-node", "ray-worker", "ray-head")
 RAY_PATIENCE_S = 300.0
 """A new head begins with nothing: nodes notice, end, join again, and replicas start; nobody waits for it meanwhile."""
 COUNT = 20
 TARGETS = 5
-S3, S3_GRPC, METRICS = 8333, 18333, 9327
-OPEN = [S3, METRICS, S3_GRPC]
-"""The ports of the object store that are not on loopback."""
-LISTENING = "0A"
-"""The state in /proc/net/tcp, proc(5)."""
 LOG = "/var/lib/stockade/audit/log"
-
-began = time.monotonic()
-
-
-class Wrong(Exception):
-    """The stack is not as it should be."""
-
-
-def say(text: str) -> None:
-    sys.stderr.write(f"[{time.monotonic() - began:5.1f} s] {text}\n")
-
-
-def require(condition: object, otherwise: str) -> None:
-    if not condition:
-        raise Wrong(otherwise)
-
-
-def run(*command: str, ok: bool = True, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
-    require(done.returncode == 0 or not ok, f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
-    return done
-
-
-def compose(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    return run("docker", "compose", *arguments, ok=ok)
-
-
-def inside(service: str, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    return compose("exec", "--no-TTY", service, *command, ok=ok)
-
-
-def eventually(ask: Callable[[], Any], otherwise: str, patience_s: float = PATIENCE_S) -> Any:
-    end = time.monotonic() + patience_s
-    while True:
-        answer = ask()
-        if answer:
-            return answer
-        require(time.monotonic() < end, otherwise)
-        time.sleep(0.2)
-
-
-def inspect(service: str) -> dict[str, Any]:
-    container = compose("ps", "--all", "--quiet", service).stdout.split()[0]
-    return json.loads(run("docker", "inspect", container).stdout)[0]
 
 
 def free_ports(count: int) -> list[int]:
@@ -169,69 +121,6 @@ def test_ray_node() -> None:
     users = [inside(service, "id", "-u").stdout for service in ("gateway", "ray-node")]
     require(users[0] != users[1], "gateway and Ray node are one user")
     say("the Ray node is a container of its own, as another user, with the gateway's network")
-
-
-def test_objects() -> None:
-    """Master, volume and filer are on loopback, S3 is where its clients are, and its gRPC port takes none."""
-    sockets = [line.split() for line in inside("objects", "cat", "/proc/net/tcp", "/proc/net/tcp6").stdout.splitlines()]
-    listening = [line[1].split(":") for line in sockets if line[3:4] == [LISTENING]]
-    loopback = [int(port, 16) for address, port in listening if address.endswith("7F")]
-    beyond = sorted(int(port, 16) for address, port in listening if not address.endswith("7F"))
-    require(beyond == OPEN, f"objects listens to others on {beyond}")
-    require(
-        {9333, 8888, 8080} <= set(loopback), f"the parts of SeaweedFS are not where they are looked for: {loopback}"
-    )
-
-    addresses = {
-        name.partition("_")[2]: each["IPAddress"]
-        for name, each in inspect("objects")["NetworkSettings"]["Networks"].items()
-    }
-    tried = [f"{address}:{port}" for address in addresses.values() for port in {*loopback, *beyond}]
-    for service, may in (("gateway", [f"{addresses['monitoring']}:{METRICS}"]), ("ray-worker", [])):
-        reached = inside(service, "python", "-c", REACHED, *tried).stdout.split()
-        require(reached == may, f"{service} reaches {reached} of objects")
-    told = beside_objects("/deploy/bucket.py", f"http://objects-s3:{S3}", "stockade-log", "/etc/seaweedfs/s3.json")
-    require("Object Lock is enabled" in told.stdout, f"S3 does not answer: {told.stdout}{told.stderr}")
-    told = beside_objects("-c", ASK_S3, f"objects-s3:{S3}")
-    require(told.stdout.split() == ["403"], f"S3 without credentials: {told.stdout}{told.stderr}")
-    told = beside_objects("-c", ASK_S3_GRPC, f"objects-s3:{S3_GRPC}")
-    require("StatusCode.UNAVAILABLE" in told.stdout, f"S3's gRPC port: {told.stdout}{told.stderr}")
-    say(f"objects: {len(loopback)} ports on loopback; S3 on its own network, by credentials, its gRPC port by none")
-
-
-REACHED = """
-import socket, sys
-from concurrent.futures import ThreadPoolExecutor
-def reached(address):
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), 3).close()
-    except OSError:
-        return False
-    return True
-with ThreadPoolExecutor(len(sys.argv)) as at_once:
-    print(*(address for address, yes in zip(sys.argv[1:], at_once.map(reached, sys.argv[1:])) if yes))
-"""
-ASK_S3 = """
-import http.client, sys
-asked = http.client.HTTPConnection(sys.argv[1], timeout=10)
-asked.request("DELETE", "/stockade-log")
-print(asked.getresponse().status)
-"""
-ASK_S3_GRPC = """
-import sys, grpc
-with grpc.insecure_channel(sys.argv[1]) as channel:
-    ask = channel.unary_unary("/messaging_pb.SeaweedS3IamCache/ListPolicies")
-    try:
-        print(ask(b"", timeout=10))
-    except grpc.RpcError as refusal:
-        print(refusal.code())
-"""
-
-
-def beside_objects(*program: str) -> subprocess.CompletedProcess[str]:
-    """Run Python on the network of those who may use S3."""
-    return compose("run", "--rm", "--no-deps", "--entrypoint", "python", "bucket", *program, ok=False)
 
 
 def test_images() -> None:
@@ -338,11 +227,12 @@ def is_back(service: str, before: dict[str, Any]) -> bool:
     return now["State"]["Pid"] not in (0, before["State"]["Pid"]) and now["State"]["Health"]["Status"] == "healthy"
 
 
-def test_log(least: int) -> None:
+def test_log(least: int) -> int:
     verify = ("stockade", "audit", "verify", LOG, "--vkey", "/etc/stockade/keys/log.vkey", "--json")
     report = json.loads(inside("recorder", *verify).stdout)
     require(report["size"] >= least, f"{least} answers and {report['size']} entries")
     say(f"the log is verified: {report['size']} entries")
+    return int(report["size"])
 
 
 def digests() -> dict[str, str]:
@@ -367,6 +257,7 @@ def main() -> None:
     test_secrets()
     test_ray_node()
     test_objects()
+    test_replica(COUNT)
     test_images()
     test_monitoring()
     test_replicas()
@@ -379,7 +270,7 @@ def main() -> None:
     up(services)
     require(digests() == made, "a second `up` changed the site")
     require(predicted(), "no predictions after a second `up`")
-    test_log(COUNT * (len(lasting) + 2))
+    test_replica(test_log(COUNT * (len(lasting) + 2)))
     compose("down", "--volumes")
     left = run("docker", "ps", "--all", "--quiet").stdout + run("docker", "volume", "ls", "--quiet").stdout
     require(not left.strip(), f"`down --volumes` left {left}")
