@@ -88,8 +88,12 @@ class BenignTraffic:
         stream = np.stack(asked[: self.queries])
         if self.in_flight == 1:
             return stream
-        late = rng.random(len(stream)) * self.in_flight
-        return stream[np.argsort(np.arange(len(stream)) + late, kind="stable")]
+        return stream[arrival(len(stream), self.in_flight, rng)]
+
+
+def arrival(queries: int, in_flight: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Return which query comes first, second, ... where each may overtake fewer than `in_flight` others, (queries,)."""
+    return np.argsort(np.arange(queries) + rng.random(queries) * in_flight, kind="stable")
 
 
 def again(

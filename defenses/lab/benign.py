@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.benign_traffic import seen_again
+from defenses.benign_traffic import arrival, seen_again
 
 __all__ = ["MANNERS", "Habit", "Stream"]
 
@@ -29,6 +29,11 @@ class Stream:
     rows: NDArray[np.float32]
     images: NDArray[np.int64]
     again: NDArray[np.bool_]
+
+    def arriving(self, in_flight: int, rng: np.random.Generator) -> Stream:
+        """Return it in an order in which a gateway may see it where the account has so many on the way at once."""
+        order = arrival(len(self.rows), in_flight, rng)
+        return Stream(self.rows[order], self.images[order], self.again[order])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """What the defenses cost those who attack nothing: accounts ever acted upon, rows flagged, answers that went stale.
 
-Streams run through screens and watch in this process, which is what a gateway does with them: a few of them also run
-through a gateway that has the watch alone in force, 64 questions in flight, and both counts stand side by side. They
-differ by the order in which the questions arrive (docs/defenses.md), and little by the watch's secret cells. An account
-is acted upon where its evidence reaches 1/alpha once; the count is at alpha 0.01, the first step of the policy, and
-stands beside those at other alphas.
+An account has 16 questions on the way at once, as many as the watch is calibrated for. Its stream runs through screens
+and watch in this process, in an order in which a gateway may see it; some also run through a gateway that has the watch
+alone in force, and both counts stand side by side. They differ by the order in which the questions arrive
+(docs/defenses.md), and little by the watch's secret cells. An account is acted upon where its evidence reaches 1/alpha
+once; the count is at ACTED_ALPHA, the first step of the policy under test (gateway/lab/policy.py), and stands beside
+those at other alphas.
 
 Stale answers: a row near an earlier one gets the earlier answer where the policy has consistent answers. Counted are
 all such rows, as if these were in force from the first question on.
@@ -43,14 +44,14 @@ HABITS: Final[Mapping[str, Habit]] = {
 
 STREAMS: Final = {Size.SMOKE: 3, Size.FULL: 334}
 QUERIES: Final = {Size.SMOKE: 200, Size.FULL: 1_000}
-THROUGH_GATEWAY: Final = {Size.SMOKE: 1, Size.FULL: 10}
+THROUGH_GATEWAY: Final = {Size.SMOKE: 1, Size.FULL: 60}
 IMAGES: Final = {Size.SMOKE: 300, Size.FULL: 10_000}
-ALPHAS: Final = (0.05, 0.01, 0.001)
-ACTED_ALPHA: Final = 0.01
+ALPHAS: Final = (0.05, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+ACTED_ALPHA: Final = 0.0001
+IN_FLIGHT: Final = 16
 TENSOR: Final = "image"
 PREDICTION: Final = "probabilities"
 KEY: Final = b"the lab has nothing to hide"
-PART: Final = 100
 LOG_NOTHING: Final = -1e6  # in place of minus infinity, which is no JSON
 
 
@@ -81,7 +82,7 @@ def benign_of(habit: str, model: str, version: str) -> Callable[[Lab, int], list
         counted, few = _Counted(), []
         for number, rng in enumerate(np.random.default_rng([seed, 4]).spawn(count)):
             stream = HABITS[habit].stream(sample.rows, min(queries, len(sample.rows)), rng)
-            seen = judge.count(stream, number + seed * count, counted)
+            seen = judge.count(stream.arriving(IN_FLIGHT, rng), number + seed * count, counted)
             if number < THROUGH_GATEWAY[lab.size]:
                 few.append((stream, float(seen.log_evidence.max()) >= -log(ACTED_ALPHA)))
             lab.tell(f"benign/{habit}", number + 1, count)
@@ -103,6 +104,7 @@ def benign_of(habit: str, model: str, version: str) -> Callable[[Lab, int], list
                     "duplicates": HABITS[habit].duplicates,
                     "burst_mean": HABITS[habit].burst_mean,
                     "mixed": HABITS[habit].mixed,
+                    "in_flight": IN_FLIGHT,
                 },
             )
         ]
@@ -202,7 +204,7 @@ def _through_gateway(lab: Lab, model: str, version: str, few: list[tuple[Stream,
     acted = 0
     with lab.oracle(model, version, defended=True, accounts=len(few), tenants=len(few), changes=changes) as oracle:
         for account, (stream, _) in enumerate(few):
-            acted += any(_acted(oracle, part, account) for part in parts(stream.rows))
+            acted += any(_acted(oracle, part, account) for part in together(stream.rows))
     return {
         "gateway_streams": float(len(few)),
         "gateway_streams_acted": float(acted),
@@ -218,7 +220,7 @@ def _acted(oracle: Oracle, rows: NDArray[np.float32], account: int) -> bool:
     return not answers.answered.all() or (answers.acted is not None and bool(answers.acted.any()))
 
 
-def parts(rows: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    """Yield rows in parts."""
-    for first in range(0, len(rows), PART):
-        yield rows[first : first + PART]
+def together(rows: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """Yield as many rows at a time as are on the way at once."""
+    for first in range(0, len(rows), IN_FLIGHT):
+        yield rows[first : first + IN_FLIGHT]

@@ -162,7 +162,7 @@ def _queries(version: str) -> list[Experiment]:
         "square-between-90": "Square, nine of ten questions innocent",
     }
     compared = ("square", "fresh")
-    variants = ("steps", "consistent", "consistent-steps", "neighbour-steps")
+    variants = ("steps", "consistent", "consistent-steps")
     return [
         *(
             Experiment(

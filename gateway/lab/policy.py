@@ -19,9 +19,13 @@ __all__ = ["WATCH", "policy_under_test", "watched"]
 
 WATCH = {
     "mode": "enforce",
-    "steps": [{"alpha": 0.01, "answer": "neighbour"}, {"alpha": 0.001, "answer": "cool_down"}],
+    "steps": [{"alpha": 0.0001, "answer": "neighbour"}, {"alpha": 0.00001, "answer": "cool_down"}],
 }
-"""How a version is watched that brings the calibration for it, where the policy under test says nothing of it."""
+"""How a version is watched that brings the calibration for it, where the policy under test says nothing of it.
+
+A search comes to 0.0001 little later than to 0.01: its evidence grows with each question. Of a thousand innocent
+accounts eight ever come to 0.01, one or two to 0.0001 (docs/lab.md).
+"""
 RULES = Path(__file__).resolve().parent.parent / "templates" / "rules.yaml"
 
 

@@ -1,8 +1,9 @@
 """ART's query attacks as attacks of the lab: HopSkipJump, Boundary, SignOPT, ZOO.
 
 They ask through a function that counts, and that ends them by an exception: at the budget, at success, or when the
-account is lost. A row that was not answered looks to them like one of the true class. Their chance is NumPy's global
-generator, so they run one after the other.
+account is lost. A row that was not answered looks to them like one of the true class. What a rate limit refuses it
+refuses again, so there each row counts, and elsewhere each call: a batch of noise may be refused for what it is. Their
+chance is NumPy's global generator, so they run one after the other.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defenses.art_adapter import query_attack
-from defenses.lab.attack import Attempt, BudgetSpent, Oracle, Refused, Sample
+from defenses.lab.attack import Attempt, BudgetSpent, Oracle, Reason, Refused, Sample
 from defenses.lab.evasion.query import REFUSALS_MAX, TECHNIQUE, Ball, Best, Found, Rows
 
 __all__ = ["ArtQueries"]
@@ -67,9 +68,9 @@ class _Asking:
         asked = rows[: self.budget - self.best.queries]
         try:
             answers, self.refused = self.oracle.ask(asked), 0
-        except Refused:
+        except Refused as refusal:
             self.best.queries += len(asked)
-            self.refused += 1
+            self.refused += len(asked) if refusal.reason is Reason.RATE_LIMITED else 1
             if self.refused >= REFUSALS_MAX:
                 raise _Lost from None
             return given

@@ -39,16 +39,14 @@ APART_GAP, APART_SHARE = 0.25, 0.06
 VERIFIED_EACH: Final = 5  # rows an account: too few to be near each other by chance
 BLACK_BOX: Final = "black box"
 
-_TOP1, _COOL = {"alpha": 0.01, "answer": "top1"}, {"alpha": 0.001, "answer": "cool_down"}
-_NEIGHBOUR = {"alpha": 0.01, "answer": "neighbour"}
+_STEPS = [{"alpha": 0.0001, "answer": "top1"}, {"alpha": 0.00001, "answer": "cool_down"}]
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "steps": {"watch": {"mode": "enforce", "steps": [_TOP1, _COOL]}},
+    "steps": {"watch": {"mode": "enforce", "steps": _STEPS}},
     "consistent": {"watch": {"mode": "enforce", "consistent": "enforce", "steps": []}},
-    "consistent-steps": {"watch": {"mode": "enforce", "consistent": "enforce", "steps": [_TOP1, _COOL]}},
-    "neighbour-steps": {"watch": {"mode": "enforce", "steps": [_NEIGHBOUR, _COOL]}},
+    "consistent-steps": {"watch": {"mode": "enforce", "consistent": "enforce", "steps": _STEPS}},
 }
-"""Laid over the policy: evidence alone; consistent answers alone, from the first question; both; consistent answers
-from the first step on."""
+"""Laid over the policy, which by itself gives consistent answers from the first step on: evidence alone; consistent
+answers alone, from the first question; both."""
 
 
 @dataclass(frozen=True, slots=True)

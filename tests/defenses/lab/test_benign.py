@@ -11,7 +11,7 @@ import pytest
 from defenses.hardening import HardeningRule
 from defenses.lab import benign_trials
 from defenses.lab.attack import Size, Split
-from defenses.lab.benign import Habit
+from defenses.lab.benign import Habit, Stream
 from defenses.lab.benign_trials import HABITS, benign_of, stale
 from defenses.lab.offline import Defended, OfflineOracle
 from defenses.policy import Action
@@ -46,6 +46,15 @@ def test_what_is_asked_again_shows_what_was_just_asked():
     places = np.flatnonzero(found.again)
     assert (found.images[places] == found.images[places - 1]).all()
     assert (found.rows[places] != shown[found.images[places]]).any(axis=(1, 2)).mean() > 0.9
+
+
+def test_questions_on_the_way_together_arrive_in_another_order():
+    place = np.arange(QUERIES)
+    come = Stream(place.astype(np.float32), place, place % 3 == 0).arriving(16, np.random.default_rng(1))
+    assert sorted(come.images) == list(place)
+    assert 1 < np.abs(come.images - place).max() < 16
+    np.testing.assert_array_equal(come.rows, come.images)
+    np.testing.assert_array_equal(come.again, come.images % 3 == 0)
 
 
 def test_no_image_is_asked_about_twice_for_want_of_images():
@@ -102,7 +111,7 @@ def test_what_is_counted_of_them(monkeypatch):
     (trial,) = benign_of("duplicates-5", "kiosk", "1")(KioskLab(watch_arrays()), 0)
     metrics = trial.metrics
     assert (trial.family, trial.samples) == ("benign", 2)
-    assert trial.successes == round(2 * metrics["acted_at_0.01_share"])
+    assert trial.successes == round(2 * metrics["acted_at_0.0001_share"])
     assert metrics["rows_seen_again_share"] > 0.01
     assert metrics["rows_near_earlier_share"] > 0.5 * metrics["rows_seen_again_share"]
     assert 0.8 < metrics["accuracy_fresh"] <= 1
