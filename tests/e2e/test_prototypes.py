@@ -1,78 +1,95 @@
-"""Nearest prototypes of the kiosk behind a real gateway: for who may have them, when asked, and for nobody else."""
+"""Nearest prototypes of the committed bundles behind a gateway: for who may have them, when asked, and nobody else."""
 
 from __future__ import annotations
 
-import json
+import shutil
 
 import grpc
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from gateway.cli.main import main
-from gateway.samples import bundles_directory, sample_images
-from tests.e2e.caller import calling, infer_request
+from gateway.samples import bundles_directory
+from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
+from tests.e2e.caller import calling, images, infer_request, labels
 from tests.e2e.running import serving
 from tests.e2e.site import make_site
 
-BUNDLE = bundles_directory() / "kiosk/1"
 NAMES = ("prototypes", "prototype_distances")
-VERSION = "99"
+NEAREST = 3
+VERSIONS = {"kiosk": "3", "clickstream": "2"}
+INPUTS = {"kiosk": ("image", "FP32"), "clickstream": ("events", "INT64")}
+each_model = pytest.mark.parametrize("model", sorted(VERSIONS))
 
 
 def offer(policy):
     """`rival` may have prototypes, `plenty` may not."""
-    policy["models"]["kiosk"] = {"serve": VERSION, "reserved": {name: ["support"] for name in NAMES}}
-    policy["roles"]["support"] = [{"methods": ["ModelInfer"], "models": ["kiosk"]}]
+    for model, version in VERSIONS.items():
+        policy["models"][model] = {"serve": version, "reserved": {name: ["support"] for name in NAMES}}
+    policy["roles"]["predictor"][0]["models"].append("clickstream")
+    policy["roles"]["support"] = [{"methods": ["ModelInfer"], "models": sorted(VERSIONS)}]
     policy["principals"]["rival"]["roles"] = ["support"]
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     site = make_site(tmp_path_factory.mktemp("prototypes") / "site", policy=offer)
-    words = ["--data", sample_images(), "--version", VERSION, "--out", site.directory / "bundles"]
-    words += ["--signing-key", site.directory / "keys/own.key"]
-    assert main(["models", "prototypes", str(BUNDLE), *map(str, words)]) == 0
-    site.change_config(lambda document: document["bundles"]["trusted_keys"].append("keys/own.pub"))
+    for model, version in VERSIONS.items():
+        shutil.copytree(bundles_directory() / model / version, site.directory / "bundles" / model / version)
     with serving(site) as found:
         yield found
 
 
-def ask(running, caller, images, *outputs):
-    request = infer_request(images, model="kiosk")
-    for name in outputs:
-        request.outputs.add(name=name)
-    with calling(running.site, running.facts["data"], running.site.bearer(caller)) as one:
-        return one.infer(request.SerializeToString())
+@pytest.fixture
+def ask(running):
+    def ask(caller, model, rows, *outputs):
+        name, datatype = INPUTS[model]
+        request = ModelInferRequest(model_name=model)
+        request.inputs.add(name=name, datatype=datatype, shape=rows.shape)
+        request.raw_input_contents.append(rows.tobytes())
+        for output in outputs:
+            request.outputs.add(name=output)
+        with calling(running.site, running.facts["data"], running.site.bearer(caller)) as one:
+            return one.infer(request.SerializeToString())
+
+    return ask
 
 
-def images():
-    return load_file(sample_images())["images"][:8].astype(np.float32) / np.float32(255)
+def exemplars_of(model):
+    return load_file(bundles_directory() / model / VERSIONS[model] / "prototypes.safetensors")
 
 
-def test_who_may_have_them_and_asks_gets_exemplars_of_the_predicted_class(running):
-    reply = ask(running, "rival", images(), "probabilities", "prototypes", "prototype_distances")
-    bundle = running.site.directory / "bundles/kiosk" / VERSION
-    labels = load_file(bundle / "prototypes.safetensors")["labels"]
-    places = np.frombuffer(reply.message.raw_output_contents[1], np.int64).reshape(8, 3)
+def places_in(reply):
+    assert [output.name for output in reply.message.outputs] == list(NAMES)
+    return np.frombuffer(reply.message.raw_output_contents[0], np.int64).reshape(-1, NEAREST)
+
+
+@each_model
+def test_who_may_have_them_and_asks_is_told_that_a_prototype_is_nearest_to_itself(ask, model):
+    exemplars = exemplars_of(model)[INPUTS[model][0]]
+    reply = ask("rival", model, exemplars, *NAMES)
     distances = reply.output("prototype_distances")
-    assert (labels[places[:, 0]] == reply.output("probabilities").argmax(axis=1)).mean() >= 0.75
+    assert places_in(reply)[:, 0].tolist() == list(range(len(exemplars)))
+    assert distances[:, 0].max() < 1e-3
     assert (np.diff(distances, axis=1) >= 0).all()
-    rows = json.loads((bundle / "manifest.json").read_text())["data"]["prototypes"]["rows"]
-    assert len(rows) == len(labels) == 30
+
+
+def test_the_nearest_to_a_product_are_mostly_of_its_class(ask):
+    places = places_in(ask("rival", "kiosk", images()[:100], *NAMES))
+    assert (exemplars_of("kiosk")["labels"][places[:, 0]] == labels()[:100]).mean() > 0.75
 
 
 def test_a_version_without_prototypes_is_served_beside(running):
-    request = infer_request(images(), model="kiosk")
-    request.model_version = "1"
     with calling(running.site, running.facts["data"], running.site.bearer("rival")) as one:
-        assert one.infer(request.SerializeToString()).reason == "OK"
+        assert one.infer(infer_request(version="1").SerializeToString()).reason == "OK"
 
 
-def test_nobody_gets_them_unasked_and_others_not_even_asked(running):
-    unasked = ask(running, "rival", images())
-    assert not {output.name for output in unasked.message.outputs} & set(NAMES)
-    assert "probabilities" in {output.name for output in unasked.message.outputs}
+@each_model
+def test_nobody_gets_them_unasked_and_others_not_even_asked(ask, model):
+    rows = exemplars_of(model)[INPUTS[model][0]][:1]
+    given = {output.name for output in ask("rival", model, rows).message.outputs}
+    assert "probabilities" in given
+    assert not given & set(NAMES)
     for name in NAMES:
-        refused = ask(running, "plenty", images(), name)
+        refused = ask("plenty", model, rows, name)
         assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "TENSOR_INVALID")
