@@ -86,6 +86,105 @@ def _by_asking() -> tuple[Target, ...]:
     )
 
 
+def _feedback() -> tuple[Target, ...]:
+    """Return what ten updates may cost where a tenth of the principals lie, in points of accuracy."""
+    told = {
+        "flips": ("label every row as the next class", 0.5, 1.0),
+        "flood": ("do so ten times as often", 0.5, 1.0),
+        "plausible": ("say what passes and moves the head most", 2.0, None),
+        "pair": ("do so for one confusion", 2.0, None),
+    }
+    what = "points of accuracy lost to feedback of which a tenth of the principals {}"
+    control = "control: points of accuracy lost without the gate to a tenth of the principals that flood"
+    return (
+        Target(control, "feedback/flood", "at least", 10, measure="drop_points", defended=False, percent=False),
+        *(
+            Target(what.format(lies), f"feedback/{liars}", "at most", aim, floor, measure="drop_points", percent=False)
+            for liars, (lies, aim, floor) in told.items()
+        ),
+    )
+
+
+def _inference() -> tuple[Target, ...]:
+    """Return what may be learned of the training rows. The gap is what the label alone tells."""
+    membership = {"lira": "LiRA", "quantile": "quantile regression", "label-only/gap": "the label alone"}
+    return (
+        *(
+            Target(
+                f"area under the curve of membership by {told}, kiosk {version}",
+                f"membership/kiosk-{version}/{attack}",
+                "at most",
+                0.53,
+                0.56,
+                measure="auc",
+                percent=False,
+            )
+            for version in ("1", "2")
+            for attack, told in membership.items()
+        ),
+        *(
+            Target(
+                f"members of kiosk {version} that LiRA names where one in 1,000 others is",
+                f"membership/kiosk-{version}/lira",
+                "at most",
+                0.002,
+            )
+            for version in ("1", "2")
+        ),
+        Target("classes of kiosk 1 read from images made by asking", "inversion/kiosk-1/nes", "at most", 0.15),
+        *(
+            Target(
+                f"classes of kiosk {version} read from images made with its weights",
+                f"inversion/kiosk-{version}/miface",
+                "at most",
+                0.15,
+                defended=False,
+            )
+            for version in ("1", "2")
+        ),
+    )
+
+
+def _extraction() -> tuple[Target, ...]:
+    """Return how many times the answers a copy has to take that agrees in nine of ten images."""
+    ratio, where = "answers_ratio_at_90_percent", "extraction/kiosk-3/natural"
+    return (
+        Target(
+            "times the answers for a copy of 90 % agreement from natural images, all that is told",
+            f"{where}/soft",
+            "at least",
+            20,
+            5,
+            measure=ratio,
+            percent=False,
+        ),
+        Target(
+            "times the answers for a copy of 90 % agreement from natural images, the class alone",
+            f"{where}/label",
+            "at least",
+            3,
+            measure=ratio,
+            percent=False,
+        ),
+    )
+
+
+def _drift() -> tuple[Target, ...]:
+    """Return how often drift may be seen that is not there, and be seen late: half of the runs have 200 rows."""
+    return (
+        Target("streams of 100,000 benign rows in which drift is seen", "drift/kiosk-2/none", "at most", 0.01),
+        *(
+            Target(
+                f"streams of {shift} images in which drift is seen after more than 200 rows",
+                f"drift/kiosk-2/{shift}/sudden",
+                "at most",
+                0.5,
+            )
+            for shift in ("dim", "noisy", "blurred", "moved")
+        ),
+    )
+
+
 TARGETS: Final[tuple[Target, ...]] = (
     Target(
         "control: kiosk 1 without screens falls to PGD-40 (L-inf 0.1)",
@@ -137,4 +236,8 @@ TARGETS: Final[tuple[Target, ...]] = (
     *_backdoor("adap-blend", "Adap-Blend", 0.50, 0.50),
     Target("clean models that the inspection refuses", "backdoor/none/inspection", "at most", 0.0),
     *_by_asking(),
+    *_feedback(),
+    *_inference(),
+    *_extraction(),
+    *_drift(),
 )
