@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.config.config import load_config
 from gateway.config.document import FileRejected
-from gateway.feedback.evaluation import keep_evaluating
+from gateway.feedback.evaluation import Evaluations, keep_evaluating
+from gateway.feedback.store import FILE
 from gateway.host.admin import Control
 from gateway.host.children import recorder_of, require_free, share_port, worker_child
 from gateway.host.elsewhere import keep_elsewhere
@@ -88,12 +89,14 @@ class Host:
     told: tuple[tuple[int, int], str] | None = None
     seen: tuple[int, int] = (0, 0)
     control: Control | None = None
+    evaluations: Evaluations = field(init=False)
     rollout: Rollout = field(init=False)
     segments: Segments = field(init=False)
     reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
     reloads: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.evaluations = Evaluations(self.place.memory.with_name(FILE))
         self.rollout = Rollout(self, Releases(self.place.memory.with_name(RELEASES)))
         isolations = self.place.memory.with_name(ISOLATIONS)
         self.segments = Segments(self, isolations, read_isolations(isolations))

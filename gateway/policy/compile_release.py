@@ -38,10 +38,12 @@ class Standing:
 
 
 def fingerprint(model: ModelPolicy) -> str:
-    """Return what a canary's progress belongs to: `serve` and every word of its section; empty without a canary."""
+    """Return what a canary's progress belongs to: `serve` and all that its section says; empty without a canary."""
     if model.release is None or model.release.canary is None:
         return ""
-    meant = {"serve": model.serve, "canary": model.release.canary.model_dump(mode="json", by_alias=True)}
+    # Without defaults: keys that a later build knows must not bring back what was taken back.
+    said = model.release.canary.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    meant = {"serve": model.serve, "canary": said}
     return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from gateway.config.document import Fault, Location, Section
 from gateway.config.units import Duration, Text
+from gateway.policy.release import Canary
 
-__all__ = ["Feedback", "FeedbackKey", "agreement_faults", "feedback_faults"]
+__all__ = ["Feedback", "FeedbackKey", "feedback_faults", "label_faults"]
 
 FeedbackKey = Annotated[str, Text(r"[0-9a-f]{64}", "64 lower-case hex digits, as `stockade feedback key` prints them")]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -38,10 +39,17 @@ class Feedback(Section):
     """Principals whose labels measure how well versions do: people who look, or checked outcomes."""
 
 
-def agreement_faults(at: Location, feedback: Feedback | None, least: float | None) -> Iterator[Fault]:
-    """Yield that nobody's labels would measure what a canary must reach. `at` is where that stands."""
-    if least is not None and (feedback is None or not feedback.trusted):
-        yield Fault(at, "is measured by trusted labels, and there are none; name principals in `feedback.trusted`")
+def label_faults(at: Location, feedback: Feedback | None, canary: Canary) -> Iterator[Fault]:
+    """Yield what a canary must reach and nobody's labels would measure. `at` is where the canary stands."""
+    if feedback is not None and feedback.trusted:
+        return
+    asked = {
+        ("abort_on", "agreement_min"): canary.abort_on.agreement_min is not None,
+        ("abort_on", "calibration_error_max"): canary.abort_on.calibration_error_max is not None,
+        ("min_labels",): canary.min_labels > 0,
+    }
+    problem = "is measured by trusted labels, and there are none; name principals in `feedback.trusted`"
+    yield from (Fault((*at, *where), problem) for where, given in asked.items() if given)
 
 
 def feedback_faults(at: Location, feedback: Feedback, principals: Mapping[str, object]) -> Iterator[Fault]:

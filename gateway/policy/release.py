@@ -46,6 +46,8 @@ class AbortOn(Section):
     """Distance of its screens' p-values from uniform, 0 to 1, on rows that both versions judged; needs a screen."""
     agreement_min: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of trusted labels that its answers must meet (`feedback.trusted`), also once it was promoted."""
+    calibration_error_max: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """How far its confidence may be from how often trusted labels find it right, also once it was promoted."""
 
 
 class Canary(Section):
@@ -59,6 +61,8 @@ class Canary(Section):
     """How long each step lasts at least."""
     min_requests: Annotated[int, Field(ge=1, le=10_000_000)] = 100
     """Requests that the version must have run in a step, answered or compared, before it may take the next."""
+    min_labels: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Trusted labels of its answers that there must be before it is promoted (`feedback.trusted`)."""
     compare_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     """The share of batches that the other of the two versions runs as well, off the way of the answer."""
     abort_on: AbortOn = AbortOn()

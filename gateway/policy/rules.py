@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from gateway.config.document import Fault, Location
 from gateway.policy.budget import budget_faults
-from gateway.policy.feedback import agreement_faults, feedback_faults
+from gateway.policy.feedback import feedback_faults, label_faults
 from gateway.policy.output import output_faults
 from gateway.policy.promotion import approver_faults, promotion_faults
 from gateway.policy.release import release_faults
@@ -210,8 +210,7 @@ def _models(policy: Policy) -> Iterator[Fault]:
         if model.release is not None:
             yield from release_faults((*at, "release"), model.serve, model.release)
             if (canary := model.release.canary) is not None:
-                least = (*at, "release", "canary", "abort_on", "agreement_min")
-                yield from agreement_faults(least, model.feedback, canary.abort_on.agreement_min)
+                yield from label_faults((*at, "release", "canary"), model.feedback, canary)
         if model.promotion is not None:
             yield from promotion_faults((*at, "promotion"), model.promotion, policy.approvers)
 

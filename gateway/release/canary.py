@@ -18,7 +18,9 @@ Rules:
 - A deadline that passes is the caller's, who chose it. A version that did nothing well in a whole step, while
   `min_requests` of its requests ran into theirs, hangs, and goes back.
 - Trusted labels, where the policy names the least agreement with them, take a version back whenever they are enough to
-  tell, also after it was promoted: they come late (`defenses.poisoning.agreement`, and what it finds in how many).
+  tell, also after it was promoted: they come late (`defenses.poisoning.agreement`, and what it finds in how many). So
+  do they where its confidence is further from how often it was right than the policy allows, and chance explains.
+- Who is promoted has as many trusted labels as the policy asks for. The last step waits for them, however long.
 - Whatever is not measured is not judged.
 
 Knows no clock, no files and no metrics: counts and times are arguments.
@@ -35,7 +37,7 @@ from typing import Literal
 from defenses.intervals import clopper_pearson
 from defenses.poisoning.agreement import fallen
 
-__all__ = ["Event", "Evidence", "Limits", "Plan", "Progress", "begin", "decide", "quantile"]
+__all__ = ["Event", "Evidence", "Labels", "Limits", "Plan", "Progress", "begin", "decide", "quantile"]
 
 CONFIDENCE = 0.998  # two-sided: 99.9 % on the side that is looked at
 P99 = 0.99
@@ -55,6 +57,12 @@ class Limits:
     disagreement_max: float | None = None
     drift_max: float | None = None
     agreement_min: float | None = None
+    calibration_error_max: float | None = None
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether trusted labels can take a version back, also once it was promoted."""
+        return self.agreement_min is not None or self.calibration_error_max is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,26 @@ class Plan:
     step_ns: int
     requests_min: int
     limits: Limits
+    labels_min: int = 0
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether trusted labels are looked at."""
+        return self.limits.by_labels or self.labels_min > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What trusted labels say: of `labels` of all that the version ever answered, it met `right`.
+
+    `calibration_error`, by the labels of the feedback window, is a share, as is the part of it that may be chance
+    (`calibration_noise`); None: it is not known.
+    """
+
+    right: int = 0
+    labels: int = 0
+    calibration_error: float | None = None
+    calibration_noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +100,9 @@ class Evidence:
     """What was seen since the step began.
 
     `requests` and `errors` are the canary's, answered or compared; `late` are those that ran into their deadlines, and
-    are in neither. `times` and `served_times` count response times of
-    the canary, and of the served version since the canary's first step, by bucket: `bounds` are the buckets' upper
-    bounds in seconds, and one bucket more is open. Rows are counted in `compared` and `disagreements`. Drift is None
-    where it is not measured. `labels` counts trusted labels of what the version ever answered, `right` those it met.
+    are in neither. `times` and `served_times` count response times of the canary, and of the served version since the
+    canary's first step, by bucket: `bounds` are the buckets' upper bounds in seconds, and one bucket more is open. Rows
+    are counted in `compared` and `disagreements`. Drift is None where it is not measured.
     """
 
     requests: int
@@ -88,8 +115,7 @@ class Evidence:
     served_times: Sequence[int] = ()
     drift: float | None = None
     served_drift: float | None = None
-    right: int = 0
-    labels: int = 0
+    labelled: Labels = Labels()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +141,7 @@ def begin(now_ns: int) -> Progress:
 
 def decide(plan: Plan, progress: Progress, seen: Evidence, now_ns: int) -> tuple[Progress, Event | None]:
     """Return where the canary is now, and what has happened to it: None while it stays where it is."""
-    fell = contradicted(plan.limits, seen)
+    fell = contradicted(plan.limits, seen.labelled)
     if progress.phase == "promoted" and fell:
         return replace(progress, phase="rolled-back", reason=fell), "rolled-back"
     if progress.phase != "running":
@@ -128,9 +154,11 @@ def decide(plan: Plan, progress: Progress, seen: Evidence, now_ns: int) -> tuple
         broken = f"answered nothing, and {seen.late} requests ran into their deadlines"
     if broken:
         return replace(progress, phase="rolled-back", reason=broken), "rolled-back"
-    if not ends or drifts(plan.limits, seen.drift) or drifts(plan.limits, seen.served_drift):
+    last = progress.step + 1 == len(plan.steps)
+    strange = drifts(plan.limits, seen.drift) or drifts(plan.limits, seen.served_drift)
+    if not ends or strange or (last and seen.labelled.labels < plan.labels_min):
         return progress, None
-    if progress.step + 1 == len(plan.steps):
+    if last:
         return replace(progress, phase="promoted", reason="good through every step"), "promoted"
     return Progress("running", progress.step + 1, now_ns), "advanced"
 
@@ -143,13 +171,16 @@ def clearly_broken(limits: Limits, seen: Evidence) -> str:
     return ""
 
 
-def contradicted(limits: Limits, seen: Evidence) -> str:
-    """Say that trusted labels contradict the version too often, beyond doubt; empty: they do not."""
-    least = limits.agreement_min
-    if least is None or not seen.labels or not fallen(seen.right, seen.labels, least):
-        return ""
-    share = seen.right / seen.labels
-    return f"agreement with trusted labels {share:.3f} ({seen.right} of {seen.labels}) is below {least:g}"
+def contradicted(limits: Limits, said: Labels) -> str:
+    """Say how trusted labels contradict the version beyond doubt; empty: they do not."""
+    least, most = limits.agreement_min, limits.calibration_error_max
+    if least is not None and said.labels and fallen(said.right, said.labels, least):
+        share = said.right / said.labels
+        return f"agreement with trusted labels {share:.3f} ({said.right} of {said.labels}) is below {least:g}"
+    error, noise = said.calibration_error, said.calibration_noise
+    if most is not None and error is not None and error - noise > most:
+        return f"calibration error on trusted labels {error:.3f} ({noise:.3f} may be chance) is above {most:g}"
+    return ""
 
 
 def broken_at_end(plan: Plan, seen: Evidence) -> str:

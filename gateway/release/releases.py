@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gateway.drifts import beside
 from gateway.policy.compile_release import fingerprint, weights_of
-from gateway.release.canary import Evidence, Limits, Plan, Progress, begin, decide
+from gateway.release.canary import Evidence, Labels, Limits, Plan, Progress, begin, decide
 from gateway.release.file import Reached, read_reached, standings, write_reached
 from ops.metrics import TIMES, VersionCounts
 
@@ -42,8 +42,8 @@ __all__ = [
 ]
 
 Counted = dict[tuple[str, str], VersionCounts]
-Labelled = Mapping[tuple[str, str], tuple[int, int]]
-"""By (model, version): how often it answered what trusted labels said, and how many there are."""
+Labelled = Mapping[tuple[str, str], Labels]
+"""By (model, version)."""
 NONE_LABELLED: Labelled = MappingProxyType({})
 Action = Literal["set", "started", "advanced", "promoted", "rolled-back", "ended"]
 BLAMED = frozenset({"BACKEND_TIMED_OUT", "BACKEND_UNAVAILABLE", "MODEL_ERROR", "QUEUE_FULL", "SCREEN_UNAVAILABLE"})
@@ -107,8 +107,7 @@ class Trial:
         """Whether anything can come of looking at what is counted. Labels come late: also of one that was promoted."""
         if self.progress is None or self.plan is None:
             return False
-        labelled = self.plan.limits.agreement_min is not None
-        return self.progress.phase == "running" or (self.progress.phase == "promoted" and labelled)
+        return self.progress.phase == "running" or (self.progress.phase == "promoted" and self.plan.limits.by_labels)
 
     def evidence(self, counted: Counted, labelled: Labelled = NONE_LABELLED) -> Evidence:
         """Return what was seen of the version since its step, or the shadow, began.
@@ -117,14 +116,12 @@ class Trial:
         """
         served = self.name, self.model.serve
         here, there = since(counted, self.before, (self.name, self.version)), since(counted, self.before, served)
-        right, labels = labelled.get((self.name, self.version), (0, 0))
         return replace(
             evidence_of(here, there),
             served_times=since(counted, self.first, served).times,
             drift=drift_beside(here, self.model.serve),
             served_drift=drift_beside(there, self.version),
-            right=right,
-            labels=labels,
+            labelled=labelled.get((self.name, self.version), Labels()),
         )
 
 
@@ -141,7 +138,7 @@ class Releases:
     def labelled(self) -> bool:
         """Whether a canary is judged by trusted labels."""
         plans = [trial.plan for trial in self.trials.values() if trial.watched]
-        return any(plan is not None and plan.limits.agreement_min is not None for plan in plans)
+        return any(plan is not None and plan.by_labels for plan in plans)
 
     @property
     def watched(self) -> bool:
@@ -237,9 +234,8 @@ def plan_of(canary: Canary) -> Plan:
         canary.steps,
         canary.step_every_ms * 1_000_000,
         canary.min_requests,
-        Limits(
-            limits.error_rate_max, limits.p99_ratio_max, limits.disagreement_max, limits.drift_max, limits.agreement_min
-        ),
+        Limits(**limits.model_dump()),
+        canary.min_labels,
     )
 
 
@@ -288,11 +284,16 @@ def drift_beside(counts: VersionCounts, other: str) -> float | None:
 
 def counts_of(seen: Evidence) -> dict[str, int]:
     """Return what a record says of what was seen."""
-    return {
+    found = {
         "answered": sum(seen.times),
         "compared": seen.compared,
         "disagreements": seen.disagreements,
         "errors": seen.errors,
         "requests": seen.requests,
-        **({"labels": seen.labels, "right": seen.right} if seen.labels else {}),
     }
+    said = seen.labelled
+    if said.labels:
+        found |= {"labels": said.labels, "right": said.right}
+    if said.calibration_error is not None:
+        found["calibration_error_micro"] = round(said.calibration_error * MICRO)
+    return found

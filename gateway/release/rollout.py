@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.feedback.store import FILE, FeedbackStore
+from gateway.release.canary import Labels
 from ops.metrics import VersionCounts, read_versions
 
 if TYPE_CHECKING:
@@ -44,13 +45,21 @@ class Rollout:
             self.counted = await asyncio.to_thread(read_versions, self.host.place.metrics)
 
     async def labelled(self) -> Labelled:
-        """Return how versions agree with trusted labels, where a canary is judged by it; nothing if unreadable."""
+        """Return what trusted labels say of versions, where a canary is judged by it; nothing if unreadable."""
         if not self.releases.labelled:
             return {}
-        with contextlib.suppress(OSError, sqlite3.Error):
+        try:
             file = self.host.place.memory.with_name(FILE)
-            return await asyncio.to_thread(lambda: FeedbackStore(file).agreements())
-        return {}
+            agreements = await asyncio.to_thread(lambda: FeedbackStore(file).agreements())
+        except (OSError, sqlite3.Error):
+            return {}
+        found = {key: Labels(*counts) for key, counts in agreements.items()}
+        for each in self.host.evaluations.found:
+            if each.source == "trusted":
+                key = each.model, each.version
+                counts = agreements.get(key, (0, 0))
+                found[key] = Labels(*counts, each.calibration_error, each.calibration_noise)
+        return found
 
     async def follow(self) -> None:
         """Let the releases follow the policy that is in force."""

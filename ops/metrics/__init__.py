@@ -4,6 +4,7 @@
 `store` and `scrape` are the only modules that know prometheus_client. Nothing here reads a clock.
 """
 
+from ops.metrics.evaluation import LabelFigures
 from ops.metrics.gateway import BatchesDone, Metrics, RequestDone, ScreenFacts
 from ops.metrics.page import MetricsPage, serve_metrics
 from ops.metrics.recorder import RecorderMetrics
@@ -15,6 +16,7 @@ __all__ = [
     "TIMES",
     "BatchesDone",
     "Compared",
+    "LabelFigures",
     "Metrics",
     "MetricsInUse",
     "MetricsPage",

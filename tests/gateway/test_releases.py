@@ -15,6 +15,7 @@ from gateway.config.document import PolicyRejected
 from gateway.drifts import Drifts
 from gateway.policy.compile_release import Standing, fingerprint, splits_of, weights_of
 from gateway.policy.policy import ModelPolicy
+from gateway.release.canary import Labels
 from gateway.release.file import RELEASES, read_reached
 from gateway.release.releases import BLAMED, LATE, Releases, blamed, evidence_of, since
 from gateway.release.view import as_json, render, shown, title_of
@@ -196,6 +197,15 @@ def test_what_the_policy_ends_is_recorded_with_what_was_counted(releases):
     assert releases.trials == {}
 
 
+def test_the_record_has_what_labels_said(releases):
+    limits = {"error_rate_max": 0.02, "calibration_error_max": 0.1}
+    releases.follow(Policy(kiosk={"canary": CANARY | {"abort_on": limits}}), {}, 0)
+    assert releases.labelled
+    [change] = releases.look({}, 1, {("kiosk", "2"): Labels(150, 200, 0.25, 0.05)})
+    assert (change.action, change.counts["labels"], change.counts["right"]) == ("rolled-back", 200, 150)
+    assert change.counts["calibration_error_micro"] == 250_000
+
+
 def test_a_standing_holds_for_the_canary_it_was_reached_by_and_for_shares_the_policy_names():
     mine, other = model({"canary": CANARY}), model({"canary": CANARY | {"attempt": 2}})
     standing = {"kiosk": Standing(fingerprint(mine), 0.1, running=True)}
@@ -204,6 +214,7 @@ def test_a_standing_holds_for_the_canary_it_was_reached_by_and_for_shares_the_po
     forged = {"kiosk": Standing(fingerprint(mine), 0.7, running=True)}
     assert weights_of("kiosk", mine, forged) == {"1": 1.0, "2": 0.0}
     assert fingerprint(model({"canary": CANARY}, serve="7")) != fingerprint(mine)
+    assert fingerprint(model({"canary": CANARY | {"attempt": 1, "min_labels": 0}})) == fingerprint(mine)  # as ever
     assert fingerprint(model({"weights": {"1": 1.0}})) == ""
     assert splits_of(Policy(kiosk={"canary": CANARY}, tiny={"shadow": {"version": "2"}}), standing).keys() == {"kiosk"}
 

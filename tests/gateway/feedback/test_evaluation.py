@@ -12,10 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.feedback.evaluation import RECORD_EVERY_NS, Evaluations, evaluated, keep_evaluating
-from gateway.feedback.rows import CONFIDENCE_BINS, Draft
+from gateway.feedback.evaluation import (
+    RECORD_EVERY_NS,
+    Evaluations,
+    calibration_noise,
+    evaluated,
+    keep_evaluating,
+    promised_by,
+)
+from gateway.feedback.rows import CONFIDENCE_BINS, Draft, Outcomes
 from gateway.feedback.store import FILE, FeedbackStore
 from ops.audit.entry import canonical, parse
+from ops.metrics import LabelFigures
 from ops.metrics.gateway import Metrics
 from ops.metrics.page import expose
 from serving.train.measure import calibration_error
@@ -134,14 +142,75 @@ def test_the_log_is_told_once_an_hour_and_of_what_changed(tmp_path):
     assert found.to_record(SECOND + 2 * RECORD_EVERY_NS) == []
 
 
+def streams(confidences, truths, looks):
+    """Return, at each number of labels, the error and noise of streams whose answers are right as `truths` say."""
+    right = np.random.default_rng(0).random(truths.shape) < truths
+    bins = np.minimum((confidences * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    for sure, met, places in zip(confidences, right, bins, strict=True):
+        found = []
+        for look in looks:
+            there = [places[:look] == place for place in np.unique(places[:look])]
+            parts = [
+                Outcomes("2", True, int(at.sum()), int(met[:look][at].sum()), round(sure[:look][at].sum() * 1e6))
+                for at in there
+            ]
+            [each] = evaluated("kiosk", parts, 0)
+            found.append(each.calibration_error > each.calibration_noise)
+        yield found
+
+
+LOOKS = range(50, 1_001, 50)
+
+
+def test_true_confidence_is_hardly_ever_further_off_than_noise():
+    confidences = np.clip(np.random.default_rng(1).beta(6, 0.55, (200, 1_000)), 0.1, 1.0)
+    assert np.mean([any(found) for found in streams(confidences, confidences, LOOKS)]) <= 0.02
+
+
+def test_confidence_that_is_off_by_more_than_noise_shows():
+    confidences = np.random.default_rng(1).uniform(0.7, 1.0, (50, 1_000))
+    assert np.mean([found[-1] for found in streams(confidences, confidences - 0.15, LOOKS)]) >= 0.98
+
+
+def test_noise_shrinks_with_labels_and_is_least_where_the_model_is_sure():
+    some, more, sure = (
+        calibration_noise([Outcomes("2", True, labels, 0, labels * micro)])
+        for labels, micro in ((100, 800_000), (10_000, 800_000), (100, 1_000_000))
+    )
+    assert 0 < more < some / 5
+    assert 0 < sure < some / 5
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        ({"accuracy": 0.9, "calibration_error": 0.01}, (0.9, 0.01)),
+        ({"accuracy": 1}, (1.0, None)),
+        ({"accuracy": "good", "calibration_error": 3.0}, (None, None)),
+        ({}, (None, None)),
+    ],
+)
+def test_what_a_manifest_promises_is_told_where_it_is_a_share(metrics, told):
+    bundle = SimpleNamespace(name="kiosk", version="2", manifest={"metrics": metrics})
+    assert promised_by([bundle]) == {("kiosk", "2"): told}
+
+
 def test_what_has_no_labels_any_more_shows_none(tmp_path):
     metrics = Metrics(tmp_path, "host", methods={}, reasons=[])
     shown = metrics.evaluations()
+    version = 'model="kiosk",version="2"'
     series = 'model="kiosk",source="trusted",version="2"'
-    shown.found([("kiosk", "2", "trusted", 10, 9, 0.25)])
+    shown.found([LabelFigures("kiosk", "2", "trusted", 10, 9, 0.25, 0.2, 0.92, 0.01)])
     page = expose(tmp_path).decode()
-    for name, value in (("labels", "10.0"), ("labels_right", "9.0"), ("calibration_error_ratio", "0.25")):
-        assert f"stockade_model_{name}{{{series}}} {value}" in page
+    for name, value in {
+        f"labels{{{series}}}": 10.0,
+        f"labels_right{{{series}}}": 9.0,
+        f"calibration_error_ratio{{{series}}}": 0.25,
+        f"calibration_noise_ratio{{{series}}}": 0.2,
+        f"accuracy_promised_ratio{{{version}}}": 0.92,
+        f"calibration_error_promised_ratio{{{version}}}": 0.01,
+    }.items():
+        assert f"stockade_model_{name} {value}" in page
     shown.found([])
     assert f"stockade_model_labels{{{series}}} 0.0" in expose(tmp_path).decode()
     metrics.close()
@@ -159,14 +228,17 @@ async def test_the_supervisor_keeps_looking(tmp_path):
     metrics = Metrics(tmp_path / "metrics", "host", methods={}, reasons=[])
     control = Recorded()
     control.app = SimpleNamespace(metrics=metrics, gw=SimpleNamespace(wall_ns=time.time_ns))
-    host = SimpleNamespace(control=control, place=SimpleNamespace(memory=tmp_path / "policy.revision"), policy=POLICY)
+    bundle = SimpleNamespace(name="kiosk", version="2", manifest={"metrics": {"accuracy": 0.9}})
+    repository = SimpleNamespace(bundles={"kiosk/2": bundle})
+    evaluations = Evaluations(tmp_path / FILE)
+    host = SimpleNamespace(control=control, repository=repository, policy=POLICY, evaluations=evaluations)
     looking = asyncio.create_task(keep_evaluating(host))
     kind, fields = await control.get()
     looking.cancel()
     assert (kind, fields["right"], fields["labels"]) == ("evaluation", 1, 1)
-    assert (
-        'stockade_model_labels{model="kiosk",source="others",version="2"} 1.0' in expose(tmp_path / "metrics").decode()
-    )
+    page = expose(tmp_path / "metrics").decode()
+    assert 'stockade_model_labels{model="kiosk",source="others",version="2"} 1.0' in page
+    assert 'stockade_model_accuracy_promised_ratio{model="kiosk",version="2"} 0.9' in page
     metrics.close()
 
 
@@ -176,9 +248,9 @@ async def test_a_file_that_cannot_be_read_is_said_and_asked_again(tmp_path, monk
     said = asyncio.Queue()
     gw = SimpleNamespace(wall_ns=time.time_ns)
     app = SimpleNamespace(metrics=SimpleNamespace(evaluations=lambda: None), gw=gw)
-    place = SimpleNamespace(memory=tmp_path / "policy.revision")
     log = lambda event, **_: said.put_nowait(event)  # noqa: E731
-    host = SimpleNamespace(control=SimpleNamespace(app=app), place=place, policy=POLICY, log=log)
+    control, evaluations = SimpleNamespace(app=app), Evaluations(tmp_path / FILE)
+    host = SimpleNamespace(control=control, policy=POLICY, log=log, evaluations=evaluations)
     looking = asyncio.create_task(keep_evaluating(host))
     assert [await said.get() for _ in range(2)] == ["versions-not-evaluated"] * 2
     looking.cancel()

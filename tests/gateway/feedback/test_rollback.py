@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gateway.feedback.evaluation import Evaluation
 from gateway.feedback.rows import Draft
 from gateway.feedback.store import FILE, FeedbackStore
-from gateway.policy.feedback import Feedback, agreement_faults, feedback_faults
-from gateway.release.canary import Evidence, Limits, Plan, begin, decide
+from gateway.policy.feedback import Feedback, feedback_faults, label_faults
+from gateway.policy.release import Canary
+from gateway.release.canary import Evidence, Labels, Limits, Plan, begin, decide
 from gateway.release.rollout import Rollout
 
 LEAST = 0.85
@@ -18,7 +20,7 @@ GOOD = Evidence(requests=100, errors=0)
 
 
 def labelled(right, labels):
-    return replace(GOOD, right=right, labels=labels)
+    return replace(GOOD, labelled=Labels(right, labels))
 
 
 @pytest.mark.parametrize("promoted", [False, True])
@@ -58,11 +60,48 @@ def faults(found):
     return [fault.problem for fault in found]
 
 
-def test_a_limit_that_nobodys_labels_measure_is_a_fault():
-    assert faults(agreement_faults((), None, None)) == []
-    assert len(faults(agreement_faults((), None, 0.8))) == 1
-    assert len(faults(agreement_faults((), Feedback(), 0.8))) == 1
-    assert faults(agreement_faults((), Feedback(trusted=("a",)), 0.8)) == []
+@pytest.mark.parametrize("promoted", [False, True])
+@pytest.mark.parametrize(
+    ("said", "event"),
+    [
+        (Labels(900, 1_000, 0.16, 0.05), "rolled-back"),
+        (Labels(900, 1_000, 0.15, 0.05), None),  # as far as chance may take it
+        (Labels(900, 1_000), None),  # nobody knows how sure it was
+    ],
+)
+def test_confidence_that_labels_contradict_takes_a_version_back(promoted, said, event):
+    plan = replace(PLAN, limits=Limits(0.01, calibration_error_max=0.1))
+    progress = replace(begin(0), phase="promoted" if promoted else "running")
+    after, happened = decide(plan, progress, replace(GOOD, labelled=said), 1)
+    assert happened == event
+    why = "calibration error on trusted labels 0.160 (0.050 may be chance) is above 0.1"
+    assert after.reason == (why if event else "")
+
+
+def test_the_last_step_waits_for_labels_and_no_other_does():
+    plan = replace(PLAN, labels_min=200)
+    progress, event = decide(plan, begin(0), labelled(0, 0), 1_000)
+    assert event == "advanced"
+    assert decide(plan, progress, labelled(199, 199), 1_000_000)[1] is None
+    assert decide(plan, progress, labelled(200, 200), 2_000)[1] == "promoted"
+
+
+ASKED = {
+    "agreement_min": {"abort_on": {"agreement_min": 0.8}},
+    "calibration_error_max": {"abort_on": {"calibration_error_max": 0.1}},
+    "min_labels": {"min_labels": 1},
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_limit_that_nobodys_labels_measure_is_a_fault(name):
+    canary = {"version": "2", "steps": (1.0,), "step_every": "1h"}
+    asks, asks_nothing = (Canary.model_validate({**canary, **more}) for more in (ASKED[name], {}))
+    for feedback in (None, Feedback()):
+        [fault] = label_faults((), feedback, asks)
+        assert fault.at[-1] == name
+        assert not list(label_faults((), feedback, asks_nothing))
+    assert not list(label_faults((), Feedback(trusted=("a",)), asks))
 
 
 def test_trusted_principals_are_there_and_can_sign():
@@ -85,8 +124,15 @@ def test_a_principal_cannot_have_more_than_its_tenant():
     assert not faults(feedback_faults((), Feedback(tenant_share_max=0.03, principal_share_max=0.03), {}))
 
 
+EVALUATED = [
+    Evaluation("kiosk", "2", "trusted", 0, 2, 1, 0.25, 0.1),
+    Evaluation("kiosk", "2", "others", 0, 9, 9, 0.5, 0.1),
+]
+
+
 def rollout(tmp_path, *, labelled=True):
-    host = SimpleNamespace(place=SimpleNamespace(memory=tmp_path / "policy.revision"))
+    place = SimpleNamespace(memory=tmp_path / "policy.revision")
+    host = SimpleNamespace(place=place, evaluations=SimpleNamespace(found=EVALUATED))
     return Rollout(host, SimpleNamespace(labelled=labelled))
 
 
@@ -128,7 +174,7 @@ async def test_the_supervisor_counts_what_trusted_principals_said_and_nothing_el
         ids = [step.draft(each) for each in drafts]
     store.confirm(ids[:5])
     store.confirm(ids[:5])  # twice is once
-    assert await rollout(tmp_path).labelled() == {("kiosk", "2"): (1, 3)}
+    assert await rollout(tmp_path).labelled() == {("kiosk", "2"): Labels(1, 3, 0.25, 0.1)}
     assert await rollout(tmp_path, labelled=False).labelled() == {}
 
 
