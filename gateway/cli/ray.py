@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -79,22 +80,24 @@ def run_status(options: argparse.Namespace) -> int:
     except (FileRejected, ServingError, Unusable, OSError) as problem:
         return fail(problem)
     said = list(bridge(["status"], msgspec.json.encode(ray_settings(config))))
+    if code := verdict(said):  # what was not seen is not shown as absent
+        return code
     found = {line["application"]: line for line in said if "application" in line}
     rows = [row_of(name, application, found.get(name)) for name, application in wanted.items()]
     if options.json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
-    elif "problem" not in said[-1]:
-        table = Table("application", "state", "replicas", "bundle", "message", box=None, pad_edge=False)
-        for row in rows:
-            table.add_row(
-                row["application"],
-                row["state"],
-                f"{row['running']} of {row['wanted']}",
-                row["bundle"],
-                escape(row["message"]),
-            )
-        out.print(table)
-    return verdict(said) or (0 if all(row["ok"] for row in rows) else EX_NO)
+    else:
+        show_rows(rows)
+    return 0 if all(row["ok"] for row in rows) else EX_NO
+
+
+def show_rows(rows: list[dict[str, Any]]) -> None:
+    """Print a table of applications."""
+    table = Table("application", "state", "replicas", "bundle", "message", box=None, pad_edge=False)
+    for row in rows:
+        replicas = f"{row['running']} of {row['wanted']}"
+        table.add_row(row["application"], row["state"], replicas, row["bundle"], escape(row["message"]))
+    out.print(table)
 
 
 def row_of(name: str, application: Application, found: dict[str, Any] | None) -> dict[str, Any]:
@@ -103,9 +106,10 @@ def row_of(name: str, application: Application, found: dict[str, Any] | None) ->
         absent = {"state": "ABSENT", "running": 0, "wanted": 0, "message": "", "bundle": "-"}
         return {"application": name, **absent, "ok": False}
     digests = {each["digest"] for each in application.args["bundles"].values()}
-    held = found["digest"]
-    bundle = "several" if not held else "the gateway's" if held in digests else "ANOTHER: deploy again"
-    good = found["state"] == "RUNNING" and found["running"] > 0 and (not held or held in digests)
+    shared, held = bool(application.args["models_max"]), found["digest"]
+    known = "the gateway's" if held in digests else "ANOTHER: deploy again" if held else "unknown: no replica says"
+    bundle = "several" if shared else known
+    good = found["state"] == "RUNNING" and found["running"] > 0 and (shared or held in digests)
     shown = {each: found[each] for each in ("state", "running", "wanted", "message")}
     return {"application": name, **shown, "bundle": bundle, "ok": good}
 
@@ -138,8 +142,9 @@ def bridge(arguments: list[str], data: bytes) -> Iterator[dict[str, Any]]:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(data)
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # it has ended already: below stands what it said
+                process.stdin.write(data)
+                process.stdin.close()
             for line in process.stdout:
                 if line.startswith(b"{"):  # Ray prints too
                     spoken = True

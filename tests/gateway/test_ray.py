@@ -111,7 +111,11 @@ def test_an_unsigned_bundle_is_not_deployed(site, capsys):
 def speaking(monkeypatch, *lines, code=0, noise=""):
     """Let the bridge say these lines and end."""
     program = f"import sys; sys.stdin.read(); print({chr(10).join(map(json.dumps, lines))!r}); "
-    program += f"sys.stderr.write({noise!r}); sys.exit({code})"
+    replaced(monkeypatch, program + f"sys.stderr.write({noise!r}); sys.exit({code})")
+
+
+def replaced(monkeypatch, program):
+    """Run this program for the bridge."""
 
     def popen(_command, **options):
         return POPEN([sys.executable, "-c", program], **options)
@@ -154,18 +158,34 @@ def test_a_bridge_that_ray_ended_has_rays_own_words(site, monkeypatch, capsys):
     assert "Failed to connect to GCS" in capsys.readouterr().err
 
 
+def test_a_bridge_that_reads_nothing_has_its_own_words_too(monkeypatch):
+    replaced(monkeypatch, "import sys; sys.stdin.close(); sys.exit('no such module')")
+    assert list(ray_verbs.bridge(["deploy"], bytes(1 << 20))) == [{"exit": 1, "problem": "no such module"}]
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_status_shows_nothing_of_a_cluster_that_it_has_not_seen(site, monkeypatch, capsys, form):
+    speaking(monkeypatch, {"problem": "cannot connect"}, code=75)
+    assert main(["ray", "status", str(site.config), *form]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "cannot connect" in shown.err
+
+
 @pytest.mark.parametrize(
-    ("found", "bundle", "good"),
+    ("found", "models_max", "bundle", "good"),
     [
-        (None, "-", False),
-        (said("RUNNING", digest="aa"), "the gateway's", True),
-        (said("RUNNING", digest="bb"), "ANOTHER: deploy again", False),
-        (said("RUNNING", digest=""), "several", True),
-        (said("RUNNING", 0, digest="aa"), "the gateway's", False),
-        (said("UNHEALTHY", digest="aa"), "the gateway's", False),
+        (None, 0, "-", False),
+        (said("RUNNING", digest="aa"), 0, "the gateway's", True),
+        (said("RUNNING", digest="bb"), 0, "ANOTHER: deploy again", False),
+        (said("RUNNING", digest=""), 0, "unknown: no replica says", False),
+        (said("RUNNING", digest=""), 8, "several", True),
+        (said("RUNNING", 0, digest="aa"), 0, "the gateway's", False),
+        (said("UNHEALTHY", digest="aa"), 0, "the gateway's", False),
     ],
 )
-def test_status_says_whose_bundle_the_replicas_hold(found, bundle, good):
-    application = Application("stockade-tiny-1", {"bundles": {"tiny/1": {"directory": "/b", "digest": "aa"}}}, {})
+def test_status_says_whose_bundle_the_replicas_hold(found, models_max, bundle, good):
+    bundles = {"tiny/1": {"directory": "/b", "digest": "aa"}}
+    application = Application("stockade-tiny-1", {"bundles": bundles, "models_max": models_max}, {})
     row = row_of("stockade-tiny-1", application, found)
     assert (row["bundle"], row["ok"]) == (bundle, good)
