@@ -51,6 +51,7 @@ from ops.audit.checkpoint import SignerKey
 from ops.audit.errors import AuditError
 from ops.audit.keys import KeyStore
 from ops.audit.restore import restore_log
+from ops.audit.sources import DirectorySource
 
 __all__ = ["AIMS", "run"]
 
@@ -204,7 +205,7 @@ class _sampled:  # noqa: N801 (used as a function)
 
 def _restore(log: Path, target: Path, signer: SignerKey, count: int) -> dict[str, Any]:
     began_s = time.perf_counter()
-    restored = restore_log([log], target, signer.verifier)
+    restored = restore_log([DirectorySource(log)], target, signer.verifier)
     copied_s = time.perf_counter() - began_s
     verified = _verify(target, signer, count)
     took_s = copied_s + verified["verify_s"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Match = tuple[tuple[str, ...], str]
 
-__all__ = ["AuditParser", "add_key_verb", "add_verbs"]
+__all__ = ["A_REPLICA", "AuditParser", "add_key_verb", "add_verbs", "log_place", "reaching_stores"]
 
 EX_AUDIT_USAGE = 4
 INDEX_MAX = 2**63 - 2
@@ -29,6 +29,7 @@ LINES_MAX = 1_000_000
 ROWS_MAX = 10_000_000
 MEMORY_MIB_MAX = 1 << 20
 A_LOG = "the log, or a directory of `stockade init`"
+A_REPLICA = "a replica's URL: s3://, gs://, az://, file://"
 A_POLICY = "trusted logs and witnesses, and the quorum (c2sp.org/tlog-policy)"
 
 
@@ -72,11 +73,9 @@ def log_place(text: str) -> Path | str:
 def add_verbs(verb: Verb, audit: Any) -> None:
     """Add the verbs to `stockade audit`; `verb` adds one."""
     verify = verb(audit, "verify", lazy("verify_url"), "verify a log, or a receipt, with nothing but its public key")
-    place = "or a replica's URL: s3://, gs://, az://, file://"
+    place = f"or {A_REPLICA}"
     verify.add_argument("directory", type=log_place, metavar="DIR", help=f"{A_LOG}; or a .tlog-proof file; {place}")
-    verify.add_argument("--endpoint", metavar="URL", help="of an S3 of your own: http://127.0.0.1:8333")
-    verify.add_argument("--region", help="of an S3 bucket (default: us-east-1)")
-    verify.add_argument("--credentials", type=Path, metavar="FILE", help="JSON object, as for `audit.replication`")
+    reaching_stores(verify)
     verify.add_argument("--vkey", action="append", default=[], help="the log's key, or a file that holds it")
     verify.add_argument("--policy", type=Path, metavar="FILE", help=A_POLICY)
     verify.add_argument(
@@ -133,6 +132,13 @@ def add_verbs(verb: Verb, audit: Any) -> None:
         each.add_argument("--json", action="store_true", help="print what was found, or done, as JSON")
 
 
+def reaching_stores(verb: argparse.ArgumentParser) -> None:
+    """Add how object stores are reached."""
+    verb.add_argument("--endpoint", metavar="URL", help="of an S3 of your own: http://127.0.0.1:8333")
+    verb.add_argument("--region", help="of an S3 bucket (default: us-east-1)")
+    verb.add_argument("--credentials", type=Path, metavar="FILE", help="JSON object, as for `audit.replication`")
+
+
 def add_query(verb: Verb, audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit query`."""
     query = verb(audit, "query", lazy("audit_query"), "ask the log in SQL: one SELECT over the table `entries`")
@@ -164,8 +170,15 @@ def add_restore(verb: Verb, audit: Any) -> argparse.ArgumentParser:
         "another copy; 3 restored, and a larger tree is known: the origin is sealed; 4 usage."
     )
     restore.add_argument(
-        "--from", dest="sources", type=Path, action="append", required=True, metavar="DIR", help="what is left: a copy"
+        "--from",
+        dest="sources",
+        type=log_place,
+        action="append",
+        required=True,
+        metavar="DIR",
+        help=f"what is left: a copy, or {A_REPLICA}",
     )
+    reaching_stores(restore)
     restore.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes; not a running log's")
     restore.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
     restore.add_argument("--policy", type=Path, metavar="FILE", help=f"{A_POLICY}; its witnesses are asked")

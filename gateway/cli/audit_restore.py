@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.cli.log_store import source_at
 from gateway.cli.verify import bar, fail, read_key
 from gateway.config.document import unusable
 from ops.audit.checkpoint import open_checkpoint, parse_skey, parse_vkey
@@ -27,6 +28,7 @@ from ops.audit.errors import (
     HistoriesDiffer,
     NothingToRestore,
     RestoreIncomplete,
+    StoreUnavailable,
     SuccessionRefused,
     WitnessError,
 )
@@ -51,10 +53,9 @@ def run(options: argparse.Namespace) -> int:
         vkey = key_of(options.vkey, policy)
         notes = [(str(file), file.read_bytes()) for file in options.seen] + ask(policy, vkey, options.timeout)
         target, known = target_of(options.target, vkey)
+        sources = [source_at(place, options) for place in options.sources]
         with bar(Console(stderr=True), "restoring") as advance:
-            done = restore_log(
-                options.sources, options.out / "log", vkey, notes=notes + known, target=target, progress=advance
-            )
+            done = restore_log(sources, options.out / "log", vkey, notes=notes + known, target=target, progress=advance)
         report = verify_log(options.out / "log", [str(vkey)])
         if report.exit_code not in {OK, INCOMPLETE if done.payloads_missing else OK}:
             what = report.findings[0]
@@ -75,7 +76,7 @@ def refused(problem: AuditError | ValueError | OSError) -> int:
             for path in problem.missing[1:SHOWN_MAX]:
                 fail(f"no source has {path} as it should be")
             return fail(f"incomplete: {problem}; bring another copy and call again", INCOMPLETE)
-        case NothingToRestore():
+        case NothingToRestore() | StoreUnavailable():  # what was fetched is kept
             return fail(str(problem), INCOMPLETE)
         case SuccessionRefused():
             return fail(str(problem), STALE)

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 
 from gateway.cli.backup_plan import OUTSIDE, plan_of
+from gateway.cli.log_store import source_at
 from gateway.config.config import load_config
 from gateway.config.document import FileRejected, unusable
 from ops.audit.checkpoint import open_checkpoint, parse_vkey
@@ -201,6 +202,7 @@ def restore(options: argparse.Namespace) -> int:
     """Put a backup into a new directory, and say whether its log may go on."""
     repository = Repository.open(options.repository, read_key(options.key))
     name = chosen(repository, options.backup)
+    sources = [source_at(place, options) for place in options.log_from]
     with counting("restoring") as advance:
         done = restore_backup(repository, name, options.out, now_ns=time.time_ns(), progress=advance)
     log = done.manifest.log
@@ -210,7 +212,7 @@ def restore(options: argparse.Namespace) -> int:
         notes = [(str(file), file.read_bytes()) for file in options.seen]
         notes += [(str(file), file.read_bytes()) for file in options.out.rglob("cosigned") if file.is_file()]
         try:
-            opened = reopen(options.out, log, sources=options.log_from, notes=notes, wanted=options.go_on)
+            opened = reopen(options.out, log, sources=sources, notes=notes, wanted=options.go_on)
         except SuccessionRefused as problem:
             refusal = problem
     tell_restored(options, name, done, opened)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli.arguments import whole
-from gateway.cli.audit_arguments import lazy
+from gateway.cli.audit_arguments import A_REPLICA, lazy, log_place, reaching_stores
 
 if TYPE_CHECKING:
     import argparse
@@ -53,8 +53,14 @@ def add_restore(verb: Verb, verbs: Any) -> None:
     choosing(restore)
     restore.add_argument("--out", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet")
     restore.add_argument(
-        "--log-from", type=Path, action="append", default=[], metavar="DIR", help="another copy of the log: a mirror"
+        "--log-from",
+        type=log_place,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help=f"another copy of the log: a mirror, or {A_REPLICA}",
     )
+    reaching_stores(restore)
     restore.add_argument(
         "--seen", type=Path, action="append", default=[], metavar="FILE", help="a checkpoint that is known: cosigned"
     )

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from gateway.cli.log_store import opened
 from gateway.cli.verify import bar, fail
 from gateway.cli.verify import run as verify
 from ops.audit.errors import ReadError, StoreError
 from ops.audit.fetch_log import fetch_log
-from ops.audit.object_store import Place, open_store, read_credentials
 from ops.audit.verify import INCOMPLETE
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(url, Path):
         return verify(options)
     try:
-        credentials = {} if options.credentials is None else read_credentials(options.credentials)
-        store = open_store(Place(url, options.endpoint, options.region, credentials))
+        store = opened(url, options)
         with TemporaryDirectory(prefix="stockade-verify-") as fetched:
             with bar(Console(stderr=options.json), "fetching") as advance:
                 fetch_log(store, Path(fetched), advance)

@@ -5,14 +5,14 @@ are, and `verify` judges what has come. What is missing in the store is missing 
 without a sync.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from ops.audit.checkpoint import parse_checkpoint
 from ops.audit.errors import NoteError, ReadError, TileError
+from ops.audit.object_store import Listed
 from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, hash_levels, level_size, parse_path
 
 __all__ = ["fetch_log"]
@@ -22,16 +22,6 @@ READERS = 8
 GROUP_FILES = 64
 
 Progress = Callable[[int, int], None]
-
-
-class Listed(Protocol):
-    """A store that can be read, and listed."""
-
-    def get(self, key: str) -> bytes | None:
-        """What stands there, None where nothing does. Raises StoreUnavailable and StoreRefused."""
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        """The keys below a prefix, in any order. Raises as `get`."""
 
 
 def fetch_log(store: Listed, target: Path, progress: Progress | None = None) -> int:

@@ -23,11 +23,24 @@ import orjson
 
 from ops.audit.errors import StoreRefused
 
-__all__ = ["MISSING_EXTRA", "Inspected", "Lock", "ObjectStore", "Place", "installed", "open_store", "read_credentials"]
+__all__ = [
+    "CHECKPOINTS",
+    "MISSING_EXTRA",
+    "Inspected",
+    "Listed",
+    "Lock",
+    "ObjectStore",
+    "Place",
+    "checkpoint_key",
+    "installed",
+    "open_store",
+    "read_credentials",
+]
 
 MISSING_EXTRA = "object stores need the extra `objects`; run `pip install 'stockade[objects]'`"
 SCHEMES = ("s3", "gs", "az", "file")
 CREDENTIALS_BYTES_MAX = 65_536
+CHECKPOINTS = "checkpoints"  # each that was copied, by its size; the other keys are those of a log
 
 
 class ObjectStore(Protocol):
@@ -51,11 +64,18 @@ class Lock:
     until: datetime
 
 
-class Inspected(ObjectStore, Protocol):
-    """A store of which more can be asked. Raises as `ObjectStore`."""
+class Listed(Protocol):
+    """A store that can be read, and listed. Thread-safe. Raises as `ObjectStore`."""
+
+    def get(self, key: str) -> bytes | None:
+        """What stands there, None where nothing does."""
 
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys below a prefix that ends in a slash, in any order."""
+
+
+class Inspected(ObjectStore, Listed, Protocol):
+    """A store of which more can be asked. Raises as `ObjectStore`."""
 
     def lock_of(self, key: str) -> Lock | None:
         """How an object is locked; None where it is not, or where the store does not tell."""
@@ -74,6 +94,11 @@ class Place:
     region: str | None = None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout_s: float = 10.0
+
+
+def checkpoint_key(size: int) -> str:
+    """Where the checkpoint of this size stays."""
+    return f"{CHECKPOINTS}/{size:020d}"
 
 
 def installed() -> bool:

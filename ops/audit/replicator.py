@@ -37,7 +37,7 @@ from ops.audit.errors import (
 )
 from ops.audit.log_growth import check_growth
 from ops.audit.merkle import EMPTY_ROOT, verify_consistency
-from ops.audit.object_store import Lock, ObjectStore
+from ops.audit.object_store import Lock, ObjectStore, checkpoint_key
 from ops.audit.read import LogReader, pack_paths
 from ops.audit.tiles import (
     BLOBS,
@@ -51,7 +51,7 @@ from ops.audit.tiles import (
     tiles_between,
 )
 
-__all__ = ["CHECKPOINT", "Behind", "Locks", "Replicator", "checkpoint_key"]
+__all__ = ["CHECKPOINT", "Behind", "Locks", "Replicator"]
 
 CHECKPOINT = "checkpoint"
 WRITERS = 8
@@ -76,11 +76,6 @@ class Behind:
 
     entries: int
     since_ns: int | None
-
-
-def checkpoint_key(size: int) -> str:
-    """Where the checkpoint of this size stays."""
-    return f"checkpoints/{size:020d}"
 
 
 @dataclass(slots=True)

@@ -12,13 +12,13 @@ Rules:
 5. Whether the origin may go on is told by `Restoration.newer`, and done by `succession`. Nothing is sealed or opened
    here.
 
-Sources are directories: a copy, a mirror, a mounted bucket, what is left on a failing disk. What a disk will not read
-is missing there, no more.
+Sources (`sources`) are directories and object stores. A store that keeps each of its checkpoints is asked for the one
+that the target needs; the others are not read.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint
@@ -35,14 +35,11 @@ from ops.audit.errors import (
     TileError,
 )
 from ops.audit.merkle import verify_consistency
+from ops.audit.object_store import CHECKPOINTS, checkpoint_key
 from ops.audit.read import LogReader
-from ops.audit.restore_files import INCOMING, TreeFiles, read_or_none
-from ops.audit.tiles import (
-    ENTRIES,
-    TILE_WIDTH,
-    Tile,
-    split_bundle,
-)
+from ops.audit.restore_files import INCOMING, TreeFiles
+from ops.audit.sources import DirectorySource, Source, numbers, read_or_none, versions
+from ops.audit.tiles import ENTRIES, TILE_WIDTH, Tile, split_bundle
 
 __all__ = ["Restoration", "Seen", "Target", "restore_log", "seen_in"]
 
@@ -86,21 +83,43 @@ class Restoration:
         return max([self.seen.checkpoint.size, *(each.checkpoint.size for each in self.newer)])
 
 
-def seen_in(sources: Iterable[Path], notes: Iterable[tuple[str, bytes]], vkey: VerifierKey) -> list[Seen]:
-    """The checkpoints in these sources and notes that the log's key signed; others are as none."""
+def seen_in(
+    sources: Sequence[Source], notes: Iterable[tuple[str, bytes]], vkey: VerifierKey, target: Target
+) -> list[Seen]:
+    """The checkpoints in these sources and notes that the log's key signed; others are as none. Raises StoreError."""
     found: list[Seen] = []
-    held = ((str(each), each / CHECKPOINT) for each in sources)
-    for where, note in chain(((where, read_or_none(path)) for where, path in held), notes):
-        if note is not None:
-            try:
-                found.append(Seen(note, open_checkpoint(note, [vkey]), where))
-            except NoteError:
-                continue
+    for where, note in (*_notes(sources, target), *notes):
+        try:
+            found.append(Seen(note, open_checkpoint(note, [vkey]), where))
+        except NoteError:
+            continue
     return found
 
 
+def _notes(sources: Sequence[Source], target: Target) -> Iterator[tuple[str, bytes]]:
+    """The newest checkpoint of each source, and of those that it keeps the smallest one that holds the target."""
+    for source in sources:
+        kept = _kept_for(source, sources, target)
+        for path in (CHECKPOINT, *(() if kept is None else (checkpoint_key(kept),))):
+            if (note := source.read(path)) is not None:
+                yield source.where, note
+
+
+def _kept_for(source: Source, sources: Sequence[Source], target: Target) -> int | None:
+    if target == Target():
+        return None
+    sizes = numbers(source, CHECKPOINTS)
+    if target.size is not None:
+        at = bisect_left(sizes, target.size)
+    elif target.index is not None:
+        at = bisect_right(sizes, target.index)
+    else:
+        at = bisect_left(sizes, target.time_ns or 0, key=lambda size: _last_time_ns(size, sources))
+    return sizes[at] if at < len(sizes) else None
+
+
 def restore_log(
-    sources: Sequence[Path],
+    sources: Sequence[Source],
     out: Path,
     vkey: VerifierKey,
     *,
@@ -111,7 +130,7 @@ def restore_log(
     """Restore a log into `out`.
 
     Args:
-        sources: directories that hold a log, or what is left of it.
+        sources: what holds the log, or what is left of it.
         out: where it goes; what an earlier run left there is gone on with.
         vkey: the log's key; not from the machine that was lost.
         notes: checkpoints known from elsewhere, each with where it is from: cosigned ones, those of witnesses.
@@ -123,15 +142,17 @@ def restore_log(
         RestoreRefused: `out` holds something else, or more.
         HistoriesDiffer: two checkpoints that are of one key and not of one history.
         RestoreIncomplete: files that no source has as they should be; what is right stays in `out`.
+        StoreError: an object store does not answer, or refuses; what was fetched stays in `out`. Call again.
         OSError: `out` cannot be written. Call again.
     """
     _demand_room(sources, out, vkey)
-    places = [out, *sources]
-    known = seen_in(places, notes, vkey)
+    places = [DirectorySource(out), *sources]
+    wanted = target or Target()
+    known = seen_in(places, notes, vkey, wanted)
     if not known:
         raise NothingToRestore(f"none of the sources holds a checkpoint of {vkey.name} under this key")
     problem: RestoreIncomplete | None = None
-    for seen in _candidates(known, places, target or Target()):
+    for seen in _candidates(known, places, wanted):
         work = TreeFiles(places, out, seen.checkpoint)
         edge = work.edge()
         if (held := _held(out, vkey)) > seen.checkpoint.size:
@@ -149,12 +170,13 @@ def restore_log(
     raise problem or NothingToRestore("no checkpoint that is known holds what is asked for")
 
 
-def _demand_room(sources: Sequence[Path], out: Path, vkey: VerifierKey) -> None:
+def _demand_room(sources: Sequence[Source], out: Path, vkey: VerifierKey) -> None:
     """Raise RestoreRefused where something else lies, or where a source would be written to."""
     if not out.exists():
         for changed in make_directories(out):
             sync_directory(changed)
-    if any(source.exists() and source.samefile(out) for source in sources):
+    directories = [each.path for each in sources if isinstance(each, DirectorySource)]
+    if any(each.exists() and each.samefile(out) for each in directories):
         raise RestoreRefused(f"{out} is a source; name a new directory")
     if strange := sorted(each.name for each in out.iterdir() if each.name not in OURS):
         raise RestoreRefused(f"{out} holds something else, such as {strange[0]}; name a new directory")
@@ -170,7 +192,7 @@ def _held(out: Path, vkey: VerifierKey) -> int:
         raise RestoreRefused(f"{out} holds another log: {error}") from error
 
 
-def _candidates(known: Sequence[Seen], places: Sequence[Path], target: Target) -> list[Seen]:
+def _candidates(known: Sequence[Seen], places: Sequence[Source], target: Target) -> list[Seen]:
     """The checkpoints that hold the target, best first: without one, the largest."""
     ordered = sorted(known, key=lambda each: each.checkpoint.size)
     if target.size is not None:
@@ -178,21 +200,20 @@ def _candidates(known: Sequence[Seen], places: Sequence[Path], target: Target) -
     if target.index is not None:
         return [each for each in ordered if each.checkpoint.size > target.index]
     if target.time_ns is not None:
-        later = [each for each in ordered if _last_time_ns(each.checkpoint, places) >= target.time_ns]
+        later = [each for each in ordered if _last_time_ns(each.checkpoint.size, places) >= target.time_ns]
         return later or ordered[::-1]
     return ordered[::-1]
 
 
-def _last_time_ns(checkpoint: Checkpoint, places: Sequence[Path]) -> int:
+def _last_time_ns(size: int, places: Sequence[Source]) -> int:
     """When the last entry of a tree was written, as the first source says that has it; -1 when none has."""
+    bundle, at = divmod(size - 1, TILE_WIDTH)
     for place in places:
-        work = TreeFiles([place], place, checkpoint)
-        try:
-            bundle, width = divmod(checkpoint.size - 1, TILE_WIDTH)
-            for data in work.candidates(Tile(ENTRIES, bundle, width + 1)):
-                return int(check(split_bundle(data)[width]).time_ns)
-        except (TileError, EntryError, IndexError):
-            continue
+        for data in versions(place, Tile(ENTRIES, bundle, at + 1)):
+            try:
+                return int(check(split_bundle(data)[at]).time_ns)
+            except (TileError, EntryError, IndexError):
+                continue
     return -1
 
 

@@ -5,21 +5,23 @@ each of which gives its hash in the tile above; then the bundles, whose entries 
 which have the digests that entries name. What is right in the target already is kept.
 """
 
-import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice, product
+from itertools import chain, islice, product
 from pathlib import Path
+from typing import TypeVar
 
 from ops.audit.checkpoint import Checkpoint
-from ops.audit.durable import make_directories, sync_directory
+from ops.audit.durable import make_directories, sync_directory, sync_file
 from ops.audit.entry import check, payload_hashes
 from ops.audit.errors import EntryError, ReadError, RestoreIncomplete, TileError
 from ops.audit.merkle import HASH_BYTES, fold, leaf_hash, range_root
 from ops.audit.read import LogReader, pack_paths
+from ops.audit.sources import Source, numbers, read_or_none, versions
 from ops.audit.tiles import (
     BLOBS,
     ENTRIES,
@@ -37,23 +39,33 @@ from ops.audit.tiles import (
     tiles_between,
 )
 
-__all__ = ["INCOMING", "TreeFiles", "read_or_none"]
+__all__ = ["INCOMING", "TreeFiles"]
 
 INCOMING = "incoming"  # the file that is being written
 MISSING_MAX = 1000
+READERS = 8  # so many bundles with their payloads are in memory at once
 SYNC_THREADS = 8
 EDGES_MAX = 4096  # combinations of what sources hold at the right edge
 
 Progress = Callable[[int, int], None]
-Wanted = Callable[[bytes], bytes | None]
-"""What of a file's bytes is right and wanted; None when they are of another tree."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A bundle as it should be, None where no source has it, and the payloads that its entries name."""
+
+    bundle: bytes | None
+    pack: bytes = b""
+    payloads_missing: int = 0
 
 
 @dataclass(slots=True)
 class TreeFiles:
-    """The files of one tree: where to look for them, and where they go."""
+    """The files of one tree: where to look for them, `out` first, and where they go."""
 
-    places: Sequence[Path]
+    sources: Sequence[Source]
     out: Path
     checkpoint: Checkpoint
     written: int = 0
@@ -62,34 +74,28 @@ class TreeFiles:
     missing: list[str] = field(default_factory=list)
     fresh: list[Path] = field(default_factory=list)
 
-    def candidates(self, tile: Tile) -> Iterator[bytes]:
-        """What the sources have at the place of a tile: of its width, or wider, which begins with it."""
-        for place in self.places:
-            partial = place / tile.partial_directory
-            try:
-                names = [int(each.name) for each in partial.iterdir() if each.name.isdigit()]
-            except OSError:
-                names = []
-            wider = [partial / str(width) for width in sorted(names) if width >= tile.width]
-            for path in (place / tile.full_path, *wider):
-                data = read_or_none(path)
-                if data is not None:
-                    yield data
-
     def edge(self) -> dict[str, bytes] | None:
         """The partial hash tiles of the tree by path, when a source has those that give the root; else None."""
         partial = [tile for tile in hash_tiles_between(0, self.checkpoint.size) if tile.partial]
-        choices = [[_cut(tile, data) for data in self._edge_candidates(tile)] for tile in partial]
-        for chosen in islice(product(*choices), EDGES_MAX):
-            edge = {tile.path: data for tile, data in zip(partial, chosen, strict=True)}
-            if self._gives_root(edge):
-                return edge
+        for most in (1, None):  # mostly the first of each is right, and the others need not be read
+            choices = [dict.fromkeys(islice(self._edge_candidates(tile), most)) for tile in partial]
+            for chosen in islice(product(*choices), EDGES_MAX):
+                edge = {tile.path: data for tile, data in zip(partial, chosen, strict=True)}
+                if self._gives_root(edge):
+                    return edge
         return None
 
     def _edge_candidates(self, tile: Tile) -> Iterator[bytes]:
-        yield from self.candidates(tile)
+        hashes = chain(self._candidates(tile), self._leaves(tile))
+        return (each[: tile.width * HASH_BYTES] for each in hashes)
+
+    def _candidates(self, tile: Tile) -> Iterator[bytes]:
+        return chain.from_iterable(versions(source, tile) for source in self.sources)
+
+    def _leaves(self, tile: Tile) -> Iterator[bytes]:
+        """The leaf hashes of the bundles at the place of a tile of level 0."""
         if tile.level == 0:
-            yield from filter(None, map(_leaves, self.candidates(Tile(ENTRIES, tile.index, tile.width))))
+            yield from filter(None, map(_leaf_hashes, self._candidates(Tile(ENTRIES, tile.index, tile.width))))
 
     def _gives_root(self, edge: dict[str, bytes]) -> bool:
         size = self.checkpoint.size
@@ -105,27 +111,28 @@ class TreeFiles:
             return False
 
     def restore(self, edge: dict[str, bytes], progress: Progress | None) -> None:
-        """Have every file of the tree in the target. Raises RestoreIncomplete."""
+        """Have every file of the tree in the target. Raises RestoreIncomplete, StoreError."""
         for path, data in edge.items():
             self._put(path, data)
-        for level in reversed(hash_levels(self.checkpoint.size)):
-            self._level(level)
-        if self.missing:
-            raise RestoreIncomplete(self.missing)
-        reader = LogReader(self.out, self.checkpoint)
-        for tile in tiles_between(ENTRIES, 0, self.checkpoint.size):
-            leaves = b"".join(reader.hashes(0, tile.index * TILE_WIDTH, tile.width))
-            entries = self._bundle(tile, leaves)
-            if entries is not None:
-                self._payloads(tile, entries)
-            if progress is not None:
-                progress(tile.index * TILE_WIDTH + tile.width, self.checkpoint.size)
-        if self.missing:
-            raise RestoreIncomplete(self.missing)
+        with ThreadPoolExecutor(READERS, thread_name_prefix="restore") as pool:
+            for level in reversed(hash_levels(self.checkpoint.size)):
+                for (tile, _), hashes in ahead(pool, self._hashes, self._below(level)):
+                    self._put_found(tile.path, hashes)
+            self._demand_all()
+            for tile, found in ahead(pool, self._entries, tiles_between(ENTRIES, 0, self.checkpoint.size)):
+                self._put_found(tile.path, found.bundle)
+                self._put_pack(tile, found)
+                if progress is not None:
+                    progress(tile.index * TILE_WIDTH + tile.width, self.checkpoint.size)
+        self._demand_all()
         self._sync()
 
-    def _level(self, level: int) -> None:
-        """The full tiles of a level; each has to give its hash in the level above, which is there already."""
+    def _demand_all(self) -> None:
+        if self.missing:
+            raise RestoreIncomplete(self.missing)
+
+    def _below(self, level: int) -> Iterator[tuple[Tile, bytes]]:
+        """The full tiles of a level with the hash that each has in the level above, which is in the target already."""
         above = LogReader(self.out, self.checkpoint)
         count = level_size(level + 1, self.checkpoint.size)
         for first in range(0, count, TILE_WIDTH):
@@ -134,57 +141,50 @@ class TreeFiles:
             except (ReadError, TileError):
                 continue  # the tile above is missing, and named already
             for index, parent in enumerate(parents, first):
-                self._choose(Tile(level, index), _hashes_of(parent))
+                yield Tile(level, index), parent
 
-    def _choose(self, tile: Tile, wanted: Wanted) -> bytes | None:
-        """Put the first candidate that is right; at level 0 the bundle gives the hashes as well."""
-        for data in self.candidates(tile):
-            if (right := wanted(data)) is not None:
-                self._put(tile.path, right)
-                return right
-        if tile.level == 0:
-            for data in self.candidates(Tile(ENTRIES, tile.index)):
-                if (hashes := _leaves(data)) and (right := wanted(hashes)) is not None:
-                    self._put(tile.path, right)
-                    return right
-        self._miss(tile.path)
-        return None
+    def _hashes(self, wanted: tuple[Tile, bytes]) -> bytes | None:
+        """The first candidate for a full tile that gives its hash; at level 0 bundles give hashes as well."""
+        tile, parent = wanted
+        hashes = chain(self._candidates(tile), self._leaves(tile))
+        return next((each for each in hashes if _gives(each, parent)), None)
 
-    def _bundle(self, tile: Tile, leaves: bytes) -> list[bytes] | None:
-        def wanted(data: bytes) -> bytes | None:
+    def _entries(self, tile: Tile) -> Found:
+        """The first bundle whose entries have the leaf hashes in the target, with what payloads the sources have."""
+        leaves = b"".join(LogReader(self.out, self.checkpoint).hashes(0, tile.index * TILE_WIDTH, tile.width))
+        for data in self._candidates(tile):
             try:
                 entries = split_bundle(data)[: tile.width]
             except TileError:
-                return None
-            if b"".join(map(leaf_hash, entries)) != leaves:
-                return None
-            return b"".join(map(frame_entry, entries))
+                continue
+            if b"".join(map(leaf_hash, entries)) == leaves:
+                return self._with_payloads(tile, entries)
+        return Found(None)
 
-        data = self._choose(tile, wanted)
-        return None if data is None else split_bundle(data)
-
-    def _payloads(self, tile: Tile, entries: Sequence[bytes]) -> None:
-        """The pack of a bundle, of the payloads that its entries name, as far as the sources have them."""
+    def _with_payloads(self, tile: Tile, entries: Sequence[bytes]) -> Found:
         named = list(_named(entries))
-        if not named:
-            return
-        held: dict[bytes, bytes] = {}
-        for place in self.places:
-            for path in _packs(place, tile.index):
-                try:
-                    held |= {sha256(blob).digest(): blob for blob in split_pack(read_or_none(path) or b"")}
-                except TileError:
-                    continue
-            if held.keys() >= set(named):
-                break
+        wanted, held = set(named), dict[bytes, bytes]()
+        packs = chain.from_iterable(_packs(source, tile.index) for source in self.sources)
+        while not held.keys() >= wanted and (pack := next(packs, None)) is not None:
+            with suppress(TileError):
+                held |= {sha256(blob).digest(): blob for blob in split_pack(pack)}
         blobs = [held[digest] for digest in named if digest in held]
-        self.payloads_missing += len(named) - len(blobs)
+        return Found(b"".join(map(frame_entry, entries)), join_pack(blobs), len(named) - len(blobs))
+
+    def _put_found(self, path: str, data: bytes | None) -> None:
+        if data is not None:
+            self._put(path, data)
+        elif len(self.missing) < MISSING_MAX:
+            self.missing.append(path)
+
+    def _put_pack(self, tile: Tile, found: Found) -> None:
+        self.payloads_missing += found.payloads_missing
         pack = Tile(BLOBS, tile.index, tile.width).path
-        for narrower in _packs(self.out, tile.index):  # of a smaller tree: what is in them is in the one that follows
+        for narrower in pack_paths(self.out, tile.index):  # of a smaller tree: the one that follows has it all
             if narrower != self.out / pack:
                 narrower.unlink()
-        if blobs:
-            self._put(pack, join_pack(blobs))
+        if found.pack:
+            self._put(pack, found.pack)
 
     def _put(self, path: str, data: bytes) -> None:
         final = self.out / path
@@ -198,44 +198,39 @@ class TreeFiles:
         self.fresh.append(final)
         self.written += 1
 
-    def _miss(self, path: str) -> None:
-        if len(self.missing) < MISSING_MAX:
-            self.missing.append(path)
-
     def _sync(self) -> None:
         """Make durable what was written, all at once: before the checkpoint is there, nothing relies on it."""
         directories = {self.out, self.out.parent}
         for path in self.fresh:
             directories |= {each for each in path.parents if each.is_relative_to(self.out)}
         with ThreadPoolExecutor(SYNC_THREADS) as pool:
-            list(pool.map(_sync_file, self.fresh))
+            list(pool.map(sync_file, self.fresh))
             list(pool.map(sync_directory, directories))
 
 
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def ahead(
+    pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], most: int = READERS
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with what came of it, in order. At most `most` are in work, or done and not taken yet."""
+    begun: deque[tuple[Item, Future[Result]]] = deque()
+    for item in items:
+        begun.append((item, pool.submit(work, item)))
+        if len(begun) == most:
+            first, result = begun.popleft()
+            yield first, result.result()
+    for first, result in begun:
+        yield first, result.result()
+
+
+def _gives(hashes: bytes, parent: bytes) -> bool:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        found = split_hashes(hashes)
+    except TileError:
+        return False
+    return len(found) == TILE_WIDTH and fold(found) == parent
 
 
-def _hashes_of(parent: bytes) -> Wanted:
-    def wanted(data: bytes) -> bytes | None:
-        try:
-            hashes = split_hashes(data)
-        except TileError:
-            return None
-        return data if len(hashes) == TILE_WIDTH and fold(hashes) == parent else None
-
-    return wanted
-
-
-def _cut(tile: Tile, data: bytes) -> bytes:
-    return data[: tile.width * HASH_BYTES]
-
-
-def _leaves(bundle: bytes) -> bytes | None:
+def _leaf_hashes(bundle: bytes) -> bytes | None:
     try:
         return b"".join(map(leaf_hash, split_bundle(bundle)))
     except TileError:
@@ -250,16 +245,11 @@ def _named(entries: Iterable[bytes]) -> Iterator[bytes]:
                 yield from payload_hashes(check(entry))
 
 
-def _packs(place: Path, bundle: int) -> list[Path]:
-    try:
-        return pack_paths(place, bundle)
-    except OSError:
-        return []
-
-
-def read_or_none(path: Path) -> bytes | None:
-    """A file, or None: a disk that fails is a source that does not have it."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
+def _packs(source: Source, bundle: int) -> Iterator[bytes]:
+    """The packs of a bundle that a source has, the full one first."""
+    pack = Tile(BLOBS, bundle)
+    if (data := source.read(pack.full_path)) is not None:
+        yield data
+    for width in numbers(source, pack.partial_directory):
+        if (data := source.read(f"{pack.partial_directory}/{width}")) is not None:
+            yield data

@@ -14,6 +14,7 @@ from pathlib import Path
 from ops.audit.checkpoint import Checkpoint, parse_checkpoint, parse_vkey
 from ops.audit.errors import CheckpointError, SuccessionRefused
 from ops.audit.restore import Restoration, restore_log
+from ops.audit.sources import Source
 from ops.audit.succession import go_on, seal
 from ops.audit.verify import INCOMPLETE, OK, verify_log
 from ops.backup.errors import BackupDamaged
@@ -38,7 +39,7 @@ def reopen(
     target: Path,
     log: BackedLog,
     *,
-    sources: Sequence[Path] = (),
+    sources: Sequence[Source] = (),
     notes: Sequence[tuple[str, bytes]] = (),
     wanted: bool,
 ) -> Reopened:
@@ -54,7 +55,7 @@ def reopen(
     Raises:
         BackupDamaged: the log does not verify.
         SuccessionRefused: going on was wanted, and more is known than there is. The origin is sealed.
-        RestoreError: as `restore_log`.
+        RestoreError, StoreError: as `restore_log`.
     """
     vkey = parse_vkey(log.vkey)
     directory, state, memory = (target / each for each in (log.directory, log.state_directory, log.memory))

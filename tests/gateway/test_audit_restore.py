@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import threading
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def test_it_goes_on_where_nothing_newer_is_known(logs, tmp_path, capsys):
     assert (code, facts["goes_on"]) == (OK, True)
     assert (tmp_path / "out/recorder/segments").is_dir()
     assert not (tmp_path / "out/recorder/sealed").exists()
+
+
+def test_a_replica_is_restored_from_its_url(logs, tmp_path, capsys):
+    url = (logs / "late").as_uri()
+    code, facts = run(capsys, "--from", url, "--out", tmp_path / "out", "--go-on")
+    assert (code, facts["size"], facts["checkpoint_from"], facts["goes_on"]) == (OK, 601, url, True)
+    code, facts = run(
+        capsys, "--from", "s3://nowhere/log", "--credentials", logs / "late/checkpoint", "--out", tmp_path
+    )
+    assert code == USAGE
+    assert "not a JSON object" in facts["problem"]
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        endpoint = f"http://127.0.0.1:{gone.getsockname()[1]}"
+    silent = ("--from", "s3://nowhere/log", "--endpoint", endpoint, "--credentials", tmp_path / "keys.json")
+    (tmp_path / "keys.json").write_text('{"access_key_id": "a", "secret_access_key": "b"}')
+    assert run(capsys, *silent, "--out", tmp_path / "none")[0] == INCOMPLETE
 
 
 def test_less_than_is_known_is_restored_sealed_and_followed_by_another_log(logs, tmp_path, capsys):

@@ -23,8 +23,8 @@ from ops.audit.errors import (
     StoreUnavailable,
 )
 from ops.audit.fetch_log import fetch_log
-from ops.audit.object_store import Inspected, Lock, Place, open_store, read_credentials
-from ops.audit.replicator import Behind, Replicator, checkpoint_key
+from ops.audit.object_store import Inspected, Lock, Place, checkpoint_key, open_store, read_credentials
+from ops.audit.replicator import Behind, Replicator
 from ops.audit.verify import verify_log
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log

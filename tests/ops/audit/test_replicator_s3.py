@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from ops.audit.errors import ReplicaDiffers, ReplicaUnlocked, StoreRefused, StoreUnavailable
-from ops.audit.object_store import Inspected, Place, open_store
-from ops.audit.replicator import Replicator, checkpoint_key
+from ops.audit.object_store import Inspected, Place, checkpoint_key, open_store
+from ops.audit.replicator import Replicator
+from ops.audit.restore import Target, restore_log
+from ops.audit.sources import StoreSource
+from ops.audit.verify import verify_log
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import OpenLog, open_log
 from tests.ops.audit.stores import held_in
@@ -54,6 +57,22 @@ def test_a_log_grows_there_and_verifies(log, server, url, tmp_path):
             grow(log, more)
         assert of(log, store, 2).replicate().size == log.appender.size
         sound(store, tmp_path / "fetched", log.appender.size)
+
+
+def test_a_log_is_restored_from_there(log, server, url, tmp_path):
+    store = open_store(server.place(url))
+    of(log, store).replicate()
+    early = log.appender.size
+    grow(log, 600)
+    of(log, store).replicate()
+    source = StoreSource(store, url)
+    for target, size in ((Target(), log.appender.size), (Target(index=early - 1), early)):
+        out = tmp_path / f"{size}"
+        assert restore_log([source], out, KEY.verifier, target=target).seen.checkpoint.size == size
+        assert verify_log(out, [str(KEY.verifier)], processes=0).exit_code == 0
+    refused = StoreSource(open_store(server.place(url, secret_access_key="wrong")), url)
+    with pytest.raises(StoreRefused):
+        restore_log([refused], tmp_path / "none", KEY.verifier)
 
 
 def test_what_was_put_is_never_overwritten(log, server, url):

@@ -13,6 +13,7 @@ from ops.audit.errors import ForkRefused, SuccessionRefused
 from ops.audit.read import LogReader
 from ops.audit.restore import restore_log
 from ops.audit.signer import SEALED, demand_unsealed
+from ops.audit.sources import DirectorySource
 from ops.audit.succession import begin_next, go_on, remember, seal
 from ops.audit.verify import verify_log
 from tests.faults.recorder_process import KEY, launch, settings_in
@@ -37,7 +38,7 @@ def halves(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def restored(source: Path, home: Path, notes: list[tuple[str, bytes]] | None = None):
-    return restore_log([source], home / "log", KEY.verifier, notes=notes or [])
+    return restore_log([DirectorySource(source)], home / "log", KEY.verifier, notes=notes or [])
 
 
 def test_the_recorders_parts_go_on_with_a_restored_log(halves, tmp_path):

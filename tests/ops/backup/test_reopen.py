@@ -9,6 +9,7 @@ import pytest
 
 from ops.audit.errors import HistoriesDiffer, LogCorrupted, SuccessionRefused
 from ops.audit.signer import SEALED
+from ops.audit.sources import DirectorySource
 from ops.audit.verify import verify_log
 from ops.backup import drill as module
 from ops.backup.drill import drill
@@ -42,7 +43,7 @@ def test_without_a_word_the_origin_is_sealed(back):
 
 
 def test_with_all_copies_the_log_is_complete_and_goes_on(made, back):
-    opened = reopen(back.target, back.manifest.log, sources=[made.log.directory], wanted=True)
+    opened = reopen(back.target, back.manifest.log, sources=[DirectorySource(made.log.directory)], wanted=True)
     assert (opened.size, opened.goes_on, opened.payloads_missing) == (901, True, 0)
     assert verify_log(back.target / "log", [VKEY], processes=0).size == 901
     recorder = launch(settings_at(back.target))
@@ -81,7 +82,7 @@ def test_a_copy_of_another_history_is_a_fork(made, back, tmp_path):
         other.append([small(number) for number in range(5000, 5700)])
         other.publish()
         with pytest.raises(HistoriesDiffer):
-            reopen(back.target, back.manifest.log, sources=[other.directory], wanted=True)
+            reopen(back.target, back.manifest.log, sources=[DirectorySource(other.directory)], wanted=True)
     assert made.log.appender.size == 901
 
 
