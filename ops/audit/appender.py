@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from ops.audit import entry
 from ops.audit.edge import Edge
-from ops.audit.errors import EntryError
+from ops.audit.errors import EntryError, EpochClosed
 from ops.audit.merkle import Frontier
 from ops.audit.segment_store import OpenSegment, SegmentStore
 from ops.audit.segments import BLOBS, FRAME_BYTES, RECORDS, TRAILER, TRAILER_BYTES, Header, Trailer, frame
@@ -105,7 +105,7 @@ def own_append(entries: Sequence[bytes]) -> Append:
 
 
 class Appender:
-    """Used from one thread. `size` is the size of the durable tree."""
+    """Used from one thread. `size` is the size of the durable tree; once it is `closed`, it has its last entry."""
 
     def __init__(
         self,
@@ -124,6 +124,7 @@ class Appender:
         self._origin_hash = sha256(origin.encode()).digest()
         self._previous = previous
         self.heartbeats = heartbeats
+        self.closed = False
         self._segment = self._begin(number)
 
     @property
@@ -154,7 +155,10 @@ class Appender:
         Raises:
             LogFull: as `reserve`.
             Poisoned: it is unknown what is durable.
+            EpochClosed: there is an `epoch-close` entry already.
         """
+        if self.closed:
+            raise EpochClosed("nothing follows the entry that closed the epoch")
         self.reserve(appends)
         segment = self._segment
         first = index = self.size
@@ -180,6 +184,7 @@ class Appender:
         segment.commit(parts)
         # Commit point: the group is durable. Whatever happens now, recovery finds it.
         self._previous = trailer.hash
+        self.closed = any("epoch-close" in append.kinds for append in appends)
         self._edge.add(grown, framed, blobs, trailer.size, root)
 
     def close(self) -> None:

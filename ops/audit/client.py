@@ -23,6 +23,7 @@ from typing import Protocol
 
 from ops.audit import protocol
 from ops.audit.entry import ENTRY_BYTES_MAX
+from ops.audit.epochs import origin_of
 from ops.audit.errors import AuditUnavailable, ProtocolError, Unavailability
 from ops.logging import Log
 
@@ -34,11 +35,12 @@ SEND_PARTS_MAX = 512
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Entries first_index .. first_index + count - 1 of the log `origin` are durable."""
+    """Entries first_index .. first_index + count - 1 of the log `origin`, its `epoch`, are durable."""
 
     origin: str
     first_index: int
     count: int
+    epoch: int = 1
 
 
 Done = Callable[[Receipt | AuditUnavailable], None]
@@ -82,7 +84,8 @@ class AuditClient:
         self._sock: socket.socket | None = None
         self._accepting = True
         self._inbox = b""
-        self._origin = ""
+        self._first_origin = ""
+        self._epoch = 1
         self._append_bytes_max = 0
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,7 +96,8 @@ class AuditClient:
 
     @property
     def origin(self) -> str:
-        return self._origin
+        """Of the epoch that appends go to now."""
+        return origin_of(self._first_origin, self._epoch)
 
     @property
     def available(self) -> bool:
@@ -151,7 +155,7 @@ class AuditClient:
             if not more:
                 raise ProtocolError("the recorder hung up before its hello")
             data += more
-        self._origin, self._append_bytes_max, taken = greeting
+        self._first_origin, self._epoch, self._append_bytes_max, taken = greeting
         self._inbox = b""
         self._accepting = True
         self._lost.clear()
@@ -282,13 +286,16 @@ class AuditClient:
             if kind == protocol.STATE:
                 self._accepting = value == 0
                 continue
+            if kind == protocol.EPOCH:
+                self._epoch = value
+                continue
             answered = self._take(count)
             index = value
             if (kind, value) == (protocol.REFUSED, protocol.INVALID):
                 invalid += sum(pending.count for pending in answered)
             for pending in answered:
                 if kind == protocol.ACK:
-                    self._tell(pending, Receipt(self._origin, index, pending.count))
+                    self._tell(pending, Receipt(self.origin, index, pending.count, self._epoch))
                 else:
                     self._tell(pending, AuditUnavailable("log_refused", protocol.REASONS.get(value, "")))
                 index += pending.count

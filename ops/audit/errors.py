@@ -50,6 +50,7 @@ AuditError
     ├── AppenderRunning      another appender holds this log
     ├── LogCorrupted         durable data contradicts itself
     ├── LogFull              no room for another segment
+    ├── EpochClosed          an epoch that was closed does not grow
     ├── ForkRefused          the signer was asked for a checkpoint that does not extend its last one
     └── Poisoned             an I/O error left it unknown what is durable
 ```
@@ -314,6 +315,10 @@ class ForkRefused(RecorderError):
     """The signer holds a checkpoint which the tree it was shown does not extend."""
 
     exit_code = 76
+
+
+class EpochClosed(RecorderError):
+    """An epoch that was closed does not grow."""
 
 
 class Poisoned(RecorderError):

@@ -1,4 +1,4 @@
-"""The entries that the recorder writes itself: genesis, heartbeat, recover, gap, outcome-unknown."""
+"""The entries that the recorder writes itself: genesis, heartbeat, recover, gap, epoch-close, outcome-unknown."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +39,10 @@ class OwnEntries:
         """Of the log `origin` this much was brought back; its entries from `size` to `lost_end` were not."""
         fields = {"lost_end": lost_end, "origin": origin, "root": root.hex(), "size": size}
         return self._entry("recover", cause="restored", cut_bytes=0, **fields)
+
+    def epoch_close(self, next_origin: str, size: int) -> bytes:
+        """The last entry of an epoch of `size` entries before it."""
+        return self._entry("epoch-close", next_origin=next_origin, size=size)
 
     def gap(self, state: str, reason: str, dropped: int) -> bytes:
         return self._entry("gap", state=state, reason=reason, dropped=dropped)

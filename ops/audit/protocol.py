@@ -6,11 +6,13 @@ Worker to recorder, one message an append:
 
 Recorder to worker, 16 bytes each: kind u8, three zeros, count u32, value u64.
 
-    HELLO   value = tree size, count = length of the JSON {"append_bytes_max", "origin"} that follows; sent once
+    HELLO   value = tree size, count = length of the JSON {"append_bytes_max", "epoch", "origin"} that follows; sent
+            once. `origin` is that of the first epoch
     ACK     the oldest `count` appends are durable, one after another; `value` is the index of their first entry
     REFUSED the oldest `count` appends were not taken; `value` is a reason
     STATE   unasked, at every change and after the hello of a recorder that is full: `value` is the reason why appends
             are refused from now on, 0 when they are taken again; `count` is 1
+    EPOCH   unasked: from here on indexes are those of the epoch `value`; `count` is 1
 
 Pure: bytes in, messages or `ProtocolError` out.
 """
@@ -24,7 +26,7 @@ import orjson
 from ops.audit.errors import INVALID_ENTRY, ProtocolError
 from ops.audit.tiles import join_pack
 
-HELLO, ACK, REFUSED, STATE = 1, 2, 3, 4
+HELLO, ACK, REFUSED, STATE, EPOCH = 1, 2, 3, 4, 5
 INVALID, DISK_FULL, BACKLOG, STOPPING = 1, 2, 3, 4
 REASONS = {INVALID: INVALID_ENTRY, DISK_FULL: "disk full", BACKLOG: "publishing is behind", STOPPING: "stopping"}
 
@@ -72,8 +74,8 @@ def reply(kind: int, count: int, value: int) -> bytes:
     return _REPLY.pack(kind, count, value)
 
 
-def hello(origin: str, size: int, append_bytes_max: int) -> bytes:
-    body = orjson.dumps({"append_bytes_max": append_bytes_max, "origin": origin})
+def hello(origin: str, epoch: int, size: int, append_bytes_max: int) -> bytes:
+    body = orjson.dumps({"append_bytes_max": append_bytes_max, "epoch": epoch, "origin": origin})
     return _REPLY.pack(HELLO, len(body), size) + body
 
 
@@ -85,13 +87,13 @@ def split_replies(data: bytes) -> tuple[list[tuple[int, int, int]], int]:
     """
     whole = len(data) // REPLY_BYTES * REPLY_BYTES
     replies = list(_REPLY.iter_unpack(memoryview(data)[:whole]))
-    if any(kind not in (ACK, REFUSED, STATE) or count == 0 for kind, count, _ in replies):
+    if any(kind not in (ACK, REFUSED, STATE, EPOCH) or count == 0 for kind, count, _ in replies):
         raise ProtocolError("a reply of unknown kind")
     return replies, whole
 
 
-def split_hello(data: bytes) -> tuple[str, int, int] | None:
-    """(origin, append_bytes_max, bytes taken) once the hello is complete, else None.
+def split_hello(data: bytes) -> tuple[str, int, int, int] | None:
+    """(first origin, epoch, append_bytes_max, bytes taken) once the hello is complete, else None.
 
     Raises:
         ProtocolError: when it is not a hello.
@@ -105,9 +107,9 @@ def split_hello(data: bytes) -> tuple[str, int, int] | None:
         return None
     try:
         body: Any = orjson.loads(data[REPLY_BYTES : REPLY_BYTES + count])
-        origin, append_bytes_max = body["origin"], body["append_bytes_max"]
+        origin, epoch, append_bytes_max = body["origin"], body["epoch"], body["append_bytes_max"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise ProtocolError("the recorder's hello is malformed") from error
-    if not isinstance(origin, str) or type(append_bytes_max) is not int:
+    if not isinstance(origin, str) or type(epoch) is not int or type(append_bytes_max) is not int:
         raise ProtocolError("the recorder's hello is malformed")
-    return origin, append_bytes_max, REPLY_BYTES + count
+    return origin, epoch, append_bytes_max, REPLY_BYTES + count

@@ -62,6 +62,10 @@ class PublishThread:
         if self.edge.backlog >= self._settings.publish_records:
             self._due.set()
 
+    def hurry(self) -> None:
+        """Publish what is durable now."""
+        self._due.set()
+
     def check(self) -> None:
         """Raises what stopped the thread, if something did."""
         if self._failure is not None:

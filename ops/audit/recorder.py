@@ -8,6 +8,7 @@ next group); another publishes. Rules:
    are refused at the door: nothing unverifiable gets into the log, and nobody speaks for the recorder.
 3. A failed sync poisons: nothing is acknowledged any more, the process ends with an error.
 4. Below its disk reserve, or with too much unpublished, it refuses rather than risk what it promised.
+5. Between two epochs (`writing`) appends wait; none is refused, and nobody is hung up on.
 
 It knows nothing of gateways beyond their entries and their in-flight rings.
 """
@@ -24,15 +25,16 @@ from ops.audit import protocol
 from ops.audit.appender import Append, Appender, check_append, own_append
 from ops.audit.durable import remove_files
 from ops.audit.errors import EntryError, LogFull, TileError
-from ops.audit.own_entries import OwnEntries
 from ops.audit.publish_thread import PublishThread
 from ops.audit.ring import left_over, ring_files
 from ops.audit.settings import RecorderSettings
 from ops.audit.workers import Worker, Workers
+from ops.audit.writing import Writing
 from ops.logging import Log
 
 TAIL_BYTES = 16 << 20  # how much of the recent log is searched for what an in-flight ring still holds
 LEASH_BYTES = 4096
+PAUSE_S = 0.005  # how often it is looked whether a closed epoch is public
 ENTRY_ID = re.compile(rb'"id":"([0-9a-f]{32})"')
 
 
@@ -47,25 +49,22 @@ class RecorderMetrics(Protocol):
 
 
 class Recorder:
-    """Built over an open `Appender` and a publishing thread (`recorder_main` is the composition root)."""
+    """Built over an open epoch (`recorder_main` is the composition root)."""
 
     def __init__(
         self,
         settings: RecorderSettings,
         *,
         listener: socket.socket,
-        appender: Appender,
-        publishing: PublishThread,
-        own: OwnEntries,
+        writing: Writing,
         metrics: RecorderMetrics | None,
         log: Log,
         monotonic_ms: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._listener = listener
-        self._appender = appender
-        self._publishing = publishing
-        self._own = own
+        self._writing = writing
+        self._own = writing.own
         self._metrics = metrics
         self._log = log
         self._monotonic_ms = monotonic_ms
@@ -112,25 +111,54 @@ class Recorder:
                 else:
                     self._workers.ready(key.fd, mask)
             self._publishing.check()
+            if self._between_epochs():
+                continue
             self._chores()
             self._commit_group()
         self._finish()
 
+    @property
+    def _appender(self) -> Appender:
+        return self._writing.appender
+
+    @property
+    def _publishing(self) -> PublishThread:
+        return self._writing.publishing
+
+    def _between_epochs(self) -> bool:
+        """Close an epoch when it is time, and open the next one when it can be. Returns whether nothing is open now."""
+        writing = self._writing
+        if writing.due and not writing.appender.closed and not self._full and not self._stopping:
+            self._commit_own([writing.closing_entry()])
+            writing.reached("closed")
+        if not writing.appender.closed:
+            return False
+        if not writing.follow():
+            return True
+        for worker in self._workers:
+            self._workers.send(worker, protocol.reply(protocol.EPOCH, 1, writing.number))
+        self._log("epoch-begun", origin=writing.origin)
+        return False
+
     def _timeout_s(self) -> float:
+        if self._appender.closed:
+            return PAUSE_S
         if self._workers.waiting:
             return 0.0
         return max(self._beat_at_ms - self._monotonic_ms(), 0) / 1000
 
     def _finish(self) -> None:
         """Commit what has arrived, and tell the rest that we are gone by closing."""
-        self._commit_what_was_sent()
+        if not self._appender.closed:
+            self._commit_what_was_sent()
         for worker in self._workers:
             self._workers.drop(worker)
         self._listener.close()
         self._selector.close()
 
     def _greeting(self) -> bytes:
-        greeting = protocol.hello(self._settings.origin, self._appender.size, self._settings.append_bytes_max)
+        settings = self._settings
+        greeting = protocol.hello(settings.origin, self._writing.number, self._appender.size, settings.append_bytes_max)
         return greeting + (_state(self._full) if self._full else b"")
 
     def _admit(self, worker: Worker, records: bytes, pack: bytes) -> None:

@@ -20,24 +20,22 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import orjson
 
-from ops.audit.appender import Appender, own_append
 from ops.audit.checkpoint import SignerKey, parse_skey
-from ops.audit.durable import make_directories, sync_directory, sync_file
+from ops.audit.durable import make_directories, sync_directory
 from ops.audit.entry import KINDS
 from ops.audit.errors import AppenderRunning, AuditError, LogCorrupted, LogFull, RecorderError, SettingsError
-from ops.audit.lock import AppenderFlock, LockDatabase
+from ops.audit.lock import AppenderFlock
 from ops.audit.own_entries import OwnEntries
 from ops.audit.publish_thread import PublishThread
-from ops.audit.publisher import Publisher
 from ops.audit.recorder import Recorder, RecorderMetrics
-from ops.audit.recovery import Recovered, read_checkpoint, recover
-from ops.audit.segment_store import SegmentStore
 from ops.audit.settings import RecorderSettings
-from ops.audit.signer import Signer, demand_unsealed
+from ops.audit.signer import demand_unsealed
+from ops.audit.writing import Writing
 from ops.logging import Log, configure
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -72,24 +70,6 @@ def leash() -> int | None:
     return 0 if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
 
 
-def prepare_directories(settings: RecorderSettings) -> None:
-    """Everything the recorder writes to exists, durably: also what a process made that was killed before its sync."""
-    state = settings.state_directory
-    changed: set[Path] = set()
-    for directory in (settings.directory, state, state / "segments", state / "staging", settings.rings_directory):
-        changed |= {*make_directories(directory), directory.parent}
-    for each in sorted(changed):
-        sync_directory(each)
-
-
-def opening_entry(own: OwnEntries, settings: RecorderSettings, key: SignerKey, found: Recovered) -> bytes:
-    """Genesis on an empty log, else `recover`, which says what this start found."""
-    size, root = found.edge.head()
-    if size == 0:
-        return own.genesis(settings.origin, str(key.verifier))
-    return own.recover(size, root, torn_bytes=found.torn_bytes, unpublished=found.edge.backlog)
-
-
 def load_metrics(settings: RecorderSettings, stack: contextlib.ExitStack) -> RecorderMetrics | None:
     """The gateway's metrics, where they are configured.
 
@@ -108,53 +88,11 @@ def load_metrics(settings: RecorderSettings, stack: contextlib.ExitStack) -> Rec
     return found
 
 
-def find(settings: RecorderSettings, key: SignerKey, lock: LockDatabase, store: SegmentStore) -> Recovered:
-    """The durable log, read and checked.
-
-    It is made durable first. A recorder that was killed may have left a group, or the name of a checkpoint, in memory
-    alone: what is built on it now must not outlive it.
-    """
-    segments = store.paths()
-    for path in segments:
-        sync_file(path)
-    for directory in (settings.state_directory / "segments", settings.directory):
-        sync_directory(directory)
-    public_file = settings.directory / "checkpoint"
-    public = public_file.read_bytes() if public_file.exists() else None
-    found = recover(
-        settings.directory,
-        segments,
-        settings.origin,
-        public=read_checkpoint(public, key.verifier, public_file),
-        signed=read_checkpoint(lock.read(), key.verifier, settings.state_directory / "lock.sqlite"),
-    )
-    for number, size in found.ends:
-        store.closed(number, size)
-    return found
-
-
-def go_on(
-    settings: RecorderSettings, key: SignerKey, store: SegmentStore, found: Recovered, own: OwnEntries
-) -> Appender:
-    """An appender in a new segment behind what was found, with the entry that says so."""
-    first = opening_entry(own, settings, key, found)
-    appender = Appender(
-        store,
-        found.edge,
-        found.frontier,
-        settings.origin,
-        number=found.next_number,
-        previous=found.previous,
-        heartbeats=found.heartbeats,
-    )
-    appender.commit([own_append([first])])
-    return appender
-
-
-def serve(settings: RecorderSettings, log: Log) -> None:
-    """Run until told to stop. Raises RecorderError and its kin."""
-    prepare_directories(settings)
+def serve(settings: RecorderSettings, log: Log, reached: Callable[[str], None]) -> None:
+    """Run until told to stop. Raises RecorderError and its kin. `reached`: see `Writing`."""
     state = settings.state_directory
+    for changed in make_directories(state):
+        sync_directory(changed)
     key = open_key(settings)
     wake_out, wake_in = socket.socketpair()
 
@@ -164,49 +102,41 @@ def serve(settings: RecorderSettings, log: Log) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(AppenderFlock(state / "appender.flock").close)
         demand_unsealed(state)
-        lock = stack.enter_context(LockDatabase(state / "lock.sqlite", settings.origin))
-        signer = Signer(key, settings.signing_key.with_suffix(".signed"))
-        store = SegmentStore(state / "segments", settings.segment_bytes)
-        found = find(settings, key, lock, store)
-        edge = found.edge
-        publisher = Publisher(
-            settings.directory, state / "staging", edge=edge, signer=signer, lock=lock, vkey=key.verifier
-        )
-        publisher.check_signed()
         metrics = load_metrics(settings, stack)
-        own = OwnEntries(settings.build, time.time_ns, lambda: secrets.token_bytes(16), settings.heartbeat_ms)
-        appender = go_on(settings, key, store, found, own)
-        stack.callback(appender.close)
 
         def published(size: int) -> None:
             if metrics is not None:
                 metrics.published(size, time.time())
 
-        publishing = PublishThread(
-            settings, edge=edge, publisher=publisher, store=store, wake=wake, published=published, log=log
+        writing = Writing(
+            settings,
+            key,
+            OwnEntries(settings.build, time.time_ns, lambda: secrets.token_bytes(16), settings.heartbeat_ms),
+            partial(PublishThread, wake=wake, published=published, log=log),
+            reached,
         )
+        writing.open()
+        stack.callback(writing.close)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: wake())
         recorder = Recorder(
             settings,
             listener=listen(settings.socket, settings.socket_mode),
-            appender=appender,
-            publishing=publishing,
-            own=own,
+            writing=writing,
             metrics=metrics,
             log=log,
             monotonic_ms=lambda: time.monotonic_ns() // 1_000_000,
         )
-        recorder.remember([*found.tail])
-        publishing.start()
-        log("recorder-ready", origin=settings.origin, size=appender.size)
+        recorder.remember(writing.tail)
+        writing.publishing.start()
+        log("recorder-ready", origin=writing.origin, size=writing.appender.size)
         try:
             recorder.run(wake_out, leash())
         except BaseException:
-            publishing.abandon()
+            writing.publishing.abandon()
             raise
-        publishing.finish()
-    log("recorder-stopped", size=appender.size)
+        writing.publishing.finish()
+    log("recorder-stopped", size=writing.appender.size)
 
 
 def main(arguments: list[str]) -> int:
@@ -217,14 +147,17 @@ def main(arguments: list[str]) -> int:
     return run(lambda: RecorderSettings.from_json(Path(arguments[0]).read_bytes()))
 
 
-def run(settings_of: Callable[[], RecorderSettings]) -> int:
-    """Run with the settings that `settings_of` reads, until told to stop. Returns the exit code."""
+def run(settings_of: Callable[[], RecorderSettings], reached: Callable[[str], None] = lambda _point: None) -> int:
+    """Run with the settings that `settings_of` reads, until told to stop. Returns the exit code.
+
+    `reached`: see `Writing`.
+    """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     log = configure("info", sys.stderr, role="recorder")
     try:
         settings = settings_of()
         log = configure(settings.log_level, sys.stderr, format=settings.log_format, role="recorder")
-        serve(settings, log)
+        serve(settings, log, reached)
     except RecorderError as error:
         where = os.fspath(error.where) if isinstance(error, LogCorrupted) else None
         problem = error.problem if isinstance(error, LogCorrupted) else str(error)

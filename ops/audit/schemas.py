@@ -345,6 +345,8 @@ class Recover(Part, kw_only=True, frozen=True):
 
 
 class EpochClose(Part, kw_only=True, frozen=True):
+    """The last entry of an epoch, which has `size` entries before it; the log goes on as `next_origin`."""
+
     build: Text
     id: Hex32
     kind: Literal["epoch-close"]

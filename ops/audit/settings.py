@@ -13,6 +13,7 @@ from ops.logging import LEVELS, Format, Level
 MIB = 1 << 20
 GROUP_RECORDS_LIMIT = 4096
 GROUP_BYTES_LIMIT = 4 * MIB
+EPOCH_RECORDS_LIMIT = 1 << 32
 SOCKET_OWNER = 0o600
 SOCKET_GROUP = 0o660
 
@@ -47,6 +48,8 @@ class RecorderSettings:
     heartbeat_ms: int = 5000
     disk_warn_percent: int = 85
     disk_stop_percent: int = 95
+    epoch_records_max: int = 0  # an epoch is closed when it has so many records; 0: never for that
+    epoch_months: int = 0  # ... or when it began so many months of the calendar (UTC) ago; 0: never for that
     reserve_bytes: int = 64 * MIB  # given up at disk_stop_percent, so that closing entries can be published
 
     def __post_init__(self) -> None:
@@ -62,6 +65,8 @@ class RecorderSettings:
             "disk_warn_percent": (1, self.disk_stop_percent),
             "disk_stop_percent": (3, 100),
             "reserve_bytes": (0, 1024 * MIB),
+            "epoch_records_max": (0, EPOCH_RECORDS_LIMIT),
+            "epoch_months": (0, 12),
         }
         for name, (least, most) in limits.items():
             value = getattr(self, name)

@@ -2,7 +2,8 @@
 
 It keeps that (size, root) in a file of its own beside the key, durable before the signature leaves, and takes the word
 of nobody: the caller brings a consistency proof. A recorder that was taken over, or a log directory restored from an
-old copy, cannot make it sign a fork or a rollback. A failed write here is final (`Poisoned` by the caller).
+old copy, cannot make it sign a fork or a rollback. Once it has signed for an epoch, it signs for none before. A failed
+write here is final (`Poisoned` by the caller).
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, SignerKey, parse_checkpoint, sign_note
 from ops.audit.durable import replace_file
+from ops.audit.epochs import number_of
 from ops.audit.errors import CheckpointError, ForkRefused, LogCorrupted, ProofError
 from ops.audit.merkle import EMPTY_ROOT, verify_consistency
 
@@ -28,9 +30,15 @@ def demand_unsealed(state_directory: Path) -> None:
 
 
 class Signer:
-    """One per log key. Used from one thread."""
+    """One per log key. Used from one thread.
 
-    def __init__(self, key: SignerKey, state: Path) -> None:
+    Args:
+        key: of the epoch.
+        state: its memory, one for all epochs.
+        first: the origin of the first epoch, where this is a later one.
+    """
+
+    def __init__(self, key: SignerKey, state: Path, first: str = "") -> None:
         self._key = key
         self._state = state
         self._last = Checkpoint(key.name, 0, EMPTY_ROOT)
@@ -40,7 +48,7 @@ class Signer:
             except (CheckpointError, UnicodeDecodeError) as error:
                 raise LogCorrupted(state, "the signer's memory is damaged") from error
         if self._last.origin != key.name:
-            raise LogCorrupted(state, f"the signer's memory belongs to {self._last.origin}")
+            self._last = _begin(key.name, first or key.name, self._last, state)
 
     @property
     def last(self) -> Checkpoint:
@@ -75,3 +83,18 @@ class Signer:
             replace_file(self._state, checkpoint.text().encode(), 0o600)
             self._last = checkpoint
         return sign_note(checkpoint.text(), [self._key])
+
+
+def _begin(origin: str, first: str, last: Checkpoint, state: Path) -> Checkpoint:
+    """The empty tree of an epoch after the one that was signed last.
+
+    Raises:
+        ForkRefused: it comes before that one, which closed it.
+        LogCorrupted: that one belongs to another log.
+    """
+    before, now = number_of(first, last.origin), number_of(first, origin)
+    if before is None or now is None:
+        raise LogCorrupted(state, f"the signer's memory belongs to {last.origin}")
+    if now < before:
+        raise ForkRefused(f"{origin} is closed: its key has signed {last.size} entries of {last.origin}")
+    return Checkpoint(origin, 0, EMPTY_ROOT)

@@ -140,7 +140,7 @@ MUTANTS = (
     ),
     Mutant(
         "a start builds on what may be in memory alone",
-        "ops/audit/recorder_main.py",
+        "ops/audit/writing.py",
         "    for path in segments:\n        sync_file(path)\n",
         "",
         (SIMULATION,),

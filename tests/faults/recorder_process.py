@@ -21,6 +21,7 @@ from ops.audit.settings import RecorderSettings
 
 ORIGIN = "example.test/log"
 KEY = SignerKey(ORIGIN, sha256(b"a key for tests").digest())
+RECORDER = "ops.audit.recorder_main"
 SEGMENT_BYTES = 1 << 20
 
 launched: list["RecorderProcess"] = []  # in this test, so that a failing test leaves none behind
@@ -95,11 +96,16 @@ class RecorderProcess:
         return [json.loads(line) for line in self.errors.splitlines() if line.startswith("{")]
 
 
-def launch(settings: RecorderSettings, *wrapper: str, stdin: int = DEVNULL) -> RecorderProcess:
-    """Start a recorder, below `wrapper` (strace, for one) where given. With a pipe for `stdin` it is on a leash."""
+def launch(
+    settings: RecorderSettings, *wrapper: str, stdin: int = DEVNULL, program: tuple[str, ...] = (RECORDER,)
+) -> RecorderProcess:
+    """Start a recorder, below `wrapper` (strace, for one) where given. With a pipe for `stdin` it is on a leash.
+
+    `program` is the module that is run, with arguments before that of the settings.
+    """
     path = settings.signing_key.with_name("settings.json")
     path.write_bytes(settings.to_json())
-    command = [*wrapper, sys.executable, "-m", "ops.audit.recorder_main", os.fspath(path)]
+    command = [*wrapper, sys.executable, "-m", *program, os.fspath(path)]
     settings.socket.unlink(missing_ok=True)  # of an earlier run, so that ready means this one
     # Whoever measures coverage writes a file at the end, and trips over the faults that are meant for the recorder.
     untouched = {name: value for name, value in os.environ.items() if not name.startswith("COV")}

@@ -154,7 +154,7 @@ PARSERS = (
     Parser("segment", scanned, (LogCorrupted,), (segment(),)),
     Parser("append", received, (ProtocolError, EntryError, TileError), (APPEND,)),
     Parser("replies", protocol.split_replies, (ProtocolError,), (protocol.reply(protocol.ACK, 1, 7),)),
-    Parser("hello", protocol.split_hello, (ProtocolError,), (protocol.hello(ORIGIN, 7, 1000),)),
+    Parser("hello", protocol.split_hello, (ProtocolError,), (protocol.hello(ORIGIN, 1, 7, 1000),)),
     Parser("in-flight ring", ring.parse, (), (ring.MAGIC.ljust(ring.HEADER_BYTES + ring.SLOT_BYTES, b"\x01"),)),
 )
 PIECES = st.sampled_from((b"\n", b"\n\n", b" ", b"0", b"+", b"=", b"\0", b"\xff", "— ".encode(), b"9" * 20, b'"', b"{"))

@@ -8,11 +8,11 @@ from ops.audit.appender import check_append, own_append
 from ops.audit.lock import LockDatabase
 from ops.audit.own_entries import OwnEntries
 from ops.audit.publisher import Publisher
-from ops.audit.recorder_main import find, go_on, prepare_directories
 from ops.audit.segment_store import SegmentStore
 from ops.audit.settings import RecorderSettings
 from ops.audit.signer import Signer
 from ops.audit.tiles import frame_entry, join_pack
+from ops.audit.writing import find, go_on, prepare_directories
 from tests.faults.recorder_process import KEY, ORIGIN, settings_in
 
 VKEY = str(KEY.verifier)

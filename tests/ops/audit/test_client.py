@@ -16,7 +16,7 @@ from ops.audit.errors import AuditUnavailable
 from tests.ops.audit.samples import small
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-HELLO = protocol.hello("peer.test/log", 0, 1 << 16)
+HELLO = protocol.hello("peer.test/log", 1, 0, 1 << 16)
 
 
 @asynccontextmanager

@@ -61,6 +61,6 @@ def test_any_bytes_are_replies_and_a_hello_or_refused(data):
 
 @given(st.text(min_size=1, max_size=40), st.integers(0, 2**63), st.integers(1, 2**31), st.integers(0, 200))
 def test_the_hello_round_trips_once_it_is_whole(origin, size, limit, cut):
-    greeting = protocol.hello(origin, size, limit)
-    assert protocol.split_hello(greeting + b"rest") == (origin, limit, len(greeting))
+    greeting = protocol.hello(origin, 3, size, limit)
+    assert protocol.split_hello(greeting + b"rest") == (origin, 3, limit, len(greeting))
     assert protocol.split_hello(greeting[: min(cut, len(greeting) - 1)]) is None
