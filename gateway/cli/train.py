@@ -1,6 +1,6 @@
 """`stockade train CASE`: joins a recipe (serving) with the screen it calibrates (defenses), strangers to each other.
 
-Importing this module loads neither torch nor a recipe: `stockade --help` stays fast and works without the extra.
+Importing this module loads neither NumPy, torch nor a recipe: every verb starts fast, and works without the extra.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from defenses.errors import DefenseError
-from defenses.evasion.evidence import fit_evidence, measure_evidence
 from gateway.cli.arguments import whole
-from serving.bundle import Bundle
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
+    from serving.bundle import Bundle
     from serving.train.robustness import Attacked
+    from serving.train.screen import ScreenFitter
 
 __all__ = ["add_arguments", "run"]
 
@@ -107,7 +107,6 @@ def _kiosk(args: argparse.Namespace, directory: Path, console: Console) -> Bundl
     from serving.train.data import load_fashion_mnist  # noqa: PLC0415 - as above
     from serving.train.kiosk import (  # noqa: PLC0415
         KioskSettings,
-        ScreenFitter,
         robust_settings,
         smoke_settings,
         train_kiosk,
@@ -130,7 +129,7 @@ def _kiosk(args: argparse.Namespace, directory: Path, console: Console) -> Bundl
     if args.epochs is not None:
         robust = None if settings.robust is None else replace(settings.robust, epochs=args.epochs)
         settings = replace(settings, loop=replace(settings.loop, epochs=args.epochs), robust=robust)
-    bundle = train_kiosk(settings, ScreenFitter(fit_evidence, measure_evidence), console)
+    bundle = train_kiosk(settings, _screen_fitter(), console)
     if args.samples is not None:
         write_samples(load_fashion_mnist(args.data), args.samples)
     return bundle
@@ -149,10 +148,16 @@ def _attacked(attacked: Attacked, args: argparse.Namespace) -> Attacked:
     return replace(attacked, attack=attack, strength=asdict(budget))
 
 
+def _screen_fitter(**settings: Any) -> ScreenFitter:
+    from defenses.evasion.evidence import fit_evidence, measure_evidence  # noqa: PLC0415 - as above
+    from serving.train.screen import ScreenFitter  # noqa: PLC0415
+
+    return ScreenFitter(partial(fit_evidence, **settings), partial(measure_evidence, **settings))
+
+
 def _clickstream(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
     from serving.train.clickstream import ClickstreamSettings, smoke_clicks, train_clickstream  # noqa: PLC0415
     from serving.train.ecom import load_ecom  # noqa: PLC0415
-    from serving.train.kiosk import ScreenFitter  # noqa: PLC0415
     from serving.train.samples import write_click_samples  # noqa: PLC0415
 
     settings = ClickstreamSettings(
@@ -167,7 +172,7 @@ def _clickstream(args: argparse.Namespace, directory: Path, console: Console) ->
         settings = smoke_clicks(settings)
     if args.epochs is not None:
         settings = replace(settings, loop=replace(settings.loop, epochs=args.epochs))
-    bundle = train_clickstream(settings, ScreenFitter(fit_evidence, measure_evidence), console)
+    bundle = train_clickstream(settings, _screen_fitter(), console)
     if args.samples is not None:
         write_click_samples(load_ecom(args.data), args.samples)
     return bundle
@@ -183,7 +188,6 @@ def _payments(args: argparse.Namespace, directory: Path, console: Console) -> Bu
     )
     from serving.train.payments_data import load_applications  # noqa: PLC0415
     from serving.train.payments_schema import CREDIT_DATA, SCHEMAS  # noqa: PLC0415
-    from serving.train.screen import ScreenFitter  # noqa: PLC0415
 
     settings = PaymentsSettings(
         bundle=directory,
@@ -198,14 +202,11 @@ def _payments(args: argparse.Namespace, directory: Path, console: Console) -> Bu
         settings = smoke_payments(settings)
     if args.epochs is not None:
         settings = replace(settings, masked=replace(settings.masked, epochs=args.epochs))
-    screen = ScreenFitter(
-        partial(fit_evidence, points=PAYMENTS_POINTS), partial(measure_evidence, points=PAYMENTS_POINTS)
-    )
     if args.other_data and settings.schema is CREDIT_DATA:
         data = load_applications(settings.schema, settings.data, other=True)
         if doubts := doubts_of(data):
             console.print(f"[yellow]warning:[/yellow] {escape(doubts)}", soft_wrap=True)
-    bundle = train_payments(settings, screen, console)
+    bundle = train_payments(settings, _screen_fitter(points=PAYMENTS_POINTS), console)
     if args.samples is not None:
         write_test_rows(settings, args.samples)
     return bundle
