@@ -44,6 +44,7 @@ LOOK = (
 EVERY = tuple((call, fault) for call in CALLS for fault in FAULTS)
 PLACES = effort(((1, 4),), ((1, 1), (2, 6), (7, 25)))  # which call of a thread it is
 ENDS = {0, Poisoned.exit_code, LogFull.exit_code, AppenderRunning.exit_code, RecorderError.exit_code, -9}
+ENDS.add(-signal.SIGTERM)  # told to stop when it had said why it ends: Python drops its handlers a moment before the end
 
 
 @contextmanager
