@@ -14,6 +14,7 @@ all such rows, as if these were in force from the first question on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import log
 from typing import Any, Final
@@ -49,6 +50,7 @@ IMAGES: Final = {Size.SMOKE: 300, Size.FULL: 10_000}
 ALPHAS: Final = (0.05, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 ACTED_ALPHA: Final = 0.0001
 IN_FLIGHT: Final = 16
+TOGETHER: Final = 16  # accounts at a time
 TENSOR: Final = "image"
 PREDICTION: Final = "probabilities"
 KEY: Final = b"the lab has nothing to hide"
@@ -201,10 +203,13 @@ def _through_gateway(lab: Lab, model: str, version: str, few: list[tuple[Stream,
         "screens": {},
         "watch": {"mode": "enforce", "steps": [{"alpha": ACTED_ALPHA, "answer": "top1"}]},
     }
-    acted = 0
-    with lab.oracle(model, version, defended=True, accounts=len(few), tenants=len(few), changes=changes) as oracle:
-        for account, (stream, _) in enumerate(few):
-            acted += any(_acted(oracle, part, account) for part in together(stream.rows))
+
+    def ever_acted(account: int) -> bool:
+        return any(_acted(oracle, rows, account) for rows in together(few[account][0].rows))
+
+    opened = lab.oracle(model, version, defended=True, accounts=len(few), tenants=len(few), changes=changes)
+    with opened as oracle, ThreadPoolExecutor(TOGETHER) as pool:
+        acted = sum(pool.map(ever_acted, range(len(few))))
     return {
         "gateway_streams": float(len(few)),
         "gateway_streams_acted": float(acted),
