@@ -26,7 +26,7 @@ from ops.audit.errors import AuditError, SuccessionRefused
 from ops.backup.create import create_backup
 from ops.backup.drill import drill
 from ops.backup.errors import BackupDamaged, BackupError, RepositoryRefused
-from ops.backup.reopen import reopen
+from ops.backup.reopen import catch_up, reopen
 from ops.backup.repository import Repository, read_key
 from ops.backup.restore import restore_backup
 from ops.backup.sealing import KEY_BYTES
@@ -215,6 +215,7 @@ def restore(options: argparse.Namespace) -> int:
             opened = reopen(options.out, log, sources=sources, notes=notes, wanted=options.go_on)
         except SuccessionRefused as problem:
             refusal = problem
+        catch_up(done)
     tell_restored(options, name, done, opened)
     return 0 if refusal is None else fail(refusal, EX_NO)
 

@@ -5,7 +5,8 @@ database knows that it is. What a crash leaves in between is completed at the ne
 and every minute; the entry may then be there twice, with the same `erasure`. A hold is in force before its entry is
 written, and until after the entry says that it is lifted: what is in doubt is kept.
 
-The log is also read for erasures: a key database that was restored from a backup loses again what the log says is gone.
+The log is also read for what it says of erasures and holds (`ops.audit.erasure_log`): a key database that was restored
+from a backup loses again what is gone, and keeps what is held. Until all of it was read, nothing is agreed.
 
 Rules:
 - Without the log nothing begins. What was agreed is completed when the log is back.
@@ -17,11 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.errors import AuditUnavailable
-from ops.audit.erasure import erased_keys
+from ops.audit.erasure_log import follow
 from ops.audit.errors import AuditError, ErasureRefused, KeyStoreError, ReadError
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from ops.audit.erasure_rows import Erasure, Hold, Word
     from ops.audit.read import LogReader
     from ops.logging import Log
+    from ops.metrics.erasures import ErasureMetrics
 
     Record = Callable[[str, Sequence[Mapping[str, Any]]], Awaitable[None]]
 
@@ -39,21 +42,23 @@ __all__ = ["Custody", "names"]
 
 EVERY_S = 60.0
 CATCHING_UP_S = 1.0
-PART = 16_384
 PROBLEM_CHARACTERS_MAX = 500
+CATCHING_UP = "the log is still being read for holds; ask again"
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Custody:
-    """Erasures and holds of a host. `caught_up`: all that the log says was erased is gone from the key database."""
+    """Erasures and holds of a host. `caught_up`: all that the log says of them has taken force in the key database."""
 
     erasures: Erasures
     record: Record
     reader: Callable[[], LogReader]
     log: Log
     reached: Callable[[str], None] = lambda _point: None
+    metrics: ErasureMetrics | None = None
+    wall_ns: Callable[[], int] = time.time_ns
     caught_up: bool = False
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -71,7 +76,7 @@ class Custody:
         """Agree, destroy the keys, and record it. Returns it as done.
 
         Raises:
-            ErasureRefused: nothing was destroyed. It is recorded that somebody tried.
+            ErasureRefused: nothing was destroyed. That somebody tried is recorded, once the log was read.
             KeyStoreError, AuditUnavailable: it is agreed, and will be completed without anybody asking again.
         """
         return await self._to_the_end(self._approve(erasure_id, word))
@@ -100,6 +105,7 @@ class Custody:
         while True:
             await self.finish()
             try:
+                await asyncio.to_thread(self._measure)
                 more = await asyncio.to_thread(self.follow)
             except (AuditError, OSError) as problem:
                 more, told = False, not isinstance(problem, ReadError)  # it has nothing yet, or is being written
@@ -110,21 +116,22 @@ class Custody:
             await asyncio.sleep(0 if more else EVERY_S if self.caught_up else CATCHING_UP_S)
 
     def follow(self) -> bool:
-        """Destroy what the next part of the log says was destroyed; returns whether there is more. Blocks.
+        """Let the next part of the log take force; returns whether there is more. Blocks.
 
         Raises:
             KeyStoreError: the key database cannot be used.
             ReadError, NoteError, OSError: the log cannot be read.
         """
-        reader = self.reader()
-        head, (origin, _, next_) = reader.checkpoint, self.erasures.mark().rpartition(" ")
-        first = min(int(next_), head.size) if origin == head.origin else 0
-        count = min(PART, head.size - first)
-        if count:
-            keys = erased_keys(reader.entries(first, count))
-            if gone := self.erasures.destroy_named(keys, f"{head.origin} {first + count}"):
-                self.log("erased-keys-had-come-back", level="warning", count=gone)
-        return first + count < head.size
+        found = follow(self.erasures, self.reader())
+        if found.keys:
+            self.log("erased-keys-had-come-back", level="warning", count=found.keys)
+        if found.holds:
+            self.log("holds-had-gone", level="warning", count=found.holds)
+        return found.more
+
+    def _measure(self) -> None:
+        if self.metrics is not None:
+            self.metrics.owed(self.erasures.owed(self.wall_ns()))
 
     async def _request(self, wanted: Erasure) -> Erasure:
         async with self.changing:
@@ -137,6 +144,8 @@ class Custody:
             return asked
 
     async def _approve(self, erasure_id: str, word: Word) -> Erasure:
+        if not self.caught_up:
+            raise ErasureRefused(CATCHING_UP)
         async with self.changing:
             try:
                 agreed = await asyncio.to_thread(self.erasures.approve, erasure_id, word)

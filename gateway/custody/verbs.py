@@ -157,7 +157,7 @@ def render_holds(holds: Iterable[custody_pb2.HoldState]) -> None:
     shown = table("legal holds", "hold", "of whom", "by whom, what for")
     shown.columns[0].no_wrap = True
     for one in holds:
-        whom = f"{escape(one.tenant)}\n{escape(one.subject) or '(all)'}"
+        whom = f"{escape(one.tenant)}\n{escape(one.subject or one.pseudonym) or '(all)'}"
         shown.add_row(one.id, whom, f"{clock(one.since_unix_ns)}\n{escape(one.administrator)}\n{escape(one.matter)}")
     out.print(shown if shown.row_count else "nothing is held")
 

@@ -88,7 +88,8 @@ class Control:
         stack.callback(self.quarantine.close)
         erasures = await asyncio.to_thread(Erasures, host.config.audit.key_database)
         stack.callback(erasures.close)
-        self.custody = Custody(erasures, self.record_together, self.reader, host.log)
+        metrics = self.app.metrics.erasures()
+        self.custody = Custody(erasures, self.record_together, self.reader, host.log, metrics=metrics)
         await self.say_what_is_in_force()
         await self.custody.finish()  # what a crash has interrupted, before anybody asks
         if host.config.listen.admin is None:

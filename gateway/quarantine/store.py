@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ops.sqlite import transaction
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
@@ -101,14 +103,8 @@ class Quarantine:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    if self._db.in_transaction:  # a full disk ends it by itself
-                        self._db.execute("ROLLBACK")
-                    raise
+                with transaction(self._db) as db:
+                    yield db
             except sqlite3.Error as problem:
                 raise QuarantineError(str(problem)) from problem
 

@@ -20,7 +20,6 @@ See NIST SP 800-88 Rev. 1, section 2.5 (cryptographic erase), GDPR Art. 17(1) an
 """
 
 import json
-import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +27,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ops.audit.erasure_rows import Erasure, Hold, Word, add_erasure, add_hold, erasures_where, holds_where, one_erasure
+from ops.audit.erasure_rows import (
+    Erasure,
+    Hold,
+    Owed,
+    Word,
+    add_erasure,
+    add_hold,
+    erasures_where,
+    holds_where,
+    one_erasure,
+)
 from ops.audit.errors import ErasureRefused, KeyStoreError
 from ops.audit.key_database import open_database, traces
+from ops.sqlite import transaction
 
-__all__ = ["KEYS_MAX", "Erasures", "erased_keys"]
+__all__ = ["KEYS_MAX", "Erasures"]
 
 KEYS_MAX = 128  # of one erasure: as many as its entry may name
 WAITING_MAX = 1_000
@@ -40,7 +50,6 @@ HOLDS_MAX = 10_000
 REMEMBERED_MAX = 10_000
 VALID_NS = 30 * 86_400 * 1_000_000_000
 """How long a request waits for its second administrator: what was right a month ago is asked for again."""
-_REFERENCE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class Erasures:
@@ -67,14 +76,8 @@ class Erasures:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
-                    raise
+                with transaction(self._db) as db:
+                    yield db
             except sqlite3.Error as error:
                 raise KeyStoreError(f"the key database: {error}") from error
 
@@ -164,6 +167,18 @@ class Erasures:
             db.execute("INSERT OR REPLACE INTO mark VALUES ('erasures', ?)", (mark,))
         return len(wrapped)
 
+    def hold_named(self, placed: Sequence[Hold], lifted: Sequence[str]) -> int:
+        """Put holds in force that the log says were placed, and off those that it says were lifted.
+
+        A backup of the database may lack the first and have the second. Returns how many there were of both.
+        """
+        with self._transaction() as db:
+            before = db.total_changes
+            for hold in placed:
+                add_hold(db, hold, recorded=True)
+            db.executemany("DELETE FROM hold WHERE id = ?", [(each,) for each in lifted])
+            return db.total_changes - before
+
     def mark(self) -> str:
         """Return how far the log was read for erasures, as it was written down, or nothing."""
         with self._transaction() as db:
@@ -186,10 +201,22 @@ class Erasures:
         with self._transaction() as db:
             return erasures_where(db, "state IN ('approved', 'deleting', 'destroyed')")[::-1]
 
+    def owed(self, now_ns: int) -> dict[str, Owed]:
+        """Return what waits: "requested" for a second administrator, "agreed" to be completed."""
+        waits = (
+            "SELECT count(*), ifnull(min(requested_ns), 0) FROM erasure WHERE state = 'requested' AND requested_ns >= ?"
+        )
+        agreed = "SELECT count(*), ifnull(min(approved_ns), 0) FROM erasure WHERE state NOT IN ('requested', 'done')"
+        with self._transaction() as db:
+            return {
+                "requested": Owed(*db.execute(waits, (now_ns - VALID_NS,)).fetchone()),
+                "agreed": Owed(*db.execute(agreed).fetchone()),
+            }
+
     def place(self, hold: Hold) -> None:
         """Write down a hold. Raises ErasureRefused: there are too many, or an agreed erasure is under way."""
         with self._transaction() as db:
-            if any(_covers(hold, one) for one in erasures_where(db, "state = 'approved'")):
+            if any(hold.covers(one.tenant, one.pseudonym) for one in erasures_where(db, "state = 'approved'")):
                 raise ErasureRefused("an erasure of it was approved and is under way: it comes too late")
             if db.execute("SELECT count(*) FROM hold").fetchone()[0] >= HOLDS_MAX:
                 raise ErasureRefused(f"there are {HOLDS_MAX:,} holds; hold tenants as a whole, or release some")
@@ -223,15 +250,6 @@ class Erasures:
                 raise KeyStoreError("the key database still holds something of a destroyed key")
 
 
-def erased_keys(entries: Sequence[bytes]) -> list[str]:
-    """Return the hex references of all data keys that entries of the log say were destroyed.
-
-    Whoever may write entries may write nonsense: what is no reference is passed over.
-    """
-    named = (json.loads(data) for data in entries if b'"kind":"erasure"' in data)
-    return [key for entry in named for key in entry.get("keys", ()) if _REFERENCE.fullmatch(key)]
-
-
 def _delete(db: sqlite3.Connection, keys: Sequence[str]) -> list[bytes]:
     """Delete data keys by their hex references; returns the wrapped keys that there were."""
     wrapped: list[bytes] = []
@@ -257,12 +275,8 @@ def _keys_of(db: sqlite3.Connection, wanted: Erasure, *, empty: bool = False) ->
 
 def _require_unheld(db: sqlite3.Connection, wanted: Erasure) -> None:
     for hold in holds_where(db, "1"):
-        if _covers(hold, wanted):
+        if hold.covers(wanted.tenant, wanted.pseudonym):
             raise ErasureRefused(f"a legal hold covers it: {hold.id}, {hold.matter}, by {hold.administrator}")
-
-
-def _covers(hold: Hold, wanted: Erasure) -> bool:
-    return hold.tenant == wanted.tenant and hold.subject in ("", wanted.subject)
 
 
 def _subject(wanted: Erasure) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ops.audit.errors import ErasureRefused
 
-__all__ = ["Erasure", "Hold", "Word", "add_erasure", "add_hold", "erasures_where", "holds_where", "one_erasure"]
+__all__ = ["Erasure", "Hold", "Owed", "Word", "add_erasure", "add_hold", "erasures_where", "holds_where", "one_erasure"]
 
 _ERASURE = (
     "id, tenant, subject, pseudonym, months, reason, state, keys, "
@@ -51,8 +51,19 @@ class Erasure:
 
 
 @dataclass(frozen=True, slots=True)
+class Owed:
+    """Erasures in one state: how many, and since when the oldest of them is (Unix nanoseconds, 0 for none)."""
+
+    count: int = 0
+    since_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
-    """A legal hold: nothing of this subject is destroyed; an empty subject is the whole tenant."""
+    """A legal hold: nothing of the subject is destroyed, or of the whole tenant where the pseudonym is empty.
+
+    `subject` is empty where only the log knew of the hold, which names nobody.
+    """
 
     id: str
     tenant: str
@@ -62,6 +73,10 @@ class Hold:
     administrator: str
     request: str
     since_ns: int
+
+    def covers(self, tenant: str, pseudonym: str) -> bool:
+        """Say whether what a subject of this tenant left must be kept."""
+        return self.tenant == tenant and self.pseudonym in ("", pseudonym)
 
 
 def one_erasure(db: sqlite3.Connection, erasure_id: str) -> Erasure:
@@ -98,14 +113,15 @@ def holds_where(db: sqlite3.Connection, where: str) -> list[Hold]:
 
 def add_erasure(db: sqlite3.Connection, erasure: Erasure) -> None:
     """Write down an erasure."""
-    _insert(db, "erasure", _ERASURE, tuple(_row(erasure)))
+    _insert(db, "INTO erasure", _ERASURE, tuple(_row(erasure)))
 
 
-def add_hold(db: sqlite3.Connection, hold: Hold) -> None:
-    """Write down a hold."""
-    _insert(db, "hold", _HOLD, tuple(getattr(hold, name) for name in _HOLD.split(", ")))
+def add_hold(db: sqlite3.Connection, hold: Hold, *, recorded: bool = False) -> None:
+    """Write down a hold, unless it is there; `recorded`: the log has it."""
+    values = (*(getattr(hold, name) for name in _HOLD.split(", ")), int(recorded))
+    _insert(db, "OR IGNORE INTO hold", f"{_HOLD}, recorded", values)
 
 
-def _insert(db: sqlite3.Connection, table: str, columns: str, values: Sequence[object]) -> None:
+def _insert(db: sqlite3.Connection, into: str, columns: str, values: Sequence[object]) -> None:
     places = ", ".join("?" * len(values))
-    db.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", values)  # noqa: S608  words of ours
+    db.execute(f"INSERT {into} ({columns}) VALUES ({places})", values)  # noqa: S608  words of ours

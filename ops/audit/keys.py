@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from ops.audit.errors import KeyMissing, KeyStoreError, SealBroken
 from ops.audit.key_database import open_database
+from ops.sqlite import transaction
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -127,17 +128,11 @@ class KeyStore:
         Raises:
             KeyStoreError: they could not be made. They are made at first use then.
         """
-        with self._database():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                there = {tenant for (tenant,) in self._db.execute("SELECT tenant FROM tenant")}
-                missing = [tenant for tenant in dict.fromkeys(tenants) if tenant not in there]
-                fresh = ((tenant, aes_key_wrap(self._master_key, self._random(KEY_BYTES))) for tenant in missing)
-                self._db.executemany("INSERT INTO tenant VALUES (?, ?)", fresh)
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
+        with self._database(), transaction(self._db) as db:
+            there = {tenant for (tenant,) in db.execute("SELECT tenant FROM tenant")}
+            missing = [tenant for tenant in dict.fromkeys(tenants) if tenant not in there]
+            fresh = ((tenant, aes_key_wrap(self._master_key, self._random(KEY_BYTES))) for tenant in missing)
+            db.executemany("INSERT INTO tenant VALUES (?, ?)", fresh)
 
     def tenant_key(self, tenant: str) -> bytes:
         """The key of the tenant's pseudonyms. Raises KeyStoreError."""

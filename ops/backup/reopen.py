@@ -1,4 +1,4 @@
-"""After a restoration: what is known of the log beyond the backup, and whether its origin may go on.
+"""After a restoration: what is known of the log beyond the backup, whether its origin may go on, what it erased.
 
 A backup ends where its checkpoint does, and the gateway went on. So the log in it is completed from whatever else there
 is (mirrors, what the disk still gives), held against every checkpoint that is known, and verified. Its origin goes on
@@ -12,15 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, parse_checkpoint, parse_vkey
+from ops.audit.erasure import Erasures
+from ops.audit.erasure_log import follow
 from ops.audit.errors import CheckpointError, SuccessionRefused
+from ops.audit.read import LogReader
 from ops.audit.restore import Restoration, restore_log
 from ops.audit.sources import Source
 from ops.audit.succession import go_on, seal
 from ops.audit.verify import INCOMPLETE, OK, verify_log
 from ops.backup.errors import BackupDamaged
 from ops.backup.manifest import BackedLog
+from ops.backup.restore import Restored
 
-__all__ = ["Reopened", "reopen"]
+__all__ = ["Reopened", "catch_up", "reopen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,28 @@ def reopen(
     else:
         go_on(directory, state, memory, vkey, heartbeats=report.heartbeats)
     return Reopened(vkey.name, report.size, report.root, largest.size, done.payloads_missing, goes_on=wanted)
+
+
+def catch_up(back: Restored) -> None:
+    """Let what the restored log says of erasures and holds take force in the restored key database.
+
+    The host does so too, at each start; but not once another origin has followed, and its log is the one that is read.
+
+    Raises:
+        AuditError, OSError: the log, or the key database, cannot be used.
+    """
+    log = back.manifest.log
+    databases = [each.path for each in back.files if each.kind == "keys" and each.path not in back.keys_expired]
+    if log is None:
+        return
+    for path in databases:
+        erasures = Erasures(back.target / path)
+        try:
+            reader = LogReader.open(back.target / log.directory, parse_vkey(log.vkey))
+            while follow(erasures, reader).more:
+                pass
+        finally:
+            erasures.close()
 
 
 def _largest(done: Restoration, memory: Path) -> Checkpoint:

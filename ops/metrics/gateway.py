@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ops.metrics.cache import CacheMetrics
 from ops.metrics.cluster import ClusterMetrics
+from ops.metrics.erasures import ErasureMetrics
 from ops.metrics.evaluation import EvaluationMetrics
 from ops.metrics.feedback import FeedbackMetrics
 from ops.metrics.release import ReleaseMetrics
@@ -458,6 +459,10 @@ class Metrics:
     def replication(self) -> ReplicationMetrics:
         """Let the log's replica have series: called where the log is replicated."""
         return ReplicationMetrics(self._store)
+
+    def erasures(self) -> ErasureMetrics:
+        """Let what is owed of erasures have series: called where they are completed."""
+        return ErasureMetrics(self._store)
 
     def evaluations(self) -> EvaluationMetrics:
         """Let what later labels say of versions have series: called where that is looked at."""

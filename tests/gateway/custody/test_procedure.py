@@ -12,10 +12,12 @@ from gateway.custody import procedure
 from gateway.custody.procedure import Custody, names
 from gateway.errors import AuditUnavailable
 from gateway.host.orders import Order
+from ops.audit import erasure_log
 from ops.audit.entry import canonical, check
 from ops.audit.erasure import Erasures
 from ops.audit.errors import ErasureRefused, KeyMissing, ReadError
 from ops.audit.keys import KeyStore
+from ops.metrics import Metrics, expose
 from tests.faults.erasing import BEN, hold, wanted
 from tests.gateway.rig import until
 
@@ -91,7 +93,8 @@ def said():
 @pytest.fixture
 def custody(tmp_path, store, log, reader, said):
     erasures = Erasures(tmp_path / "keys.sqlite")
-    yield Custody(erasures, log.record, lambda: reader, lambda event, **facts: said.append((event, facts)))
+    tell = lambda event, **facts: said.append((event, facts))  # noqa: E731
+    yield Custody(erasures, log.record, lambda: reader, tell, caught_up=True)
     erasures.close()
 
 
@@ -208,7 +211,7 @@ def erased(*keys: str) -> bytes:
 async def test_the_log_is_followed_in_parts_and_what_a_backup_brought_back_goes(
     store, reader, custody, said, monkeypatch
 ):
-    monkeypatch.setattr(procedure, "PART", 2)
+    monkeypatch.setattr(erasure_log, "PART", 2)
     back, stays = seal(store), seal(store, 1)
     reader.held = [b"{}", erased(back.key_ref), b"{}"]
     assert await asyncio.to_thread(custody.follow)
@@ -240,9 +243,39 @@ async def test_another_log_is_read_from_its_beginning_and_a_shorter_one_is_waite
     assert custody.erasures.mark() == "example.test/another log 1"
 
 
+async def test_nothing_is_agreed_before_the_log_was_read_for_holds(store, reader, custody, said):
+    seal(store)
+    await custody.request(wanted(0))
+    one = hold(0)
+    facts = {"hold": one.id, "tenant": one.tenant, "subject": one.pseudonym, "matter": one.matter}
+    reader.held = [canonical({**OWN, "kind": "hold", "action": "placed", "administrator": "anna", **facts})]
+    custody.caught_up = False
+    with pytest.raises(ErasureRefused, match="still being read"):
+        await custody.approve(wanted(0).id, BEN)
+    keeping = asyncio.create_task(custody.keep())
+    await until(lambda: custody.caught_up)
+    keeping.cancel()
+    assert ("holds-had-gone", {"level": "warning", "count": 1}) in said
+    with pytest.raises(ErasureRefused, match="a legal hold covers it"):
+        await custody.approve(wanted(0).id, BEN)
+
+
+async def test_what_waits_is_measured(tmp_path, store, log, custody):
+    seal(store)
+    metrics = Metrics(tmp_path / "metrics", "admin", methods={}, reasons=())
+    custody.metrics = metrics.erasures()
+    await custody.request(wanted(0))
+    keeping = asyncio.create_task(custody.keep())
+    line = 'stockade_erasures{state="requested"} 1.0'
+    await until(lambda: line in expose(tmp_path / "metrics").decode())
+    keeping.cancel()
+    metrics.close()
+
+
 async def test_payloads_are_opened_only_once_the_log_was_read(custody, reader, said, monkeypatch):
     monkeypatch.setattr(procedure, "CATCHING_UP_S", 0.0)
-    monkeypatch.setattr(procedure, "PART", 1)
+    monkeypatch.setattr(erasure_log, "PART", 1)
+    custody.caught_up = False
     reader.held = [b"{}", b"{}"]
     ready = []
     problems = [ReadError("nothing is published yet"), OSError("away")]

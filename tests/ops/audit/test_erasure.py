@@ -11,9 +11,8 @@ import pytest
 
 from ops.audit import erasure as erasing
 from ops.audit import key_database
-from ops.audit.entry import canonical
-from ops.audit.erasure import KEYS_MAX, VALID_NS, Erasures, erased_keys
-from ops.audit.erasure_rows import Erasure, Hold, Word
+from ops.audit.erasure import KEYS_MAX, VALID_NS, Erasures
+from ops.audit.erasure_rows import Erasure, Hold, Owed, Word
 from ops.audit.errors import ErasureRefused, KeyMissing, KeyStoreError
 from ops.audit.key_database import traces
 from ops.audit.keys import KeyStore
@@ -214,7 +213,7 @@ def test_a_hold_comes_too_late_for_what_is_agreed_and_stays_off_the_list(store, 
     with pytest.raises(ErasureRefused, match="too late"):
         erasures.place(HOLD)
     assert erasures.holds() == []
-    erasures.place(replace(HOLD, subject="subject-2"))
+    erasures.place(replace(HOLD, subject="subject-2", pseudonym="02" * 16))
     assert [one.subject for one in erasures.holds(unrecorded=True)] == ["subject-2"]
     erasures.placed(HOLD.id)
     assert (erasures.holds(unrecorded=True), len(erasures.holds())) == ([], 1)
@@ -305,15 +304,10 @@ def test_a_worker_drops_a_destroyed_key_and_what_it_sealed_meanwhile_is_erased_w
 def test_what_the_log_says_was_erased_goes_again_when_a_backup_has_brought_it_back(store, erasures, path):
     sealed, other = seal(store), seal(store, "subject-2")
     secret = wrapped_of(path)[sealed.key_ref]
-    fields = {"administrators": ["a", "b"], "build": "0", "id": "ab" * 16, "kind": "erasure", "time_ns": "1", "v": 1}
-    named = canonical({**fields, "keys": [sealed.key_ref, "00" * 16]})
-    assert erased_keys([b'{"kind":"heartbeat"}', named]) == [sealed.key_ref, "00" * 16]
-    nonsense = canonical({**fields, "keys": ["abc", "zz" * 16, sealed.key_ref.upper(), sealed.key_ref + "00"]})
-    assert erased_keys([nonsense]) == []
     assert erasures.mark() == ""
-    assert erasures.destroy_named(erased_keys([named]), "o 7") == 1
+    assert erasures.destroy_named([sealed.key_ref, "00" * 16], "o 7") == 1
     assert (erasures.mark(), traces(path, [secret])) == ("o 7", 0)
-    assert erasures.destroy_named(erased_keys([named]), "o 8") == 0
+    assert erasures.destroy_named([sealed.key_ref], "o 8") == 0
     with pytest.raises(KeyMissing):
         opened(store, sealed)
     assert opened(store, other) == b"plain"
@@ -336,3 +330,19 @@ def test_a_tenant_is_known_once_it_has_a_key(store):
     assert not store.knows("store-7")
     store.tenant_key("store-7")
     assert (store.knows("store-7"), store.knows("store-8")) == (True, False)
+
+
+def test_what_waits_is_counted_by_state(store, erasures):
+    seal(store)
+    seal(store, "subject-2")
+    assert erasures.owed(NOW) == {"requested": Owed(), "agreed": Owed()}
+    erasures.request(WANTED)
+    erasures.request(replace(WANTED, id="9" * 32, subject="subject-2", requested_ns=NOW + 5))
+    assert erasures.owed(NOW)["requested"] == Owed(2, NOW)
+    assert erasures.owed(NOW + VALID_NS + 5)["requested"] == Owed(1, NOW + 5), "the other is out of date"
+    erasures.approve(WANTED.id, BEN)
+    assert erasures.owed(NOW) == {"requested": Owed(1, NOW + 5), "agreed": Owed(1, BEN.time_ns)}
+    erasures.destroy(WANTED.id)
+    assert erasures.owed(NOW)["agreed"] == Owed(1, BEN.time_ns), "the log does not have it"
+    erasures.done(WANTED.id)
+    assert erasures.owed(NOW)["agreed"] == Owed()

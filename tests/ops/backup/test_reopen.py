@@ -7,17 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit.errors import HistoriesDiffer, LogCorrupted, SuccessionRefused
+from ops.audit.erasure import Erasures
+from ops.audit.errors import HistoriesDiffer, KeyMissing, LogCorrupted, SuccessionRefused
+from ops.audit.keys import KeyStore
 from ops.audit.signer import SEALED
 from ops.audit.sources import DirectorySource
 from ops.audit.verify import verify_log
 from ops.backup import drill as module
 from ops.backup.drill import drill
-from ops.backup.reopen import reopen
+from ops.backup.reopen import catch_up, reopen
 from ops.backup.restore import restore_backup
+from tests.faults.erasing import hold
 from tests.faults.recorder_process import KEY, launch, settings_in
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.ops.audit.samples import small
+from tests.ops.audit.test_erasure_log import erased, held
 from tests.ops.backup.made import NOW_NS, Made, made_in
 
 
@@ -126,3 +130,24 @@ def test_a_drill_sees_what_is_not_equal(made, tmp_path, monkeypatch, path, words
     problems = drilled(made, tmp_path / "beside").problems
     assert any(words in problem for problem in problems), problems
     assert not (tmp_path / "beside").exists()
+
+
+def test_what_the_log_erased_and_held_after_the_backup_takes_force_in_the_keys_that_came_back(tmp_path):
+    """Without a host: where another origin follows, nobody reads this log again."""
+    with made_in(tmp_path) as made:
+        keys = KeyStore(made.home / "keys/payload.db", bytes(32), origin="o")
+        sealed = keys.seal("store-7", "subject-0", "2026-11", bytes(16), "request", b"plain")
+        keys.close()
+        made.back_up()
+        made.log.append([erased(sealed.key_ref), held(1)])
+        made.log.publish()
+        back = restore_backup(made.repository, made.repository.names()[-1], tmp_path / "back", now_ns=NOW_NS)
+        reopen(back.target, back.manifest.log, sources=[DirectorySource(made.log.directory)], wanted=False)
+    catch_up(back)
+    erasures = Erasures(back.target / "keys/payload.db")
+    assert [one.id for one in erasures.holds()] == [hold(1).id]
+    erasures.close()
+    restored = KeyStore(back.target / "keys/payload.db", bytes(32), origin="o")
+    with pytest.raises(KeyMissing):
+        restored.open(sealed.key_ref, bytes(16), "request", sealed.ciphertext, sealed.commitment)
+    restored.close()

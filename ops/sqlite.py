@@ -1,0 +1,24 @@
+"""SQLite as the stores of this project use it."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["transaction"]
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """One transaction that writes, on a connection in autocommit: all of it is committed at the end, or nothing is.
+
+    Raises:
+        sqlite3.Error: it could not be begun or committed.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # a full disk ends it by itself
+            db.execute("ROLLBACK")
+        raise
