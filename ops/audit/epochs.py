@@ -20,6 +20,7 @@ __all__ = [
     "Epoch",
     "epoch_at",
     "epochs_of",
+    "is_of_epoch",
     "newest_epoch",
     "number_of",
     "number_of_place",
@@ -30,6 +31,7 @@ __all__ = [
 EPOCHS = "epochs"
 EPOCHS_MAX = 9999
 _PLACE = re.compile(r"[0-9]{4}", re.ASCII)
+_INSIDE = re.compile(r"epochs/[0-9]{4}/", re.ASCII)
 _SUFFIX = re.compile(r"/epoch-([1-9][0-9]{0,3})", re.ASCII)
 
 
@@ -64,6 +66,11 @@ def number_of_place(directory: Path) -> int:
     """The number of the epoch that lies in a directory of this name."""
     later = directory.parent.name == EPOCHS and _PLACE.fullmatch(directory.name)
     return int(directory.name) if later else 1
+
+
+def is_of_epoch(path: str) -> bool:
+    """Whether a path below a log's directory belongs to one of its later epochs."""
+    return _INSIDE.match(path) is not None
 
 
 def epoch_at(directory: Path, vkey: VerifierKey, number: int) -> Epoch:

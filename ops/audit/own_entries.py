@@ -5,8 +5,11 @@ from typing import Any
 
 import orjson
 
+from ops.audit.checkpoint import VerifierKey, open_note, signature_line
 from ops.audit.entry import VERSION, canonical, check
 from ops.audit.errors import EntryError
+
+TEXT_CHARACTERS_MAX = 512  # of a text in an entry
 
 
 class OwnEntries:
@@ -60,6 +63,14 @@ class OwnEntries:
         except (EntryError, TypeError):
             data = self._entry("outcome-unknown", gateway="unknown", **fixed)
         return data
+
+
+def previous_of(note: bytes, vkey: VerifierKey) -> str:
+    """A checkpoint with the log's signature and no other, or without any where the log's name is too long for that."""
+    opened = open_note(note, [vkey])
+    lines = "".join(signature_line(key.name, key.id, signature) for key, signature in opened.signatures)
+    text = f"{opened.text}\n{lines}"
+    return text if len(text) <= TEXT_CHARACTERS_MAX else opened.text
 
 
 def _fields(data: bytes) -> dict[str, Any]:

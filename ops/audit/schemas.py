@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 INTEGER_MAX = 2**53 - 1
+EPOCH_DROPPED = "epoch-dropped"  # an administrator's action; its detail has the number of the `epoch`
 
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
 Name = Annotated[str, Meta(min_length=0, max_length=512)]
@@ -370,6 +371,8 @@ class ReplayResult(Part, kw_only=True, frozen=True):
 
 
 class Admin(Part, kw_only=True, frozen=True):
+    """An administrator did something, or tried. `EPOCH_DROPPED` names an epoch whose entries were removed."""
+
     action: Text
     administrator: Text
     build: Text

@@ -21,15 +21,13 @@ from ops.audit.checkpoint import (
     SignerKey,
     VerifierKey,
     open_checkpoint,
-    open_note,
     parse_checkpoint,
-    signature_line,
 )
 from ops.audit.durable import keep_file, make_directories, sync_directory
 from ops.audit.errors import CheckpointError, SuccessionRefused
 from ops.audit.lock import LockDatabase
 from ops.audit.merkle import Frontier
-from ops.audit.own_entries import OwnEntries
+from ops.audit.own_entries import OwnEntries, previous_of
 from ops.audit.publisher import Publisher
 from ops.audit.read import LogReader
 from ops.audit.recovery import recover
@@ -42,7 +40,6 @@ from ops.audit.tiles import node_from
 __all__ = ["begin_next", "go_on", "remember", "seal"]
 
 SEGMENT_BYTES = 64 * MIB
-TEXT_CHARACTERS_MAX = 512  # of a text in an entry
 
 
 def remember(memory: Path, checkpoint: Checkpoint) -> Checkpoint:
@@ -101,14 +98,6 @@ def _frontier(directory: Path, checkpoint: Checkpoint) -> Frontier:
     return Frontier.restore(size, [node(height, (size >> height) - 1) for height in heights])
 
 
-def _signed(note: bytes, vkey: VerifierKey) -> str:
-    """A checkpoint with the log's signature and no other, or without any where the log's name is too long for that."""
-    opened = open_note(note, [vkey])
-    lines = "".join(signature_line(key.name, key.id, signature) for key, signature in opened.signatures)
-    text = f"{opened.text}\n{lines}"
-    return text if len(text) <= TEXT_CHARACTERS_MAX else opened.text
-
-
 def begin_next(
     key: SignerKey,
     directory: Path,
@@ -154,7 +143,7 @@ def begin_next(
     own = OwnEntries(build, now_ns, new_id, heartbeat_ms)
     old = open_checkpoint(last, [vkey])
     opening = [
-        own.genesis(key.name, str(key.verifier), previous=_signed(last, vkey)),
+        own.genesis(key.name, str(key.verifier), previous=previous_of(last, vkey)),
         own.lost(old.origin, old.size, old.root, lost_end=lost_end),
     ]
     with ExitStack() as stack:

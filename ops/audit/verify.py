@@ -20,16 +20,19 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+from msgspec import UNSET
+
 from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint, parse_vkey
 from ops.audit.entry import check
 from ops.audit.errors import EntryError, NoteError, SignatureMissing, TileError, VerifierKeyError
 from ops.audit.merkle import leaf_hash
-from ops.audit.schemas import Genesis, Heartbeat
+from ops.audit.schemas import Admin, EpochClose, Genesis, Heartbeat
 from ops.audit.tiles import (
     ENTRIES,
     TILE_WIDTH,
     Tile,
     split_bundle,
+    split_hashes,
 )
 from ops.audit.verify_bundles import Chunk, check_bundles, read_tile
 from ops.audit.verify_report import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report
@@ -53,6 +56,7 @@ def verify_log(
     stale_after_s: float | None = None,
     remembered: bytes | None = None,
     processes: int | None = None,
+    dropped: bool = False,
 ) -> Report:
     """Verify a log directory.
 
@@ -64,6 +68,7 @@ def verify_log(
         stale_after_s: a newest entry older than this is stale (needs `now_ns`).
         remembered: a checkpoint note seen before, which the log must extend.
         processes: worker processes for large logs; all processors when None, this one alone when 0.
+        dropped: its entries were removed; what is left are hashes, and they are taken for what they say of entries.
     """
     started = time.perf_counter()
     report = Report()
@@ -81,11 +86,11 @@ def verify_log(
     checkpoint = _open(directory, keys, report)
     if checkpoint is not None:
         report.origin, report.size, report.root = checkpoint.origin, checkpoint.size, checkpoint.root.hex()
-        whole = _verify(directory, checkpoint, report, progress, processes)
+        whole = _verify(directory, checkpoint, report, progress, processes, dropped=dropped)
         check_leftovers(directory, checkpoint.size, partial(_newest_size, directory, keys, checkpoint.size), report)
         seen = _remembered(remembered, keys, report)
         if seen is not None:
-            _check_extends(directory, checkpoint, seen, whole, report)
+            _check_extends(directory, checkpoint, seen, whole, report, dropped=dropped)
         if now_ns is not None and stale_after_s is not None and now_ns - report.last_time_ns > stale_after_s * 1e9:
             report.add("stale", f"the newest entry is older than {stale_after_s:g} s", "checkpoint")
     report.seconds = time.perf_counter() - started
@@ -134,11 +139,17 @@ def _named_key(directory: Path) -> str | None:
 
 
 def _verify(
-    directory: Path, checkpoint: Checkpoint, report: Report, progress: Progress | None, processes: int | None
+    directory: Path,
+    checkpoint: Checkpoint,
+    report: Report,
+    progress: Progress | None,
+    processes: int | None,
+    *,
+    dropped: bool,
 ) -> Chunk:
     """Everything that the checkpoint vouches for. Returns the summary of all bundles."""
     whole = Chunk()
-    for chunk in _chunks(directory, checkpoint.size, processes):
+    for chunk in _chunks(directory, checkpoint.size, processes, dropped=dropped):
         whole.entry_roots += chunk.entry_roots
         whole.tile_roots += chunk.tile_roots
         whole.mismatches += chunk.mismatches
@@ -152,15 +163,16 @@ def _verify(
         if progress is not None:
             progress(whole.records, checkpoint.size)
     check_root(directory, checkpoint, whole, report)
-    _check_life(checkpoint, whole, report)
+    if not dropped:
+        _check_life(checkpoint, whole, report)
     return whole
 
 
-def _chunks(directory: Path, size: int, processes: int | None) -> Iterator[Chunk]:
+def _chunks(directory: Path, size: int, processes: int | None, *, dropped: bool) -> Iterator[Chunk]:
     bundles = -(-size // TILE_WIDTH)
     starts = range(0, bundles, CHUNK_BUNDLES)
     counts = [min(CHUNK_BUNDLES, bundles - start) for start in starts]
-    work = partial(check_bundles, directory, size=size)
+    work = partial(check_bundles, directory, size=size, dropped=dropped)
     if processes == 0 or size < PARALLEL_RECORDS:
         yield from map(work, starts, counts)
         return
@@ -176,15 +188,13 @@ def _check_life(checkpoint: Checkpoint, whole: Chunk, report: Report) -> None:
     unread = None in whole.entry_roots or (checkpoint.size % TILE_WIDTH and whole.last_entry_leaves is None)
     if checkpoint.size and not unread and not (marks and isinstance(marks[0].entry, Genesis)):
         report.add("tampered", "the log does not begin with a genesis entry", Tile(ENTRIES, 0).full_path)
+    _check_ends(checkpoint, whole, report)
     last: Heartbeat | None = None
     explained = True
     for mark in marks:
         entry = mark.entry
         where = f"entry {mark.index}"
-        if isinstance(entry, Genesis):
-            if mark.index or entry.origin != checkpoint.origin:
-                report.add("tampered", f"a genesis entry of {entry.origin}", where)
-        elif isinstance(entry, Heartbeat):
+        if isinstance(entry, Heartbeat):
             report.heartbeats += 1
             expected = last.sequence + 1 if last is not None else 1
             if entry.sequence < expected or (entry.sequence > expected and not unread):
@@ -194,6 +204,30 @@ def _check_life(checkpoint: Checkpoint, whole: Chunk, report: Report) -> None:
             last, explained = entry, False
         else:
             explained = True  # a restart or a declared gap
+
+
+def _check_ends(checkpoint: Checkpoint, whole: Chunk, report: Report) -> None:
+    """What begins the log and what closes it stand nowhere else; what was dropped of others is noted."""
+    for mark in whole.marks:
+        entry, where = mark.entry, f"entry {mark.index}"
+        if isinstance(entry, Genesis):
+            if mark.index or entry.origin != checkpoint.origin:
+                report.add("tampered", f"a genesis entry of {entry.origin}", where)
+            else:
+                report.genesis = entry
+        elif isinstance(entry, EpochClose):
+            if mark.index != checkpoint.size - 1:
+                report.add("tampered", "entries follow the one that closes the epoch", where)
+            else:
+                report.close = entry
+        elif isinstance(entry, Admin):
+            report.dropped += epochs_named(entry)
+
+
+def epochs_named(entry: Admin) -> list[int]:
+    """The number of the epoch that an entry says is dropped."""
+    number = "" if entry.detail is UNSET else entry.detail.get("epoch", "")
+    return [int(number)] if number.isascii() and number.isdigit() else []
 
 
 def _check_silence(before: Heartbeat, after: Heartbeat, where: str, report: Report) -> None:
@@ -214,7 +248,9 @@ def _remembered(note: bytes | None, keys: Sequence[VerifierKey], report: Report)
         return None
 
 
-def _check_extends(directory: Path, checkpoint: Checkpoint, seen: Checkpoint, whole: Chunk, report: Report) -> None:
+def _check_extends(
+    directory: Path, checkpoint: Checkpoint, seen: Checkpoint, whole: Chunk, report: Report, *, dropped: bool
+) -> None:
     """The log must extend a checkpoint seen before: else it was rolled back or forked."""
     if seen.origin != checkpoint.origin:
         report.add("tampered", f"the remembered checkpoint is that of {seen.origin}", "checkpoint")
@@ -224,10 +260,11 @@ def _check_extends(directory: Path, checkpoint: Checkpoint, seen: Checkpoint, wh
         return
     bundles, rest = divmod(seen.size, TILE_WIDTH)
     leaves: list[bytes] | None = None
-    data = read_tile(directory, Tile(ENTRIES, bundles, min(TILE_WIDTH, checkpoint.size - bundles * TILE_WIDTH)))
+    level = 0 if dropped else ENTRIES
+    data = read_tile(directory, Tile(level, bundles, min(TILE_WIDTH, checkpoint.size - bundles * TILE_WIDTH)))
     if rest and data is not None:
         with suppress(TileError):  # reported with its bundle
-            leaves = [leaf_hash(each) for each in split_bundle(data)[:rest]]
+            leaves = split_hashes(data)[:rest] if dropped else [leaf_hash(each) for each in split_bundle(data)[:rest]]
     root = root_of(seen.size, whole.entry_roots[:bundles], leaves)
     if root is None:
         report.add("incomplete", f"the tree of size {seen.size} cannot be computed", "checkpoint")

@@ -14,9 +14,11 @@ from msgspec import UNSET
 from ops.audit.entry import check, payload_hashes
 from ops.audit.errors import EntryError, TileError
 from ops.audit.merkle import HASH_BYTES, fold
-from ops.audit.schemas import Entry, Gap, Genesis, Heartbeat, Recover, Request
+from ops.audit.schemas import EPOCH_DROPPED, Admin, Entry, EpochClose, Gap, Genesis, Heartbeat, Recover, Request
 from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, split_bundle, split_pack
 from ops.audit.verify_report import FINDINGS_MAX, Finding, Severity
+
+MARKS = (Genesis, Heartbeat, Recover, Gap, EpochClose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Mark:
     """An entry that says something about the life of the log itself."""
 
     index: int
-    entry: Genesis | Heartbeat | Recover | Gap
+    entry: Genesis | Heartbeat | Recover | Gap | EpochClose | Admin
 
 
 @dataclass(slots=True)
@@ -58,14 +60,16 @@ def read_tile(directory: Path, tile: Tile) -> bytes | None:
     return None
 
 
-def check_bundles(directory: Path, first: int, count: int, size: int) -> Chunk:
-    """Check the bundles [first, first + count) of a log of this size."""
+def check_bundles(directory: Path, first: int, count: int, size: int, *, dropped: bool = False) -> Chunk:
+    """Check the bundles [first, first + count) of a log of this size; where they were `dropped`, their leaf hashes."""
     chunk = Chunk()
     for index in range(first, first + count):
         width = min(TILE_WIDTH, size - index * TILE_WIDTH)
-        entries = _entries(directory, Tile(ENTRIES, index, width), chunk)
+        entries = None if dropped else _entries(directory, Tile(ENTRIES, index, width), chunk)
         hashes = _hashes(directory, Tile(0, index, width), chunk)
         leaves = None if entries is None else [sha256(b"\x00" + each).digest() for each in entries]
+        if dropped:
+            leaves = hashes
         if leaves is not None and hashes is not None and leaves != hashes:
             base = index * TILE_WIDTH
             different = [base + at for at, (one, two) in enumerate(zip(leaves, hashes, strict=True)) if one != two]
@@ -121,7 +125,7 @@ def _check_entries(directory: Path, bundle: int, width: int, entries: Sequence[b
             if type(checked) is Request:  # nearly all of them
                 if checked.payload is not UNSET:
                     named.update(payload_hashes(checked))
-            elif isinstance(checked, Genesis | Heartbeat | Recover | Gap):
+            elif isinstance(checked, MARKS) or (isinstance(checked, Admin) and checked.action == EPOCH_DROPPED):
                 chunk.marks.append(Mark(index, checked))
         except EntryError as error:
             chunk.report("tampered", f"entry {index}: {error}", where)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ops.audit.schemas import EpochClose, Genesis
+
 OK, TAMPERED, INCOMPLETE, STALE, USAGE = range(5)
 FINDINGS_MAX = 100  # of one chunk, and of one report: a broken disk must not fill memory
 
@@ -33,6 +35,9 @@ class Report:
     unverified: int = 0  # files in the directory of which the checkpoint says nothing
     heartbeats: int = 0
     last_time_ns: int = 0
+    genesis: Genesis | None = None
+    close: EpochClose | None = None  # the last entry, where it closes the epoch
+    dropped: list[int] = field(default_factory=list)  # epochs of which it says that their entries were removed
     seconds: float = 0.0
     usage: bool = False
 
@@ -51,6 +56,10 @@ class Report:
         self.severities.add(severity)
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(Finding(severity, what, where))
+
+    def take(self, finding: Finding, where: str) -> None:
+        """A finding of a part, which lies at `where`."""
+        self.add(finding.severity, finding.what, f"{where}{finding.where}")
 
     def set_aside(self, what: str, where: str) -> None:
         """A file that is not what the checkpoint vouches for: whoever put it there has changed nothing of the log."""

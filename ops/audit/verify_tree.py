@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint
+from ops.audit.epochs import is_of_epoch
 from ops.audit.errors import TileError
 from ops.audit.merkle import HASH_BYTES, Frontier, fold
 from ops.audit.tiles import (
@@ -98,7 +99,7 @@ def check_leftovers(directory: Path, size: int, newest: Callable[[], int], repor
     ahead: list[Tile] = []
     for path in sorted(each for each in directory.rglob("*") if each.is_symlink() or not each.is_dir()):
         name = path.relative_to(directory).as_posix()
-        if name == "checkpoint":
+        if name == "checkpoint" or is_of_epoch(name):
             continue
         try:
             tile = parse_path(name)
@@ -124,7 +125,7 @@ def _beyond(tile: Tile, size: int) -> bool:
 
 def _strangers(directory: Path, ahead: Sequence[Tile], newest: Callable[[], int]) -> Sequence[Tile]:
     """Those that the checkpoint does not reach now either; for files that have only just come, in a moment."""
-    end = time.monotonic() + (UNDER_WAY_S if any(_fresh(directory / tile.path) for tile in ahead) else 0)
+    end = time.monotonic() + (UNDER_WAY_S if any(is_fresh(directory / tile.path) for tile in ahead) else 0)
     while ahead:
         size = newest()
         ahead = [tile for tile in ahead if _beyond(tile, size)]
@@ -134,7 +135,7 @@ def _strangers(directory: Path, ahead: Sequence[Tile], newest: Callable[[], int]
     return ahead
 
 
-def _fresh(path: Path) -> bool:
+def is_fresh(path: Path) -> bool:
     """Whether this may be part of a publication under way: its files come a moment before its checkpoint."""
     with suppress(FileNotFoundError):
         return abs(time.time() - path.stat().st_mtime) < UNDER_WAY_S

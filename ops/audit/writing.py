@@ -30,7 +30,7 @@ from ops.audit.entry import check
 from ops.audit.epochs import Epoch, epoch_at, newest_epoch, origin_of, place_of
 from ops.audit.errors import NoteError, ReadError
 from ops.audit.lock import LockDatabase
-from ops.audit.own_entries import OwnEntries
+from ops.audit.own_entries import OwnEntries, previous_of
 from ops.audit.publish_thread import PublishThread
 from ops.audit.publisher import Publisher
 from ops.audit.read import LogReader
@@ -258,7 +258,8 @@ class Writing:
     def _previous(self, number: int) -> str:
         if number == 1:
             return ""
-        return (place_of(self.settings.directory, number - 1) / "checkpoint").read_text()
+        before = epoch_at(self.settings.directory, self.key.verifier, number - 1)
+        return previous_of((before.directory / "checkpoint").read_bytes(), before.vkey)
 
     def _end_of(self, number: int) -> list[bytes]:
         """The last entries of an epoch, framed: what was in flight when it was closed may be among them."""
