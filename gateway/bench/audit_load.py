@@ -73,7 +73,7 @@ def new_signer() -> SignerKey:
     return SignerKey(ORIGIN, os.urandom(32))
 
 
-def settings_in(home: Path, signer: SignerKey, **changes: int) -> RecorderSettings:
+def settings_in(home: Path, signer: SignerKey) -> RecorderSettings:
     """The defaults of a gateway's recorder, in one directory."""
     home.mkdir(parents=True, exist_ok=True)
     key = home / "log.key"
@@ -85,7 +85,6 @@ def settings_in(home: Path, signer: SignerKey, **changes: int) -> RecorderSettin
         signing_key=key,
         state_directory=home / "state",
         rings_directory=home / "rings",
-        **changes,  # type: ignore[arg-type]
     )
 
 

@@ -7,13 +7,16 @@ handed to another; so daemons are neither lost in the accounts nor left behind. 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ProcessTree", "Stat", "machine_busy_us", "parse_stat"]
+__all__ = ["ProcessTree", "Stat", "machine_busy_us", "parse_stat", "peak_memory"]
 
 TICK_US = 1_000_000 // os.sysconf("SC_CLK_TCK")
+SAMPLE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +120,22 @@ class ProcessTree:
             return None
         lines = (line.split() for line in rollup.splitlines() if line.startswith("Pss:"))
         return next((int(fields[1]) * 1024 for fields in lines), None)
+
+
+@contextmanager
+def peak_memory(tree: ProcessTree) -> Iterator[Callable[[], int]]:
+    """The most proportional memory, in bytes, that all of them had at one time since the block began."""
+    samples = [0]
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(SAMPLE_S):
+            samples.append(sum(tree.pss_bytes().values()))
+
+    thread = threading.Thread(target=watch, name="memory")
+    thread.start()
+    try:
+        yield lambda: max(samples)
+    finally:
+        over.set()
+        thread.join()

@@ -124,6 +124,8 @@ def _add_audit(verbs: Any) -> None:
     audit.add_argument(
         "--records", type=whole(1, COUNT_MAX), default=1_000_000, help="to verify and restore (default: 1000000)"
     )
+    audit.add_argument("--requests", type=whole(1, COUNT_MAX), default=10_000, help="to replay (default: 10000)")
+    audit.add_argument("--overload", type=_seconds, default=60.0, metavar="SECONDS", help="of a flood (default: 60)")
     audit.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
     audit.add_argument(
         "--workspace", type=Path, metavar="DIR", help="a real disk for the logs, some GiB (default: /var/tmp)"

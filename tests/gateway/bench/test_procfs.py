@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from gateway.bench.procfs import TICK_US, ProcessTree, machine_busy_us, parse_stat
+from gateway.bench.procfs import TICK_US, ProcessTree, machine_busy_us, parse_stat, peak_memory
 
 STAT = "{pid} ({command}) {state} {parent} 1 1 0 -1 0 0 0 0 0 {utime} {stime} {cutime} {cstime} 20 0 1 0 {start} 0 0"
 
@@ -130,3 +130,15 @@ def test_proportional_memory_is_read_and_a_process_that_ended_has_none(tmp_path)
         lines = f"00400000-ffffff ---p 00000000 00:00 0 [rollup]\nRss: 99 kB\nPss: {kibibytes} kB\nPss_Anon: 3 kB\n"
         (tmp_path / str(pid) / "smaps_rollup").write_text(lines)
     assert ProcessTree(10, tmp_path).pss_bytes() == {10: 7 * 1024, 11: 5 * 1024}
+
+
+def test_the_peak_stays_when_the_memory_is_given_back():
+    tree = ProcessTree(os.getpid())
+    rest = sum(tree.pss_bytes().values())
+    enough = rest + (48 << 20)
+    with peak_memory(tree) as peak:
+        held = b"\x01" * (64 << 20)
+        while peak() < enough:
+            pass
+        del held
+    assert peak() >= enough
