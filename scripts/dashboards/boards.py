@@ -532,6 +532,45 @@ def models() -> dict[str, Any]:
             ),
         ),
     )
+    version = "{{model}} {{version}}, {{source}}"
+    labels = (
+        (
+            12,
+            lines(
+                "Right, by labels that came later",
+                "Of the feedback window. A ticket below what the manifest says, less three standard deviations, from "
+                "200 labels on. Labels of others passed the gate, which is too kind.",
+                [
+                    (f"stockade:model_accuracy:by_labels{{{of}}}", version),
+                    (f"stockade:model_accuracy:low{{{of}}}", f"{version}: least that chance explains"),
+                ],
+                "percentunit",
+                least=None,
+                runbooks=("StockadeAccuracyFell",),
+            ),
+        ),
+        (
+            12,
+            lines(
+                "Confidence off, by labels that came later",
+                "Expected calibration error, and the part of it that chance does not explain. A ticket where that part "
+                "is above what the manifest says.",
+                [
+                    (
+                        f"max by (model, version, source) (stockade_model_calibration_error_ratio{{{of}}})",
+                        version,
+                    ),
+                    (f"stockade:model_calibration_error:beyond_noise{{{of}}}", f"{version}: beyond chance"),
+                    (
+                        f"max by (model, version) (stockade_model_calibration_error_promised_ratio{{{of}}})",
+                        "{{model}} {{version}}: manifest",
+                    ),
+                ],
+                "percentunit",
+                runbooks=("StockadeCalibrationFell",),
+            ),
+        ),
+    )
     cost = (
         (
             8,
@@ -589,8 +628,14 @@ def models() -> dict[str, Any]:
     return dashboard(
         "stockade-models",
         "Stockade: models",
-        "How each model does: speed, drift, cost, replicas.",
-        rows(("Now", 4, now), ("Speed", 8, speed), ("Drift", 8, drift), ("Cost and replicas", 8, cost)),
+        "How each model does: speed, drift, labels, cost, replicas.",
+        rows(
+            ("Now", 4, now),
+            ("Speed", 8, speed),
+            ("Drift", 8, drift),
+            ("Labels", 8, labels),
+            ("Cost and replicas", 8, cost),
+        ),
         by_model=True,
     )
 
