@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["CURVES", "Kind", "curves", "evasion_by_rate", "label", "rates"]
 
 LINES_MAX = 8
+NAME_MAX = 40  # characters of a name in one line
 _BY_RATE = re.compile(r"(?P<where>.+)/fpr-(?P<percent>[0-9.]+)/(?P<of>all|right)")
 _LOOKS = ((BLUE, "-"), (ORANGE, "-"), (RED, "-"), (BLUE, "--"), (ORANGE, "--"), (RED, "--"), (BLUE, ":"), (ORANGE, ":"))
 
@@ -134,6 +136,6 @@ def _legend(axes: Any, lines: int) -> None:
 
 
 def _folded(name: str) -> str:
-    """Break a long name after its first part."""
+    """Break a long name after its first part, and the rest between words."""
     head, dot, rest = name.partition(" · ")
-    return f"{head}\n{rest}" if dot and len(name) > 40 else name
+    return "\n".join([head, *textwrap.wrap(rest, NAME_MAX)]) if dot and len(name) > NAME_MAX else name

@@ -47,6 +47,7 @@ def written(tmp_path_factory):
         line(attack="curved", family="extraction", curves=curves),
         line(attack="whitebox/kiosk-1/eps-0.1/all", defended=False, successes=10),
         line(attack="strange", family="another family"),
+        line(family="poisoning", knowledge="poisoned the training set, picks the class that the screen misses most"),
     ]
     files, missed = write_report(lines, tmp_path_factory.mktemp("report"))
     return {file.name: file.read_text() for file in files} | {"missed": missed}
