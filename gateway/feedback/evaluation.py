@@ -4,8 +4,8 @@ Of each version of a model that takes labels, over those of the last `feedback.w
 how far its confidence was off (expected calibration error, Guo et al. 2017, arXiv 1706.04599, section 2, bins of equal
 width). Labels of two sources are never put together:
 
-- trusted: of the principals in `feedback.trusted`, also where trusted rows contradict them, as in the agreement that
-  canaries are judged by. This is the figure to believe.
+- trusted: of the principals in `feedback.trusted`, also where others of their tenant or trusted rows contradict them,
+  as in the agreement that canaries are judged by. This is the figure to believe.
 - others: of everybody else, as far as they passed the gate. The gate holds back what trusted rows contradict, and with
   it labels of rows that the version had wrong: the figure is too kind. Its course still tells of change.
 

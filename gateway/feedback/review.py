@@ -93,14 +93,13 @@ class Review:
             raise ArgumentInvalid("ids", f"must be 1 to {DECIDED_MAX} ids of items")
         if request.decision not in ("release", "reject"):
             raise ArgumentInvalid("decision", 'must be "release" or "reject"')
-        released = request.decision == "release"
-        states = ("quarantined",) if released else (*ALLOWED, "quarantined")
         await say(self.control, order, f"feedback-{request.decision}", {"ids": ",".join(map(str, request.ids))})
 
         def change() -> int:
             with store_of(self.control).transaction() as step:
-                to = "released" if released else "rejected"
-                return step.move(request.ids, states=states, to=to, reason=order.reason)
+                if request.decision == "reject":
+                    return step.reject(request.ids, order.reason)
+                return step.move(request.ids, states=("quarantined",), to="released", reason=order.reason)
 
         return pb.DecideFeedbackResponse(changed=await in_thread(change, call))
 

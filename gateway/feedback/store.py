@@ -49,7 +49,8 @@ CREATE TABLE IF NOT EXISTS items (
     answered TEXT NOT NULL, latent BLOB NOT NULL, p_micro INTEGER NOT NULL, outcome_ns INTEGER NOT NULL,
     received_ns INTEGER NOT NULL, key TEXT NOT NULL, trusted INTEGER NOT NULL, state TEXT NOT NULL,
     reason TEXT NOT NULL, recorded INTEGER NOT NULL, batch INTEGER NOT NULL,
-    confidence_micro INTEGER NOT NULL DEFAULT -1, UNIQUE (request, row, principal)) STRICT;
+    confidence_micro INTEGER NOT NULL DEFAULT -1, counted INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (request, row, principal)) STRICT;
 CREATE INDEX IF NOT EXISTS items_by_state ON items (model, state, tenant);
 CREATE TABLE IF NOT EXISTS batches (
     id INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, version TEXT NOT NULL, items INTEGER NOT NULL,
@@ -58,6 +59,9 @@ CREATE TABLE IF NOT EXISTS agreement (
     model TEXT NOT NULL, version TEXT NOT NULL, right INTEGER NOT NULL, labels INTEGER NOT NULL,
     PRIMARY KEY (model, version)) STRICT, WITHOUT ROWID;
 """
+
+_ADDED = (("answers", "confidence_micro", -1), ("items", "confidence_micro", -1), ("items", "counted", 0))
+"""Columns that files of before do not have, and what their rows have there."""
 
 
 class FeedbackStore:
@@ -70,8 +74,8 @@ class FeedbackStore:
         with self._open() as db:
             db.execute("PRAGMA journal_mode=WAL")
             db.executescript(_SCHEMA)
-            for table in ("answers", "items"):
-                _note_confidence(db, table)
+            for table, column, default in _ADDED:
+                _add_column(db, table, column, default)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -149,10 +153,10 @@ class FeedbackStore:
     def outcomes(self, model: str, since_ns: int) -> list[Outcomes]:
         """Return what labels that came since then say of answers, by version, source and bin of confidence.
 
-        A trusted label counts unless a person rejected it, or it was held back for another reason than that trusted
-        rows contradict it; any other one while it may be learned from.
+        A trusted label counts unless a person rejected it, or it was held back for another reason than that somebody
+        or trusted rows contradict it; any other one while it may be learned from.
         """
-        counts = "state != 'rejected' AND (state != 'quarantined' OR reason = 'INCONSISTENT')"
+        counts = "state != 'rejected' AND (state != 'quarantined' OR reason IN ('CONTRADICTED', 'INCONSISTENT'))"
         counts = f"CASE WHEN trusted THEN {counts} ELSE state IN ('accepted', 'released', 'taken', 'learned') END"
         query = (
             "SELECT version, trusted, COUNT(*), SUM(name = answered), SUM(confidence_micro) FROM items "  # noqa: S608  words of ours
@@ -170,14 +174,14 @@ class FeedbackStore:
             return db.execute(query).fetchall()
 
 
-def _note_confidence(db: sqlite3.Connection, table: str) -> None:
-    """Give a file of before confidences were noted a place for them."""
-    column = f"SELECT COUNT(*) FROM pragma_table_info('{table}') WHERE name = 'confidence_micro'"  # noqa: S608  a name of ours
-    if db.execute(column).fetchone()[0]:
+def _add_column(db: sqlite3.Connection, table: str, column: str, default: int) -> None:
+    """Give a table of before there was such a column one, with this value in its rows."""
+    there = f"SELECT COUNT(*) FROM pragma_table_info('{table}') WHERE name = '{column}'"  # noqa: S608  names of ours
+    if db.execute(there).fetchone()[0]:
         return
     db.execute("BEGIN IMMEDIATE")
-    if not db.execute(column).fetchone()[0]:  # no other process was faster
-        db.execute(f"ALTER TABLE {table} ADD COLUMN confidence_micro INTEGER NOT NULL DEFAULT -1")
+    if not db.execute(there).fetchone()[0]:  # no other process was faster
+        db.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT {default}")
     db.execute("COMMIT")
 
 

@@ -49,10 +49,7 @@ class Transaction:
 
     def room(self, model: str, tenant: str, bounds: Bounds, more: int) -> bool:
         """Say whether a tenant may have one item of a model beside those that it had at first and `more`."""
-        if (
-            model,
-            tenant,
-        ) not in self._held:  # counted once: it reads all of them, and is asked for each item of a call
+        if (model, tenant) not in self._held:  # counted once: it reads all, and is asked for each item of a call
             query = "SELECT COUNT(*), COALESCE(SUM(tenant = ?), 0) FROM items WHERE model = ?"
             self._held[model, tenant] = self._db.execute(query, (tenant, model)).fetchone()
         of_model, of_tenant = self._held[model, tenant]
@@ -75,12 +72,13 @@ class Transaction:
         """As `FeedbackStore.confirm`.
 
         A trusted principal's label measures also where trusted rows contradict it: were it left out, a version would
-        look the better the stranger the rows are that it errs on.
+        look the better the stranger the rows are that it errs on. And where others of its tenant do: or one of them
+        could hide what a version errs on.
         """
         for each in ids:
             row = self._db.execute(
-                "UPDATE items SET recorded = 1 WHERE id = ? AND recorded = 0 "
-                "RETURNING model, version, name = answered, trusted AND reason IN ('', 'INCONSISTENT')",
+                "UPDATE items SET recorded = 1, counted = trusted AND reason != 'FLAGGED_ANSWER' "
+                "WHERE id = ? AND recorded = 0 RETURNING model, version, name = answered, counted",
                 (each,),
             ).fetchone()
             if row is not None and row[3]:
@@ -93,12 +91,26 @@ class Transaction:
     def move(self, ids: Sequence[int], *, states: Sequence[str], to: str, reason: str, batch: int | None = None) -> int:
         """Give items that are in one of these states another; returns how many."""
         marks = ", ".join("?" for _ in states)
-        new, which = (
-            "state = ?, reason = ?, batch = COALESCE(?, batch)",
-            f"id = ? AND recorded = 1 AND state IN ({marks})",
-        )
-        query = f"UPDATE items SET {new} WHERE {which}"  # noqa: S608  marks alone
+        which = f"id = ? AND recorded = 1 AND state IN ({marks})"
+        query = f"UPDATE items SET state = ?, reason = ?, batch = COALESCE(?, batch) WHERE {which}"  # noqa: S608  marks alone
         return sum(self._db.execute(query, (to, reason, batch, each, *states)).rowcount for each in ids)
+
+    def reject(self, ids: Sequence[int], reason: str) -> int:
+        """Throw items away that wait or may be learned from, and what they said of versions; returns how many."""
+        states = (*ALLOWED, "quarantined")
+        moved = 0
+        for each in ids:
+            rejected = self.move([each], states=states, to="rejected", reason=reason)
+            moved += rejected
+            query = "UPDATE items SET counted = 0 WHERE id = ? AND counted RETURNING model, version, name = answered"
+            said = self._db.execute(query, (each,)).fetchone() if rejected else None
+            if said is not None:
+                model, version, right = said
+                self._db.execute(
+                    "UPDATE agreement SET right = right - ?, labels = labels - 1 WHERE model = ? AND version = ?",
+                    (right, model, version),
+                )
+        return moved
 
     def allowed(self, model: str, version: str) -> list[Held]:
         """Return the items of a version that a batch may be made of."""

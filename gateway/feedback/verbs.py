@@ -100,7 +100,8 @@ def run_decide(options: argparse.Namespace, decision: str) -> int:
     if options.json:
         print_json(reply)
     else:
-        out.print(f"{decision}d: {reply.changed} of {len(set(options.ids))}".replace("rejectd", "rejected"))
+        done = {"release": "released", "reject": "rejected"}[decision]
+        out.print(f"{done}: {reply.changed} of {len(set(options.ids))}")
     return 0 if reply.changed == len(set(options.ids)) else EX_NO
 
 

@@ -86,10 +86,27 @@ def test_what_passed_the_gate_counts_by_source_and_nothing_else(tmp_path):
         draft(8, right=False, trusted=True, state="quarantined", reason="INCONSISTENT"),
         draft(9, right=False, trusted=True, state="quarantined", reason="FLAGGED_ANSWER"),
         draft(10, right=False, trusted=True, state="rejected", reason="looked"),
-        draft(11, right=False),
+        draft(11, right=False, trusted=True, state="quarantined", reason="CONTRADICTED"),
+        draft(12, right=False),
     ]
-    filled(tmp_path / FILE, drafts, confirmed=10)
-    assert looked(tmp_path / FILE) == {("2", "others"): (1, 3), ("2", "trusted"): (1, 2)}
+    filled(tmp_path / FILE, drafts, confirmed=11)
+    assert looked(tmp_path / FILE) == {("2", "others"): (1, 3), ("2", "trusted"): (1, 3)}
+
+
+def test_a_trusted_label_counts_for_a_canary_until_a_person_rejects_it(tmp_path):
+    drafts = [
+        draft(1, trusted=True),
+        draft(2, right=False, trusted=True),
+        draft(3, right=False, trusted=True, state="quarantined", reason="CONTRADICTED"),
+        draft(4, right=False, trusted=True, state="quarantined", reason="FLAGGED_ANSWER"),
+        draft(5, right=False),
+    ]
+    store = filled(tmp_path / FILE, drafts)
+    assert store.agreements() == {("kiosk", "2"): (1, 3)}
+    with store.transaction() as step:
+        assert step.reject([2, 2, 4, 5, 99], "a stolen key") == 3
+    assert store.agreements() == {("kiosk", "2"): (1, 2)}
+    assert looked(tmp_path / FILE) == {("2", "trusted"): (1, 2)}
 
 
 def test_labels_are_forgotten_by_the_window(tmp_path):
@@ -115,8 +132,8 @@ def test_a_file_of_before_confidences_were_noted_goes_on(tmp_path):
     path = tmp_path / FILE
     filled(path, [draft(1)])
     with sqlite3.connect(path) as db:
-        for table in ("answers", "items"):
-            db.execute(f"ALTER TABLE {table} DROP COLUMN confidence_micro")
+        for table, column in (("answers", "confidence_micro"), ("items", "confidence_micro"), ("items", "counted")):
+            db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
     db.close()
     filled(path, [draft(2)])
     assert looked(path) == {("2", "others"): (1, 1)}  # how sure the first answer was is not known
