@@ -84,7 +84,7 @@ def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
         answer_alike(alike, rules, batch_id, gw, inferring.result)
         settle(items, taken_ns, gw)
 
-    inferring = offload.pool.submit(infer_alike, alike, rules, gw)
+    inferring = served.pool.submit(infer_alike, alike, rules, gw)
     inferring.add_done_callback(lambda done: offload.resume(items, partial(rest, done)))
 
 

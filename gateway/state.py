@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from serving.batcher import Batcher
     from serving.bundle import Bundle, TensorSpec
     from serving.engine import Engine
-    from serving.loop_batcher import LoopBatcher
 
 ACKNOWLEDGE_NS = 30_000_000_000  # of a gateway that nobody configured, such as a control process
 PUBLIC = Principal(
@@ -71,12 +70,11 @@ PUBLIC = Principal(
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """A thread that runs the model for batches of `rows_min` rows and more, while the event loop takes in requests.
+    """The model of batches of `rows_min` rows and more runs in a thread, while the event loop takes in requests.
 
     `resume` has the loop go on with a batch; called from that thread.
     """
 
-    pool: ThreadPoolExecutor
     rows_min: int
     resume: Callable[[Sequence[Item], Callable[[], None]], object]
 
@@ -98,7 +96,8 @@ class Served:
     offload: Offload | None = None
     watching: Watching | None = None
     metering: Metering | None = None
-    batcher: Batcher[Item] | LoopBatcher[Item] = field(init=False)
+    batcher: Batcher[Item] = field(init=False)
+    pool: ThreadPoolExecutor = field(init=False)
 
 
 @dataclass(frozen=True, slots=True)

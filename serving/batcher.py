@@ -1,27 +1,23 @@
-"""Natural micro-batching: a batch is what was waiting when a worker thread came free.
+"""Natural micro-batching on the event loop: a batch is what arrived while those before it were under way.
 
-No timer, no window: at one request in flight a batch is one request and waits for nobody; under load batches grow by
-themselves up to `batch_rows_max`. Order, fairness, bounds and shedding are `serving.fair_queue`'s; this is its shell of
-a lock and threads.
+There is no thread that waits for items, so the interpreter is not handed over for each of them: on two cores those
+hand-overs cost more than a fast model itself. What `run` does on the loop holds up everything else; it may leave the
+slow part of a batch, or all of it, to a thread, and go on in `resume`.
 
-Every accepted item ends in exactly one call: in a batch given to `run`, or given to `shed`. Then:
-- `run(items)` is called in a worker thread, in several at once. If it raises, anything at all, `on_error(items, error)`
-  is called there, and the thread goes on.
-- `shed(item)` is called for an item that had to give way, in the thread whose submit displaced it, after that submit
-  took effect and outside the lock; and for what was still waiting at a close without drain.
-- Neither `on_error` nor `shed` may raise; if one does, it is logged and nothing else suffers.
+No timer, no window. With room for a batch, one starts at the end of the turn of the loop that brought an item, unless
+more items are on their way (`expected`) and keep coming in: then it lets the loop take them in first, for at most
+TURNS_MAX turns. An item that is alone waits for one turn.
 
-Waking is lazy because hand-overs between threads cost more than anything else here: one thread is called at a time,
-and it calls the next if it leaves something behind.
+Every accepted item ends in exactly one call: in a batch given to `run`, or given to `shed`. Order, fairness, bounds and
+shedding are `serving.fair_queue`'s. Everything here is called on the event loop.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
 from serving.errors import BatcherClosed, QueueFull
 from serving.fair_queue import FairQueue
@@ -29,15 +25,25 @@ from serving.pace import Pace
 
 T = TypeVar("T")
 
-__all__ = ["Batcher"]
+__all__ = ["QUIET_TURNS", "TURNS_MAX", "Batcher"]
 
-_log = logging.getLogger(__name__)
+QUIET_TURNS = 3  # turns that brought nothing, after which nothing more is waited for
+TURNS_MAX = 64
+
+
+class Begun(NamedTuple):
+    """A batch that is running or being recorded."""
+
+    rows: int
+    began_ns: int
 
 
 class Batcher(Generic[T]):
-    """A bounded, fair queue before `threads` worker threads that call `run`. They start here; `close` ends them.
+    """A bounded, fair queue before `run`, with `at_once` batches under way at most.
 
-    `clock_ns` is monotonic and is read twice a batch, for the hint in QueueFull. ValueError for limits below one.
+    `run` starts a batch and may return before it is done; `freed` says that one is done. If `run` raises, `on_error`
+    gets the batch and it counts as done. `soon` schedules a call for the end of this turn of the loop. `expected` says
+    how many items there could be, those under way included. ValueError for limits below one.
     """
 
     def __init__(
@@ -46,34 +52,30 @@ class Batcher(Generic[T]):
         *,
         on_error: Callable[[Sequence[T], BaseException], None],
         shed: Callable[[T], None],
-        threads: int,
+        soon: Callable[[Callable[[], None]], object],
+        expected: Callable[[], int],
         batch_rows_max: int,
         queue_rows_max: int,
         queue_bytes_max: int,
-        clock_ns: Callable[[], int] = time.monotonic_ns,
-        name: str = "batcher",
+        clock_ns: Callable[[], int],
+        at_once: int = 1,
     ) -> None:
-        if threads < 1 or batch_rows_max < 1:
-            raise ValueError(f"nothing would run: {threads=}, {batch_rows_max=}")
+        if at_once < 1 or batch_rows_max < 1:
+            raise ValueError(f"nothing would run: {at_once=}, {batch_rows_max=}")
         self._run = run
         self._on_error = on_error
         self._shed = shed
+        self._soon = soon
+        self._expected = expected
         self._batch_rows_max = batch_rows_max
         self._clock_ns = clock_ns
         self._queue: FairQueue[T] = FairQueue(rows_max=queue_rows_max, bytes_max=queue_bytes_max)
-        # Guards the queue and everything below. Entered bare, as Condition's own way in is several times slower.
-        self._lock = threading.Lock()
-        self._wake = threading.Condition(self._lock)
-        self._idle = 0
-        self._called = False  # an idle thread was notified and has not looked yet
-        self._closed = False
         self._pace = Pace()
-        # Daemons: a process whose main thread died must not be held up by its queue.
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._at_once = at_once
+        self._begun: deque[Begun] = deque()
+        self._gathering = False
+        self._closed = False
+        self._turns = self._quiet_turns = self._rows_seen = 0
 
     @property
     def queued_rows(self) -> int:
@@ -84,78 +86,73 @@ class Batcher(Generic[T]):
         return self._queue.nbytes
 
     def submit(self, item: T, *, rows: int, nbytes: int, lane: int, flow: str) -> None:
-        """Queue an item of `rows` rows for `flow` (a tenant) in `lane` (0 goes first). Thread-safe; waits for no work.
+        """Queue an item of `rows` rows for `flow` (a tenant) in `lane` (0 goes first).
 
         QueueFull: no room, nothing changed. BatcherClosed: after close. ValueError: a lane outside 0..3, rows < 1.
         """
-        with self._lock:
-            if self._closed:
-                raise BatcherClosed
-            displaced = self._queue.push(item, rows=rows, nbytes=nbytes, lane=lane, flow=flow)
-            if displaced is None:
-                raise QueueFull(self._pace.retry_after_ms(self._queue.rows, threads=len(self._threads)))
-            self._call_one()
+        if self._closed:
+            raise BatcherClosed
+        displaced = self._queue.push(item, rows=rows, nbytes=nbytes, lane=lane, flow=flow)
+        if displaced is None:
+            raise QueueFull(self._pace.retry_after_ms(self._queue.rows, threads=self._at_once))
+        self._gather()
         for victim in displaced:
-            self._give_up(victim)
+            self._shed(victim)
 
     def freed(self) -> None:
-        """A thread is free when `run` returns, so there is nothing to say (`LoopBatcher.freed`)."""
+        """Take note that a batch is done. The next one starts behind what its replies have scheduled."""
+        done = self._begun.popleft()  # or another that is under way: of a pace it tells as much
+        self._pace.observe(self._clock_ns() - done.began_ns, done.rows)
+        self._gather()
 
-    def close(self, *, drain: bool, timeout_s: float | None = None) -> bool:
-        """Take nothing more; finish what was accepted, or (without drain) only what is running, and end the threads.
-
-        Returns False if threads are still busy after `timeout_s`: they go on, and close may be called again, for
-        instance without drain. Idempotent. Not to be called from `run`.
-        """
-        abandoned: list[T] = []
-        with self._lock:
-            self._closed = True
-            while not drain and self._queue.count:
-                abandoned += self._queue.take(self._queue.rows)
-            self._wake.notify_all()
-        for item in abandoned:
-            self._give_up(item)
-        ends_ns = None if timeout_s is None else self._clock_ns() + int(timeout_s * 1e9)
-        for thread in self._threads:
-            thread.join(None if ends_ns is None else max(0.0, (ends_ns - self._clock_ns()) / 1e9))
-        return not any(thread.is_alive() for thread in self._threads)
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                while not self._queue.count:
-                    if self._closed:
-                        return
-                    self._idle += 1
-                    self._wake.wait()
-                    self._idle -= 1
-                    self._called = False
-                before = self._queue.rows
-                batch = self._queue.take(self._batch_rows_max)
-                rows = before - self._queue.rows
-                self._call_one()
-            began_ns = self._clock_ns()
-            self._run_batch(batch)
-            del batch  # while this thread sleeps it must not keep the last requests alive
-            self._pace.observe(self._clock_ns() - began_ns, rows)
-
-    def _run_batch(self, batch: list[T]) -> None:
+    def resume(self, batch: Sequence[T], step: Callable[[], object]) -> None:
+        """Go on with a batch that `run` has started. What `step` raises counts as raised by `run`."""
         try:
-            self._run(batch)
-        except BaseException as error:  # noqa: BLE001 - even SystemExit must not end the thread others wait for
+            step()
+        except BaseException as error:  # noqa: BLE001  a model may raise anything, and others wait for the loop
             try:
                 self._on_error(batch, error)
-            except BaseException:  # noqa: BLE001 - nor may its last resort
-                _log.exception("on_error raised")
+            finally:
+                self.freed()
 
-    def _give_up(self, item: T) -> None:
-        try:
-            self._shed(item)
-        except Exception:  # noqa: BLE001 - the caller's own item was taken; this is not its failure
-            _log.exception("shed raised")
+    def close(self, *, drain: bool) -> None:
+        """Take nothing more; start everything that waits, or shed it."""
+        self._closed = True
+        while self._queue.count:
+            if drain:
+                self._start()
+            else:
+                for item in self._queue.take(self._queue.rows):
+                    self._shed(item)
 
-    def _call_one(self) -> None:
-        """Wake a thread if there is work, one that sleeps, and none on its way. Under the lock."""
-        if self._idle and not self._called and self._queue.count:
-            self._called = True
-            self._wake.notify()
+    def _gather(self) -> None:
+        """Let a batch gather, if something waits, there is room for a batch, and none gathers yet."""
+        if self._gathering or not self._queue.count or len(self._begun) >= self._at_once:
+            return
+        self._gathering = True
+        self._turns = self._quiet_turns = 0
+        self._rows_seen = self._queue.rows
+        self._soon(self._turn)
+
+    def _turn(self) -> None:
+        """One turn of the loop is over: start the batch, unless more items are on their way and still coming in."""
+        rows = self._queue.rows
+        self._turns += 1
+        self._quiet_turns = 0 if rows > self._rows_seen else self._quiet_turns + 1
+        self._rows_seen = rows
+        under_way = sum(batch.rows for batch in self._begun)
+        coming = 0 < rows < min(self._batch_rows_max, self._expected() - under_way)
+        if coming and self._quiet_turns < QUIET_TURNS and self._turns < TURNS_MAX:
+            self._soon(self._turn)
+        else:
+            self._gathering = False
+            self._start()
+            self._gather()
+
+    def _start(self) -> None:
+        rows = self._queue.rows
+        batch = self._queue.take(self._batch_rows_max)
+        if not batch:  # close, or shedding, was faster
+            return
+        self._begun.append(Begun(rows - self._queue.rows, self._clock_ns()))
+        self.resume(batch, partial(self._run, batch))

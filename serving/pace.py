@@ -8,7 +8,7 @@ _WEIGHT = 0.125  # of the newest batch in the moving average
 
 
 class Pace:
-    """A moving average of the time per row. Of two batches that end together in two threads one may be forgotten."""
+    """A moving average of the time per row. Batches that run side by side each count as if alone."""
 
     def __init__(self) -> None:
         self._ns_per_row = 0.0

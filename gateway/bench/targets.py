@@ -170,7 +170,7 @@ TARGETS: Mapping[str, Target] = {
     ),
     "ray_engine": Target(
         "Stockade, protected, Ray",
-        "`stockade init`, one worker, one recorder; the model in one Ray Serve replica, two batch threads; API key, "
+        "`stockade init`, one worker, one recorder; the model in one Ray Serve replica, two batches at once; API key, "
         "rights, limits, screens, hardening, audit with fdatasync, metrics; plaintext",
         _ray_engine,
         every_interface=True,

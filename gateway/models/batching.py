@@ -1,4 +1,4 @@
-"""Gives a model its queue: on the event loop for fast models, before threads for slow ones (`engine.threads`)."""
+"""Gives a model its queue, and its batches a place: the event loop for fast models, else threads (`engine.threads`)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gateway.exits import log_failure
 from gateway.settlement import give_back
 from gateway.state import Offload
 from serving.batcher import Batcher
-from serving.loop_batcher import LoopBatcher
 from serving.manifest import DATATYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     from gateway.config.config import Engine
     from gateway.state import Gateway, Item, Served
@@ -44,31 +44,41 @@ def start_batching(served: Served, engine: Engine, gw: Gateway) -> None:
     def shed(item: Item) -> None:
         give_back([item], errors.QueueFull(), gw)
 
-    bounds: dict[str, Any] = {
-        "batch_rows_max": engine.batch_rows_max,
-        "queue_rows_max": engine.queue_rows_max,
-        "queue_bytes_max": engine.queue_bytes_max,
-        "clock_ns": gw.clock_ns,
-    }
-    run = partial(answer_batch, gw=gw)
+    loop = gw.loop
+    threads = threads_of(engine)
     name = f"{served.bundle.name}-{served.bundle.version}"
-    if threads := threads_of(engine):
-        served.batcher = Batcher(run, on_error=failed, shed=shed, threads=threads, name=name, **bounds)
-        return
-    served.batcher = batcher = LoopBatcher(
+    served.pool = pool = ThreadPoolExecutor(threads or 1, thread_name_prefix=name)
+
+    def run(items: Sequence[Item]) -> None:
+        if threads:
+            pool.submit(answer_batch, items, gw).add_done_callback(partial(ended, items))
+        else:
+            answer_batch(items, gw)
+
+    def ended(items: Sequence[Item], answering: Future[None]) -> None:
+        if answering.exception() is not None:
+            resume(items, answering.result)
+
+    def resume(items: Sequence[Item], step: Callable[[], object]) -> None:
+        loop.call_soon_threadsafe(batcher.resume, items, step)
+
+    served.batcher = batcher = Batcher(
         run,
         on_error=failed,
         shed=shed,
-        soon=gw.loop.call_soon,
+        soon=loop.call_soon,
         expected=lambda: gw.concurrency.in_flight,
-        **bounds,
+        batch_rows_max=engine.batch_rows_max,
+        queue_rows_max=engine.queue_rows_max,
+        queue_bytes_max=engine.queue_bytes_max,
+        clock_ns=gw.clock_ns,
+        at_once=threads or 1,
     )
+    if threads:
+        return
     took_ms = time_full_batch(served, engine.batch_rows_max, gw)
-    served.offload = Offload(
-        ThreadPoolExecutor(1, thread_name_prefix=name),
-        rows_min=math.ceil(engine.batch_rows_max * OFFLOAD_MS / max(took_ms, OFFLOAD_MS)),
-        resume=lambda items, step: gw.loop.call_soon_threadsafe(batcher.resume, items, step),
-    )
+    rows_min = math.ceil(engine.batch_rows_max * OFFLOAD_MS / max(took_ms, OFFLOAD_MS))
+    served.offload = Offload(rows_min, resume)
     if took_ms > SLOW_BATCH_MS:
         problem = (
             "a full batch takes this long, and the next one waits for it: set engine.threads to run several at once"
@@ -99,8 +109,5 @@ async def end_batching(served: Served) -> None:
     """Finish what waits for one model, and take nothing more."""
     if served.unloaded:
         return
-    if served.offload is None:
-        await asyncio.to_thread(served.batcher.close, drain=True)
-    else:
-        served.batcher.close(drain=True)
-        await asyncio.to_thread(served.offload.pool.shutdown)
+    served.batcher.close(drain=True)
+    await asyncio.to_thread(served.pool.shutdown)

@@ -331,3 +331,19 @@ async def test_the_end_waits_for_the_batch_in_the_thread(looped):
 
 def test_the_poison_is_an_honest_value():
     assert 0 < POISON < 1
+
+
+@pytest.mark.parametrize("threads", [0, 1], ids=["on the loop", "in a thread"])
+async def test_a_model_that_would_end_the_process_fails_and_the_next_batch_runs(made_site, tmp_path, threads):
+    """What no handler on the way catches reaches the batcher, which must not wait for that batch for ever."""
+
+    def broken(inputs):
+        raise SystemExit(3)
+
+    async with open_rig(made_site, tmp_path, config=lambda document: document["engine"].update(threads=threads)) as rig:
+        whole, rig.engine.infer = rig.engine.infer, broken
+        for rows in (1, 64):  # many are left to a thread also from the loop
+            assert (await rig.ask(tiny_body(image(0.5, rows)))).reason == "MODEL_ERROR"
+        rig.engine.infer = whole
+        async with asyncio.timeout(20):
+            assert (await rig.ask(tiny_body(image(0.5)))).code is CODE.OK

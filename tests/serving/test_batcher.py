@@ -1,258 +1,283 @@
-"""The threads around the queue: every item ends once, no thread is lost, and nothing waits for a timer."""
+"""The batcher of the event loop, with a loop made of a list: a turn runs what was scheduled before it began."""
 
-import logging
-import threading
-import weakref
+from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from serving.batcher import Batcher
+from serving.batcher import QUIET_TURNS, TURNS_MAX, Batcher
 from serving.errors import BatcherClosed, QueueFull
-from serving.pace import RETRY_MS_MAX, RETRY_MS_UNKNOWN
-
-PATIENCE_S = 60  # only ever spent by a test that fails
+from serving.pace import RETRY_MS_UNKNOWN
 
 
-class Harness:
-    """Runs batches that wait at a gate, and writes down how each item ended."""
+@dataclass
+class Loop:
+    """A batcher with everything around it written down. `coming` is what `expected` says."""
 
-    def __init__(self, run=None, **limits):
-        self.batches, self.failed, self.shed = [], [], []
-        self.gate, self.started = threading.Semaphore(0), threading.Semaphore(0)
-        self.body = run or (lambda items: None)
+    rows_max: int = 8
+    queue_rows_max: int = 64
+    at_once: int = 1
+    coming: int = 0
+    error: BaseException | None = None
+    scheduled: list = field(default_factory=list)
+    batches: list = field(default_factory=list)
+    failed: list = field(default_factory=list)
+    dropped: list = field(default_factory=list)
+    now_ns: int = 0
+
+    def __post_init__(self):
         self.batcher = Batcher(
             self.run,
-            on_error=lambda items, error: self.failed.append((list(items), error)),
-            shed=lambda item: self.shed.append((item, threading.current_thread())),
-            **{"threads": 1, "batch_rows_max": 8, "queue_rows_max": 16, "queue_bytes_max": 1000} | limits,
+            on_error=lambda batch, error: self.failed.append((list(batch), error)),
+            shed=self.dropped.append,
+            soon=lambda call: self.scheduled.append(call),  # noqa: PLW0108  the list is another one each turn
+            expected=lambda: self.coming,
+            batch_rows_max=self.rows_max,
+            queue_rows_max=self.queue_rows_max,
+            queue_bytes_max=10_000,
+            clock_ns=lambda: self.now_ns,
+            at_once=self.at_once,
         )
 
-    def run(self, items):
-        self.batches.append(list(items))
-        self.started.release()
-        assert self.gate.acquire(timeout=PATIENCE_S)
-        self.body(items)
+    def run(self, batch):
+        self.batches.append(list(batch))
+        if self.error is not None:
+            raise self.error
 
-    def submit(self, item, *, rows=1, nbytes=1, lane=0, flow="a"):
-        self.batcher.submit(item, rows=rows, nbytes=nbytes, lane=lane, flow=flow)
+    def submit(self, *items, flow="one", rows=1):
+        for item in items:
+            self.batcher.submit(item, rows=rows, nbytes=1, lane=1, flow=flow)
 
-    def open(self, batches=1000):
-        self.gate.release(batches)
+    def turn(self):
+        due, self.scheduled = self.scheduled, []
+        for call in due:
+            call()
 
-    def occupy(self):
-        """Return once the only thread is busy, so that what follows waits."""
-        self.submit("busy", flow="busy")
-        assert self.started.acquire(timeout=PATIENCE_S)
+    def turns(self, count):
+        for _ in range(count):
+            self.turn()
 
 
 @pytest.fixture
-def make():
-    made = []
-
-    def build(*args, **limits):
-        made.append(Harness(*args, **limits))
-        return made[-1]
-
-    yield build
-    for harness in made:
-        harness.open()
-        assert harness.batcher.close(drain=False, timeout_s=PATIENCE_S)
+def loop():
+    return Loop()
 
 
-def test_a_batch_is_what_waited_when_the_thread_came_free(make):
-    harness = make()
-    harness.occupy()
-    for number in range(10):
-        harness.submit(number)
-    assert harness.batcher.queued_rows == harness.batcher.queued_bytes == 10
-    harness.open()
-    assert harness.batcher.close(drain=True, timeout_s=PATIENCE_S)
-    assert harness.batches == [["busy"], [*range(8)], [8, 9]]
-    assert harness.batcher.queued_rows == harness.batcher.queued_bytes == 0
+def test_an_item_that_is_alone_waits_for_one_turn(loop):
+    loop.coming = 1
+    loop.submit("a")
+    assert not loop.batches
+    loop.turn()
+    assert loop.batches == [["a"]]
 
 
-def test_threads_run_batches_side_by_side(make):
-    meeting = threading.Barrier(3)
-    harness = make(lambda items: meeting.wait(PATIENCE_S), threads=3, batch_rows_max=1)
-    harness.open()
-    for number in range(3):
-        harness.submit(number)
-    assert harness.batcher.close(drain=True, timeout_s=PATIENCE_S)
-    assert not harness.failed  # a broken barrier would be an error
+def test_items_of_one_turn_make_one_batch(loop):
+    loop.submit("a", "b", "c")
+    loop.turn()
+    assert loop.batches == [["a", "b", "c"]]
 
 
-def test_what_a_thread_leaves_behind_wakes_the_next(make):
-    meeting = threading.Barrier(2)
-    harness = make(lambda items: meeting.wait(PATIENCE_S), threads=2, batch_rows_max=1)
-    harness.open()
-    batcher, both_sleep = harness.batcher, False
-    while not both_sleep:
-        with batcher._lock:
-            both_sleep = batcher._idle == 2
-            if both_sleep:  # as if two submits came before the thread that was called could look
-                for number in range(2):
-                    batcher._queue.push(number, rows=1, nbytes=1, lane=0, flow="a")
-                    batcher._call_one()
-    for _ in range(2):
-        assert harness.started.acquire(timeout=PATIENCE_S)  # before close, which wakes everybody
-    assert batcher.close(drain=True, timeout_s=PATIENCE_S)
-    assert not harness.failed
+def test_what_arrives_while_a_batch_is_recorded_is_the_next_batch(loop):
+    loop.submit("a")
+    loop.turn()
+    loop.submit("b", "c")
+    loop.turns(3)
+    assert loop.batches == [["a"]], "one batch at a time"
+    loop.batcher.freed()
+    loop.turn()
+    assert loop.batches == [["a"], ["b", "c"]]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("model"), SystemExit(3), KeyboardInterrupt()])
-def test_an_exception_reaches_on_error_and_the_thread_goes_on(make, error):
-    def run(items):
-        if 1 in items:
-            raise error
-
-    harness = make(run)
-    harness.open()
-    harness.submit(1)
-    assert harness.started.acquire(timeout=PATIENCE_S)
-    harness.submit(2)
-    assert harness.batcher.close(drain=True, timeout_s=PATIENCE_S)
-    assert harness.failed == [([1], error)]
-    assert harness.batches == [[1], [2]]
+def test_while_more_is_coming_in_the_loop_takes_it_in_first(loop):
+    loop.coming = 4
+    loop.submit("a")
+    for item in "bc":
+        loop.turn()
+        loop.submit(item)
+    assert not loop.batches
+    loop.turn()
+    loop.submit("d")  # now nobody else is on the way
+    loop.turn()
+    assert loop.batches == [["a", "b", "c", "d"]]
 
 
-def test_callbacks_that_raise_are_logged_and_harm_nobody(make, caplog):
-    def run(items):
-        raise RuntimeError("first")
-
-    harness = make(run, queue_rows_max=2)
-    harness.batcher._on_error = lambda items, error: 1 / 0
-    harness.batcher._shed = lambda item: 1 / 0
-    harness.occupy()
-    harness.submit(1, flow="heavy")
-    harness.submit(2, flow="heavy")
-    harness.submit(3, flow="light")
-    harness.open()
-    with caplog.at_level(logging.ERROR):
-        assert harness.batcher.close(drain=True, timeout_s=PATIENCE_S)
-    assert {record.message for record in caplog.records} == {"on_error raised", "shed raised"}
-    assert harness.batches == [["busy"], [1, 3]]
+def test_what_is_expected_and_does_not_come_is_not_waited_for(loop):
+    loop.coming = 100
+    loop.submit("a")
+    loop.turns(QUIET_TURNS - 1)
+    assert not loop.batches
+    loop.turn()
+    assert loop.batches == [["a"]]
 
 
-def test_a_full_queue_sheds_the_heaviest_flow_in_the_thread_that_submits(make):
-    harness = make(queue_rows_max=3)
-    harness.occupy()
-    for number in range(3):
-        harness.submit(number, flow="heavy")
-    with pytest.raises(QueueFull):
-        harness.submit(3, flow="heavy")
-    harness.submit("light", flow="light")
-    assert harness.shed == [(2, threading.current_thread())]
-    assert harness.batcher.queued_rows == 3
+def test_a_trickle_does_not_hold_a_batch_up_for_ever():
+    loop = Loop(rows_max=1000, queue_rows_max=1000, coming=1000)
+    loop.submit(0)
+    for item in range(1, TURNS_MAX):
+        loop.turn()
+        loop.submit(item)
+    assert not loop.batches
+    loop.turn()
+    assert len(loop.batches) == 1
 
 
-def test_the_retry_hint_is_the_time_to_serve_what_waits(make):
-    readings = iter([0, 30_000_000])  # the first batch: one row, 30 ms
+def test_a_full_batch_starts_at_once(loop):
+    loop.coming = 100
+    loop.submit(*range(20))
+    loop.turn()
+    assert loop.batches == [list(range(8))]
 
-    harness = make(queue_rows_max=4, threads=1, clock_ns=lambda: next(readings, 30_000_000))
-    harness.occupy()
-    harness.open(1)
-    harness.occupy()  # by now the first batch is over and timed
-    for number in range(4):
-        harness.submit(number)
+
+def test_with_room_for_two_batches_the_second_starts_beside_the_first_and_the_third_waits():
+    loop = Loop(at_once=2)
+    for item in "abc":
+        loop.submit(item)
+        loop.turns(2)
+    assert loop.batches == [["a"], ["b"]]
+    loop.batcher.freed()
+    loop.turn()
+    assert loop.batches == [["a"], ["b"], ["c"]]
+
+
+def test_with_room_for_two_batches_what_is_left_of_one_is_the_other_at_once():
+    loop = Loop(at_once=2)
+    loop.submit(*range(20))
+    loop.turns(2)
+    assert loop.batches == [list(range(8)), list(range(8, 16))]
+
+
+def test_what_is_under_way_is_not_waited_for():
+    loop = Loop(at_once=2, coming=3)
+    loop.submit("a", "b")
+    loop.turns(1 + QUIET_TURNS)
+    assert loop.batches == [["a", "b"]]
+    loop.submit("c")  # three calls are open, and two of them are being answered
+    loop.turn()
+    assert loop.batches == [["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(3)])
+def test_an_exception_reaches_on_error_and_the_next_batch_runs(loop, error):
+    loop.error = error
+    loop.submit("a")
+    loop.turn()
+    assert [batch for batch, _ in loop.failed] == [["a"]]
+    loop.error = None
+    loop.submit("b")
+    loop.turn()
+    assert loop.batches[-1] == ["b"]
+
+
+def test_an_on_error_that_raises_does_not_stop_the_batches(loop):
+    def worse(batch, error):
+        raise RuntimeError("on_error itself")
+
+    loop.error = ValueError("broken")
+    loop.batcher._on_error = worse
+    loop.submit("a")
+    with pytest.raises(RuntimeError):
+        loop.turn()
+    loop.error = None
+    loop.submit("b")
+    loop.turn()
+    assert loop.batches == [["a"], ["b"]]
+
+
+def test_a_full_queue_refuses_with_a_hint_and_sheds_the_heaviest_flow():
+    loop = Loop(queue_rows_max=4)
+    loop.submit(*range(4), flow="heavy")
     with pytest.raises(QueueFull) as full:
-        harness.submit(4)
-    assert full.value.retry_after_ms == 4 * 30
-
-
-def test_the_retry_hint_before_anything_was_timed(make):
-    harness = make(queue_rows_max=1)
-    harness.occupy()
-    harness.submit(1)
-    with pytest.raises(QueueFull) as full:
-        harness.submit(2)
+        loop.submit(4, flow="heavy")
     assert full.value.retry_after_ms == RETRY_MS_UNKNOWN
+    loop.submit("light", flow="light")
+    assert loop.dropped == [3]
 
 
-@pytest.mark.parametrize(("ns_per_row", "hint"), [(1.0, 1), (1e15, RETRY_MS_MAX)])
-def test_the_retry_hint_is_bounded(make, ns_per_row, hint):
-    harness = make(queue_rows_max=1)
-    harness.occupy()
-    harness.batcher._pace._ns_per_row = ns_per_row
-    harness.submit(1)
+def test_the_retry_hint_is_the_time_to_serve_what_waits():
+    loop = Loop(queue_rows_max=4)
+    loop.submit("first")
+    loop.turn()
+    loop.now_ns += 50_000_000
+    loop.batcher.freed()
+    loop.submit(*range(4))
     with pytest.raises(QueueFull) as full:
-        harness.submit(2)
-    assert full.value.retry_after_ms == hint
+        loop.submit("more")
+    assert full.value.retry_after_ms == 200, "4 rows at 50 ms a row"
 
 
-def test_close_without_drain_sheds_what_waits_and_finishes_what_runs(make):
-    harness = make()
-    harness.occupy()
-    harness.submit(1)
-    harness.submit(2, lane=3)
-    assert not harness.batcher.close(drain=False, timeout_s=0)  # still busy
-    assert [item for item, _ in harness.shed] == [1, 2]
-    harness.open()
-    assert harness.batcher.close(drain=False, timeout_s=PATIENCE_S)
-    assert harness.batches == [["busy"]]
-
-
-def test_nothing_is_taken_after_close(make):
-    harness = make()
-    assert harness.batcher.close(drain=True)
-    assert harness.batcher.close(drain=True)
+@pytest.mark.parametrize("drain", [True, False])
+def test_close_starts_what_waits_or_sheds_it(loop, drain):
+    loop.submit(*range(10))
+    loop.batcher.close(drain=drain)
+    loop.turns(2)
+    done = [item for batch in loop.batches for item in batch]
+    assert (done, loop.dropped) == ((list(range(10)), []) if drain else ([], list(range(10))))
     with pytest.raises(BatcherClosed):
-        harness.submit(1)
+        loop.submit("late")
 
 
-def test_a_sleeping_thread_holds_no_request_alive(make):
-    class Request:
-        pass
-
-    harness = make()
-    harness.batcher._run = lambda items: None
-    freed = threading.Event()
-    request = Request()
-    watch = weakref.ref(request, lambda _: freed.set())
-    harness.submit(request)
-    del request
-    assert freed.wait(PATIENCE_S)
-    assert watch() is None
+@pytest.mark.parametrize("limit", ["rows_max", "at_once"])
+def test_a_limit_below_one_is_refused(limit):
+    with pytest.raises(ValueError, match="nothing would run"):
+        Loop(**{limit: 0})
 
 
-@pytest.mark.parametrize("bad", [{"threads": 0}, {"batch_rows_max": 0}, {"queue_rows_max": 0}, {"queue_bytes_max": 0}])
-def test_limits_below_one_are_refused(make, bad):
-    with pytest.raises(ValueError):
-        make(**bad)
-
-
-def test_many_tenants_at_once_every_item_ends_exactly_once():
-    ran, failed, shed, refused = [], [], [], []
-
-    def run(items):
-        if items[0][1] % 7 == 0:
-            raise RuntimeError
-        ran.extend(items)
-
-    batcher = Batcher(
-        run,
-        on_error=lambda items, error: failed.extend(items),
-        shed=shed.append,
-        threads=1,
-        batch_rows_max=8,
-        queue_rows_max=40,
-        queue_bytes_max=10_000,
-    )
-
-    def tenant(name):
-        for number in range(400):
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("submit"), st.sampled_from("abc"), st.integers(1, 9)),
+            st.tuples(st.sampled_from(["turn", "freed"])),
+        ),
+        max_size=60,
+    ),
+    st.integers(0, 20),
+    st.integers(1, 3),
+)
+def test_every_item_ends_exactly_once(steps, coming, at_once):
+    loop = Loop(coming=coming, queue_rows_max=20, at_once=at_once)
+    taken = []
+    ended = 0
+    for number, step in enumerate(steps):
+        if step[0] == "submit":
             try:
-                batcher.submit((name, number), rows=1 + number % 3, nbytes=9, lane=name % 4, flow=str(name % 5))
+                loop.submit((step[1], number), flow=step[1], rows=step[2])
             except QueueFull:
-                refused.append((name, number))
+                continue
+            taken.append((step[1], number))
+        elif step[0] == "turn":
+            loop.turn()
+        elif len(loop.batches) > ended:
+            ended += 1
+            loop.batcher.freed()
+        assert len(loop.batches) <= ended + at_once
+    loop.batcher.close(drain=True)
+    assert sorted([item for batch in loop.batches for item in batch] + loop.dropped) == sorted(taken)
 
-    tenants = [threading.Thread(target=tenant, args=(name,)) for name in range(8)]
-    for thread in tenants:
-        thread.start()
-    for thread in tenants:
-        thread.join()
-    assert batcher.close(drain=True, timeout_s=PATIENCE_S)
-    assert sorted(ran + failed + shed + refused) == [(name, number) for name in range(8) for number in range(400)]
-    assert ran
-    for name in range(8):
-        numbers = [item[1] for item in ran if item[0] == name]
-        assert numbers == sorted(numbers)
+
+def test_what_goes_wrong_in_the_rest_of_a_batch_frees_the_batcher(loop):
+    loop.submit("a")
+    loop.turn()
+    loop.submit("b")
+
+    def step():
+        raise ValueError("broken")
+
+    loop.batcher.resume(["a"], step)
+    assert [(batch, str(error)) for batch, error in loop.failed] == [(["a"], "broken")]
+    loop.turn()
+    assert loop.batches == [["a"], ["b"]]
+
+
+def test_the_rest_of_a_batch_that_goes_well_frees_nothing_by_itself(loop):
+    loop.submit("a")
+    loop.turn()
+    loop.submit("b")
+    loop.batcher.resume(["a"], lambda: None)
+    loop.turns(5)
+    assert loop.batches == [["a"]]
+    loop.batcher.freed()
+    loop.turn()
+    assert loop.batches == [["a"], ["b"]]
