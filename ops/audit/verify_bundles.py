@@ -66,17 +66,17 @@ def check_bundles(directory: Path, first: int, count: int, size: int, *, dropped
     for index in range(first, first + count):
         width = min(TILE_WIDTH, size - index * TILE_WIDTH)
         entries = None if dropped else _entries(directory, Tile(ENTRIES, index, width), chunk)
-        hashes = _hashes(directory, Tile(0, index, width), chunk)
         leaves = None if entries is None else [sha256(b"\x00" + each).digest() for each in entries]
+        hashes = _hashes(directory, Tile(0, index, width), leaves, chunk)
         if dropped:
             leaves = hashes
-        if leaves is not None and hashes is not None and leaves != hashes:
+        same = leaves is hashes
+        if leaves is not None and hashes is not None and not same:
             base = index * TILE_WIDTH
             different = [base + at for at, (one, two) in enumerate(zip(leaves, hashes, strict=True)) if one != two]
             chunk.mismatches += different[:FINDINGS_MAX]
         if width == TILE_WIDTH:
             chunk.entry_roots.append(None if leaves is None else fold(leaves))
-            same = leaves is not None and leaves == hashes
             chunk.tile_roots.append(chunk.entry_roots[-1] if same else None if hashes is None else fold(hashes))
         else:
             chunk.last_entry_leaves, chunk.last_tile_leaves = leaves, hashes
@@ -102,7 +102,8 @@ def _entries(directory: Path, tile: Tile, chunk: Chunk) -> list[bytes] | None:
     return entries[: tile.width]
 
 
-def _hashes(directory: Path, tile: Tile, chunk: Chunk) -> list[bytes] | None:
+def _hashes(directory: Path, tile: Tile, leaves: list[bytes] | None, chunk: Chunk) -> list[bytes] | None:
+    """The hashes of a tile: `leaves`, where they are the same."""
     data = read_tile(directory, tile)
     if data is None:
         chunk.report("incomplete", "the tile is missing", tile.path)
@@ -111,6 +112,8 @@ def _hashes(directory: Path, tile: Tile, chunk: Chunk) -> list[bytes] | None:
     if len(data) != wanted and not (tile.partial and len(data) == TILE_WIDTH * HASH_BYTES):
         chunk.report("tampered", f"the tile has {len(data)} bytes, not {wanted}", tile.path)
         return None
+    if leaves is not None and data[:wanted] == b"".join(leaves):
+        return leaves
     return [data[start : start + HASH_BYTES] for start in range(0, wanted, HASH_BYTES)]
 
 

@@ -5,8 +5,9 @@ Part of `verify` and under its rules.
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint
@@ -97,8 +98,9 @@ def check_leftovers(directory: Path, size: int, newest: Callable[[], int], repor
     files are listed, because a live log goes on meanwhile and what it has published by then is no stranger.
     """
     ahead: list[Tile] = []
-    for path in sorted(each for each in directory.rglob("*") if each.is_symlink() or not each.is_dir()):
-        name = path.relative_to(directory).as_posix()
+    root = os.fspath(directory)
+    for file in sorted(_files(root), key=attrgetter("path")):
+        name = file.path.removeprefix(root).removeprefix("/")
         if name == "checkpoint" or is_of_epoch(name):
             continue
         try:
@@ -106,8 +108,8 @@ def check_leftovers(directory: Path, size: int, newest: Callable[[], int], repor
         except TileError:
             report.set_aside("not a file of the log", name)
             continue
-        if not path.is_file():
-            if os.path.lexists(path):  # else a live log removed it
+        if not file.is_file():
+            if os.path.lexists(file):  # else a live log removed it
                 report.set_aside("not a regular file", name)
             continue
         if _beyond(tile, size):
@@ -116,6 +118,16 @@ def check_leftovers(directory: Path, size: int, newest: Callable[[], int], repor
             (_check_pack if tile.level == BLOBS else _check_leftover)(directory, tile, size, report)
     for tile in _strangers(directory, ahead, newest):
         report.set_aside("beyond the checkpoint, so not verified", tile.path)
+
+
+def _files(directory: str) -> Iterator[os.DirEntry[str]]:
+    """All that lies below a directory and is none; what a live log removes meanwhile is left out."""
+    with suppress(FileNotFoundError, PermissionError), os.scandir(directory) as found:
+        for each in found:
+            if each.is_dir(follow_symlinks=False):
+                yield from _files(each.path)
+            else:
+                yield each
 
 
 def _beyond(tile: Tile, size: int) -> bool:
