@@ -21,6 +21,7 @@ __all__ = ["add_key_verb", "add_verbs"]
 SEED_MAX = 2**32 - 1
 VERSION_MAX = 999_999_999
 PROTOTYPES_MAX = 100
+LABELS_MAX = 1_000_000
 
 
 def share(text: str) -> float:
@@ -78,6 +79,13 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
     approve.add_argument("--override", metavar="REASON", help="let it pass although a gate does not; recorded")
     way = promote.add_mutually_exclusive_group()
     way.add_argument("--canary", action="store_true", help="step by step: 1, 10, 50, 100 %% of the principals")
+    promote.add_argument(
+        "--min-labels",
+        type=whole(0, LABELS_MAX),
+        default=0,
+        metavar="N",
+        help="with --canary: not for good before that many trusted labels of its answers have come (default: 0)",
+    )
     way.add_argument("--shadow", type=share, metavar="RATE", help="beside the version in `serve`, on this share")
     for each in (promote, rollback):
         each.add_argument("--key", type=Path, metavar="FILE", help="sign with this key (default: sign it yourself)")

@@ -95,7 +95,7 @@ class Registry:
         return judge_versions(policy, versions, self.config.bundles.evidence)
 
     def versions(self) -> Iterator[Version]:
-        """Yield every version that is there, or that the policy names."""
+        """Yield every version that is there."""
         unloaded = read_models(place_of(self.config).memory.with_name(MODELS)).unloaded
         for directory in find_bundles(self.config.bundles.directory):
             name, number = directory.parent.name, directory.name

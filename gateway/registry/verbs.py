@@ -232,8 +232,11 @@ def run_promote(options: argparse.Namespace) -> int:
     registry = open_registry(options.file)
     name, number = parse_version(options.version)
     serve, release = number, dict[str, Any]()
+    if options.min_labels and not options.canary:
+        raise RegistryRefused("--min-labels is for a canary; say --canary as well")
     if options.canary:
-        serve, release = registry.model(name).serve, {"canary": {"version": number, **CANARY}}
+        waits = {"min_labels": options.min_labels} if options.min_labels else {}
+        serve, release = registry.model(name).serve, {"canary": {"version": number, **CANARY, **waits}}
     elif options.shadow is not None:
         serve, release = registry.model(name).serve, {"shadow": {"version": number, "rate": options.shadow}}
     registry.model(name)

@@ -35,6 +35,27 @@ def listed(site, capsys) -> dict[str, tuple[str, str]]:
     return {each["version"]: (each["state"], each["evidence"]) for each in found if each["model"] == MODEL}
 
 
+def test_a_canary_that_waits_for_labels_needs_somebody_who_gives_them(site, capsys):
+    assert evaluate(site, "2") == 0
+    for approver in ("alice", "carol"):
+        assert approve(site, "2", approver) == 0
+    asked = (f"{MODEL}/2", "--min-labels", "200")
+    before = site.read("policy.yaml")
+    assert models(site, "promote", *asked) == 1
+    assert "say --canary as well" in capsys.readouterr().err
+    assert models(site, "promote", *asked, "--canary") == 2
+    assert "min_labels: is measured by trusted labels, and there are none" in capsys.readouterr().err
+    assert site.read("policy.yaml") == before
+
+    def trusts(policy):
+        policy["models"][MODEL]["feedback"] = {"trusted": ["token-user"]}
+        policy["principals"]["token-user"]["feedback_keys"] = ["ab" * 32]
+
+    site.change_policy(trusts)
+    assert models(site, "promote", *asked, "--canary", "--key", str(site.directory / "keys/policy.key")) == 0
+    assert policy_of(site).models[MODEL].release.canary.min_labels == 200
+
+
 def test_from_a_bundle_to_the_policy_that_serves_it_and_back(site, capsys):
     missing = "has no evaluation; `stockade models evaluate` makes one"
     assert listed(site, capsys) == {"1": ("served", "exempt"), "2": ("unapproved", missing)}
