@@ -12,6 +12,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -23,6 +24,7 @@ NO_LOG_FLUSH = 2
 IMAGE_BYTES = {"ext4": 96 << 20, "xfs": 320 << 20, "btrfs": 200 << 20}
 MKFS = {"ext4": ("-q", "-F"), "xfs": ("-q",), "btrfs": ("-q",)}
 MNT_DETACH = 2
+DETACH_S = 30
 OUTER = "outer"
 
 
@@ -47,6 +49,12 @@ class CutMount:
     def unmount(self) -> None:
         _run("umount", str(self.directory))
         _run("losetup", "--detach", self._device)
+        held = Path("/sys/block", Path(self._device).name, "loop/backing_file")
+        end = time.monotonic() + DETACH_S
+        with suppress(FileNotFoundError):  # until whoever else has the device open closes it, our image is in use
+            while held.read_text().strip() == str(self._image):
+                assert time.monotonic() < end, f"{self._device} is not given back"
+                time.sleep(0.01)
 
     def cut(self) -> None:
         """From here on nothing is written. OSError where the file system does not know how."""
