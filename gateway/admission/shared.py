@@ -209,14 +209,14 @@ class SharedLimiter:
                 self._lost(LedgerFailed("internal", f"a fault in the gateway itself: {type(fault).__name__}"))
 
     async def _connect(self) -> None:
-        """Reach the ledger, see that it answers, and tell it what we know; then it is up."""
+        """Reach the ledger, see that it answers, and tell it what we know, before it is asked for anything."""
         await self._ledger.connect()
         await self._ledger.exchange(())
+        self.up = True  # from here on who comes waits to be charged there: nobody is admitted whom it is not told of
         ours = (AWAY_PREFIX, HERE_PREFIX)
         known = [pair for pair in self._memory.debts(self._clock_ns()) if not pair[0].startswith(ours)]
         for first in range(0, len(known), KNOWN_MAX):
             await self._ledger.exchange((), known[first : first + KNOWN_MAX])
-        self.up = True
         if self._lost_ns is not None:
             waited_s = (self._clock_ns() - self._lost_ns) / 1e9
             self._log("shared-limits-back", waited_s=round(waited_s, 3))

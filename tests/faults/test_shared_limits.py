@@ -158,6 +158,28 @@ async def test_a_killed_server_is_told_what_was_spent(server):
         assert await spent(one, 4) == ["admit principal-requests"] * 3 + ["refuse principal-requests"]
 
 
+async def test_a_spend_that_comes_while_the_server_is_told_is_not_forgotten(server, monkeypatch):
+    coming: list[asyncio.Task[Any]] = []
+    async with limiter_on(server.url, share=1.0) as limiter:
+        assert await spent(limiter, 1) == ["admit principal-requests"]
+        server.stop()
+        await until(lambda: not limiter.up)
+        exchange = limiter.ledger.exchange
+
+        async def meanwhile(spends: Any, known: Any = ()) -> Any:
+            if known and not coming:
+                assert limiter.spend(ONE, time.monotonic_ns()).admitted
+                coming.append(asyncio.create_task(limiter.take(ONE)))
+                await asyncio.sleep(0)
+            return await exchange(spends, known)
+
+        monkeypatch.setattr(limiter.ledger, "exchange", meanwhile)
+        server.start()
+        await until(lambda: limiter.up and coming)
+        await coming[0]
+    assert await left(server) == 8
+
+
 @pytest.mark.parametrize(("heard", "once_more"), [(True, 0), (False, 1)])
 async def test_shares_admit_no_more_than_the_limit_across_an_outage(server, heard, once_more):
     """But for the share of what the other has spent since one was told last: here half of two."""
