@@ -682,13 +682,7 @@ def audit() -> dict[str, Any]:
                 "s",
                 thresholds=steps((None, GREEN), (15, ORANGE), (60, RED)),
                 decimals=1,
-                runbooks=(
-                    "StockadeCheckpointStale",
-                    "StockadeCosignatureStale",
-                    "StockadeWitnessAhead",
-                    "StockadeReplicaBehind",
-                    "StockadeReplicationStopped",
-                ),
+                runbooks=("StockadeCheckpointStale", "StockadeCosignatureStale", "StockadeWitnessAhead"),
             ),
         ),
         (
@@ -740,7 +734,7 @@ def audit() -> dict[str, Any]:
     )
     lag = (
         (
-            12,
+            8,
             lines(
                 "Age of what is durable, of what is public",
                 "Seconds since the newest durable record, and since the newest checkpoint.",
@@ -751,7 +745,7 @@ def audit() -> dict[str, Any]:
             ),
         ),
         (
-            12,
+            8,
             lines(
                 "Waiting, unpublished",
                 "Records on their way to the recorder, and durable ones that no checkpoint covers yet.",
@@ -767,10 +761,21 @@ def audit() -> dict[str, Any]:
                 runbooks=("StockadeAuditBacklog",),
             ),
         ),
+        (
+            8,
+            lines(
+                "Not in the replica",
+                "Age of the oldest public record that the object store is not known to hold.",
+                [("max by (instance) (stockade_audit_replication_lag_seconds{@})", "{{instance}}")],
+                "s",
+                soft_most=10,
+                runbooks=("StockadeReplicaBehind", "StockadeReplicationStopped"),
+            ),
+        ),
     )
     trouble = (
         (
-            12,
+            8,
             lines(
                 "Growth",
                 "Entries in the log, and those that the newest checkpoint covers.",
@@ -783,7 +788,7 @@ def audit() -> dict[str, Any]:
             ),
         ),
         (
-            12,
+            8,
             lines(
                 "What must not happen",
                 "Requests that died with their worker, calls that left no record, calls without room in the ring.",
@@ -803,6 +808,18 @@ def audit() -> dict[str, Any]:
                     color_of("ring full", ORANGE),
                 ),
                 runbooks=("StockadeOutcomeUnknown", "StockadeRecordsDropped", "StockadeInflightRingFull"),
+            ),
+        ),
+        (
+            8,
+            lines(
+                "Erasures owed",
+                "Requested: they wait for a second administrator. Agreed: approved, and not in the log as done.",
+                [("sum by (state) (stockade_erasures{@})", "{{state}}")],
+                "short",
+                soft_most=5,
+                overrides=(color_of("requested", BLUE), color_of("agreed", ORANGE)),
+                runbooks=("StockadeErasureOwed",),
             ),
         ),
     )
