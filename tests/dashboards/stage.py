@@ -84,6 +84,8 @@ class Stage:
 def staged(directory: Path, *, scrape_s: int = 1) -> Iterator[Stage]:
     """The gateway and Prometheus, for as long as the block runs."""
     site = make_site(directory / "site", policy=callers)
+    replica = {"url": (directory / "replica").as_uri(), "every": "1s"}
+    site.change_config(lambda config: config["audit"].update(replication=replica))
     with serving(site) as running, watching(directory, [running.facts["metrics"]], scrape_s) as address:
         yield Stage(running, address, scrape_s)
 
