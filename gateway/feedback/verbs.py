@@ -6,13 +6,10 @@ Exit codes: 0 done; 1 the answer is no; 2 it cannot be asked.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +17,7 @@ from rich.table import Table
 from gateway.cli.operator import OperatorFailed, ask
 from gateway.config.document import unusable
 from gateway.segmentation.verbs import fail, print_json
+from serving.registry.approval import key_hex, make_key
 from stockade.v1 import feedback_pb2 as pb
 
 if TYPE_CHECKING:
@@ -55,11 +53,7 @@ def asked(method: str, request: Message, reply: type[M], options: argparse.Names
 
 
 def run_key(options: argparse.Namespace) -> int:
-    key = Ed25519PrivateKey.generate()
-    handle = os.open(options.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    public = key.public_key().public_bytes_raw().hex()
+    public = key_hex(make_key(options.out))
     if options.json:
         sys.stdout.write(json.dumps({"file": str(options.out), "feedback_key": public}, indent=2) + "\n")
     else:

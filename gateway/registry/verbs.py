@@ -7,15 +7,12 @@ Exit codes: 0 done; 1 done, and the answer is no (a gate that does not pass, a v
 from __future__ import annotations
 
 import json
-import os
 import sys
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from rich.console import Console
 from rich.markup import escape
 
@@ -31,7 +28,7 @@ from gateway.registry.registry import RegistryRefused, approve, open_registry, p
 from gateway.registry.view import differences, render_differences, render_evaluation, render_versions, version_json
 from serving.bundle import load_bundle
 from serving.errors import ServingError
-from serving.registry.approval import key_hex, read_key
+from serving.registry.approval import key_hex, make_key, read_key
 from serving.registry.dataset import parse_dataset, read_dataset
 from serving.registry.errors import RegistryError
 from serving.registry.evaluation import encode
@@ -292,14 +289,11 @@ def run_diff(options: argparse.Namespace) -> int:
 
 
 def run_key(options: argparse.Namespace) -> int:
-    key = Ed25519PrivateKey.generate()
-    handle = os.open(options.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key_hex(make_key(options.out))
     if options.json:
-        say(json.dumps({"name": options.name, "file": str(options.out), "key": key_hex(key)}, indent=2))
+        say(json.dumps({"name": options.name, "file": str(options.out), "key": public}, indent=2))
     else:
-        say(f'{options.name}: {{key: "{key_hex(key)}"}}')
+        say(f'{options.name}: {{key: "{public}"}}')
     return 0
 
 

@@ -3,22 +3,32 @@
 Signed are the bytes `stockade.approval/1`, a zero byte, and the statement in canonical JSON (keys sorted, no space,
 text only). The first part is there so that a signature made for anything else can never pass for an approval. A file
 holds the statement as it can be read, and the signature in base64.
-Pure: no clock, no file.
+No clock, and no file but the one of a new key.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Literal
+import os
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from msgspec import Meta, Struct
 
 from serving.registry.errors import EvidenceRejected, KeyRejected
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "APPROVAL_BYTES_MAX",
@@ -27,6 +37,7 @@ __all__ = [
     "Decision",
     "Statement",
     "key_hex",
+    "make_key",
     "parse_approval",
     "read_key",
     "sign",
@@ -107,6 +118,15 @@ def read_key(pem: bytes, file: str) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         advice = "`stockade keys approver` makes one"
         raise KeyRejected(f"{file}: is not an unencrypted Ed25519 private key in PEM; {advice}")
+    return key
+
+
+def make_key(file: Path) -> Ed25519PrivateKey:
+    """Make a key and put it into a new file, PEM, mode 0600. Raises OSError, also where there is such a file."""
+    key = Ed25519PrivateKey.generate()
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "wb") as opened:
+        opened.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return key
 
 
