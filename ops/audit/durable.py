@@ -8,9 +8,11 @@ import contextlib
 import mmap
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 IOV_MAX = 1024
+FILES_OPEN_MAX = 64
 
 
 def sync_directory(directory: Path) -> None:
@@ -44,14 +46,39 @@ def make_directories(directory: Path) -> set[Path]:
 
 def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a whole file and make its bytes durable; its name is the caller's to sync."""
+    descriptor = _written(path, data, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_files(files: Sequence[tuple[Path, bytes]], pool: Executor) -> None:
+    """Write whole files and make the bytes of all durable; their names are the caller's to sync.
+
+    Synced once all are written, so that one commit of the journal is for many of them and who syncs other files
+    meanwhile waits for fewer.
+    """
+    for start in range(0, len(files), FILES_OPEN_MAX):
+        with contextlib.ExitStack() as stack:
+            descriptors: list[int] = []
+            for path, data in files[start : start + FILES_OPEN_MAX]:
+                descriptors.append(_written(path, data, 0o644))
+                stack.callback(os.close, descriptors[-1])
+            list(pool.map(os.fsync, descriptors))
+
+
+def _written(path: Path, data: bytes, mode: int) -> int:
+    """A new file with these bytes, not synced: its open descriptor."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
+    except BaseException:
         os.close(descriptor)
+        raise
+    return descriptor
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint
-from ops.audit.durable import make_directories, remove_files, sync_directory, write_file
+from ops.audit.durable import make_directories, remove_files, sync_directory, write_file, write_files
 from ops.audit.edge import Edge
 from ops.audit.errors import AppenderRunning, ReadError
 from ops.audit.lock import LockDatabase
@@ -133,7 +133,7 @@ class Publisher:
         """Step 1. Leftovers of an interrupted publication are replaced."""
         remove_files(self._staging.iterdir())
         files = [(self._staged(tile), data) for tile, data in self._files(old, new)]
-        list(self._pool.map(lambda item: write_file(*item), files))
+        write_files(files, self._pool)
         sync_directory(self._staging)
 
     def _reveal(self, old: int, new: int, note: bytes) -> None:

@@ -80,10 +80,10 @@ MUTANTS = (
         (SIMULATION,),
     ),
     Mutant(
-        "no sync of small files",
+        "no sync of staged files",
         "ops/audit/durable.py",
-        "            view = view[os.write(descriptor, view) :]\n        os.fsync(descriptor)\n",
-        "            view = view[os.write(descriptor, view) :]\n",
+        "            list(pool.map(os.fsync, descriptors))\n",
+        "",
         (SIMULATION,),
     ),
     Mutant(
