@@ -51,7 +51,7 @@ class CutMount:
         _run("losetup", "--detach", self._device)
         held = Path("/sys/block", Path(self._device).name, "loop/backing_file")
         end = time.monotonic() + DETACH_S
-        with suppress(FileNotFoundError):  # until whoever else has the device open closes it, our image is in use
+        with suppress(OSError):  # it ends: until whoever else has the device open closes it, our image is in use
             while held.read_text().strip() == str(self._image):
                 assert time.monotonic() < end, f"{self._device} is not given back"
                 time.sleep(0.01)
