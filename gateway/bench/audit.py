@@ -70,7 +70,7 @@ __all__ = ["AIMS", "run"]
 
 IN_FLIGHT = 64
 PAYLOAD_BYTES = 2048
-PROOFS = 1000
+PROOFS = 100
 MIB = 1 << 20
 
 UNMEASURED = (
