@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from gateway.host.neighbour import Neighbour
 
@@ -41,14 +41,21 @@ class StartFailed(Exception):
     """A child did not come up. The message is for the person at the terminal."""
 
 
+async def at_once() -> str:
+    """Nothing is in the way of a start."""
+    return ""
+
+
 @dataclass(slots=True)
 class Child:
     """One supervised process. `ready` is set while it is up: by its own `ready` event, or when `probe` says so. `able`
     is what it said last of whether it can do its work; one that is up and says nothing can. `asked` is called with its
     questions.
 
-    `before_start` runs before each start; it does not raise. `final` and, where it has not been ready, `final_at_start`
-    are the exit codes after which it is not started again. `problem` is what it said last of why it ends.
+    `before_start` runs before each start; it does not raise. `may_start` is asked before that, and again after a pause
+    while it says why not; it raises StartFailed where that will not change. `ended` hears each exit code. `final` and,
+    where it has not been ready, `final_at_start` are those after which it is not started again. `problem` is what it
+    said last of why it ends.
     """
 
     name: str
@@ -56,6 +63,8 @@ class Child:
     log: Callable[..., None]
     probe: Callable[[], bool] | None = None
     before_start: Callable[[], None] = lambda: None
+    may_start: Callable[[], Awaitable[str]] = at_once
+    ended: Callable[[int], None] = lambda _code: None
     final: frozenset[int] = frozenset()
     final_at_start: frozenset[int] = frozenset()
     problem: str = ""
@@ -78,7 +87,12 @@ class Child:
         deaths = 0
         pause_s = PAUSE_FIRST_S
         while not self.stopping.is_set():  # it may be told so in the pause, when there is no process to tell
+            if held := await self.may_start():
+                self.log("child-held", level="error", child=self.name, problem=held)
+                pause_s = await self._pause(pause_s)
+                continue
             code = await self._run_once()
+            self.ended(code)
             final = FINAL | self.final
             if self.ready.is_set():
                 deaths, pause_s = 0, PAUSE_FIRST_S
@@ -92,9 +106,13 @@ class Child:
                 times = f", {deaths} times in a row" if deaths > 1 else ""
                 raise StartFailed(f"{self.name} ended with exit code {code}{times}: {self.problem or 'see its log'}")
             self.log("child-ended", level="error", child=self.name, exit_code=code, restart_in_ms=int(pause_s * 1000))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), pause_s)
-            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+            pause_s = await self._pause(pause_s)
+
+    async def _pause(self, pause_s: float) -> float:
+        """Wait, unless told to stop; returns how long to wait the next time."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), pause_s)
+        return min(2 * pause_s, PAUSE_MAX_S)
 
     async def _run_once(self) -> int:
         self.before_start()

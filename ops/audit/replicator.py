@@ -51,7 +51,7 @@ from ops.audit.tiles import (
     tiles_between,
 )
 
-__all__ = ["CHECKPOINT", "Behind", "Locks", "Replicator"]
+__all__ = ["CHECKPOINT", "Behind", "Locks", "Replicator", "demand_extension"]
 
 CHECKPOINT = "checkpoint"
 WRITERS = 8
@@ -107,7 +107,7 @@ class Replicator:
         old = self._in_store()
         reader = LogReader.open(self.directory, self.vkey)
         new = reader.checkpoint
-        _demand_extension(reader, old)
+        demand_extension(reader, old)
         self.held = old
         if new.size > old.size:
             note = self._note(new)
@@ -191,15 +191,15 @@ class Replicator:
             raise ReplicaUnlocked(f"{key} is locked until {lock.until:%Y-%m-%d}, which is less than {self.retention}")
 
 
-def _demand_extension(reader: LogReader, old: Checkpoint) -> None:
-    """Raise ReplicaAhead unless the log extends the store's checkpoint."""
+def demand_extension(reader: LogReader, old: Checkpoint, where: str = "the store") -> None:
+    """Raise ReplicaAhead unless the log extends the checkpoint that is held there."""
     new = reader.checkpoint
     if new.size < old.size:
-        raise ReplicaAhead(f"the store has {old.size} records, the log {new.size}: an older copy of it was put back")
+        raise ReplicaAhead(f"{where} has {old.size} records, the log {new.size}: an older copy of it was put back")
     try:
         verify_consistency(old.size, new.size, reader.consistency_proof(old.size), old.root, new.root)
     except ProofError as error:
-        problem = f"a fork: the log holds another history than the {old.size} records of the store"
+        problem = f"a fork: the log holds another history than the {old.size} records that {where} has"
         raise ReplicaAhead(f"{problem} ({error})") from error
 
 
