@@ -203,7 +203,14 @@ class ReplicaUnlocked(ReplicationError):
 
 
 class LogRejected(ReplicationError):
-    """The log is not what its checkpoint says, so nothing of it is written where it could never be mended."""
+    """The log is not what its checkpoint says, so nothing of it is written where it could never be mended.
+
+    `problems` has one line each, at least one.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(problems[0])
+        self.problems = tuple(problems)
 
 
 class RestoreError(AuditError):

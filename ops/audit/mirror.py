@@ -28,6 +28,7 @@ from ops.audit.entry import check, payload_hashes
 from ops.audit.errors import (
     CopyRejected,
     EntryError,
+    LogRejected,
     MirrorBusy,
     MirrorRefused,
     NoteError,
@@ -35,7 +36,8 @@ from ops.audit.errors import (
     ReadError,
     TileError,
 )
-from ops.audit.merkle import EMPTY_ROOT, HASH_BYTES, fold, leaf_hash, range_root, verify_consistency
+from ops.audit.log_growth import CHUNK_BUNDLES, check_chunk, check_tree
+from ops.audit.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hash, verify_consistency
 from ops.audit.read import LogReader, pack_paths, partial_packs
 from ops.audit.tiles import (
     BLOBS,
@@ -43,22 +45,17 @@ from ops.audit.tiles import (
     TILE_WIDTH,
     Tile,
     frame_entry,
-    hash_levels,
     hash_tiles_between,
     join_pack,
-    level_size,
-    node_from,
     split_bundle,
-    split_hashes,
     split_pack,
 )
-from ops.audit.verify_bundles import Chunk, check_bundles, read_tile
+from ops.audit.verify_bundles import read_tile
 
 __all__ = ["Mirrored", "mirror_log"]
 
 CHECKPOINT = "checkpoint"
 INCOMING = "incoming"  # the file that is being written; beside what an auditor looks at
-CHUNK_BUNDLES = 32
 ATTEMPTS = 5  # a log that publishes each second and fills its last tiles in between is read again
 
 Progress = Callable[[int, int], None]
@@ -147,7 +144,9 @@ def mirror_log(source: Path, target: Path, vkey: VerifierKey, *, progress: Progr
                     _copy_edge(copy)
                     _copy_upper(copy)
                     _copy_bundles(copy, progress)
-                    _check_tree(copy)
+                    check_tree(LogReader(target, new), old.size)
+            except LogRejected as error:
+                raise CopyRejected(error.problems) from error
             except _Gone:
                 if attempt == ATTEMPTS:
                     raise ReadError(f"{source} changes faster than it can be read") from None
@@ -278,12 +277,13 @@ def _copy_bundles(copy: _Copy, progress: Progress | None) -> None:
     """Put the full bundles with their tiles and payloads, and check each chunk as it lies in the mirror."""
     old, new = copy.old.size, copy.new.size
     first, end = old // TILE_WIDTH, -(-new // TILE_WIDTH)
+    there = LogReader(copy.target, copy.new)
     for start in range(first, end, CHUNK_BUNDLES):
         count = min(CHUNK_BUNDLES, end - start)
         for bundle in range(start, min(start + count, new // TILE_WIDTH)):
             _copy_bundle(copy, bundle)
         copy.sync()
-        _accept(check_bundles(copy.target, start, count, new), copy, start)
+        check_chunk(there, copy.target, start, count)
         if progress is not None:
             progress(min(new, (start + count) * TILE_WIDTH) - old, new - old)
 
@@ -312,32 +312,3 @@ def _leaves(path: Path) -> bytes:
         return b"".join(leaf_hash(entry) for entry in split_bundle(path.read_bytes()))
     except (FileNotFoundError, TileError):
         return b""
-
-
-def _accept(chunk: Chunk, copy: _Copy, start: int) -> None:
-    """Raise what is wrong with bundles that were copied; the hashes of level 1 have to follow from them."""
-    wrong = [f"{each.where}: {each.what}" for each in chunk.findings if each.severity == "tampered"]
-    wrong += [f"entry {index} does not match its leaf hash" for index in chunk.mismatches]
-    if wrong:
-        raise CopyRejected(wrong)
-    if missing := [f"{each.where}: {each.what}" for each in chunk.findings if each.severity == "incomplete"]:
-        raise ReadError(f"{copy.source}: {missing[0]}")
-    above = LogReader(copy.target, copy.new).hashes(1, start, len(chunk.entry_roots))
-    if chunk.entry_roots != above:
-        raise CopyRejected([f"{Tile(1, start // TILE_WIDTH).path} does not follow from the bundles below it"])
-
-
-def _check_tree(copy: _Copy) -> None:
-    """What is new above the bundles follows from below, and the whole gives the root of the checkpoint."""
-    old, new = copy.old.size, copy.new.size
-    reader = LogReader(copy.target, copy.new)
-    try:
-        for level in hash_levels(new)[2:]:
-            first, end = level_size(level, old), level_size(level, new)
-            below = [fold(split_hashes(_read(copy.target, Tile(level - 1, index)))) for index in range(first, end)]
-            if below != reader.hashes(level, first, end - first):
-                raise CopyRejected([f"level {level} does not follow from level {level - 1}"])
-        if range_root(0, new, node_from(reader.hashes)) != copy.new.root:
-            raise CopyRejected([f"the tiles of {copy.source} do not give the root of its checkpoint"])
-    except (TileError, ValueError) as error:  # a tile of another length
-        raise CopyRejected([str(error)]) from error
