@@ -35,16 +35,16 @@ async def acknowledged(level: Level, record: Record, gw: Gateway) -> None:
     Raises:
         NotAcknowledged: not in time.
     """
-    index = record.audit_index
-    assert index is not None, "there is no answer without a record"
-    if gw.elsewhere.has(level, index):
+    assert record.audit_index is not None, "there is no answer without a record"
+    place = (record.audit_epoch, record.audit_index)
+    if gw.elsewhere.has(level, place):
         return
     began_ns = gw.clock_ns()
     left_ns = gw.elsewhere.timeout_ns
     if record.deadline_ns is not None:
         left_ns = min(left_ns, max(0, record.deadline_ns - began_ns))
     try:
-        await gw.elsewhere.wait(level, index, left_ns)
+        await gw.elsewhere.wait(level, place, left_ns)
     except TimeoutError:
         refusal = errors.NotAcknowledged()
         refuse(record, refusal)  # for metrics and traces: the entry in the log is written, and says served

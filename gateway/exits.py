@@ -68,7 +68,7 @@ async def record_alone(record: Record, gw: Gateway) -> None:
 
     def done(receipt: Receipt | AuditUnavailable) -> None:
         if isinstance(receipt, Receipt):
-            record.audit_index = receipt.first_index
+            record.durable(receipt)
         settled(record, gw)
         if durable.done():
             return
@@ -162,7 +162,7 @@ def finish(record: Record, gw: Gateway, _: object = None) -> None:
         close(record, gw)  # otherwise `settled` does, when the sink has answered
 
 
-def trailers(record: Record, gw: Gateway, verdict: str | None) -> tuple[tuple[str, str], ...]:
+def trailers(record: Record, verdict: str | None) -> tuple[tuple[str, str], ...]:
     """Return what every reply and refusal says about itself."""
     told = [("x-request-id", record.id), ("x-stockade-policy", record.policy_digest)]
     if record.rate is not None:
@@ -173,7 +173,7 @@ def trailers(record: Record, gw: Gateway, verdict: str | None) -> tuple[tuple[st
     if record.model_digest:
         told.append(("x-stockade-model-digest", record.model_digest))
     if record.audit_index is not None:
-        told.append(("x-stockade-audit-origin", gw.sink.origin))
+        told.append(("x-stockade-audit-origin", record.audit_origin))
         told.append(("x-stockade-audit-index", str(record.audit_index)))
     if verdict is not None:
         told.append(("x-stockade-verdict", verdict))

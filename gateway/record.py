@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.admission.limiter import Decision
     from gateway.auth.principal import Principal
     from gateway.judgement import Judgement
+    from ops.audit.client import Receipt
     from ops.tracing import TraceParent
 
 STATUS_OK = 0
@@ -68,7 +69,8 @@ def model_fragment(name: str, version: str, digest: str, engine: str) -> str:
 class Record:
     """One request from its first header to its durable leaf. Times are nanoseconds of the monotonic clock unless named.
 
-    `audit_index` is the leaf's index in the log once it is durable, and None before. `claimed` says that somebody has
+    `audit_index` is the leaf's index in the log once it is durable, and None before; it counts within `audit_epoch`, a
+    log of its own whose name is `audit_origin`. `claimed` says that somebody has
     taken on the duty to write the leaf (the batch, or the exit): exactly one of them does; `settled` that the sink has
     said what became of it, `finished` that the call is over, `body_there` that its body has arrived (a stream's when it
     begins). `names` are those of the client's certificate, `client_id` the request's id in the client's words,
@@ -83,7 +85,9 @@ class Record:
 
     __slots__ = (
         "account_json",
+        "audit_epoch",
         "audit_index",
+        "audit_origin",
         "auth_json",
         "batch_json",
         "body_ns",
@@ -183,6 +187,13 @@ class Record:
         self.settled = False
         self.finished = False
         self.audit_index: int | None = None
+        self.audit_epoch = 1
+        self.audit_origin = ""
+
+    def durable(self, receipt: Receipt, offset: int = 0) -> None:
+        """The leaf is durable, as entry `offset` of those that the receipt is for."""
+        self.audit_index, self.audit_epoch = receipt.first_index + offset, receipt.epoch
+        self.audit_origin = receipt.origin
 
     def caller(self) -> Principal:
         """Return the authenticated principal; the pipeline has none of its later steps without one."""

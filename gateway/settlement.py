@@ -105,19 +105,19 @@ def deliver(  # noqa: PLR0917  the first five are bound where it is made
     now_ns = gw.clock_ns()
     items = [closed.item for closed in part]
     served = items[0].rules.served
-    first_index = receipt.first_index if isinstance(receipt, Receipt) else None
+    durable = isinstance(receipt, Receipt)
     try:
-        if first_index is not None:
+        if durable:
             rows = sum([item.request.rows for item in items])
             served.service_time.observe(now_ns - taken_ns, rows, now_ns)
         served.counters.ended(items, taken_ns, now_ns)
         for offset, item in enumerate(items):
             item.record.stage("audit", now_ns - appended_ns)
-            if gw.cache is not None and first_index is not None:
+            if gw.cache is not None and durable:
                 gw.cache.learn(item, gw)
-            if gw.answers is not None and first_index is not None:
+            if gw.answers is not None and durable:
                 gw.answers.note(item)
-            reply(item, None if first_index is None else first_index + offset, gw)
+            reply(item, receipt, gw, offset)
     finally:
         if last:
             served.batcher.freed()
@@ -134,19 +134,20 @@ def settle_alone(item: Item, gw: Gateway) -> None:
         item.record.stage("audit", now_ns - appended_ns)
         if isinstance(receipt, Receipt) and item.record.kind == "served":
             item.rules.served.counters.repeated(now_ns - item.queued_ns)
-        reply(item, receipt.first_index if isinstance(receipt, Receipt) else None, gw)
+        reply(item, receipt, gw)
 
     gw.sink.append([item.record.leaf(gw.site)], done, blobs=kept)
 
 
-def reply(item: Item, audit_index: int | None, gw: Gateway) -> None:
-    """Let one reply go. `audit_index` is None when its record is not durable."""
-    item.record.audit_index = audit_index
+def reply(item: Item, receipt: Receipt | AuditUnavailable, gw: Gateway, offset: int = 0) -> None:
+    """Let one reply go, whose record is entry `offset` of those that the receipt is for, or is not durable."""
+    if isinstance(receipt, Receipt):
+        item.record.durable(receipt, offset)
     settled(item.record, gw)
     waiting = item.answer
     if waiting.done():
         return
-    if audit_index is None:
+    if item.record.audit_index is None:
         waiting.set_exception(errors.AuditUnavailable())
     elif isinstance(item.outcome, Answer):
         waiting.set_result(item.outcome)
@@ -191,7 +192,8 @@ def append_unwaited(record: Record, gw: Gateway) -> None:
     """Append the record of a call that is over: nobody waits for it."""
 
     def done(receipt: Receipt | AuditUnavailable) -> None:
-        record.audit_index = receipt.first_index if isinstance(receipt, Receipt) else None
+        if isinstance(receipt, Receipt):
+            record.durable(receipt)
         settled(record, gw)
 
     record.claimed = True

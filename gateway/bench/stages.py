@@ -95,7 +95,7 @@ async def _turn(app: App, body: bytes, presented: Presented, size: int) -> Mappi
     answers = await asyncio.gather(*(answer(record, body, active, gw) for record in records))
     spent: Counter[str] = Counter()
     for record, given in zip(records, answers, strict=True):
-        trailers(record, gw, given.verdict)
+        trailers(record, given.verdict)
         finish(record, gw)
         spent.update({stage: record.timings_us[stage] for stage in STAGES})
     return spent

@@ -25,6 +25,7 @@ __all__ = ["A_REPLICA", "AuditParser", "add_key_verb", "add_verbs", "log_place",
 
 EX_AUDIT_USAGE = 4
 INDEX_MAX = 2**63 - 2
+EPOCHS_MAX = 9999
 LINES_MAX = 1_000_000
 ROWS_MAX = 10_000_000
 MEMORY_MIB_MAX = 1 << 20
@@ -63,6 +64,11 @@ def lazy(module: str, run: str = "run") -> Callable[[argparse.Namespace], int]:
         return code
 
     return call
+
+
+def which_epoch(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names an epoch of a log."""
+    parser.add_argument("--epoch", type=whole(1, EPOCHS_MAX), metavar="N", help="of the log (default: the newest)")
 
 
 def log_place(text: str) -> Path | str:
@@ -104,9 +110,17 @@ def add_verbs(verb: Verb, audit: Any) -> None:
     mirror.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
     mirror.add_argument("mirror", type=Path, metavar="MIRROR", help="the copy; made when it is not there")
     mirror.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+    epochs = verb(audit, "epochs", lazy("epochs", "run_list"), "list the epochs of a log, and what is here of each")
+    epochs.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
+    epochs.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+    retain = verb(audit, "retain", lazy("epochs", "run_retain"), "drop the entries of epochs that are old enough")
+    retain.epilog = "Exit codes: 0 nothing more is due; 2 something keeps an epoch that is due; 4 usage."
+    retain.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    retain.add_argument("--dry-run", action="store_true", help="only say what is due")
     prove = verb(audit, "prove", lazy("witness", "prove"), "write the receipt of an entry (.tlog-proof)")
     prove.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
     prove.add_argument("index", type=whole(0, INDEX_MAX), metavar="INDEX", help="the entry's number, from 0")
+    which_epoch(prove)
     prove.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
     prove.add_argument("--checkpoint", type=Path, metavar="FILE", help="a cosigned one (default: the log's newest)")
     prove.add_argument("--out", type=Path, metavar="FILE", help="where it goes (default: INDEX.tlog-proof)")
@@ -153,6 +167,7 @@ def add_query(verb: Verb, audit: Any) -> argparse.ArgumentParser:
     query.add_argument(
         "--index", type=Path, metavar="DIR", help="where the Parquet files are kept (default: LOG.index)"
     )
+    which_epoch(query)
     query.add_argument("--csv", action="store_true", help="print CSV")
     query.add_argument("--rows", type=whole(1, ROWS_MAX), default=10_000, metavar="N", help="at most (default: 10,000)")
     query.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS", help="for the answer (default: 60)")
@@ -180,6 +195,7 @@ def add_restore(verb: Verb, audit: Any) -> argparse.ArgumentParser:
     )
     reaching_stores(restore)
     restore.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes; not a running log's")
+    which_epoch(restore)
     restore.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
     restore.add_argument("--policy", type=Path, metavar="FILE", help=f"{A_POLICY}; its witnesses are asked")
     restore.add_argument(
@@ -207,6 +223,7 @@ def add_replay(verb: Verb, audit: Any) -> argparse.ArgumentParser:
     )
     replay.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
     replay.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+    which_epoch(replay)
     replay.add_argument("--config", type=Path, metavar="FILE", help="stockade.yaml (default: LOG/stockade.yaml)")
     replay.add_argument(
         "--policy", type=Path, metavar="FILE", help="what if this had been the policy? needs no signature"

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.cli.verify import bar, fail, find, read_key
+from gateway.cli.verify import bar, chosen_epoch, fail, find, read_key
 from ops.audit.checkpoint import parse_vkey
+from ops.audit.epochs import home_of
 from ops.audit.errors import AuditError, ProofError, QueryRefused
 from ops.audit.parquet import update_index
 from ops.audit.query import QueryLimits, ask
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
+    from ops.audit.epochs import Epoch
     from ops.audit.query import Answer
 
 
@@ -32,11 +34,12 @@ def run(options: argparse.Namespace) -> int:
     directory, keys = find(options.log, [options.vkey] if options.vkey else [])
     if not keys:
         return fail("say which key the log has: --vkey FILE")
-    index = options.index or index_of(directory)
     limits = QueryLimits(memory_mib_max=options.memory_mib, rows_max=options.rows, timeout_s=options.timeout)
     try:
         with bar(Console(stderr=True), "indexing") as advance:
-            held = update_index(index, LogReader.open(directory, parse_vkey(read_key(keys[0]))), advance)
+            epoch = chosen_epoch(directory, parse_vkey(read_key(keys[0])), options.epoch)
+            index = options.index or index_of(epoch)
+            held = update_index(index, LogReader.open(epoch.directory, epoch.vkey), advance)
         answer = ask(index, options.sql, limits)
     except ProofError as problem:
         return fail(f"TAMPERED: {problem}", TAMPERED)
@@ -59,9 +62,10 @@ def run(options: argparse.Namespace) -> int:
     return OK
 
 
-def index_of(directory: Path) -> Path:
-    """Return where the index of a log is unless it is said: beside it."""
-    return directory.with_name(f"{directory.name}.index")
+def index_of(epoch: Epoch) -> Path:
+    """Return where the index of an epoch is unless it is said: beside the log."""
+    home = home_of(epoch.directory)
+    return home.with_name(f"{home.name}.index" if epoch.number == 1 else f"{home.name}.index-{epoch.number:04d}")
 
 
 def show(answer: Answer, told: str) -> None:

@@ -23,6 +23,7 @@ from gateway.cli.log_store import source_at
 from gateway.cli.verify import bar, fail, read_key
 from gateway.config.document import unusable
 from ops.audit.checkpoint import open_checkpoint, parse_skey, parse_vkey
+from ops.audit.epochs import EPOCHS, epoch_at, number_of, place_of
 from ops.audit.errors import (
     AuditError,
     HistoriesDiffer,
@@ -50,21 +51,40 @@ def run(options: argparse.Namespace) -> int:
     """Restore and report; returns the exit code."""
     try:
         policy = read_trust_policy(options.policy) if options.policy else TrustPolicy()
-        vkey = key_of(options.vkey, policy)
+        first = key_of(options.vkey, policy)
+        number = options.epoch or the_only_epoch(options, first)
+        vkey = epoch_at(options.out, first, number).vkey
         notes = [(str(file), file.read_bytes()) for file in options.seen] + ask(policy, vkey, options.timeout)
         target, known = target_of(options.target, vkey)
-        sources = [source_at(place, options) for place in options.sources]
+        sources = [source_at(epoch_place(place, number), options) for place in options.sources]
+        log = place_of(options.out / "log", number)
         with bar(Console(stderr=True), "restoring") as advance:
-            done = restore_log(sources, options.out / "log", vkey, notes=notes + known, target=target, progress=advance)
-        report = verify_log(options.out / "log", [str(vkey)])
+            done = restore_log(sources, log, vkey, notes=notes + known, target=target, progress=advance)
+        report = verify_log(log, [str(vkey)])
         if report.exit_code not in {OK, INCOMPLETE if done.payloads_missing else OK}:
             what = report.findings[0]
             return fail(f"tampered with, although it has the root that was signed: {what.where}: {what.what}", TAMPERED)
-        goes_on = settle(options, done, report, vkey)
+        goes_on = settle(options, number, done, report, vkey)
     except (AuditError, ValueError, OSError) as problem:
         return refused(problem)
     show(options, done, report, goes_on=goes_on)
     return STALE if done.newer else OK
+
+
+def epoch_place(place: Path | str, number: int) -> Path | str:
+    """Return where an epoch of a log lies that is at a path or a URL."""
+    if isinstance(place, Path):
+        return place_of(place, number)
+    return place if number == 1 else f"{place.rstrip('/')}/{EPOCHS}/{number:04d}"
+
+
+def the_only_epoch(options: argparse.Namespace, vkey: VerifierKey) -> int:
+    """Return 1. Raises ValueError, AuditError, OSError: there are several, and one has to be named."""
+    second = [source_at(epoch_place(place, 2), options).read("checkpoint") for place in options.sources]
+    seen = [file.read_bytes().partition(b"\n")[0].decode("utf-8", "replace") for file in options.seen]
+    if any(second) or any((number_of(vkey.name, origin) or 1) > 1 for origin in seen):
+        raise ValueError("the log has several epochs: restore each with --epoch N, and let only the newest go on")
+    return 1
 
 
 def refused(problem: AuditError | ValueError | OSError) -> int:
@@ -124,11 +144,11 @@ def target_of(text: str, vkey: VerifierKey) -> tuple[Target, list[tuple[str, byt
     return Target(time_ns=int(when.timestamp() * 1_000_000_000)), []
 
 
-def settle(options: argparse.Namespace, done: Restoration, report: Report, vkey: VerifierKey) -> bool:
+def settle(options: argparse.Namespace, number: int, done: Restoration, report: Report, vkey: VerifierKey) -> bool:
     """Let the origin go on where that was asked for and nothing is lost; else seal it, and begin the next one."""
-    state, memory = options.out / "recorder", options.out / "log.signed"
+    state, memory = place_of(options.out / "recorder", number), options.out / "log.signed"
     if options.go_on and not done.newer:
-        go_on(options.out / "log", state, memory, vkey, heartbeats=report.heartbeats)
+        go_on(place_of(options.out / "log", number), state, memory, vkey, heartbeats=report.heartbeats)
         return True
     largest = max([done.seen.checkpoint, *(each.checkpoint for each in done.newer)], key=lambda each: each.size)
     seal(state, memory, largest)

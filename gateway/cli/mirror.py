@@ -13,6 +13,7 @@ from rich.markup import escape
 from gateway.cli.verify import bar, fail, find, read_key
 from gateway.config.document import unusable
 from ops.audit.checkpoint import parse_vkey
+from ops.audit.epochs import epoch_at, epochs_of, place_of
 from ops.audit.errors import AuditError, CopyRejected, MirrorRefused, ReadError
 from ops.audit.mirror import mirror_log
 from ops.audit.verify_report import INCOMPLETE, OK, TAMPERED, USAGE
@@ -31,8 +32,11 @@ def run(options: argparse.Namespace) -> int:
         return fail("say which key the log has: --vkey FILE", USAGE)
     try:
         vkey = parse_vkey(read_key(keys[0]))
+        epochs = epochs_of(source, vkey) or [epoch_at(source, vkey, 1)]
         with bar(Console(stderr=True), "mirroring") as advance:
-            done = mirror_log(source, options.mirror, vkey, progress=advance)
+            for epoch in epochs:
+                target = place_of(options.mirror, epoch.number)
+                done = mirror_log(epoch.directory, target, epoch.vkey, progress=advance)
     except (AuditError, OSError) as problem:
         return refused(problem)
     if options.json:

@@ -16,16 +16,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ops.audit.checkpoint import parse_vkey
+from ops.audit.epochs import epoch_at, home_of, newest_epoch, number_of_place, place_of
 from ops.audit.errors import AuditError, NoteError, ProofError, QuorumMissing, SignatureMissing, TrustPolicyError
 from ops.audit.parquet import check_index
 from ops.audit.read import LogReader
 from ops.audit.tlog_proof import parse_proof
 from ops.audit.trust_policy import NONE, TrustedLog, TrustPolicy, read_trust_policy
 from ops.audit.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
+from ops.audit.verify_epochs import keys_of, merged, verify_epochs
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from ops.audit.checkpoint import VerifierKey
+    from ops.audit.epochs import Epoch
 
 WORDS = ("verified", "TAMPERED", "incomplete", "stale", "not verified")
 SHOWN_MAX = 20
@@ -43,7 +48,9 @@ def run(options: argparse.Namespace) -> int:
         remembered = options.remembered.read_bytes() if options.remembered else None
         vkeys = [*(read_key(key) for key in keys), *(str(log.key) for log in policy.logs)]
         with bar(console) as advance:
-            report = verify_log(
+            number = number_of_place(directory)
+            verify_all = verify_epochs if number == 1 else alone
+            reports = verify_all(
                 directory,
                 vkeys,
                 progress=advance,
@@ -51,10 +58,12 @@ def run(options: argparse.Namespace) -> int:
                 stale_after_s=options.stale_after,
                 remembered=remembered,
             )
+        report = merged(reports)
         if options.policy:
             demand_quorum(policy, remembered, report)
         if options.query:
-            compare_index(options.query, directory, vkeys, report, console)
+            newest = place_of(directory, max(reports)) if number == 1 else directory
+            compare_index(options.query, newest, keys_of(vkeys, max(reports)), report, console)
     except TrustPolicyError as problem:
         return fail(f"{options.policy}: {problem}")
     except OSError as problem:  # of the log as well: what cannot be read is not verified, which says nothing against it
@@ -62,13 +71,44 @@ def run(options: argparse.Namespace) -> int:
         return fail(f"{where}{problem.strerror}")
     beside = None if options.vkey or not keys else keys[0]
     if options.json:
-        sys.stdout.write(json.dumps(as_json(report) | {"key_beside_log": beside}, indent=2) + "\n")
+        epochs = [{"epoch": each, **summary(found)} for each, found in reports.items()]
+        facts = as_json(report) | {"key_beside_log": beside, "epochs": epochs}
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
     else:
         show(report, console)
+        if len(reports) > 1:
+            show_epochs(reports, console)
         if beside is not None:  # whoever could change the log could change it too
             advice = "compare it with one you got elsewhere, or pass --vkey"
             console.print(f"key: {escape(beside)}; {advice}", highlight=False, soft_wrap=True)
     return report.exit_code
+
+
+def alone(directory: Path, vkeys: Sequence[str], **how: Any) -> dict[int, Report]:
+    """Verify the epoch that lies in a directory, without those around it."""
+    number = number_of_place(directory)
+    return {number: verify_log(directory, keys_of(vkeys, number), **how)}
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """Return what there is to say of one epoch in a line."""
+    return {"origin": report.origin, "size": report.size, "root": report.root, "verdict": WORDS[report.exit_code]}
+
+
+def show_epochs(reports: Mapping[int, Report], console: Console) -> None:
+    """Print a line for each epoch."""
+    table = Table("epoch", "records", "root", "")
+    for number, report in reports.items():
+        table.add_row(str(number), f"{report.size:,}", report.root[:16], WORDS[report.exit_code])
+    console.print(table)
+
+
+def chosen_epoch(directory: Path, vkey: VerifierKey, number: int | None) -> Epoch:
+    """Return the epoch that is meant: by its number, else the one that lies in this very place, else the newest."""
+    here = number_of_place(directory)
+    if number is None and here == 1:
+        return newest_epoch(directory, vkey)
+    return epoch_at(home_of(directory), vkey, number or here)
 
 
 def demand_quorum(policy: TrustPolicy, remembered: bytes | None, report: Report) -> None:

@@ -12,7 +12,7 @@ from gateway.cli.log_store import opened
 from gateway.cli.verify import bar, fail
 from gateway.cli.verify import run as verify
 from ops.audit.errors import ReadError, StoreError
-from ops.audit.fetch_log import fetch_log
+from ops.audit.fetch_log import fetch_epochs
 from ops.audit.verify import INCOMPLETE
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         store = opened(url, options)
         with TemporaryDirectory(prefix="stockade-verify-") as fetched:
             with bar(Console(stderr=options.json), "fetching") as advance:
-                fetch_log(store, Path(fetched), advance)
+                fetch_epochs(store, Path(fetched), advance)
             options.directory = Path(fetched)
             return verify(options)
     except ReadError as problem:

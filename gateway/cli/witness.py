@@ -15,12 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from gateway.cli.log_key import SEED_BYTES, write_pair
-from gateway.cli.verify import fail, find, read_key
+from gateway.cli.verify import chosen_epoch, fail, find, read_key
 from gateway.config.document import unusable
 from ops.audit.checkpoint import open_checkpoint, parse_vkey
 from ops.audit.cosign import cosign_newest
 from ops.audit.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner, parse_cosigner_secret
 from ops.audit.durable import replace_file
+from ops.audit.epochs import newest_epoch
 from ops.audit.errors import AuditError, VerifierKeyError, WitnessAhead
 from ops.audit.read import LogReader
 from ops.audit.receipt import make_proof
@@ -45,9 +46,9 @@ def prove(options: argparse.Namespace) -> int:
         return fail("say which key the log has: --vkey FILE")
     out = options.out or Path(f"{options.index}.tlog-proof")
     try:
-        vkey = parse_vkey(read_key(keys[0]))
-        note = (options.checkpoint or directory / "checkpoint").read_bytes()
-        reader = LogReader(directory, open_checkpoint(note, [vkey]))
+        epoch = chosen_epoch(directory, parse_vkey(read_key(keys[0])), options.epoch)
+        note = (options.checkpoint or epoch.directory / "checkpoint").read_bytes()
+        reader = LogReader(epoch.directory, open_checkpoint(note, [epoch.vkey]))
         if options.index >= reader.checkpoint.size:
             return fail(
                 f"the checkpoint has {reader.checkpoint.size:,} entries, so no entry {options.index}", INCOMPLETE
@@ -67,7 +68,8 @@ def cosign(options: argparse.Namespace) -> int:
     directory, _ = find(options.log, [])
     try:
         policy = read_trust_policy(options.policy)
-        checkpoint, asked = cosign_newest(directory, policy, options.out, timeout_s=options.timeout)
+        place = newest_epoch(directory, policy.logs[0].key).directory if policy.logs else directory
+        checkpoint, asked = cosign_newest(place, policy, options.out, timeout_s=options.timeout)
     except (AuditError, OSError) as problem:
         return failed(problem)
     report(policy, asked, checkpoint.size, options)

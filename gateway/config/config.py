@@ -317,6 +317,19 @@ class Replication(Section):
     back from each checkpoint; a store that does not stops replication. Absent: nobody looks."""
 
 
+class Epochs(Section):
+    """When one log ends and the next begins, each whole by itself, so that what is old can be dropped."""
+
+    records_max: Annotated[int, Field(ge=1_000, le=1 << 32)] = 1 << 26
+    """An epoch is closed when it has so many records."""
+    months: Annotated[int, Field(ge=0, le=12)] = 1
+    """It is closed when it began so many months of the calendar (UTC) ago; 0: only `records_max` closes it."""
+    kept_months: Annotated[int, Field(ge=1, le=1_200)] = 13
+    """How long `stockade audit retain` keeps the entries of a closed epoch, where there is no replica."""
+    hot_months: Annotated[int, Field(ge=0, le=1_200)] = 3
+    """How long it keeps them here where a replica has them all."""
+
+
 class Audit(Section):
     """The tamper-evident log. No answer leaves before its record is durable here."""
 
@@ -356,6 +369,8 @@ class Audit(Section):
     """Witnesses that cosign checkpoints; answers wait for them where a model's `acknowledge` in the policy says so."""
     replication: Replication | None = None
     """An object store that holds a copy of the log; answers wait for it where the policy says so."""
+    epochs: Epochs | None = None
+    """Closes the log now and then and goes on with the next one. Absent: one log for ever."""
     acknowledge_timeout_ms: Annotated[int, Duration("100ms", "10m")] = Field(
         "30s", alias="acknowledge_timeout", validate_default=True
     )

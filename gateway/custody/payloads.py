@@ -42,13 +42,13 @@ async def open_payload(control: Control, index: int, field: str, order: Order) -
     return payload, problem
 
 
-def _opened(control: Control, index: int, field: str) -> tuple[bytes, str, str]:
-    """Return the payload, the problem, and the key's reference. Blocks."""
+def _opened(control: Control, entry_number: int, field: str) -> tuple[bytes, str, str]:
+    """Return the payload, the problem, and the key's reference. `entry_number` counts over all epochs. Blocks."""
     if not control.custody.caught_up:
         return b"", CATCHING_UP, ""
     key = ""
     try:
-        reader = control.reader()
+        reader, index = control.reader_of(entry_number)
         (data,) = reader.entries(index, 1)
         entry = orjson.loads(data)
         kept = entry.get("payload", {})

@@ -32,10 +32,12 @@ from gateway.state import Answer
 from ops.audit.checkpoint import VerifierKey, open_checkpoint, parse_vkey
 from ops.audit.client import Receipt
 from ops.audit.entry import VERSION, canonical
+from ops.audit.epochs import Epoch, epoch_at, newest_epoch, parted
 from ops.audit.erasure import Erasures
 from ops.audit.errors import NoteError
 from ops.audit.merkle import inclusion_proof
 from ops.audit.read import LogReader
+from ops.audit.read_epochs import open_following
 from ops.audit.receipt import make_proof
 from ops.audit.tiles import node_from
 from stockade.v1 import admin_pb2, audit_pb2
@@ -89,7 +91,7 @@ class Control:
         erasures = await asyncio.to_thread(Erasures, host.config.audit.key_database)
         stack.callback(erasures.close)
         metrics = self.app.metrics.erasures()
-        self.custody = Custody(erasures, self.record_together, self.reader, host.log, metrics=metrics)
+        self.custody = Custody(erasures, self.record_together, self.reader_from, host.log, metrics=metrics)
         await self.say_what_is_in_force()
         await self.custody.finish()  # what a crash has interrupted, before anybody asks
         if host.config.listen.admin is None:
@@ -251,27 +253,28 @@ class Control:
         )
 
     async def get_checkpoint(self, _: audit_pb2.GetCheckpointRequest) -> Message:
-        note = await asyncio.to_thread((self.host.config.audit.directory / "checkpoint").read_bytes)
-        return audit_pb2.GetCheckpointResponse(checkpoint=note)
+        read = await asyncio.to_thread(lambda: self.published(self.newest()))
+        return audit_pb2.GetCheckpointResponse(checkpoint=read[0])
 
     async def list_entries(self, request: audit_pb2.ListEntriesRequest) -> Message:
         def read() -> list[bytes]:
-            reader = self.reader()
-            count = min(request.count_max or ENTRIES_MAX, ENTRIES_MAX, max(0, reader.checkpoint.size - request.start))
-            return fitting(reader.entries(request.start, count), LISTED_BYTES_MAX) if count else []
+            reader, start = self.reader_of(request.start)
+            count = min(request.count_max or ENTRIES_MAX, ENTRIES_MAX, max(0, reader.checkpoint.size - start))
+            return fitting(reader.entries(start, count), LISTED_BYTES_MAX) if count else []
 
         return audit_pb2.ListEntriesResponse(start=request.start, entries=await asyncio.to_thread(read))
 
     async def get_proof(self, request: audit_pb2.GetInclusionProofRequest) -> Message:
         def prove() -> Message:
-            note, reader = self.published()
+            number, index = parted(request.index)
+            note, reader = self.published(self.epoch(number))
             size = request.tree_size or reader.checkpoint.size
-            if not request.index < size <= reader.checkpoint.size:
+            if not index < size <= reader.checkpoint.size:
                 raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
             return audit_pb2.GetInclusionProofResponse(
                 index=request.index,
                 tree_size=size,
-                hashes=inclusion_proof(request.index, size, node_from(reader.hashes)),
+                hashes=inclusion_proof(index, size, node_from(reader.hashes)),
                 checkpoint=note if size == reader.checkpoint.size else b"",
             )
 
@@ -279,26 +282,49 @@ class Control:
 
     async def get_receipt(self, request: audit_pb2.GetReceiptRequest) -> Message:
         def prove() -> Message:
-            note, reader = self.published()
+            number, index = parted(request.index)
+            epoch = self.epoch(number)
+            note, reader = self.published(epoch)
             with contextlib.suppress(OSError, NoteError):  # none is cosigned, or another log's
-                cosigned = self.published(self.host.place.cosigned)
-                if request.index < cosigned[1].checkpoint.size <= reader.checkpoint.size:  # else an older copy is here
+                cosigned = self.published(epoch, self.host.place.cosigned)
+                if index < cosigned[1].checkpoint.size <= reader.checkpoint.size:  # else an older copy is here
                     note, reader = cosigned
-            if request.index >= reader.checkpoint.size:
+            if index >= reader.checkpoint.size:
                 raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
-            return audit_pb2.GetReceiptResponse(receipt=make_proof(reader, request.index, note).text())
+            return audit_pb2.GetReceiptResponse(receipt=make_proof(reader, index, note).text())
 
         return await asyncio.to_thread(prove)
 
-    def published(self, checkpoint: Path | None = None) -> tuple[bytes, LogReader]:
-        """Return a checkpoint's note, the newest unless another is named, and the public log as it stands there."""
-        directory = self.host.config.audit.directory
-        note = (checkpoint or directory / "checkpoint").read_bytes()
-        return note, LogReader(directory, open_checkpoint(note, [self.vkey()]))
+    def published(self, epoch: Epoch, checkpoint: Path | None = None) -> tuple[bytes, LogReader]:
+        """Return a checkpoint's note, the newest unless another is named, and the epoch as it stands there."""
+        note = (checkpoint or epoch.directory / "checkpoint").read_bytes()
+        return note, LogReader(epoch.directory, open_checkpoint(note, [epoch.vkey]))
+
+    def newest(self) -> Epoch:
+        """Return the epoch that is being written."""
+        return newest_epoch(self.host.config.audit.directory, self.vkey())
+
+    def epoch(self, number: int) -> Epoch:
+        """Return an epoch of the log. Raises ArgumentInvalid: there is none with this number."""
+        epoch = epoch_at(self.host.config.audit.directory, self.vkey(), number)
+        if not 1 <= number <= self.newest().number:
+            raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
+        return epoch
 
     def reader(self) -> LogReader:
-        """Return the public log at its newest checkpoint."""
-        return LogReader.open(self.host.config.audit.directory, self.vkey())
+        """Return the newest epoch of the public log at its newest checkpoint."""
+        newest = self.newest()
+        return LogReader.open(newest.directory, newest.vkey)
+
+    def reader_from(self, origin: str, index: int) -> LogReader:
+        """Return the epoch in which somebody reads on who came to this entry."""
+        return open_following(self.host.config.audit.directory, self.vkey(), origin, index)
+
+    def reader_of(self, entry: int) -> tuple[LogReader, int]:
+        """Return the epoch of the entry with this number, and its index there."""
+        number, index = parted(entry)
+        epoch = self.epoch(number)
+        return LogReader.open(epoch.directory, epoch.vkey), index
 
     def vkey(self) -> VerifierKey:
         """Return the log's public key."""

@@ -1,5 +1,6 @@
 """Has witnesses cosign the log as it grows (`audit.witnesses`): again and again, the newest public checkpoint.
 
+Epochs are cosigned one after another: the last checkpoint of a closed one first, which is kept in `cosigned.<n>` then.
 What the quorum has cosigned is kept in `cosigned`, in the state directory, and stands in receipts from the admin port.
 Answers wait for it where the policy says `acknowledge: witnessed` (`gateway.acknowledgement`). A witness that gives no
 cosignature is logged when that begins and when it ends.
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ops.audit.cosign import cosign_newest
+from ops.audit.durable import replace_file
+from ops.audit.epochs import Epoch, epoch_at, epochs_of
 from ops.audit.errors import AuditError, WitnessAhead
 
 if TYPE_CHECKING:
@@ -20,12 +23,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from threading import Thread
 
+    from ops.audit.checkpoint import VerifierKey
     from ops.audit.trust_policy import TrustPolicy
     from ops.audit.witness_client import Asked
     from ops.logging import Log
     from ops.metrics.witnesses import WitnessMetrics
 
-__all__ = ["Cosigning"]
+__all__ = ["Cosigning", "kept_cosigned"]
 
 TIMEOUT_S = 10.0
 
@@ -34,18 +38,19 @@ TIMEOUT_S = 10.0
 class Cosigning:
     """Asks the witnesses of `policy` every `every_s` seconds, and writes `out`. `failing`: who gave nothing last.
 
-    `size` is that of the largest checkpoint that the quorum has cosigned since the start; `moved` is called after each
-    round, on the event loop.
+    `place` is the epoch, and the size of its largest checkpoint that the quorum has cosigned since the start; `moved`
+    is called after each round, on the event loop.
     """
 
     log_directory: Path
+    vkey: VerifierKey
     policy: TrustPolicy
     every_s: float
     out: Path
     log: Log
     metrics: WitnessMetrics
     moved: Callable[[], None] = lambda: None
-    size: int = 0
+    place: tuple[int, int] = (0, 0)
     failing: dict[str, str] = field(default_factory=dict)
     asking: dict[str, Thread] = field(default_factory=dict)
 
@@ -63,13 +68,22 @@ class Cosigning:
 
     def ask(self) -> None:
         """Ask every witness once, and keep the checkpoint when enough have cosigned it."""
+        epoch, closed = self.at_hand()
         checkpoint, asked = cosign_newest(
-            self.log_directory, self.policy, self.out, timeout_s=TIMEOUT_S, asking=self.asking
+            epoch.directory, self.policy, self.out, timeout_s=TIMEOUT_S, asking=self.asking
         )
         if self.policy.enough(asked.lines):
-            self.size = max(self.size, checkpoint.size)
+            self.place = max(self.place, (epoch.number, checkpoint.size))
             self.metrics.cosigned(checkpoint.size, time.time())
+            if closed:
+                replace_file(kept_cosigned(self.out, epoch.number), self.out.read_bytes())
         self.count(asked)
+
+    def at_hand(self) -> tuple[Epoch, bool]:
+        """Return the epoch that is cosigned now, and whether it is closed."""
+        epochs = epochs_of(self.log_directory, self.vkey) or [epoch_at(self.log_directory, self.vkey, 1)]
+        owed = [each for each in epochs[:-1] if not kept_cosigned(self.out, each.number).exists()]
+        return (owed[0], True) if owed else (epochs[-1], False)
 
     def count(self, asked: Asked) -> None:
         """Count and log who gave nothing."""
@@ -85,3 +99,8 @@ class Cosigning:
         for name in self.failing.keys() - failing.keys():
             self.log("witness-back", witness=name)
         self.failing = failing
+
+
+def kept_cosigned(out: Path, number: int) -> Path:
+    """Return where the last checkpoint of an epoch is, cosigned; `out` is where the newest is."""
+    return out.with_name(f"{out.name}.{number:04d}")

@@ -31,8 +31,8 @@ def keep_elsewhere(host: Host) -> Iterator[asyncio.Task[None]]:
 
     def tell() -> None:
         reached = {
-            "replica": 0 if replication is None else replication.size,
-            "witnessed": 0 if cosigning is None else cosigning.size,
+            "replica": (0, 0) if replication is None else replication.place,
+            "witnessed": (0, 0) if cosigning is None else cosigning.place,
             "behind": replication is not None and replication.behind,
         }
         for worker in host.workers:
@@ -42,7 +42,14 @@ def keep_elsewhere(host: Host) -> Iterator[asyncio.Task[None]]:
         series = metrics.witnesses(host.witnesses.witnesses)
         every_s = audit.witnesses.every_ms / 1000
         cosigning = Cosigning(
-            audit.directory, host.witnesses, every_s, host.place.cosigned, host.log, series, moved=tell
+            audit.directory,
+            host.control.vkey(),
+            host.witnesses,
+            every_s,
+            host.place.cosigned,
+            host.log,
+            series,
+            moved=tell,
         )
         yield asyncio.create_task(cosigning.run(), name="the cosigning of the log")
     if audit.replication is not None and host.replicator is not None:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from gateway.host.neighbour import Neighbour
     from gateway.host.place import Place
     from gateway.policy.policy import Policy
-    from ops.audit.replicator import Replicator
+    from ops.audit.replicate_epochs import EpochReplicator
     from ops.audit.trust_policy import TrustPolicy
     from ops.logging import Log
     from serving.registry.proof import Unproven
@@ -84,7 +84,7 @@ class Host:
     recorder: Child | Neighbour
     workers: list[Child]
     witnesses: TrustPolicy | None = None
-    replicator: Replicator | None = None
+    replicator: EpochReplicator | None = None
     problem: str = ""
     told: tuple[tuple[int, int], str] | None = None
     seen: tuple[int, int] = (0, 0)

@@ -30,6 +30,7 @@ class RecorderManaged(Exception):
 
 def recorder_settings(config: Config, place: Place) -> RecorderSettings:
     """Return what the recorder of this gateway needs to know."""
+    epochs = config.audit.epochs
     return RecorderSettings(
         directory=config.audit.directory,
         socket=place.socket,
@@ -43,6 +44,8 @@ def recorder_settings(config: Config, place: Place) -> RecorderSettings:
         log_level=config.log.level,
         log_format=config.log.format,
         publish_every_ms=config.audit.publish_every_ms,
+        epoch_records_max=0 if epochs is None else epochs.records_max,
+        epoch_months=0 if epochs is None else epochs.months,
     )
 
 

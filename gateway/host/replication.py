@@ -20,7 +20,7 @@ from gateway.config.document import ConfigRejected
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.errors import AuditError, NoteError, ReplicationError, StoreError
 from ops.audit.object_store import Place, open_store, read_credentials
-from ops.audit.replicator import Replicator
+from ops.audit.replicate_epochs import EpochReplicator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ MEASURE_EVERY_S = 1.0
 NS = 1_000_000_000
 
 
-def open_replicator(config: Config) -> Replicator | None:
+def open_replicator(config: Config) -> EpochReplicator | None:
     """Return what copies the log, None where nothing does. The store is not asked yet.
 
     Raises:
@@ -53,16 +53,17 @@ def open_replicator(config: Config) -> Replicator | None:
     except (StoreError, NoteError, OSError) as problem:
         raise ConfigRejected([f"audit.replication: {problem}"]) from problem
     retention = None if wanted.retention_min_ms is None else timedelta(milliseconds=wanted.retention_min_ms)
-    return Replicator(config.audit.directory, store, vkey, lambda: datetime.now(UTC), store, retention)
+    return EpochReplicator(config.audit.directory, store, vkey, lambda: datetime.now(UTC), retention)
 
 
 @dataclass(slots=True)
 class Replication:
     """Runs `replicator` every `every_s` seconds. `behind` says that the lag is beyond `lag_max_s`; `size` how many
-    entries the store holds. `moved` is called on the event loop whenever one of them may have changed.
+    entries of the epoch at hand the store holds. `moved` is called on the event loop whenever one of them may have
+    changed.
     """
 
-    replicator: Replicator
+    replicator: EpochReplicator
     every_s: float
     lag_max_s: float | None
     log: Log
@@ -75,8 +76,13 @@ class Replication:
 
     @property
     def size(self) -> int:
-        """Entries that the store holds, with all that belongs to them."""
+        """Entries of the epoch at hand that the store holds, with all that belongs to them."""
         return 0 if self.replicator.held is None else self.replicator.held.size
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The epoch, and how much of it; all of those before."""
+        return self.replicator.number, self.size
 
     async def run(self) -> None:
         """Copy until cancelled, or until store and log contradict each other."""

@@ -113,7 +113,7 @@ class Control:
 
     def reached(self, command: dict[str, Any]) -> None:
         """Take in how far the log is known to be elsewhere."""
-        sizes = {level: command[level] for level in ("replica", "witnessed")}
+        sizes = {level: (command[level][0], command[level][1]) for level in ("replica", "witnessed")}
         self.app.gw.elsewhere.told(sizes, behind=command["behind"])
 
     def forget(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ops.audit.scan import scan
+from ops.audit.scan import scan_epochs
 from ops.incident import Timeline
 from ops.incident_register import Register
 
@@ -48,7 +48,7 @@ class Log:
     def incidents(self) -> Register:
         """Return the incidents that it knows."""
         register = Register()
-        scan(self.directory, self.vkey, register.add, progress=self.progress)
+        scan_epochs(self.directory, self.vkey, register.add, progress=self.progress)
         return register
 
     def incident(self, name: str) -> Opened:
@@ -62,7 +62,7 @@ class Log:
     def story(self, scope: Scope, incident: Opened | None = None) -> Story:
         """Return what happened in this scope."""
         timeline = Timeline(scope)
-        head = scan(self.directory, self.vkey, timeline.add, progress=self.progress)
+        head = scan_epochs(self.directory, self.vkey, timeline.add, progress=self.progress)
         return Story(head, timeline, incident)
 
     def story_of(self, name: str) -> Story:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from gateway.quarantine.store import Finding, QuarantineError
+from ops.audit.epochs import numbered, split_origin
 from ops.audit.errors import AuditError, ReadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from gateway.host.admin import Control
     from gateway.host.host import Host
     from gateway.quarantine.store import Quarantine
     from ops.audit.read import LogReader
@@ -38,13 +40,20 @@ async def keep_collecting(host: Host) -> None:
     seen = Seen()
     while True:
         try:
-            more = await asyncio.to_thread(lambda: collect(control.quarantine, control.reader(), seen))
+            more = await asyncio.to_thread(lambda: look(control, seen))
         except (QuarantineError, AuditError, OSError) as problem:
             more = False
             if not isinstance(problem, ReadError):  # there is no log to read yet, or it is being written
                 host.log("quarantine-not-filled", level="error", problem=str(problem))
         if not more:
             await asyncio.sleep(LOOK_EVERY_S)
+
+
+def look(control: Control, seen: Seen) -> bool:
+    """Take in the next part of the log. Returns whether there is more. Blocks. Raises as `collect`."""
+    quarantine = control.quarantine
+    origin, next_ = seen.origin or quarantine.mark("origin"), seen.next or int(quarantine.mark("next") or 0)
+    return collect(quarantine, control.reader_from(origin, next_), seen)
 
 
 @dataclass(slots=True)
@@ -67,15 +76,17 @@ def collect(quarantine: Quarantine, reader: LogReader, seen: Seen | None = None)
     """
     head = reader.checkpoint
     if seen is None or seen.origin != head.origin:
-        if quarantine.mark("origin") not in ("", head.origin):
+        before = quarantine.mark("origin")
+        next_epoch = before not in ("", head.origin) and split_origin(before)[0] == split_origin(head.origin)[0]
+        if before not in ("", head.origin) and not next_epoch:
             quarantine.forget()
-        written = int(quarantine.mark("next") or max(0, head.size - FIRST_LOOK))
+        written = 0 if next_epoch else int(quarantine.mark("next") or max(0, head.size - FIRST_LOOK))
         seen = seen or Seen()
         seen.origin, seen.next, seen.written = head.origin, written, written
     first = seen.next
     count = max(0, min(PART, head.size - first))
     if count:
-        found = list(findings(reader.entries(first, count), first))
+        found = list(findings(reader.entries(first, count), numbered(split_origin(head.origin)[1], first)))
         if found or first + count - seen.written >= WRITTEN_EVERY or seen.written == 0:
             quarantine.take(found, {"origin": head.origin, "next": str(first + count)})
             seen.written = first + count
@@ -84,7 +95,7 @@ def collect(quarantine: Quarantine, reader: LogReader, seen: Seen | None = None)
 
 
 def findings(entries: Sequence[bytes], first: int) -> Iterator[Finding]:
-    """Yield what is to be looked at among entries of the log, of which the first has this index."""
+    """Yield what is to be looked at among entries of the log, of which the first has this number."""
     for index, data in enumerate(entries, first):
         if b'"screens":' in data and b'"decision":"allow"' not in data:
             entry: dict[str, Any] = orjson.loads(data)

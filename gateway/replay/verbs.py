@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gateway.cli.verify import bar, fail, find, read_key
+from gateway.cli.verify import bar, chosen_epoch, fail, find, read_key
 from gateway.config.config import load_config
 from gateway.config.document import FileRejected
 from gateway.replay.history import Scope, TooMany
@@ -44,9 +44,9 @@ def run(options: argparse.Namespace) -> int:
         return fail(f"{file}: not found; say which configuration it was: --config FILE")
     now_ns = time.time_ns()
     try:
-        vkey = read_key(keys[0])
+        epoch = chosen_epoch(directory, parse_vkey(read_key(keys[0])), options.epoch)
         with bar(console) as advance:
-            verified = verify_log(directory, [vkey], progress=advance)
+            verified = verify_log(epoch.directory, [str(epoch.vkey)], progress=advance)
         if verified.exit_code not in {OK, STALE}:
             return refuse(verified)
         question = Question(
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
             policy=read_policy(options.policy) if options.policy else None,
             versions=dict(options.model),
         )
-        replayed = replay(directory, parse_vkey(vkey), load_config(file), question, now_ns, bars(console))
+        replayed = replay(epoch.directory, epoch.vkey, load_config(file), question, now_ns, bars(console))
         if options.page:
             write_page(options.page, replayed, question, now_ns)
     except ProofError as problem:

@@ -132,7 +132,7 @@ async def run_unary(call: Call, method: Unary, body: bytes, context: Context) ->
             await record_alone(record, gw)
     except Exception as problem:  # noqa: BLE001  whatever it is: a fixed sentence for the caller, a record for us
         await abort(call, problem, context)
-    context.set_trailing_metadata(trailers(record, gw, answer.verdict))
+    context.set_trailing_metadata(trailers(record, answer.verdict))
     return answer.body
 
 
@@ -150,7 +150,7 @@ async def run_stream(
             await record_alone(record, gw)
     except Exception as problem:  # noqa: BLE001  as in run_unary
         await abort(call, problem, context)
-    context.set_trailing_metadata(trailers(record, gw, None))
+    context.set_trailing_metadata(trailers(record, None))
 
 
 async def run_unary_certified(
@@ -190,7 +190,7 @@ async def abort(call: Call, problem: Exception, context: Context) -> NoReturn:
         call.gw.tally.credential_refused(kind, errors.row_of(problem).reason)
     shown = await record_refusal(call.record, problem, call.gw)
     rendered = errors.render(shown, call.record.id)
-    context.set_trailing_metadata((*rendered.trailers, *trailers(call.record, call.gw, None)))
+    context.set_trailing_metadata((*rendered.trailers, *trailers(call.record, None)))
     await context.abort(rendered.code, rendered.details)
     raise AssertionError("abort raises")
 

@@ -14,6 +14,7 @@ from gateway.errors import ArgumentInvalid
 from gateway.host.orders import order_of, told_to
 from gateway.segmentation.isolation import IsolationRefused
 from ops.audit.entry import pseudonym
+from ops.audit.epochs import numbered, split_origin
 from ops.audit.errors import ReadError
 from ops.audit.read import ENTRIES_MAX
 from ops.incident import NEWEST_MAX, Scope, Timeline
@@ -207,14 +208,15 @@ def add_asked(reply: admin_pb2.ShowTenantResponse, control: Control, tenant: str
     count = min(entries_max, ENTRIES_MAX, size)
     timeline = Timeline(Scope(tenants=frozenset({tenant})))
     newest: list[int] = []
-    for index, entry in enumerate(reader.entries(size - count, count), size - count):
+    first = numbered(split_origin(reader.checkpoint.origin)[1], size - count)
+    for index, entry in enumerate(reader.entries(size - count, count), first):
         if tenant.encode() in entry:
             timeline.add(index, entry)
     for (_, model, version), affected in sorted(timeline.affected.items()):
         reply.asked.append(asked_message(model, version, affected))
         newest += affected.newest
     reply.newest.extend(sorted(newest, reverse=True)[:NEWEST_MAX])
-    reply.first_entry, reply.entries = size - count, count
+    reply.first_entry, reply.entries = first, count
 
 
 def asked_message(model: str, version: str, affected: Affected) -> admin_pb2.Asked:

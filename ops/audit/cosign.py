@@ -5,6 +5,7 @@ from threading import Thread
 
 from ops.audit.checkpoint import Checkpoint, open_checkpoint
 from ops.audit.durable import replace_file
+from ops.audit.epochs import keys_for
 from ops.audit.errors import WitnessAhead, WitnessError, WitnessRefused
 from ops.audit.read import LogReader
 from ops.audit.trust_policy import TrustPolicy
@@ -23,7 +24,8 @@ def cosign_newest(
         OSError: there is no checkpoint, or `out` cannot be written.
     """
     note = (directory / "checkpoint").read_bytes()
-    checkpoint = open_checkpoint(note, [log.key for log in policy.logs])
+    keys = keys_for(note, (log.key for log in policy.logs))
+    checkpoint = open_checkpoint(note, keys)
     reader = LogReader(directory, checkpoint)
     asked = ask_all(
         note,
@@ -34,7 +36,7 @@ def cosign_newest(
         timeout_s=timeout_s,
     )
     if any(isinstance(failure, WitnessAhead) and failure.size for failure in asked.failures.values()):
-        grown = open_checkpoint((directory / "checkpoint").read_bytes(), [log.key for log in policy.logs]).size
+        grown = open_checkpoint((directory / "checkpoint").read_bytes(), keys).size
         asked = Asked(asked.lines, {name: overtaken(failure, grown) for name, failure in asked.failures.items()})
     if policy.enough(asked.lines):
         replace_file(out, note + "".join(asked.lines.values()).encode())

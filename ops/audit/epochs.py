@@ -9,6 +9,7 @@ holds the last checkpoint of the one before (`previous`).
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,23 +17,27 @@ from ops.audit.checkpoint import VerifierKey
 
 __all__ = [
     "EPOCHS",
-    "EPOCHS_MAX",
     "Epoch",
     "epoch_at",
     "epochs_of",
+    "home_of",
     "is_of_epoch",
+    "keys_for",
     "newest_epoch",
     "number_of",
     "number_of_place",
+    "numbered",
     "origin_of",
+    "parted",
     "place_of",
+    "split_origin",
 ]
 
 EPOCHS = "epochs"
-EPOCHS_MAX = 9999
+INDEX_BITS = 36  # of the number of an entry over all epochs; no epoch is as large
 _PLACE = re.compile(r"[0-9]{4}", re.ASCII)
 _INSIDE = re.compile(r"epochs/[0-9]{4}/", re.ASCII)
-_SUFFIX = re.compile(r"/epoch-([1-9][0-9]{0,3})", re.ASCII)
+_ENDING = re.compile(r"/epoch-([1-9][0-9]{0,3})\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,11 @@ class Epoch:
     number: int
     directory: Path
     vkey: VerifierKey
+
+    @property
+    def dropped(self) -> bool:
+        """Whether its entries are not here any more: what is left are hashes and its checkpoint."""
+        return not (self.directory / "tile" / "entries").exists()
 
 
 def origin_of(first: str, number: int) -> str:
@@ -53,13 +63,34 @@ def number_of(first: str, origin: str) -> int | None:
     """Which epoch of the log `first` an origin is; None when it is none of its."""
     if origin == first:
         return 1
-    found = _SUFFIX.fullmatch(origin.removeprefix(first)) if origin.startswith(first) else None
-    return int(found[1]) if found is not None and int(found[1]) > 1 else None
+    log, number = split_origin(origin)
+    return number if log == first and number > 1 else None
+
+
+def split_origin(origin: str) -> tuple[str, int]:
+    """The log, by the origin of its first epoch, and the number of the epoch that an origin names."""
+    found = _ENDING.search(origin)
+    return (origin[: found.start()], int(found[1])) if found is not None else (origin, 1)
+
+
+def numbered(epoch: int, index: int) -> int:
+    """The number of an entry over all epochs: in the first it is its index."""
+    return (epoch - 1) << INDEX_BITS | index
+
+
+def parted(number: int) -> tuple[int, int]:
+    """The epoch and the index of an entry with this number."""
+    return (number >> INDEX_BITS) + 1, number & ((1 << INDEX_BITS) - 1)
 
 
 def place_of(directory: Path, number: int) -> Path:
     """Where an epoch of the log in `directory` lies."""
     return directory if number == 1 else directory / EPOCHS / f"{number:04d}"
+
+
+def home_of(directory: Path) -> Path:
+    """The directory in which this one is the place of an epoch: itself for that of the first."""
+    return directory if number_of_place(directory) == 1 else directory.parent.parent
 
 
 def number_of_place(directory: Path) -> int:
@@ -85,6 +116,12 @@ def epochs_of(directory: Path, vkey: VerifierKey) -> list[Epoch]:
     numbers = sorted({1, *(int(name) for name in names if _PLACE.fullmatch(name) and int(name) > 1)})
     found = [epoch_at(directory, vkey, number) for number in numbers]
     return [each for each in found if (each.directory / "checkpoint").is_file()]
+
+
+def keys_for(note: bytes, keys: Iterable[VerifierKey]) -> list[VerifierKey]:
+    """Keys of logs, each under the name of the epoch that a note says it is of."""
+    origin = note.partition(b"\n")[0].decode("utf-8", "replace")
+    return [each if number_of(each.name, origin) is None else VerifierKey(origin, each.public_key) for each in keys]
 
 
 def newest_epoch(directory: Path, vkey: VerifierKey) -> Epoch:

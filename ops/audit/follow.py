@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ops.audit.checkpoint import VerifierKey
+from ops.audit.epochs import epoch_at, newest_epoch
 from ops.audit.errors import ProofError
 from ops.audit.merkle import Frontier, leaf_hash
 from ops.audit.read import ENTRIES_MAX, LogReader
@@ -13,7 +14,9 @@ __all__ = ["Follower", "frontier_at"]
 
 
 class Follower:
-    """The log in a directory, from its beginning or only its `last` entries, and what comes.
+    """The newest epoch of the log in a directory, from its beginning or only its `last` entries, and what comes.
+
+    When the epoch is closed, it goes on with the next one; indexes then begin again.
 
     Raises:
         ReadError: there is no log, or files of it are missing.
@@ -22,14 +25,21 @@ class Follower:
     """
 
     def __init__(self, directory: Path, vkey: VerifierKey, *, last: int | None = None) -> None:
-        self._directory = directory
-        self._vkey = vkey
-        reader = LogReader.open(directory, vkey)
+        self._log = directory, vkey
+        self._epoch = newest_epoch(directory, vkey)
+        reader = LogReader.open(self._epoch.directory, self._epoch.vkey)
         self._tree = frontier_at(reader, 0 if last is None else max(0, reader.checkpoint.size - last))
 
     def new(self) -> Iterator[tuple[int, bytes]]:
         """Index and bytes of each entry that came since the last time. Raises as the class."""
-        reader = LogReader.open(self._directory, self._vkey)
+        newest = newest_epoch(*self._log)
+        yield from self._more()
+        while self._epoch.number < newest.number:
+            self._epoch, self._tree = epoch_at(*self._log, self._epoch.number + 1), Frontier()
+            yield from self._more()
+
+    def _more(self) -> Iterator[tuple[int, bytes]]:
+        reader = LogReader.open(self._epoch.directory, self._epoch.vkey)
         head = reader.checkpoint
         if head.size < self._tree.size:
             raise ProofError(f"the log has {head.size} entries, and had {self._tree.size}: an older copy was put back")

@@ -26,6 +26,7 @@ from ops.audit.errors import StoreRefused
 __all__ = [
     "CHECKPOINTS",
     "MISSING_EXTRA",
+    "Below",
     "Inspected",
     "Listed",
     "Lock",
@@ -79,6 +80,29 @@ class Inspected(ObjectStore, Listed, Protocol):
 
     def lock_of(self, key: str) -> Lock | None:
         """How an object is locked; None where it is not, or where the store does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """What is in a store below `prefix`, which ends in a slash."""
+
+    store: Inspected
+    prefix: str
+
+    def get(self, key: str) -> bytes | None:
+        return self.store.get(self.prefix + key)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        return (key.removeprefix(self.prefix) for key in self.store.keys(self.prefix + prefix))
+
+    def put_new(self, key: str, data: bytes) -> None:
+        self.store.put_new(self.prefix + key, data)
+
+    def replace(self, key: str, data: bytes) -> None:
+        self.store.replace(self.prefix + key, data)
+
+    def lock_of(self, key: str) -> Lock | None:
+        return self.store.lock_of(self.prefix + key)
 
 
 @dataclass(frozen=True, slots=True)

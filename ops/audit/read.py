@@ -47,6 +47,8 @@ class LogReader:
                 return (self._directory / path).read_bytes()
             except FileNotFoundError:
                 continue
+        if level == ENTRIES and not (self._directory / "tile" / "entries").exists():
+            raise ReadError(f"the entries of {self.checkpoint.origin} are not here any more: it was dropped")
         raise ReadError(f"{tile.path} is missing")
 
     def hashes(self, level: int, first: int, count: int) -> list[bytes]:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, VerifierKey
+from ops.audit.epochs import epochs_of, numbered
 from ops.audit.errors import ProofError
 from ops.audit.merkle import Frontier, leaf_hash
 from ops.audit.read import LogReader
 
-__all__ = ["scan"]
+__all__ = ["scan", "scan_epochs"]
 
 PART = 16_384
 
@@ -45,3 +46,28 @@ def scan(
     if tree.root() != head.root:
         raise ProofError(f"the entries do not lead to the root that is signed for {head.size}")
     return head
+
+
+def scan_epochs(
+    directory: Path,
+    vkey: VerifierKey,
+    take: Callable[[int, bytes], None],
+    *,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Checkpoint:
+    """`scan` every epoch whose entries are here, oldest first; returns the checkpoint of the newest.
+
+    `take` is given numbers that count over all epochs (`epochs.numbered`). Raises as `scan`.
+    """
+    epochs = epochs_of(directory, vkey)
+    for epoch in epochs[:-1]:
+        if not epoch.dropped:
+            scan(epoch.directory, epoch.vkey, _numbering(epoch.number, take), progress=progress)
+    if not epochs:
+        return scan(directory, vkey, take, progress=progress)
+    newest = epochs[-1]
+    return scan(newest.directory, newest.vkey, _numbering(newest.number, take), progress=progress)
+
+
+def _numbering(epoch: int, take: Callable[[int, bytes], None]) -> Callable[[int, bytes], None]:
+    return lambda index, entry: take(numbered(epoch, index), entry)

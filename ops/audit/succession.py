@@ -24,6 +24,7 @@ from ops.audit.checkpoint import (
     parse_checkpoint,
 )
 from ops.audit.durable import keep_file, make_directories, sync_directory
+from ops.audit.epochs import home_of, split_origin
 from ops.audit.errors import CheckpointError, SuccessionRefused
 from ops.audit.lock import LockDatabase
 from ops.audit.merkle import Frontier
@@ -43,10 +44,11 @@ SEGMENT_BYTES = 64 * MIB
 
 
 def remember(memory: Path, checkpoint: Checkpoint) -> Checkpoint:
-    """Have the signer's memory hold a tree that is at least this large; returns what it holds."""
+    """Have the signer's memory hold a tree that is at least this large, of this epoch or a later one; returns it."""
     with suppress(FileNotFoundError, CheckpointError, UnicodeDecodeError):
         held = parse_checkpoint(memory.read_text())
-        if held.origin == checkpoint.origin and held.size >= checkpoint.size:
+        ahead = (split_origin(held.origin)[1], held.size) >= (split_origin(checkpoint.origin)[1], checkpoint.size)
+        if ahead and split_origin(held.origin)[0] == split_origin(checkpoint.origin)[0]:
             return held
     keep_file(memory, checkpoint.text().encode(), 0o600)
     return checkpoint
@@ -55,7 +57,7 @@ def remember(memory: Path, checkpoint: Checkpoint) -> Checkpoint:
 def seal(state_directory: Path, memory: Path, largest: Checkpoint) -> None:
     """Keep an origin from growing: nothing may be appended to less than `largest`, which was signed."""
     held = remember(memory, largest)
-    keep_file(state_directory / SEALED, held.text().encode(), 0o600)
+    keep_file(home_of(state_directory) / SEALED, held.text().encode(), 0o600)
 
 
 def go_on(directory: Path, state_directory: Path, memory: Path, vkey: VerifierKey, *, heartbeats: int) -> int:
@@ -63,7 +65,7 @@ def go_on(directory: Path, state_directory: Path, memory: Path, vkey: VerifierKe
 
     Args:
         directory: the log.
-        state_directory: of the recorder; must hold no segments.
+        state_directory: of the recorder, or of an epoch below it; must hold no segments.
         memory: of the signer, beside its key.
         vkey: the log's key.
         heartbeats: in the log, as `verify` counts them.
@@ -73,22 +75,36 @@ def go_on(directory: Path, state_directory: Path, memory: Path, vkey: VerifierKe
         LogCorrupted: the log's tiles do not give its root.
     """
     segments = state_directory / "segments"
-    if (state_directory / SEALED).exists() or any(segments.glob("*.seg")):
+    sealed = home_of(state_directory) / SEALED
+    if (sealed.exists() and not _is_before(sealed, vkey)) or any(segments.glob("*.seg")):
         raise SuccessionRefused(f"{state_directory} is sealed, or in use: its origin does not go on from a copy")
     note = (directory / "checkpoint").read_bytes()
     checkpoint = open_checkpoint(note, [vkey])
     held = remember(memory, checkpoint)
     if held != checkpoint:
-        raise SuccessionRefused(f"the key of {vkey.name} has signed {held.size} entries, {checkpoint.size} are left")
+        signed = f"{held.size} entries" if held.origin == vkey.name else f"{held.size} entries of {held.origin}"
+        raise SuccessionRefused(f"the key of {vkey.name} has signed {signed}, {checkpoint.size} are left")
     for changed in make_directories(segments) | make_directories(state_directory / "staging"):
         sync_directory(changed)
     header = Header(1, heartbeats, FIRST_TRAILER, sha256(vkey.name.encode()).digest(), _frontier(directory, checkpoint))
     store = SegmentStore(segments, SEGMENT_BYTES)
     store.begin(header).close()
-    with LockDatabase(state_directory / "lock.sqlite", vkey.name) as lock:
+    with LockDatabase(home_of(state_directory) / "lock.sqlite", vkey.name) as lock:
         lock.swap(lock.read(), note)
     recover(directory, store.paths(), vkey.name, public=checkpoint, signed=checkpoint)
+    if sealed.exists():
+        sealed.unlink()
+        sync_directory(sealed.parent)
     return checkpoint.size
+
+
+def _is_before(sealed: Path, vkey: VerifierKey) -> bool:
+    """Whether an epoch before this one was sealed, when it was restored: that says nothing of this one."""
+    try:
+        log, number = split_origin(parse_checkpoint(sealed.read_text()).origin)
+    except (CheckpointError, UnicodeDecodeError):
+        return False
+    return log == split_origin(vkey.name)[0] and number < split_origin(vkey.name)[1]
 
 
 def _frontier(directory: Path, checkpoint: Checkpoint) -> Frontier:

@@ -11,12 +11,13 @@ Lines end in newlines; spaces and tabs separate; `#` begins a comment line. A na
 defined before it is used, and is a member once at most, so that no witness counts twice. Names are opaque octets.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, NoteKey, VerifierKey, open_note, parse_checkpoint, parse_vkey
 from ops.audit.cosignature import CosignerKey, parse_cosigner
+from ops.audit.epochs import keys_for
 from ops.audit.errors import QuorumMissing, SignatureMissing, TrustPolicyError, VerifierKeyError
 
 POLICY_BYTES_MAX = 1024 * 1024
@@ -26,7 +27,7 @@ NONE = "none"
 
 @dataclass(frozen=True, slots=True)
 class TrustedLog:
-    """A log whose checkpoints are accepted. The name of its key is its origin."""
+    """A log whose checkpoints are accepted, those of all its epochs. The name of its key is its origin."""
 
     key: VerifierKey
     url: str = ""
@@ -66,11 +67,6 @@ class TrustPolicy:
     groups: dict[str, Group] = field(default_factory=dict)
     quorum: str = NONE
 
-    def keys(self) -> Iterator[NoteKey]:
-        """Every key of a log or witness."""
-        yield from (log.key for log in self.logs)
-        yield from (witness.key for witness in self.witnesses.values())
-
     def cosigned(self, keys: Iterable[NoteKey]) -> tuple[str, ...]:
         """The names of the witnesses among these keys, in the order of the policy."""
         known = set(keys)
@@ -95,7 +91,8 @@ class TrustPolicy:
             NoteError: malformed, not signed by a trusted log, or a known key with a bad signature.
             QuorumMissing: too few witnesses.
         """
-        opened = open_note(note, self.keys())
+        logs = keys_for(note, (log.key for log in self.logs))
+        opened = open_note(note, [*logs, *(witness.key for witness in self.witnesses.values())])
         checkpoint = parse_checkpoint(opened.text)
         if not opened.signed_by_log(checkpoint.origin):
             raise SignatureMissing(f"no signature by the key of {checkpoint.origin}")

@@ -9,7 +9,7 @@ are dropped oldest first, so what says so of one says it of all before it.
 Part of `verify` and under its rules.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ from ops.audit.verify import Progress, verify_log
 from ops.audit.verify_report import Report
 from ops.audit.verify_tree import is_fresh
 
-__all__ = ["verify_epochs"]
+__all__ = ["keys_of", "merged", "verify_epochs"]
 
 
 def verify_epochs(
@@ -53,7 +53,7 @@ def verify_epochs(
             continue
         report = reports[number] = verify_log(
             place,
-            _keys(vkeys, number),
+            keys_of(vkeys, number),
             progress=progress,
             now_ns=now_ns if number == newest else None,
             stale_after_s=stale_after_s,
@@ -69,6 +69,22 @@ def verify_epochs(
     return reports
 
 
+def merged(reports: Mapping[int, Report]) -> Report:
+    """One report on all epochs: of the newest, with everybody's findings, each with the place of its epoch."""
+    newest = reports[max(reports)]
+    whole = Report(newest.origin, newest.size, newest.root, last_time_ns=newest.last_time_ns)
+    for number, report in reports.items():
+        where = "" if number == 1 else f"{place_of(Path(), number)}/"
+        for finding in report.findings:
+            whole.add(finding.severity, finding.what, where + finding.where)
+        whole.severities |= report.severities
+        whole.unverified += report.unverified
+        whole.heartbeats += report.heartbeats
+        whole.seconds += report.seconds
+        whole.usage |= report.usage
+    return whole
+
+
 def _numbers(directory: Path, vkeys: Sequence[str]) -> list[int]:
     """From the first epoch to the newest that is there."""
     with suppress(VerifierKeyError, IndexError):
@@ -77,11 +93,15 @@ def _numbers(directory: Path, vkeys: Sequence[str]) -> list[int]:
     return [1]
 
 
-def _keys(vkeys: Sequence[str], number: int) -> list[str]:
-    """The keys of an epoch; what is no key is left for `verify_log` to refuse."""
-    if number == 1:
-        return list(vkeys)
-    return [str(epoch_at(Path(), parse_vkey(each.strip()), number).vkey) for each in vkeys]
+def keys_of(vkeys: Sequence[str], number: int) -> list[str]:
+    """The keys of an epoch of logs with these keys; what is no key stays as it is, for `verify_log` to refuse."""
+    found: list[str] = []
+    for each in vkeys:
+        try:
+            found.append(str(epoch_at(Path(), parse_vkey(each.strip()), number).vkey))
+        except VerifierKeyError:
+            found.append(each)
+    return found
 
 
 def _epoch_of(note: bytes | None, vkeys: Sequence[str]) -> int | None:

@@ -57,10 +57,6 @@ class Report:
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(Finding(severity, what, where))
 
-    def take(self, finding: Finding, where: str) -> None:
-        """A finding of a part, which lies at `where`."""
-        self.add(finding.severity, finding.what, f"{where}{finding.where}")
-
     def set_aside(self, what: str, where: str) -> None:
         """A file that is not what the checkpoint vouches for: whoever put it there has changed nothing of the log."""
         self.unverified += 1

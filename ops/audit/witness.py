@@ -32,6 +32,7 @@ from ops.audit.checkpoint import (
     signature_line,
 )
 from ops.audit.cosignature import Cosigner
+from ops.audit.epochs import keys_for
 from ops.audit.errors import NoteError, ProofError, SignatureInvalid, SignatureMissing
 from ops.audit.merkle import EMPTY_ROOT, HASH_BYTES, verify_consistency
 
@@ -154,9 +155,7 @@ class Witness:
         clock_s: Callable[[], int],
     ) -> None:
         self._cosigners = tuple(cosigners)
-        self._logs: dict[str, list[VerifierKey]] = {}
-        for key in logs:
-            self._logs.setdefault(key.name, []).append(key)
+        self._logs = tuple(logs)
         self._store = store
         self._clock_s = clock_s
 
@@ -188,10 +187,10 @@ class Witness:
         return Reply(HTTPStatus.OK, note)
 
     def _opened(self, data: bytes) -> Note:
-        """The checkpoint's note, signed by a key of its origin that we know."""
+        """The checkpoint's note, signed by a key that we know of its origin: a log, or one of its epochs."""
         origin = data.partition(b"\n")[0].decode("utf-8", "replace")
-        keys = self._logs.get(origin)
-        if keys is None:
+        keys = [key for key in keys_for(data, self._logs) if key.name == origin]
+        if not keys:
             raise _Refused(HTTPStatus.NOT_FOUND, "this log is not known here")
         try:
             note = open_note(data, keys)

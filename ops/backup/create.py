@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, open_checkpoint
+from ops.audit.epochs import epoch_at, newest_epoch, number_of_place, place_of
 from ops.audit.errors import NoteError, ProofError, ReadError, TileError
 from ops.audit.merkle import verify_consistency
 from ops.audit.read import LogReader
@@ -145,7 +146,9 @@ def create_backup(
                 except FileNotFoundError:
                     if source.kind == "file":
                         raise
-        log = _put_log(writer, plan.log, whole=whole) if plan.log is not None else None
+        log = None
+        for epoch in _epochs(plan.log) if plan.log is not None else ():
+            log = _put_log(writer, epoch, whole=whole)
         index = encode_index(writer.files.values())
         chunks = [repository.put(index[at : at + CHUNK_BYTES_MAX])[0] for at in range(0, len(index), CHUNK_BYTES_MAX)]
         done.files, done.bytes = len(writer.files), sum(each.bytes for each in writer.files.values())
@@ -165,6 +168,16 @@ def create_backup(
     return done
 
 
+def _epochs(log: LogSource) -> Iterator[LogSource]:
+    """The log's epochs, the newest last: it is the one that a restored gateway goes on with."""
+    newest = newest_epoch(log.path, log.vkey).number
+    for number in range(1, newest + 1):
+        epoch = epoch_at(log.path, log.vkey, number)
+        directory, state = (str(place_of(Path(each), number)) for each in (log.directory, log.state_directory))
+        dropped = number < newest and epoch.dropped
+        yield LogSource(epoch.directory, epoch.vkey, directory, state, log.memory, dropped)
+
+
 def _put_log(writer: _Writer, log: LogSource, *, whole: bool) -> BackedLog | None:
     """The log at its newest checkpoint; None when it has none yet."""
     for _ in range(ATTEMPTS):
@@ -176,9 +189,9 @@ def _put_log(writer: _Writer, log: LogSource, *, whole: bool) -> BackedLog | Non
             return None
         except NoteError as error:
             raise SourceRefused(f"the checkpoint of {log.path} is not this log's: {error}") from error
-        before = _stored_before(writer.repository, log, checkpoint)
+        before = _stored_before(writer.repository, log, checkpoint, note)
         try:
-            edge = list(edge_files(log.path, checkpoint))
+            edge = list(edge_files(log.path, checkpoint, dropped=log.dropped))
             _put_full_tiles(writer, log, checkpoint, {} if whole else before)
         except LogMoved:
             continue
@@ -190,7 +203,7 @@ def _put_log(writer: _Writer, log: LogSource, *, whole: bool) -> BackedLog | Non
 
 
 def _put_full_tiles(writer: _Writer, log: LogSource, checkpoint: Checkpoint, before: dict[str, StoredFile]) -> None:
-    for tile in full_tiles(checkpoint):
+    for tile in full_tiles(checkpoint, dropped=log.dropped):
         path = f"{log.directory}/{tile.path}"
         known = before.get(path) or writer.files.get(path)
         if known is not None and all(writer.repository.holds(name) for name in known.chunks):
@@ -201,8 +214,10 @@ def _put_full_tiles(writer: _Writer, log: LogSource, checkpoint: Checkpoint, bef
             writer.put(path, data, LOG_MODE, "log")
 
 
-def _stored_before(repository: Repository, log: LogSource, now: Checkpoint) -> dict[str, StoredFile]:
+def _stored_before(repository: Repository, log: LogSource, now: Checkpoint, note: bytes) -> dict[str, StoredFile]:
     """The log's files in the newest backup that has it. None are taken over from one that cannot be read.
+
+    An epoch that was closed by then is known by its checkpoint, which is this `note`.
 
     Raises:
         SourceRefused: the log does not extend what was backed up.
@@ -211,6 +226,11 @@ def _stored_before(repository: Repository, log: LogSource, now: Checkpoint) -> d
         try:
             manifest = repository.manifest(name)
             if manifest.log is None or (manifest.log.vkey, manifest.log.directory) != (str(log.vkey), log.directory):
+                if manifest.log is not None and number_of_place(Path(manifest.log.directory)) > 1:
+                    files = {each.path: each for each in repository.files(manifest) if each.kind == "log"}
+                    held = files.get(f"{log.directory}/checkpoint")
+                    if held is not None and held.sha256 == sha256(note).hexdigest():
+                        return files
                 continue
             old = open_checkpoint(manifest.log.note.encode(), [log.vkey])
             proof = LogReader(log.path, now).consistency_proof(old.size)

@@ -32,8 +32,10 @@ from ops.backup.errors import LogMoved, SourceRefused
 __all__ = ["edge_files", "full_tiles", "read_full"]
 
 
-def edge_files(directory: Path, checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
+def edge_files(directory: Path, checkpoint: Checkpoint, *, dropped: bool = False) -> Iterator[tuple[str, bytes]]:
     """The partial tiles of the checkpoint, as (path, bytes), cut to its size, and the payloads that belong to them.
+
+    Where the entries were `dropped`, only those of hashes.
 
     Raises:
         LogMoved: begin again.
@@ -44,7 +46,7 @@ def edge_files(directory: Path, checkpoint: Checkpoint) -> Iterator[tuple[str, b
         if tile.partial:
             yield tile.path, _read(directory, tile)[: tile.width * HASH_BYTES]
     bundle, width = divmod(size, TILE_WIDTH)
-    if not width:
+    if not width or dropped:
         return
     tile = Tile(ENTRIES, bundle, width)
     try:
@@ -61,9 +63,13 @@ def edge_files(directory: Path, checkpoint: Checkpoint) -> Iterator[tuple[str, b
         raise SourceRefused(f"the log is damaged at {tile.path}: {error}; `stockade audit verify` says more") from error
 
 
-def full_tiles(checkpoint: Checkpoint) -> Iterator[Tile]:
-    """The tiles that never change again: hashes, bundles, and payload packs, which only some bundles have."""
-    for tile in (*hash_tiles_between(0, checkpoint.size), *tiles_between(ENTRIES, 0, checkpoint.size)):
+def full_tiles(checkpoint: Checkpoint, *, dropped: bool = False) -> Iterator[Tile]:
+    """The tiles that never change again: hashes, bundles, and payload packs, which only some bundles have.
+
+    Where the entries were `dropped`, only those of hashes.
+    """
+    bundles = () if dropped else tiles_between(ENTRIES, 0, checkpoint.size)
+    for tile in (*hash_tiles_between(0, checkpoint.size), *bundles):
         if not tile.partial:
             yield tile
             if tile.level == ENTRIES:

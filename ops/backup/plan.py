@@ -37,13 +37,16 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class LogSource:
-    """A published log: where it is, whose it is, and what its parts are called in the backup (`BackedLog`)."""
+    """A published log, or one of its epochs: where it is, whose it is, and what its parts are called in the backup
+    (`BackedLog`). `dropped`: its entries are not here any more.
+    """
 
     path: Path
     vkey: VerifierKey
     directory: str
     state_directory: str
     memory: str
+    dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ async def main(home: Path, database: Path, do: str, number: int, point: str) -> 
         assert isinstance(await durable, Receipt)
 
     erasures = Erasures(database, reached=reached)
-    reader = lambda: LogReader.open(settings.directory, KEY.verifier)  # noqa: E731
+    reader = lambda _origin, _index: LogReader.open(settings.directory, KEY.verifier)  # noqa: E731
     custody = Custody(erasures, record, reader, lambda *_, **__: None, reached, caught_up=True)
     match do:
         case "approve":

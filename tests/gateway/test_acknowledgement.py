@@ -41,7 +41,7 @@ async def rig(made_site, tmp_path: Path) -> AsyncIterator[Rig]:
 
 
 def tell(rig: Rig, replica: int, witnessed: int = 0, *, behind: bool = False) -> None:
-    rig.gw.elsewhere.told({"replica": replica, "witnessed": witnessed}, behind=behind)
+    rig.gw.elsewhere.told({"replica": (1, replica), "witnessed": (1, witnessed)}, behind=behind)
 
 
 async def waiting(rig: Rig, count: int = 1) -> None:
@@ -169,5 +169,5 @@ async def test_a_level_that_is_not_configured_is_refused(made_site, tmp_path, le
 async def test_a_wait_ends_with_its_time():
     elsewhere = Elsewhere(10**9)
     with pytest.raises(TimeoutError):
-        await elsewhere.wait("replica", 0, 1_000_000)
+        await elsewhere.wait("replica", (1, 0), 1_000_000)
     assert not elsewhere._waiting

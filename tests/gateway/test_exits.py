@@ -144,7 +144,7 @@ async def test_an_answer_says_which_entry_proves_it(rig):
 
 async def test_trailers_name_only_what_is_known(rig):
     record = Record(bytes(16), READY, "ServerReady", "ab" * 32, 1, 0)
-    assert [name for name, _ in trailers(record, rig.gw, None)] == ["x-request-id", "x-stockade-policy"]
+    assert [name for name, _ in trailers(record, None)] == ["x-request-id", "x-stockade-policy"]
     record.audit_index, record.model_digest = 0, "cd" * 32
-    names = {name for name, _ in trailers(record, rig.gw, "flag")}
+    names = {name for name, _ in trailers(record, "flag")}
     assert {"x-stockade-audit-index", "x-stockade-model-digest", "x-stockade-verdict"} <= names

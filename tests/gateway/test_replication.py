@@ -7,7 +7,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from gateway.config.config import load_config
 from gateway.config.document import ConfigRejected
 from gateway.host.replication import Replication, open_replicator
 from ops.audit.errors import StoreUnavailable
-from ops.audit.replicator import Replicator
+from ops.audit.replicate_epochs import EpochReplicator
 from ops.logging import configure
 from tests.e2e.site import Site, copy_site
 from tests.faults.recorder_process import KEY
@@ -62,7 +62,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         grow(log, 300)
         store, seen, stderr = Spoiled(directory_store(tmp_path / "away")), Seen(), io.StringIO()
         moves: list[tuple[int, bool]] = []
-        replicator = Replicator(log.directory, store, KEY.verifier, lambda: datetime.now(UTC))
+        replicator = EpochReplicator(log.directory, store, KEY.verifier, lambda: datetime.now(UTC))
         replication = Replication(
             replicator,
             0.001,
@@ -166,7 +166,7 @@ async def test_when_it_is_cancelled_the_copy_is_cut_off(bench):
 
 
 def test_a_log_that_is_not_there_yet_is_no_lag(bench, tmp_path):
-    bench.replication.replicator.directory = tmp_path / "nowhere"
+    bench.replication.replicator = replace(bench.replication.replicator, directory=tmp_path / "nowhere")
     bench.replication.measure()
     bench.replication.replicate()
     assert bench.moves == []

@@ -94,7 +94,7 @@ def said():
 def custody(tmp_path, store, log, reader, said):
     erasures = Erasures(tmp_path / "keys.sqlite")
     tell = lambda event, **facts: said.append((event, facts))  # noqa: E731
-    yield Custody(erasures, log.record, lambda: reader, tell, caught_up=True)
+    yield Custody(erasures, log.record, lambda _origin, _index: reader, tell, caught_up=True)
     erasures.close()
 
 
@@ -280,7 +280,7 @@ async def test_payloads_are_opened_only_once_the_log_was_read(custody, reader, s
     ready = []
     problems = [ReadError("nothing is published yet"), OSError("away")]
 
-    def read():
+    def read(_origin, _index):
         if problems:
             raise problems.pop(0)
         ready.append(custody.caught_up)
@@ -290,7 +290,7 @@ async def test_payloads_are_opened_only_once_the_log_was_read(custody, reader, s
     keeping = asyncio.create_task(custody.keep())
     await until(lambda: custody.caught_up)
     keeping.cancel()
-    assert ready == [False, False], "there was more to read"
+    assert ready == [False, False, False], "there was more to read, and then no epoch after it"
     assert [event for event, _ in said] == ["erasures-not-read"]
 
 

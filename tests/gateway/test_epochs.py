@@ -1,0 +1,173 @@
+"""A log of several epochs, by what reads it: verbs, mirrors, backups, restorations, object stores."""
+
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.main import main
+from gateway.quarantine.collect import Seen, collect
+from gateway.quarantine.store import Quarantine
+from ops.audit.epochs import epochs_of, numbered, parted, place_of
+from ops.audit.errors import ReadError
+from ops.audit.fetch_log import fetch_epochs
+from ops.audit.follow import Follower
+from ops.audit.read import LogReader
+from ops.audit.read_epochs import open_following
+from ops.audit.replicate_epochs import EpochReplicator
+from ops.audit.scan import scan_epochs
+from ops.audit.verify_epochs import verify_epochs
+from ops.backup.create import create_backup
+from ops.backup.drill import drill
+from ops.backup.plan import LogSource, Plan
+from ops.backup.repository import Repository
+from ops.backup.sealing import BackupKey
+from ops.backup.verify import verify_backup
+from tests.faults.recorder_process import KEY
+from tests.ops.audit.open_log import VKEY
+from tests.ops.audit.samples import small
+from tests.ops.audit.stores import directory_store
+from tests.ops.audit.test_verify_epochs import Series, series_of
+
+NOW = 1_800_000_000_000_000_000
+
+
+@pytest.fixture
+def log(tmp_path):
+    return series_of(tmp_path / "home")
+
+
+def codes(directory: Path) -> list[int]:
+    return [each.exit_code for each in verify_epochs(directory, [VKEY], processes=0).values()]
+
+
+def run(capsys, *words: object) -> tuple[int, dict]:
+    code = main(["--json", *map(str, words)]) if words[0] == "--json" else main([*map(str, words), "--json"])
+    return code, json.loads(capsys.readouterr().out or "{}")
+
+
+def test_verify_says_what_every_epoch_is(log, capsys):
+    code, said = run(capsys, "audit", "verify", log, "--vkey", VKEY)
+    assert (code, said["origin"]) == (0, "example.test/log/epoch-3")
+    assert [(each["epoch"], each["verdict"]) for each in said["epochs"]] == [(n, "verified") for n in (1, 2, 3)]
+    code, said = run(capsys, "audit", "verify", place_of(log, 2), "--vkey", VKEY)
+    assert (code, said["origin"], len(said["epochs"])) == (0, "example.test/log/epoch-2", 1)
+    shutil.rmtree(place_of(log, 2))
+    code, said = run(capsys, "audit", "verify", log, "--vkey", VKEY)
+    assert (code, said["findings"][0]["what"]) == (2, "epoch 2 is missing: all of it")
+
+
+def test_a_receipt_of_any_epoch_verifies_under_the_key_of_the_log(log, tmp_path, capsys):
+    for words, origin in (((), "example.test/log/epoch-3"), (("--epoch", 1), "example.test/log")):
+        proof = tmp_path / "1.tlog-proof"
+        code, said = run(capsys, "audit", "prove", log, 1, "--vkey", VKEY, "--out", proof, *words)
+        assert (code, said["origin"]) == (0, origin)
+        code, said = run(capsys, "audit", "verify", proof, "--vkey", VKEY)
+        assert (code, said["origin"]) == (0, origin)
+
+
+def test_a_question_is_asked_of_one_epoch(log, capsys):
+    pytest.importorskip("duckdb")
+    for words, origin in (((), "example.test/log/epoch-3"), (("--epoch", 2), "example.test/log/epoch-2")):
+        code, said = run(capsys, "audit", "query", log, "SELECT count(*) n FROM entries", "--vkey", VKEY, *words)
+        assert (code, said["origin"]) == (0, origin)
+    assert codes(log) == [0, 0, 0], "an index is no file of the log"
+
+
+def test_a_mirror_has_every_epoch(log, tmp_path, capsys):
+    code, said = run(capsys, "audit", "mirror", log, tmp_path / "mirror", "--vkey", VKEY)
+    assert (code, said["origin"]) == (0, "example.test/log/epoch-3")
+    assert codes(tmp_path / "mirror") == [0, 0, 0]
+
+
+def test_a_backup_has_every_epoch_and_its_drill_goes_on_with_the_newest(log, tmp_path):
+    repository = Repository.create(tmp_path / "backups", BackupKey(bytes(range(32))))
+    plan = Plan((), LogSource(log, KEY.verifier, "log", "state", "log.signed"))
+    made = create_backup(repository, plan, now_ns=NOW, random_bytes=os.urandom, build="t")
+    again = create_backup(repository, plan, now_ns=NOW + 1, random_bytes=os.urandom, build="t")
+    assert again.files == made.files
+    assert verify_backup(repository, again.name, now_ns=NOW).problems == []
+    found = drill(repository, again.name, tmp_path / "drill", now_ns=NOW, clock=lambda: 0.0)
+    assert (found.problems, found.log_size) == ([], LogReader.open(*place(log, 3)).checkpoint.size)
+    paths = {each.path for each in repository.files(repository.manifest(again.name))}
+    assert {"log/checkpoint", "log/epochs/0002/checkpoint", "log/epochs/0003/checkpoint"} <= paths
+
+
+def place(log: Path, number: int):
+    epoch = epochs_of(log, KEY.verifier)[number - 1]
+    return epoch.directory, epoch.vkey
+
+
+def test_a_restoration_asks_which_epoch_and_only_the_newest_goes_on(log, tmp_path, capsys):
+    words = ["audit", "restore", "--from", log, "--out", tmp_path / "out", "--vkey", VKEY]
+    assert main([*map(str, words)]) == 4
+    assert "restore each with --epoch N" in capsys.readouterr().err
+    for number in (1, 2):
+        assert run(capsys, *words, "--epoch", number)[0] == 0
+    code, said = run(capsys, *words, "--epoch", 3, "--go-on")
+    assert (code, said["goes_on"]) == (0, True)
+    assert codes(tmp_path / "out" / "log") == [0, 0, 0]
+    assert (tmp_path / "out/recorder/epochs/0003/segments/000000000001.seg").exists()
+    assert run(capsys, *words, "--epoch", 2, "--go-on")[0] == 3, "its key has signed for the epoch after it"
+
+
+def test_a_store_has_every_epoch_oldest_first(tmp_path):
+    series = Series(tmp_path / "home")
+    store = directory_store(tmp_path / "away")
+    replicator = EpochReplicator(series.directory, store, KEY.verifier, lambda: datetime.now(UTC))
+    series.append(small(1))
+    series.roll()
+    assert replicator.behind().entries > 0
+    series.append(small(2))
+    series.close()
+    assert replicator.replicate().origin == "example.test/log/epoch-2"
+    assert (replicator.number, replicator.behind().entries) == (2, 0)
+    fetch_epochs(store, tmp_path / "fetched")
+    assert codes(tmp_path / "fetched") == [0, 0]
+
+
+def test_readers_go_on_from_one_epoch_to_the_next(tmp_path):
+    series = Series(tmp_path / "home")
+    series.append(small(1))
+    series.writing.publishing.finish()
+    follower = Follower(series.directory, KEY.verifier)
+    first = [index for index, _ in follower.new()]
+    assert first == [0, 1]
+    series.close = series.writing.close  # type: ignore[method-assign]
+    series.close()
+    log = series_of(tmp_path / "other")
+    taken: list[int] = []
+    scan_epochs(log, KEY.verifier, lambda number, _: taken.append(number))
+    assert parted(taken[0]) == (1, 0)
+    assert {epoch for epoch, _ in map(parted, taken)} == {1, 2, 3}
+    following = Follower(log, KEY.verifier)
+    assert len([*following.new()]) == LogReader.open(*place(log, 3)).checkpoint.size
+    at, seen = ("", 0), []
+    for _ in range(4):
+        reader = open_following(log, KEY.verifier, *at)
+        seen.append(reader.checkpoint.origin)
+        at = (reader.checkpoint.origin, reader.checkpoint.size)
+    assert seen == ["example.test/log", *(f"example.test/log/epoch-{n}" for n in (2, 3, 3))]
+
+
+def test_what_is_in_quarantine_stays_there_when_the_epoch_changes(log, tmp_path):
+    quarantine, seen = Quarantine(tmp_path / "quarantine.sqlite"), Seen()
+    origins = []
+    for _ in range(3):
+        reader = open_following(log, KEY.verifier, seen.origin, seen.next)
+        origins.append(reader.checkpoint.origin)
+        collect(quarantine, reader, seen)
+    quarantine.close()
+    assert origins == ["example.test/log", "example.test/log/epoch-2", "example.test/log/epoch-3"]
+
+
+def test_a_dropped_epoch_is_said_to_be_dropped(log):
+    shutil.rmtree(log / "tile/entries")
+    with pytest.raises(ReadError, match="it was dropped"):
+        LogReader.open(log, KEY.verifier).entries(0, 1)
+    taken: list[int] = []
+    scan_epochs(log, KEY.verifier, lambda number, _: taken.append(number))
+    assert taken[0] == numbered(2, 0)
