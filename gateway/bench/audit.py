@@ -10,7 +10,7 @@ acknowledgement; `stockade audit verify` in a process of its own, whose memory a
   what `stockade audit restore` does from a directory, by hash and to the disk, and then verifying what came of it.
 
 - `proof_check_ms`: CPU time of the receipt of one entry of that log, parsed and verified.
-- `gateway_*`, `overload_*`, `replay_*`: whole gateways (gateway/bench/audit_gateway.py). Without h2load they are null.
+- `gateway_*`, `overload_*`, `replay_*`: whole gateways (gateway/bench/audit_gateway.py), where h2load is installed.
 
 On a machine with other work the CPU times beside them say more.
 """

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from gateway.bench import add_verbs, audit, h2load, peers, verify
+from gateway.bench.workspace import workspace
 
 needs_h2load = pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
 
@@ -40,18 +41,38 @@ def test_a_log_that_does_not_verify_is_no_measurement(tmp_path, monkeypatch, cap
     assert "tampered" in capsys.readouterr().out
 
 
-def test_the_audit_log_is_timed_with_its_aims_beside(tmp_path, capsys):
+LITTLE = ["--seconds", "0.3", "--payloads", "100", "--tail-mib", "1", "--records", "700"]
+OF_GATEWAYS = {"gateway_p99_added_ms", "overload_memory_mib", "overload_unrecorded", "replay_r1", "replay_r2"}
+
+
+def test_the_audit_log_is_timed_with_its_aims_beside(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(h2load, "missing", lambda: "h2load is not installed")
     report = tmp_path / "report.json"
-    little = ["--seconds", "0.3", "--payloads", "100", "--tail-mib", "1", "--records", "700"]
-    options = command_line("audit", *little, "--report", str(report), "--workspace", str(tmp_path))
+    options = command_line("audit", *LITTLE, "--report", str(report), "--workspace", str(tmp_path))
     assert options.run(options) == 0
     written = json.loads(report.read_text())
-    assert written.keys() >= audit.AIMS.keys()
-    assert all(written[name] > 0 for name in audit.AIMS)
+    assert audit.AIMS.keys() - written.keys() == OF_GATEWAYS
+    assert all(written[name] > 0 for name in audit.AIMS.keys() - OF_GATEWAYS)
     assert (written["verify_records"], written["crash_start_records"] > 500) == (700, True)
     shown = capsys.readouterr().out
     assert all(f"│ {name} " in shown for name in audit.AIMS)
+    assert shown.count("not measured") == len(OF_GATEWAYS)
     assert list(tmp_path.iterdir()) == [report]
+
+
+@needs_h2load
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_gateways_counted_is_recorded_and_what_they_recorded_replays(tmp_path):
+    report = tmp_path / "report.json"
+    with workspace(None) as directory:  # a short path, as sockets need it
+        more = ["--requests", "100", "--overload", "1", "--workspace", str(directory)]
+        options = command_line("audit", *LITTLE, *more, "--report", str(report))
+        assert options.run(options) == 0
+    written = json.loads(report.read_text())
+    assert written.keys() >= audit.AIMS.keys()
+    assert (written["overload_refused"] > 0, written["overload_unrecorded"]) == (True, 0)
+    assert (written["replay_requests"] >= 100, written["replay_r1"], written["replay_r2"]) == (True, 100, 100)
 
 
 @needs_h2load
