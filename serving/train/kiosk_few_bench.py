@@ -1,13 +1,15 @@
 """Measure what pretraining is worth where labels are few: Fashion-MNIST, 60 labels of each class.
 
-`python -m serving.train.kiosk_few_bench` pretrains once (or takes `--encoder FILE`, a checkpoint), then teaches
-by subset of labels and way, and prints test accuracies as JSON with 95 % intervals over the subsets (Student's t):
+`python -m serving.train.kiosk_few_bench` pretrains once (or takes `--encoder FILE`, a checkpoint) where a way needs it,
+then teaches by subset of labels and way, and prints test accuracies as JSON with 95 % intervals over the subsets
+(Student's t):
 
 - probe: a logistic regression on the frozen latent.
 - supervised: the same network from scratch, on the labels alone. What the others are held against.
 - fine_tuned: from the pretrained encoder, on the labels alone.
 - taught_from_scratch: from scratch, with the unlabelled images' own answers.
 - taught: from the pretrained encoder, with them.
+- scattered: no network; kernel ridge regression on scattering's components (`kiosk_scattered`).
 
 The unlabelled images are the recipe's train split. Settings can be chosen on the fit split (`--fit`); the test images
 only measure.
@@ -18,8 +20,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +37,24 @@ from serving.train.data import CLASS_NAMES, Labelled, load_fashion_mnist, split
 from serving.train.kiosk_few import FewSettings, few_labels, train_few
 from serving.train.kiosk_pretrain import FEW_STAGES, PretrainSettings, pretrain
 from serving.train.kiosk_report import digest_of
+from serving.train.kiosk_scattered import ScatteredSettings, learn_components, taught
 from serving.train.loop import predict
 
 __all__ = ["Bench", "main", "measured"]
 
 PER_CLASS = 60
 PROBE_STRENGTH = 0.1
+SCATTERED_ROWS = 16_000
 PRETRAINING = PretrainSettings()
-WAYS = ("probe", "supervised", "fine_tuned", "taught_from_scratch", "taught")
+ENCODED = ("probe", "fine_tuned", "taught")
+WAYS = (*ENCODED, "supervised", "taught_from_scratch", "scattered")
+
+Measure = Callable[[Labelled, int], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What the ways have in common: the encoder, the images without labels, and what measures."""
+    """What the networks have in common: the encoder, the images without labels, and what measures."""
 
     encoder: KioskNet
     unlabelled: torch.Tensor
@@ -54,7 +62,7 @@ class Bench:
     settings: FewSettings
 
 
-def measured(bench: Bench, labelled: Labelled, way: str, seed: int) -> float:
+def measured(bench: Bench, way: str, labelled: Labelled, seed: int) -> float:
     """Return the share of the test rows that a network taught in this way gets right."""
     if way == "probe":
         known, unknown = (predict(bench.encoder, rows)[0].numpy() for rows in (labelled, bench.test))
@@ -70,6 +78,18 @@ def measured(bench: Bench, labelled: Labelled, way: str, seed: int) -> float:
         settings = replace(settings, unlabelled_rows=0)
     logits = predict(train_few(net, labelled, bench.unlabelled, settings), bench.test)[1]
     return float((logits.argmax(1).numpy() == bench.test.labels).mean())
+
+
+def scattered(unlabelled: Labelled, test: Labelled) -> Measure:
+    """Return what measures the way without a network; its seed decides nothing."""
+    settings = ScatteredSettings()
+    components = learn_components(unlabelled.images[:SCATTERED_ROWS], settings)
+    places = components(test.images)
+
+    def measure(labelled: Labelled, _seed: int) -> float:
+        return float((taught(components, labelled, settings)(places).argmax(1) == test.labels).mean())
+
+    return measure
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -89,24 +109,27 @@ def main(words: Sequence[str] | None = None) -> int:
     images = torch.from_numpy(parts.train.images.copy())
     pretraining = replace(PRETRAINING, **({"epochs": options.epochs} if options.epochs else {}))
     torch.manual_seed(pretraining.seed)
-    encoder, history = pretrain(
-        KioskNet(len(CLASS_NAMES), FEW_STAGES),
-        images,
-        pretraining,
-        checkpoint=options.encoder,
-        data_digest=digest_of([data.digests, len(parts.train)]),
-        on_step=_told,
-    )
+    encoder, label_free_loss = KioskNet(len(CLASS_NAMES), FEW_STAGES), None
+    if set(ENCODED) & set(options.ways):
+        digest = digest_of([data.digests, len(parts.train)])
+        encoder, history = pretrain(
+            encoder, images, pretraining, checkpoint=options.encoder, data_digest=digest, on_step=_told
+        )
+        label_free_loss = history[-1].loss
     settings = replace(FewSettings(), **({"steps": options.steps} if options.steps else {}))
-    bench = Bench(encoder, images, parts.fit if options.fit else data.test, settings)
-    found: dict[str, list[float]] = {way: [] for way in options.ways}
+    test = parts.fit if options.fit else data.test
+    bench = Bench(encoder, images, test, settings)
+    ways: dict[str, Measure] = {way: partial(measured, bench, way) for way in options.ways}
+    if "scattered" in ways:
+        ways["scattered"] = scattered(parts.train, test)
+    found: dict[str, list[float]] = {way: [] for way in ways}
     for subset in range(options.first, options.first + options.subsets):
         labelled = few_labels(parts.train, PER_CLASS, subset)
-        for way in options.ways:
-            found[way].append(measured(bench, labelled, way, subset))
+        for way, measure in ways.items():
+            found[way].append(measure(labelled, subset))
             sys.stderr.write(f"subset {subset}, {way}: {found[way][-1]:.4f}\n")
     report: dict[str, Any] = {way: {**interval(values), "subsets": values} for way, values in found.items()}
-    report["label_free_loss"] = history[-1].loss
+    report["label_free_loss"] = label_free_loss
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
     return 0
 

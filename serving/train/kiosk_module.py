@@ -1,7 +1,8 @@
 """A kiosk bundle as a differentiable torch module: what a white-box attacker has, and what a recipe goes on from.
 
-The module computes what the bundle's graph computes, output for output, so that gradients pass through the prediction,
-the latent and all energies together. The bundle is verified first; the weights come from the bytes that were verified.
+The module computes what the bundle's graph computes, output for output but nearest prototypes, so that gradients pass
+through the prediction, the latent and all energies together. The bundle is verified first; the weights come from the
+bytes that were verified.
 """
 
 from __future__ import annotations

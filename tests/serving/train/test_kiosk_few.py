@@ -131,6 +131,7 @@ def test_only_confident_answers_teach_and_classes_are_held_to_their_shares():
 def test_the_bench_prints_every_way_beside_supervision(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(kiosk_few_bench, "FEW_STAGES", STAGES)
     monkeypatch.setattr(kiosk_few_bench, "PRETRAINING", replace(PRETRAINING, epochs=1, batch_rows=512))
+    monkeypatch.setattr(kiosk_few_bench, "SCATTERED_ROWS", 600)
     words = ["--fit", "--subsets", "2", "--steps", "3", "--encoder", str(tmp_path / "encoder.safetensors")]
     assert kiosk_few_bench.main(words) == 0
     found = json.loads(capsys.readouterr().out)
