@@ -142,7 +142,7 @@ def add_verbs(verb: Verb, audit: Any) -> None:
         "--listen", default="127.0.0.1:8008", metavar="HOST:PORT", help="plain HTTP (default: 127.0.0.1:8008)"
     )
     restore = add_restore(verb, audit)
-    for each in (verify, query, replay, tail, mirror, prove, cosign, restore):
+    for each in (verify, query, replay, tail, mirror, epochs, retain, prove, cosign, restore):
         each.add_argument("--json", action="store_true", help="print what was found, or done, as JSON")
 
 

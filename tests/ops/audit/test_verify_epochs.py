@@ -14,6 +14,7 @@ from ops.audit.epochs import number_of, origin_of, place_of
 from ops.audit.errors import EpochClosed, ForkRefused
 from ops.audit.own_entries import OwnEntries
 from ops.audit.publish_thread import PublishThread
+from ops.audit.settings import RecorderSettings
 from ops.audit.signer import Signer
 from ops.audit.verify_epochs import verify_epochs
 from ops.audit.verify_report import INCOMPLETE, OK, TAMPERED
@@ -28,17 +29,24 @@ LONG_AGO = 1_700_000_000
 class Series:
     """A log that changes epochs under the test's hand. Nothing publishes until it is asked to."""
 
-    def __init__(self, home: Path) -> None:
-        self.settings = settings_in(home, epoch_records_max=5, publish_every_ms=60_000)
+    def __init__(
+        self,
+        home: Path,
+        *,
+        settings: RecorderSettings | None = None,
+        key: SignerKey = KEY,
+        began_ns: int = 1_800_000_000_000_000_000,
+    ) -> None:
+        self.settings = settings or settings_in(home, epoch_records_max=5, publish_every_ms=60_000)
         self.directory = self.settings.directory
-        ids, clock = count(1), count(1_800_000_000_000_000_000, 1_000_000_000)
+        ids, clock = count(1), count(began_ns, 1_000_000_000)
         own = OwnEntries("test", lambda: next(clock), lambda: next(ids).to_bytes(16, "big"), 5000)
 
         def publishing(settings, **parts):
             nothing = {"wake": lambda: None, "published": lambda _: None, "log": lambda *_, **__: None}
             return PublishThread(settings, **parts, **nothing)
 
-        self.writing = Writing(self.settings, KEY, own, publishing, lambda _point: None)
+        self.writing = Writing(self.settings, key, own, publishing, lambda _point: None)
         self.writing.open()
         self.writing.publishing.start()
 
