@@ -36,6 +36,7 @@ import uvloop
 
 from serving.errors import ReplicaRefused
 from serving.ray_frames import (
+    BODY_BYTES_MAX,
     HEADER_BYTES,
     ApplicationStatus,
     BadFrame,
@@ -102,6 +103,8 @@ class Bridge:
         kind, reply = await self._ask(application, model, body)
         if kind in {Kind.LOST, Kind.LATE}:
             self._trouble.set()
+        if len(reply) > BODY_BYTES_MAX:
+            kind, reply = Kind.FAULT, f"the reply has {len(reply)} bytes, {BODY_BYTES_MAX} are allowed".encode()
         self._send(kind, call, reply)
 
     async def _ask(self, application: str, model: str, body: bytes) -> tuple[Kind, bytes]:
@@ -335,12 +338,13 @@ def run_deploy(plan: DeployPlan, timeout_s: float) -> int:
     ]
     serve.run_many(targets, wait_for_ingress_deployment_creation=True, wait_for_applications_running=False)
     names = {each.name for each in plan.applications}
-    if plan.prune:
+    code = follow(lambda: {name: state_of(each) for name, each in deployed_applications().items()}, names, timeout_s)
+    if code == 0 and plan.prune:  # only now: what they replace answers until they do
         for name in set(serve.status().applications) - names:
             if name.startswith(f"{plan.prune}-"):
                 serve.delete(name)
                 say(application=name, state="DELETED", running=0, message="")
-    return follow(lambda: {name: state_of(each) for name, each in deployed_applications().items()}, names, timeout_s)
+    return code
 
 
 def follow(look: Callable[[], dict[str, ApplicationStatus]], names: set[str], timeout_s: float) -> int:

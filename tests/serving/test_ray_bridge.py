@@ -52,6 +52,20 @@ async def test_what_was_seen_last_is_said_again_while_the_cluster_is_slow(monkey
         assert parse_status(frame[HEADER_BYTES:]).applications == seen
 
 
+async def test_a_reply_that_no_frame_takes_is_a_fault_and_not_silence(monkeypatch):
+    async def ask(_bridge, application, model, body):
+        return Kind.ANSWER, body
+
+    monkeypatch.setattr(Bridge, "_ask", ask)
+    monkeypatch.setattr(ray_bridge, "BODY_BYTES_MAX", 4)
+    heard = Heard(enough=2)
+    bridge = Bridge(RaySettings(address="127.0.0.1:1"), heard)
+    await bridge._answer(7, "stockade-tiny-1|", b"four")
+    await bridge._answer(8, "stockade-tiny-1|", b"fives")
+    headers = [parse_header(frame[:HEADER_BYTES]) for frame in heard.frames]
+    assert [(each.kind, each.call) for each in headers] == [(Kind.ANSWER, 7), (Kind.FAULT, 8)]
+
+
 WHOLE = {"stockade-tiny-1": ApplicationStatus("RUNNING", 2, wanted=2)}
 SHORT = {"stockade-tiny-1": ApplicationStatus("RUNNING", 1, wanted=2)}
 
