@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
+from gateway.host.cosigning import Cosigning, kept_cosigned
 from gateway.quarantine.collect import Seen, collect
 from gateway.quarantine.store import Quarantine
 from ops.audit.epochs import epochs_of, numbered, parted, place_of
@@ -18,6 +19,7 @@ from ops.audit.follow import Follower
 from ops.audit.read import LogReader
 from ops.audit.read_epochs import open_following
 from ops.audit.replicate_epochs import EpochReplicator
+from ops.audit.retention import survey
 from ops.audit.scan import scan_epochs
 from ops.audit.verify_epochs import verify_epochs
 from ops.backup.create import create_backup
@@ -30,6 +32,7 @@ from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import VKEY
 from tests.ops.audit.samples import small
 from tests.ops.audit.stores import directory_store
+from tests.ops.audit.test_cosign import watching
 from tests.ops.audit.test_verify_epochs import Series, series_of
 
 NOW = 1_800_000_000_000_000_000
@@ -127,6 +130,33 @@ def test_a_store_has_every_epoch_oldest_first(tmp_path):
     assert (replicator.number, replicator.behind().entries) == (2, 0)
     fetch_epochs(store, tmp_path / "fetched")
     assert codes(tmp_path / "fetched") == [0, 0]
+
+
+class Counted:
+    """What would be a metric."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def cosigned(self, size: int, _time_s: float) -> None:
+        self.sizes.append(size)
+
+
+def test_a_closed_epoch_is_cosigned_to_its_end_before_the_next(log, tmp_path):
+    """The witness and the policy know the one key of the log."""
+    ends = [each.size for each in survey(log, KEY.verifier)]
+    out, counted = tmp_path / "cosigned", Counted()
+    with watching(tmp_path) as (_, policy):
+        cosigning = Cosigning(log, KEY.verifier, policy, 1.0, out, lambda *_, **__: None, counted)
+        places = []
+        for _ in range(3):
+            cosigning.ask()
+            places.append(cosigning.place)
+            assert policy.open(out.read_bytes()).witnesses == ("w",)
+    assert places == [(1, ends[0]), (2, ends[1]), (3, ends[2])]
+    assert counted.sizes == ends
+    last = policy.open(kept_cosigned(out, 2).read_bytes()).checkpoint
+    assert (last.origin, last.size) == ("example.test/log/epoch-2", ends[1])
 
 
 def test_readers_go_on_from_one_epoch_to_the_next(tmp_path):
