@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint
-from ops.audit.epochs import EPOCHS, Epoch, newest_epoch
+from ops.audit.epochs import EPOCHS, Epoch, epoch_at, newest_epoch
 from ops.audit.errors import NoteError, ReadError, ReplicaAhead, ReplicaDiffers
 from ops.audit.lock import LockDatabase
 from ops.audit.object_store import ObjectStore
@@ -39,14 +39,13 @@ def compare(directory: Path, vkey: VerifierKey, lock: Path, store: ObjectStore |
     """
     epoch = newest_epoch(directory, vkey)
     if store is not None:
-        if store.get(f"{EPOCHS}/{epoch.number + 1:04d}/{CHECKPOINT}") is not None:
-            raise ReplicaAhead(f"the store has an epoch after {epoch.number}, the newest here: an older log came back")
-        note = store.get(CHECKPOINT if epoch.number == 1 else f"{EPOCHS}/{epoch.number:04d}/{CHECKPOINT}")
-        if note is not None:
-            try:
-                _demand(epoch, lock, open_checkpoint(note, [epoch.vkey]), "the store")
-            except NoteError as error:
-                raise ReplicaDiffers(f"the checkpoint in the store is not one of this log: {error}") from error
+        for each in (epoch, epoch_at(directory, vkey, epoch.number + 1)):  # of which the store should have nothing yet
+            note = store.get(CHECKPOINT if each.number == 1 else f"{EPOCHS}/{each.number:04d}/{CHECKPOINT}")
+            if note is not None:
+                try:
+                    _demand(each, lock, open_checkpoint(note, [each.vkey]), "the store")
+                except NoteError as error:
+                    raise ReplicaDiffers(f"the checkpoint in the store is not one of this log: {error}") from error
     if cosigned.exists():
         try:
             held = open_checkpoint(cosigned.read_bytes(), [epoch.vkey])

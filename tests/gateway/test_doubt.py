@@ -13,7 +13,9 @@ import pytest
 
 from gateway.host.doubt import Doubt
 from gateway.host.supervisor import Child, StartFailed
+from ops.audit.checkpoint import Checkpoint, SignerKey, sign_note
 from ops.audit.compare import compare
+from ops.audit.epochs import origin_of
 from ops.audit.errors import Poisoned, ReplicaAhead, ReplicaDiffers, StoreUnavailable
 from ops.audit.lock import LockDatabase
 from ops.audit.replicator import Replicator
@@ -89,8 +91,9 @@ def test_a_fork_a_later_epoch_and_a_strange_checkpoint_are_seen(log, tmp_path):
     with pytest.raises(ReplicaAhead, match="a fork"):
         compare(log.directory, KEY.verifier, NONE, store, NONE)
     later = directory_store(tmp_path / "later")
-    later.put_new("epochs/0002/checkpoint", b"any")
-    with pytest.raises(ReplicaAhead, match="an epoch after 1"):
+    second = SignerKey(origin_of(ORIGIN, 2), KEY.seed)
+    later.put_new("epochs/0002/checkpoint", sign_note(Checkpoint(second.name, 5, bytes(32)).text(), [second]))
+    with pytest.raises(ReplicaAhead, match="the store has 5 records, the log 0"):
         compare(log.directory, KEY.verifier, NONE, later, NONE)
     strange = directory_store(tmp_path / "strange")
     strange.put_new("checkpoint", b"any")

@@ -93,6 +93,7 @@ OFFLINE = {
     "ops.audit.errors.LogCorrupted": "the recorder's own process",
     "ops.audit.errors.LogFull": "the recorder's own process",
     "ops.audit.errors.ForkRefused": "the recorder's own process",
+    "ops.audit.errors.EpochClosed": "the recorder's own process",
     "ops.audit.errors.Poisoned": "the recorder's own process",
 }
 
