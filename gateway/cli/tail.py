@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from gateway.cli.verify import fail, find, read_key
 from ops.audit.checkpoint import parse_vkey
+from ops.audit.epochs import home_of
 from ops.audit.errors import AuditError, ProofError
 from ops.audit.follow import Follower
 from ops.audit.verify_report import OK, TAMPERED
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     if not keys:
         return fail("say which key the log has: --vkey FILE")
     try:
-        follower = Follower(directory, parse_vkey(read_key(keys[0])), last=options.lines)
+        follower = Follower(home_of(directory), parse_vkey(read_key(keys[0])), last=options.lines)
         tell(follower.new(), options)
         while options.follow:
             time.sleep(LOOK_EVERY_S)

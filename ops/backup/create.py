@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, open_checkpoint
-from ops.audit.epochs import epoch_at, newest_epoch, number_of_place, place_of
+from ops.audit.epochs import epoch_at, newest_epoch, place_of
 from ops.audit.errors import NoteError, ProofError, ReadError, TileError
 from ops.audit.merkle import verify_consistency
 from ops.audit.read import LogReader
@@ -217,7 +217,7 @@ def _put_full_tiles(writer: _Writer, log: LogSource, checkpoint: Checkpoint, bef
 def _stored_before(repository: Repository, log: LogSource, now: Checkpoint, note: bytes) -> dict[str, StoredFile]:
     """The log's files in the newest backup that has it. None are taken over from one that cannot be read.
 
-    An epoch that was closed by then is known by its checkpoint, which is this `note`.
+    One that has not grown since is known by its checkpoint, which is this `note`: a closed epoch, for one.
 
     Raises:
         SourceRefused: the log does not extend what was backed up.
@@ -225,20 +225,22 @@ def _stored_before(repository: Repository, log: LogSource, now: Checkpoint, note
     for name in reversed(repository.names()):
         try:
             manifest = repository.manifest(name)
-            if manifest.log is None or (manifest.log.vkey, manifest.log.directory) != (str(log.vkey), log.directory):
-                if manifest.log is not None and number_of_place(Path(manifest.log.directory)) > 1:
-                    files = {each.path: each for each in repository.files(manifest) if each.kind == "log"}
-                    held = files.get(f"{log.directory}/checkpoint")
-                    if held is not None and held.sha256 == sha256(note).hexdigest():
-                        return files
+            if manifest.log is None:
+                continue
+            files = {each.path: each for each in repository.files(manifest) if each.kind == "log"}
+            held = files.get(f"{log.directory}/checkpoint")
+            if held is not None and held.sha256 == sha256(note).hexdigest():
+                return files
+            if (manifest.log.vkey, manifest.log.directory) != (str(log.vkey), log.directory):
                 continue
             old = open_checkpoint(manifest.log.note.encode(), [log.vkey])
             proof = LogReader(log.path, now).consistency_proof(old.size)
             verify_consistency(old.size, now.size, proof, old.root, now.root)
-            return {each.path: each for each in repository.files(manifest) if each.kind == "log"}
         except (BackupDamaged, NoteError):
             continue
         except (ProofError, ReadError, TileError) as error:
             problem = f"{log.path} does not extend the log in the backup {name}: an older copy was put back, or a fork"
             raise SourceRefused(f"{problem} ({error})") from error
+        else:
+            return files
     return {}
