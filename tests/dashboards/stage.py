@@ -1,7 +1,8 @@
 """A real gateway under real traffic, watched by a real Prometheus with our rules: what dashboards are tried on.
 
 The traffic is a small day: shops and a batch job, of three classes; a client that sends wrong shapes; a tenant beyond
-its limits; somebody who guesses keys; somebody who tries noise and disturbed images on the model.
+its limits; somebody who guesses keys; somebody who tries noise and disturbed images on the model. Another model was
+answering before, and labels of its answers have come.
 """
 
 from __future__ import annotations
@@ -25,10 +26,17 @@ from typing import Any
 
 import numpy as np
 
+from gateway.config.config import load_config
+from gateway.feedback.rows import Draft
+from gateway.feedback.store import FILE, FeedbackStore
+from gateway.host.place import place_of
 from tests.e2e.caller import Caller, calling, images, infer_body
 from tests.e2e.running import Running, serving, until
 from tests.e2e.site import UNLIMITED, Site, make_site
+from tests.gateway.feedback.labelled import MODEL as LABELLED
+from tests.gateway.feedback.labelled import labelled_sealed
 from tests.gateway.rig import image, tiny_body
+from tests.serving.tiny import write
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "ops/prometheus/rules"
@@ -86,6 +94,8 @@ def staged(directory: Path, *, scrape_s: int = 1) -> Iterator[Stage]:
     site = make_site(directory / "site", policy=callers)
     replica = {"url": (directory / "replica").as_uri(), "every": "1s"}
     site.change_config(lambda config: config["audit"].update(replication=replica))
+    write(labelled_sealed(), site.directory / "bundles" / LABELLED / "1")
+    come_later(site)
     with serving(site) as running, watching(directory, [running.facts["metrics"]], scrape_s) as address:
         yield Stage(running, address, scrape_s)
 
@@ -100,6 +110,40 @@ def callers(policy: dict[str, Any]) -> None:
     policy["principals"]["single"]["tenant"] = "laboratory"
     policy["principals"]["costly"]["tenant"] = "forgetful"
     policy["principals"]["rated"] |= {"tenant": "laboratory", "limits": "tight"}
+    policy["models"][LABELLED] = {"serve": "1", "feedback": {"trusted": ["single"]}}
+    policy["principals"]["single"]["feedback_keys"] = ["ab" * 32]
+
+
+def come_later(site: Site) -> None:
+    """Put trusted labels into the gateway's file, as if they had come: of 300, nine in ten as they were answered."""
+    now_ns = time.time_ns()
+    drafts = [
+        Draft(
+            request=number.to_bytes(16, "big"),
+            row=0,
+            tenant="laboratory",
+            principal="single",
+            model=LABELLED,
+            version="1",
+            label=0,
+            name="a",
+            answered="a" if number % 10 else "b",
+            latent=b"",
+            p_micro=500_000,
+            outcome_ns=now_ns,
+            received_ns=now_ns,
+            key="ab" * 8,
+            trusted=True,
+            state="accepted",
+            reason="",
+            confidence_micro=900_000,
+        )
+        for number in range(300)
+    ]
+    store = FeedbackStore(place_of(load_config(site.config)).memory.with_name(FILE))
+    with store.transaction() as step:
+        ids = [step.draft(draft) for draft in drafts]
+    store.confirm(ids)
 
 
 @contextmanager
