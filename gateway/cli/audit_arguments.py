@@ -238,6 +238,13 @@ def add_replay(verb: Verb, audit: Any) -> argparse.ArgumentParser:
     )
     replay.add_argument("--decisions-only", action="store_true", help="leave out level R2, which runs models")
     replay.add_argument("--page", type=Path, metavar="FILE", help="write the report as an HTML page")
+    replay.add_argument("--record", action="store_true", help="have the running gateway write the result into its log")
+    replay.add_argument(
+        "--identity", type=Path, metavar="PREFIX", help="for --record: PREFIX.crt and PREFIX.key (clients/operator.tls)"
+    )
+    replay.add_argument(
+        "--ca", type=Path, metavar="FILE", help="for --record: who signed the server's certificate, PEM"
+    )
     return replay
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateway.incident.methods import incident_methods
 from gateway.quarantine.methods import quarantine_methods
+from gateway.replay.methods import replay_methods
 from gateway.segmentation.methods import segmentation_methods
 
 if TYPE_CHECKING:
@@ -20,4 +21,9 @@ __all__ = ["operator_methods"]
 
 def operator_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
     """Return the methods about callers, what waits for review, and incidents, by their names."""
-    return {**segmentation_methods(control), **quarantine_methods(control), **incident_methods(control)}
+    return {
+        **segmentation_methods(control),
+        **quarantine_methods(control),
+        **incident_methods(control),
+        **replay_methods(control),
+    }

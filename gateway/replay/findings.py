@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gateway.replay.history import Recorded
 
-__all__ = ["DIFFERENCES_MAX", "Difference", "Findings", "Step"]
+__all__ = ["DECISIONS", "DIFFERENCES_MAX", "OUTPUTS", "Difference", "Findings", "Step"]
 
 DIFFERENCES_MAX = 10_000  # kept; all are counted
-STEPS = ("identity", "right", "limits", "route", "screens", "decision", "scores", "output")
+DECISIONS = ("identity", "right", "limits", "route", "screens", "decision")  # level R1
+OUTPUTS = ("scores", "output")  # level R2
+STEPS = (*DECISIONS, *OUTPUTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,9 +52,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What came of it, at this checkpoint. `changes` is None where nothing was asked to be otherwise."""
+    """What came of it, at this checkpoint, from entry `first` on. `changes`: None where nothing was to be otherwise."""
 
     head: Checkpoint
+    first: int
     findings: Findings
     changes: Changes | None
     seconds: Mapping[str, float]
@@ -96,4 +97,5 @@ def replay(  # noqa: PLR0917  one call site
         if question.policy is not None or question.versions:
             with part("comparing") as advance:
                 changes = otherwise(history, books, payloads, question.policy, question.versions or {}, advance)
-    return Replayed(head, findings, changes, seconds)
+    first = next((one.index for one in history.records if one.chosen), 0)
+    return Replayed(head, first, findings, changes, seconds)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from gateway.cli.operator import OperatorFailed, ask
 from gateway.cli.verify import bar, chosen_epoch, fail, find, read_key
 from gateway.config.config import load_config
 from gateway.config.document import FileRejected
+from gateway.replay.findings import DECISIONS, OUTPUTS
 from gateway.replay.history import Scope, TooMany
 from gateway.replay.page import write_page
 from gateway.replay.replay import Question, replay
@@ -22,15 +24,19 @@ from ops.audit.errors import AuditError, ProofError
 from ops.audit.verify import verify_log
 from ops.audit.verify_report import INCOMPLETE, OK, STALE, TAMPERED
 from serving.errors import ServingError
+from stockade.v1 import admin_pb2
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from pathlib import Path
 
     from gateway.replay.findings import Findings
+    from gateway.replay.replay import Replayed
     from ops.audit.verify_report import Report
 
 DIFFERS = 1
+LEVELS = {"R1": DECISIONS, "R2": OUTPUTS}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,9 +64,11 @@ def run(options: argparse.Namespace) -> int:
         replayed = replay(epoch.directory, epoch.vkey, load_config(file), question, now_ns, bars(console))
         if options.page:
             write_page(options.page, replayed, question, now_ns)
+        if options.record:
+            record(replayed, file, options)
     except ProofError as problem:
         return fail(f"TAMPERED: {problem}", TAMPERED)
-    except (AuditError, FileRejected, ServingError, TooMany, UnknownVersion, OSError) as problem:
+    except (AuditError, OperatorFailed, FileRejected, ServingError, TooMany, UnknownVersion, OSError) as problem:
         return fail(str(problem))
     if options.json:
         print_json(replayed)
@@ -74,6 +82,21 @@ def code_of(found: Findings) -> int:
     if found.differing:
         return DIFFERS
     return OK if found.compared or not found.requests else INCOMPLETE
+
+
+def record(replayed: Replayed, file: Path, options: argparse.Namespace) -> None:
+    """Have the running gateway write into its log what came of it. Raises OperatorFailed."""
+    head, found = replayed.head, replayed.findings
+    request = admin_pb2.RecordReplayRequest(origin=head.origin, size=head.size, root=head.root, first=replayed.first)
+    for level, steps in LEVELS.items():
+        taken = [found.steps[name] for name in steps]
+        if checked := sum(step.compared for step in taken):
+            request.levels.add(level=level, checked=checked, differing=sum(step.differs for step in taken))
+    if not request.levels:
+        raise OperatorFailed("nothing was compared, so there is nothing to record")
+    body = ask("RecordReplay", request.SerializeToString(), file, options.identity, options.ca, "Admin")
+    if problem := admin_pb2.RecordReplayResponse.FromString(body).problem:
+        raise OperatorFailed(f"not recorded: {problem}")
 
 
 def refuse(report: Report) -> int:

@@ -33,6 +33,7 @@ GATEWAY_KINDS = frozenset(
         "isolation",
         "incident",
         "quarantine",
+        "replay-result",
         "erasure",
         "hold",
     }

@@ -358,6 +358,13 @@ class EpochClose(Part, kw_only=True, frozen=True):
 
 
 class ReplayResult(Part, kw_only=True, frozen=True):
+    """A level of a replay, as whoever ran it says: of `checked` comparisons so many were `differing`.
+
+    What was replayed is the tree of `size` and `root`, from entry `first` on; `administrator` is the credential that
+    said so, in the call with the id `request`.
+    """
+
+    administrator: Text | UnsetType = UNSET
     build: Text
     checked: Count
     differing: Count
@@ -366,6 +373,9 @@ class ReplayResult(Part, kw_only=True, frozen=True):
     id: Hex32
     kind: Literal["replay-result"]
     level: Literal["R0", "R1", "R2", "R3"]
+    request: Hex32 | UnsetType = UNSET
+    root: Hex64 | UnsetType = UNSET
+    size: Count | UnsetType = UNSET
     time_ns: TimeNs
     v: V1
 

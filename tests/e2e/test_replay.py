@@ -14,14 +14,19 @@ import pytest
 import yaml
 
 from gateway.cli.main import main
+from gateway.cli.operator import ask
+from gateway.replay.findings import DECISIONS
 from gateway.samples import bundles_directory
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.entry import canonical
 from ops.audit.keys import KeyStore
+from ops.audit.merkle import range_root
 from ops.audit.read import LogReader
+from ops.audit.tiles import node_from
 from stockade.open_inference.grpc_service_pb2 import ModelInferResponse
+from stockade.v1 import admin_pb2
 from tests.e2e.caller import INFER, calling, images, infer_body
-from tests.e2e.running import serving
+from tests.e2e.running import serving, until
 from tests.e2e.site import copy_site
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.watching import around
@@ -99,6 +104,32 @@ def test_all_of_it_comes_out_again(site, capsys):
     assert [steps[name]["equal"] for name in ("screens", "decision", "scores")] == [len(judged)] * 3
     assert (steps["output"]["equal"], steps["output"]["within"]) == (served, 0)
     assert any(entry["batch"]["size"] > 1 for entry in judged)
+
+
+def test_what_a_replay_came_to_is_recorded_by_the_gateway_whose_log_it_was(made_site, tmp_path, capsys):
+    served = copy_site(made_site, tmp_path / "served")
+    with serving(served) as running, calling(served, running.facts["data"], served.bearer("plenty")) as caller:
+        assert {caller.infer(infer_body(images()[:1])).reason for _ in range(3)} == {"OK"}
+        until(lambda: sum(entry["kind"] == "served" for entry in entries_of(served)) == 3, "three answers in the log")
+        document = json.loads(served.config.read_text())
+        document["listen"]["admin"] = running.facts["admin"]
+        here = served.directory / "here.yaml"
+        here.write_text(json.dumps(document))
+        operator = served.directory / "clients/operator.tls"
+        told = ("--config", here, "--identity", operator, "--record")
+        code, said = replay(capsys, served.directory, *told, "--decisions-only")
+        assert (code, said.get("differences")) == (0, []), said
+        until(lambda: "replay-result" in [entry["kind"] for entry in entries_of(served)], "the result in the log")
+        (found,) = [entry for entry in entries_of(served) if entry["kind"] == "replay-result"]
+        reader = LogReader.open(served.log, parse_vkey(served.vkey))
+        root = range_root(0, found["size"], node_from(reader.hashes))
+        assert (found["level"], found["differing"], found["root"]) == ("R1", 0, root.hex())
+        assert found["checked"] == sum(said["steps"][name]["equal"] for name in DECISIONS)
+        assert "operator" in found["administrator"]
+        claim = admin_pb2.RecordReplayRequest(origin=reader.checkpoint.origin, size=found["size"], root=bytes(32))
+        claim.levels.add(level="R1", checked=1)
+        body = ask("RecordReplay", claim.SerializeToString(), here, operator, None, "Admin")
+        assert "no such tree" in admin_pb2.RecordReplayResponse.FromString(body).problem
 
 
 def test_replaying_writes_nothing_where_the_keys_are(site, capsys):

@@ -1305,3 +1305,87 @@ class NoteIncidentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NoteIncidentResponse: _TypeAlias = NoteIncidentResponse  # noqa: Y015
+
+@_typing.final
+class RecordReplayRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """Of the tree that was replayed."""
+    size: _builtins.int
+    root: _builtins.bytes
+    first: _builtins.int
+    """Index of the first entry that was in question."""
+    @_builtins.property
+    def levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplayLevel]: ...
+    def __init__(
+        self,
+        *,
+        origin: _builtins.str = ...,
+        size: _builtins.int = ...,
+        root: _builtins.bytes = ...,
+        first: _builtins.int = ...,
+        levels: _abc.Iterable[Global___ReplayLevel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "levels", b"levels", "origin", b"origin", "root", b"root", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordReplayRequest: _TypeAlias = RecordReplayRequest  # noqa: Y015
+
+@_typing.final
+class ReplayLevel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    CHECKED_FIELD_NUMBER: _builtins.int
+    DIFFERING_FIELD_NUMBER: _builtins.int
+    level: _builtins.str
+    """R1 or R2."""
+    checked: _builtins.int
+    """Comparisons, and those that did not come out equal or within tolerance."""
+    differing: _builtins.int
+    def __init__(
+        self,
+        *,
+        level: _builtins.str = ...,
+        checked: _builtins.int = ...,
+        differing: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "differing", b"differing", "level", b"level"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayLevel: _TypeAlias = ReplayLevel  # noqa: Y015
+
+@_typing.final
+class RecordReplayResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.bool
+    problem: _builtins.str
+    """Why it was not recorded."""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.bool = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "problem", b"problem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordReplayResponse: _TypeAlias = RecordReplayResponse  # noqa: Y015

@@ -10,14 +10,14 @@ from tests.ops.audit.samples import small
 from tests.ops.audit.test_entry import KINDS as FIELDS
 from tests.ops.audit.test_entry import OWN
 
-WRITTEN = {"served", "refused", "failed", "erasure", "hold"} | {
+WRITTEN = {"served", "refused", "failed", "erasure", "hold", "replay-result"} | {
     *("config", "policy", "model", "release", "isolation", "incident", "quarantine", "feedback", "evaluation", "admin"),
 }
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_gateway_writes_what_happened_to_calls_and_what_is_in_force_and_nothing_else(kind):
-    """Neither heartbeats nor what explains a silence, nor a kind that nobody writes yet."""
+    """Neither heartbeats nor what explains a silence."""
     data = canonical({**OWN, **FIELDS[kind], "kind": kind})
     records = frame_entry(small()) + frame_entry(data)  # also behind one that is in order
     if kind in WRITTEN:
