@@ -56,7 +56,9 @@ def start_batching(served: Served, engine: Engine, gw: Gateway) -> None:
             answer_batch(items, gw)
 
     def ended(items: Sequence[Item], answering: Future[None]) -> None:
-        if answering.exception() is not None:
+        if answering.exception() is None:
+            loop.call_soon_threadsafe(batcher.freed)
+        else:
             resume(items, answering.result)
 
     def resume(items: Sequence[Item], step: Callable[[], object]) -> None:

@@ -154,7 +154,7 @@ async def test_a_killed_server_is_told_what_was_spent(server):
         server.start()
         await until(lambda: one.up and other.up)
         assert told(one, "shared-limits-lost") == ["unreachable"]
-        assert len(told(one, "shared-limits-back")) == 1
+        await until(lambda: len(told(one, "shared-limits-back")) == 1)
         assert await spent(one, 4) == ["admit principal-requests"] * 3 + ["refuse principal-requests"]
 
 

@@ -189,11 +189,14 @@ def test_it_takes_two_and_nobody_is_two(store, erasures):
         erasures.approve(WANTED.id, BEN)
 
 
-@pytest.mark.parametrize(("subject", "covers"), [("subject-1", True), ("", True), ("subject-2", False)])
-def test_a_hold_refuses_it_when_it_is_asked_for_and_when_it_is_approved(store, erasures, subject, covers):
+@pytest.mark.parametrize(
+    ("subject", "pseudonym", "covers"),
+    [("subject-1", WANTED.pseudonym, True), ("", "", True), ("subject-2", "cd" * 16, False)],
+)
+def test_a_hold_refuses_it_when_it_is_asked_for_and_when_it_is_approved(store, erasures, subject, pseudonym, covers):
     sealed = seal(store)
     erasures.request(WANTED)
-    erasures.place(replace(HOLD, subject=subject))
+    erasures.place(replace(HOLD, subject=subject, pseudonym=pseudonym))
     erasures.place(replace(HOLD, id="f" * 32, tenant="store-8", subject=""))
     if not covers:
         assert erasures.approve(WANTED.id, BEN).state == "approved"
