@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -52,6 +53,12 @@ def stockade(*arguments: str) -> subprocess.CompletedProcess[str]:
 def deploy(site: Site, *more: str) -> None:
     done = stockade("ray", "deploy", str(site.config), f"--timeout={DEPLOY_S:g}", *more)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def replicas_that_run(site: Site, application: str) -> int:
+    """How many replicas of an application answer, as Serve says: one that still starts is none."""
+    rows = json.loads(stockade("ray", "status", str(site.config), "--json").stdout)
+    return next(row["running"] for row in rows if row["application"] == application)
 
 
 @dataclass(slots=True)

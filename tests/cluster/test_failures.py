@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.cluster.gateways import asking, deploy, ray_gateway, ray_site, recorded_once
+from tests.cluster.gateways import asking, deploy, ray_gateway, ray_site, recorded_once, replicas_that_run
 from tests.cluster.ray_nodes import ray_cluster
 from tests.e2e.caller import calling, images, infer_body
 from tests.e2e.running import until
@@ -59,6 +59,7 @@ def test_a_replica_killed_in_flight_costs_no_client_an_error(cluster, whole):
             os.kill(killed, signal.SIGKILL)
             load.more(200)
             until(lambda gone={killed}: len({*cluster.replica_pids(KIOSK)} - gone) == 2, "not replaced", PATIENCE_S)
+            until(lambda: replicas_that_run(whole.site, KIOSK) == 2, "the new one does not answer", PATIENCE_S)
         load.more(100)
     assert load.reasons.keys() == {"OK"}, load.reasons
     recorded_once(whole.site, load)
