@@ -120,7 +120,7 @@ def deliver(  # noqa: PLR0917  the first five are bound where it is made
             reply(item, receipt, gw, offset)
     finally:
         if last:
-            if served.offload is not None:  # one that ran in a thread was done when the thread was
+            if served.offload is not None:  # a batch that ran in a thread as a whole was done when the thread was
                 served.batcher.freed()
             gw.comparer.answered(served)
 

@@ -83,8 +83,8 @@ class Offload:
 class Served:
     """One model version of this process. `facts_json` is its part of every record.
 
-    `offload` is there where batches run on the event loop. One that is `unloaded` is out of service: it has no queue,
-    and its engine is never ready.
+    `offload` is there where batches run on the event loop, else they run in `pool` as a whole. One that is `unloaded`
+    is out of service: it has no queue, and its engine is never ready.
     """
 
     bundle: Bundle
