@@ -58,6 +58,7 @@ LOOK_TIMEOUT_S = 5.0
 LOOKS_FAILED_MAX = 3
 DIGEST_EVERY_LOOKS = 10
 DIGEST_TIMEOUT_S = 2.0
+STATUS_TIMEOUT_S = 20.0  # of `status`: somebody waits, and would rather know late than not
 DEPLOY_POLL_S = 0.5
 EX_LOST = 75
 EX_UNUSABLE = 78
@@ -75,9 +76,17 @@ ENVIRONMENT = {
 class Bridge:
     """Takes requests from the worker and brings back what replicas answer."""
 
-    def __init__(self, settings: RaySettings, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        settings: RaySettings,
+        writer: asyncio.StreamWriter,
+        look_timeout_s: float = LOOK_TIMEOUT_S,
+        digest_timeout_s: float = DIGEST_TIMEOUT_S,
+    ) -> None:
         self._settings = settings
         self._writer = writer
+        self._look_timeout_s = look_timeout_s
+        self._digest_timeout_s = digest_timeout_s
         self._handles: dict[tuple[str, str], Any] = {}
         self._running: dict[asyncio.Task[None], float] = {}  # when each call began, the oldest first
         self._trouble = asyncio.Event()  # a call was lost or late since Serve was asked
@@ -200,7 +209,10 @@ class Bridge:
 
     async def _look(self, *, with_digests: bool) -> dict[str, ApplicationStatus]:
         """Return the applications of our namespace. Raises when Serve does not answer."""
-        found = await asyncio.wait_for(asyncio.to_thread(deployed_applications), LOOK_TIMEOUT_S)
+        try:
+            found = await asyncio.wait_for(asyncio.to_thread(deployed_applications), self._look_timeout_s)
+        except TimeoutError:
+            raise TimeoutError(f"Serve's controller said nothing for {self._look_timeout_s:g} s") from None
         seen: dict[str, ApplicationStatus] = {}
         for name, application in found.items():
             if not name.startswith(f"{self._settings.namespace}-"):
@@ -219,7 +231,7 @@ class Bridge:
             return known[1]
         try:
             handle = self._infer(application, "").options(method_name="digest")
-            digest = str(await asyncio.wait_for(handle.remote(), DIGEST_TIMEOUT_S))
+            digest = str(await asyncio.wait_for(handle.remote(), self._digest_timeout_s))
         except Exception:  # noqa: BLE001  a replica may be on its way out; the next look asks again
             return known[1] if known is not None else ""
         self._digests[application] = (deployed_s, digest)
@@ -372,7 +384,8 @@ def run_status(settings: RaySettings) -> int:
     connect(settings.address)
 
     async def look() -> dict[str, ApplicationStatus]:
-        bridge = Bridge(settings, None)  # type: ignore[arg-type]  # it says nothing to anybody
+        # It says nothing to anybody, so it has no writer.
+        bridge = Bridge(settings, None, STATUS_TIMEOUT_S, STATUS_TIMEOUT_S)  # type: ignore[arg-type]
         return await bridge._look(with_digests=True)  # noqa: SLF001  the same module
 
     for name, each in asyncio.run(look()).items():

@@ -57,7 +57,9 @@ def deploy(site: Site, *more: str) -> None:
 
 def replicas_that_run(site: Site, application: str) -> int:
     """How many replicas of an application answer, as Serve says: one that still starts is none."""
-    rows = json.loads(stockade("ray", "status", str(site.config), "--json").stdout)
+    shown = stockade("ray", "status", str(site.config), "--json")
+    assert shown.returncode in {0, 1}, shown.stderr
+    rows = json.loads(shown.stdout)
     return next(row["running"] for row in rows if row["application"] == application)
 
 

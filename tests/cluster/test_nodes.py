@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.bench.procfs import parse_stat
-from tests.cluster.gateways import asking, deploy, ray_gateway, ray_site, recorded_once, stockade
+from tests.cluster.gateways import asking, deploy, ray_gateway, ray_site, recorded_once, replicas_that_run
 from tests.cluster.ray_nodes import ray_cluster, replicas_of
 from tests.e2e.caller import calling, images, infer_body
 from tests.e2e.running import until
@@ -113,7 +112,7 @@ def test_replicas_grow_with_what_waits_for_them(made_site, tmp_path):
         deploy(site)
         with ray_gateway(site) as running, asking(running) as load:
             (first,) = cluster.replica_pids("grow-kiosk-1")
-            until(lambda: replicas_said(site)["grow-kiosk-1"] == 2, "no second replica", PATIENCE_S)
+            until(lambda: replicas_that_run(site, "grow-kiosk-1") == 2, "no second replica", PATIENCE_S)
             (second,) = {*cluster.replica_pids("grow-kiosk-1")} - {first}
             load.more(100)
             first_us, second_us = worked_us([first, second], load, 500)
@@ -162,12 +161,6 @@ def worked_us(pids, load, calls):
     before_us = [taken_us(pid) for pid in pids]
     load.more(calls)
     return [taken_us(pid) - before for pid, before in zip(pids, before_us, strict=True)]
-
-
-def replicas_said(site):
-    """The running replicas of each application, by `stockade ray status`."""
-    shown = stockade("ray", "status", str(site.config), "--json")
-    return {row["application"]: row["running"] for row in json.loads(shown.stdout)}
 
 
 def node_id(node):
