@@ -1,24 +1,22 @@
 #!/usr/bin/env python3
-"""Writes ops/grafana/dashboards/ from scripts/dashboards/boards.py; with --check, says which files are out of date."""
+"""Writes ops/grafana/dashboards/ from scripts/dashboards/; with --check, says which files are out of date."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
+from dashboards import BOARDS
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts/dashboards"))
-
-from boards import BOARDS  # noqa: E402  beside this script, not a package
-
 TARGET = ROOT / "ops/grafana/dashboards"
 
 
 def written() -> dict[Path, str]:
     """Every file with its content."""
     return {
-        TARGET / f"{name}.json": json.dumps(make(), indent=2, ensure_ascii=False) + "\n"
-        for name, make in BOARDS.items()
+        TARGET / f"{name}.json": json.dumps(board, indent=2, ensure_ascii=False) + "\n"
+        for name, board in BOARDS.items()
     }
 
 

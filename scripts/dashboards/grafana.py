@@ -171,21 +171,17 @@ def lines(
     }
 
 
-def rows(*sections: tuple[str, int, Sequence[tuple[int, Panel]]]) -> list[Panel]:
-    """Lay panels out: a section is (title, height, [(columns, panel), ...]); full lines follow one another."""
+def rows(*sections: tuple[str, int, Sequence[Panel]]) -> list[Panel]:
+    """Lay panels out: a section is (title, height, panels), which stand side by side and are equally wide."""
     placed: list[Panel] = []
     y = 0
     for title, height, panels in sections:
         grid = {"h": 1, "w": COLUMNS, "x": 0, "y": y}
         placed.append({"type": "row", "title": title, "collapsed": False, "gridPos": grid, "panels": []})
-        y += 1
-        x = 0
-        for width, panel in panels:
-            if x + width > COLUMNS:
-                x, y = 0, y + height
-            placed.append(panel | {"gridPos": {"h": height, "w": width, "x": x, "y": y}})
-            x += width
-        y += height
+        width = COLUMNS // len(panels)
+        for number, panel in enumerate(panels):
+            placed.append(panel | {"gridPos": {"h": height, "w": width, "x": number * width, "y": y + 1}})
+        y += 1 + height
     return [panel | {"id": number} for number, panel in enumerate(placed, 1)]
 
 
