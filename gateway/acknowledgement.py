@@ -20,7 +20,7 @@ from gateway.config.document import PolicyRejected
 from gateway.settlement import refuse
 
 if TYPE_CHECKING:
-    from gateway.config.config import Audit
+    from gateway.config.audit import Audit
     from gateway.elsewhere import Level
     from gateway.policy.policy import Policy
     from gateway.record import Record

@@ -29,8 +29,7 @@ from rich.markup import escape
 
 from gateway.auth.api_key import key_mac, new_api_key
 from gateway.cli.pki import Credential, RandomBytes, new_authority, new_key, private_pem
-from gateway.config.config import valid_address
-from gateway.config.rules import is_host, is_loopback
+from gateway.config.values import is_host, is_loopback, valid_address
 from ops.audit.checkpoint import SignerKey
 
 __all__ = ["RELEASE_KEY", "InitRefused", "InitReport", "Ports", "Upstream", "init_directory", "issue_api_key", "render"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gateway.config.config import valid_origin
+from gateway.config.values import valid_origin
 from ops.audit.checkpoint import SignerKey
 
 __all__ = ["SEED_BYTES", "make_log_key", "write_pair"]

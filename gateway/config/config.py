@@ -8,119 +8,29 @@ should is `gateway.check.check`'s business, because a recorder and a worker do n
 """
 
 import hashlib
-import ipaddress
 import json
 import os
-import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PrivateAttr, ValidationInfo, WithJsonSchema
+from pydantic import Field, PrivateAttr
 
-from gateway.config import rules as config_rules
+from gateway.config.audit import Audit
 from gateway.config.document import ConfigRejected, Document, Fault, Section, fill, parse, read_bounded
+from gateway.config.engine import Engine
 from gateway.config.profiles import laid_under
+from gateway.config.rules import RULES
 from gateway.config.units import Duration, Size, Text
+from gateway.config.values import Address, FilePath, OtlpEndpoint, RedisUrl
 
-__all__ = ["Address", "Config", "FilePath", "load_config", "parse_config", "valid_address", "valid_origin"]
+__all__ = ["Config", "load_config", "parse_config"]
 
 CONFIG_BYTES_MAX = 256 * 1024
 SECRET_MODE_FORBIDDEN = 0o037  # others: nothing; the group: reading at most
-_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
-_OTLP = re.compile(r"https?://(?P<address>[^/@]+)/?", re.ASCII)
-_REDIS = re.compile(r"unix:/[^\0]{1,100}|rediss?://(?P<address>[^/@]+)(/[0-9]{1,3})?", re.ASCII)
-_ORIGIN = re.compile(r"[a-z0-9][a-z0-9._-]*(/[A-Za-z0-9._~-]+)*", re.ASCII)
-
-
-def _resolve(value: object, info: ValidationInfo) -> object:
-    if not isinstance(value, str):
-        return value
-    if not value or "\0" in value:
-        raise ValueError("is an empty path; name a file, or leave the key out")
-    return os.path.normpath((info.context or {}).get("directory", Path()) / value)
-
-
-def valid_address(value: object) -> str:
-    """An address with its port, if it is one. Raises ValueError."""
-    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
-    if not isinstance(value, str) or match is None or int(match["port"]) > 65_535:
-        raise ValueError(f'{value!r} is not an address; write "127.0.0.1:8001", "[::1]:8001" or "name:8001"')
-    if match["v6"] is not None:
-        try:
-            ipaddress.IPv6Address(match["v6"])
-        except ValueError:
-            raise ValueError(f'{value!r} is not an address; "{match["v6"]}" is not IPv6') from None
-    elif not config_rules.is_host(match["host"]):
-        raise ValueError(f'{value!r} is not an address; "{match["host"]}" is neither IPv4 nor a name')
-    return value
-
-
-def _otlp(value: object) -> object:
-    match = _OTLP.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError('is not an OTLP endpoint; write "https://name:4317" or "http://127.0.0.1:4317"')
-    valid_address(match["address"])
-    return value
-
-
-def _redis(value: object) -> object:
-    match = _REDIS.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        problem = "is not where a Redis is, or says more than that"
-        raise ValueError(f'{problem}; write "rediss://name:6379", "redis://127.0.0.1:6379/0" or "unix:/run/redis.sock"')
-    if match["address"] is not None:
-        valid_address(match["address"])
-    return value
-
-
-def _endpoint(value: object) -> str:
-    match = _OTLP.fullmatch(value) if isinstance(value, str) else None
-    if not isinstance(value, str) or match is None:
-        raise ValueError("is not the address of an object store; write https://objects.example.org:443")
-    valid_address(match["address"])
-    return value.removesuffix("/")
-
-
-def valid_origin(value: object) -> str:
-    """The name of a log, if it is one. Raises ValueError."""
-    if not isinstance(value, str) or _ORIGIN.fullmatch(value) is None or len(value) > 255:
-        raise ValueError(
-            f'{value!r} is not an origin; write a name without spaces or "+", such as "example.org/gateway-1"'
-        )
-    return value
-
-
-FilePath = Annotated[
-    Path,
-    BeforeValidator(_resolve),
-    PlainSerializer(str, when_used="json"),
-    WithJsonSchema({"type": "string", "description": "A path; a relative one is relative to the file it stands in."}),
-]
-Address = Annotated[
-    str,
-    BeforeValidator(valid_address),
-    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8001", "[::1]:8001"]}),
-]
-OtlpEndpoint = Annotated[
-    str, BeforeValidator(_otlp), WithJsonSchema({"type": "string", "examples": ["http://127.0.0.1:4317"]})
-]
-RedisUrl = Annotated[
-    str,
-    BeforeValidator(_redis),
-    WithJsonSchema({"type": "string", "examples": ["rediss://redis.example.org:6379", "unix:/run/redis/redis.sock"]}),
-]
-StoreUrl = Annotated[
-    str,
-    Text(
-        r"(s3|gs|az)://[A-Za-z0-9._-]{1,255}(/[A-Za-z0-9._-]+){0,16}/?|file:///[^\0?#%]{1,1000}", "s3://bucket/prefix"
-    ),
-]
-StoreEndpoint = Annotated[str, BeforeValidator(_endpoint), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
-Origin = Annotated[str, BeforeValidator(valid_origin), WithJsonSchema({"type": "string", "maxLength": 255})]
 
 
 class Listen(Section):
@@ -149,121 +59,6 @@ class Tls(Section):
     """PEM; issuers of the client certificates that `listen.data_mtls` and `listen.admin` accept."""
 
 
-class OipTls(Section):
-    """TLS to the servers that run the models."""
-
-    ca: FilePath
-    """PEM; who signs the servers' certificates. Nobody else is trusted, the system's authorities included."""
-    certificate: FilePath | None = None
-    """PEM; shown to servers that ask for a client certificate. Read at the start, as `key` is."""
-    key: FilePath | None = None
-    """PEM private key of that certificate; mode 0600."""
-    server_name: Annotated[str, Field(min_length=1, max_length=255)] | None = None
-    """The name in the servers' certificates, where it is not the one in `addresses`."""
-
-
-class OipModel(Section):
-    """What a model is called where it runs."""
-
-    name: Annotated[str, Field(min_length=1, max_length=255)]
-    """Its name there."""
-    version: Annotated[str, Field(max_length=255)] = ""
-    """Its version there, in quotes; empty: the one that server serves by default, which may change unseen."""
-
-
-class Oip(Section):
-    """Servers of the Open Inference Protocol (Triton, MLServer, KServe) that run the models.
-
-    They are not trusted: every answer is held to the bundle's manifest. Nothing of a client reaches them but tensors.
-    """
-
-    addresses: Annotated[tuple[Address, ...], Field(min_length=1, max_length=16)]
-    """Their gRPC ports; calls go round them, and first to those that say they are ready."""
-    tls: OipTls | None = None
-    unsafe_plaintext: bool = False
-    """Accepts `addresses` beyond loopback without `tls`: inputs and answers can then be read and changed on the way."""
-    token: FilePath | None = None
-    """A file with a bearer token for the servers, read again while the gateway runs; mode 0600."""
-    models: Annotated[Mapping[str, OipModel], Field(max_length=1024)] = {}
-    """By name here, where a model has another name or version there than its bundle says."""
-    call_timeout_ms: Annotated[int, Duration("10ms", "10m")] = Field("10s", alias="call_timeout", validate_default=True)
-    """How long a batch may take, retries included; then its requests end with BACKEND_TIMED_OUT."""
-    retries: Annotated[int, Field(ge=0, le=3)] = 1
-    """How often a batch is offered again, to the next address, when a server is unavailable and gave no answer. Nothing
-    else is tried twice."""
-    rows_max: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Rows in one call; a larger batch becomes several. Fewer where a bundle says that its model takes fewer."""
-    reply_bytes_max: Annotated[int, Size("1KiB", "256MiB")] = Field("16MiB", alias="reply_max", validate_default=True)
-    """A reply; a larger one is not read, and its requests end with MODEL_ERROR."""
-
-
-class RayReplicas(Section):
-    """How many replicas a model has. Ray Serve adds and removes them by the calls that are in work or wait."""
-
-    min: Annotated[int, Field(ge=1, le=1024)] = 1
-    """There always, as far as the cluster has room. Two or more, on different nodes, to lose none when a node dies."""
-    max: Annotated[int, Field(ge=1, le=1024)] = 1
-    """There at most."""
-    target_ongoing: Annotated[int, Field(ge=1, le=256)] = 2
-    """Calls that a replica should have on average, each a batch; with more, replicas are added."""
-    cpus: Annotated[float, Field(gt=0, le=64)] = 1.0
-    """Processors that Ray sets aside for a replica. A run of a model uses one."""
-
-
-class Ray(Section):
-    """A Ray cluster whose Serve applications run the models. `stockade ray deploy` makes the applications.
-
-    The gateway's machine must be a node of the cluster (`ray start --address=...`, with no processors if it should run
-    no replica). Replicas verify a bundle before they load it, so nodes need bundles and keys under the same paths.
-    """
-
-    address: Address
-    """The cluster's head (GCS), as in `ray start --address`."""
-    unsafe_plaintext: bool = False
-    """Accepts an `address` beyond loopback: inputs and answers can be read and changed on that network, and whoever
-    reaches a Ray cluster can run code in it."""
-    namespace: Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,62}$")] = "stockade"
-    """The applications are called <namespace>-<model>-<version>. Gateways with the same one share them. No hyphens, so
-    that no namespace is the beginning of another's names."""
-    call_timeout_ms: Annotated[int, Duration("10ms", "10m")] = Field("5s", alias="call_timeout", validate_default=True)
-    """How long a batch may take, the second attempt included; then its requests end with BACKEND_TIMED_OUT. A replica
-    with a run that takes longer is replaced."""
-    start_timeout_ms: Annotated[int, Duration("0s", "50s")] = Field("20s", alias="start_timeout", validate_default=True)
-    """How long a worker waits at its start for replicas. Without them it starts all the same, and is not ready."""
-    replicas: RayReplicas = RayReplicas()
-    max_ongoing: Annotated[int, Field(ge=1, le=256)] = 8
-    """Calls that a replica takes at once, each in a thread; further ones wait in the gateway."""
-    prefer_local: bool = True
-    """Prefers replicas on the gateway's own node while they have room."""
-    models_per_replica: Annotated[int, Field(ge=0, le=1024)] = 0
-    """0: every model has replicas of its own. Otherwise all models share replicas, which load a model when it is asked
-    for and hold that many at most."""
-
-
-class Engine(Section):
-    """What runs the models. Queues are bounded; what does not fit is refused with QUEUE_FULL."""
-
-    kind: Literal["inprocess", "oip", "ray"] = "inprocess"
-    """`inprocess`: ONNX Runtime in the worker. `oip`: servers of the Open Inference Protocol, see `oip`. `ray`:
-    replicas on a Ray cluster, see `ray`."""
-    fallback: Literal["none", "inprocess"] = "none"
-    """What answers while no replica of a Ray cluster takes a batch. `inprocess`: ONNX Runtime in the worker, with the
-    same bundle; without it the requests end with BACKEND_UNAVAILABLE."""
-    threads: Annotated[int, Field(ge=0, le=64)] = 0
-    """Each runs one batch at a time. 0: batches run on the event loop, with a thread for the inference of larger ones,
-    which is fastest while a full one takes a few milliseconds; for models that run elsewhere, 8 threads."""
-    batch_rows_max: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Rows in a batch. A batch takes what is waiting; nothing waits for it to fill."""
-    queue_rows_max: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
-    """Rows that may wait for a model."""
-    queue_bytes_max: Annotated[int, Size("64KiB", "16GiB")] = Field("64MiB", validate_default=True)
-    """Bytes of input that may wait for a model."""
-    oip: Oip | None = None
-    """Which servers run the models, for `kind: oip`."""
-    ray: Ray | None = None
-    """Which cluster runs the models, for `kind: ray`."""
-
-
 class Bundles(Section):
     """The signed models."""
 
@@ -279,102 +74,6 @@ class Bundles(Section):
     def evidence(self) -> Path:
         """Where evidence lies."""
         return self.directory.parent / "approvals" if self.approvals is None else self.approvals
-
-
-class Witnesses(Section):
-    """Who else signs the log's checkpoints, so that nobody can show two people two histories."""
-
-    policy: FilePath
-    """Trusted witnesses with their URLs, and the quorum (C2SP tlog-policy); a `log` line names this log's own key."""
-    every_ms: Annotated[int, Duration("1s", "1h")] = Field("10s", alias="every", validate_default=True)
-    """How often the newest checkpoint is cosigned. What came after it is the log's word alone."""
-
-
-class Replication(Section):
-    """An object store to which the published log is copied as it grows. Needs the extra `objects`."""
-
-    url: StoreUrl
-    """Where: `s3://bucket/prefix`, `gs://`, `az://`, or `file:///directory`. This log's alone."""
-    endpoint: StoreEndpoint | None = None
-    """The address of an S3 of your own, such as `https://objects.example.org:8333`. Absent: the provider's."""
-    unsafe_plaintext: bool = False
-    """Accepts an `http` endpoint beyond loopback: the log can then be read on the network."""
-    region: Annotated[str, Text(r"[a-z0-9-]{1,64}", "a region such as eu-central-1")] | None = None
-    """The region of an S3 bucket; `us-east-1` where none is said."""
-    credentials: FilePath | None = None
-    """JSON object of what the store asks for, such as `access_key_id` and `secret_access_key`; mode 0600. Whoever has
-    them need not be able to remove anything. Absent: those that the machine has (environment, instance role)."""
-    every_ms: Annotated[int, Duration("100ms", "1h")] = Field("10s", alias="every", validate_default=True)
-    """How often the newest checkpoint is copied. Each time adds narrow tiles, which stay as long as the store keeps
-    them; how long answers with `acknowledge: replica` wait."""
-    timeout_ms: Annotated[int, Duration("100ms", "10m")] = Field("10s", alias="timeout", validate_default=True)
-    """How long one request to the store may take, attempts included."""
-    lag_max_ms: Annotated[int, Duration("1s", "30d")] | None = Field(None, alias="lag_max")
-    """When the oldest record that only this machine has is older, calls are refused with REPLICA_BEHIND until it is
-    not. At least three times `every`. Absent: the lag is measured, and nothing else."""
-    retention_min_ms: Annotated[int, Duration("1d", "36500d")] | None = Field(None, alias="retention_min")
-    """How long the store must lock what it is given (S3 Object Lock, mode COMPLIANCE, by the bucket's default): read
-    back from each checkpoint; a store that does not stops replication. Absent: nobody looks."""
-
-
-class Epochs(Section):
-    """When one log ends and the next begins, each whole by itself, so that what is old can be dropped."""
-
-    records_max: Annotated[int, Field(ge=1_000, le=1 << 32)] = 1 << 26
-    """An epoch is closed when it has so many records."""
-    months: Annotated[int, Field(ge=0, le=12)] = 1
-    """It is closed when it began so many months of the calendar (UTC) ago; 0: only `records_max` closes it."""
-    kept_months: Annotated[int, Field(ge=1, le=1_200)] = 13
-    """How long `stockade audit retain` keeps the entries of a closed epoch, where there is no replica."""
-    hot_months: Annotated[int, Field(ge=0, le=1_200)] = 3
-    """How long it keeps them here where a replica has them all."""
-
-
-class Audit(Section):
-    """The tamper-evident log. No answer leaves before its record is durable here."""
-
-    directory: FilePath
-    """The public log: checkpoint, tiles, payload blobs. What auditors get."""
-    state_directory: FilePath
-    """The recorder's segments, staging and lock, and which policy was last in force. As precious as the log, and on the
-    same filesystem."""
-    origin: Origin
-    """The log's name in every checkpoint; unique, and never used for another log."""
-    signing_key: FilePath
-    """Signs checkpoints: `PRIVATE+KEY+...` (C2SP signed-note, Ed25519). Only the recorder reads it. Mode 0600."""
-    vkey: FilePath
-    """Its public half as a C2SP vkey: give it to everybody who verifies."""
-    master_key: FilePath
-    """32 random bytes that wrap the payload keys; losing it loses every captured payload. Mode 0600."""
-    key_database: FilePath
-    """SQLite file of the wrapped payload keys; back it up for at most seven days, so that erasure becomes final."""
-    recorder: Literal["managed", "external"] = "managed"
-    """Who runs the log's only writer. `managed`: `stockade serve`, as its child. `external`: `stockade recorder`, as a
-    user of its own, so that the gateway cannot read `signing_key`; both users need a common group."""
-    append_timeout_ms: Annotated[int, Duration("10ms", "60s")] = Field(
-        "2s", alias="append_timeout", validate_default=True
-    )
-    """A record that is not durable after this long turns its answer into AUDIT_UNAVAILABLE."""
-    backlog_bytes_max: Annotated[int, Size("64KiB", "1GiB")] = Field(
-        "32MiB", alias="backlog_max", validate_default=True
-    )
-    """Records waiting for the recorder in one worker; beyond it answers are refused with AUDIT_UNAVAILABLE. Requests
-    whose payload may be kept take half of it; beyond that they are refused with OVERLOADED, before any model work.
-    """
-    publish_every_ms: Annotated[int, Duration("100ms", "60s")] = Field(
-        "1s", alias="publish_every", validate_default=True
-    )
-    """How often what is durable becomes public: tiles and a signed checkpoint. Entries are durable before, as ever."""
-    witnesses: Witnesses | None = None
-    """Witnesses that cosign checkpoints; answers wait for them where a model's `acknowledge` in the policy says so."""
-    replication: Replication | None = None
-    """An object store that holds a copy of the log; answers wait for it where the policy says so."""
-    epochs: Epochs | None = None
-    """Closes the log now and then and goes on with the next one. Absent: one log for ever."""
-    acknowledge_timeout_ms: Annotated[int, Duration("100ms", "10m")] = Field(
-        "30s", alias="acknowledge_timeout", validate_default=True
-    )
-    """How long an answer waits, at most, for its record to be where `acknowledge` wants it; then NOT_ACKNOWLEDGED."""
 
 
 class PolicySource(Section):
@@ -580,7 +279,7 @@ def _filled(document: Document, profile: str | None) -> Config:
         advice = f"name the configuration that it belongs to instead, such as {near}"
         raise ConfigRejected([document.message(Fault((), f"is a policy; {advice}"))])
     document = replace(document, value=laid_under(document.value, profile))
-    return fill(Config, document, config_rules.RULES, ConfigRejected)
+    return fill(Config, document, RULES, ConfigRejected)
 
 
 def _exposed_secrets(config: Config) -> Iterator[Fault]:

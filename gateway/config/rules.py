@@ -5,41 +5,17 @@ The insecure is refused unless its loud name (`unsafe_...`) says that it is mean
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.config.document import Fault
+from gateway.config.values import is_loopback
 
 if TYPE_CHECKING:
     from gateway.config.config import Config
 
-__all__ = ["RULES", "is_host", "is_loopback"]
-
-_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*{_LABEL}", re.ASCII)
-
-
-def is_host(text: str) -> bool:
-    """Whether it is an IP address, without brackets, or a name of the DNS (RFC 1123): no name ends in a number."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return _NAME.fullmatch(text) is not None and not text.rpartition(".")[2].isdigit()
-    return "%" not in text  # a zone is this machine's alone
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach the address."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name can resolve to anything
+__all__ = ["RULES"]
 
 
 def _addresses(config: Config) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Written by `python -m gateway.config.schema` from gateway/config/config.py and gateway/policy/policy.py. -->
+<!-- Written by `python -m gateway.config.schema` from gateway/config/ and gateway/policy/policy.py. -->
 
 A gateway is described by two files. `stockade.yaml` says what it is made of and is read at the start. `policy.yaml`
 says who may do what and is signed; a running gateway takes a new one over without a restart. `stockade init` writes

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from gateway.config.config import Engine
+    from gateway.config.engine import Engine
     from gateway.state import Gateway, Item, Served
 
 SLOW_BATCH_MS = 20.0

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from gateway.config.config import Oip, OipTls
+    from gateway.config.engine import Oip, OipTls
 
 __all__ = ["SERVICE", "Servers", "open_channel"]
 

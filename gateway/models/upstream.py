@@ -20,7 +20,7 @@ import numpy as np
 
 from gateway import codec
 from gateway.codec.request import CodecLimits
-from gateway.config.config import OipModel
+from gateway.config.engine import OipModel
 from gateway.errors import MalformedMessage, RequestTooLarge, TensorInvalid
 from gateway.models.dial import Servers
 from serving.errors import BackendFailed, EngineClosed
@@ -30,7 +30,7 @@ from serving.manifest import DATATYPES, ENCODER
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gateway.config.config import Oip
+    from gateway.config.engine import Oip
     from serving.bundle import Bundle
 
 __all__ = ["UpstreamEngine"]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from gateway.config.config import OipTls
+    from gateway.config.engine import OipTls
     from serving.bundle import Bundle
 
 __all__ = ["AdoptRefused", "Adopted", "Wanted", "adopt", "declared"]

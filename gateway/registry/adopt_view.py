@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.config.config import OipTls
 from gateway.config.document import unusable
-from gateway.config.rules import is_loopback
+from gateway.config.engine import OipTls
+from gateway.config.values import is_loopback
 from gateway.registry.adopt import Adopted, AdoptRefused, Wanted, adopt, declared
 from serving.errors import ServingError
 from serving.manifest import ENCODER

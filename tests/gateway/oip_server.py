@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from gateway.config.config import Oip
+from gateway.config.engine import Oip
 from gateway.models.upstream import UpstreamEngine
 from serving.bundle import Bundle
 from serving.inprocess import InProcessEngine

@@ -8,7 +8,8 @@ import os
 import pytest
 
 import gateway.host.host
-from gateway.config.config import Engine, load_config
+from gateway.config.config import load_config
+from gateway.config.engine import Engine
 from gateway.host.host import DRAFT, STOP_SLACK_S, Host, drain_time
 from gateway.host.place import place_of
 from gateway.host.repository import Repository

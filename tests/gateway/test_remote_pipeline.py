@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gateway.batch import finite_requests, scores_of
-from gateway.config.config import Engine
+from gateway.config.engine import Engine
 from gateway.models.batching import REMOTE_THREADS, threads_of
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable
 from tests.gateway.oip_server import settings

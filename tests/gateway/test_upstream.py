@@ -15,7 +15,7 @@ import onnx.utils
 import pytest
 
 from gateway.cli.pki import new_authority
-from gateway.config.config import OipModel, OipTls
+from gateway.config.engine import OipModel, OipTls
 from gateway.models.upstream import UpstreamEngine
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable, GraphRejected
 from serving.inprocess import InProcessEngine

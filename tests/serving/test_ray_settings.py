@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.config.config import Ray
+from gateway.config.engine import Ray
 from serving import manifest
 from serving.ray_settings import Deployable, RaySettings, applications, serve_config, target_of
 
