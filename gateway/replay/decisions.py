@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gateway.replay.history import History, Recorded
     from gateway.replay.rulebooks import Rulebook, Rulebooks
     from gateway.state import ModelRules
-    from ops.audit.schemas import Model, Request, Screen
+    from ops.audit.schemas.requests import Model, Request, Screen
 
 __all__ = ["JUDGED", "RIGHTS", "Verdicts", "decided", "decisions_again", "identity_of", "screened", "version_drawn"]
 

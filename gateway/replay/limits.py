@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gateway.admission.limiter import Bucket, Decision
     from gateway.replay.history import History, Recorded
     from gateway.replay.rulebooks import Rulebook, Rulebooks
-    from ops.audit.schemas import Limit
+    from ops.audit.schemas.requests import Limit
 
 __all__ = ["Bounds", "Spend", "charges_of", "principal_of", "replayed", "spends_of"]
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from gateway.replay.outputs import Payloads
     from gateway.replay.rulebooks import Rulebook, Rulebooks
     from gateway.state import ModelRules
-    from ops.audit.schemas import Model
+    from ops.audit.schemas.requests import Model
 
 __all__ = ["Change", "Changes", "otherwise"]
 

@@ -16,7 +16,8 @@ import orjson
 from msgspec import UnsetType
 
 from ops.audit.errors import EntryError
-from ops.audit.schemas import INTEGER_MAX, SCHEMAS, Entry, RefusalSum, Request
+from ops.audit.schemas import SCHEMAS, Entry, RefusalSum, Request
+from ops.audit.schemas.fields import INTEGER_MAX
 
 ENTRY_BYTES_MAX = 16_384
 DEPTH_MAX = 16

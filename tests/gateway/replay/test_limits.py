@@ -13,7 +13,7 @@ from gateway.admission.memory import MemoryLimiter
 from gateway.replay.history import History, Scope
 from gateway.replay.limits import OPEN, Bounds, spends_of
 from ops.audit.entry import canonical
-from ops.audit.schemas import Limit
+from ops.audit.schemas.requests import Limit
 from tests.ops.audit.samples import number_id, request, small
 
 BUCKETS = (Bucket("principal-requests/a", Rule("principal-requests", 70, 5)), Bucket("tenant/t", Rule("tenant", 30, 9)))
