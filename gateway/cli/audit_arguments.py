@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from gateway.cli.arguments import seconds, whole
+from gateway.cli.verbs import lazy, verb
 from gateway.segmentation.arguments import ago
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Verb = Callable[[Any, str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
 Match = tuple[tuple[str, ...], str]
 
@@ -56,16 +51,6 @@ class AuditParser(argparse.ArgumentParser):
         self.exit(EX_AUDIT_USAGE, f"{self.prog}: error: {message}\n")
 
 
-def lazy(module: str, run: str = "run") -> Callable[[argparse.Namespace], int]:
-    """Return what imports `gateway.cli.<module>` when it is called, and calls its `run`."""
-
-    def call(options: argparse.Namespace) -> int:
-        code: int = getattr(import_module(f"gateway.cli.{module}"), run)(options)
-        return code
-
-    return call
-
-
 def which_epoch(parser: argparse.ArgumentParser) -> None:
     """Add the argument that names an epoch of a log."""
     parser.add_argument("--epoch", type=whole(1, EPOCHS_MAX), metavar="N", help="of the log (default: the newest)")
@@ -76,9 +61,11 @@ def log_place(text: str) -> Path | str:
     return text if "://" in text else Path(text)
 
 
-def add_verbs(verb: Verb, audit: Any) -> None:
-    """Add the verbs to `stockade audit`; `verb` adds one."""
-    verify = verb(audit, "verify", lazy("verify_url"), "verify a log, or a receipt, with nothing but its public key")
+def add_verbs(audit: Any) -> None:
+    """Add the verbs to `stockade audit`."""
+    verify = verb(
+        audit, "verify", lazy("gateway.cli.verify_url"), "verify a log, or a receipt, with nothing but its public key"
+    )
     place = f"or {A_REPLICA}"
     verify.add_argument("directory", type=log_place, metavar="DIR", help=f"{A_LOG}; or a .tlog-proof file; {place}")
     reaching_stores(verify)
@@ -91,8 +78,10 @@ def add_verbs(verb: Verb, audit: Any) -> None:
     verify.add_argument(
         "--query", type=Path, metavar="INDEX", help="an index of `audit query`: make it anew and compare"
     )
-    query, replay = add_query(verb, audit), add_replay(verb, audit)
-    tail = verb(audit, "tail", lazy("tail"), "print the newest entries, and those that come; each is proved")
+    query, replay = add_query(audit), add_replay(audit)
+    tail = verb(
+        audit, "tail", lazy("gateway.cli.tail"), "print the newest entries, and those that come; each is proved"
+    )
     tail.epilog = "Exit codes: 0 fine; 1 what lies there does not lead to a signed root; 4 usage."
     tail.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
     tail.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
@@ -103,28 +92,24 @@ def add_verbs(verb: Verb, audit: Any) -> None:
     tail.add_argument(
         "--where", type=match, action="append", default=[], metavar="PATH=VALUE", help="only such: kind=refused"
     )
-    mirror = verb(audit, "mirror", lazy("mirror"), "bring a copy of a log up to date, checked, and only ever forward")
+    mirror = verb(
+        audit, "mirror", lazy("gateway.cli.mirror"), "bring a copy of a log up to date, checked, and only ever forward"
+    )
     mirror.epilog = (
         "Exit codes: 0 up to date; 1 refused: a fork, an older copy, or tampered with; 2 incomplete; 4 usage."
     )
     mirror.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
     mirror.add_argument("mirror", type=Path, metavar="MIRROR", help="the copy; made when it is not there")
     mirror.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
-    epochs = verb(audit, "epochs", lazy("epochs", "run_list"), "list the epochs of a log, and what is here of each")
-    epochs.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
-    epochs.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
-    retain = verb(audit, "retain", lazy("epochs", "run_retain"), "drop the entries of epochs that are old enough")
-    retain.epilog = "Exit codes: 0 nothing more is due; 2 something keeps an epoch that is due; 4 usage."
-    retain.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
-    retain.add_argument("--dry-run", action="store_true", help="only say what is due")
-    prove = verb(audit, "prove", lazy("witness", "prove"), "write the receipt of an entry (.tlog-proof)")
+    epochs = add_epochs(audit)
+    prove = verb(audit, "prove", lazy("gateway.cli.witness", "prove"), "write the receipt of an entry (.tlog-proof)")
     prove.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
     prove.add_argument("index", type=whole(0, INDEX_MAX), metavar="INDEX", help="the entry's number, from 0")
     which_epoch(prove)
     prove.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
     prove.add_argument("--checkpoint", type=Path, metavar="FILE", help="a cosigned one (default: the log's newest)")
     prove.add_argument("--out", type=Path, metavar="FILE", help="where it goes (default: INDEX.tlog-proof)")
-    cosign = verb(audit, "cosign", lazy("witness", "cosign"), "have witnesses cosign the newest checkpoint")
+    cosign = verb(audit, "cosign", lazy("gateway.cli.witness", "cosign"), "have witnesses cosign the newest checkpoint")
     cosign.epilog = "Exit codes: 0 cosigned by the quorum; 1 a witness has seen another log; 2 no quorum; 4 usage."
     cosign.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
     cosign.add_argument("--policy", type=Path, required=True, metavar="FILE", help=f"{A_POLICY}, with their URLs")
@@ -132,7 +117,9 @@ def add_verbs(verb: Verb, audit: Any) -> None:
     cosign.add_argument(
         "--timeout", type=seconds, default=10.0, metavar="SECONDS", help="for all witnesses together (default: 10)"
     )
-    witness = verb(audit, "witness", lazy("witness", "witness"), "watch other people's logs, and cosign them")
+    witness = verb(
+        audit, "witness", lazy("gateway.cli.witness", "witness"), "watch other people's logs, and cosign them"
+    )
     witness.add_argument("--key", type=Path, action="append", required=True, metavar="FILE", help="of `keys witness`")
     witness.add_argument(
         "--policy", type=Path, required=True, metavar="FILE", help="the logs to watch: its `log` lines"
@@ -141,8 +128,8 @@ def add_verbs(verb: Verb, audit: Any) -> None:
     witness.add_argument(
         "--listen", default="127.0.0.1:8008", metavar="HOST:PORT", help="plain HTTP (default: 127.0.0.1:8008)"
     )
-    restore = add_restore(verb, audit)
-    for each in (verify, query, replay, tail, mirror, epochs, retain, prove, cosign, restore):
+    restore = add_restore(audit)
+    for each in (verify, query, replay, tail, mirror, *epochs, prove, cosign, restore):
         each.add_argument("--json", action="store_true", help="print what was found, or done, as JSON")
 
 
@@ -153,9 +140,33 @@ def reaching_stores(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--credentials", type=Path, metavar="FILE", help="JSON object, as for `audit.replication`")
 
 
-def add_query(verb: Verb, audit: Any) -> argparse.ArgumentParser:
+def add_epochs(audit: Any) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Add `stockade audit epochs` and `stockade audit retain`."""
+    epochs = verb(
+        audit, "epochs", lazy("gateway.cli.epochs", "run_list"), "list the epochs of a log, and what is here of each"
+    )
+    epochs.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
+    epochs.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+    epochs.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="stockade.yaml: also say where entries are, and which holds keep them",
+    )
+    retain = verb(
+        audit, "retain", lazy("gateway.cli.epochs", "run_retain"), "drop the entries of epochs that are old enough"
+    )
+    retain.epilog = "Exit codes: 0 nothing more is due; 2 something keeps an epoch that is due; 4 usage."
+    retain.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+    retain.add_argument("--dry-run", action="store_true", help="only say what is due")
+    return epochs, retain
+
+
+def add_query(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit query`."""
-    query = verb(audit, "query", lazy("audit_query"), "ask the log in SQL: one SELECT over the table `entries`")
+    query = verb(
+        audit, "query", lazy("gateway.cli.audit_query"), "ask the log in SQL: one SELECT over the table `entries`"
+    )
     query.epilog = (
         "Exit codes: 0 answered; 1 what lies there does not lead to a signed root; 4 usage, or a question refused."
     )
@@ -177,9 +188,11 @@ def add_query(verb: Verb, audit: Any) -> argparse.ArgumentParser:
     return query
 
 
-def add_restore(verb: Verb, audit: Any) -> argparse.ArgumentParser:
+def add_restore(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit restore`."""
-    restore = verb(audit, "restore", lazy("audit_restore"), "bring a log back from what is left of it, by hash")
+    restore = verb(
+        audit, "restore", lazy("gateway.cli.audit_restore"), "bring a log back from what is left of it, by hash"
+    )
     restore.epilog = (
         "Exit codes: 0 restored, nothing newer is known; 1 a fork, or tampered with; 2 incomplete: call again with "
         "another copy; 3 restored, and a larger tree is known: the origin is sealed; 4 usage."
@@ -213,9 +226,11 @@ def add_restore(verb: Verb, audit: Any) -> argparse.ArgumentParser:
     return restore
 
 
-def add_replay(verb: Verb, audit: Any) -> argparse.ArgumentParser:
+def add_replay(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit replay`."""
-    replay = verb(audit, "replay", lazy("replay"), "do again what was recorded, and say what would be otherwise")
+    replay = verb(
+        audit, "replay", lazy("gateway.cli.replay"), "do again what was recorded, and say what would be otherwise"
+    )
     replay.epilog = (
         "Exit codes: 0 all that was compared is equal; 1 something differs, or the log was tampered with; 2 it is"
         " incomplete, or nothing could be compared;"
@@ -256,9 +271,11 @@ def version(text: str) -> tuple[str, str]:
     return name, number
 
 
-def add_key_verb(verb: Verb, keys: Any) -> argparse.ArgumentParser:
+def add_key_verb(keys: Any) -> argparse.ArgumentParser:
     """Add `stockade keys witness`; returns it."""
-    made = verb(keys, "witness", lazy("witness", "make_key"), "make a witness's key; prints its public half")
+    made = verb(
+        keys, "witness", lazy("gateway.cli.witness", "make_key"), "make a witness's key; prints its public half"
+    )
     made.add_argument("name", metavar="NAME", help="the witness's name, such as example.org/witness")
     made.add_argument("--out", type=Path, required=True, help="file for the key, mode 0600; a .vkey is put beside it")
     made.add_argument("--ed25519", action="store_true", help="not ML-DSA-44, for logs whose verifiers know no other")

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli.arguments import whole
-from gateway.cli.audit_arguments import A_REPLICA, lazy, log_place, reaching_stores
+from gateway.cli.audit_arguments import A_REPLICA, log_place, reaching_stores
+from gateway.cli.verbs import lazy, verb
 
 if TYPE_CHECKING:
     import argparse
-
-    from gateway.cli.audit_arguments import Verb
 
 __all__ = ["add_backup_verbs", "add_restore"]
 
@@ -19,20 +18,27 @@ KEEP_MAX = 1_000_000
 EXITS = "Exit codes: 0 done; 1 the answer is no; 2 it cannot be used."
 
 
-def add_backup_verbs(verb: Verb, backup: Any) -> None:
-    """Add the verbs to `stockade backup`; `verb` adds one."""
-    key = verb(backup, "key", lazy("backup", "make_key"), "make the key that backups are encrypted with")
+def add_backup_verbs(backup: Any) -> None:
+    """Add the verbs to `stockade backup`."""
+    key = verb(backup, "key", lazy("gateway.cli.backup", "make_key"), "make the key that backups are encrypted with")
     key.add_argument("--out", type=Path, required=True, metavar="FILE", help="mode 0600; keep it off the machine too")
-    create = verb(backup, "create", lazy("backup", "create"), "back up a gateway, which may be running")
+    create = verb(backup, "create", lazy("gateway.cli.backup", "create"), "back up a gateway, which may be running")
     create.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
-    listed = verb(backup, "list", lazy("backup", "listed"), "show the backups in a repository")
-    verify = verb(backup, "verify", lazy("backup", "verify"), "read backups back, every byte of them")
+    listed = verb(backup, "list", lazy("gateway.cli.backup", "listed"), "show the backups in a repository")
+    verify = verb(backup, "verify", lazy("gateway.cli.backup", "verify"), "read backups back, every byte of them")
     verify.add_argument("--all", action="store_true", help="every backup (default: the newest)")
-    drill = verb(backup, "drill", lazy("backup", "drill_one"), "restore beside the running gateway and prove equality")
+    drill = verb(
+        backup,
+        "drill",
+        lazy("gateway.cli.backup", "drill_one"),
+        "restore beside the running gateway and prove equality",
+    )
     drill.add_argument(
         "--beside", type=Path, required=True, metavar="DIR", help="where it is restored, and removed again; must be new"
     )
-    prune = verb(backup, "prune", lazy("backup", "prune"), "remove old backups, and the chunks that no other has")
+    prune = verb(
+        backup, "prune", lazy("gateway.cli.backup", "prune"), "remove old backups, and the chunks that no other has"
+    )
     prune.add_argument("--keep", type=whole(1, KEEP_MAX), required=True, metavar="N", help="the newest, that stay")
     for each in (create, listed, verify, drill, prune):
         reaching(each)
@@ -45,9 +51,9 @@ def add_backup_verbs(verb: Verb, backup: Any) -> None:
         each.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def add_restore(verb: Verb, verbs: Any) -> None:
+def add_restore(verbs: Any) -> None:
     """Add `stockade restore`."""
-    restore = verb(verbs, "restore", lazy("backup", "restore"), "put a backup into a new directory")
+    restore = verb(verbs, "restore", lazy("gateway.cli.backup", "restore"), "put a backup into a new directory")
     restore.epilog = f"{EXITS} 1 also: the log may not go on, because more of it is known than there is."
     reaching(restore)
     choosing(restore)

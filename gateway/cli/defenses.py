@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway.cli.arguments import decimal, whole
-from gateway.registry.arguments import lazy
-
-if TYPE_CHECKING:
-    import argparse
+from gateway.cli.verbs import named, verb
 
 __all__ = ["add_verbs"]
 
-Verb = Callable[..., "argparse.ArgumentParser"]
 SCREENS = ("accounts", "budget", "trigger", "feedback")
 
 
-def add_verbs(verb: Verb, defenses: Any) -> None:
-    """Add the verbs to `stockade defenses`; `verb` adds one."""
+def add_verbs(defenses: Any) -> None:
+    """Add the verbs to `stockade defenses`."""
     calibrate = verb(
-        defenses, "calibrate", lazy("calibrate"), "write a version of a bundle whose screens know your benign traffic"
+        defenses,
+        "calibrate",
+        named("gateway.registry.verbs", "calibrate"),
+        "write a version of a bundle whose screens know your benign traffic",
     )
     calibrate.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/2")
     calibrate.add_argument("--version", required=True, metavar="VERSION", help="what the new version is called")

@@ -17,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gateway.cli.arguments import whole
+from gateway.cli.verbs import verb
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from defenses.lab.runner import Outcome
 
@@ -31,7 +31,7 @@ MINUTES_MAX = 7 * 24 * 60
 OUT = Path("out/lab")
 
 
-def add_verbs(verb: Callable[..., argparse.ArgumentParser], verbs: Any) -> None:
+def add_verbs(verbs: Any) -> None:
     """Add the verbs of `stockade lab`."""
     listing = verb(verbs, "list", run_list, "name the experiments")
     listing.add_argument("--json", action="store_true", help="as JSON")

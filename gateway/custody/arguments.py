@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway.cli.arguments import whole
-from gateway.segmentation.arguments import lazy, reaching, reason
-
-if TYPE_CHECKING:
-    from gateway.segmentation.arguments import Verb
+from gateway.cli.verbs import named, reaching, reason, verb
 
 __all__ = ["add_verbs"]
 
@@ -23,11 +20,11 @@ CODES = "Exit codes: 0 done; 1 the answer is no; 2 it cannot be asked."
 HERE = "gateway.custody.verbs"
 
 
-def add_verbs(verb: Verb, audit: Any) -> None:
-    """Add the verbs to `stockade audit`; `verb` adds one."""
-    add_erase(verb, group(audit, "erase", "destroy the keys of a subject's payloads; it takes two administrators"))
-    add_hold(verb, group(audit, "hold", "legal holds: what may not be erased"))
-    payload = verb(audit, "payload", lazy(HERE, "payload"), "open a payload that was kept; who reads it is recorded")
+def add_verbs(audit: Any) -> None:
+    """Add the verbs to `stockade audit`."""
+    add_erase(group(audit, "erase", "destroy the keys of a subject's payloads; it takes two administrators"))
+    add_hold(group(audit, "hold", "legal holds: what may not be erased"))
+    payload = verb(audit, "payload", named(HERE, "payload"), "open a payload that was kept; who reads it is recorded")
     payload.epilog = CODES.replace("cannot be asked", "cannot be asked, or written") + " 4: wrong usage."
     reaching(payload)
     payload.add_argument("entry", type=whole(0, INDEX_MAX), metavar="INDEX", help="its entry's number in the log")
@@ -42,11 +39,11 @@ def group(verbs: Any, name: str, text: str) -> Any:
     return added.add_subparsers(metavar="VERB", required=True, parser_class=argparse.ArgumentParser)
 
 
-def add_erase(verb: Verb, erase: Any) -> None:
-    request = verb(erase, "request", lazy(HERE, "request"), "ask that a subject's keys be destroyed")
-    approve = verb(erase, "approve", lazy(HERE, "approve"), "agree to what another asked for: the keys are destroyed")
-    listed = verb(erase, "list", lazy(HERE, "list"), "show what was asked for and what was destroyed")
-    show = verb(erase, "show", lazy(HERE, "show"), "show one, with the references of its keys")
+def add_erase(erase: Any) -> None:
+    request = verb(erase, "request", named(HERE, "request"), "ask that a subject's keys be destroyed")
+    approve = verb(erase, "approve", named(HERE, "approve"), "agree to what another asked for: the keys are destroyed")
+    listed = verb(erase, "list", named(HERE, "list"), "show what was asked for and what was destroyed")
+    show = verb(erase, "show", named(HERE, "show"), "show one, with the references of its keys")
     for each in (request, approve, listed, show):
         reaching(each)
         each.epilog = CODES
@@ -61,10 +58,10 @@ def add_erase(verb: Verb, erase: Any) -> None:
         each.add_argument("id", metavar="ID", help="as `list` shows it")
 
 
-def add_hold(verb: Verb, hold: Any) -> None:
-    setting = verb(hold, "set", lazy(HERE, "set"), "let nothing of a subject, or of a tenant, be erased")
-    release = verb(hold, "release", lazy(HERE, "release"), "lift a hold")
-    listed = verb(hold, "list", lazy(HERE, "holds"), "show the holds in force")
+def add_hold(hold: Any) -> None:
+    setting = verb(hold, "set", named(HERE, "set"), "let nothing of a subject, or of a tenant, be erased")
+    release = verb(hold, "release", named(HERE, "release"), "lift a hold")
+    listed = verb(hold, "list", named(HERE, "holds"), "show the holds in force")
     for each in (setting, release, listed):
         reaching(each)
         each.epilog = CODES

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway.cli.arguments import whole
-from gateway.segmentation.arguments import lazy, reaching, reason
-
-if TYPE_CHECKING:
-    from gateway.segmentation.arguments import Verb
+from gateway.cli.verbs import named, reaching, reason, verb
 
 __all__ = ["add_verbs"]
 
@@ -19,20 +16,22 @@ SEED_MAX = 2**32 - 1
 STATES = ("accepted", "quarantined", "released", "rejected", "taken", "learned", "dropped")
 
 
-def add_verbs(verb: Verb, feedback: Any) -> None:
-    """Add the verbs to `stockade feedback`; `verb` adds one."""
+def add_verbs(feedback: Any) -> None:
+    """Add the verbs to `stockade feedback`."""
     here = "gateway.feedback.verbs"
     key = verb(
-        feedback, "key", lazy(here, "key"), "make a key that labels are signed with; prints what the policy needs"
+        feedback, "key", named(here, "key"), "make a key that labels are signed with; prints what the policy needs"
     )
     key.add_argument("--out", type=Path, required=True, metavar="FILE", help="the private key, created with mode 0600")
     key.add_argument("--json", action="store_true", help="print JSON, never the private key")
-    listed = verb(feedback, "list", lazy(here, "list"), "show labels, and what is held of them")
-    show = verb(feedback, "show", lazy(here, "show"), "show everything about one label")
-    release = verb(feedback, "release", lazy(here, "release"), "let labels out of quarantine: somebody looked at them")
-    reject = verb(feedback, "reject", lazy(here, "reject"), "throw labels away")
-    status = verb(feedback, "status", lazy(here, "status"), "show how many there are, and how versions agree with them")
-    train = verb(feedback, "train", lazy("gateway.feedback.training", "train"), "make a candidate version of labels")
+    listed = verb(feedback, "list", named(here, "list"), "show labels, and what is held of them")
+    show = verb(feedback, "show", named(here, "show"), "show everything about one label")
+    release = verb(feedback, "release", named(here, "release"), "let labels out of quarantine: somebody looked at them")
+    reject = verb(feedback, "reject", named(here, "reject"), "throw labels away")
+    status = verb(
+        feedback, "status", named(here, "status"), "show how many there are, and how versions agree with them"
+    )
+    train = verb(feedback, "train", named("gateway.feedback.training", "train"), "make a candidate version of labels")
     for each in (listed, show, release, reject, status, train):
         reaching(each)
     for name, text in (("model", "of this model"), ("tenant", "of this tenant")):

@@ -5,26 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.segmentation.arguments import ago, called, lazy, reaching, reason
+from gateway.cli.verbs import named, reaching, reason, verb
+from gateway.segmentation.arguments import ago, called
 
 if TYPE_CHECKING:
     import argparse
 
-    from gateway.segmentation.arguments import Verb
+    from gateway.cli.verbs import named, reaching, reason, verb
 
 __all__ = ["add_verbs"]
 
 A_LOG = "the log, or a directory of `stockade init`"
 
 
-def add_verbs(verb: Verb, incident: Any) -> None:
-    """Add the verbs to `stockade incident`; `verb` adds one."""
+def add_verbs(incident: Any) -> None:
+    """Add the verbs to `stockade incident`."""
     here = "gateway.incident.verbs"
-    opening = verb(incident, "open", lazy(here, "open"), "name an incident: who and what is suspected, and since when")
-    listed = verb(incident, "list", lazy(here, "list"), "show the incidents that the log knows")
-    timeline = verb(incident, "timeline", lazy(here, "timeline"), "show what happened, from the verified log")
-    recover = verb(incident, "recover", lazy(here, "recover"), "say, or do, what takes things back to before it")
-    closing = verb(incident, "close", lazy(here, "close"), "say that it is over")
+    opening = verb(incident, "open", named(here, "open"), "name an incident: who and what is suspected, and since when")
+    listed = verb(incident, "list", named(here, "list"), "show the incidents that the log knows")
+    timeline = verb(incident, "timeline", named(here, "timeline"), "show what happened, from the verified log")
+    recover = verb(incident, "recover", named(here, "recover"), "say, or do, what takes things back to before it")
+    closing = verb(incident, "close", named(here, "close"), "say that it is over")
     timeline.epilog = "Exit codes: 0 done; 1 the log is not the one that is signed; 2 it cannot be read."
     for each in (opening, recover, closing):
         reaching(each)

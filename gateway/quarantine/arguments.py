@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway.cli.arguments import whole
-from gateway.segmentation.arguments import incident, lazy, reaching, reason
-
-if TYPE_CHECKING:
-    from gateway.segmentation.arguments import Verb
+from gateway.cli.verbs import named, reaching, reason, verb
+from gateway.segmentation.arguments import incident
 
 __all__ = ["add_verbs"]
 
@@ -17,13 +15,13 @@ COUNT_MAX = 1_000
 INDEX_MAX = 2**63 - 2
 
 
-def add_verbs(verb: Verb, quarantine: Any) -> None:
-    """Add the verbs to `stockade quarantine`; `verb` adds one."""
+def add_verbs(quarantine: Any) -> None:
+    """Add the verbs to `stockade quarantine`."""
     here = "gateway.quarantine.verbs"
-    listed = verb(quarantine, "list", lazy(here, "list"), "show what screens found and nobody has looked at")
-    show = verb(quarantine, "show", lazy(here, "show"), "show one, with what was sent where that was kept")
-    release = verb(quarantine, "release", lazy(here, "release"), "say that it was honest")
-    reject = verb(quarantine, "reject", lazy(here, "reject"), "say that it was an attack, or nothing for this model")
+    listed = verb(quarantine, "list", named(here, "list"), "show what screens found and nobody has looked at")
+    show = verb(quarantine, "show", named(here, "show"), "show one, with what was sent where that was kept")
+    release = verb(quarantine, "release", named(here, "release"), "say that it was honest")
+    reject = verb(quarantine, "reject", named(here, "reject"), "say that it was an attack, or nothing for this model")
     for each in (listed, show, release, reject):
         reaching(each)
     listed.add_argument("--state", choices=("waiting", "released", "rejected", "all"), default="waiting")

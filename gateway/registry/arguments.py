@@ -1,4 +1,4 @@
-"""The arguments of `stockade models list|evaluate|approve|promote|rollback|diff` and of `stockade keys approver`.
+"""The arguments of `stockade models` and of `stockade keys approver`.
 
 Importing this loads neither models nor the files' parsers: `stockade --help` stays fast. What the verbs do is in
 `gateway.registry.verbs`.
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli.arguments import whole
+from gateway.cli.verbs import lazy, named, reaching, verb
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
 __all__ = ["add_key_verb", "add_verbs"]
 
+HERE = "gateway.registry.verbs"
 SEED_MAX = 2**32 - 1
 VERSION_MAX = 999_999_999
 PROTOTYPES_MAX = 100
@@ -35,15 +36,19 @@ def share(text: str) -> float:
     return value
 
 
-def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None:
-    """Add the verbs to `stockade models`; `verb` adds one."""
-    listed = verb(models, "list", lazy("list"), "show versions, their state, and by whose word they may be served")
-    evaluate = verb(models, "evaluate", lazy("evaluate"), "measure a version on labelled data, for its approvers")
-    approve = verb(models, "approve", lazy("approve"), "sign that a version may be served")
-    promote = verb(models, "promote", lazy("promote"), "write the policy that puts a version in force")
-    rollback = verb(models, "rollback", lazy("rollback"), "write the policy that goes back to a version")
-    diff = verb(models, "diff", lazy("diff"), "show manifests, metrics and gates of two versions side by side")
-    sign = verb(models, "sign", lazy("sign"), "sign bundles as they lie there: only their signature changes")
+def add_verbs(models: Any) -> None:
+    """Add the verbs to `stockade models`."""
+    listed = verb(
+        models, "list", named(HERE, "list"), "show versions, their state, and by whose word they may be served"
+    )
+    evaluate = verb(
+        models, "evaluate", named(HERE, "evaluate"), "measure a version on labelled data, for its approvers"
+    )
+    approve = verb(models, "approve", named(HERE, "approve"), "sign that a version may be served")
+    promote = verb(models, "promote", named(HERE, "promote"), "write the policy that puts a version in force")
+    rollback = verb(models, "rollback", named(HERE, "rollback"), "write the policy that goes back to a version")
+    diff = verb(models, "diff", named(HERE, "diff"), "show manifests, metrics and gates of two versions side by side")
+    sign = verb(models, "sign", named(HERE, "sign"), "sign bundles as they lie there: only their signature changes")
     for each in (listed, approve, promote, rollback, diff):
         each.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
     for each in (approve, promote):
@@ -64,11 +69,17 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
     )
     evaluate.add_argument("--replace", action="store_true", help="in place of an evaluation that somebody has signed")
     sign.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="a bundle, such as bundles/kiosk/2")
-    add_prototypes(verb(models, "prototypes", lazy("prototypes"), "write a version that can name nearest prototypes"))
+    add_prototypes(
+        verb(models, "prototypes", named(HERE, "prototypes"), "write a version that can name nearest prototypes")
+    )
     signing_key(sign)
-    add_inspect(verb(models, "inspect", lazy("inspect"), "look for a backdoor in a bundle; exit 1: it is refused"))
-    add_wrap(verb(models, "wrap", lazy("wrap"), "write the bundle of an ONNX model, calibrated on a sample"))
-    export = verb(models, "export", lazy("export"), "write a bundle's model as plain ONNX, for Triton or for MLflow")
+    add_inspect(
+        verb(models, "inspect", named(HERE, "inspect"), "look for a backdoor in a bundle; exit 1: it is refused")
+    )
+    add_wrap(verb(models, "wrap", named(HERE, "wrap"), "write the bundle of an ONNX model, calibrated on a sample"))
+    export = verb(
+        models, "export", named(HERE, "export"), "write a bundle's model as plain ONNX, for Triton or for MLflow"
+    )
     export.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/1")
     export.add_argument("--layout", choices=("onnx", "triton", "mlflow"), required=True, help="how it is written")
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="where; Triton: the model repository")
@@ -91,6 +102,9 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser], models: Any) -> None
         each.add_argument("--key", type=Path, metavar="FILE", help="sign with this key (default: sign it yourself)")
     for each in (listed, evaluate, diff, sign, export):
         each.add_argument("--json", action="store_true", help="print JSON")
+    reaching(verb(models, "compare", lazy("gateway.release.verbs"), "show how the versions of models under release do"))
+    text = "write the signed bundle of a model that another server runs"
+    add_adopt(verb(models, "adopt", lazy("gateway.registry.adopt_view"), text))
 
 
 def add_prototypes(prototypes: argparse.ArgumentParser) -> None:
@@ -148,9 +162,31 @@ def add_wrap(wrap: argparse.ArgumentParser) -> None:
     wrap.add_argument("--json", action="store_true", help="print JSON")
 
 
-def signing_key(verb: argparse.ArgumentParser) -> None:
+def add_adopt(adopt: argparse.ArgumentParser) -> None:
+    """Add the arguments of `stockade models adopt`."""
+    adopt.add_argument("--server", required=True, metavar="ADDRESS", help="its gRPC port, such as 127.0.0.1:8081")
+    adopt.add_argument("--model", required=True, metavar="NAME", help="what the model is called there")
+    adopt.add_argument("--version", default="", metavar="V", help="its version there (default: the only one)")
+    adopt.add_argument("--as", dest="bundle", metavar="NAME/VERSION", help="what it is called here (default: as there)")
+    adopt.add_argument("--out", type=Path, required=True, metavar="DIR", help="bundles.directory of stockade.yaml")
+    signing_key(adopt)
+    tensor = "NAME:DATATYPE:SHAPE, the rows as -1: what the server does not say, or says otherwise; may be repeated"
+    adopt.add_argument("--input", action="append", default=[], metavar="TENSOR", help=tensor)
+    adopt.add_argument("--output", action="append", default=[], metavar="TENSOR", help="the same for an output")
+    adopt.add_argument("--encoder", type=Path, metavar="FILE", help="ONNX graph over the same inputs, run here")
+    adopt.add_argument("--calibration", type=Path, metavar="FILE", help="safetensors that calibrate screens")
+    adopt.add_argument("--ca", type=Path, metavar="FILE", help="who signed the server's certificate, PEM: uses TLS")
+    adopt.add_argument("--server-name", metavar="NAME", help="the name in its certificate, where it is another one")
+    adopt.add_argument("--certificate", type=Path, metavar="FILE", help="client certificate, PEM")
+    adopt.add_argument("--key", type=Path, metavar="FILE", help="its private key, PEM")
+    adopt.add_argument("--token", type=Path, metavar="FILE", help="a file with a bearer token")
+    adopt.add_argument("--unsafe-plaintext", action="store_true", help="ask another machine without TLS")
+    adopt.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def signing_key(parser: argparse.ArgumentParser) -> None:
     """Add the key that a bundle is signed with."""
-    verb.add_argument(
+    parser.add_argument(
         "--signing-key",
         type=Path,
         required=True,
@@ -159,20 +195,9 @@ def signing_key(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def add_key_verb(verb: Callable[..., argparse.ArgumentParser], keys: Any) -> None:
+def add_key_verb(keys: Any) -> None:
     """Add `stockade keys approver`."""
-    approver = verb(keys, "approver", lazy("key"), "make an approver's key; prints what to put into the policy")
+    approver = verb(keys, "approver", named(HERE, "key"), "make an approver's key; prints what to put into the policy")
     approver.add_argument("name", metavar="NAME", help="the approver's name in the policy")
     approver.add_argument("--out", type=Path, required=True, help="file for the private key, created with mode 0600")
     approver.add_argument("--json", action="store_true", help="print what was made as JSON, never the private key")
-
-
-def lazy(name: str) -> Callable[[argparse.Namespace], int]:
-    """Return a verb that is loaded when it runs."""
-
-    def run(options: argparse.Namespace) -> int:
-        from gateway.registry.verbs import run_verb  # noqa: PLC0415 - it loads models and parsers
-
-        return run_verb(name, options)
-
-    return run

@@ -1,4 +1,4 @@
-"""The arguments of `stockade tenants`, and what every verb that asks a running gateway takes.
+"""The arguments of `stockade tenants`, and how moments, durations and callers are written.
 
 Importing this loads neither gRPC nor the files' parsers: `stockade --help` stays fast.
 """
@@ -8,19 +8,15 @@ from __future__ import annotations
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli.arguments import whole
+from gateway.cli.verbs import named, reaching, reason, verb
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
-    Verb = Callable[[Any, str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
-
-__all__ = ["Moment", "add_verbs", "ago", "called", "incident", "lasting", "lazy", "moment", "reaching", "reason"]
+__all__ = ["Moment", "add_verbs", "ago", "called", "incident", "lasting", "moment"]
 
 ENTRIES_MAX = 65_536
 NS_PER_MS = 1_000_000
@@ -81,46 +77,19 @@ def called(text: str) -> tuple[str, str]:
     return tenant, pseudonym
 
 
-def lazy(module: str, name: str) -> Callable[[argparse.Namespace], int]:
-    """Return what imports `module` when it is called, and runs the verb of this name there."""
-
-    def run(options: argparse.Namespace) -> int:
-        code: int = import_module(module).run_verb(name, options)
-        return code
-
-    return run
-
-
-def reaching(verb: argparse.ArgumentParser) -> None:
-    """Add what is needed to ask a running gateway over its admin port."""
-    verb.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
-    verb.add_argument(
-        "--identity", type=Path, metavar="PREFIX", help="PREFIX.crt and PREFIX.key (default: clients/operator.tls)"
-    )
-    verb.add_argument(
-        "--ca", type=Path, metavar="FILE", help="who signed the server's certificate, PEM (default: tls.client_ca)"
-    )
-    verb.add_argument("--json", action="store_true", help="print JSON")
-
-
-def reason(verb: argparse.ArgumentParser) -> None:
-    """Add why something is done, which stands in the audit log."""
-    verb.add_argument("--reason", required=True, metavar="TEXT", help="why; it stands in the audit log")
-
-
-def incident(verb: argparse.ArgumentParser) -> None:
+def incident(parser: argparse.ArgumentParser) -> None:
     """Add which incident something belongs to."""
-    verb.add_argument("--incident", default="", metavar="ID", help="which incident this belongs to")
+    parser.add_argument("--incident", default="", metavar="ID", help="which incident this belongs to")
 
 
-def add_verbs(verb: Verb, tenants: Any) -> None:
-    """Add the verbs to `stockade tenants`; `verb` adds one."""
+def add_verbs(tenants: Any) -> None:
+    """Add the verbs to `stockade tenants`."""
     here = "gateway.segmentation.verbs"
-    listed = verb(tenants, "list", lazy(here, "list"), "show the tenants, and who is kept out")
-    show = verb(tenants, "show", lazy(here, "show"), "show one: its limits, principals, and what it asked lately")
-    isolate = verb(tenants, "isolate", lazy(here, "isolate"), "keep tenants or principals out, at once and durably")
-    release = verb(tenants, "release", lazy(here, "release"), "let them in again")
-    forgive = verb(tenants, "forgive", lazy(here, "forgive"), "forget what the watches hold against accounts")
+    listed = verb(tenants, "list", named(here, "list"), "show the tenants, and who is kept out")
+    show = verb(tenants, "show", named(here, "show"), "show one: its limits, principals, and what it asked lately")
+    isolate = verb(tenants, "isolate", named(here, "isolate"), "keep tenants or principals out, at once and durably")
+    release = verb(tenants, "release", named(here, "release"), "let them in again")
+    forgive = verb(tenants, "forgive", named(here, "forgive"), "forget what the watches hold against accounts")
     for each in (listed, show, isolate, release, forgive):
         reaching(each)
     show.add_argument("tenant", metavar="TENANT")
