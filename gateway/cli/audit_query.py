@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gateway.cli.console import print_json
 from gateway.cli.verify import bar, chosen_epoch, fail, find, read_key
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.epochs import home_of
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         rows = [dict(zip(answer.columns, map(plain, row), strict=True)) for row in answer.rows]
         facts = {"origin": held.origin, "size": held.size, "root": held.root, "cut": answer.cut, "rows": rows}
-        sys.stdout.write(json.dumps(facts, indent=2, default=str) + "\n")
+        print_json(facts)
     elif options.csv:
         writer = csv.writer(sys.stdout)
         writer.writerow(answer.columns)

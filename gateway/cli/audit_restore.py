@@ -7,9 +7,7 @@ recorder's state, or the seal) and `log.signed` (the signer's memory), and with 
 
 from __future__ import annotations
 
-import json
 import secrets
-import sys
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.cli.console import print_json
 from gateway.cli.log_store import source_at
 from gateway.cli.verify import bar, fail, read_key
 from gateway.config.document import unusable
@@ -187,7 +186,7 @@ def show(options: argparse.Namespace, done: Restoration, report: Report, *, goes
         "next": str(options.out / "next") if options.next is not None else None,
     }
     if options.json:
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        print_json(facts)
         return
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"[bold green]restored[/]: {report.size:,} records of {escape(report.origin)}, all verified")

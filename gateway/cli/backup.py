@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from gateway.cli.backup_plan import OUTSIDE, plan_of
+from gateway.cli.console import EX_NO, err, fail, out, print_json
 from gateway.cli.log_store import source_at
 from gateway.config.config import load_config
-from gateway.config.document import FileRejected, unusable
+from gateway.config.document import FileRejected
 from ops.audit.checkpoint import open_checkpoint, parse_vkey
 from ops.audit.errors import AuditError, SuccessionRefused
 from ops.backup.create import create_backup
@@ -39,19 +37,7 @@ if TYPE_CHECKING:
     from ops.backup.reopen import Reopened
     from ops.backup.restore import Restored
 
-EX_NO = 1
-EX_UNUSABLE = 2
 SHOWN_MAX = 20
-
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
-
-
-def fail(problem: object, code: int = EX_UNUSABLE) -> int:
-    """Say what is wrong, on standard error, and return the exit code for it."""
-    text = unusable(problem) if isinstance(problem, OSError) else str(problem)
-    err.print(f"[red]stockade:[/red] {escape(text)}")
-    return code
 
 
 def guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
@@ -127,7 +113,7 @@ def listed(options: argparse.Namespace) -> int:
         rows.append((name, manifest.bytes_in_all, size, keys))
     if options.json:
         names = ("name", "bytes", "log_size", "key_database")
-        sys.stdout.write(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2) + "\n")
+        print_json([dict(zip(names, row, strict=True)) for row in rows])
         return 0
     table = Table("backup", "size", "entries", "keys", box=None)
     for name, size, entries, keys in rows:
@@ -150,7 +136,7 @@ def verify(options: argparse.Namespace) -> int:
                 found.append(Verified(name, problems=list(problem.problems)))
     code = EX_NO if any(each.problems for each in found) else 0
     if options.json:
-        sys.stdout.write(json.dumps([asdict(each) for each in found], indent=2) + "\n")
+        print_json([asdict(each) for each in found])
         return code
     for each in found:
         for line in each.problems[:SHOWN_MAX]:
@@ -172,7 +158,7 @@ def drill_one(options: argparse.Namespace) -> int:
     with counting("restoring") as advance:
         found = drill(repository, name, options.beside, now_ns=time.time_ns(), clock=time.monotonic, progress=advance)
     if options.json:
-        sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n")
+        print_json(asdict(found))
         return EX_NO if found.problems else 0
     for problem in found.problems[:SHOWN_MAX]:
         fail(problem)
@@ -261,7 +247,7 @@ def chosen(repository: Repository, wanted: str) -> str:
 def say(options: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
     """Print the result, for machines or for people."""
     if options.json:
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        print_json(facts)
     else:
         out.print(text)
 

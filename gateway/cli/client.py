@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from defenses.extraction.proof_of_work import solve
+from gateway.cli.console import EX_NO, fail
 from gateway.cli.operator import reason
 from gateway.config.config import load_config
 from gateway.config.document import FileRejected, unusable
@@ -37,8 +38,6 @@ BAR_AFTER_S = 2.0
 PROOFS_MAX = 3  # for one request: what a proof has to show may have grown while it was worked for
 REFUSALS_MAX = 10  # that are written out below the table
 IMAGE_DIMS = 3
-EX_REFUSED = 1
-EX_UNUSABLE = 2
 
 
 class ClientUnusable(Exception):
@@ -71,13 +70,7 @@ def run(options: argparse.Namespace) -> int:
         why = reason(answers[-1]["details"], authority)
         advice = f"is `stockade serve {options.directory / 'stockade.yaml'}` running? --address names another gateway"
         return fail(f"{address}: {why}; {advice}")
-    return 0 if all(answer["status"] == "OK" for answer in answers) else EX_REFUSED
-
-
-def fail(problem: object) -> int:
-    """Say what is wrong, on standard error."""
-    Console(stderr=True, highlight=False).print(f"[red]stockade:[/red] {escape(str(problem))}", soft_wrap=True)
-    return EX_UNUSABLE
+    return 0 if all(answer["status"] == "OK" for answer in answers) else EX_NO
 
 
 def read(file: Path, advice: str) -> bytes:

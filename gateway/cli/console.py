@@ -8,7 +8,7 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 
-__all__ = ["EX_NO", "EX_UNUSABLE", "err", "fail", "out", "print_json"]
+__all__ = ["EX_NO", "EX_UNUSABLE", "err", "fail", "out", "print_json", "terminal"]
 
 EX_NO = 1
 """Done, and the answer is no."""
@@ -16,6 +16,8 @@ EX_UNUSABLE = 2
 """Wrong usage, or something that cannot be used or is not there."""
 
 out = Console(soft_wrap=True, highlight=False)
+terminal = Console(highlight=False)
+"""Standard output, wrapped where the terminal ends."""
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 

@@ -5,8 +5,6 @@ Importing this module loads neither torch nor gRPC nor the catalogue: `stockade 
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gateway.cli.arguments import whole
+from gateway.cli.console import EX_NO, fail, print_json, terminal
 from gateway.cli.verbs import verb
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_verbs"]
 
-EX_OK, EX_NO, EX_UNUSABLE = 0, 1, 2
 MINUTES_MAX = 7 * 24 * 60
 OUT = Path("out/lab")
 
@@ -68,13 +66,13 @@ def run_list(options: argparse.Namespace) -> int:
     experiments = [*catalogue().values()]
     if options.json:
         rows = [{"name": one.name, "family": one.family, "summary": one.summary} for one in experiments]
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
-        return EX_OK
+        print_json(rows)
+        return 0
     table = Table("experiment", "family", "what", box=None)
     for one in experiments:
         table.add_row(one.name, one.family, escape(one.summary))
-    Console(highlight=False).print(table)
-    return EX_OK
+    terminal.print(table)
+    return 0
 
 
 def run_run(options: argparse.Namespace) -> int:
@@ -93,7 +91,7 @@ def run_run(options: argparse.Namespace) -> int:
         policy = policy_under_test(options.policy)
         options.out.mkdir(parents=True, exist_ok=True)
     except (LabError, OSError, ValueError) as problem:
-        return fail(console, problem)
+        return fail(problem)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         whole_task, part = progress.add_task("experiments", total=len(experiments)), progress.add_task("", total=None)
@@ -126,9 +124,9 @@ def run_run(options: argparse.Namespace) -> int:
                     watcher=Watcher(began, failed),
                 )
             except LabError as problem:
-                return fail(console, problem)
+                return fail(problem)
     console.print(told(outcome))
-    return EX_NO if outcome.failed or outcome.left else EX_OK
+    return EX_NO if outcome.failed or outcome.left else 0
 
 
 def told(outcome: Outcome) -> str:
@@ -154,18 +152,10 @@ def run_report(options: argparse.Namespace) -> int:
     try:
         lines = [line for line in read_lines(options.directory / TRIALS_FILE) if line.size is size]
         if not lines:
-            return fail(
-                console, f"{options.directory}: there are no trials of a {size} run; `stockade lab run` makes them"
-            )
+            return fail(f"{options.directory}: there are no trials of a {size} run; `stockade lab run` makes them")
         files, missed = write_report(lines, options.to or options.directory)
     except (LabError, OSError) as problem:
-        return fail(console, problem)
+        return fail(problem)
     for file in files:
         console.print(str(file), soft_wrap=True)
-    return EX_NO if missed else EX_OK
-
-
-def fail(console: Console, problem: object) -> int:
-    """Say what is wrong, on standard error."""
-    console.print(f"[red]stockade:[/red] {escape(str(problem))}", soft_wrap=True)
-    return EX_UNUSABLE
+    return EX_NO if missed else 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.cli.console import out, print_json
 from gateway.cli.verify import bar, fail, find, read_key
 from gateway.config.document import unusable
 from ops.audit.checkpoint import parse_vkey
@@ -40,11 +39,11 @@ def run(options: argparse.Namespace) -> int:
     except (AuditError, OSError) as problem:
         return refused(problem)
     if options.json:
-        sys.stdout.write(json.dumps(asdict(done), indent=2) + "\n")
+        print_json(asdict(done))
     else:
         new = done.size - done.size_before
         text = f"{done.size:,} records of {escape(done.origin)}, {new:,} of them new"
-        Console(soft_wrap=True, highlight=False).print(f"[bold green]up to date[/]: {text}")
+        out.print(f"[bold green]up to date[/]: {text}")
     return OK
 
 

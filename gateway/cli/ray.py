@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import yaml
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from gateway.cli.console import EX_NO, EX_UNUSABLE, err, fail, out, print_json
 from gateway.config.config import load_config
 from gateway.config.document import FileRejected
 from gateway.models.ray import ray_settings
@@ -34,12 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_config", "run_deploy", "run_status"]
 
-EX_NO = 1
-EX_UNUSABLE = 2
 BRIDGE_PROBLEM_CHARACTERS = 2000
-
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 class Unusable(Exception):
@@ -85,7 +80,7 @@ def run_status(options: argparse.Namespace) -> int:
     found = {line["application"]: line for line in said if "application" in line}
     rows = [row_of(name, application, found.get(name)) for name, application in wanted.items()]
     if options.json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        print_json(rows)
     else:
         show_rows(rows)
     return 0 if all(row["ok"] for row in rows) else EX_NO
@@ -188,9 +183,3 @@ def verdict(said: list[dict[str, Any]]) -> int:
             fail(line["problem"])
     code = int(said[-1]["exit"])
     return code if code in {0, EX_NO} else EX_UNUSABLE
-
-
-def fail(problem: object) -> int:
-    """Say what is wrong, on standard error."""
-    err.print(f"[red]stockade:[/red] {escape(str(problem))}")
-    return EX_UNUSABLE

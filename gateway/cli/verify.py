@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gateway.cli.console import fail as failed
+from gateway.cli.console import out, print_json
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.epochs import epoch_at, home_of, newest_epoch, number_of_place, place_of
 from ops.audit.errors import AuditError, NoteError, ProofError, QuorumMissing, SignatureMissing, TrustPolicyError
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         epochs = [{"epoch": each, **summary(found)} for each, found in reports.items()]
         facts = as_json(report) | {"key_beside_log": beside, "epochs": epochs}
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        print_json(facts)
     else:
         show(report, console)
         if len(reports) > 1:
@@ -169,19 +170,18 @@ def run_proof(options: argparse.Namespace) -> int:
     head = witnessed.checkpoint
     if options.json:
         facts = {"verdict": WORDS[OK], "origin": head.origin, "index": proof.index, "size": head.size}
-        sys.stdout.write(json.dumps({**facts, "witnesses": witnessed.witnesses, "entry": entry}, indent=2) + "\n")
+        print_json({**facts, "witnesses": witnessed.witnesses, "entry": entry})
     else:
         by = f", cosigned by {', '.join(witnessed.witnesses)}" if witnessed.witnesses else ""
         text = f"entry {proof.index:,} of {head.origin} at size {head.size:,}{by}"
-        Console(soft_wrap=True, highlight=False).print(f"[bold green]verified[/]: {escape(text)}")
+        out.print(f"[bold green]verified[/]: {escape(text)}")
         Console(soft_wrap=True).print_json(data=entry)
     return OK
 
 
-def fail(problem: str, code: int = USAGE) -> int:
-    """Say what is wrong, on standard error, and return the exit code for it."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]stockade:[/red] {escape(problem)}")
-    return code
+def fail(problem: object, code: int = USAGE) -> int:
+    """Say what is wrong, on standard error, and return the exit code for it: `stockade audit` has its own."""
+    return failed(problem, code)
 
 
 def find(directory: Path, vkeys: list[str]) -> tuple[Path, list[str]]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gateway.cli.console import out, print_json
 from gateway.cli.log_key import SEED_BYTES, write_pair
 from gateway.cli.verify import chosen_epoch, fail, find, read_key
 from gateway.config.document import unusable
@@ -44,7 +44,7 @@ def prove(options: argparse.Namespace) -> int:
     directory, keys = find(options.log, [options.vkey] if options.vkey else [])
     if not keys:
         return fail("say which key the log has: --vkey FILE")
-    out = options.out or Path(f"{options.index}.tlog-proof")
+    file = options.out or Path(f"{options.index}.tlog-proof")
     try:
         epoch = chosen_epoch(directory, parse_vkey(read_key(keys[0])), options.epoch)
         note = (options.checkpoint or epoch.directory / "checkpoint").read_bytes()
@@ -53,13 +53,13 @@ def prove(options: argparse.Namespace) -> int:
             return fail(
                 f"the checkpoint has {reader.checkpoint.size:,} entries, so no entry {options.index}", INCOMPLETE
             )
-        replace_file(out, make_proof(reader, options.index, note).text())
+        replace_file(file, make_proof(reader, options.index, note).text())
     except (AuditError, OSError) as problem:
-        return failed(problem)
+        return fail(problem)
     if options.json:
-        show({"file": str(out), "origin": reader.checkpoint.origin, "index": options.index})
+        print_json({"file": str(file), "origin": reader.checkpoint.origin, "index": options.index})
     else:
-        say(f"entry {options.index} of {escape(reader.checkpoint.origin)}: its receipt is in {escape(str(out))}")
+        out.print(f"entry {options.index} of {escape(reader.checkpoint.origin)}: its receipt is in {escape(str(file))}")
     return OK
 
 
@@ -71,7 +71,7 @@ def cosign(options: argparse.Namespace) -> int:
         place = newest_epoch(directory, policy.logs[0].key).directory if policy.logs else directory
         checkpoint, asked = cosign_newest(place, policy, options.out, timeout_s=options.timeout)
     except (AuditError, OSError) as problem:
-        return failed(problem)
+        return fail(problem)
     report(policy, asked, checkpoint.size, options)
     if any(isinstance(failure, WitnessAhead) for failure in asked.failures.values()):
         return TAMPERED
@@ -83,7 +83,7 @@ def report(policy: TrustPolicy, asked: Asked, size: int, options: argparse.Names
     enough = policy.enough(asked.lines)
     failures = {name: str(failure) for name, failure in asked.failures.items()}
     if options.json:
-        show({"size": size, "quorum": enough, "cosigned": list(asked.lines), "failures": failures})
+        print_json({"size": size, "quorum": enough, "cosigned": list(asked.lines), "failures": failures})
         return
     table = Table("witness", "cosigned")
     for name in policy.witnesses:
@@ -91,12 +91,14 @@ def report(policy: TrustPolicy, asked: Asked, size: int, options: argparse.Names
     Console().print(table)
     for name in policy.witnesses:
         if name not in asked.lines:
-            say(escape(failures.get(name, f"witness {name}: the policy has no URL for it")))
-    out = escape(str(options.out))
+            out.print(escape(failures.get(name, f"witness {name}: the policy has no URL for it")))
+    file = escape(str(options.out))
     if enough:
-        say(f"size {size:,} is cosigned by the quorum {escape(policy.quorum)}; it is in {out}")
+        out.print(f"size {size:,} is cosigned by the quorum {escape(policy.quorum)}; it is in {file}")
     else:
-        say(f"[red]size {size:,} is not cosigned by the quorum {escape(policy.quorum)}[/]; {out} stays as it was")
+        out.print(
+            f"[red]size {size:,} is not cosigned by the quorum {escape(policy.quorum)}[/]; {file} stays as it was"
+        )
 
 
 def witness(options: argparse.Namespace) -> int:
@@ -114,15 +116,15 @@ def witness(options: argparse.Namespace) -> int:
             host.strip("[]"), int(port), Witness(cosigners, logs, store, clock_s=lambda: int(time.time()))
         )
     except (AuditError, OSError, UnicodeDecodeError, sqlite3.Error) as problem:
-        return failed(problem)
+        return fail(problem)
     with page:
         for key in cosigners:
-            say(f"witness {key.key}")
-        say(f"watching {len(logs)} {'log' if len(logs) == 1 else 'logs'} on http://{host}:{page.port}")
+            out.print(f"witness {key.key}")
+        out.print(f"watching {len(logs)} {'log' if len(logs) == 1 else 'logs'} on http://{host}:{page.port}")
         try:
             page.serve_forever()
         except KeyboardInterrupt:
-            say("ended")
+            out.print("ended")
     return OK
 
 
@@ -137,22 +139,7 @@ def make_key(options: argparse.Namespace) -> int:
     except (OSError, VerifierKeyError) as problem:
         return fail(str(problem), 2)
     if options.json:
-        show({"name": options.name, "file": str(options.out), "vkey": str(made.key)})
+        print_json({"name": options.name, "file": str(options.out), "vkey": str(made.key)})
     else:
         sys.stdout.write(f"{made.key}\n")
     return OK
-
-
-def failed(problem: Exception) -> int:
-    """Say what cannot be used; returns the exit code."""
-    return fail(unusable(problem) if isinstance(problem, OSError) else str(problem))
-
-
-def say(text: str) -> None:
-    """Say one sentence."""
-    Console(soft_wrap=True, highlight=False).print(text)
-
-
-def show(facts: dict[str, Any]) -> None:
-    """Print what was done, for machines."""
-    sys.stdout.write(json.dumps(facts, indent=2) + "\n")

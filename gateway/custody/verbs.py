@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 
+from gateway.cli.console import EX_NO, fail, terminal
 from gateway.cli.operator import OperatorFailed
-from gateway.config.document import unusable
-from gateway.segmentation.verbs import EX_NO, asked, fail, print_json
+from gateway.segmentation.verbs import asked, print_message
 from gateway.segmentation.view import clock, table
 from stockade.v1 import custody_pb2
 
@@ -24,17 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["run_verb"]
 
 ERASURE, LEGAL_HOLD, PAYLOADS = "Erasure", "LegalHold", "Payloads"
-out = Console(highlight=False)
 
 
 def run_verb(name: str, options: argparse.Namespace) -> int:
     """Run a verb; what is wrong is said in a sentence."""
     try:
         return VERBS[name](options)
-    except OperatorFailed as problem:
+    except (OperatorFailed, OSError) as problem:
         return fail(problem)
-    except OSError as problem:
-        return fail(unusable(problem))
 
 
 def run_request(options: argparse.Namespace) -> int:
@@ -45,8 +41,8 @@ def run_request(options: argparse.Namespace) -> int:
     code = told(reply, options)
     if code == 0 and not options.json:
         keys, one = len(reply.erasure.keys), reply.erasure.id
-        out.print(f"asked for: {keys} keys would be destroyed. Another administrator says:")
-        out.print(f"stockade audit erase approve {escape(str(options.file))} {one}", soft_wrap=True)
+        terminal.print(f"asked for: {keys} keys would be destroyed. Another administrator says:")
+        terminal.print(f"stockade audit erase approve {escape(str(options.file))} {one}", soft_wrap=True)
     return code
 
 
@@ -55,7 +51,7 @@ def run_approve(options: argparse.Namespace) -> int:
     reply = asked("Approve", request, custody_pb2.EraseResponse, options, service=ERASURE)
     code = told(reply, options)
     if code == 0 and not options.json:
-        out.print(f"destroyed: {len(reply.erasure.keys)} keys; the log says so")
+        terminal.print(f"destroyed: {len(reply.erasure.keys)} keys; the log says so")
     return code
 
 
@@ -63,7 +59,7 @@ def run_list(options: argparse.Namespace) -> int:
     request = custody_pb2.ListErasuresRequest(count_max=options.count)
     reply = asked("List", request, custody_pb2.ListErasuresResponse, options, service=ERASURE)
     if options.json:
-        print_json(reply)
+        print_message(reply)
     else:
         render_erasures(reply.erasures)
     return 0
@@ -75,10 +71,10 @@ def run_show(options: argparse.Namespace) -> int:
     code = told(reply, options)
     if code == 0 and not options.json:
         render_erasures([reply.erasure])
-        out.print(f"the subject in the log: {reply.erasure.pseudonym}")
-        out.print("keys, as entries have them in `payload.key`:")
+        terminal.print(f"the subject in the log: {reply.erasure.pseudonym}")
+        terminal.print("keys, as entries have them in `payload.key`:")
         for key in reply.erasure.keys:
-            out.print(key)
+            terminal.print(key)
     return code
 
 
@@ -96,14 +92,14 @@ def run_release(options: argparse.Namespace) -> int:
     reply = asked("Release", request, custody_pb2.HoldResponse, options, service=LEGAL_HOLD)
     code = told(reply, options)
     if code == 0 and not options.json:
-        out.print("lifted")
+        terminal.print("lifted")
     return code
 
 
 def run_holds(options: argparse.Namespace) -> int:
     reply = asked("List", custody_pb2.ListHoldsRequest(), custody_pb2.ListHoldsResponse, options, service=LEGAL_HOLD)
     if options.json:
-        print_json(reply)
+        print_message(reply)
     else:
         render_holds(reply.holds)
     return 0
@@ -121,18 +117,18 @@ def run_payload(options: argparse.Namespace) -> int:
     size = len(reply.payload)
     reply.payload = b""  # it is in the file
     if options.json:
-        print_json(reply)
+        print_message(reply)
     elif reply.problem:
         return fail(reply.problem, EX_NO)
     else:
-        out.print(f"written: {escape(str(options.out))}, {size:,} bytes", soft_wrap=True)
+        terminal.print(f"written: {escape(str(options.out))}, {size:,} bytes", soft_wrap=True)
     return EX_NO if reply.problem else 0
 
 
 def told(reply: custody_pb2.EraseResponse | custody_pb2.HoldResponse, options: argparse.Namespace) -> int:
     """Say what came of it where it was refused, or all of it to a machine; returns the exit code."""
     if options.json:
-        print_json(reply)
+        print_message(reply)
     elif not reply.accepted:
         return fail(reply.problem, EX_NO)
     return 0 if reply.accepted else EX_NO
@@ -149,7 +145,7 @@ def render_erasures(erasures: Iterable[custody_pb2.ErasureState]) -> None:
         asked_for = f"asked {clock(one.requested_unix_ns)}\n{escape(one.requested_by)}"
         agreed = f"\nagreed {clock(one.approved_unix_ns)}\n{escape(one.approved_by)}" if one.approved_by else ""
         shown.add_row(f"{one.id}\n{state}", whom, f"{asked_for}{agreed}\n{escape(one.reason)}")
-    out.print(shown if shown.row_count else "nothing was erased, and nothing waits")
+    terminal.print(shown if shown.row_count else "nothing was erased, and nothing waits")
 
 
 def render_holds(holds: Iterable[custody_pb2.HoldState]) -> None:
@@ -159,7 +155,7 @@ def render_holds(holds: Iterable[custody_pb2.HoldState]) -> None:
     for one in holds:
         whom = f"{escape(one.tenant)}\n{escape(one.subject or one.pseudonym) or '(all)'}"
         shown.add_row(one.id, whom, f"{clock(one.since_unix_ns)}\n{escape(one.administrator)}\n{escape(one.matter)}")
-    out.print(shown if shown.row_count else "nothing is held")
+    terminal.print(shown if shown.row_count else "nothing is held")
 
 
 VERBS = {

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gateway.cli.console import print_json
 from gateway.cli.init import Ports, init_directory
 from gateway.demo.page import write_page
 from gateway.demo.report import as_json, show
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
         options.report.parent.mkdir(parents=True, exist_ok=True)
         options.report.write_text(json.dumps(report, indent=2) + "\n")
     if options.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        print_json(report)
     else:
         show(played, evidence, report, console)
         console.print(f"\nA page with plots: [bold]{options.page}[/bold]")

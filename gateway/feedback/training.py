@@ -12,7 +12,6 @@ Exit codes: 0 a candidate was written; 1 the batch was thrown out, or there was 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,13 @@ from rich.console import Console
 from defenses.errors import DefenseError
 from defenses.evasion.evidence import fit_evidence, measure_evidence
 from defenses.poisoning.batch import clustered, spectral
+from gateway.cli.console import EX_NO, fail, print_json
 from gateway.cli.operator import OperatorFailed
-from gateway.config.document import FileRejected, unusable
-from gateway.feedback.verbs import asked
+from gateway.config.document import FileRejected
+from gateway.feedback.refit import fitted_again
+from gateway.feedback.verbs import SERVICE
 from gateway.registry.registry import RegistryRefused, open_registry
-from gateway.segmentation.verbs import fail
+from gateway.segmentation.verbs import asked
 from serving.errors import ServingError
 from serving.train.errors import TrainingError
 from serving.train.pack import open_signing_key, seal, write_bundle
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run_verb"]
 
-EX_NO = 1
 TRUSTED_ROWS = 10_000
 BATCH_ALPHA = 0.01  # of trusted rows stand out as much
 ITEMS_MIN = 20
@@ -60,10 +60,10 @@ def run_verb(_: str, options: argparse.Namespace) -> int:
         return train(options)
     except (OperatorFailed, RegistryRefused, FileRejected, ServingError, TrainingError, DefenseError) as problem:
         return fail(problem)
+    except OSError as problem:
+        return fail(problem)
     except ModuleNotFoundError as missing:
         return fail(f"this needs {missing.name}: pip install 'stockade[train]'")
-    except OSError as problem:
-        return fail(unusable(problem))
 
 
 def train(options: argparse.Namespace) -> int:
@@ -83,7 +83,7 @@ def train(options: argparse.Namespace) -> int:
     request = pb.TakeFeedbackBatchRequest(
         model=options.model, version=served, trusted_rows=len(material.trusted.labels)
     )
-    taken = asked("TakeBatch", request, pb.TakeFeedbackBatchResponse, options)
+    taken = asked("TakeBatch", request, pb.TakeFeedbackBatchResponse, options, service=SERVICE)
     try:
         return made_of(taken, material, before, options, target, key)
     except BaseException as problem:  # nobody else would ever close the batch
@@ -122,8 +122,7 @@ def made_of(  # noqa: PLR0917  one call site
     if reason:
         return thrown_out(taken.batch, reason, planned, options)
     learned = Learned(head, taken.batch, len(kept), settings, before, after)
-    with err.status("fitting its screen"):
-        bundle = written(material, learned, options, target, key)
+    bundle = written(material, learned, options, target, key)
     close(taken.batch, "learned", "passed what is asked here", planned, options, bundle)
     return told(bundle, learned, taken, len(planned), options)
 
@@ -154,7 +153,9 @@ def written(
     """Write the candidate, signed."""
     from serving.train.feedback_bundle import candidate  # noqa: PLC0415  as above
 
-    files, manifest = candidate(material, learned, str(options.version), ScreenFitter(fit_evidence, measure_evidence))
+    with err.status("fitting its screens"):
+        made = candidate(material, learned, str(options.version), ScreenFitter(fit_evidence, measure_evidence))
+    files, manifest = fitted_again(made, material.parts, key, options, err)
     return write_bundle(target, seal(files, manifest, key), key)
 
 
@@ -162,7 +163,7 @@ def thrown_out(batch: int, reason: str, planned: set[int], options: argparse.Nam
     """Say that nothing comes of a batch."""
     close(batch, "dropped", reason, planned, options, None)
     if options.json:
-        sys.stdout.write(json.dumps({"batch": batch, "outcome": "dropped", "reason": reason}, indent=2) + "\n")
+        print_json({"batch": batch, "outcome": "dropped", "reason": reason})
     else:
         err.print(f"batch {batch} is thrown out: {reason}", markup=False)
     return EX_NO
@@ -175,7 +176,7 @@ def close(  # noqa: PLR0917  two call sites
     request = pb.CloseFeedbackBatchRequest(batch=batch, outcome=outcome, reason=reason, quarantined=sorted(planned))
     if bundle is not None:
         request.version, request.digest = bundle.version, bundle.digest
-    asked("CloseBatch", request, pb.CloseFeedbackBatchResponse, options)
+    asked("CloseBatch", request, pb.CloseFeedbackBatchResponse, options, service=SERVICE)
 
 
 def told(
@@ -198,7 +199,7 @@ def told(
         "accuracy_after": learned.after.accuracy,
     }
     if options.json:
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        print_json(facts)
         return 0
     name = f"{bundle.name}/{bundle.version}"
     lines = (

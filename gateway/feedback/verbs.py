@@ -5,18 +5,16 @@ Exit codes: 0 done; 1 the answer is no; 2 it cannot be asked.
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.cli.operator import OperatorFailed, ask
-from gateway.config.document import unusable
-from gateway.segmentation.verbs import fail, print_json
+from gateway.cli.console import EX_NO, fail, print_json, terminal
+from gateway.cli.operator import OperatorFailed
+from gateway.segmentation.verbs import asked, print_message
 from serving.registry.approval import key_hex, make_key
 from stockade.v1 import feedback_pb2 as pb
 
@@ -24,38 +22,25 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-    from google.protobuf.message import Message
 
-__all__ = ["asked", "run_verb"]
+__all__ = ["run_verb"]
 
-EX_NO = 1
 SERVICE = "FeedbackReview"
 MICRO = 1_000_000
-
-M = TypeVar("M", bound="Message")
-out = Console(highlight=False)
 
 
 def run_verb(name: str, options: argparse.Namespace) -> int:
     """Run a verb; what is wrong is said in a sentence."""
     try:
         return VERBS[name](options)
-    except OperatorFailed as problem:
+    except (OperatorFailed, OSError) as problem:
         return fail(problem)
-    except OSError as problem:
-        return fail(unusable(problem))
-
-
-def asked(method: str, request: Message, reply: type[M], options: argparse.Namespace) -> M:
-    """Ask the gateway. Raises OperatorFailed."""
-    body = ask(method, request.SerializeToString(), options.file, options.identity, options.ca, SERVICE)
-    return reply.FromString(body)
 
 
 def run_key(options: argparse.Namespace) -> int:
     public = key_hex(make_key(options.out))
     if options.json:
-        sys.stdout.write(json.dumps({"file": str(options.out), "feedback_key": public}, indent=2) + "\n")
+        print_json({"file": str(options.out), "feedback_key": public})
     else:
         sys.stdout.write(f'feedback_keys: ["{public}"]\n')
     return 0
@@ -65,37 +50,37 @@ def run_list(options: argparse.Namespace) -> int:
     request = pb.ListFeedbackRequest(
         model=options.model, tenant=options.tenant, state=options.state, after=options.after, count_max=options.count
     )
-    reply = asked("ListItems", request, pb.ListFeedbackResponse, options)
+    reply = asked("ListItems", request, pb.ListFeedbackResponse, options, service=SERVICE)
     if options.json:
-        print_json(reply)
+        print_message(reply)
     else:
         render_items(reply.items)
     return 0
 
 
 def run_show(options: argparse.Namespace) -> int:
-    reply = asked("ListItems", pb.ListFeedbackRequest(id=options.id), pb.ListFeedbackResponse, options)
+    reply = asked("ListItems", pb.ListFeedbackRequest(id=options.id), pb.ListFeedbackResponse, options, service=SERVICE)
     if not reply.items:
         return fail(f"there is no label {options.id}; see `stockade feedback list`", EX_NO)
     if options.json:
-        print_json(reply.items[0])
+        print_message(reply.items[0])
         return 0
     table = Table.grid(padding=(0, 2))
     for field, value in reply.items[0].ListFields():
         shown = moment(value) if field.name.endswith("_unix_ns") else str(value)
         table.add_row(field.name.removesuffix("_unix_ns").replace("_", " "), escape(shown))
-    out.print(table)
+    terminal.print(table)
     return 0
 
 
 def run_decide(options: argparse.Namespace, decision: str) -> int:
     request = pb.DecideFeedbackRequest(ids=options.ids, decision=decision, reason=options.reason)
-    reply = asked("DecideItems", request, pb.DecideFeedbackResponse, options)
+    reply = asked("DecideItems", request, pb.DecideFeedbackResponse, options, service=SERVICE)
     if options.json:
-        print_json(reply)
+        print_message(reply)
     else:
         done = {"release": "released", "reject": "rejected"}[decision]
-        out.print(f"{done}: {reply.changed} of {len(set(options.ids))}")
+        terminal.print(f"{done}: {reply.changed} of {len(set(options.ids))}")
     return 0 if reply.changed == len(set(options.ids)) else EX_NO
 
 
@@ -110,11 +95,11 @@ def run_reject(options: argparse.Namespace) -> int:
 def run_status(options: argparse.Namespace) -> int:
     from serving.registry.measure import wilson  # noqa: PLC0415  it loads the runtime of models
 
-    reply = asked("FeedbackStatus", pb.FeedbackStatusRequest(), pb.FeedbackStatusResponse, options)
+    reply = asked("FeedbackStatus", pb.FeedbackStatusRequest(), pb.FeedbackStatusResponse, options, service=SERVICE)
     if options.json:
-        print_json(reply)
+        print_message(reply)
         return 0
-    out.print(f"labels may still come for {reply.answers} answered rows")
+    terminal.print(f"labels may still come for {reply.answers} answered rows")
     counts = Table("model", "state", "labels")
     for count in reply.counts:
         counts.add_row(escape(count.model), count.state, str(count.items))
@@ -136,7 +121,7 @@ def run_status(options: argparse.Namespace) -> int:
         batches.add_row(str(batch.id), of, str(batch.items), batch.state, escape(batch.candidate), escape(batch.reason))
     for table in (counts, agreements, evaluations, batches):
         if table.row_count:
-            out.print(table)
+            terminal.print(table)
     return 0
 
 
@@ -148,7 +133,7 @@ def render_items(items: Iterable[pb.HeldItem]) -> None:
         told = (each.reason, model, each.tenant, each.principal, each.label, each.answered)
         p_value = f"{each.p_micro / MICRO:.4f}"
         table.add_row(str(each.id), each.state, *map(escape, told), p_value, moment(each.received_unix_ns))
-    out.print(table)
+    terminal.print(table)
 
 
 def moment(time_ns: int) -> str:

@@ -7,14 +7,12 @@ are not done, and can be asked for again.
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 
+from gateway.cli.console import EX_NO, err, fail, print_json, terminal
 from gateway.cli.operator import OperatorFailed
 from gateway.host.place import place_of
 from gateway.incident.labels import reject_labels, suspect_labels
@@ -22,7 +20,7 @@ from gateway.incident.recover import Step, model_steps, policy_of_before, restor
 from gateway.incident.view import render_steps
 from gateway.policy.file import former_policies
 from gateway.registry.registry import open_registry, parse_version, rewrite, write_policy
-from gateway.segmentation.verbs import EX_NO, asked, err, fail
+from gateway.segmentation.verbs import asked
 from ops.incident_register import PRINCIPAL
 from stockade.v1 import admin_pb2
 
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
     from gateway.registry.registry import Registry
 
 __all__ = ["run_recover"]
-
-out = Console(highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +62,14 @@ def run_recover(story: Story, options: argparse.Namespace) -> int:
     registry = open_registry(options.file)
     plan = plan_of(story, registry, options)
     if not options.json:
-        render_steps(plan.steps(), out)
+        render_steps(plan.steps(), terminal)
         if plan.hint is not None:
             err.print(f"the policy was another one: {plan.hint.about}, {escape(plan.hint.why)}")
     code = apply(plan, registry, options) if options.apply else 0
     if options.json:
         hint = asdict(plan.hint) if plan.hint is not None else None
         found = {"steps": [asdict(step) for step in plan.steps()], "policy_before": hint}
-        sys.stdout.write(json.dumps({**found, "applied": options.apply and code == 0}, indent=2) + "\n")
+        print_json({**found, "applied": options.apply and code == 0})
     return code
 
 
@@ -166,8 +162,8 @@ def apply(plan: Plan, registry: Registry, options: argparse.Namespace) -> int:
         rewrite(registry, name, number, None, options.key)
     if (plan.policy is not None or plan.models) and not options.json:
         if options.key is None:
-            out.print(f"next: stockade policy sign {options.file}", soft_wrap=True)
-        out.print(f"next: stockade policy reload {options.file}", soft_wrap=True)
+            terminal.print(f"next: stockade policy sign {options.file}", soft_wrap=True)
+        terminal.print(f"next: stockade policy reload {options.file}", soft_wrap=True)
     return 0
 
 

@@ -5,8 +5,6 @@ Exit codes: 0 done; 1 the answer is no, or the log is not the one that is signed
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.cli.console import EX_NO, EX_UNUSABLE, fail, print_json, terminal
 from gateway.cli.operator import OperatorFailed
 from gateway.cli.verify import bar, find, read_key
 from gateway.config.config import load_config
-from gateway.config.document import FileRejected, unusable
+from gateway.config.document import FileRejected
 from gateway.incident.read import IncidentUnknown, Log, Story
 from gateway.incident.recovery import run_recover
 from gateway.incident.view import as_json, render_incidents, render_story
 from gateway.registry.registry import RegistryRefused
-from gateway.segmentation.verbs import EX_NO, EX_UNUSABLE, asked, fail, print_json
+from gateway.segmentation.verbs import asked, print_message
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.errors import AuditError, ProofError
 from ops.incident import FOR_EVER_NS, Scope
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run_verb"]
 
-out = Console(highlight=False)
-
 
 def run_verb(name: str, options: argparse.Namespace) -> int:
     """Run a verb; what is wrong is said in a sentence."""
@@ -48,10 +45,8 @@ def run_verb(name: str, options: argparse.Namespace) -> int:
         return fail(f"TAMPERED: {problem}", EX_NO)
     except (IncidentUnknown, RegistryRefused) as problem:
         return fail(problem, EX_NO)
-    except (OperatorFailed, AuditError, FileRejected, ServingError) as problem:
+    except (OperatorFailed, AuditError, FileRejected, ServingError, OSError) as problem:
         return fail(problem)
-    except OSError as problem:
-        return fail(unusable(problem))
 
 
 def run_open(options: argparse.Namespace) -> int:
@@ -70,10 +65,10 @@ def run_open(options: argparse.Namespace) -> int:
     )
     reply = asked("NoteIncident", request, admin_pb2.NoteIncidentResponse, options)
     if options.json:
-        print_json(reply)
+        print_message(reply)
     else:
         name = escape(reply.incident)
-        out.print(f"opened {name}; next: stockade incident timeline LOG --incident {name}", soft_wrap=True)
+        terminal.print(f"opened {name}; next: stockade incident timeline LOG --incident {name}", soft_wrap=True)
     return 0
 
 
@@ -82,9 +77,9 @@ def run_close(options: argparse.Namespace) -> int:
     log_of_host(options).incident(options.incident)  # a name that nobody opened is a slip of the pen
     reply = asked("NoteIncident", request, admin_pb2.NoteIncidentResponse, options)
     if options.json:
-        print_json(reply)
+        print_message(reply)
     else:
-        out.print(f"closed {escape(reply.incident)}")
+        terminal.print(f"closed {escape(reply.incident)}")
     return 0
 
 
@@ -92,9 +87,9 @@ def run_list(options: argparse.Namespace) -> int:
     with reading(options) as log:
         register = log.incidents()
     if options.json:
-        sys.stdout.write(json.dumps([asdict(one) for one in register.incidents.values()], indent=2) + "\n")
+        print_json([asdict(one) for one in register.incidents.values()])
     else:
-        render_incidents(register, out)
+        render_incidents(register, terminal)
     return 0
 
 
@@ -106,11 +101,11 @@ def run_timeline(options: argparse.Namespace) -> int:
     if options.out is not None:
         options.out.write_text(markdown(story.timeline, story.head, story.incident), encoding="utf-8")
     if options.json:
-        sys.stdout.write(json.dumps(as_json(story), indent=2) + "\n")
+        print_json(as_json(story))
     elif options.out is None:
-        render_story(story, out)
+        render_story(story, terminal)
     else:
-        out.print(f"written: {escape(str(options.out))}", soft_wrap=True)
+        terminal.print(f"written: {escape(str(options.out))}", soft_wrap=True)
     return 0
 
 

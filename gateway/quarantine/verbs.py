@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 
+from gateway.cli.console import EX_NO, err, fail, terminal
 from gateway.cli.operator import OperatorFailed
-from gateway.config.document import unusable
-from gateway.segmentation.verbs import EX_NO, asked, err, fail, print_json
+from gateway.segmentation.verbs import asked, print_message
 from gateway.segmentation.view import clock, table
 from stockade.v1 import admin_pb2
 
@@ -23,17 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["run_verb"]
 
-out = Console(highlight=False)
-
 
 def run_verb(name: str, options: argparse.Namespace) -> int:
     """Run a verb; what is wrong is said in a sentence."""
     try:
         return VERBS[name](options)
-    except OperatorFailed as problem:
+    except (OperatorFailed, OSError) as problem:
         return fail(problem)
-    except OSError as problem:
-        return fail(unusable(problem))
 
 
 def run_list(options: argparse.Namespace) -> int:
@@ -45,10 +40,10 @@ def run_list(options: argparse.Namespace) -> int:
     )
     reply = asked("ListQuarantine", request, admin_pb2.ListQuarantineResponse, options)
     if options.json:
-        print_json(reply)
+        print_message(reply)
         return 0
     render(reply.items)
-    out.print(f"{reply.waiting:,} wait; {reply.dropped:,} were given up unseen, because there were too many")
+    terminal.print(f"{reply.waiting:,} wait; {reply.dropped:,} were given up unseen, because there were too many")
     return 0
 
 
@@ -61,7 +56,7 @@ def render(items: Iterable[admin_pb2.Quarantined]) -> None:
         where = f"{clock(one.unix_ns)}\n{escape(one.tenant)}\n{escape(f'{one.model}/{one.version}')}{kept}"
         found = escape("\n".join([one.decision, *one.found]))
         shown.add_row(str(one.entry), where, found, escape("\n".join(told)))
-    out.print(shown if shown.row_count else "nothing")
+    terminal.print(shown if shown.row_count else "nothing")
 
 
 def run_show(options: argparse.Namespace) -> int:
@@ -73,14 +68,16 @@ def run_show(options: argparse.Namespace) -> int:
             file.write(reply.request)
     if options.json:
         reply.request = b""  # it is in the file, if somebody asked for it
-        print_json(reply)
+        print_message(reply)
     else:
         render([reply.item])
-        out.print(f"principal {reply.item.principal} of {escape(reply.item.tenant)}, request {reply.item.request_id}")
+        terminal.print(
+            f"principal {reply.item.principal} of {escape(reply.item.tenant)}, request {reply.item.request_id}"
+        )
     if options.payload is not None and reply.problem:
         return fail(reply.problem, EX_NO)
     if options.payload is not None and not options.json:
-        out.print(f"written: {escape(str(options.payload))}", soft_wrap=True)
+        terminal.print(f"written: {escape(str(options.payload))}", soft_wrap=True)
     return 0
 
 
@@ -91,9 +88,9 @@ def decide(decision: str, options: argparse.Namespace) -> int:
     )
     reply = asked("DecideQuarantined", request, admin_pb2.DecideQuarantinedResponse, options)
     if options.json:
-        print_json(reply)
+        print_message(reply)
     elif reply.accepted:
-        out.print(f"{decision}: {len(set(options.entries))}")
+        terminal.print(f"{decision}: {len(set(options.entries))}")
     else:
         err.print(f"[red]stockade:[/red] {escape(reply.problem)}; nothing was changed")
     return 0 if reply.accepted else EX_NO

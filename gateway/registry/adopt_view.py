@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.cli.console import print_json
 from gateway.config.document import unusable
 from gateway.config.engine import OipTls
 from gateway.config.values import is_loopback
@@ -39,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     except OSError as problem:
         return _fail(unusable(problem) if problem.filename else str(problem), EX_UNUSABLE)
     if options.json:
-        sys.stdout.write(json.dumps(as_json(adopted), indent=2) + "\n")
+        print_json(as_json(adopted))
     else:
         render(adopted, options, Console(highlight=False, soft_wrap=True))
     return EX_OK

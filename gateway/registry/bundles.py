@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from defenses.evasion.evidence import fit_evidence, measure_evidence
+from gateway.cli.console import print_json
 from gateway.cli.init import RELEASE_KEY
 from gateway.registry.interchange import InterchangeRefused, exported, read_model
 from gateway.registry.registry import RegistryRefused, parse_version
@@ -125,7 +125,7 @@ def run_export(options: argparse.Namespace) -> int:
         (options.out / name).parent.mkdir(parents=True, exist_ok=True)
         (options.out / name).write_bytes(data)
     if options.json:
-        sys.stdout.write(json.dumps({"digest": bundle.digest, "files": sorted(files)}, indent=2) + "\n")
+        print_json({"digest": bundle.digest, "files": sorted(files)})
     else:
         sys.stdout.write("".join(f"written   {options.out / name}\n" for name in sorted(files)))
     return 0
@@ -173,7 +173,7 @@ def told(written: list[tuple[Path, Bundle]], options: argparse.Namespace) -> Non
             {"directory": str(directory), "model": bundle.name, "version": bundle.version, "digest": bundle.digest}
             for directory, bundle in written
         ]
-        sys.stdout.write(json.dumps({"public_key": str(public), "signed": facts}, indent=2) + "\n")
+        print_json({"public_key": str(public), "signed": facts})
         return
     for directory, bundle in written:
         sys.stdout.write(f"signed    {directory}: {bundle.name}/{bundle.version}, digest {bundle.digest}\n")

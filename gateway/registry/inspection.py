@@ -6,8 +6,6 @@ the inspection refuses, and whoever imports the bundle acts on it.
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from defenses.poisoning.admission import Inspection, Outcome, inspect
+from gateway.cli.console import print_json
 from gateway.registry.bundles import trusted_keys
 from gateway.registry.registry import RegistryRefused
 from serving.bundle import load_bundle
@@ -47,7 +46,7 @@ def run_inspect(options: argparse.Namespace) -> int:
         found = inspected(bundle, dict(data.inputs), data.labels, seed=options.seed)
     if options.json:
         facts = {"model": bundle.name, "version": bundle.version, "digest": bundle.digest, "dataset": data.sha256}
-        sys.stdout.write(json.dumps({**facts, "seed": options.seed, **found.as_json()}, indent=2) + "\n")
+        print_json({**facts, "seed": options.seed, **found.as_json()})
     else:
         render(found, bundle, Console(highlight=False))
     return EX_REFUSED if found.outcome is Outcome.REFUSE else 0

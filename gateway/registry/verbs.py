@@ -6,18 +6,17 @@ Exit codes: 0 done; 1 done, and the answer is no (a gate that does not pass, a v
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from defenses.errors import DefenseError
-from gateway.config.document import FileRejected, unusable
+from gateway.cli.console import EX_NO, err, fail, print_json, terminal
+from gateway.config.document import FileRejected
 from gateway.policy.promotion import limits_of
 from gateway.registry.bundles import run_export, run_prototypes, run_sign, run_wrap, trusted_keys
 from gateway.registry.calibrate import run_calibrate
@@ -53,11 +52,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run_verb"]
 
-EX_NO, EX_UNUSABLE = 1, 2
 KEY_BYTES_MAX = 64 * 1024
 CANARY = {"steps": [0.01, 0.1, 0.5, 1], "step_every": "10m"}
-
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def run_verb(name: str, options: argparse.Namespace) -> int:
@@ -65,17 +61,9 @@ def run_verb(name: str, options: argparse.Namespace) -> int:
     try:
         return VERBS[name](options)
     except RegistryRefused as problem:
-        return fail(str(problem), EX_NO)
-    except (FileRejected, ServingError, RegistryError, TrainingError, DefenseError) as problem:
-        return fail(str(problem), EX_UNUSABLE)
-    except OSError as problem:
-        return fail(unusable(problem), EX_UNUSABLE)
-
-
-def fail(text: str, code: int) -> int:
-    """Say what is wrong, on standard error."""
-    err.print(f"[red]stockade:[/red] {escape(text)}")
-    return code
+        return fail(problem, EX_NO)
+    except (FileRejected, ServingError, RegistryError, TrainingError, DefenseError, OSError) as problem:
+        return fail(problem)
 
 
 def say(text: str) -> None:
@@ -88,17 +76,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def console() -> Console:
-    """Return where tables are printed."""
-    return Console(highlight=False)
-
-
 def run_list(options: argparse.Namespace) -> int:
     versions = list(open_registry(options.file).versions())
     if options.json:
-        say(json.dumps([version_json(each) for each in versions], indent=2))
+        print_json([version_json(each) for each in versions])
     else:
-        render_versions(versions, console())
+        render_versions(versions, terminal)
     return 0
 
 
@@ -127,7 +110,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.json:
         say(encode(evaluation).decode().rstrip())
     else:
-        render_evaluation(evaluation, evaluation.gates, console())
+        render_evaluation(evaluation, evaluation.gates, terminal)
         if file is not None:
             say(f"written   {file}")
     return 0 if all(gate.passed for gate in evaluation.gates) else EX_NO
@@ -211,7 +194,7 @@ def run_approve(options: argparse.Namespace) -> int:
     file = approve(registry, about, options.approver, key, override=options.override, time=now())
     if evaluation is not None:
         gates = judge(evaluation.metrics, evaluation.decided, evaluation.attacked, registry.rule(name).limits)
-        render_evaluation(evaluation, gates, console())
+        render_evaluation(evaluation, gates, terminal)
     say(f"{'approved' if options.override is None else 'overridden'}  {name}/{number} by {options.approver}: {file}")
     return 0
 
@@ -282,16 +265,16 @@ def run_diff(options: argparse.Namespace) -> int:
     ]
     found = differences(sides[0], sides[1], limits_of(promotion) if promotion is not None else None)
     if options.json:
-        say(json.dumps({name: [one, other] for name, one, other in found}, indent=2))
+        print_json({name: [one, other] for name, one, other in found})
     else:
-        render_differences(found, (f"version {options.one}", f"version {options.other}"), console())
+        render_differences(found, (f"version {options.one}", f"version {options.other}"), terminal)
     return 0
 
 
 def run_key(options: argparse.Namespace) -> int:
     public = key_hex(make_key(options.out))
     if options.json:
-        say(json.dumps({"name": options.name, "file": str(options.out), "key": public}, indent=2))
+        print_json({"name": options.name, "file": str(options.out), "key": public})
     else:
         say(f'{options.name}: {{key: "{public}"}}')
     return 0

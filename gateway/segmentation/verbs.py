@@ -5,15 +5,12 @@ Exit codes: 0 done; 1 the answer is no; 2 it cannot be asked.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.json_format import MessageToDict
-from rich.console import Console
-from rich.markup import escape
 
+from gateway.cli.console import EX_NO, err, fail, print_json, terminal
 from gateway.cli.operator import OperatorFailed, ask
 from gateway.segmentation.view import render_isolations, render_shown, render_tenants
 from stockade.v1 import admin_pb2
@@ -23,13 +20,9 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-__all__ = ["as_dict", "asked", "err", "fail", "print_json", "run_verb"]
-
-EX_NO, EX_UNUSABLE = 1, 2
+__all__ = ["as_dict", "asked", "print_message", "run_verb"]
 
 M = TypeVar("M", bound="Message")
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def run_verb(name: str, options: argparse.Namespace) -> int:
@@ -38,12 +31,6 @@ def run_verb(name: str, options: argparse.Namespace) -> int:
         return VERBS[name](options)
     except OperatorFailed as problem:
         return fail(problem)
-
-
-def fail(problem: object, code: int = EX_UNUSABLE) -> int:
-    """Say what is wrong, on standard error."""
-    err.print(f"[red]stockade:[/red] {escape(str(problem))}")
-    return code
 
 
 def asked(method: str, request: Message, reply: type[M], options: argparse.Namespace, *, service: str = "Admin") -> M:
@@ -60,17 +47,17 @@ def as_dict(message: Message) -> dict[str, Any]:
     return found
 
 
-def print_json(message: Message) -> None:
+def print_message(message: Message) -> None:
     """Print a message as JSON."""
-    sys.stdout.write(json.dumps(as_dict(message), indent=2) + "\n")
+    print_json(as_dict(message))
 
 
 def run_list(options: argparse.Namespace) -> int:
     reply = asked("ListTenants", admin_pb2.ListTenantsRequest(), admin_pb2.ListTenantsResponse, options)
     if options.json:
-        print_json(reply)
+        print_message(reply)
     else:
-        render_tenants(reply, out)
+        render_tenants(reply, terminal)
     return 0
 
 
@@ -78,9 +65,9 @@ def run_show(options: argparse.Namespace) -> int:
     request = admin_pb2.ShowTenantRequest(tenant=options.tenant, entries_max=options.entries)
     reply = asked("ShowTenant", request, admin_pb2.ShowTenantResponse, options)
     if options.json:
-        print_json(reply)
+        print_message(reply)
     else:
-        render_shown(reply, out)
+        render_shown(reply, terminal)
     return 0
 
 
@@ -96,9 +83,9 @@ def run_isolate(options: argparse.Namespace) -> int:
         return fail("say whom: --tenant NAME or --principal NAME")
     reply = asked("Isolate", request, admin_pb2.IsolateResponse, options)
     if options.json:
-        print_json(reply)
+        print_message(reply)
     elif reply.accepted:
-        render_isolations(reply.isolations, out)
+        render_isolations(reply.isolations, terminal)
     return told(reply, options)
 
 
@@ -115,9 +102,9 @@ def run_release(options: argparse.Namespace) -> int:
     request = admin_pb2.LiftIsolationRequest(ids=ids, reason=options.reason, incident=options.incident)
     reply = asked("LiftIsolation", request, admin_pb2.LiftIsolationResponse, options)
     if options.json:
-        print_json(reply)
+        print_message(reply)
     elif reply.accepted:
-        out.print(f"let in again: {len(ids)}")
+        terminal.print(f"let in again: {len(ids)}")
     return told(reply, options)
 
 
@@ -129,9 +116,9 @@ def run_forgive(options: argparse.Namespace) -> int:
         return fail("say whom: --tenant NAME or --principal NAME")
     reply = asked("ForgiveAccounts", request, admin_pb2.ForgiveAccountsResponse, options)
     if options.json:
-        print_json(reply)
+        print_message(reply)
     else:
-        out.print(f"forgiven: {reply.principals} principals")
+        terminal.print(f"forgiven: {reply.principals} principals")
     return 0
 
 

@@ -12,7 +12,7 @@ LONG = "spiffe://stockade.example/operations/administrators/" + "anna" * 8
 
 
 def test_ids_are_never_folded(monkeypatch, capsys):
-    monkeypatch.setattr(verbs, "out", Console(width=80, highlight=False))
+    monkeypatch.setattr(verbs, "terminal", Console(width=80, highlight=False))
     subject = {"tenant": "store" * 8, "subject": "[red]kiosk" * 8}
     erasure = custody_pb2.ErasureState(id=ID, state="requested", requested_by=LONG, reason="DSR " * 20, **subject)
     verbs.render_erasures([erasure])

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from gateway.cli.console import terminal
 from gateway.cli.main import main as cli
 from gateway.cli.operator import OperatorFailed
-from gateway.feedback import verbs
 from stockade.v1 import feedback_pb2 as pb
 
 ITEM = pb.HeldItem(
@@ -38,14 +38,14 @@ def gateway(monkeypatch):
             raise OperatorFailed("there is no gateway")
         return replies[method].SerializeToString()
 
-    monkeypatch.setattr(verbs, "ask", ask)
+    monkeypatch.setattr("gateway.segmentation.verbs.ask", ask)
     return asked, replies
 
 
 def test_a_list_names_everything_that_decides_and_marks_nothing_up(gateway, capsys, monkeypatch):
     asked, replies = gateway
     replies["ListItems"] = pb.ListFeedbackResponse(items=[ITEM])
-    monkeypatch.setattr(verbs.out, "width", 200)
+    monkeypatch.setattr(terminal, "width", 200)
     assert cli(["feedback", "list", "x.yaml", "--state", "quarantined", "--model", "kiosk", "--after", "7"]) == 0
     printed = capsys.readouterr().out
     for word in (

@@ -25,7 +25,7 @@ OPERATOR = "spiffe://stockade.local/operator"
 @pytest.fixture
 def console(monkeypatch):
     made = Console(file=io.StringIO(), width=WIDTH, highlight=False)
-    monkeypatch.setattr(gateway.quarantine.verbs, "out", made)
+    monkeypatch.setattr(gateway.quarantine.verbs, "terminal", made)
     return made
 
 
