@@ -129,7 +129,7 @@ class Tally:
         self._metrics.limits_decided(decided)
         if self._repeated:
             charged, self._repeated = self._repeated, {}
-            self._metrics.cost_charged(charged)
+            self._metrics.models.cost_charged(charged)
         self._write_batches()
 
     def _write_batches(self) -> None:
@@ -140,18 +140,18 @@ class Tally:
             by_rules.setdefault(batch.rules, []).append(batch)
         for rules, alike in by_rules.items():
             model = rules.served.bundle.name
-            self._metrics.batches_done(model, batches_of(rules, alike))
+            self._metrics.models.batches_done(model, batches_of(rules, alike))
             scores = np.concatenate([batch.scores for batch in alike])
-            self._metrics.answered(model, scores.tolist())
+            self._metrics.models.answered(model, scores.tolist())
             for batch in alike:
-                self._metrics.account_steps(model, batch.judgement.steps)
+                self._metrics.models.account_steps(model, batch.judgement.steps)
             for effect, count in kept_back_of(alike).items():
-                self._metrics.kept_back(model, effect, count)
+                self._metrics.models.kept_back(model, effect, count)
             self.drifts.observe(rules, [batch.judgement for batch in alike], scores)
             for name, (verdicts_of, p_values_of) in judged_by_screen(alike).items():
                 verdicts = Counter(np.concatenate(verdicts_of).tolist())
                 p_values = np.concatenate(p_values_of).tolist()
-                self._metrics.screen_done(model, name, {VERDICTS[each]: n for each, n in verdicts.items()}, p_values)
+                self._metrics.screens.judged(model, name, {VERDICTS[each]: n for each, n in verdicts.items()}, p_values)
 
 
 def judged_by_screen(alike: Sequence[BatchRun]) -> dict[str, tuple[list[Any], list[Any]]]:

@@ -68,11 +68,11 @@ def refresh(app: App, ring_full: int, shared_limits: SharedLimitsMetrics | None)
         shared_limits.happened(up=seen.up, decisions=seen.decisions, failures=seen.failures, trips_us=seen.trips_us)
     for (name, version), served in gw.served.items():
         if isinstance(served.engine, ExpertsEngine) and (entropy := served.engine.routing) is not None:
-            app.metrics.routing(name, version, entropy)
+            app.metrics.models.routing(name, version, entropy)
     engines: Counter[tuple[str, str]] = Counter()
     for (name, _), served in gw.served.items():
         if isinstance(served.engine, FallbackEngine):
-            app.metrics.fallback_batches(name, served.engine.taken())
+            app.metrics.models.fallback_batches(name, served.engine.taken())
             engines.update((name, READY if ready else NOT_READY) for ready in served.engine.each_ready())
         elif served.unloaded:
             engines[name, UNLOADED] += 1
@@ -80,7 +80,7 @@ def refresh(app: App, ring_full: int, shared_limits: SharedLimitsMetrics | None)
             engines[name, READY if served.engine.ready() else NOT_READY] += 1
     for name in {name for name, _ in gw.served}:
         for state in (READY, NOT_READY, UNLOADED):
-            app.metrics.replicas(name, state, engines[name, state])
+            app.metrics.models.replicas(name, state, engines[name, state])
 
 
 def count_cached(app: App, metrics: CacheMetrics) -> None:

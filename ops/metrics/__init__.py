@@ -5,11 +5,13 @@
 """
 
 from ops.metrics.evaluation import LabelFigures
-from ops.metrics.gateway import BatchesDone, Metrics, RequestDone, ScreenFacts
+from ops.metrics.gateway import Metrics, RequestDone
+from ops.metrics.models import BatchesDone
 from ops.metrics.page import MetricsPage, serve_metrics
 from ops.metrics.recorder import RecorderMetrics
 from ops.metrics.release import TIMES, Compared, ReleaseMetrics, VersionCounts, read_versions
 from ops.metrics.scrape import expose, prepare_directory
+from ops.metrics.screens import ScreenFacts
 from ops.metrics.store import MetricsInUse, forget_process
 
 __all__ = [

@@ -4,7 +4,6 @@ Hot methods take a whole batch: one lock round, one write a series that changed.
 the record holds them, and come out as seconds.
 """
 
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,20 +13,19 @@ from ops.metrics.cluster import ClusterMetrics
 from ops.metrics.erasures import ErasureMetrics
 from ops.metrics.evaluation import EvaluationMetrics
 from ops.metrics.feedback import FeedbackMetrics
+from ops.metrics.models import ModelMetrics
 from ops.metrics.release import ReleaseMetrics
 from ops.metrics.replication import ReplicationMetrics
+from ops.metrics.screens import ScreenFacts, ScreenMetrics
 from ops.metrics.shared_limits import SharedLimitsMetrics
 from ops.metrics.store import OTHER, Cell, Family, Histogram, HistogramCells, Store, counter, gauge
 from ops.metrics.witnesses import WitnessMetrics
 
-__all__ = ["BatchesDone", "Metrics", "RequestDone", "ScreenFacts"]
+__all__ = ["Metrics", "RequestDone"]
 
 MICRO = 1e-6
 STAGES = ("auth", "admit", "decode", "limits", "screen", "queue", "infer", "harden", "audit", "total")
 OUTCOMES = ("served", "refused", "failed", "outcome-unknown")
-VERDICTS = ("pass", "flag", "refuse")
-EFFECTS = ("abstained", "moved")
-STEPS = ("flag", "harden", "neighbour", "proof_of_work", "top1", "cool_down", "refuse")
 CODES = (
     "OK",
     "CANCELLED",
@@ -49,10 +47,6 @@ CODES = (
 )
 """gRPC status codes by number."""
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
-P_VALUES = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
-OBSERVED_ROWS = 10_000
-SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
 class RequestDone(NamedTuple):
@@ -69,55 +63,10 @@ class RequestDone(NamedTuple):
     """(stage, microseconds); a stage that was not reached is left out."""
 
 
-class ScreenFacts(NamedTuple):
-    """What is known of a screen in force. A rate that was not measured has no series."""
-
-    threshold: float
-    """P-value at or below which a row is flagged."""
-    technique: str
-    """The MITRE ATLAS technique that it looks for."""
-    mode: str
-    fpr: float | None = None
-    """False-positive rate measured on held-out rows, and the bounds of its confidence interval."""
-    fpr_low: float | None = None
-    fpr_high: float | None = None
-
-
-class BatchesDone(NamedTuple):
-    """Batches of one model: the rows of each; cost units and microseconds by tenant class; the queue behind them."""
-
-    rows: Sequence[int]
-    cost: Mapping[str, int]
-    compute_us: Mapping[str, float]
-    waiting_rows: int
-
-
 class _Rpc(NamedTuple):
     started: Cell
     handled: tuple[Cell, ...]
     handling: HistogramCells
-
-
-class ObservedShare:
-    """The share of rows that were flagged or refused in a sliding window: the batches that hold the last rows."""
-
-    __slots__ = ("_batches", "_flagged", "_rows")
-
-    def __init__(self) -> None:
-        self._batches: deque[tuple[int, int]] = deque()
-        self._rows = 0
-        self._flagged = 0
-
-    def add(self, rows: int, flagged: int) -> float:
-        """Count a batch and forget what is too old. Returns the share."""
-        self._batches.append((rows, flagged))
-        self._rows += rows
-        self._flagged += flagged
-        while self._rows - self._batches[0][0] >= OBSERVED_ROWS:
-            old_rows, old_flagged = self._batches.popleft()
-            self._rows -= old_rows
-            self._flagged -= old_flagged
-        return self._flagged / max(self._rows, 1)
 
 
 class Metrics:
@@ -139,11 +88,12 @@ class Metrics:
         with self._lock:
             self._allow(methods, reasons)
             self._define_requests()
-            self._define_models()
             self._define_facts()
             self._rpc = {method: self._bind_rpc(method, kind) for method, kind in methods.items()}
             self._rpc_unknown = self._bind_rpc(f"/{OTHER}/{OTHER}", OTHER)
         self._policy = ""
+        self.models = ModelMetrics(self._store)
+        self.screens = ScreenMetrics(self._store)
         self.release = ReleaseMetrics(self._store)
         self.feedback = FeedbackMetrics(self._store)
 
@@ -151,15 +101,9 @@ class Metrics:
         allow = self._store.vocabulary.allow
         allow("stage", STAGES)
         allow("outcome", OUTCOMES)
-        allow("verdict", VERDICTS)
-        allow("effect", EFFECTS)
-        allow("step", STEPS)
         allow("reason", ("OK", "CANCELLED", *reasons))
         allow("decision", ("admit", "refuse"))
         allow("method", ("api_key", "jwt", "mtls", "none"))
-        allow("state", ("ready", "not_ready", "unloaded"))
-        allow("bound", ("low", "high"))
-        allow("mode", ("enforce", "shadow"))
         allow("grpc_code", CODES)
         allow("grpc_type", methods.values())
         allow("grpc_service", (method.split("/")[1] for method in methods))
@@ -192,53 +136,6 @@ class Metrics:
         text = "Calls that ended unanswered and left no record, because none could be written. Must stay 0."
         self._dropped = counter(store, "stockade_audit_dropped_total", text).bind()
 
-    def _define_models(self) -> None:
-        store, screen = self._store, ("model", "screen")
-        self._queue = gauge(store, "stockade_queue_depth", "Rows waiting for a model.", ("model",))
-        self._batch_rows = Histogram(
-            Family(store, "histogram", "stockade_batch_rows", "Rows in a batch.", ("model",)), ROWS
-        )
-        self._rows = counter(store, "stockade_rows_total", "Rows that a model ran.", ("model",))
-        text = "Cost charged to tenants, by class."
-        self._cost = counter(store, "stockade_cost_units_total", text, ("model", "tenant_class"))
-        text = "Time that batches kept a thread busy, by class."
-        self._compute = counter(store, "stockade_compute_seconds_total", text, ("model", "tenant_class"))
-        text = "Verdicts of the screens."
-        self._verdicts = counter(store, "stockade_screen_verdicts_total", text, (*screen, "verdict"))
-        self._p_values = Histogram(
-            Family(store, "histogram", "stockade_screen_pvalue", "Conformal p-values of rows.", screen), P_VALUES
-        )
-        text = "P-value at or below which a row is flagged."
-        self._threshold = gauge(store, "stockade_screen_threshold", text, screen, merge="livemin")
-        text = "False-positive rate measured when the screen was calibrated."
-        self._fpr = gauge(store, "stockade_screen_fpr_calibrated", text, screen, merge="livemax")
-        text = "Bounds of the 95 % interval of the calibrated false-positive rate."
-        self._fpr_bound = gauge(
-            store, "stockade_screen_fpr_calibrated_bound", text, (*screen, "bound"), merge="livemax"
-        )
-        text = "Screens in force: their mode, and the MITRE ATLAS technique that each looks for."
-        self._screens = gauge(store, "stockade_screen_info", text, (*screen, "technique", "mode"), merge="livemax")
-        self._screen_info: dict[tuple[str, str], Cell] = {}
-        text = (
-            f"Share of the last {OBSERVED_ROWS} rows that were flagged or refused, in the worker where it is highest."
-        )
-        self._fpr_observed = gauge(store, "stockade_screen_fpr_observed", text, screen, merge="livemax")
-        self._observed: dict[Cell, ObservedShare] = {}
-        self._scores = Histogram(
-            Family(store, "histogram", "stockade_model_score", "Probability of the top class.", ("model",)), SCORES
-        )
-        text = "Requests of accounts that stand on a step of the watch, in shadow too."
-        self._account_actions = counter(store, "stockade_account_actions_total", text, ("model", "step"))
-        text = (
-            "Rows of which the output policy kept something back: no answer, or another class than the model's first."
-        )
-        self._kept_back = counter(store, "stockade_output_kept_back_total", text, ("model", "effect"))
-        self._replicas = gauge(store, "stockade_replicas", "Engines of a model by state.", ("model", "state"))
-        text = "How evenly rows chose a mixture's experts, 0 to 1, in the worker where it is least even."
-        self._routing = gauge(store, "stockade_expert_entropy", text, ("model", "version"), merge="livemin")
-        text = "Batches that the worker's own engine answered because the cluster could not."
-        self._fallback = counter(store, "stockade_fallback_batches_total", text, ("model",))
-
     def _define_facts(self) -> None:
         store = self._store
         self._policies = gauge(store, "stockade_policy_info", "Workers that use this policy.", ("digest",))
@@ -257,28 +154,10 @@ class Metrics:
             allow = self._store.vocabulary.allow
             allow("model", (model,))
             allow("version", (version,))
-            allow("screen", screens)
             for stage in STAGES:
                 self._duration.bind(model, stage)
             self._requests.bind(model, version, "served", "OK")
-            for screen, facts in screens.items():
-                self._describe(model, screen, facts)
-                for verdict in VERDICTS:
-                    self._verdicts.bind(model, screen, verdict)
-
-    def _describe(self, model: str, screen: str, facts: ScreenFacts) -> None:
-        """Say what is known of a screen, and no longer what was known before. Lock held."""
-        self._store.vocabulary.allow("technique", (facts.technique,))
-        self._threshold.bind(model, screen).set(facts.threshold)
-        if facts.fpr is not None:
-            self._fpr.bind(model, screen).set(facts.fpr)
-        for bound, rate in (("low", facts.fpr_low), ("high", facts.fpr_high)):
-            if rate is not None:
-                self._fpr_bound.bind(model, screen, bound).set(rate)
-        if (before := self._screen_info.get((model, screen))) is not None:
-            before.set(0)
-        cell = self._screen_info[model, screen] = self._screens.bind(model, screen, facts.technique, facts.mode)
-        cell.set(1)
+        self.screens.serve(model, screens)
 
     def serve_classes(self, classes: Iterable[str]) -> None:
         """Let priority classes have series of their own: the only form in which tenants appear."""
@@ -322,50 +201,6 @@ class Metrics:
             for method, values in handling.items():
                 self._rpc.get(method, self._rpc_unknown).handling.observe(values)
 
-    def batches_done(self, model: str, done: BatchesDone) -> None:
-        """Batches of a model have run."""
-        with self._lock:
-            self._rows.bind(model).add(sum(done.rows))
-            self._batch_rows.bind(model).observe(done.rows)
-            self._queue.bind(model).set(done.waiting_rows)
-            for name, units in done.cost.items():
-                self._cost.bind(model, name).add(units)
-            for name, spent_us in done.compute_us.items():
-                self._compute.bind(model, name).add(spent_us * MICRO)
-
-    def cost_charged(self, units: Mapping[tuple[str, str], int]) -> None:
-        """Tenants were charged for answers that no batch ran. `units`: (model, priority class) -> cost units."""
-        with self._lock:
-            for charged, count in units.items():
-                self._cost.bind(*charged).add(count)
-
-    def screen_done(self, model: str, screen: str, verdicts: Mapping[str, int], p_values: Sequence[float]) -> None:
-        """A screen has judged rows. `verdicts`: "pass", "flag" or "refuse" -> rows."""
-        with self._lock:
-            for verdict, rows in verdicts.items():
-                self._verdicts.bind(model, screen, verdict).add(rows)
-            self._p_values.bind(model, screen).observe(p_values)
-            cell = self._fpr_observed.bind(model, screen)
-            if (observed := self._observed.get(cell)) is None:
-                observed = self._observed[cell] = ObservedShare()
-            cell.set(observed.add(len(p_values), len(p_values) - verdicts.get("pass", 0)))
-
-    def answered(self, model: str, scores: Sequence[float]) -> None:
-        """The probability of the top class of each row that was answered."""
-        with self._lock:
-            self._scores.bind(model).observe(scores)
-
-    def account_steps(self, model: str, steps: Mapping[str, int]) -> None:
-        """So many requests came from accounts that stand on a step of the watch, by the step's name."""
-        with self._lock:
-            for step, requests in steps.items():
-                self._account_actions.bind(model, step).add(requests)
-
-    def kept_back(self, model: str, effect: str, rows: int) -> None:
-        """The output policy has kept back something of rows. `effect`: "abstained" or "moved"."""
-        with self._lock:
-            self._kept_back.bind(model, effect).add(rows)
-
     def auth_failed(self, method: str, reason: str) -> None:
         """A credential was refused. `method`: "api_key", "jwt", "mtls", or "none" when there was no credential."""
         with self._lock:
@@ -401,21 +236,6 @@ class Metrics:
         """Spans were dropped: too many at once, or the collector did not take them."""
         with self._lock:
             self._spans.add(spans)
-
-    def replicas(self, model: str, state: str, count: int) -> None:
-        """How many engines of a model are in `state` ("ready", "not_ready" or "unloaded")."""
-        with self._lock:
-            self._replicas.bind(model, state).set(count)
-
-    def routing(self, model: str, version: str, entropy: float) -> None:
-        """How evenly the last rows chose the experts of a mixture, 0 to 1."""
-        with self._lock:
-            self._routing.bind(model, version).set(entropy)
-
-    def fallback_batches(self, model: str, batches: int) -> None:
-        """Batches of a model were answered by the engine behind the one that is meant to."""
-        with self._lock:
-            self._fallback.bind(model).add(batches)
 
     def policy(self, digest: str) -> None:
         """This worker now uses the policy of that digest, and no other."""

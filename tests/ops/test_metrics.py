@@ -72,13 +72,13 @@ def test_every_name_of_the_interface_is_on_the_page(tmp_path, metrics):
     recorder.durable({"served": 1}, 1, 1.0)
     metrics.rpcs_started({INFER: 2})
     metrics.request_done(DONE)
-    metrics.batches_done("kiosk", BatchesDone([1], {"interactive": 1}, {"interactive": 1.0}, 0))
-    metrics.screen_done("kiosk", "evidence", {"pass": 1}, [0.5])
-    metrics.answered("kiosk", [0.9])
+    metrics.models.batches_done("kiosk", BatchesDone([1], {"interactive": 1}, {"interactive": 1.0}, 0))
+    metrics.screens.judged("kiosk", "evidence", {"pass": 1}, [0.5])
+    metrics.models.answered("kiosk", [0.9])
     metrics.auth_failed("api_key", "CREDENTIAL_INVALID")
     metrics.limits_decided({("standard", "admit"): 3})
-    metrics.replicas("kiosk", "ready", 1)
-    metrics.fallback_batches("kiosk", 1)
+    metrics.models.replicas("kiosk", "ready", 1)
+    metrics.models.fallback_batches("kiosk", 1)
     metrics.policy("a" * 64)
     metrics.build("0.1.0")
     metrics.certificate("server", 1.0)
@@ -129,7 +129,7 @@ def test_promtool_finds_nothing_wrong_with_the_page(tmp_path, metrics):
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
     metrics.request_done(DONE)
     metrics.policy("a" * 64)
-    metrics.screen_done("kiosk", "evidence", {"pass": 1}, [0.5])
+    metrics.screens.judged("kiosk", "evidence", {"pass": 1}, [0.5])
     result = subprocess.run([promtool, "check", "metrics"], input=expose(tmp_path), capture_output=True, check=False)
     assert (result.returncode, result.stdout + result.stderr) == (0, b"")
 
@@ -205,7 +205,7 @@ h.labels("kiosk").observe(5)
 """
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
-    metrics.batches_done("kiosk", BatchesDone([7], {"interactive": 7}, {"interactive": 1.0}, 0))
+    metrics.models.batches_done("kiosk", BatchesDone([7], {"interactive": 7}, {"interactive": 1.0}, 0))
     assert value(tmp_path, "stockade_rows_total", model="kiosk") == 12
     assert value(tmp_path, "stockade_batch_rows_bucket", model="kiosk", le="8.0") == 2
     assert value(tmp_path, "stockade_batch_rows_sum", model="kiosk") == 12
@@ -279,9 +279,9 @@ def test_no_client_can_make_up_a_series(tmp_path, metrics):
         made_up = f"made-up-{index}"
         metrics.rpcs_started({f"/{made_up}/x": 1})
         metrics.request_done(DONE._replace(model=made_up, version=made_up, outcome=made_up, reason=made_up))
-        metrics.batches_done(made_up, BatchesDone([1], {made_up: 1}, {made_up: 1.0}, 0))
-        metrics.screen_done(made_up, made_up, {made_up: 1}, [0.5])
-        assert len(metrics._observed) == 1
+        metrics.models.batches_done(made_up, BatchesDone([1], {made_up: 1}, {made_up: 1.0}, 0))
+        metrics.screens.judged(made_up, made_up, {made_up: 1}, [0.5])
+        assert len(metrics.screens._observed) == 1
         metrics.auth_failed(made_up, made_up)
         metrics.limits_decided({(made_up, made_up): 1})
     assert b"made-up" not in expose(tmp_path)
@@ -304,7 +304,7 @@ def test_a_label_has_at_most_so_many_values(tmp_path):
 
 
 def test_a_batch_shares_its_time_and_cost_among_classes(tmp_path, metrics):
-    metrics.batches_done(
+    metrics.models.batches_done(
         "kiosk", BatchesDone([4], {"interactive": 6, "standard": 2}, {"interactive": 3000.0, "standard": 1000.0}, 9)
     )
     for name, interactive, standard in (
@@ -322,7 +322,9 @@ def test_screens(tmp_path, metrics):
     assert value(tmp_path, "stockade_screen_threshold", model="kiosk", screen="evidence") == 0.01
     assert value(tmp_path, "stockade_screen_fpr_calibrated", model="kiosk", screen="evidence") == 0.0094
     assert value(tmp_path, "stockade_screen_fpr_observed", model="kiosk", screen="evidence") is None
-    metrics.screen_done("kiosk", "evidence", {"pass": 96, "flag": 3, "refuse": 1}, [0.5] * 96 + [0.01] * 3 + [0.0005])
+    metrics.screens.judged(
+        "kiosk", "evidence", {"pass": 96, "flag": 3, "refuse": 1}, [0.5] * 96 + [0.01] * 3 + [0.0005]
+    )
     assert value(tmp_path, "stockade_screen_fpr_observed", model="kiosk", screen="evidence") == 0.04
     assert value(tmp_path, "stockade_screen_pvalue_bucket", model="kiosk", screen="evidence", le="0.01") == 4
     assert value(tmp_path, "stockade_screen_pvalue_bucket", model="kiosk", screen="evidence", le="0.0005") == 1
@@ -334,7 +336,7 @@ def observed(directory):
 
 def test_the_observed_share_is_that_of_the_last_rows(tmp_path, metrics):
     def judged(flagged, rows):
-        metrics.screen_done("kiosk", "evidence", {"pass": rows - flagged, "flag": flagged}, [0.5] * rows)
+        metrics.screens.judged("kiosk", "evidence", {"pass": rows - flagged, "flag": flagged}, [0.5] * rows)
 
     judged(500, 1000)
     assert observed(tmp_path) == 0.5
@@ -350,8 +352,8 @@ def test_the_observed_share_is_that_of_the_last_rows(tmp_path, metrics):
 
 def test_the_observed_share_of_a_host_is_that_of_its_worst_worker(tmp_path, metrics):
     other = metrics_in(tmp_path, "worker-1")
-    metrics.screen_done("kiosk", "evidence", {"pass": 3, "refuse": 1}, [0.5] * 4)
-    other.screen_done("kiosk", "evidence", {"pass": 4}, [0.5] * 4)
+    metrics.screens.judged("kiosk", "evidence", {"pass": 3, "refuse": 1}, [0.5] * 4)
+    other.screens.judged("kiosk", "evidence", {"pass": 4}, [0.5] * 4)
     assert observed(tmp_path) == 0.25
     other.close()
 
