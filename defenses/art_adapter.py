@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -71,14 +71,44 @@ def auto_attack(
 
     Returns by stage, in the order they ran, which rows (n,) were right however they had been changed up to then.
     """
-    from art.attacks import evasion  # noqa: PLC0415 - see the module's docstring
-    from art.estimators.classification import PyTorchClassifier  # noqa: PLC0415
+    from art.estimators.classification import PyTorchClassifier  # noqa: PLC0415 - see the module's docstring
 
     np.random.seed(seed)  # noqa: NPY002 - as above
     cross_entropy, ratio = (
         PyTorchClassifier(logits, loss, images.shape[1:], nb_classes=classes, clip_values=(0.0, 1.0), device_type="cpu")
         for loss in losses
     )
+
+    def within(found: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        low, high = np.maximum(images[rows] - radius, 0.0), np.minimum(images[rows] + radius, 1.0)
+        return np.asarray(np.clip(found, low, high), np.float32)
+
+    def answers(found: NDArray[np.float32]) -> NDArray[np.intp]:
+        return np.asarray(np.asarray(cross_entropy.predict(found)).argmax(axis=1), np.intp)
+
+    everything = np.arange(len(images))
+    scores = np.asarray(cross_entropy.predict(images))
+    scores[everything, labels] = np.inf
+    nearest = np.argsort(-scores, axis=1)  # the true class, then the others as the model ranks them
+    alive: NDArray[np.bool_] = answers(images) == labels
+    found = {"clean": alive.copy()}
+    for name, attack, ranks in _stages(cross_entropy, ratio, budget, radius=radius, classes=classes):
+        for rank in ranks:  # 0: away from the true class; otherwise: towards the one of that rank
+            rows = np.flatnonzero(alive)
+            if len(rows):
+                tried = within(attack.generate(images[rows], y=nearest[rows, rank]), rows)
+                alive[rows] = answers(tried) == labels[rows]
+                if moved is not None:
+                    moved[rows[~alive[rows]]] = tried[~alive[rows]]
+        found[name] = alive.copy()
+    return found
+
+
+def _stages(
+    cross_entropy: Any, ratio: Any, budget: AutoAttackBudget, *, radius: float, classes: int
+) -> list[tuple[str, Any, Sequence[int]]]:
+    """Return AutoAttack's attacks in their order: each with its name, and the ranks of the classes it goes to."""
+    from art.attacks import evasion  # noqa: PLC0415 - see the module's docstring
 
     def ascent(estimator: Any, *, targeted: bool = False) -> Any:
         return evasion.AutoProjectedGradientDescent(
@@ -94,40 +124,17 @@ def auto_attack(
             verbose=False,
         )
 
-    def within(found: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        low, high = np.maximum(images[rows] - radius, 0.0), np.minimum(images[rows] + radius, 1.0)
-        return np.asarray(np.clip(found, low, high), np.float32)
-
-    def answers(found: NDArray[np.float32]) -> NDArray[np.intp]:
-        return np.asarray(np.asarray(cross_entropy.predict(found)).argmax(axis=1), np.intp)
-
-    everything = np.arange(len(images))
-    scores = np.asarray(cross_entropy.predict(images))
-    scores[everything, labels] = np.inf
-    nearest = np.argsort(-scores, axis=1)  # the true class, then the others as the model ranks them
     random = evasion.SquareAttack(
         cross_entropy, norm=np.inf, eps=radius, max_iter=budget.queries, nb_restarts=1, verbose=False
     )
     fool = evasion.DeepFool(cross_entropy, max_iter=budget.gradient_steps, nb_grads=classes, verbose=False)
-    stages: list[tuple[str, Any, list[int]]] = [
+    return [
         ("apgd_ce", ascent(cross_entropy), [0]),
         ("apgd_dlr", ascent(ratio), [0]),
-        ("apgd_t", ascent(ratio, targeted=True), list(range(1, min(budget.targets, classes - 1) + 1))),
+        ("apgd_t", ascent(ratio, targeted=True), range(1, min(budget.targets, classes - 1) + 1)),
         ("deepfool", fool, [0]),
         ("square", random, [0]),
     ]
-    alive: NDArray[np.bool_] = answers(images) == labels
-    found = {"clean": alive.copy()}
-    for name, attack, ranks in stages:
-        for rank in ranks:  # 0: away from the true class; otherwise: towards the one of that rank
-            rows = np.flatnonzero(alive)
-            if len(rows):
-                tried = within(attack.generate(images[rows], y=nearest[rows, rank]), rows)
-                alive[rows] = answers(tried) == labels[rows]
-                if moved is not None:
-                    moved[rows[~alive[rows]]] = tried[~alive[rows]]
-        found[name] = alive.copy()
-    return found
 
 
 def query_attack(

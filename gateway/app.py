@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from gateway.models.model_set import Key, Listed, ModelSet
     from gateway.policy.compile_release import Standing
     from gateway.policy.policy import Policy
+    from gateway.record import Site
     from gateway.rpc.service import Stream, Unary
     from gateway.segmentation.isolation import Isolations
     from gateway.state import Active, Served
@@ -162,6 +163,20 @@ class App:
                 self.retiring.add(task)
                 task.add_done_callback(self.retiring.discard)
 
+    def begin(self, active: Active, policy: Policy, reached: Mapping[str, Standing]) -> None:
+        """Let the engines work, and put the first policy in force, with canaries where they had got to."""
+        for served in self.gw.served.values():
+            self.accounts.load(served)
+            if not served.unloaded:
+                start_batching(served, self.config.engine, self.gw)
+        if self.gw.served:
+            self.metrics.build(self.gw.site.build)
+        for name, expires_s in certificates_expire(self.config.tls).items() if self.config.tls else ():
+            self.metrics.certificate(name, expires_s)
+        self.standings = reached
+        self.put_in_force(active, policy)
+        self.ticker = asyncio.create_task(tick(self))
+
     def put_in_force(self, active: Active, policy: Policy) -> None:
         """Let every request that begins from now on see this policy."""
         self.in_force = active, policy
@@ -239,12 +254,11 @@ async def open_app(
     kinds = {path: method.kind for path, method in methods.items()}
     metrics = Metrics(place.metrics, process, methods=kinds, reasons=REASONS)
     site = site_of(version("stockade"), config.digest, f"{socket.gethostname()}/{process}")
-    context = f'{{{site.head_json},"gateway":{site.gateway_json}}}'.encode()
     sink = await open_sink(config, place, log)
     keys = KeyStore(config.audit.key_database, config.audit.master_key.read_bytes(), origin=config.audit.origin)
     served = {
-        (bundle.name, bundle.version): serve(bundle, config, log, unloaded=(bundle.name, bundle.version) in unloaded)
-        for bundle in bundles
+        (each.name, each.version): serve(each, config, log, unloaded=(each.name, each.version) in unloaded)
+        for each in bundles
     }
     pepper = config.policy.pepper.read_bytes()
     issuers = Issuers(config.policy.file.parent)
@@ -257,8 +271,6 @@ async def open_app(
     memory = MemoryLimiter()
     limits_file = remembered_limits(place, process, memory)
     accounts = AccountsFiles(place.memory.parent, process, log, time.time_ns)
-    for one in served.values():
-        accounts.load(one)
     shared = await open_shared(config, pepper, memory, log) if served and shares_limits(config) else None
     gw = Gateway(
         site=site,
@@ -271,7 +283,7 @@ async def open_app(
         ),
         metadata_bytes_max=config.transport.metadata_bytes_max,
         sink=sink,
-        ring=InflightRing.open(place.rings / f"{process}.ring", RING_SLOTS, context, mode=place.modes.ring),
+        ring=open_ring(place, process, site),
         tally=tally,
         comparer=comparer_of(metrics, tally),
         log=log,
@@ -286,23 +298,12 @@ async def open_app(
         shared=shared,
         host=host,
         cache=open_cache(config.cache) if served else None,
-        answers=Answers(place.memory.with_name(FEEDBACK_FILE), log, time.time_ns)
-        if served and not config.unsafe_unprotected
-        else None,
+        answers=answers_of(config, place, log) if served else None,
         isolations=isolations,
         elsewhere=Elsewhere(config.audit.acknowledge_timeout_ms * 1_000_000),
     )
-    for one in served.values():
-        if not one.unloaded:
-            start_batching(one, config.engine, gw)
-    if served:
-        metrics.build(site.build)
-    for name, expires_s in certificates_expire(config.tls).items() if config.tls else ():
-        metrics.certificate(name, expires_s)
     app = App(config, gw, issuers, keys, metrics, sink, pepper, limits_file, accounts, traces)
-    app.standings = standings(read_reached(place.memory.with_name(RELEASES)))
-    app.put_in_force(active, policy)
-    app.ticker = asyncio.create_task(tick(app))
+    app.begin(active, policy, standings(read_reached(place.memory.with_name(RELEASES))))
     return app
 
 
@@ -320,6 +321,19 @@ def remembered_limits(place: Place, process: str, memory: MemoryLimiter) -> Limi
     limits_file = LimitsFile(path, memory, clock_ns=time.monotonic_ns, wall_ns=time.time_ns)
     limits_file.load()
     return limits_file
+
+
+def open_ring(place: Place, process: str, site: Site) -> InflightRing:
+    """Return the file that says what a process was at, should it die."""
+    context = f'{{{site.head_json},"gateway":{site.gateway_json}}}'.encode()
+    return InflightRing.open(place.rings / f"{process}.ring", RING_SLOTS, context, mode=place.modes.ring)
+
+
+def answers_of(config: Config, place: Place, log: Log) -> Answers | None:
+    """Return where answers wait for their labels, unless every protection is off."""
+    if config.unsafe_unprotected:
+        return None
+    return Answers(place.memory.with_name(FEEDBACK_FILE), log, time.time_ns)
 
 
 def comparer_of(metrics: Metrics, tally: Tally) -> Comparer:
