@@ -183,7 +183,14 @@ def trailers(record: Record, verdict: str | None) -> tuple[tuple[str, str], ...]
 def write_sums(gw: Gateway) -> None:
     """Append what was counted since the last time, if there was anything; what cannot be written waits for the next."""
     for auth_json, reasons in gw.sums.turn().items():
-        entry = refusal_sum(gw.site, auth_json, gw.new_id().hex(), gw.active.digest, gw.wall_ns(), reasons)
+        entry = refusal_sum(
+            gw.site,
+            auth_json,
+            reasons,
+            id_hex=gw.new_id().hex(),
+            policy_digest=gw.active.digest,
+            time_ns=gw.wall_ns(),
+        )
 
         def done(receipt: object, auth_json: str = auth_json, reasons: Mapping[str, int] = reasons) -> None:
             if not isinstance(receipt, Receipt):

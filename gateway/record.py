@@ -293,8 +293,8 @@ def auth_fragment(principal: Principal, pseudonym: str) -> str:
     )
 
 
-def refusal_sum(  # noqa: PLR0917  one call site, in the order of the entry
-    site: Site, auth_json: str, id_hex: str, policy_digest: str, time_ns: int, reasons: Mapping[str, int]
+def refusal_sum(
+    site: Site, auth_json: str, reasons: Mapping[str, int], *, id_hex: str, policy_digest: str, time_ns: int
 ) -> bytes:
     """Return the entry that stands for many refusals of one caller; `auth_json` is empty for strangers."""
     auth = f'"auth":{auth_json},' if auth_json else ""

@@ -90,7 +90,7 @@ def drift_of(model: str, version: str) -> Callable[[Lab, int], list[Trial]]:
         sample = lab.rows(model, Split.TEST, ROWS[lab.size], 0)
         benign, rows_calibrated = _see(lab, model, version, sample.rows, sample.labels)
         name = f"drift/{model}-{version}"
-        found = [_false_alarms(lab, f"{name}/none", seed, benign, rows_calibrated, rng)]
+        found = [_false_alarms(lab, f"{name}/none", seed, benign, calibrated=rows_calibrated, rng=rng)]
         for shift, change in SHIFTS.items():
             shifted, _ = _see(lab, model, version, change(sample.rows, rng), sample.labels)
             lost = float(benign.right.mean() - shifted.right.mean())
@@ -114,9 +114,7 @@ def _see(lab: Lab, model: str, version: str, rows: NDArray[np.float32], labels: 
     return _Seen(Judged(p_values, prediction.max(axis=1)), right), screen.calibration.rows
 
 
-def _false_alarms(  # noqa: PLR0917  one call site
-    lab: Lab, name: str, seed: int, benign: _Seen, calibrated: int, rng: np.random.Generator
-) -> Trial:
+def _false_alarms(lab: Lab, name: str, seed: int, benign: _Seen, *, calibrated: int, rng: np.random.Generator) -> Trial:
     runs, rows = RUNS[lab.size], BENIGN_ROWS[lab.size]
     alarms = []
     for done in range(runs):
@@ -127,7 +125,8 @@ def _false_alarms(  # noqa: PLR0917  one call site
     counts = {word: sum(getattr(each, word) is not None for each in alarms) for word in Spoke.__slots__}
     settings = {"rows": rows, "success": "a run of benign rows in which any detector speaks"}
     false = sum(each != Spoke() for each in alarms)
-    return _trial(name, seed, runs, false, {f"{word}_alarms": float(count) for word, count in counts.items()}, settings)
+    metrics = {f"{word}_alarms": float(count) for word, count in counts.items()}
+    return _trial(name, seed, metrics, settings, samples=runs, successes=false)
 
 
 def _sudden(benign: _Seen, shifted: _Seen, calibrated: int, rng: np.random.Generator) -> Spoke:
@@ -148,7 +147,7 @@ def _found(name: str, seed: int, spoken: list[Spoke], metrics: dict[str, float])
         }
     settings = {"before_rows": BEFORE_ROWS, "success": f"a shift that no detector sees within {DELAY_MAX} rows"}
     missed = sum(first is None or first > DELAY_MAX for first in firsts)
-    return _trial(name, seed, len(spoken), missed, metrics, settings)
+    return _trial(name, seed, metrics, settings, samples=len(spoken), successes=missed)
 
 
 def _slow(benign: _Seen, shifted: _Seen, calibrated: int, rng: np.random.Generator) -> Spoke:
@@ -166,7 +165,8 @@ def _found_slowly(name: str, seed: int, spoken: list[Spoke], lost: float) -> Tri
     metrics = {"accuracy_lost_median": float(np.median(losses)), "accuracy_lost_most": max(losses)}
     metrics |= {"any_median_rows": median} if median < np.inf else {}
     settings = {"rows": SLOW_ROWS, "success": f"a shift first seen when more than {LOSS_MAX} of accuracy is lost"}
-    return _trial(name, seed, len(spoken), sum(loss > LOSS_MAX for loss in losses), metrics, settings)
+    late = sum(loss > LOSS_MAX for loss in losses)
+    return _trial(name, seed, metrics, settings, samples=len(spoken), successes=late)
 
 
 def _first(spoke: Spoke) -> int | None:
@@ -174,7 +174,7 @@ def _first(spoke: Spoke) -> int | None:
     return min(rows) if rows else None
 
 
-def _trial(  # noqa: PLR0917  as the fields of a trial stand
-    name: str, seed: int, samples: int, successes: int, metrics: dict[str, float], settings: dict[str, object]
+def _trial(
+    name: str, seed: int, metrics: dict[str, float], settings: dict[str, object], *, samples: int, successes: int
 ) -> Trial:
     return Trial(name, FAMILY, TECHNIQUE, "none: the world changes", True, seed, samples, successes, metrics, settings)

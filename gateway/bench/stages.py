@@ -46,11 +46,13 @@ def measure_stages(
 
     `home` is the directory of a gateway that runs: its recorder takes the records.
     """
-    return asyncio.run(_measure(home, body, Presented(authorization=f"Bearer {key}"), sizes, requests, rounds))
+    return asyncio.run(
+        _measure(home, body, Presented(authorization=f"Bearer {key}"), sizes=sizes, requests=requests, rounds=rounds)
+    )
 
 
-async def _measure(  # noqa: PLR0917  one call site
-    home: Path, body: bytes, presented: Presented, sizes: Sequence[int], requests: int, rounds: int
+async def _measure(
+    home: Path, body: bytes, presented: Presented, *, sizes: Sequence[int], requests: int, rounds: int
 ) -> dict[int, dict[str, float]]:
     config = load_config(home / "stockade.yaml")
     log = configure("error", io.StringIO(), format="json")

@@ -26,18 +26,21 @@ class OperatorFailed(Exception):
 def reload_policy(config_file: Path, identity: Path | None, authority: Path | None) -> admin_pb2.ReloadPolicyResponse:
     """Ask the gateway of this configuration to take the policy file over. Raises OperatorFailed."""
     asked = admin_pb2.ReloadPolicyRequest().SerializeToString()
-    return admin_pb2.ReloadPolicyResponse.FromString(ask("ReloadPolicy", asked, config_file, identity, authority))
+    return admin_pb2.ReloadPolicyResponse.FromString(
+        ask("ReloadPolicy", asked, config_file, identity=identity, authority=authority)
+    )
 
 
 def status(config_file: Path, identity: Path | None, authority: Path | None) -> admin_pb2.StatusResponse:
     """Ask the gateway of this configuration how it does. Raises OperatorFailed."""
-    return admin_pb2.StatusResponse.FromString(ask("Status", b"", config_file, identity, authority))
+    return admin_pb2.StatusResponse.FromString(ask("Status", b"", config_file, identity=identity, authority=authority))
 
 
-def ask(  # noqa: PLR0917  as its callers have them, and one service beside the usual
+def ask(
     method: str,
     body: bytes,
     config_file: Path,
+    *,
     identity: Path | None,
     authority: Path | None,
     service: str = "Admin",

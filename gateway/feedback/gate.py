@@ -144,18 +144,19 @@ def _checked(
         or not now_ns - rules.bounds.window_ns <= answer.time_ns
     ):
         return Judged(claim, "refused", "UNKNOWN_REQUEST")
-    problem = _unusable(said, answer, sender, rules, store, now_ns, passed)
+    problem = _unusable(said, answer, sender, rules, store, now_ns=now_ns, passed=passed)
     if problem:
         return Judged(claim, "refused", problem, model=said.model)
     return _Passed(claim, answer, rules, rules.classes.index(said.label))
 
 
-def _unusable(  # noqa: PLR0917  one call site
+def _unusable(
     said: Statement,
     answer: AnswerKept,
     sender: Sender,
     rules: FeedbackRules,
     store: Transaction,
+    *,
     now_ns: int,
     passed: Mapping[tuple[bytes, int], _Passed],
 ) -> str:

@@ -118,7 +118,9 @@ class Review:
         def change() -> Taken:
             with store_of(self.control).transaction() as step:
                 rng = np.random.default_rng(int.from_bytes(seed, "big"))
-                return take_batch(step, (request.model, version), request.trusted_rows, feedback, rng, now_ns)
+                return take_batch(
+                    step, (request.model, version), feedback, trusted_rows=request.trusted_rows, rng=rng, now_ns=now_ns
+                )
 
         taken = await in_thread(change, call)
         reply = pb.TakeFeedbackBatchResponse(batch=taken.batch, capped=taken.capped, suspects=taken.suspects)
@@ -207,11 +209,12 @@ async def say(control: Control, order: Order, action: str, detail: dict[str, str
     await control.record("admin", action=action, administrator=order.administrator, detail=about, outcome="done")
 
 
-def take_batch(  # noqa: PLR0917  one call site
+def take_batch(
     step: Transaction,
     model: tuple[str, str],
-    trusted_rows: int,
     feedback: Feedback,
+    *,
+    trusted_rows: int,
     rng: np.random.Generator,
     now_ns: int,
 ) -> Taken:

@@ -36,6 +36,7 @@ from stockade.v1 import feedback_pb2 as pb
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Collection
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -85,17 +86,18 @@ def train(options: argparse.Namespace) -> int:
     )
     taken = asked("TakeBatch", request, pb.TakeFeedbackBatchResponse, options, service=SERVICE)
     try:
-        return made_of(taken, material, before, options, target, key)
+        return made_of(taken, material, before, options=options, target=target, key=key)
     except BaseException as problem:  # nobody else would ever close the batch
         with contextlib.suppress(OperatorFailed):
-            close(taken.batch, "dropped", f"the trainer failed: {type(problem).__name__}", set(), options, None)
+            close(taken.batch, "dropped", f"the trainer failed: {type(problem).__name__}", options)
         raise
 
 
-def made_of(  # noqa: PLR0917  one call site
+def made_of(
     taken: pb.TakeFeedbackBatchResponse,
     material: Material,
     before: Measured,
+    *,
     options: argparse.Namespace,
     target: Path,
     key: ec.EllipticCurvePrivateKey,
@@ -123,7 +125,7 @@ def made_of(  # noqa: PLR0917  one call site
         return thrown_out(taken.batch, reason, planned, options)
     learned = Learned(head, taken.batch, len(kept), settings, before, after)
     bundle = written(material, learned, options, target, key)
-    close(taken.batch, "learned", "passed what is asked here", planned, options, bundle)
+    close(taken.batch, "learned", "passed what is asked here", options, planned=planned, bundle=bundle)
     return told(bundle, learned, taken, len(planned), options)
 
 
@@ -161,7 +163,7 @@ def written(
 
 def thrown_out(batch: int, reason: str, planned: set[int], options: argparse.Namespace) -> int:
     """Say that nothing comes of a batch."""
-    close(batch, "dropped", reason, planned, options, None)
+    close(batch, "dropped", reason, options, planned=planned)
     if options.json:
         print_json({"batch": batch, "outcome": "dropped", "reason": reason})
     else:
@@ -169,8 +171,14 @@ def thrown_out(batch: int, reason: str, planned: set[int], options: argparse.Nam
     return EX_NO
 
 
-def close(  # noqa: PLR0917  two call sites
-    batch: int, outcome: str, reason: str, planned: set[int], options: argparse.Namespace, bundle: Bundle | None
+def close(
+    batch: int,
+    outcome: str,
+    reason: str,
+    options: argparse.Namespace,
+    *,
+    planned: Collection[int] = (),
+    bundle: Bundle | None = None,
 ) -> None:
     """Tell the gateway what became of a batch."""
     request = pb.CloseFeedbackBatchRequest(batch=batch, outcome=outcome, reason=reason, quarantined=sorted(planned))

@@ -184,7 +184,7 @@ def trial(world: World, liars: Liars, seed: int, *, defended: bool) -> Trial:
     twin = measured(alone, world.held_out, world.triggered)
     order = rng.permutation(len(world.stream.labels))
     for number in range(world.sizes.rounds):
-        said = said_in_round(world, liars, order, number, head, rng)
+        said = said_in_round(world, liars, head, order=order, number=number, rng=rng)
         tally.lies += int(said.lies.sum())
         tally.truths += int((~said.lies).sum())
         if not defended:
@@ -257,8 +257,8 @@ def kept_of(world: World, said: Said, rng: np.random.Generator) -> NDArray[np.bo
     return found
 
 
-def said_in_round(  # noqa: PLR0917  one call site
-    world: World, liars: Liars, order: NDArray[np.intp], number: int, head: Head, rng: np.random.Generator
+def said_in_round(
+    world: World, liars: Liars, head: Head, *, order: NDArray[np.intp], number: int, rng: np.random.Generator
 ) -> Said:
     """Return what is said in a round: everybody else the truth, the colluders their lies."""
     sizes, classes = world.sizes, len(world.head.bias)

@@ -61,8 +61,8 @@ class Replayed:
     seconds: Mapping[str, float]
 
 
-def replay(  # noqa: PLR0917  one call site
-    directory: Path, vkey: VerifierKey, config: Config, question: Question, now_ns: int, bar: Bar
+def replay(
+    directory: Path, vkey: VerifierKey, config: Config, question: Question, *, now_ns: int, bar: Bar
 ) -> Replayed:
     """Replay a log that was verified (R0). `bar` shows the progress of what it names.
 

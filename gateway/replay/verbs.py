@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             policy=read_policy(options.policy) if options.policy else None,
             versions=dict(options.model),
         )
-        replayed = replay(epoch.directory, epoch.vkey, load_config(file), question, now_ns, bars(console))
+        replayed = replay(epoch.directory, epoch.vkey, load_config(file), question, now_ns=now_ns, bar=bars(console))
         if options.page:
             write_page(options.page, replayed, question, now_ns)
         if options.record:
@@ -94,7 +94,7 @@ def record(replayed: Replayed, file: Path, options: argparse.Namespace) -> None:
             request.levels.add(level=level, checked=checked, differing=sum(step.differs for step in taken))
     if not request.levels:
         raise OperatorFailed("nothing was compared, so there is nothing to record")
-    body = ask("RecordReplay", request.SerializeToString(), file, options.identity, options.ca, "Admin")
+    body = ask("RecordReplay", request.SerializeToString(), file, identity=options.identity, authority=options.ca)
     if problem := admin_pb2.RecordReplayResponse.FromString(body).problem:
         raise OperatorFailed(f"not recorded: {problem}")
 

@@ -35,7 +35,14 @@ def run_verb(name: str, options: argparse.Namespace) -> int:
 
 def asked(method: str, request: Message, reply: type[M], options: argparse.Namespace, *, service: str = "Admin") -> M:
     """Ask the gateway. Raises OperatorFailed."""
-    body = ask(method, request.SerializeToString(), options.file, options.identity, options.ca, service)
+    body = ask(
+        method,
+        request.SerializeToString(),
+        options.file,
+        identity=options.identity,
+        authority=options.ca,
+        service=service,
+    )
     return reply.FromString(body)
 
 

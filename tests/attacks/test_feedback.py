@@ -44,7 +44,9 @@ def learned(rig, trusted_rows=10_000, **policy):
 
     with store_of(rig).transaction() as step:
         feedback = Feedback(**policy)
-        return take_batch(step, (MODEL, "1"), trusted_rows, feedback, np.random.default_rng(0), time.time_ns())
+        return take_batch(
+            step, (MODEL, "1"), feedback, trusted_rows=trusted_rows, rng=np.random.default_rng(0), now_ns=time.time_ns()
+        )
 
 
 async def test_forged_provenance(rig):

@@ -128,7 +128,7 @@ def test_what_a_replay_came_to_is_recorded_by_the_gateway_whose_log_it_was(made_
         assert "operator" in found["administrator"]
         claim = admin_pb2.RecordReplayRequest(origin=reader.checkpoint.origin, size=found["size"], root=bytes(32))
         claim.levels.add(level="R1", checked=1)
-        body = ask("RecordReplay", claim.SerializeToString(), here, operator, None, "Admin")
+        body = ask("RecordReplay", claim.SerializeToString(), here, identity=operator, authority=None)
         assert "no such tree" in admin_pb2.RecordReplayResponse.FromString(body).problem
 
 

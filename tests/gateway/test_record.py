@@ -144,7 +144,9 @@ def test_a_leaf_is_the_canonical_form_of_its_facts(  # noqa: PLR0917  hypothesis
 def test_a_sum_of_refusals_is_canonical(reasons, known):
     auth = {"credential": "k", "method": "api_key", "principal": "0a" * 16, "tenant": "é"} if known else None
     auth_json = entry.canonical(auth).decode() if known else ""
-    leaf = refusal_sum(SITE, auth_json, "07" * 16, HEX64, 1_800_000_000_000_000_000, reasons)
+    leaf = refusal_sum(
+        SITE, auth_json, reasons, id_hex="07" * 16, policy_digest=HEX64, time_ns=1_800_000_000_000_000_000
+    )
     facts = ({"auth": auth} if known else {}) | {
         "build": "0.1.0",
         "config": HEX64,

@@ -40,7 +40,7 @@ def miface_of(model: str, version: str) -> Callable[[Lab, int], list[Trial]]:
         read = _read(_reader(lab, model, known.classes), images)
         metrics = {"confidence_median": float(np.median(sure))}
         name = f"inversion/{model}-{version}/miface"
-        return [_trial(name, "white box", False, seed, read == wanted, metrics, {**asdict(settings)})]
+        return [_trial(name, seed, read == wanted, metrics, asdict(settings), knowledge="white box", defended=False)]
 
     return run
 
@@ -70,7 +70,7 @@ def evolution_of(model: str, version: str) -> Callable[[Lab, int], list[Trial]]:
             metrics = {"confidence_median": float(np.median(sure)), "queries_median": float(np.median(asked))}
             name = f"inversion/{model}-{version}/nes"
             right = read == np.repeat(np.arange(known.classes), each)
-            found.append(_trial(name, "black box", defended, seed, right, metrics, asdict(settings)))
+            found.append(_trial(name, seed, right, metrics, asdict(settings), knowledge="black box", defended=defended))
         return found
 
     return run
@@ -87,14 +87,15 @@ def _read(reader: nn.Module, images: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.asarray(logits_of(reader, images).argmax(axis=1), np.int64)
 
 
-def _trial(  # noqa: PLR0917  as the fields of a trial stand
+def _trial(
     name: str,
-    knowledge: str,
-    defended: bool,
     seed: int,
     right: NDArray[np.bool_],
     metrics: dict[str, float],
     settings: dict[str, object],
+    *,
+    knowledge: str,
+    defended: bool,
 ) -> Trial:
     return Trial(
         attack=name,

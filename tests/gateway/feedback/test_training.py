@@ -32,8 +32,8 @@ def told(monkeypatch):
     """What the gateway was told of batches."""
     closed = []
 
-    def asked(method, request, reply, options):
-        assert method == "CloseBatch"
+    def asked(method, request, reply, options, *, service):
+        assert (method, service) == ("CloseBatch", "FeedbackReview")
         closed.append(request)
         return reply()
 
@@ -56,7 +56,7 @@ def made(taken, material, monkeypatch, *, json=True):
     monkeypatch.setattr(training, "written", lambda *_: bundle)
     before = measured(material.head, material.held_out, material.triggered)
     options = SimpleNamespace(json=json, version=9, file=SimpleNamespace(parent=training))
-    return training.made_of(taken, material, before, options, None, None)
+    return training.made_of(taken, material, before, options=options, target=None, key=None)
 
 
 def test_an_honest_batch_becomes_a_candidate(material, told, monkeypatch, capsys):
@@ -75,7 +75,7 @@ def test_a_poisoned_batch_is_thrown_out(material, told, monkeypatch, capsys):
     monkeypatch.setattr(training, "written", lambda *_: wrote.append(1))
     before = measured(material.head, material.held_out, material.triggered)
     options = SimpleNamespace(json=True, version=9)
-    assert training.made_of(taken_of(poisoned), material, before, options, None, None) == 1
+    assert training.made_of(taken_of(poisoned), material, before, options=options, target=None, key=None) == 1
     [closed] = told
     assert closed.outcome == "dropped"
     assert closed.version == ""
@@ -108,7 +108,7 @@ def test_a_trainer_that_fails_closes_its_batch(material, told, monkeypatch, tmp_
     def broken(*_):
         raise OSError("the disk is full")
 
-    def asked(method, request, reply, options):
+    def asked(method, request, reply, options, *, service):
         if method == "TakeBatch":
             return taken_of(rows(120, 5))
         told.append(request)
