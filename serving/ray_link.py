@@ -56,7 +56,7 @@ class Link:
         self.users = 0
         self._calls: dict[int, Future[Reply]] = {}
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()  # guards the socket for writing, and the calls with it
+        self._lock = threading.Lock()  # guards the calls, and the socket while a whole frame is written
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._changed = threading.Condition()

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.feedback.rows import CONFIDENCE_BINS, FINAL, HELD, AnswerKept, Bounds, Held, Outcomes
 from gateway.feedback.transaction import Transaction
+from ops.sqlite import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,21 +90,18 @@ class FeedbackStore:
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """One transaction; what is raised inside leaves everything as it was."""
-        with self._open() as db:
-            db.execute("BEGIN IMMEDIATE")
+        with self._open() as db, transaction(db):
             yield Transaction(db)
-            db.execute("COMMIT")
 
     def remember(self, rows: Sequence[AnswerKept], bounds: Bounds, now_ns: int) -> None:
         """Keep answers of one model, forget what is too old, and the oldest of the largest tenants where it is full."""
         marks = ", ".join("?" for _ in AnswerKept._fields)
         with self._open() as db:
             db.execute("PRAGMA synchronous=NORMAL")
-            db.execute("BEGIN IMMEDIATE")
-            db.executemany(f"INSERT OR IGNORE INTO answers VALUES ({marks})", rows)  # noqa: S608  marks alone
-            for model in {row.model for row in rows}:
-                _forget(db, model, bounds, now_ns)
-            db.execute("COMMIT")
+            with transaction(db):
+                db.executemany(f"INSERT OR IGNORE INTO answers VALUES ({marks})", rows)  # noqa: S608  marks alone
+                for model in {row.model for row in rows}:
+                    _forget(db, model, bounds, now_ns)
 
     def confirm(self, ids: Sequence[int]) -> None:
         """Make items of drafts: their entries are durable."""
@@ -179,10 +177,9 @@ def _add_column(db: sqlite3.Connection, table: str, column: str, default: int) -
     there = f"SELECT COUNT(*) FROM pragma_table_info('{table}') WHERE name = '{column}'"  # noqa: S608  names of ours
     if db.execute(there).fetchone()[0]:
         return
-    db.execute("BEGIN IMMEDIATE")
-    if not db.execute(there).fetchone()[0]:  # no other process was faster
-        db.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT {default}")
-    db.execute("COMMIT")
+    with transaction(db):
+        if not db.execute(there).fetchone()[0]:  # no other process was faster
+            db.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT {default}")
 
 
 def _forget(db: sqlite3.Connection, model: str, bounds: Bounds, now_ns: int) -> None:

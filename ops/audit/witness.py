@@ -35,6 +35,7 @@ from ops.audit.cosignature import Cosigner
 from ops.audit.epochs import keys_for
 from ops.audit.errors import NoteError, ProofError, SignatureInvalid, SignatureMissing
 from ops.audit.merkle import EMPTY_ROOT, HASH_BYTES, verify_consistency
+from ops.sqlite import transaction
 
 PROOF_LINES_MAX = 63
 REQUEST_BYTES_MAX = NOTE_BYTES_MAX + (PROOF_LINES_MAX + 2) * 64
@@ -123,8 +124,7 @@ class WitnessStore:
 
         What `step` raises leaves everything as it was.
         """
-        with closing(self._connect()) as db:  # an open transaction ends with it
-            db.execute("BEGIN IMMEDIATE")
+        with closing(self._connect()) as db, transaction(db):
             row = db.execute("SELECT size, root FROM cosigned WHERE origin = ?", (origin,)).fetchone()
             held = Checkpoint(origin, 0, EMPTY_ROOT) if row is None else Checkpoint(origin, row[0], bytes(row[1]))
             checkpoint, note = step(held)
@@ -133,7 +133,6 @@ class WitnessStore:
                 "ON CONFLICT (origin) DO UPDATE SET size = excluded.size, root = excluded.root, note = excluded.note",
                 (origin, sha256(origin.encode()).hexdigest(), checkpoint.size, checkpoint.root, note),
             )
-            db.execute("COMMIT")
         return note
 
     def note(self, origin_hash: str) -> bytes | None:
