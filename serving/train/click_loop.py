@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from serving.models.clickstream import ClickNet
-from serving.train.checkpoint import optimizer_state, optimizer_tensors, read_checkpoint, under, write_checkpoint
+from serving.train.averaging import average
+from serving.train.checkpoint import restore_run, save_run
 from serving.train.sequences import NO_TARGET, Rows, Sequences
 from serving.train.sigreg import sigreg, unit_directions
 
@@ -70,6 +71,10 @@ class _State:
     steps: int = 0
 
     @property
+    def nets(self) -> dict[str, torch.nn.Module]:
+        return {"net": self.net, "average": self.average, "best": self.best}
+
+    @property
     def since_best(self) -> int:
         losses = [report.held_out_loss for report in self.history]
         return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
@@ -93,10 +98,11 @@ def train_clicks(
     whole = {"settings": asdict(settings), "shape": asdict(net.shape), "data": data_digest}
     identity = json.dumps(whole, sort_keys=True)
     state = _start(net, settings)
-    if checkpoint is not None and (kept := read_checkpoint(checkpoint, identity)) is not None:
-        _restore(state, *kept)
+    if checkpoint is not None:
+        restore_run(state, checkpoint, identity, ClickEpoch)
     ids, targets = torch.from_numpy(rows.ids), torch.from_numpy(rows.targets)
     steps = max(1, len(rows) // settings.batch_rows)
+    state.steps = len(state.history) * steps
     while len(state.history) < settings.epochs and state.since_best < settings.patience:
         order = torch.randperm(len(rows), generator=state.generator)
         sums = torch.zeros(3)
@@ -111,7 +117,7 @@ def train_clicks(
         if state.since_best == 0:
             state.best = copy.deepcopy(state.average)
         if checkpoint is not None:
-            _save(state, checkpoint, identity)
+            save_run(state, checkpoint, identity)
     return state.best.eval(), state.history
 
 
@@ -147,10 +153,7 @@ def _step(state: _State, ids: Tensor, targets: Tensor, settings: ClickSettings) 
     state.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
     state.optimizer.step()
-    decay = min(settings.average_decay, (1 + state.steps) / (10 + state.steps))
-    with torch.no_grad():
-        for kept, new in zip(state.average.parameters(), state.net.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
+    average(state.average.parameters(), state.net.parameters(), state.steps, settings.average_decay)
     state.steps += 1
     return torch.stack([loss, error, penalty]).detach()
 
@@ -159,20 +162,3 @@ def _measure(net: ClickNet, rows: Rows) -> tuple[float, float]:
     logits = predict_clicks(net, rows)[2]
     labels = torch.from_numpy(rows.labels)
     return float(functional.cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
-
-
-def _save(state: _State, path: Path, identity: str) -> None:
-    tensors = optimizer_tensors(state.optimizer)
-    for prefix, net in (("net.", state.net), ("average.", state.average), ("best.", state.best)):
-        tensors |= {prefix + name: value for name, value in net.state_dict().items()}
-    tensors["generator"] = state.generator.get_state()
-    write_checkpoint(path, identity, tensors, [asdict(report) for report in state.history])
-
-
-def _restore(state: _State, tensors: dict[str, Tensor], history: list[dict[str, float]]) -> None:
-    for prefix, net in (("net.", state.net), ("average.", state.average), ("best.", state.best)):
-        net.load_state_dict(under(prefix, tensors))
-    state.optimizer.load_state_dict(optimizer_state(state.optimizer, tensors))
-    state.generator.set_state(tensors["generator"])
-    state.history.extend(ClickEpoch(**report) for report in history)  # type: ignore[arg-type]  # epoch is whole
-    state.steps = int(max((value.max() for name, value in tensors.items() if name.endswith(".step")), default=0))

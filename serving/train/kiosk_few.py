@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from serving.models.kiosk import KioskNet
+from serving.train.averaging import average
 from serving.train.data import CLASS_NAMES, Labelled
 from serving.train.kiosk_robust import folded_net
 from serving.train.kiosk_views import scaled, strong, weak
@@ -86,7 +87,7 @@ def train_few(
         chosen = torch.randint(len(images), (settings.labelled_rows,), generator=state.generator)
         others = torch.randint(len(unlabelled), (settings.unlabelled_rows,), generator=state.generator)
         _step(state, (scaled(images[chosen]), labels[chosen]), scaled(unlabelled[others]), settings)
-        _average(state, step, settings.average_decay)
+        average(state.average.state_dict().values(), state.net.state_dict().values(), step, settings.average_decay)
         if on_step is not None:
             on_step(step + 1, settings.steps)
     return state.average.eval()
@@ -144,14 +145,3 @@ def _taught(state: _State, images: Tensor, settings: FewSettings) -> tuple[Tenso
         aligned /= aligned.sum(1, keepdim=True)
         confidence, classes = aligned.max(1)
     return functional.one_hot(classes, len(state.priors)).float(), (confidence >= settings.confidence_min).float()
-
-
-def _average(state: _State, step: int, decay: float) -> None:
-    """Exponential moving average of weights and statistics, with a warm-up so the first steps are forgotten."""
-    now = min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for kept, new in zip(state.average.state_dict().values(), state.net.state_dict().values(), strict=True):
-            if kept.dtype.is_floating_point:
-                kept.lerp_(new, 1 - now)
-            else:
-                kept.copy_(new)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from serving.models.kiosk import KioskNet, Stage
-from serving.train.checkpoint import optimizer_state, optimizer_tensors, read_checkpoint, under, write_checkpoint
+from serving.train.averaging import average
+from serving.train.checkpoint import restore_run, save_run
 from serving.train.kiosk_views import scaled, strong
 from serving.train.sigreg import sigreg, unit_directions
 
@@ -68,6 +69,10 @@ class _State:
     generator: torch.Generator
     history: list[PretrainEpoch]
 
+    @property
+    def nets(self) -> dict[str, nn.Module]:
+        return {"net": self.net, "projector": self.projector, "average": self.average}
+
 
 def pretrain(
     net: KioskNet,
@@ -88,8 +93,8 @@ def pretrain(
     whole = {"settings": asdict(settings), "stages": [asdict(stage) for stage in net.stages], "data": data_digest}
     identity = json.dumps(whole, sort_keys=True)
     state = _start(net, settings)
-    if checkpoint is not None and (kept := read_checkpoint(checkpoint, identity)) is not None:
-        _restore(state, *kept)
+    if checkpoint is not None:
+        restore_run(state, checkpoint, identity, PretrainEpoch)
     steps = max(1, len(images) // settings.batch_rows)
     for epoch in range(len(state.history), settings.epochs):
         order = torch.randperm(len(images), generator=state.generator)
@@ -100,12 +105,12 @@ def pretrain(
                 group["lr"] = _rate(done, settings.epochs * steps, settings)
             chosen = order[step * settings.batch_rows : (step + 1) * settings.batch_rows]
             sums += _step(state, scaled(images[chosen]), settings)
-            _average(state, done, settings.average_decay)
+            average(state.average.state_dict().values(), state.net.state_dict().values(), done, settings.average_decay)
             if on_step is not None:
                 on_step(done + 1, settings.epochs * steps)
         state.history.append(PretrainEpoch(epoch + 1, *(float(value) / steps for value in sums)))
         if checkpoint is not None:
-            _save(state, checkpoint, identity)
+            save_run(state, checkpoint, identity)
     return state.average.eval(), state.history
 
 
@@ -150,30 +155,3 @@ def _step(state: _State, images: Tensor, settings: PretrainSettings) -> Tensor:
     loss.backward()
     state.optimizer.step()
     return torch.stack([loss, apart, penalty]).detach()
-
-
-def _average(state: _State, step: int, decay: float) -> None:
-    """Exponential moving average of weights and statistics, with a warm-up so the first steps are forgotten."""
-    now = min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for kept, new in zip(state.average.state_dict().values(), state.net.state_dict().values(), strict=True):
-            if kept.dtype.is_floating_point:
-                kept.lerp_(new, 1 - now)
-            else:
-                kept.copy_(new)
-
-
-def _save(state: _State, path: Path, identity: str) -> None:
-    tensors = optimizer_tensors(state.optimizer)
-    for prefix, module in (("net.", state.net), ("projector.", state.projector), ("average.", state.average)):
-        tensors |= {prefix + name: value for name, value in module.state_dict().items()}
-    tensors["generator"] = state.generator.get_state()
-    write_checkpoint(path, identity, tensors, [asdict(report) for report in state.history])
-
-
-def _restore(state: _State, tensors: dict[str, Tensor], history: list[dict[str, float]]) -> None:
-    for prefix, module in (("net.", state.net), ("projector.", state.projector), ("average.", state.average)):
-        module.load_state_dict(under(prefix, tensors))
-    state.optimizer.load_state_dict(optimizer_state(state.optimizer, tensors))
-    state.generator.set_state(tensors["generator"])
-    state.history.extend(PretrainEpoch(**report) for report in history)  # type: ignore[arg-type]  # epoch is whole

@@ -24,8 +24,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from serving.models.kiosk import KioskNet, Stage
-from serving.train.checkpoint import optimizer_state, optimizer_tensors, read_checkpoint, under, write_checkpoint
+from serving.train.averaging import average
+from serving.train.checkpoint import restore_run, save_run
 from serving.train.data import Labelled
+from serving.train.kiosk_views import scaled
 
 __all__ = ["ROBUST_STAGES", "RobustEpoch", "RobustSettings", "folded_net", "pgd", "train_robust"]
 
@@ -81,6 +83,10 @@ class _State:
     history: list[RobustEpoch]
 
     @property
+    def nets(self) -> dict[str, torch.nn.Module]:
+        return {"net": self.net, "average": self.average, "best": self.best}
+
+    @property
     def since_best(self) -> int:
         found = [report.held_out_robust_accuracy for report in self.history]
         return len(found) - 1 - int(np.argmax(found)) if found else 0
@@ -104,8 +110,8 @@ def train_robust(
     whole = {"settings": asdict(settings), "stages": [asdict(stage) for stage in net.stages], "data": data_digest}
     identity = json.dumps(whole, sort_keys=True)
     state = _start(net, settings)
-    if checkpoint is not None and (kept := read_checkpoint(checkpoint, identity)) is not None:
-        _restore(state, *kept)
+    if checkpoint is not None:
+        restore_run(state, checkpoint, identity, RobustEpoch)
     images, labels = torch.from_numpy(rows.images.copy()), torch.from_numpy(rows.labels.copy()).long()
     steps = max(1, len(rows) // settings.batch_rows)
     while len(state.history) < settings.epochs and state.since_best < settings.patience:
@@ -116,8 +122,8 @@ def train_robust(
             for group in state.optimizer.param_groups:
                 group["lr"] = _rate(done, settings.epochs * steps, settings)
             chosen = order[step * settings.batch_rows : (step + 1) * settings.batch_rows]
-            sums += _step(state, _mirrored(_scaled(images[chosen]), state.generator), labels[chosen], settings)
-            _average(state, done, settings.average_decay)
+            sums += _step(state, _mirrored(scaled(images[chosen]), state.generator), labels[chosen], settings)
+            average(state.average.state_dict().values(), state.net.state_dict().values(), done, settings.average_decay)
             if on_step is not None:
                 on_step(done + 1, settings.epochs * steps)
         loss, right = (float(value) / steps for value in sums)
@@ -126,7 +132,7 @@ def train_robust(
         if state.since_best == 0:
             state.best.load_state_dict(state.average.state_dict())
         if checkpoint is not None:
-            _save(state, checkpoint, identity)
+            save_run(state, checkpoint, identity)
     return state.best.eval(), state.history
 
 
@@ -242,7 +248,7 @@ def _worst(state: _State, images: Tensor, settings: RobustSettings) -> Tensor:
 def _measure(net: KioskNet, held_out: Labelled, settings: RobustSettings) -> tuple[float, float]:
     """Return (accuracy, accuracy under attack) on held-out rows; the attack is the same one after each epoch."""
     logits = folded_net(net.eval())
-    images, labels = _scaled(torch.from_numpy(held_out.images.copy())), torch.from_numpy(held_out.labels.copy()).long()
+    images, labels = scaled(torch.from_numpy(held_out.images.copy())), torch.from_numpy(held_out.labels.copy()).long()
     with torch.no_grad():
         clean = torch.cat([logits(part).argmax(1) for part in torch.split(images, MEASURE_ROWS)])
     few, few_labels = images[: settings.held_out_rows], labels[: settings.held_out_rows]
@@ -253,37 +259,6 @@ def _measure(net: KioskNet, held_out: Labelled, settings: RobustSettings) -> tup
     return float((clean == labels).float().mean()), float(robust.float().mean())
 
 
-def _average(state: _State, step: int, decay: float) -> None:
-    """Exponential moving average of weights and statistics, with a warm-up so the first steps are forgotten."""
-    now = min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for kept, new in zip(state.average.state_dict().values(), state.net.state_dict().values(), strict=True):
-            if kept.dtype.is_floating_point:
-                kept.lerp_(new, 1 - now)
-            else:
-                kept.copy_(new)
-
-
 def _mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
     chosen = torch.rand(len(images), generator=generator) < 0.5
     return torch.where(chosen[:, None, None, None], images.flip(3), images)
-
-
-def _scaled(images: Tensor) -> Tensor:
-    return images.unsqueeze(1).float().div_(255.0)
-
-
-def _save(state: _State, path: Path, identity: str) -> None:
-    tensors = optimizer_tensors(state.optimizer)
-    for prefix, net in (("net.", state.net), ("average.", state.average), ("best.", state.best)):
-        tensors |= {prefix + name: value for name, value in net.state_dict().items()}
-    tensors["generator"] = state.generator.get_state()
-    write_checkpoint(path, identity, tensors, [asdict(report) for report in state.history])
-
-
-def _restore(state: _State, tensors: dict[str, Tensor], history: list[dict[str, float]]) -> None:
-    for prefix, net in (("net.", state.net), ("average.", state.average), ("best.", state.best)):
-        net.load_state_dict(under(prefix, tensors))
-    state.optimizer.load_state_dict(optimizer_state(state.optimizer, tensors))
-    state.generator.set_state(tensors["generator"])
-    state.history.extend(RobustEpoch(**report) for report in history)  # type: ignore[arg-type]  # epoch is whole

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from serving.models.kiosk import KioskNet
+from serving.train.averaging import average
+from serving.train.checkpoint import restore_run, save_run
 from serving.train.data import Labelled
-from serving.train.errors import CheckpointMismatch
+from serving.train.kiosk_views import scaled
 
 __all__ = ["EpochReport", "LoopSettings", "middle_features", "predict", "train"]
 
@@ -60,6 +60,10 @@ class _State:
     generator: torch.Generator
     history: list[EpochReport]
 
+    @property
+    def nets(self) -> dict[str, torch.nn.Module]:
+        return {"net": self.net, "average": self.average}
+
 
 def train(
     net: KioskNet,
@@ -81,8 +85,8 @@ def train(
         sort_keys=True,
     )
     state = _start(net, settings)
-    if checkpoint is not None and checkpoint.exists():
-        _restore(state, checkpoint, identity)
+    if checkpoint is not None:
+        restore_run(state, checkpoint, identity, EpochReport)
     images, labels = _tensors(rows)
     padded = functional.pad(images, (SHIFT_PIXELS_MAX,) * 4)
     windows = padded.unfold(1, images.shape[1], 1).unfold(2, images.shape[2], 1)
@@ -96,7 +100,7 @@ def train(
                 group["lr"] = _rate(done, settings.epochs * steps, settings)
             chosen = order[step * settings.batch_rows : (step + 1) * settings.batch_rows]
             loss, correct = _step(state, _augmented(windows, chosen, state.generator), labels[chosen])
-            _average(state, done, settings.average_decay)
+            average(state.average.state_dict().values(), state.net.state_dict().values(), done, settings.average_decay)
             loss_sum, right = loss_sum + loss, right + correct
             if on_step is not None:
                 on_step(done + 1, settings.epochs * steps)
@@ -105,7 +109,7 @@ def train(
         trained = steps * settings.batch_rows
         state.history.append(EpochReport(epoch + 1, loss_sum / steps, right / trained, accuracy))
         if checkpoint is not None:
-            _save(state, checkpoint, identity)
+            save_run(state, checkpoint, identity)
     return state.average, state.history
 
 
@@ -114,7 +118,7 @@ def predict(net: KioskNet, rows: Labelled, batch_rows: int = 1000) -> tuple[Tens
     net.eval()
     images, _ = _tensors(rows)
     with torch.no_grad():
-        parts = [net(_scaled(part)) for part in torch.split(images, batch_rows)]
+        parts = [net(scaled(part)) for part in torch.split(images, batch_rows)]
     return torch.cat([latent for latent, _ in parts]), torch.cat([logits for _, logits in parts])
 
 
@@ -123,7 +127,7 @@ def middle_features(net: KioskNet, rows: Labelled, batch_rows: int = 1000) -> Te
     net.eval()
     images, _ = _tensors(rows)
     with torch.no_grad():
-        return torch.cat([net.middle(_scaled(part)) for part in torch.split(images, batch_rows)])
+        return torch.cat([net.middle(scaled(part)) for part in torch.split(images, batch_rows)])
 
 
 def _start(net: KioskNet, settings: LoopSettings) -> _State:
@@ -151,7 +155,7 @@ def _augmented(windows: Tensor, chosen: Tensor, generator: torch.Generator) -> T
     """Shift each image by up to two pixels and mirror half of them."""
     count = len(chosen)
     offsets = torch.randint(0, 2 * SHIFT_PIXELS_MAX + 1, (2, count), generator=generator)
-    images = _scaled(windows[chosen, offsets[0], offsets[1]])
+    images = scaled(windows[chosen, offsets[0], offsets[1]])
     mirrored = torch.rand(count, generator=generator) < 0.5
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
@@ -167,57 +171,5 @@ def _step(state: _State, images: Tensor, labels: Tensor) -> tuple[float, int]:
     return float(loss.detach()), int((logits.argmax(1) == labels).sum())
 
 
-def _average(state: _State, step: int, decay: float) -> None:
-    """Exponential moving average of weights and statistics, with a warm-up so the first steps are forgotten."""
-    now = min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for kept, new in zip(state.average.state_dict().values(), state.net.state_dict().values(), strict=True):
-            if kept.dtype.is_floating_point:
-                kept.lerp_(new, 1 - now)
-            else:
-                kept.copy_(new)
-
-
 def _tensors(rows: Labelled) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rows.images.copy()), torch.from_numpy(rows.labels.copy()).long()
-
-
-def _scaled(images: Tensor) -> Tensor:
-    return images.unsqueeze(1).float().div_(255.0)
-
-
-def _save(state: _State, path: Path, identity: str) -> None:
-    tensors = {f"net.{name}": value for name, value in state.net.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in state.average.state_dict().items()}
-    for index, slot in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in slot.items()}
-    tensors["generator"] = state.generator.get_state()
-    tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
-    history = json.dumps([asdict(report) for report in state.history])
-    staged = path.with_suffix(".part")
-    safetensors.torch.save_file(tensors, staged, metadata={"identity": identity, "history": history})
-    staged.replace(path)  # from here on a stopped run resumes after this epoch
-
-
-def _restore(state: _State, path: Path, identity: str) -> None:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointMismatch(path, "not a checkpoint") from error
-    if metadata.get("identity") != identity:
-        raise CheckpointMismatch(path, "belongs to other settings, data or architecture")
-    state.net.load_state_dict(_under("net.", tensors))
-    state.average.load_state_dict(_under("average.", tensors))
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under("optimizer.", tensors).items():
-        index, _, field = name.partition(".")
-        slots.setdefault(int(index), {})[field] = value
-    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": slots})
-    state.generator.set_state(tensors["generator"])
-    state.history.extend(EpochReport(**report) for report in json.loads(metadata["history"]))
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
