@@ -13,16 +13,14 @@ squared differences: the shorter form (|p|^2 + |z|^2 - 2 pz) cancels, and would 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from serving.models.clickstream import ClickShape
 from serving.train.density import Gaussian
-from serving.train.kiosk_graph import IR_VERSION, OPERATOR_SET, GraphBuilder
+from serving.train.graph import GraphBuilder, rows_of
 
 __all__ = ["write_click_graph"]
 
@@ -42,28 +40,18 @@ def write_click_graph(weights: Weights, shape: ClickShape, density: Gaussian, le
     build.node("Gemm", ["embedding", "density.whitening", "density.mean"], "density.white")
     build.node("ReduceL2", ["density.white"], "mahalanobis", axes=[1], keepdims=0)
     _write_residual(build, shape, length)
-    graph = helper.make_graph(
-        build.nodes,
+    return build.model(
         "clickstream",
-        [helper.make_tensor_value_info("events", TensorProto.INT64, ["rows", length])],
+        [rows_of("events", length, kind=TensorProto.INT64)],
         [
-            _tensor("probabilities", shape.classes),
-            _tensor("embedding", shape.state_width),
-            _tensor("latent", shape.latent_width),
-            _tensor("energy"),
-            _tensor("mahalanobis"),
-            _tensor("residual"),
+            rows_of("probabilities", shape.classes),
+            rows_of("embedding", shape.state_width),
+            rows_of("latent", shape.latent_width),
+            rows_of("energy"),
+            rows_of("mahalanobis"),
+            rows_of("residual"),
         ],
-        build.constants,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPERATOR_SET)], producer_name="stockade")
-    model.ir_version = IR_VERSION
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _tensor(name: str, *sizes: int) -> Any:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", *sizes])
 
 
 def _write_states(build: GraphBuilder, weights: Weights) -> None:

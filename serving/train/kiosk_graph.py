@@ -15,20 +15,16 @@ a sum of squared differences: the shorter forms (|x|^2 - |projection|^2) cancel,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from serving.train.density import ROOT_OFFSET, ClassDensities, Plane
+from serving.train.graph import GraphBuilder, rows_of
 
-__all__ = ["IR_VERSION", "OPERATOR_SET", "Convolution", "GraphBuilder", "fold_batch_norm", "write_graph"]
+__all__ = ["Convolution", "fold_batch_norm", "write_graph"]
 
-OPERATOR_SET = 17
-IR_VERSION = 8
 SIDE = 28
 
 
@@ -39,23 +35,6 @@ class Convolution:
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
     stride: int
-
-
-@dataclass(slots=True)
-class GraphBuilder:
-    """Nodes and constants of a graph as it is written; floating-point constants become float32."""
-
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: list[onnx.TensorProto] = field(default_factory=list)
-
-    def constant(self, name: str, value: NDArray[np.float64] | NDArray[np.int64]) -> str:
-        array = value if value.dtype == np.int64 else value.astype(np.float32)
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
-        return output
 
 
 def fold_batch_norm(
@@ -91,28 +70,18 @@ def write_graph(
     _write_mahalanobis(build, densities, middle)
     _write_residual(build, plane)
     classes, width = head_weight.shape
-    graph = helper.make_graph(
-        build.nodes,
+    return build.model(
         "kiosk",
-        [_tensor("image", SIDE, SIDE)],
+        [rows_of("image", SIDE, SIDE)],
         [
-            _tensor("probabilities", classes),
-            _tensor("logits", classes),
-            _tensor("latent", width),
-            _tensor("energy"),
-            _tensor("mahalanobis"),
-            _tensor("residual"),
+            rows_of("probabilities", classes),
+            rows_of("logits", classes),
+            rows_of("latent", width),
+            rows_of("energy"),
+            rows_of("mahalanobis"),
+            rows_of("residual"),
         ],
-        build.constants,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPERATOR_SET)], producer_name="stockade")
-    model.ir_version = IR_VERSION
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _tensor(name: str, *sizes: int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", *sizes])
 
 
 def _write_prediction(

@@ -19,13 +19,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from serving.train.additive import AdditiveModel
 from serving.train.embedding import SCORE_MAX, Block
-from serving.train.kiosk_graph import IR_VERSION, OPERATOR_SET, GraphBuilder
+from serving.train.graph import GraphBuilder, rows_of
 from serving.train.masked import Surprise
 from serving.train.payments_schema import Ratio, Schema
 
@@ -55,30 +54,20 @@ def write_payments_graph(schema: Schema, model: AdditiveModel, surprise: Surpris
     _write_energy(build, surprise)
     _write_densities(build, surprise)
     terms = len(model.terms)
-    graph = helper.make_graph(
-        build.nodes,
+    return build.model(
         "payments",
-        [_tensor("features", len(schema.features))],
+        [rows_of("features", len(schema.features))],
         [
-            _tensor("probabilities", 2),
-            _tensor("logit"),
-            _tensor("contributions", terms),
-            _tensor("reason_codes", reasons_shown(model), kind=TensorProto.INT64),
-            _tensor("latent", surprise.predictor.middle.out_features),
-            _tensor("energy"),
-            _tensor("mahalanobis"),
-            _tensor("residual"),
+            rows_of("probabilities", 2),
+            rows_of("logit"),
+            rows_of("contributions", terms),
+            rows_of("reason_codes", reasons_shown(model), kind=TensorProto.INT64),
+            rows_of("latent", surprise.predictor.middle.out_features),
+            rows_of("energy"),
+            rows_of("mahalanobis"),
+            rows_of("residual"),
         ],
-        build.constants,
     )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPERATOR_SET)], producer_name="stockade")
-    proto.ir_version = IR_VERSION
-    onnx.checker.check_model(proto, full_check=True)
-    return bytes(proto.SerializeToString(deterministic=True))
-
-
-def _tensor(name: str, *sizes: int, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, ["rows", *sizes])
 
 
 def _write_known(build: GraphBuilder, schema: Schema) -> None:

@@ -12,15 +12,12 @@ Quantization: Jacob et al., CVPR 2018, section 2, symmetric.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.experts import HEAD, ROUTER, expert_graph
-from serving.train.kiosk_graph import IR_VERSION, OPERATOR_SET, GraphBuilder
+from serving.train.graph import GraphBuilder, rows_of
 from serving.train.regions import Cells, RegionNet
 
 __all__ = ["OUTPUTS", "write_dense", "write_mixture"]
@@ -38,15 +35,15 @@ def write_dense(net: RegionNet) -> bytes:
     """Return one graph with every unit: the dense twin of a mixture, or a network that was trained as a dense one."""
     build = GraphBuilder()
     _write_units(build, net.keys, net.radii)
-    outputs = [_tensor("probabilities", net.weights.shape[1]), _tensor("energy")]
+    outputs = [rows_of("probabilities", net.weights.shape[1]), rows_of("energy")]
     units = "units"
     if net.cells is not None:
         _write_router(build, net.cells, net.active)
         units = _write_mask(build, net.cells)
-        outputs.append(_tensor("router_entropy"))
+        outputs.append(rows_of("router_entropy"))
     _write_weights(build, units, "mixed", *_quantized(net))
     _write_head(build)
-    return _model(build, "dense", [_tensor("direction", 3)], outputs)
+    return build.model("dense", [rows_of("direction", 3)], outputs)
 
 
 def write_mixture(net: RegionNet) -> dict[str, bytes]:
@@ -60,13 +57,12 @@ def write_mixture(net: RegionNet) -> dict[str, bytes]:
     regions = net.weights.shape[1]
     graphs = {
         "dense": write_dense(net),
-        ROUTER: _model(
-            router,
+        ROUTER: router.model(
             ROUTER,
-            [_tensor("direction", 3)],
-            [chosen, _tensor("gates", net.active), _tensor("router_entropy")],
+            [rows_of("direction", 3)],
+            [chosen, rows_of("gates", net.active), rows_of("router_entropy")],
         ),
-        HEAD: _model(head, HEAD, [_tensor("mixed", regions)], [_tensor("probabilities", regions), _tensor("energy")]),
+        HEAD: head.model(HEAD, [rows_of("mixed", regions)], [rows_of("probabilities", regions), rows_of("energy")]),
     }
     levels, scales = _quantized(net)
     for number in range(len(net.cells.offsets)):
@@ -75,7 +71,7 @@ def write_mixture(net: RegionNet) -> dict[str, bytes]:
         _write_units(build, net.keys[own], net.radii[own])
         _write_weights(build, "units", "parts", levels[own], scales)
         name = expert_graph(number)
-        graphs[name] = _model(build, name, [_tensor("direction", 3)], [_tensor("parts", regions)])
+        graphs[name] = build.model(name, [rows_of("direction", 3)], [rows_of("parts", regions)])
     return graphs
 
 
@@ -144,15 +140,3 @@ def _write_head(build: GraphBuilder) -> None:
     build.node("Softmax", ["mixed"], "probabilities", axis=1)
     build.node("ReduceLogSumExp", ["mixed"], "evidence", axes=[1], keepdims=0)
     build.node("Neg", ["evidence"], "energy")
-
-
-def _tensor(name: str, *sizes: int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", *sizes])
-
-
-def _model(build: GraphBuilder, name: str, inputs: list[Any], outputs: list[Any]) -> bytes:
-    graph = helper.make_graph(build.nodes, name, inputs, outputs, build.constants)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPERATOR_SET)], producer_name="stockade")
-    proto.ir_version = IR_VERSION
-    onnx.checker.check_model(proto, full_check=True)
-    return bytes(proto.SerializeToString(deterministic=True))

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from serving.bundle import Bundle, assemble
 from serving.experts import HEAD, ROUTER, expert_graph
-from serving.train.kiosk_graph import IR_VERSION, OPERATOR_SET, GraphBuilder
+from serving.train.graph import GraphBuilder, rows_of
 from serving.train.pack import seal, tensor_bytes
 from tests.serving.tiny import CLASSES, WIDTH, signing_key, tiny_manifest, trusted
 
@@ -20,7 +20,7 @@ def mixture_graphs() -> dict[str, bytes]:
     for number, (inner, outer) in enumerate(parts):
         build = _lifted()
         _write_part(build, str(number), inner, outer, "parts")
-        graphs[expert_graph(number)] = _model(build, [_tensor("image", 28, 28)], [_tensor("parts", CLASSES)])
+        graphs[expert_graph(number)] = build.model("mixture", [rows_of("image", 28, 28)], [rows_of("parts", CLASSES)])
     return graphs
 
 
@@ -38,17 +38,6 @@ def mixture_bundle(graphs: dict[str, bytes] | None = None, **changes) -> Bundle:
 
 def _random(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
-
-
-def _tensor(name: str, *sizes: int, kind: int = TensorProto.FLOAT):
-    return helper.make_tensor_value_info(name, kind, ["rows", *sizes])
-
-
-def _model(build: GraphBuilder, inputs: list, outputs: list) -> bytes:
-    graph = helper.make_graph(build.nodes, "mixture", inputs, outputs, build.constants)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPERATOR_SET)])
-    proto.ir_version = IR_VERSION
-    return proto.SerializeToString(deterministic=True)
 
 
 def _lifted() -> GraphBuilder:
@@ -73,14 +62,14 @@ def _write_routing(build: GraphBuilder) -> list:
     build.node("Softmax", ["best"], "gates", axis=1)
     build.node("ReduceL2", ["latent"], "mahalanobis", axes=[1], keepdims=0)
     build.node("ReduceMean", ["flat"], "residual", axes=[1], keepdims=0)
-    return [_tensor("latent", WIDTH), _tensor("mahalanobis"), _tensor("residual")]
+    return [rows_of("latent", WIDTH), rows_of("mahalanobis"), rows_of("residual")]
 
 
 def _router() -> bytes:
     build = _lifted()
     own = _write_routing(build)
-    chosen = [_tensor("chosen", ACTIVE, kind=TensorProto.INT64), _tensor("gates", ACTIVE)]
-    return _model(build, [_tensor("image", 28, 28)], chosen + own)
+    chosen = [rows_of("chosen", ACTIVE, kind=TensorProto.INT64), rows_of("gates", ACTIVE)]
+    return build.model("mixture", [rows_of("image", 28, 28)], chosen + own)
 
 
 def _write_part(build: GraphBuilder, own: str, inner: np.ndarray, outer: np.ndarray, output: str) -> None:
@@ -96,13 +85,13 @@ def _write_head(build: GraphBuilder) -> list:
     build.node("Softmax", ["mixed"], "probabilities", axis=1)
     build.node("ReduceLogSumExp", ["mixed"], "evidence", axes=[1], keepdims=0)
     build.node("Neg", ["evidence"], "energy")
-    return [_tensor("probabilities", CLASSES), _tensor("logits", CLASSES), _tensor("energy")]
+    return [rows_of("probabilities", CLASSES), rows_of("logits", CLASSES), rows_of("energy")]
 
 
 def _head() -> bytes:
     build = GraphBuilder()
     outputs = _write_head(build)
-    return _model(build, [_tensor("mixed", CLASSES)], outputs)
+    return build.model("mixture", [rows_of("mixed", CLASSES)], outputs)
 
 
 def _dense(parts: list) -> bytes:
@@ -125,4 +114,4 @@ def _dense(parts: list) -> bytes:
         total = build.node("Add", [total, added], f"total.{number}") if total else added
     build.node("Identity", [total], "mixed")
     outputs += _write_head(build)
-    return _model(build, [_tensor("image", 28, 28)], outputs)
+    return build.model("mixture", [rows_of("image", 28, 28)], outputs)
