@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["write_card"]
+__all__ = ["noticed", "write_card"]
 
 
 def write_card(manifest: Mapping[str, Any]) -> str:
@@ -85,14 +85,19 @@ def _classes(manifest: Mapping[str, Any]) -> list[str]:
     return ["| class | recall |", "|---|---|", *rows, ""]
 
 
-def _foreign(manifest: Mapping[str, Any]) -> list[str]:
+def noticed(foreign: Mapping[str, Any], *, fpr_max: float) -> list[str]:
+    """Return the rows of a table: of each kind, what is flagged where at most `fpr_max` of what is known is."""
     rows = []
-    for kind, found in manifest["metrics"]["foreign"].items():
-        flagged = next(point for point in found["flagged"] if point["fpr_max"] == 0.01)
+    for kind, found in foreign.items():
+        flagged = next(point for point in found["flagged"] if point["fpr_max"] == fpr_max)
         low, high = (100 * bound for bound in flagged["interval"])
         areas = " | ".join(f"{found['auroc'][energy]:.3f}" for energy in ("energy", "mahalanobis", "residual"))
         rate = f"{100 * flagged['rate']:.2f} % ({low:.2f} - {high:.2f})"
         rows.append(f"| {kind} | {found['rows']:,} | {rate} | {areas} |")
+    return rows
+
+
+def _foreign(manifest: Mapping[str, Any]) -> list[str]:
     return [
         "## What is noticed",
         "",
@@ -101,7 +106,7 @@ def _foreign(manifest: Mapping[str, Any]) -> list[str]:
         "",
         "| images | rows | flagged | energy | mahalanobis | residual |",
         "|---|---|---|---|---|---|",
-        *rows,
+        *noticed(manifest["metrics"]["foreign"], fpr_max=0.01),
         "",
         f"Digits: {manifest['data']['foreign']['digits']}.",
         "",

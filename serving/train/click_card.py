@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from serving.train.card import noticed
+
 __all__ = ["write_click_card"]
 
 
@@ -77,14 +79,6 @@ def _measured(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _foreign(manifest: Mapping[str, Any]) -> list[str]:
-    rows = []
-    for kind, found in manifest["metrics"]["foreign"].items():
-        flagged = next(point for point in found["flagged"] if point["fpr_max"] == 0.01)
-        low, high = (100 * bound for bound in flagged["interval"])
-        areas = " | ".join(f"{area:.3f}" for area in found["auroc"].values())
-        rows.append(
-            f"| {kind} | {found['rows']:,} | {100 * flagged['rate']:.2f} % ({low:.2f} - {high:.2f}) | {areas} |"
-        )
     return [
         "## What is noticed",
         "",
@@ -94,6 +88,6 @@ def _foreign(manifest: Mapping[str, Any]) -> list[str]:
         "",
         "| sequences | rows | flagged | energy | mahalanobis | residual |",
         "|---|---|---|---|---|---|",
-        *rows,
+        *noticed(manifest["metrics"]["foreign"], fpr_max=0.01),
         "",
     ]

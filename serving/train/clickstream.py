@@ -26,10 +26,9 @@ from serving.train.click_loop import ClickSettings, predict_clicks, train_clicks
 from serving.train.click_report import ClickGates, TrainedClicks
 from serving.train.density import fit_gaussian
 from serving.train.ecom import EVENTS, FIRST_EVENT, IDS, LENGTH, Clicks, EcomSplits, load_ecom, sessions_of, split_ecom
-from serving.train.errors import GateFailed
 from serving.train.kiosk import ScreenFitter
 from serving.train.kiosk_report import digest_of
-from serving.train.pack import open_signing_key, public_pem, seal, tensor_bytes, write_bundle
+from serving.train.pack import open_signing_key, write_trained
 from serving.train.strange import strange_sequences
 
 __all__ = ["ClickstreamSettings", "markov_log_prior", "smoke_clicks", "train_clickstream"]
@@ -102,18 +101,16 @@ def train_clickstream(settings: ClickstreamSettings, screen: ScreenFitter, conso
         plots.draw_energies(outputs["test"], strange, settings.plots / "clickstream-energies.png", "test sessions")
         error, reliability = metrics["next_click"]["calibration_error"], settings.plots / "clickstream-reliability.png"
         plots.draw_calibration(outputs["test"]["probabilities"], parts.test.labels, error, reliability, "test events")
-    for gate in manifest["gates"]:
-        if not gate["passed"]:
-            raise GateFailed(gate["name"], gate["value"], gate["bound"])
-    files = {
-        "model.onnx": model.graph,
-        "weights.safetensors": tensor_bytes(_weights(model)),
-        "calibration.safetensors": tensor_bytes(calibration),
-        "MODEL_CARD.md": write_click_card(manifest).encode(),
-    }
-    bundle = write_bundle(settings.bundle, seal(files, manifest, key), key)
-    settings.signing_key.with_suffix(".pub").write_bytes(public_pem(key))
-    return bundle
+    return write_trained(
+        settings.bundle,
+        manifest,
+        graph=model.graph,
+        weights=_weights(model),
+        calibration=calibration,
+        card=write_click_card(manifest),
+        key=key,
+        public=settings.signing_key.with_suffix(".pub"),
+    )
 
 
 def markov_log_prior(train: Clicks) -> NDArray[np.float64]:

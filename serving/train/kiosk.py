@@ -26,12 +26,11 @@ from serving.train import foreign, kiosk_report, measure, plots, robustness
 from serving.train.card import write_card
 from serving.train.data import CLASS_NAMES, FashionMnist, Labelled, Splits, load_fashion_mnist, split
 from serving.train.density import fit_classes, fit_plane
-from serving.train.errors import GateFailed
 from serving.train.kiosk_graph import Convolution, fold_batch_norm, write_graph
 from serving.train.kiosk_report import Gates, Outputs, Recipe, Trained
 from serving.train.kiosk_robust import ROBUST_STAGES, RobustEpoch, RobustSettings, train_robust
 from serving.train.loop import EpochReport, LoopSettings, middle_features, train
-from serving.train.pack import open_signing_key, public_pem, seal, tensor_bytes, write_bundle
+from serving.train.pack import open_signing_key, write_trained
 from serving.train.robustness import Attacked
 from serving.train.screen import ScreenFitter
 
@@ -123,18 +122,16 @@ def train_kiosk(settings: KioskSettings, screen: ScreenFitter, console: Console)
     )
     if settings.plots is not None:
         _draw(settings.plots, model=model, metrics=metrics, test=test, outputs=outputs["test"], strange=strange)
-    for gate in manifest["gates"]:
-        if not gate["passed"]:
-            raise GateFailed(gate["name"], gate["value"], gate["bound"])
-    files = {
-        "model.onnx": model.graph,
-        "weights.safetensors": tensor_bytes(_weights(model)),
-        "calibration.safetensors": tensor_bytes(calibration),
-        "MODEL_CARD.md": write_card(manifest).encode(),
-    }
-    bundle = write_bundle(settings.bundle, seal(files, manifest, key), key)
-    settings.signing_key.with_suffix(".pub").write_bytes(public_pem(key))
-    return bundle
+    return write_trained(
+        settings.bundle,
+        manifest,
+        graph=model.graph,
+        weights=_weights(model),
+        calibration=calibration,
+        card=write_card(manifest),
+        key=key,
+        public=settings.signing_key.with_suffix(".pub"),
+    )
 
 
 def _cut(parts: Splits, test: Labelled, rows_max: Mapping[str, int] | None) -> tuple[Splits, Labelled]:

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from serving.bundle import Bundle, assemble, read_bundle
 from serving.manifest import MANIFEST_FILE
 from serving.signature import SIGNATURE_FILE, TrustedKey, sign
-from serving.train.errors import SigningKeyUnusable
+from serving.train.errors import GateFailed, SigningKeyUnusable
 
-__all__ = ["open_signing_key", "public_pem", "seal", "sign_again", "tensor_bytes", "write_bundle"]
+__all__ = ["open_signing_key", "public_pem", "seal", "sign_again", "tensor_bytes", "write_bundle", "write_trained"]
 
 
 def open_signing_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -80,6 +80,36 @@ def write_bundle(directory: Path, sealed: Mapping[str, bytes], key: ec.EllipticC
     if directory.exists():
         shutil.rmtree(directory)
     staged.replace(directory)  # from here on the new bundle is the one served after the next load
+    return bundle
+
+
+def write_trained(
+    directory: Path,
+    manifest: Mapping[str, Any],
+    *,
+    graph: bytes,
+    weights: Mapping[str, NDArray[Any]],
+    calibration: Mapping[str, NDArray[Any]],
+    card: str,
+    key: ec.EllipticCurvePrivateKey,
+    public: Path,
+) -> Bundle:
+    """Write and return the bundle of what a recipe made, and the key's public half to `public`.
+
+    Raises:
+        GateFailed: by its manifest it is not good enough; nothing was written.
+    """
+    for gate in manifest["gates"]:
+        if not gate["passed"]:
+            raise GateFailed(gate["name"], gate["value"], gate["bound"])
+    files = {
+        "model.onnx": graph,
+        "weights.safetensors": tensor_bytes(weights),
+        "calibration.safetensors": tensor_bytes(calibration),
+        "MODEL_CARD.md": card.encode(),
+    }
+    bundle = write_bundle(directory, seal(files, manifest, key), key)
+    public.write_bytes(public_pem(key))
     return bundle
 
 

@@ -25,7 +25,7 @@ from serving.train import measure, payments_plots, payments_report
 from serving.train.additive import AdditiveModel, AdditiveSettings, fit_additive
 from serving.train.errors import GateFailed
 from serving.train.masked import MaskedSettings, Surprise, fit_surprise
-from serving.train.pack import open_signing_key, public_pem, seal, tensor_bytes, write_bundle
+from serving.train.pack import open_signing_key, write_trained
 from serving.train.payments_card import write_payments_card
 from serving.train.payments_data import LICENCE, SOURCE, Applications, Parts, load_applications, split
 from serving.train.payments_graph import write_payments_graph
@@ -103,18 +103,16 @@ def train_payments(settings: PaymentsSettings, screen: ScreenFitter, console: Co
     )
     if settings.plots is not None:
         payments_plots.draw_all(settings.plots, model, test, outputs["test"], strange=strange, metrics=metrics)
-    for gate in manifest["gates"]:
-        if not gate["passed"]:
-            raise GateFailed(gate["name"], gate["value"], gate["bound"])
-    files = {
-        "model.onnx": model.graph,
-        "weights.safetensors": tensor_bytes(payments_report.weights_of(model)),
-        "calibration.safetensors": tensor_bytes(calibration),
-        "MODEL_CARD.md": write_payments_card(manifest).encode(),
-    }
-    bundle = write_bundle(settings.bundle, seal(files, manifest, key), key)
-    settings.signing_key.with_suffix(".pub").write_bytes(public_pem(key))
-    return bundle
+    return write_trained(
+        settings.bundle,
+        manifest,
+        graph=model.graph,
+        weights=payments_report.weights_of(model),
+        calibration=calibration,
+        card=write_payments_card(manifest),
+        key=key,
+        public=settings.signing_key.with_suffix(".pub"),
+    )
 
 
 def write_test_rows(settings: PaymentsSettings, path: Path) -> None:

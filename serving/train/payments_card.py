@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from serving.train.card import noticed
+
 __all__ = ["write_payments_card"]
 
 DIRECTIONS = {1: "never falls", -1: "never rises", 0: "free"}
@@ -95,13 +97,6 @@ def _terms(training: Mapping[str, Any]) -> list[str]:
 
 
 def _strange(metrics: Mapping[str, Any]) -> list[str]:
-    rows = []
-    for kind, found in metrics["foreign"].items():
-        flagged = next(point for point in found["flagged"] if point["fpr_max"] == 0.05)
-        low, high = (100 * bound for bound in flagged["interval"])
-        areas = " | ".join(f"{found['auroc'][energy]:.3f}" for energy in ("energy", "mahalanobis", "residual"))
-        rate = f"{100 * flagged['rate']:.2f} % ({low:.2f} - {high:.2f})"
-        rows.append(f"| {kind} | {found['rows']:,} | {rate} | {areas} |")
     return [
         "## What is noticed",
         "",
@@ -110,6 +105,6 @@ def _strange(metrics: Mapping[str, Any]) -> list[str]:
         "",
         "| rows | count | flagged | energy | mahalanobis | residual |",
         "|---|---|---|---|---|---|",
-        *rows,
+        *noticed(metrics["foreign"], fpr_max=0.05),
         "",
     ]
