@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from defenses.calibration import CONFIDENCE, Calibrated, ConformalCalibration, digest_arrays
 from defenses.errors import CalibrationInvalid, EvidenceInvalid
-from defenses.intervals import clopper_pearson
+from defenses.operating_points import measured_points, promised_points
 from defenses.screen import Evidence
 
 NAME: Final = "evidence"
@@ -187,9 +187,7 @@ def fit_evidence(
         "combination": COMBINATION,
         "rows": {name: int(sample.shape[1]) for name, sample in samples.items()},
         "confidence": CONFIDENCE,
-        "operating_points": [
-            {**_promise(calibration, fpr_max), "measured": _rate(calibration, held_out, fpr_max)} for fpr_max in points
-        ],
+        "operating_points": promised_points(calibration, held_out, points),
     }
     return arrays, report
 
@@ -200,7 +198,7 @@ def measure_evidence(
     """Return how many rows of some other set, foreign or benign, are flagged at each point, with exact intervals."""
     judged = load_evidence(arrays)
     scores = judged.screen.score(Evidence({}, outputs))
-    return [{"fpr_max": fpr_max, **_rate(judged.calibration, scores, fpr_max)} for fpr_max in points]
+    return measured_points(judged.calibration, scores, points)
 
 
 def _checked_splits(splits: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[np.float64]]:
@@ -214,19 +212,3 @@ def _checked_splits(splits: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[st
         if np.array_equal(samples[one], samples[other]):  # the mistake that voids every promise
             raise CalibrationInvalid(other, f"the same rows as {one}")
     return samples
-
-
-def _promise(calibration: ConformalCalibration, fpr_max: float) -> dict[str, Any]:
-    return {
-        "fpr_max": fpr_max,
-        "rank": calibration.rank(fpr_max),
-        "level": calibration.level(fpr_max),
-        "threshold": calibration.threshold(fpr_max),
-        "fpr_interval": list(calibration.fpr_interval(fpr_max)),
-    }
-
-
-def _rate(calibration: ConformalCalibration, scores: NDArray[np.float64], fpr_max: float) -> dict[str, Any]:
-    flagged = int((calibration.p_values(scores) <= calibration.level(fpr_max)).sum())
-    rows = int(scores.size)
-    return {"rows": rows, "flagged": flagged, "rate": flagged / rows, "interval": list(clopper_pearson(flagged, rows))}

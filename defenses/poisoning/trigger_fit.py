@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from defenses.calibration import CONFIDENCE, ConformalCalibration
 from defenses.errors import CalibrationInvalid, EvidenceInvalid
 from defenses.evasion.evidence import FPR_POINTS, Tail
-from defenses.intervals import clopper_pearson
+from defenses.operating_points import measured_points, promised_points
 from defenses.poisoning.trigger import COMPONENTS, NAME, OUTPUTS, TECHNIQUE, Reference, TriggerScreen, load_trigger
 from defenses.poisoning.trigger_density import StudentClasses
 from defenses.screen import Evidence
@@ -86,9 +86,7 @@ def fit_trigger(
         "components": list(COMPONENTS),
         "rows": {name: len(split) for name, split in splits.items()},
         "confidence": CONFIDENCE,
-        "operating_points": [
-            {**_promise(calibration, fpr_max), "measured": _rate(calibration, scores, fpr_max)} for fpr_max in points
-        ],
+        "operating_points": promised_points(calibration, scores, points),
     }
     return arrays, report
 
@@ -103,7 +101,7 @@ def measure_trigger(
     """Return how many rows of some other set, marked or clean, are flagged at each point, with exact intervals."""
     judged = load_trigger(arrays)
     scores = judged.screen.score(evidence)
-    return [{"fpr_max": fpr_max, **_rate(judged.calibration, scores, fpr_max)} for fpr_max in points]
+    return measured_points(judged.calibration, scores, points)
 
 
 def _check_splits(splits: Mapping[str, CleanRows]) -> None:
@@ -115,19 +113,3 @@ def _check_splits(splits: Mapping[str, CleanRows]) -> None:
     for one, other in combinations(splits, 2):
         if np.array_equal(splits[one].inputs, splits[other].inputs):  # the mistake that voids every promise
             raise CalibrationInvalid(other, f"the same rows as {one}")
-
-
-def _promise(calibration: ConformalCalibration, fpr_max: float) -> dict[str, Any]:
-    return {
-        "fpr_max": fpr_max,
-        "rank": calibration.rank(fpr_max),
-        "level": calibration.level(fpr_max),
-        "threshold": calibration.threshold(fpr_max),
-        "fpr_interval": list(calibration.fpr_interval(fpr_max)),
-    }
-
-
-def _rate(calibration: ConformalCalibration, scores: NDArray[np.float64], fpr_max: float) -> dict[str, Any]:
-    flagged = int((calibration.p_values(scores) <= calibration.level(fpr_max)).sum())
-    rows = int(scores.size)
-    return {"rows": rows, "flagged": flagged, "rate": flagged / rows, "interval": list(clopper_pearson(flagged, rows))}
