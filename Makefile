@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENT := .venv-client
 SHELL := /bin/bash
+# Demo and tests start processes by the hundred: every module is compiled once, not in each of them.
+unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test coverage test-faults test-lab test-cluster test-compose test-dashboards check fix lock proto schema manifests dashboards bench bench-peers clean
 
