@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +28,7 @@ from safetensors.numpy import load_file
 from gateway.bench.confine import Group, confined, memory_group
 from gateway.bench.frame import METHOD, image_request
 from gateway.bench.gateway_launch import launch_gateway, read_metrics
+from gateway.bench.hand_over import hand_over
 from gateway.bench.machine import machine_facts, our_versions
 from gateway.bench.memory import MIB, role_of
 from gateway.bench.procfs import ProcessTree
@@ -77,12 +76,7 @@ def run(options: argparse.Namespace) -> int:
         finally:
             os.sched_setaffinity(0, cores)
         report |= {"machine": machine_facts(directory), "versions": our_versions()}
-    if options.report:
-        options.report.write_text(json.dumps(report, indent=2) + "\n")
-    if options.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        show(report, Console(highlight=False))
+    hand_over(report, options, lambda out: show(report, out))
     return 0 if report["within"] else 1
 
 

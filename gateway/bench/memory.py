@@ -8,8 +8,6 @@ each process, and all of them together, must stay within ten percent between the
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from rich.table import Table
 from gateway.bench import h2load
 from gateway.bench.frame import framed, image_request
 from gateway.bench.h2load import SHAPES, H2loadFailed, Load
+from gateway.bench.hand_over import hand_over
 from gateway.bench.isolation import enter_private_network
 from gateway.bench.machine import machine_facts, our_versions
 from gateway.bench.measure import NotServed, run_checked
@@ -92,12 +91,7 @@ def run(options: argparse.Namespace) -> int:
             return 2
     found = drifts(samples)
     report = _report(options.requests, samples, found) | facts
-    if options.report:
-        options.report.write_text(json.dumps(report, indent=2) + "\n")
-    if options.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        _show(found, options.requests, Console(highlight=False))
+    hand_over(report, options, lambda out: _show(found, options.requests, out))
     return 0 if report["memory_flat"] else 1
 
 

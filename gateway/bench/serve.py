@@ -9,8 +9,6 @@ reasons and the settings of each peer.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gateway.bench import h2load, peers, phases
 from gateway.bench.frame import framed, image_request
 from gateway.bench.h2load import SHAPES, H2loadFailed, Load
+from gateway.bench.hand_over import hand_over
 from gateway.bench.isolation import enter_private_network
 from gateway.bench.machine import machine_facts, our_versions
 from gateway.bench.measure import Cell, NotServed, measure, warm_up
@@ -105,13 +104,7 @@ def run(options: argparse.Namespace) -> int:
         machine = machine_facts(directory)
         results = _with_progress(plan, err)
     report = _report(plan, results, {"measured_at": started.isoformat(timespec="seconds"), "machine": machine})
-    if options.report:
-        options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text(json.dumps(report, indent=2) + "\n")
-    if options.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        _show(results, report, Console(highlight=False))
+    hand_over(report, options, lambda out: _show(results, report, out))
     return EX_FAILED if results.failed else 0
 
 

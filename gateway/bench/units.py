@@ -38,6 +38,7 @@ from gateway.bench.disk import log_bytes
 from gateway.bench.frame import framed, image_request
 from gateway.bench.gateway_launch import CLIENT, launch_gateway, read_metrics
 from gateway.bench.h2load import SHAPES, H2loadFailed, InFlight, Load
+from gateway.bench.hand_over import hand_over
 from gateway.bench.isolation import enter_private_network
 from gateway.bench.machine import machine_facts, our_versions
 from gateway.bench.measure import NotServed, run_checked, settle, warm_up
@@ -111,13 +112,7 @@ def run(options: argparse.Namespace) -> int:
         except (StartFailed, NotServed, H2loadFailed) as problem:
             err.print(f"[red]stockade:[/red] {escape(str(problem))}")
             return 2
-    if options.report:
-        options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text(json.dumps(report, indent=2) + "\n")
-    if options.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        _show(report, Console(highlight=False))
+    hand_over(report, options, lambda out: _show(report, out))
     return 0
 
 

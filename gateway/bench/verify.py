@@ -6,10 +6,8 @@ The log is made on the spot and its pages are still in memory: what is timed is 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
-import sys
 import time
 from typing import Any
 
@@ -17,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gateway.bench.hand_over import hand_over
 from gateway.bench.synthetic_log import write_log
 from gateway.bench.workspace import workspace
 from ops.audit.checkpoint import SignerKey
@@ -48,12 +47,7 @@ def run(options: argparse.Namespace) -> int:
         )
         cpu_s = _cpu_s() - cpu_s
     report = _report(verified, stored, cpu_s)
-    if options.report:
-        options.report.write_text(json.dumps(report, indent=2) + "\n")
-    if options.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        _show(verified, report, Console(highlight=False))
+    hand_over(report, options, lambda out: _show(verified, report, out))
     return 0 if verified.exit_code == 0 and verified.size == options.records else 1
 
 
