@@ -20,14 +20,15 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from gateway.errors import AuditUnavailable
+from gateway.undisturbed import undisturbed
 from ops.audit.erasure_log import follow
 from ops.audit.errors import AuditError, ErasureRefused, KeyStoreError, ReadError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from gateway.host.orders import Order
     from ops.audit.erasure import Erasures
@@ -44,8 +45,6 @@ EVERY_S = 60.0
 CATCHING_UP_S = 1.0
 PROBLEM_CHARACTERS_MAX = 500
 CATCHING_UP = "the log is still being read for holds; ask again"
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -70,7 +69,7 @@ class Custody:
             ErasureRefused, KeyStoreError: it cannot be asked for.
             AuditUnavailable: it could not be recorded, and is not asked for.
         """
-        return await self._to_the_end(self._request(wanted))
+        return await undisturbed(self._request(wanted), self.tasks, self._failed)
 
     async def approve(self, erasure_id: str, word: Word) -> Erasure:
         """Agree, destroy the keys, and record it. Returns it as done.
@@ -79,15 +78,15 @@ class Custody:
             ErasureRefused: nothing was destroyed. That somebody tried is recorded, once the log was read.
             KeyStoreError, AuditUnavailable: it is agreed, and will be completed without anybody asking again.
         """
-        return await self._to_the_end(self._approve(erasure_id, word))
+        return await undisturbed(self._approve(erasure_id, word), self.tasks, self._failed)
 
     async def place(self, hold: Hold) -> None:
         """Put a hold in force, and record it. Raises ErasureRefused, KeyStoreError, AuditUnavailable: it is not."""
-        await self._to_the_end(self._place(hold))
+        await undisturbed(self._place(hold), self.tasks, self._failed)
 
     async def lift(self, hold: Hold, order: Order) -> None:
         """Record that a hold is lifted, and lift it. Raises AuditUnavailable, KeyStoreError: it is still in force."""
-        await self._to_the_end(self._lift(hold, order))
+        await undisturbed(self._lift(hold, order), self.tasks, self._failed)
 
     async def finish(self) -> None:
         """Complete what was agreed and what the log does not say yet, as far as that can be done now."""
@@ -196,17 +195,8 @@ class Custody:
         entry = {"action": action, "administrator": administrator, "detail": detail, "outcome": outcome}
         await self.record("admin", [entry])
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Go on when whoever asked has gone."""
-        task = asyncio.create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self.tasks.discard(task)
-        if not task.cancelled() and (problem := task.exception()) is not None:  # maybe nobody else hears of it
-            self.log("custody-not-changed", level="error", problem=type(problem).__name__)
+    def _failed(self, problem: BaseException) -> None:
+        self.log("custody-not-changed", level="error", problem=type(problem).__name__)
 
 
 def names(subject: str, text: str) -> bool:

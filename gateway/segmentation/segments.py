@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import AuditUnavailable
 from gateway.host.orders import Order
 from gateway.segmentation.isolation import Isolation, IsolationRefused
+from gateway.undisturbed import undisturbed
 from ops.audit.durable import keep_file
 from ops.audit.entry import pseudonym
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from gateway.host.host import Host
@@ -59,11 +60,11 @@ class Segments:
         for tenant, principal in subjects:
             if (tenant == order.tenant and not principal) or principal == order.principal:
                 raise IsolationRefused("nobody isolates himself, nor his own tenant: ask another operator")
-        return await self._to_the_end(self._isolate(subjects, order, until_ns))
+        return await undisturbed(self._isolate(subjects, order, until_ns), self.tasks, self._failed)
 
     async def lift(self, ids: Sequence[str], order: Order) -> list[Isolation]:
         """Let those in again that were isolated under these ids. Returns them. Raises as `isolate`."""
-        return await self._to_the_end(self._lift(ids, order))
+        return await undisturbed(self._lift(ids, order), self.tasks, self._failed)
 
     async def forgive(self, subjects: Sequence[Subject], order: Order) -> int:
         """Have what is held against accounts forgotten, in every worker that runs. Returns how many principals that is.
@@ -208,13 +209,5 @@ class Segments:
         assert self.host.control is not None, "nothing is changed before there is a log"
         return self.host.control.app.gw.wall_ns()
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, list[Isolation]]) -> list[Isolation]:
-        task = asyncio.create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self.tasks.discard(task)
-        if not task.cancelled() and (problem := task.exception()) is not None:  # maybe nobody else hears of it
-            self.host.log("isolation-not-changed", level="error", error=type(problem).__name__, problem=str(problem))
+    def _failed(self, problem: BaseException) -> None:
+        self.host.log("isolation-not-changed", level="error", error=type(problem).__name__, problem=str(problem))
