@@ -21,6 +21,7 @@ import asyncio
 import math
 import sqlite3
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from gateway.feedback.store import FeedbackStore
 from ops.metrics import LabelFigures
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
     from gateway.feedback.rows import Outcomes
@@ -122,8 +123,15 @@ def calibration_noise(parts: Collection[Outcomes]) -> float:
 
 def promised_by(bundles: Iterable[Bundle]) -> dict[tuple[str, str], tuple[float | None, float | None]]:
     """Return accuracy and calibration error of each version as its manifest tells them, where it does."""
-    metrics = {(bundle.name, bundle.version): bundle.manifest["metrics"] for bundle in bundles}
-    return {key: (_share(told.get("accuracy")), _share(told.get("calibration_error"))) for key, told in metrics.items()}
+    return {(bundle.name, bundle.version): _promise(bundle.manifest["metrics"]) for bundle in bundles}
+
+
+def _promise(metrics: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Read a manifest's metrics; a model of sequences tells its own under `next_click`."""
+    told = metrics.get("next_click", metrics)
+    if not isinstance(told, Mapping):
+        return None, None
+    return _share(told.get("accuracy")), _share(told.get("calibration_error"))
 
 
 def _share(told: object) -> float | None:

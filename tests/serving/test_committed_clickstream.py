@@ -60,6 +60,19 @@ def test_rows_do_not_influence_each_other(bundle, samples, outputs):
     assert max(rows_apart(InProcessEngine(bundle), ids, batched, name="events").values()) <= 1e-6
 
 
+def test_the_documentation_quotes_the_manifest(bundle):
+    whole = (ROOT.parent / "docs" / "models.md").read_text("utf-8")
+    text = whole.partition("\n## Clickstream\n")[2].partition("\n## Payments\n")[0]
+    metrics = bundle.manifest["metrics"]
+    found = metrics["next_click"]
+    assert f"{100 * found['accuracy']:.2f} % right (Markov {100 * found['markov_accuracy']:.2f} %)" in text
+    assert f"calibration error {100 * found['calibration_error']:.2f} %, log-loss {found['log_loss']:.4f}" in text
+    assert f"{bundle.manifest['training']['parameters']:,} parameters" in text
+    for kind, seen in metrics["foreign"].items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| {kind} |"))
+        assert all(f"{100 * point['rate']:.2f} %" in row for point in seen["flagged"]), (kind, row)
+
+
 def test_the_samples_are_licensed():
     with safetensors.safe_open(SAMPLES, "np") as file:
         assert file.metadata()["licence"].startswith("Apache-2.0")

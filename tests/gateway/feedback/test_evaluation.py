@@ -22,10 +22,13 @@ from gateway.feedback.evaluation import (
 )
 from gateway.feedback.rows import CONFIDENCE_BINS, Draft, Outcomes
 from gateway.feedback.store import FILE, FeedbackStore
+from gateway.samples import bundles_directory
 from ops.audit.entry import canonical, parse
 from ops.metrics import LabelFigures
 from ops.metrics.gateway import Metrics
 from ops.metrics.page import expose
+from serving.bundle import load_bundle
+from serving.catalog import find_bundles
 from serving.train.measure import calibration_error
 from tests.gateway.feedback.labelled import MODEL, ask, item, labelled_rig, results, store_of
 from tests.ops.audit.test_entry import OWN
@@ -203,6 +206,8 @@ def test_noise_shrinks_with_labels_and_is_least_where_the_model_is_sure():
     [
         ({"accuracy": 0.9, "calibration_error": 0.01}, (0.9, 0.01)),
         ({"accuracy": 1}, (1.0, None)),
+        ({"next_click": {"accuracy": 0.3, "calibration_error": 0.01}}, (0.3, 0.01)),
+        ({"next_click": 0.3}, (None, None)),
         ({"accuracy": "good", "calibration_error": 3.0}, (None, None)),
         ({}, (None, None)),
     ],
@@ -210,6 +215,13 @@ def test_noise_shrinks_with_labels_and_is_least_where_the_model_is_sure():
 def test_what_a_manifest_promises_is_told_where_it_is_a_share(metrics, told):
     bundle = SimpleNamespace(name="kiosk", version="2", manifest={"metrics": metrics})
     assert promised_by([bundle]) == {("kiosk", "2"): told}
+
+
+@pytest.mark.parametrize("directory", find_bundles(bundles_directory()), ids=lambda path: "/".join(path.parts[-2:]))
+def test_every_bundle_of_the_project_promises_both(directory):
+    bundle = load_bundle(directory, [bundles_directory() / "stockade-release.pub"])
+    ((accuracy, calibration_error),) = promised_by([bundle]).values()
+    assert accuracy > calibration_error > 0
 
 
 def test_what_has_no_labels_any_more_shows_none(tmp_path):
