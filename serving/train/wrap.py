@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, shape_inference
 
 from serving.bundle import Bundle, TensorSpec
 from serving.graph import check_graph
@@ -35,19 +35,17 @@ from serving.train.density import Gaussian, Plane, fit_gaussian, leading_plane
 from serving.train.errors import WrapRefused
 from serving.train.pack import tensor_bytes
 from serving.train.screen import ScreenFitter
+from serving.train.wrap_graph import ENERGIES, Fitted, Tensors, write_energies
 
-__all__ = ["ENERGIES", "ROWS_MIN", "Foreign", "Sample", "wrap"]
+__all__ = ["ROWS_MIN", "Foreign", "Sample", "wrap"]
 
 GRAPH, FILE = "dense", "model.onnx"
-ENERGIES = ("energy", "mahalanobis", "residual")
-OWN = "stockade."
 ROWS_MIN = 2_000
 OPERATOR_SET_MIN = 13
 RESIDUAL_WIDTH_MAX, COMPONENTS_MAX = 4_096, 48
 SUM_APART_MAX = 1e-3
 CLASSES_MIN = 2
 MATRIX = 2
-LEAST = 1e-30
 
 Rows = NDArray[Any]
 
@@ -71,16 +69,6 @@ class Sample:
     labels: NDArray[np.int64] | None
     file: str
     sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Tensors:
-    """Names in the graph: the input, the prediction as it is, the logits if there are any, and the latent."""
-
-    input: str
-    prediction: str
-    logits: str
-    latent: str
 
 
 def wrap(
@@ -112,7 +100,8 @@ def wrap(
     parts = _split(len(rows), seed)
     seen = _seen(model, tensors, outputs, foreign, spec, rows[parts["fit"]])
     gaussian, plane, flat = _densities(seen["latent"], rows[parts["fit"]])
-    graph = _graph(model, tensors, _Fitted(gaussian, plane, flat, probable=_probable(seen["prediction"])), outputs)
+    fitted = Fitted(gaussian, plane, flat, probable=_probable(seen["prediction"]))
+    graph = write_energies(model, tensors, fitted, outputs)
     bundle = Bundle(
         foreign.name, foreign.version, "", (spec,), outputs_of(graph, foreign.name), foreign.class_names, {},
         {GRAPH: graph}, {},
@@ -137,16 +126,6 @@ def wrap(
     }
     metrics = _metrics(given["measure"], sample, parts["measure"], screen.measure(calibration, given["measure"]))
     return files, _manifest(foreign, bundle, tensors, sample, {"parts": parts, "metrics": metrics, "report": report})
-
-
-@dataclass(frozen=True, slots=True)
-class _Fitted:
-    """What goes into the graph. `flat`: the residual is of the inputs. `probable`: it predicts probabilities."""
-
-    gaussian: Gaussian
-    plane: Plane
-    flat: bool
-    probable: bool
 
 
 def _require_usable(model: onnx.ModelProto, foreign: Foreign) -> None:
@@ -193,7 +172,7 @@ def _tensors(
     prediction: str,
     latent: str,
     class_names: Sequence[str],
-) -> _Tensors:
+) -> Tensors:
     fitting = [spec.name for spec in outputs if spec.datatype == "FP32" and len(spec.shape) == MATRIX]
     if (prediction and prediction not in fitting) or not fitting:
         raise WrapRefused(f"no output {prediction or 'of float32'} is rows x classes; there are {', '.join(fitting)}")
@@ -212,8 +191,8 @@ def _tensors(
     if latent:
         if latent not in {*made, taken}:
             raise WrapRefused(f"the graph has no tensor {latent!r}")
-        return _Tensors(taken, chosen, logits, latent)
-    return _Tensors(taken, chosen, logits, _before(made, logits or chosen) or logits or chosen)
+        return Tensors(taken, chosen, logits, latent)
+    return Tensors(taken, chosen, logits, _before(made, logits or chosen) or logits or chosen)
 
 
 def _before(made: Mapping[str, onnx.NodeProto], tensor: str) -> str:
@@ -232,7 +211,7 @@ def _split(rows: int, seed: int) -> dict[str, NDArray[np.intp]]:
 
 def _seen(  # noqa: PLR0917 - a graph, and what is looked at in it
     model: onnx.ModelProto,
-    tensors: _Tensors,
+    tensors: Tensors,
     outputs: tuple[TensorSpec, ...],
     foreign: Foreign,
     spec: TensorSpec,
@@ -277,70 +256,6 @@ def _densities(latents: Rows, rows: Rows) -> tuple[Gaussian, Plane, bool]:
     return fit_gaussian(latents.astype(np.float64)), plane, narrow
 
 
-def _graph(model: onnx.ModelProto, tensors: _Tensors, fitted: _Fitted, outputs: tuple[TensorSpec, ...]) -> bytes:
-    """Return the graph with `probabilities`, where it has none by that name, and the three energies."""
-    graph = onnx.ModelProto()
-    graph.CopyFrom(model)
-
-    def constant(name: str, value: Rows) -> str:
-        array = value if value.dtype == np.int64 else value.astype(np.float32)
-        graph.graph.initializer.append(numpy_helper.from_array(np.array(array, order="C"), OWN + name))
-        return OWN + name
-
-    def node(kind: str, taken: list[str], given: str, **attributes: Any) -> str:
-        graph.graph.node.append(helper.make_node(kind, taken, [given], OWN + given, **attributes))
-        return given
-
-    def length(rows: str, name: str) -> str:
-        squares = node("Mul", [rows, rows], f"{OWN}{name}.squares")
-        return node("Sqrt", [node("ReduceSum", [squares, axis], f"{OWN}{name}.sum", keepdims=0)], f"{OWN}{name}.norm")
-
-    axis = constant("axis", np.array([1], np.int64))
-    probabilities = _add_prediction(node, tensors, fitted, {spec.name for spec in outputs})
-    scores = tensors.logits or ("" if fitted.probable else tensors.prediction)
-    if scores:
-        log_shares = node("LogSoftmax", [scores], f"{OWN}log_shares", axis=1)
-        evidence = node("Sub", [scores, log_shares], f"{OWN}evidence")  # in every column the logsumexp
-        first = node("Gather", [evidence, constant("first", np.array(0, np.int64))], f"{OWN}evidence.one", axis=1)
-    else:
-        least = node("Max", [probabilities or "probabilities", constant("least", np.array(LEAST))], f"{OWN}bounded")
-        logs = node("Log", [least], f"{OWN}logs")
-        top, place = f"{OWN}top", f"{OWN}top.place"
-        graph.graph.node.append(
-            helper.make_node("TopK", [logs, constant("one", np.array([1], np.int64))], [top, place], axis=1)
-        )
-        first = node("Squeeze", [top, axis], f"{OWN}top.one")
-    node("Neg", [first], "energy")
-    white = node("MatMul", [tensors.latent, constant("whitening", fitted.gaussian.whitening)], f"{OWN}white")
-    apart = node("Sub", [white, constant("mean", fitted.gaussian.mean)], f"{OWN}white.apart")
-    node("Identity", [length(apart, "distance")], "mahalanobis")
-    base = tensors.latent
-    if fitted.flat:
-        shape = constant("flat", np.array([-1, len(fitted.plane.mean)], np.int64))
-        base = node("Reshape", [tensors.input, shape], f"{OWN}rows")
-    centred = node("Sub", [base, constant("plane.mean", fitted.plane.mean)], f"{OWN}centred")
-    leading = node("MatMul", [centred, constant("plane", fitted.plane.components)], f"{OWN}leading")
-    back = node("MatMul", [leading, constant("plane.back", fitted.plane.components.T)], f"{OWN}back")
-    rest = length(node("Sub", [centred, back], f"{OWN}rest"), "rest")
-    node("Mul", [rest, constant("scale", np.array(len(fitted.plane.mean) ** -0.5))], "residual")
-    for name in ENERGIES:
-        graph.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows"]))
-    if probabilities:
-        width = next(spec.shape[1] for spec in outputs if spec.name == tensors.prediction)
-        graph.graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["rows", width]))
-    return bytes(graph.SerializeToString(deterministic=True))
-
-
-def _add_prediction(node: Any, tensors: _Tensors, fitted: _Fitted, names: set[str]) -> str:
-    """Add `probabilities` where no output is called so; return it, or "" where it is there."""
-    if "probabilities" in names:
-        if tensors.prediction != "probabilities" or not fitted.probable:
-            raise WrapRefused("an output is called `probabilities` and is not the prediction, or no probabilities")
-        return ""
-    kind, more = ("Identity", {}) if fitted.probable else ("Softmax", {"axis": 1})
-    return str(node(kind, [tensors.prediction], "probabilities", **more))
-
-
 def _metrics(
     outputs: Mapping[str, Rows], sample: Sample, places: NDArray[np.intp], flagged: list[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -353,7 +268,7 @@ def _metrics(
 
 
 def _manifest(
-    foreign: Foreign, bundle: Bundle, tensors: _Tensors, sample: Sample, made: Mapping[str, Any]
+    foreign: Foreign, bundle: Bundle, tensors: Tensors, sample: Sample, made: Mapping[str, Any]
 ) -> dict[str, Any]:
     names = {spec.name for spec in bundle.outputs}
     return {

@@ -18,7 +18,8 @@ from serving.train.errors import WrapRefused
 from serving.train.measure import evaluate, rows_apart
 from serving.train.pack import seal
 from serving.train.screen import ScreenFitter
-from serving.train.wrap import ENERGIES, Foreign, Sample, wrap
+from serving.train.wrap import Foreign, Sample, wrap
+from serving.train.wrap_graph import ENERGIES
 from tests.serving.tiny import signing_key, trusted
 from tests.serving.train.foreign_models import CLASSES, WIDTH, blobs, model, renamed, trained
 
