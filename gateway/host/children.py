@@ -33,6 +33,9 @@ FREE_LOOK_S = 0.1
 RECORDER_FINAL = frozenset({LogCorrupted.exit_code, ForkRefused.exit_code})
 RECORDER_FINAL_AT_START = frozenset({Poisoned.exit_code, RecorderError.exit_code})
 """What starting the recorder again would not change; its own last words say what it was."""
+WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+"""NumPy's matrix products stay in the thread that asks for one. They are small here, and one that is shared out among
+cores waits for whichever is busy with something else: a screen of 32 rows took tens of milliseconds that way."""
 
 
 def recorder_of(config: Config, place: Place, log: Log) -> Child | Neighbour:
@@ -79,7 +82,7 @@ def worker_child(  # noqa: PLR0917  in the order of the process's own arguments
 ) -> Child:
     """Return one worker."""
     argv = ["-m", "gateway.host.worker", str(config_file), str(kept.copy), str(number), data, profile]
-    return Child(f"worker-{number}", argv, log)
+    return Child(f"worker-{number}", argv, log, environment=WORKER_ENVIRONMENT)
 
 
 def share_port(address: str, stack: contextlib.ExitStack) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ class Child:
     `before_start` runs before each start; it does not raise. `may_start` is asked before that, and again after a pause
     while it says why not; it raises StartFailed where that will not change. `ended` hears each exit code. `final` and,
     where it has not been ready, `final_at_start` are those after which it is not started again. `problem` is what it
-    said last of why it ends.
+    said last of why it ends. What stands in `environment` it finds in its own, unless that says otherwise already.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Child:
     ended: Callable[[int], None] = lambda _code: None
     final: frozenset[int] = frozenset()
     final_at_start: frozenset[int] = frozenset()
+    environment: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
     starts: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -122,6 +124,7 @@ class Child:
             *self.argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            env={**self.environment, **os.environ},
             start_new_session=True,  # Ctrl-C is for the supervisor, which stops its children in order
         )
         self.starts += 1

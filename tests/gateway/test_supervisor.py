@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from gateway.host import supervisor
+from gateway.host.children import WORKER_ENVIRONMENT
 from gateway.host.supervisor import (
     DEATHS_MAX,
     EVENT_BYTES_MAX,
@@ -87,6 +88,24 @@ async def test_a_child_that_dies_is_started_again(nursery):
     await until(lambda: child.process.pid != first and child.ready.is_set())
     assert (child.starts, child.facts["policy"]) == (2, "p0")
     assert nursery.events.count("child-ended") == 1
+
+
+async def test_a_child_finds_what_it_is_given_in_its_environment_unless_that_says_otherwise(nursery, monkeypatch):
+    monkeypatch.setenv("STOCKADE_SET", "by hand")
+    code = "import os; " + READY.replace("'p0'", "os.environ['STOCKADE_SET'] + os.environ['STOCKADE_GIVEN']")
+    child, _ = nursery.start(code + "sys.stdin.read()", environment={"STOCKADE_SET": "no", "STOCKADE_GIVEN": ", given"})
+    await until(child.ready.is_set)
+    assert child.facts["policy"] == "by hand, given"
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core has one thread anyway")
+async def test_matrix_products_of_a_worker_stay_in_one_thread(nursery, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    code = "import os, numpy; " + READY.replace("'p0'", "len(os.listdir('/proc/self/task'))") + "sys.stdin.read()"
+    child, _ = nursery.start(code, environment=WORKER_ENVIRONMENT)
+    await until(child.ready.is_set)
+    assert child.facts["policy"] == 1
 
 
 async def test_one_that_never_comes_up_is_given_up_after_a_few_deaths(nursery):
