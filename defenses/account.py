@@ -15,7 +15,7 @@ Pure: arithmetic on logarithms, O(1) memory, no clock, no randomness.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, inf, log, log1p
 from typing import Final, Self
 
@@ -37,6 +37,8 @@ REPEAT_BETS: Final = ((0.9, ONE_BALL), (0.5, ONE_BALL), (0.1, ONE_BALL), (0.3, M
 GAPS: Final = (2, 5)  # queries since the last repeat from which the next context holds
 SIMILARITY_WEIGHT: Final = 0.8  # of the two screens' evidence in their average
 RETURNS_WEIGHT: Final = 0.2  # of the evidence of returns beside that average, where there is any
+LOG_SIMILARITY, LOG_DIRECTION = log(SIMILARITY_WEIGHT), log(1.0 - SIMILARITY_WEIGHT)
+LOG_BOTH, LOG_RETURNS = log(1.0 - RETURNS_WEIGHT), log(RETURNS_WEIGHT)
 
 
 class EProcess:
@@ -94,6 +96,11 @@ class Bet:
     """
 
     log_e: NDArray[np.float64]
+    pays: list[list[list[float]]] = field(init=False, repr=False)
+    """The same by context, outcome and bet, in numbers of Python: one is taken for every query."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pays", self.log_e.transpose(1, 2, 0).tolist())
 
     @classmethod
     def against(cls, bounds: NDArray[np.float64], bets: Sequence[tuple[float, Sequence[float]]]) -> Self:
@@ -161,11 +168,11 @@ class Account:
     def log_evidence(self) -> float:
         """Return the average of what the two screens have come to, and returns where they are bet on."""
         moving = -inf if self.moving is None else self.moving.log_evidence
-        weighted = moving + log(1.0 - SIMILARITY_WEIGHT)
-        both = log_add(self.repeating.log_evidence + log(SIMILARITY_WEIGHT), weighted)
+        weighted = moving + LOG_DIRECTION
+        both = log_add(self.repeating.log_evidence + LOG_SIMILARITY, weighted)
         if self.returning is None:
             return both
-        return log_add(both + log(1.0 - RETURNS_WEIGHT), self.returning.log_evidence + log(RETURNS_WEIGHT))
+        return log_add(both + LOG_BOTH, self.returning.log_evidence + LOG_RETURNS)
 
 
 def context_of(since_repeat: int) -> int:

@@ -31,6 +31,7 @@ from defenses.calibration import digest_arrays
 from defenses.errors import CalibrationInvalid
 from defenses.evasion import direction, returns, similarity
 from defenses.evasion.direction import Direction, Motion
+from defenses.evasion.lookup import Turn, lookups
 from defenses.evasion.returns import SLOW, Returns
 from defenses.evasion.similarity import Codes, Fingerprint, flatten
 from defenses.evasion.window import ANCHORS_MAX, Window
@@ -47,11 +48,13 @@ VISITS: Final = (1, 2, 4, 8)  # earlier repeats of the anchor from which the nex
 BOUNDS_SHAPE: Final = (len(GAPS) + 1, len(ONE_BALL) + 1)  # contexts; any repeat, and each outcome of one
 BOUNDS: Final = f"{similarity.NAME}.bounds"
 
+NO_BET: Final = (-1, -1)  # context and outcome
+
 _ALGORITHM = "stockade.watch/1"
 
 
 class _Row(NamedTuple):
-    units: Codes  # (dims,)
+    turn: Turn
     exact: int
     answer: Codes  # (bytes,)
 
@@ -72,7 +75,7 @@ class Watch:
 
     fingerprint: Fingerprint
     bet: Bet
-    tails: Mapping[str, NDArray[np.float64]]  # (contexts, outcomes): p-value of an outcome or a rarer one
+    tails: Mapping[str, list[list[float]]]  # by context and outcome: p-value of that outcome or a rarer one
     direction: Direction
     returns: Returns | None
     digests: Mapping[str, str]
@@ -117,7 +120,7 @@ class Watch:
         return cls(
             fingerprint=fingerprint,
             bet=Bet.against(bounds, REPEAT_BETS),
-            tails={similarity.NAME: tails_of(bounds), direction.NAME: moves.tails},
+            tails={similarity.NAME: tails_of(bounds).tolist(), direction.NAME: moves.tails.tolist()},
             direction=moves,
             returns=Returns.from_calibration(own[0]),
             digests={prefix: digest_arrays(_ALGORITHM, part) for prefix, part in zip(prefixes, own, strict=True)},
@@ -155,31 +158,38 @@ class Watch:
         flat = flatten(inputs)
         units, exact, rows = self.fingerprint.units(flat), self.fingerprint.exact(flat), len(flat)
         answers = self.kept.pack(outputs, rows)
-        names = tuple(self.digests)
-        unusual, bets = np.ones((len(names), rows)), np.full((len(names), rows, 2), -1)
-        p_values, outcomes = dict(zip(names, unusual, strict=True)), dict(zip(names, bets, strict=True))
+        p_values = {name: [1.0] * rows for name in self.digests}
+        outcomes = {name: [NO_BET] * rows for name in self.digests}
         if self.returns is not None:
-            outcomes[returns.NAME] = np.full((rows, 2), -1)
+            outcomes[returns.NAME] = [NO_BET] * rows
         log_evidence: list[float] = []
         anchors: dict[int, Mapping[str, NDArray[Any]]] = {}
         first = starts.tolist()
-        for asker, start, end in zip(askers, first, [*first[1:], rows], strict=True):
+        requests = list(zip(askers, first, [*first[1:], rows], strict=True))
+        turns = self._turns(requests, units, answers.shape[1])
+        for asker, start, end in requests:
             account, window = self._account(asker, now_ns), self._window(asker.tenant, answers.shape[1])
             before = window.capacity
-            for row in range(start, end):
-                met = self._meet(asker, account, window, _Row(units[row], exact[row], answers[row]))
+            for row, turn in zip(range(start, end), turns[asker.tenant], strict=False):
+                met = self._meet(asker, account, window, _Row(turn, exact[row], answers[row]))
                 if met.anchor is not None:
                     anchors[row] = self.kept.unpack(window.answers[met.anchor])
-                for name, found in self._bets(asker, account, window, met):
-                    outcomes[name][row] = found
+                for name, (context, outcome) in self._bets(asker, account, window, met):
+                    outcomes[name][row] = context, outcome
                     if name in p_values:
-                        p_values[name][row] = self.tails[name][found]
+                        p_values[name][row] = self.tails[name][context][outcome]
                 log_evidence.append(self.evidence_of(asker.principal, account))
             if window.capacity != before:
                 self.windows_bytes += window.nbytes - window.nbytes_of(before)
         self._make_room()
-        scores = dict(zip(names, -np.log(unusual), strict=True))
-        return Observed(scores, p_values, np.array(log_evidence), outcomes, anchors)
+        unusual = np.array(list(p_values.values()))
+        return Observed(
+            dict(zip(p_values, -np.log(unusual), strict=True)),
+            dict(zip(p_values, unusual, strict=True)),
+            np.array(log_evidence),
+            {name: np.array(found, np.int64) for name, found in outcomes.items()},
+            anchors,
+        )
 
     def evidence_of(self, principal: str, account: Account) -> float:
         """Return the evidence against an account: its own, or its group's as far as that is lent."""
@@ -218,16 +228,27 @@ class Watch:
         """Take over what `snapshot` returned; SnapshotInvalid for anything else, and then nothing has changed."""
         restore(self, data)
 
+    def _turns(
+        self, requests: Sequence[tuple[Asker, int, int]], units: Codes, answer_bytes: int
+    ) -> dict[str, Iterator[Turn]]:
+        """Return by tenant the turns of its rows; requests with their first row and the one behind the last."""
+        rows: dict[str, list[int]] = {}
+        for asker, start, end in requests:
+            rows.setdefault(asker.tenant, []).extend(range(start, end))
+        return {
+            tenant: lookups(self._window(tenant, answer_bytes), units, its, self.fingerprint)
+            for tenant, its in rows.items()
+        }
+
     def _meet(self, asker: Asker, account: Account, window: Window, row: _Row) -> _Met:
         """Remember a row, and return what it repeats."""
         account.queries += 1
-        asked_before = window.note(row.exact)
-        inside = window.inside(row.units, self.fingerprint).tolist()
+        asked_before, inside = window.note(row.exact), row.turn.inside()
         own = next((at for at in inside if self._together(window.askers[at], asker.principal)), None)
         if asked_before:
             return _Met(own)
-        outcome, motion, hot, code = 0, None, None, row.units.take(self.fingerprint.chosen[0])
-        returned = self._returned(window, own, inside, row.units)
+        outcome, motion, hot, code = 0, None, None, row.turn.code
+        returned = self._returned(window, own, inside, code)
         if inside:
             account.repeats += 1
             at = max(inside, key=window.visits.__getitem__)
@@ -236,14 +257,14 @@ class Watch:
             outcome = 1 + sum(visits >= step for step in VISITS)
             hot = (at, visits) if visits >= HOT else None
         if own is None:  # close to what somebody else asked: it gets an answer, and an anchor, of its own
-            window.remember(code, asker.principal, row.answer)
+            row.turn.became(window.remember(code, asker.principal, row.answer))
         return _Met(own, outcome, motion, hot, returned)
 
-    def _returned(self, window: Window, own: int | None, inside: list[int], units: Codes) -> bool | None:
+    def _returned(self, window: Window, own: int | None, inside: list[int], code: Codes) -> bool | None:
         """Return whether an account returned to what is its own, or its group's; None where there is no bet on it."""
         if self.returns is None or window.size < ANCHORS_MAX:
             return None
-        return own is not None and window.returned(inside, units, self.fingerprint)
+        return own is not None and window.returned(inside, code, self.fingerprint)
 
     def _together(self, one: str, other: str) -> bool:
         group = self.groups.of(other)
@@ -266,11 +287,11 @@ class Watch:
     def _bet(self, principal: str, account: Account, outcome: int) -> tuple[int, int]:
         """Take an outcome as evidence against an account and its group; return its context with it."""
         context = context_of(account.since_repeat)
-        account.repeating.update(self.bet.log_e[:, context, outcome].tolist())
+        account.repeating.update(self.bet.pays[context][outcome])
         account.since_repeat = since(account.since_repeat, outcome)
         group = self.groups.of(principal)
         if group is not None:
-            group.evidence.update(self.bet.log_e[:, context_of(group.since_repeat), outcome].tolist())
+            group.evidence.update(self.bet.pays[context_of(group.since_repeat)][outcome])
             group.since_repeat = since(group.since_repeat, outcome)
         return context, outcome
 

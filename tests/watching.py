@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from defenses.evasion import direction
+from defenses.evasion.lookup import Lookup
+from defenses.evasion.similarity import Fingerprint, flatten
+from defenses.evasion.window import Window
 from defenses.watch import Asker, Watch
 
 KEY = b"a key for tests, 16 bytes or more"
@@ -67,3 +70,27 @@ def answers(rows):
 def ask(watch, rows, principal="mallory", tenant="acme", now_ns=0):
     """One request of these rows."""
     return watch.observe([Asker(principal, tenant)], STARTS, {"image": rows}, answers(rows), now_ns)
+
+
+READER = Fingerprint.from_calibration(watch_arrays(), KEY)
+
+
+def codes(rows):
+    """What is compared of each row; one call says it of all, since the next one may overwrite it."""
+    return READER.units(flatten({"image": rows})).copy()
+
+
+def filled(rows, answer_bytes=40):
+    """A window that was asked about these rows."""
+    window = Window.new(READER.cells, answer_bytes, 7)
+    for units in codes(rows):
+        window.note(window.queries + 1)
+        window.remember(units.take(READER.chosen[0]), "alice", np.full(answer_bytes, window.queries % 256, np.uint8))
+    return window
+
+
+def anchor_of(window, units):
+    """The one anchor in whose ball a query lies, None without."""
+    found = Lookup(window, units[None], READER).inside(0)
+    assert len(found) <= 1
+    return found[0] if found else None

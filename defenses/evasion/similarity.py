@@ -39,7 +39,14 @@ SHIFT: Final = 2  # pixels each way
 MARGIN: Final = SHIFT + 1  # pixels at the border that are no cells, so that nothing looks beyond it
 SIDE_MIN: Final = 2 * MARGIN + 1
 SHIFTS: Final = ((0, 0), *((y, x) for y in range(-2, 3) for x in range(-2, 3) if y or x))
-
+GROUPS: Final = (
+    (0,) * 6,
+    *(
+        tuple(SHIFTS.index((top + y, left + x)) for y in range(height) for x in range(5 - height))
+        for top, left, height in ((-2, -2, 2), (-2, 1, 3), (1, 0, 2), (0, -2, 3))
+    ),
+)
+"""Places in SHIFTS of views that look alike: the unmoved one, and the others in four parts, as a windmill's arms."""
 HALF: Final = np.array(0.5, np.float32)
 
 Codes = NDArray[np.uint8]
@@ -54,9 +61,10 @@ class Fingerprint:
     per_unit: NDArray[np.float32] = field(repr=False)  # (dims,): units of the code in one of the input
     picture: tuple[int, int] | None  # height and width, where the input is one
     chosen: NDArray[np.intp] = field(repr=False)  # (views, cells): where in a row, secret
-    chosen_probes: NDArray[np.intp] = field(repr=False)  # (views, probes): the first of them
+    groups: NDArray[np.intp]  # (groups, views): the row itself, then views for the second ball, those alike together
+    chosen_probes: NDArray[np.intp] = field(repr=False)  # (groups, views, probes): the first cells of these
     alone: "OneRow" = field(repr=False)
-    near: "tuple[Near, Near, Near]" = field(repr=False)  # to a code, by either tolerance; the third by the greater
+    near: "Near" = field(repr=False)  # to a code, by the greater tolerance
     tolerances: tuple[int, int]
     allowed: tuple[int, int]
     key: bytes = field(repr=False)
@@ -86,10 +94,11 @@ class Fingerprint:
         high, per_unit = low + step * np.float32(255), np.float32(1) / step
         if not (np.isfinite(high) & np.isfinite(per_unit)).all():
             raise CalibrationInvalid(f"{NAME}.step", "too large or too small")
-        near = Near.of(tolerances[0]), Near.of(tolerances[1]), Near.of(max(tolerances))
+        near = Near.of(max(tolerances))
         balls = (tolerances[0], tolerances[1]), (allowed[0], allowed[1])
-        probes = np.ascontiguousarray(chosen[:, :PROBES])
-        return cls(low, high, per_unit, picture, chosen, probes, OneRow(low.size, width), near, *balls, key)
+        groups = np.array(((0,), (0,)) if picture is None else GROUPS, np.intp)
+        probes = chosen[groups, :PROBES]
+        return cls(low, high, per_unit, picture, chosen, groups, probes, OneRow(low.size, width), near, *balls, key)
 
     @property
     def cells(self) -> int:
@@ -186,23 +195,17 @@ def _middle(one: Codes, two: Codes, three: Codes, spare: Codes, out: Codes) -> l
 
 
 class Near(NamedTuple):
-    """Which codes are near a code: those from `low` to `high`. Tables, uint8 (256,), since a look costs one call.
-
-    What lies below `low` is greater than any span once `low` was taken off: uint8 wraps round.
-    """
+    """Which codes are near a code: those from `low` to `high`. Tables, uint8 (256,), since a look costs one call."""
 
     low: Codes
     high: Codes
-    span: Codes
 
     @classmethod
     def of(cls, tolerance: int) -> "Near":
         codes = np.arange(256)
-        low, high = (
-            np.maximum(codes - tolerance, 0).astype(np.uint8),
-            np.minimum(codes + tolerance, 255).astype(np.uint8),
+        return cls(
+            np.maximum(codes - tolerance, 0).astype(np.uint8), np.minimum(codes + tolerance, 255).astype(np.uint8)
         )
-        return cls(low, high, high - low)
 
 
 class OneRow:

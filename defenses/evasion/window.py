@@ -13,13 +13,13 @@ Not thread-safe; no clock: time is the number of queries. Chance follows from a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from defenses.evasion.returns import AGE, SLOWER, lies_alone
-from defenses.evasion.similarity import PROBES, Codes, Fingerprint
+from defenses.evasion.similarity import Codes, Fingerprint
 
 ANCHORS_MAX: Final = 500
 ANCHORS_FIRST: Final = 4  # a window begins small: who asks once costs little
@@ -89,60 +89,15 @@ class Window:
         self.newest = (self.newest + 1) % len(self.seen)
         return False
 
-    def inside(self, units: Codes, fingerprint: Fingerprint) -> NDArray[np.intp]:
-        """Return the anchors in whose balls a query lies, `Fingerprint.units` of it, (dims,): mostly none, or one.
+    def apart(self, code: Codes, fingerprint: Fingerprint) -> NDArray[np.uint8]:
+        """Return in how many cells each anchor differs from a query's code, (cells,), by the first tolerance."""
+        return differing(self.codes[:, : self.size], code[:, None], fingerprint.tolerances[0])
 
-        That is those whose own cells are near; if there are none, those that another view meets, of the CANDIDATES
-        nearest. Most anchors are passed over by the probes: no view of the query comes near enough in them.
-        """
-        held, (by_first, _, by_either) = self.codes[:PROBES, : self.size], fingerprint.near
-        views = units.take(fingerprint.chosen_probes)
-        least: Any = np.minimum.reduce(views, axis=0)  # of one cell among all views
-        greatest: Any = np.maximum.reduce(views, axis=0)
-        low: Codes = by_either.low.take(least)
-        span: Codes = by_either.high.take(greatest) - low
-        gaps = held - low[:, None]
-        outside: NDArray[np.uint8] = np.add.reduce((gaps > span[:, None]).view(np.uint8), axis=0, dtype=np.uint8)
-        left = (outside <= max(fingerprint.allowed)).nonzero()[0]
-        if not left.size:
-            return left
-        probes = held.take(left, axis=1).T.copy()
-        apart = outside_last(probes - by_first.low.take(views[0]), by_first.span.take(views[0]))
-        found = left[apart <= fingerprint.allowed[0]]
-        if found.size:
-            found = found[self._apart(found, units, fingerprint) <= fingerprint.allowed[0]]
-            if found.size:
-                return found
-        reached = outside[left] <= fingerprint.allowed[1]
-        return self._inside_other(units, views, left[reached], probes[reached], fingerprint)
-
-    def _inside_other(
-        self, units: Codes, views: Codes, left: NDArray[np.intp], probes: Codes, fingerprint: Fingerprint
-    ) -> NDArray[np.intp]:
-        """Return which of the anchors `left` another view meets; `probes` of them, (anchors, probes)."""
-        tolerance, allowed = fingerprint.tolerances[1], fingerprint.allowed[1]
-        moved, near = fingerprint.others(views), fingerprint.near[1]
-        apart = outside_last(probes[:, None] - near.low.take(moved), near.span.take(moved))
-        anchors, at = (apart <= allowed).nonzero()
-        if not anchors.size:
-            return anchors
-        left, others = left[anchors], fingerprint.others(fingerprint.views(units))
-        met = left[differing(self.codes[:, left], others[at].T, tolerance) <= allowed]
-        if not met.size:
-            return met
-        return np.intersect1d(met, nearest(self._apart(slice(self.size), units, fingerprint)))
-
-    def _apart(self, anchors: NDArray[np.intp] | slice, units: Codes, fingerprint: Fingerprint) -> NDArray[np.uint8]:
-        """Return in how many cells anchors differ from a query by the first tolerance."""
-        code = units.take(fingerprint.chosen[0])
-        return differing(self.codes[:, anchors], code[:, None], fingerprint.tolerances[0])
-
-    def returned(self, inside: Sequence[int], units: Codes, fingerprint: Fingerprint) -> bool:
+    def returned(self, inside: Sequence[int], code: Codes, fingerprint: Fingerprint) -> bool:
         """Return whether a query in the balls of these anchors, at least one, is a return (see `returns`)."""
         if self.queries - int(self.met[inside].max()) < AGE:
             return False
-        apart = self._apart(slice(self.size), units, fingerprint)
-        return lies_alone(np.delete(apart, inside), fingerprint.cells)
+        return lies_alone(np.delete(self.apart(code, fingerprint), inside), fingerprint.cells)
 
     def repeat(self, at: int) -> int:
         """Count a repeat of an anchor; return how many there were before, faded."""
@@ -152,8 +107,8 @@ class Window:
         self.met[at] = self.queries
         return visits
 
-    def remember(self, code: Codes, asker: str, answer: Codes) -> None:
-        """Make a query an anchor."""
+    def remember(self, code: Codes, asker: str, answer: Codes) -> int:
+        """Make a query an anchor; return its place."""
         size = self.size
         if size == len(self.visits) < ANCHORS_MAX:
             self._grow()
@@ -167,6 +122,7 @@ class Window:
         self.answers[at] = answer
         self.visits[at] = 0
         self.met[at] = self.queries
+        return at
 
     def _given_up(self) -> int:
         """Return which anchor gives way: any not repeated of late; if there is none, the one met longest ago."""
@@ -202,17 +158,6 @@ def mixed(number: int) -> int:
 def nearest(apart: NDArray[np.uint8]) -> NDArray[np.intp]:
     """Return the CANDIDATES anchors that are nearest by what `differing` counts, in no order."""
     return apart.argpartition(CANDIDATES)[:CANDIDATES] if apart.size > CANDIDATES else np.arange(apart.size)
-
-
-def outside_last(gaps: Codes, span: Codes) -> NDArray[np.uint8]:
-    """Return how many of the last axis, 255 at most, are greater than their span."""
-    outside = gaps > span
-    counts: NDArray[np.uint8]
-    if outside.shape[-1] == WORD_BITS:  # a sum along a short axis costs a call for each
-        counts = np.bitwise_count(np.packbits(outside).view(np.uint64)).reshape(outside.shape[:-1])
-    else:
-        counts = np.add.reduce(outside.view(np.uint8), axis=-1, dtype=np.uint8)
-    return counts
 
 
 def differing(codes: Codes, wanted: Codes, tolerance: int) -> NDArray[np.uint8]:
