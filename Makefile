@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # Demo and tests start processes by the hundred: every module is compiled once, not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test coverage test-faults test-lab test-cluster test-compose test-dashboards check fix lock proto schema manifests dashboards bench bench-peers clean
+.PHONY: help setup demo test test-slow coverage test-faults test-lab test-cluster test-compose test-dashboards check fix lock proto schema manifests dashboards bench bench-peers clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,11 @@ setup: $(VENV)/.dev $(CLIENT)/bin/python  ## virtual environments with everythin
 demo: $(BIN)/stockade $(CLIENT)/bin/python  ## the whole job, for real, in a minute
 	$(BIN)/stockade demo
 
-test: $(VENV)/.dev  ## all tests
-	scripts/test.sh $(PYTEST)
+test: $(VENV)/.dev  ## all tests that bring nothing of their own, but for the slow
+	scripts/test.sh -m 'not slow' $(PYTEST)
+
+test-slow: $(VENV)/.dev  ## what takes more than ten seconds a test: recipes, benches, the lab, power cuts, mutants
+	scripts/test.sh -m slow $(PYTEST)
 
 coverage: $(VENV)/.dev  ## the same with coverage measured: 90 % at least
 	COVERAGE=1 scripts/test.sh $(PYTEST)

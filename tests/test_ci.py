@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SUITES = ["test", "test-dashboards", "test-cluster"]
+SUITES = ["test", "test-slow", "test-dashboards", "test-cluster"]
 # Writes down how it was called, and fails where the first line of `fails` has its target: TARGET EXIT_CODE_OF_PYTEST.
 MAKE = """#!/bin/bash
 echo "$*" >> calls

@@ -73,6 +73,7 @@ def shelf() -> Iterator[Shelf]:
         yield Shelf(Path(directory))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(effort(180, 2 * 3600))
 def test_every_tampered_log_is_flagged_with_the_right_reason(counted):
     random = Random(SEED)

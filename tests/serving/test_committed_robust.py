@@ -66,6 +66,7 @@ def test_rows_do_not_influence_each_other(engine, samples):
     assert max(apart.values()) <= 1e-5, apart
 
 
+@pytest.mark.slow
 def test_it_stands_an_attack_that_takes_version_1_apart(samples):
     rows = Labelled(samples["images"][::5].copy(), samples["labels"][::5].copy())
     robust, clean = (

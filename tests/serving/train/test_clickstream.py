@@ -40,6 +40,7 @@ def made(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_a_smoke_run_makes_a_bundle_that_is_served_and_screened(made, parts):
     bundle = load_bundle(made / "b" / "1", [made / "k.pub"])
     assert bundle.manifest["training"]["smoke"]

@@ -58,6 +58,7 @@ def components():
     return learn_components(ROWS.images, SETTINGS)
 
 
+@pytest.mark.slow
 def test_components_are_half_white_and_of_length_one(components):
     places = components(ROWS.images)
     np.testing.assert_allclose(places, components.learned_from, atol=1e-4)

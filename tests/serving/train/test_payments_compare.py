@@ -13,6 +13,7 @@ from serving.train.payments_schema import CREDIT_DATA
 from tests.serving.train.applications import applications, save
 
 
+@pytest.mark.slow
 def test_every_model_is_judged_on_the_same_splits(tmp_path, monkeypatch):
     monkeypatch.setattr(payments_compare, "PERFECT_DRAWS", 5)
     data = load_applications(CREDIT_DATA, save(tmp_path / "credit_data.rda", applications(600)), other=True)

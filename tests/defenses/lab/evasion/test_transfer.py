@@ -48,6 +48,7 @@ class BareLab:
         pass
 
 
+@pytest.mark.slow
 def test_a_model_falls_to_what_was_made_on_itself():
     lab = BareLab()
     (trial,) = transfer_of("1", "kiosk", "1")(lab, 0)
