@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, SignerKey, sign_note
 from ops.audit.entry import VERSION, canonical
-from ops.audit.merkle import fold, leaf_hash, tree_root
+from ops.audit.merkle import fold, leaf_hashes, tree_root
 from ops.audit.own_entries import OwnEntries
 from ops.audit.tiles import ENTRIES, TILE_WIDTH, Tile, frame_entry, hash_tiles_between, tiles_between
 
@@ -103,7 +103,7 @@ def write_log(
     stream = entries(count, signer.name, str(signer.verifier), start_ns)
     for tile in tiles_between(ENTRIES, 0, count):
         bundle = [next(stream) for _ in range(tile.width)]
-        leaves += map(leaf_hash, bundle)
+        leaves += leaf_hashes(bundle)
         _write(directory, tile, b"".join(map(frame_entry, bundle)))
         progress(len(leaves))
     levels = [leaves]

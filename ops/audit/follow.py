@@ -6,7 +6,7 @@ from pathlib import Path
 from ops.audit.checkpoint import VerifierKey
 from ops.audit.epochs import epoch_at, newest_epoch
 from ops.audit.errors import ProofError
-from ops.audit.merkle import Frontier, leaf_hash
+from ops.audit.merkle import Frontier, leaf_hashes
 from ops.audit.read import ENTRIES_MAX, LogReader
 from ops.audit.tiles import node_from
 
@@ -47,7 +47,7 @@ class Follower:
         entries: list[bytes] = []
         while tree.size < head.size:
             entries += reader.entries(tree.size, min(ENTRIES_MAX, head.size - tree.size))
-            tree.extend(leaf_hash(entry) for entry in entries[tree.size - first :])
+            tree.extend(leaf_hashes(entries[tree.size - first :]))
         if tree.root() != head.root:
             raise ProofError(f"the entries from {first} on do not lead to the root that is signed for {head.size}")
         self._tree = tree

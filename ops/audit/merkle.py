@@ -15,10 +15,24 @@ EMPTY_ROOT = sha256(b"").digest()
 
 Node = Callable[[int, int], bytes]
 
+# Copied where there are many to hash: OpenSSL looks an algorithm up each time one is begun.
+_LEAF = sha256(b"\x00")
+_NODE = sha256(b"\x01")
+
 
 def leaf_hash(entry: bytes) -> bytes:
     """H(0x00 || entry)."""
     return sha256(b"\x00" + entry).digest()
+
+
+def leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
+    """`leaf_hash` of each."""
+    hashes: list[bytes] = []
+    for entry in entries:
+        state = _LEAF.copy()
+        state.update(entry)
+        hashes.append(state.digest())
+    return hashes
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
@@ -26,11 +40,21 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
+def _node_hashes(pairs: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """`node_hash` of each pair."""
+    hashes: list[bytes] = []
+    for left, right in pairs:
+        state = _NODE.copy()
+        state.update(left + right)
+        hashes.append(state.digest())
+    return hashes
+
+
 def fold(hashes: Sequence[bytes]) -> bytes:
     """The root of a complete subtree over 2^n hashes of one level."""
     row = hashes
     while len(row) > 1:
-        row = [sha256(b"\x01" + left + right).digest() for left, right in zip(row[::2], row[1::2], strict=True)]
+        row = _node_hashes(zip(row[::2], row[1::2], strict=True))
     return row[0]
 
 
@@ -81,9 +105,7 @@ class Frontier:
             waiting = self._nodes[height]
             pairs = row if waiting is None else [waiting, *row]
             self._nodes[height] = pairs[-1] if len(pairs) & 1 else None
-            row = [
-                sha256(b"\x01" + left + right).digest() for left, right in zip(pairs[::2], pairs[1::2], strict=False)
-            ]
+            row = _node_hashes(zip(pairs[::2], pairs[1::2], strict=False))
             height += 1
         return grown
 

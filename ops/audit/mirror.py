@@ -37,7 +37,7 @@ from ops.audit.errors import (
     TileError,
 )
 from ops.audit.log_growth import CHUNK_BUNDLES, check_chunk, check_tree
-from ops.audit.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hash, verify_consistency
+from ops.audit.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hashes, verify_consistency
 from ops.audit.read import LogReader, pack_paths, partial_packs
 from ops.audit.tiles import (
     BLOBS,
@@ -309,6 +309,6 @@ def _copy_bundle(copy: _Copy, bundle: int) -> None:
 def _leaves(path: Path) -> bytes:
     """The leaf hashes of a bundle in the mirror, nothing where it is not there or not whole."""
     try:
-        return b"".join(leaf_hash(entry) for entry in split_bundle(path.read_bytes()))
+        return b"".join(leaf_hashes(split_bundle(path.read_bytes())))
     except (FileNotFoundError, TileError):
         return b""

@@ -26,7 +26,7 @@ from ops.audit.durable import keep_file
 from ops.audit.entry import parse
 from ops.audit.errors import IndexRejected, ProofError, QueryUnavailable
 from ops.audit.follow import frontier_at
-from ops.audit.merkle import Frontier, leaf_hash
+from ops.audit.merkle import Frontier, leaf_hash, leaf_hashes
 from ops.audit.read import LogReader
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def update_index(directory: Path, reader: LogReader, progress: Progress = lambda
     tree = frontier_at(reader, first)
     made: list[Path] = []
     for start, entries in parts(reader, first if size < head.size else head.size):
-        tree.extend(map(leaf_hash, entries))
+        tree.extend(leaf_hashes(entries))
         made.append(staged := directory / f"{start // FILE_RECORDS:06d}.staged")
         keep_file(staged, file_of(start, entries))
         progress(start + len(entries), head.size)
@@ -187,7 +187,7 @@ def compare_files(directory: Path, size: int, reader: LogReader, report: Report,
     """Compare the files of the first `size` records; returns their names. ProofError: the log is not the signed one."""
     tree, wanted = Frontier(), set[str]()
     for start, entries in parts(reader, 0):
-        tree.extend(map(leaf_hash, entries))
+        tree.extend(leaf_hashes(entries))
         if start < size:
             name = f"{start // FILE_RECORDS:06d}.parquet"
             wanted.add(name)

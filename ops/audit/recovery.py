@@ -20,7 +20,7 @@ from ops.audit import entry
 from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint
 from ops.audit.edge import Edge
 from ops.audit.errors import EntryError, LogCorrupted, NoteError, ReadError, TileError
-from ops.audit.merkle import EMPTY_ROOT, Frontier, leaf_hash
+from ops.audit.merkle import EMPTY_ROOT, Frontier, leaf_hashes
 from ops.audit.read import LogReader
 from ops.audit.segments import FIRST_TRAILER, Group, Segment, check_tail, read
 from ops.audit.tiles import (
@@ -108,7 +108,7 @@ def _replay(segment: Segment, path: Path, edge: Edge, frontier: Frontier, signed
     for group in segment.groups:
         first = check.size
         entries = [each for records in group.records for each in split_bundle(records)]
-        leaves = [leaf_hash(each) for each in entries]
+        leaves = leaf_hashes(entries)
         if first < signed.size < first + len(leaves):
             partly = check.copy()
             partly.extend(leaves[: signed.size - first])

@@ -9,7 +9,7 @@ from pathlib import Path
 from ops.audit.checkpoint import Checkpoint, VerifierKey
 from ops.audit.epochs import epochs_of, numbered
 from ops.audit.errors import ProofError
-from ops.audit.merkle import Frontier, leaf_hash
+from ops.audit.merkle import Frontier, leaf_hashes
 from ops.audit.read import LogReader
 
 __all__ = ["scan", "scan_epochs"]
@@ -39,7 +39,7 @@ def scan(
     while tree.size < head.size:
         first = tree.size
         entries = reader.entries(first, min(PART, head.size - first))
-        tree.extend(map(leaf_hash, entries))
+        tree.extend(leaf_hashes(entries))
         for index, entry in enumerate(entries, first):
             take(index, entry)
         progress(tree.size, head.size)

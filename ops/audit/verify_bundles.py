@@ -11,10 +11,10 @@ from pathlib import Path
 
 from msgspec import UNSET
 
-from ops.audit.entry import check, payload_hashes
+from ops.audit.entry import check_each, payload_hashes
 from ops.audit.errors import EntryError, TileError
-from ops.audit.merkle import HASH_BYTES, fold
-from ops.audit.schemas import EPOCH_DROPPED, Admin, Entry, EpochClose, Gap, Genesis, Heartbeat, Recover, Request
+from ops.audit.merkle import HASH_BYTES, fold, leaf_hashes
+from ops.audit.schemas import EPOCH_DROPPED, Admin, EpochClose, Gap, Genesis, Heartbeat, Recover, Request
 from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, split_bundle, split_pack
 from ops.audit.verify_report import FINDINGS_MAX, Finding, Severity
 
@@ -66,7 +66,7 @@ def check_bundles(directory: Path, first: int, count: int, size: int, *, dropped
     for index in range(first, first + count):
         width = min(TILE_WIDTH, size - index * TILE_WIDTH)
         entries = None if dropped else _entries(directory, Tile(ENTRIES, index, width), chunk)
-        leaves = None if entries is None else [sha256(b"\x00" + each).digest() for each in entries]
+        leaves = None if entries is None else leaf_hashes(entries)
         hashes = _hashes(directory, Tile(0, index, width), leaves, chunk)
         if dropped:
             leaves = hashes
@@ -121,19 +121,19 @@ def _check_entries(directory: Path, bundle: int, width: int, entries: Sequence[b
     """Schema and canonical form of each entry, and the payloads they name."""
     where = Tile(ENTRIES, bundle, width).path
     named: set[bytes] = set()
-    checked: Entry | None = None
-    for index, data in enumerate(entries, bundle * TILE_WIDTH):
-        try:
-            checked = check(data)
-            if type(checked) is Request:  # nearly all of them
-                if checked.payload is not UNSET:
-                    named.update(payload_hashes(checked))
-            elif isinstance(checked, MARKS) or (isinstance(checked, Admin) and checked.action == EPOCH_DROPPED):
-                chunk.marks.append(Mark(index, checked))
-        except EntryError as error:
-            chunk.report("tampered", f"entry {index}: {error}", where)
-    if checked is not None:
+    for index, checked in enumerate(check_each(entries), bundle * TILE_WIDTH):
+        if isinstance(checked, EntryError):
+            chunk.report("tampered", f"entry {index}: {checked}", where)
+            continue
         chunk.last_time_ns = int(checked.time_ns)
+        if isinstance(checked, Request):
+            if checked.payload is not UNSET:
+                try:
+                    named.update(payload_hashes(checked))
+                except EntryError as error:
+                    chunk.report("tampered", f"entry {index}: {error}", where)
+        elif isinstance(checked, MARKS) or (isinstance(checked, Admin) and checked.action == EPOCH_DROPPED):
+            chunk.marks.append(Mark(index, checked))
     _check_payloads(directory, bundle, width, named, chunk)
 
 

@@ -12,7 +12,7 @@ from hashlib import sha256
 
 from ops.audit.checkpoint import Checkpoint, open_checkpoint, parse_vkey
 from ops.audit.errors import NoteError, TileError
-from ops.audit.merkle import Frontier, leaf_hash
+from ops.audit.merkle import Frontier, leaf_hashes
 from ops.audit.tiles import ENTRIES, split_bundle, tiles_between
 from ops.backup.errors import BackupDamaged
 from ops.backup.manifest import BackedLog, Manifest, StoredFile
@@ -119,7 +119,7 @@ def _check_log(repository: Repository, files: list[StoredFile], manifest: Manife
         if path not in stored:
             raise BackupDamaged([f"{path} is not in the backup"])
         try:
-            frontier.extend(map(leaf_hash, split_bundle(b"".join(content(repository, stored[path], manifest)))))
+            frontier.extend(leaf_hashes(split_bundle(b"".join(content(repository, stored[path], manifest)))))
         except TileError as error:
             raise BackupDamaged([f"{path}: {error}"]) from error
     if (frontier.size, frontier.root()) != (checkpoint.size, checkpoint.root):
