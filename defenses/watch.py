@@ -19,6 +19,7 @@ Not thread-safe: one for each model version in a process. No IO, no clock.
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self
 
@@ -220,9 +221,9 @@ class Watch:
             account.returning = None
             account.since_repeat, account.repeats = GAPS[-1], 0
 
-    def snapshot(self) -> bytes:
-        """Return what is remembered, for `restore`."""
-        return snapshot(self)
+    def snapshot(self, lock: AbstractContextManager[Any] | None = None) -> bytes:
+        """Return what is remembered, for `restore`; `lock` is what keeps others from observing, held piece by piece."""
+        return snapshot(self, nullcontext() if lock is None else lock)
 
     def restore(self, data: bytes) -> None:
         """Take over what `snapshot` returned; SnapshotInvalid for anything else, and then nothing has changed."""

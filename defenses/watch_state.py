@@ -7,8 +7,9 @@ checked before anything is taken over: any bytes restore, or are SnapshotInvalid
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,23 +23,29 @@ from defenses.groups import HOT_ANCHORS_MAX, MEMBERS_MAX, Group
 from defenses.kept_answers import ANSWER_BYTES_MAX, Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
+    from defenses.archive import Archive
     from defenses.watch import Watch
 
 FORMAT: Final = 1
 SNAPSHOT_BYTES_MAX: Final = 256 * 1024 * 1024
 QUERIES_MAX: Final = 2**62
+ACCOUNTS_AT_ONCE: Final = 500  # are looked at in one hold of the lock: a millisecond
+WINDOWS_AT_ONCE: Final = 4
+
+T = TypeVar("T")
 
 
-class _Process(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class _Process(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     steps: int
     logs: list[float]
 
 
-class _AccountState(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class _AccountState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     principal: str
     tenant: str
     repeating: _Process
@@ -50,7 +57,7 @@ class _AccountState(msgspec.Struct, array_like=True, forbid_unknown_fields=True)
     returning: _Process | None = None
 
 
-class _WindowState(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class _WindowState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     tenant: str
     capacity: int
     codes: bytes
@@ -80,39 +87,65 @@ class _Memory(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     hot: tuple[bytes, list[tuple[str, str]], int]
 
 
-def snapshot(watch: Watch) -> bytes:
-    """Return all that a watch remembers but how accounts last moved."""
-    archive, hot = watch.archive, watch.hot
-    places = np.flatnonzero(archive.tags.reshape(-1))
-    kept = [places.astype("<i8"), *(part.reshape(-1)[places] for part in (archive.tags, archive.logs, archive.steps))]
-    layouts = watch.kept.layouts
-    memory = _Memory(
-        format=FORMAT,
-        check=_check(watch),
-        layouts=None if layouts is None else [(one.name, one.dtype, list(one.shape)) for one in layouts],
-        accounts=[
-            _AccountState(
-                name,
-                one.tenant,
-                _Process(one.repeating.steps, one.repeating.logs),
-                None if one.moving is None else _Process(one.moving.steps, one.moving.logs),
-                one.since_repeat,
-                one.queries,
-                one.repeats,
-                one.seen_ns,
-                None if one.returning is None else _Process(one.returning.steps, one.returning.logs),
-            )
-            for name, one in watch.known.items()
-        ],
-        windows=[_window_state(tenant, window) for tenant, window in watch.windows.items()],
-        groups=[
-            _GroupState(_Process(one.evidence.steps, one.evidence.logs), one.since_repeat, one.members)
-            for one in watch.groups.all()
-        ],
-        archive=(kept[0].tobytes(), kept[1].tobytes(), kept[2].tobytes(), kept[3].tobytes()),
-        hot=(hot.codes.tobytes(), hot.askers, hot.newest),
+def snapshot(watch: Watch, lock: AbstractContextManager[Any]) -> bytes:
+    """Return all that a watch remembers but how accounts last moved.
+
+    `lock` is held for one piece at a time, so that nobody who observes waits for more. Each account and window is in it
+    as it was at some moment in between. An account that comes meanwhile, perhaps back from the archive, is not missed.
+    """
+    with lock:
+        names, tenants = list(watch.known), list(watch.windows)
+    accounts = _written(names, watch.known, _account_state, ACCOUNTS_AT_ONCE, lock)
+    windows = _written(tenants, watch.windows, _window_state, WINDOWS_AT_ONCE, lock)
+    with lock:
+        late = [name for name in watch.known if name not in accounts]
+        accounts |= _written(late, watch.known, _account_state, max(1, len(late)), nullcontext())
+        layouts, archive, hot = watch.kept.layouts, _kept(watch.archive), watch.hot
+        groups = [_GroupState(_state(one.evidence), one.since_repeat, [*one.members]) for one in watch.groups.all()]
+        anchors = (hot.codes.tobytes(), [*hot.askers], hot.newest)
+    told = None if layouts is None else [(one.name, one.dtype, list(one.shape)) for one in layouts]
+    parts = (list(accounts.values()), list(windows.values()), groups, archive, anchors)
+    return msgspec.msgpack.encode((FORMAT, _check(watch), told, *parts))
+
+
+def _written(
+    names: Sequence[str],
+    held: Mapping[str, T],
+    state: Callable[[str, T], msgspec.Struct],
+    at_once: int,
+    lock: AbstractContextManager[Any],
+) -> dict[str, msgspec.Raw]:
+    """Return the encoded state of those that are still held; the lock is held while `at_once` of them are looked at."""
+    found = {}
+    for first in range(0, len(names), at_once):
+        with lock:
+            states = {name: state(name, held[name]) for name in names[first : first + at_once] if name in held}
+        found.update({name: msgspec.Raw(msgspec.msgpack.encode(each)) for name, each in states.items()})
+    return found
+
+
+def _account_state(name: str, one: Account) -> _AccountState:
+    return _AccountState(
+        name,
+        one.tenant,
+        _state(one.repeating),
+        None if one.moving is None else _state(one.moving),
+        one.since_repeat,
+        one.queries,
+        one.repeats,
+        one.seen_ns,
+        None if one.returning is None else _state(one.returning),
     )
-    return msgspec.msgpack.encode(memory)
+
+
+def _state(process: EProcess) -> _Process:
+    return _Process(process.steps, process.logs)
+
+
+def _kept(archive: Archive) -> tuple[bytes, bytes, bytes, bytes]:
+    places = np.flatnonzero(archive.tags.reshape(-1))
+    tags, logs, steps = (part.reshape(-1)[places] for part in (archive.tags, archive.logs, archive.steps))
+    return places.astype("<i8").tobytes(), tags.tobytes(), logs.tobytes(), steps.tobytes()
 
 
 def restore(watch: Watch, data: bytes) -> None:
@@ -168,7 +201,7 @@ def _window_state(tenant: str, window: Window) -> _WindowState:
         window.visits[:size].tobytes(),
         window.met[:size].tobytes(),
         window.seen.tobytes(),
-        window.askers,
+        [*window.askers],
         window.queries,
         window.newest,
     )

@@ -75,9 +75,10 @@ class Watching:
                 self.standings.forgive(name)
 
     def snapshot(self, now_ns: int) -> tuple[bytes, Mapping[str, Standing]]:
-        """Return what is remembered, and who stands on a step. From any thread."""
+        """Return what is remembered, and who stands on a step. From any thread; batches go on in between."""
+        remembered = self.watch.snapshot(self._lock)
         with self._lock:
-            return self.watch.snapshot(), self.standings.held(now_ns)
+            return remembered, self.standings.held(now_ns)
 
     def restore(self, remembered: bytes, standings: Mapping[str, Standing]) -> None:
         """Take over what `snapshot` returned. Raises DefenseError, and then nothing has changed."""

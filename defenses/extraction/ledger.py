@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from defenses.errors import BudgetStateInvalid
 from defenses.extraction.budget import FRESH, Account, Budget, BudgetStep
@@ -62,10 +63,12 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._held)
 
-    def snapshot(self) -> bytes:
-        """Return all accounts, to be read by `restore`."""
-        held = {name: account.free_at_ns for name, account in self._held.items()}
-        return json.dumps({"format": _FORMAT, "free_at_ns": held}).encode()
+    def snapshot(self, lock: AbstractContextManager[Any] | None = None) -> bytes:
+        """Return all accounts, to be read by `restore`; `lock` is what keeps others out, held while they are copied."""
+        with nullcontext() if lock is None else lock:
+            held = dict(self._held)
+        owed = {name: account.free_at_ns for name, account in held.items()}
+        return json.dumps({"format": _FORMAT, "free_at_ns": owed}).encode()
 
     def restore(self, data: bytes, now_ns: int) -> None:
         """Take over the accounts of a snapshot beside what is known, the larger debt each.

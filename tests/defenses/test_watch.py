@@ -232,6 +232,39 @@ def test_a_snapshot_is_of_use_to_the_same_key_and_calibration_alone():
     assert KEY not in snapshot
 
 
+class LetGo:
+    """A lock behind which somebody else waits each time: one of `others` comes in whenever it is let go."""
+
+    def __init__(self, others):
+        self.others = iter(others)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *raised):
+        next(self.others, lambda: None)()
+
+
+@pytest.mark.parametrize("turn", range(6))
+def test_who_comes_goes_or_returns_while_a_snapshot_is_taken_keeps_his_evidence(monkeypatch, turn):
+    monkeypatch.setattr("defenses.watch_state.ACCOUNTS_AT_ONCE", 1)
+    watch, other = new_watch(accounts_max=4), new_watch(accounts_max=4)
+    ask(watch, SEARCH[:20])
+    for number, name in enumerate(("ann", "bob", "cas", "dan")):  # mallory goes to the archive
+        ask(watch, THINGS[10 * number : 10 * number + 9], name, name)
+
+    def come():
+        ask(watch, THINGS[100:101])  # mallory returns, and ann gives way
+        for name in ("eve", "fay"):  # they search together, and two others give way
+            ask(watch, SEARCH[20:40], name)
+
+    other.restore(watch.snapshot(LetGo([lambda: None] * turn + [come])))
+    watch.snapshot(LetGo([lambda: None] * 6))
+    for name in ("mallory", "ann", "bob", "cas", "dan"):
+        here, there = (ask(one, THINGS[200:201], name).log_evidence for one in (watch, other))
+        assert there == pytest.approx(here, abs=0.5), name
+
+
 BUSY = new_watch()
 for _number, _row in enumerate(np.concatenate([THINGS[:5], SEARCH[:20]])):
     ask(BUSY, _row[None], f"p{_number % 3}", f"t{_number % 2}")
