@@ -10,7 +10,7 @@ was seen is still within them. What repeats still more (a camera that sends its 
 `fit_watch` refuses what repeats more than BOUND_MAX of the time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import ceil, log
 from typing import Any, Final
@@ -42,6 +42,8 @@ ROWS_MIN: Final = 200
 KEY: Final = b"calibration, not a secret"
 STARTS: Final = np.zeros(1, np.intp)
 
+Progress = Callable[[int, int], None]
+
 
 def fit_watch(
     fit: NDArray[np.float32],
@@ -51,6 +53,7 @@ def fit_watch(
     traffic: BenignTraffic | None = None,
     streams: tuple[int, int] = (400, 1_000),
     seed: int = 0,
+    progress: Progress = lambda _done, _all: None,
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Fit a watch to streams of one split of benign rows and measure it on streams of another.
 
@@ -61,6 +64,7 @@ def fit_watch(
         traffic: how innocent accounts ask; by default with 5 % near duplicates.
         streams: how many to fit on, and to measure on.
         seed: of all chance.
+        progress: is told how many streams of how many have been looked at.
 
     Returns the "similarity.*" and "direction.*" arrays for the bundle, and a report in plain JSON.
 
@@ -72,14 +76,16 @@ def fit_watch(
     arrays |= {BOUNDS: np.full(BOUNDS_SHAPE, 0.1), direction.BOUNDS: _any_motion()}
     if benign.returns is not None:
         arrays[returns.BOUND] = np.array([0.5])
-    seen = [
-        _count(arrays, draws(fit, kind, one, streams[0], np.random.default_rng([seed, 2])), kind)
-        for one in (replace(benign, in_flight=flight) for flight in flights(benign.in_flight))
-    ]
+    ways = [replace(benign, in_flight=flight) for flight in flights(benign.in_flight)]
+    fitted, total = len(ways) * streams[0], len(ways) * streams[0] + streams[1]
+    seen = []
+    for number, way in enumerate(ways):
+        drawn = draws(fit, kind, way, streams[0], np.random.default_rng([seed, 2]))
+        seen.append(_count(arrays, _told(drawn, progress, number * streams[0], total), kind))
     counts, bounds = seen[0][similarity.NAME], [_bounds_of(tables) for tables in seen]
     arrays |= {name: np.maximum.reduce([each[name] for each in bounds]) for name in arrays.keys() & bounds[0].keys()}
-    if (total := float(arrays[BOUNDS][:, 0].max())) > BOUND_MAX:
-        raise CalibrationInvalid(BOUNDS, f"benign traffic may repeat itself {total:.2f} of the time")
+    if (repeats := float(arrays[BOUNDS][:, 0].max())) > BOUND_MAX:
+        raise CalibrationInvalid(BOUNDS, f"benign traffic may repeat itself {repeats:.2f} of the time")
     if benign.returns is not None and arrays[returns.BOUND][0] >= 1:
         raise CalibrationInvalid(returns.BOUND, "no stream was long enough to fill a window")
     report = {
@@ -95,7 +101,15 @@ def fit_watch(
         "returns": benign.returns,
         "returns_bound": None if benign.returns is None else arrays[returns.BOUND].tolist(),
         "fitted_on_streams": streams[0],
-        "measured": measure_watch(arrays, measure, kind, traffic=benign, streams=streams[1], seed=seed + 1),
+        "measured": measure_watch(
+            arrays,
+            measure,
+            kind,
+            traffic=benign,
+            streams=streams[1],
+            seed=seed + 1,
+            progress=lambda done, _: progress(fitted + done, total),
+        ),
     }
     return arrays, report
 
@@ -109,10 +123,12 @@ def measure_watch(
     streams: int,
     seed: int,
     alphas: tuple[float, ...] = ALPHAS,
+    progress: Progress = lambda _done, _all: None,
 ) -> dict[str, Any]:
     """Return how many benign streams ever have evidence 1/alpha against them, with exact 95 % intervals."""
     highest, repeats = [], 0
-    for stream in draws(rows, kind, traffic, streams, np.random.default_rng([seed, 3])):
+    drawn = draws(rows, kind, traffic, streams, np.random.default_rng([seed, 3]))
+    for stream in _told(drawn, progress, 0, streams):
         seen = _watched(arrays, stream, kind)
         highest.append(float(seen.log_evidence.max()))
         repeats += int((seen.outcomes[similarity.NAME][:, 1] > 0).sum())
@@ -141,6 +157,15 @@ def draws(
     """Return the queries of one innocent account after another."""
     for _ in range(streams):
         yield traffic.stream(rows, kind, rng)
+
+
+def _told(
+    streams: Iterator[NDArray[np.float32]], progress: Progress, before: int, total: int
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the streams, and tell of each when it has been looked at; `before` were before these, of `total`."""
+    for done, stream in enumerate(streams, before + 1):
+        yield stream
+        progress(done, total)
 
 
 def _watched(arrays: Mapping[str, NDArray[Any]], stream: NDArray[np.float32], kind: WatchKind) -> Observed:

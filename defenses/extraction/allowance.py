@@ -20,7 +20,8 @@ that only ask of some classes are covered as far as prices can be: they are norm
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import accumulate
 from statistics import NormalDist
 from typing import Any, Final
 
@@ -49,6 +50,7 @@ def fit_budget(
     rates: tuple[int, ...] = QUERIES_PER_DAY,
     beyond_max: float = BEYOND_MAX,
     streams: int = STREAMS,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Calibrate prices and allowances on benign rows that neither the model nor the screen was fitted on.
 
@@ -60,6 +62,7 @@ def fit_budget(
         rates: queries a day to offer an allowance for, ascending.
         beyond_max: the share of benign streams that may leave the first step.
         streams: how many to draw for each rate; 2,994 is the least for 0.1 %.
+        progress: is told how much of the drawing is done, and of how much.
 
     Returns the "budget.*" arrays for the bundle, and a report that is plain JSON.
 
@@ -87,13 +90,14 @@ def fit_budget(
         mean_slack(unseen / level, rng), NormalDist().inv_cdf(CONFIDENCE) * _NEAR_SPREAD / math.sqrt(rows)
     )
     bounds = {}
-    for rate in rates:
+    for rate, done in zip(rates, accumulate(rates), strict=True):
         known = stream_totals(prices, rate, streams, rng)
         dearest = coupled_totals(least[:, owners], rate, streams, rng)
         worst = max(
             ConformalCalibration.from_scores(each).threshold(beyond_max, CONFIDENCE) for each in (known, dearest)
         )
         bounds[rate] = worst + rate * unknown
+        progress(done, sum(rates))
     arrays[f"{NAME}.units"] = np.array([bounds[rate] for rate in rates])
     report = {
         "screen": NAME,
@@ -159,7 +163,10 @@ def measure_budget(
     """Return how many streams of other benign rows leave the first step, with the exact interval of that rate.
 
     Each stream is `queries` rows drawn without repeats, all asked at once: the worst way to spread them.
+    CalibrationInvalid where there are fewer.
     """
+    if len(p_values) < queries:
+        raise CalibrationInvalid("prediction", f"{len(p_values)} rows to measure streams of {queries} queries on")
     rates = arrays[f"{NAME}.rates"]
     units = float(arrays[f"{NAME}.units"][np.flatnonzero(rates >= queries)[0]])
     prices = Prices.from_calibration(arrays).cost(prediction, p_values) / MILLI

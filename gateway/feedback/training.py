@@ -69,8 +69,8 @@ def run_verb(_: str, options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Make a candidate of the labels that a running gateway holds."""
-    from serving.train.feedback import measured  # noqa: PLC0415  they load onnx
-    from serving.train.feedback_bundle import kiosk_material  # noqa: PLC0415
+    from serving.train.feedback import measured
+    from serving.train.feedback_bundle import kiosk_material
 
     registry = open_registry(options.file)
     served = registry.model(options.model).serve
@@ -103,8 +103,8 @@ def made_of(
     key: ec.EllipticCurvePrivateKey,
 ) -> int:
     """Make a candidate of a batch, or throw it out."""
-    from serving.train.feedback import LearnSettings, Limits, Rows, fine_tune, measured, objection  # noqa: PLC0415
-    from serving.train.feedback_bundle import Learned  # noqa: PLC0415
+    from serving.train.feedback import LearnSettings, Limits, Rows, fine_tune, measured, objection
+    from serving.train.feedback_bundle import Learned
 
     for who in taken.suspects:
         err.print(f"suspected: {who}; its labels are in quarantine", markup=False)
@@ -153,7 +153,7 @@ def written(
     material: Material, learned: Learned, options: argparse.Namespace, target: Path, key: ec.EllipticCurvePrivateKey
 ) -> Bundle:
     """Write the candidate, signed."""
-    from serving.train.feedback_bundle import candidate  # noqa: PLC0415  as above
+    from serving.train.feedback_bundle import candidate
 
     with err.status("fitting its screens"):
         made = candidate(material, learned, str(options.version), ScreenFitter(fit_evidence, measure_evidence))

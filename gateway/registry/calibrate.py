@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 from rich.console import Console
 
-from defenses.errors import CalibrationInvalid, CalibrationTooSmall, DefenseError, EvidenceInvalid
+from defenses.errors import CalibrationInvalid, DefenseError
 from defenses.evasion.evidence import load_evidence
 from defenses.extraction.allowance import fit_budget, measure_budget
 from defenses.extraction.budget import Prices
@@ -26,6 +26,7 @@ from defenses.poisoning.trigger_fit import CleanRows, fit_trigger
 from defenses.screen import Evidence
 from defenses.watch import Watch
 from defenses.watch_fit import BenignTraffic, WatchKind, fit_watch
+from gateway.cli.verify import bar
 from gateway.registry.bundles import LABELS, require_new, sample_of, told, trusted_keys, write
 from gateway.registry.data import data_name
 from gateway.registry.registry import RegistryRefused
@@ -39,10 +40,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from serving.bundle import Bundle
+    from serving.train.data import Splits
 
     Fitted = tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]
+    Advance = Callable[[int, int], None]
 
-__all__ = ["run_calibrate"]
+__all__ = ["as_tensors", "calibrated", "heads", "kept_back", "run_calibrate"]
 
 SHARES = (0.3, 0.2, 0.3, 0.2)  # of the rows: to fit, for tails, to calibrate, to measure
 BATCH_ROWS = 256
@@ -81,7 +84,7 @@ class Part:
         return self.outputs[names[0]]
 
 
-def fit_accounts(parts: list[Part], bundle: Bundle, options: argparse.Namespace) -> Fitted:
+def fit_accounts(parts: list[Part], bundle: Bundle, options: argparse.Namespace, advance: Advance) -> Fitted:
     """S2 and S3: streams of the first two parts, measured on streams of the others."""
     name = parts[0].input_name
     fit, measure = (
@@ -97,10 +100,10 @@ def fit_accounts(parts: list[Part], bundle: Bundle, options: argparse.Namespace)
         returns=options.returns,
         in_flight=options.in_flight,
     )
-    return fit_watch(fit, measure, kind, traffic=traffic, seed=options.seed)
+    return fit_watch(fit, measure, kind, traffic=traffic, seed=options.seed, progress=advance)
 
 
-def fit_prices(parts: list[Part], bundle: Bundle, options: argparse.Namespace) -> Fitted:
+def fit_prices(parts: list[Part], bundle: Bundle, options: argparse.Namespace, advance: Advance) -> Fitted:
     """S4: prices and allowances on the first three parts, measured on the last."""
     judged = load_evidence(bundle.calibration)
 
@@ -110,27 +113,27 @@ def fit_prices(parts: list[Part], bundle: Bundle, options: argparse.Namespace) -
 
     known = [priced(part) for part in parts[:3]]
     prediction, p_values = (np.concatenate([each[at] for each in known]) for at in (0, 1))
-    arrays, report = fit_budget(prediction, p_values, seed=options.seed)
+    arrays, report = fit_budget(prediction, p_values, seed=options.seed, progress=advance)
     report["measured"] = measure_budget(
         arrays, *priced(parts[3]), queries=QUERIES_MEASURED, streams=STREAMS_MEASURED, seed=options.seed
     )
     return arrays, report
 
 
-def fit_triggers(parts: list[Part], _: Bundle, __: argparse.Namespace) -> Fitted:
+def fit_triggers(parts: list[Part], _: Bundle, __: argparse.Namespace, ___: Advance) -> Fitted:
     """S6: densities on the first part, tails on the second, p-values on the third, measured on the last."""
     fit, tails, calibrate, measure = (part.clean() for part in parts)
     return fit_trigger(fit, tails, calibrate, measure, input_name=parts[0].input_name)
 
 
-def fit_labels(parts: list[Part], bundle: Bundle, _: argparse.Namespace) -> Fitted:
+def fit_labels(parts: list[Part], bundle: Bundle, _: argparse.Namespace, __: Advance) -> Fitted:
     """S7: trusted rows are the first part; what a right label looks like among them is taken from the third."""
     trusted, calibrate = ((part.output(bundle, "latent"), part.clean().labels) for part in (parts[0], parts[2]))
     arrays = fit_consistency(trusted, calibrate)
     return arrays, {"screen": "feedback", "rows": {"trusted": len(trusted[1]), "calibrate": len(calibrate[1])}}
 
 
-FITTERS: Mapping[str, Callable[[list[Part], Bundle, argparse.Namespace], Fitted]] = {
+FITTERS: Mapping[str, Callable[[list[Part], Bundle, argparse.Namespace, Advance], Fitted]] = {
     "accounts": fit_accounts,
     "budget": fit_prices,
     "trigger": fit_triggers,
@@ -146,6 +149,21 @@ LOADERS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
 }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibrated:
+    """All arrays of a bundle with what was fitted, the reports of that by name, and why the others were not."""
+
+    arrays: dict[str, np.ndarray[Any, Any]]
+    reports: dict[str, Any]
+    skipped: dict[str, str]
+
+    def packed(self) -> bytes:
+        """Return the arrays as the bundle's file. Raises DefenseError where a gateway could not use what was fitted."""
+        packed = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in self.arrays.items()})
+        require_usable(safetensors.numpy.load(packed), self.reports)
+        return packed
+
+
 def run_calibrate(options: argparse.Namespace) -> int:
     """Write the calibrated version, and say what was fitted and what could not be."""
     files = read_bundle(options.directory)
@@ -154,37 +172,47 @@ def run_calibrate(options: argparse.Namespace) -> int:
     require_new(target)
     tensors, where = rows_for(bundle, options)
     console = Console(stderr=True, quiet=options.json)
-    with console.status("running the model"):
-        parts = parts_of(bundle, tensors, options.seed)
-    arrays = dict(bundle.calibration)
-    reports = dict(bundle.manifest.get("calibration_report", {}))
-    skipped = {}
-    for name in options.only or FITTERS:
-        try:
-            with console.status(f"fitting {name}"):
-                found, report = FITTERS[name](parts, bundle, options)
-        except (CalibrationInvalid, CalibrationTooSmall, EvidenceInvalid, DefenseError) as problem:
-            skipped[name] = str(problem)
-            console.print(f"not fitted  {name}: {problem}", soft_wrap=True)
-            continue
-        arrays = {key: value for key, value in arrays.items() if key.partition(".")[0] not in heads(found)} | found
-        reports[name] = report
-        console.print(f"fitted      {name}: {sum(array.nbytes for array in found.values()):,} bytes")
-    if len(skipped) == len(options.only or FITTERS):
+    found = calibrated(bundle, tensors, options.only or FITTERS, options, console)
+    if not found.reports:
         raise RegistryRefused("nothing could be fitted, so nothing was written")
     manifest = {
         **bundle.manifest,
         "version": str(options.version),
-        "calibration_report": reports,
+        "calibration_report": {**bundle.manifest.get("calibration_report", {}), **found.reports},
         "calibrated": {"from": {"version": bundle.version, "digest": bundle.digest}, "seed": options.seed, **where},
     }
     changed = {name: data for name, data in files.items() if name not in {"manifest.json", "model.sig"}}
-    packed = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
-    require_usable(safetensors.numpy.load(packed), reports.keys() - skipped.keys())
-    changed[bundle.manifest["calibration"]] = packed
+    changed[bundle.manifest["calibration"]] = found.packed()
     written = write(target, changed, manifest, options.signing_key)
     told([(target, written)], options)
     return 0
+
+
+def calibrated(
+    bundle: Bundle,
+    tensors: Mapping[str, np.ndarray[Any, Any]],
+    names: Iterable[str],
+    options: argparse.Namespace,
+    console: Console,
+) -> Calibrated:
+    """Fit these of FITTERS on benign rows, as far as it can be done, and say so on the console."""
+    with bar(console, "running the model") as advance:
+        parts = parts_of(bundle, tensors, options.seed, advance)
+    found = Calibrated(dict(bundle.calibration), {}, {})
+    for name in names:
+        try:
+            with bar(console, f"fitting {name}") as advance:
+                arrays, report = FITTERS[name](parts, bundle, options, advance)
+        except DefenseError as problem:
+            found.skipped[name] = str(problem)
+            console.print(f"not fitted  {name}: {problem}", soft_wrap=True)
+            continue
+        for old in [each for each in found.arrays if each.partition(".")[0] in heads(arrays)]:
+            del found.arrays[old]
+        found.arrays.update(arrays)
+        found.reports[name] = report
+        console.print(f"fitted      {name}: {sum(array.nbytes for array in arrays.values()):,} bytes")
+    return found
 
 
 def require_usable(arrays: Mapping[str, np.ndarray[Any, Any]], fitted: Iterable[str]) -> None:
@@ -207,16 +235,25 @@ def rows_for(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any
         return tensors, {"data": {"name": options.data.name, "sha256": digest, "rows": rows}}
     if data_name(bundle) != "Fashion-MNIST":
         raise RegistryRefused(f"no rows are known that {bundle.name} did not learn from; name a file with --data")
-    found = load_fashion_mnist()
-    kept = split(found.pool, int(bundle.manifest["training"]["loop"]["seed"]))
-    images = np.concatenate([kept.fit.images, kept.calibrate.images])
-    labels = np.concatenate([kept.fit.labels, kept.calibrate.labels])
+    kept = split(load_fashion_mnist().pool, int(bundle.manifest["training"]["loop"]["seed"]))
+    images, labels = kept_back(kept)
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     about = {"name": "Fashion-MNIST: what the recipe kept back", "sha256": digest, "rows": len(labels)}
-    return {"image": images.astype(np.float32) / 255, LABELS: labels}, {"data": about}
+    return as_tensors(images, labels), {"data": about}
 
 
-def parts_of(bundle: Bundle, tensors: Mapping[str, np.ndarray[Any, Any]], seed: int) -> list[Part]:
+def kept_back(splits: Splits) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, Any]]:
+    """Return the images and labels that a kiosk's recipe trains nothing on."""
+    images = np.concatenate([splits.fit.images, splits.calibrate.images])
+    return images, np.concatenate([splits.fit.labels, splits.calibrate.labels])
+
+
+def as_tensors(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Return a kiosk's images (rows, 28, 28) of bytes as what the model takes, with their labels."""
+    return {"image": images.astype(np.float32) / 255, LABELS: labels}
+
+
+def parts_of(bundle: Bundle, tensors: Mapping[str, np.ndarray[Any, Any]], seed: int, advance: Advance) -> list[Part]:
     """Return four parts that share no row, with what the model says of each."""
     labels = tensors.get(LABELS)
     inputs = {name: array for name, array in tensors.items() if name != LABELS}
@@ -226,18 +263,16 @@ def parts_of(bundle: Bundle, tensors: Mapping[str, np.ndarray[Any, Any]], seed: 
     rows = len(next(iter(inputs.values())))
     order = np.random.default_rng([seed, 0x4341]).permutation(rows)
     ends = (np.cumsum(SHARES)[:-1] * rows).astype(int)
-    engine = InProcessEngine(bundle)
+    engine, parts = InProcessEngine(bundle), []
     try:
-        return [
-            Part(
-                taken := {name: array[chosen] for name, array in inputs.items()},
-                run(engine, taken),
-                None if labels is None else labels[chosen].astype(np.int64),
-            )
-            for chosen in np.split(order, ends)
-        ]
+        for end, chosen in zip([*ends.tolist(), rows], np.split(order, ends), strict=True):
+            taken = {name: array[chosen] for name, array in inputs.items()}
+            outputs = run(engine, taken)
+            parts.append(Part(taken, outputs, None if labels is None else labels[chosen].astype(np.int64)))
+            advance(end, rows)
     finally:
         engine.close()
+    return parts
 
 
 def run(engine: InProcessEngine, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:

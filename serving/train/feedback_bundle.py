@@ -3,7 +3,8 @@
 Every split keeps its one use: trusted rows that the head is learned beside come from `train`, what a candidate is held
 against before anybody is asked from `fit`, thresholds from `calibrate`, and `test` measures what is published.
 Only the head changes: its two tensors in the weights and in the graph. The screen on evidence reads the logits'
-energy, so it is fitted again; arrays of other screens stay as they are, which the manifest says.
+energy, so it is fitted again. Arrays of other screens stay as they are: whoever knows them fits those again that read
+the answers.
 """
 
 from __future__ import annotations
@@ -162,7 +163,6 @@ def _graph(graph: bytes, before: Head, after: Head) -> bytes:
 def _manifest(material: Material, learned: Learned, version: str) -> dict[str, Any]:
     bundle = material.bundle
     manifest = {name: value for name, value in bundle.manifest.items() if name != "files"}
-    others = sorted({name.partition(".")[0] for name in bundle.calibration} - {EVIDENCE.rstrip(".")})
     return manifest | {
         "version": version,
         "training": {
@@ -177,7 +177,6 @@ def _manifest(material: Material, learned: Learned, version: str) -> dict[str, A
                     name: {"accuracy": found.accuracy, "recall": found.recall.tolist()}
                     for name, found in (("before", learned.before), ("after", learned.after))
                 },
-                "not_fitted_again": others,
             },
         },
     }

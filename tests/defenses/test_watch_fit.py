@@ -56,9 +56,13 @@ def test_bounds_lie_above_what_was_seen(fitted):
     assert report["bounds"] == bounds.tolist()
 
 
-def test_the_same_seed_fits_the_same(fitted):
-    again, _ = fit_watch(ROWS, OTHERS, KIND, traffic=TRAFFIC, streams=(40, 1))
+def test_the_same_seed_fits_the_same_and_says_how_far_it_is(fitted):
+    told: list[tuple[int, int]] = []
+    again, _ = fit_watch(
+        ROWS, OTHERS, KIND, traffic=TRAFFIC, streams=(40, 1), progress=lambda done, total: told.append((done, total))
+    )
     assert all((again[name] == array).all() for name, array in fitted[0].items())
+    assert told == [(done, 41) for done in range(1, 42)]
 
 
 def test_returns_are_fitted_where_somebody_says_how_often_they_come():

@@ -35,7 +35,11 @@ def benign(seed, rows=2_000):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit_budget(*benign(1), seed=0, rates=(100, 1_000), streams=3_000)
+    told: list[tuple[int, int]] = []
+    progress = lambda done, total: told.append((done, total))  # noqa: E731
+    made = fit_budget(*benign(1), seed=0, rates=(100, 1_000), streams=3_000, progress=progress)
+    assert told == [(100, 1_100), (1_100, 1_100)]
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +311,13 @@ def test_a_stream_of_foreign_rows_does_leave_the_first_step(fitted):
     prediction, p_values = benign(4)
     measured = measure_budget(fitted[0], prediction, p_values / 30, queries=1_000, streams=50, seed=5)
     assert measured["beyond"] == 50
+
+
+def test_streams_longer_than_there_are_rows_cannot_be_measured(fitted):
+    prediction, p_values = benign(4, 500)
+    with pytest.raises(CalibrationInvalid, match="500 rows"):
+        measure_budget(fitted[0], prediction, p_values, queries=501, streams=5, seed=5)
+    assert measure_budget(fitted[0], prediction, p_values, queries=500, streams=5, seed=5)["rows"] == 500
 
 
 def test_the_smallest_calibrated_rate_that_is_enough_is_taken(fitted):
