@@ -7,13 +7,11 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from gateway.host.doubt import Doubt
+from gateway.host.doubt import doubt_of
 from gateway.host.neighbour import Neighbour, greets
 from gateway.host.recorder import RECORDER, recorder_settings
-from gateway.host.replication import open_replicator
 from gateway.host.supervisor import Child
 from gateway.rpc.server import ListenFailed
-from ops.audit.checkpoint import parse_vkey
 from ops.audit.errors import ForkRefused, LogCorrupted, Poisoned, RecorderError
 
 if TYPE_CHECKING:
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["recorder_of", "require_free", "share_port", "worker_child"]
 
-DOUBTED = "doubted"
 FREE_WITHIN_S = 5.0
 FREE_LOOK_S = 0.1
 RECORDER_FINAL = frozenset({LogCorrupted.exit_code, ForkRefused.exit_code})
@@ -60,20 +57,6 @@ def recorder_child(config: Config, place: Place, log: Log) -> Child:
         ended=doubt.ended,
         final=RECORDER_FINAL,
         final_at_start=RECORDER_FINAL_AT_START,
-    )
-
-
-def doubt_of(config: Config, place: Place, log: Log) -> Doubt:
-    """Return what keeps the recorder from starting on a log that is in doubt."""
-    audit, replicator = config.audit, open_replicator(config)
-    return Doubt(
-        config.state_dir / DOUBTED,
-        audit.directory,
-        parse_vkey(audit.vkey.read_text().strip()),
-        audit.state_directory / "lock.sqlite",
-        None if replicator is None else replicator.store,
-        place.cosigned,
-        log,
     )
 
 

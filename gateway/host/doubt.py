@@ -1,8 +1,8 @@
-"""A recorder that ended because a sync had failed does not start again before its log was held against its replica.
+"""A recorder that ended because a sync had failed does not start again before its log was held against others' word.
 
-The doubt is a file in the state directory, so that it outlives the supervisor; it goes when log and replica agree.
-Where neither a replica nor witnesses are configured there is nothing to compare with: the recorder's own recovery,
-which reads the device, decides.
+The doubt is a file in the state directory, so that it outlives whoever started the recorder; it goes when the log
+extends what its replica and its witnesses have. Where neither is configured there is nothing to compare with: the
+recorder's own recovery, which reads the device, decides.
 """
 
 from __future__ import annotations
@@ -12,52 +12,87 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.config.document import ConfigRejected
+from gateway.host.replication import open_replicator
 from gateway.host.supervisor import StartFailed
+from ops.audit.checkpoint import parse_vkey
 from ops.audit.compare import compare
 from ops.audit.durable import keep_file
-from ops.audit.errors import AuditError, Poisoned, ReplicationError
+from ops.audit.errors import AuditError, ForkRefused, Poisoned, RecorderError, ReplicationError
+from ops.audit.trust_policy import TrustPolicy, read_trust_policy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from ops.audit.checkpoint import VerifierKey
-    from ops.audit.object_store import ObjectStore
+    from gateway.config.config import Config
+    from gateway.host.place import Place
     from ops.logging import Log
 
-__all__ = ["Doubt"]
+__all__ = ["Doubt", "doubt_of"]
+
+DOUBTED = "doubted"
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """Whether the log of a host is in doubt: `file` says so. The others are what `compare` takes."""
+    """Whether a log is in doubt: `file` says so. `compare` holds it against what is known of it elsewhere, as
+    `ops.audit.compare` does, and raises what that raises.
+    """
 
     file: Path
-    directory: Path
-    vkey: VerifierKey
-    lock: Path
-    store: ObjectStore | None
-    cosigned: Path
+    compare: Callable[[], None]
     log: Log
 
     def ended(self, code: int) -> None:
         """Take in how the recorder ended."""
         if code == Poisoned.exit_code:
             with suppress(OSError):  # of a disk that fails: then whoever starts it on this disk finds it failing too
-                keep_file(self.file, b"a sync failed; the log is to be compared with its replica\n")
+                keep_file(self.file, b"a sync failed; the log is to be compared with its replica and its witnesses\n")
+
+    def settle(self) -> None:
+        """Return when the log is not in doubt, or not any more.
+
+        Raises:
+            ForkRefused: it contradicts what is known of it; the recorder must never start on it.
+            RecorderError: it cannot be compared now.
+        """
+        if not self.file.exists():
+            return
+        try:
+            self.compare()
+        except ReplicationError as problem:
+            raise ForkRefused(f"after a failed sync the log contradicts what is known of it: {problem}") from problem
+        except (AuditError, ConfigRejected, OSError) as problem:
+            text = f"a sync had failed, and the log cannot be compared with what is known of it: {problem}"
+            raise RecorderError(text) from problem
+        self.file.unlink()
+        self.log("log-compared")
 
     async def may_start(self) -> str:
         """Return why the recorder may not start yet, or nothing. Raises StartFailed: it never may."""
-        if not self.file.exists():
-            return ""
         try:
-            await asyncio.to_thread(self._compare)
-        except ReplicationError as problem:
-            raise StartFailed(f"after a failed sync the log contradicts what is known of it: {problem}") from problem
-        except (AuditError, OSError) as problem:
-            return f"a sync had failed, and the log cannot be compared with its replica: {problem}"
-        self.log("log-compared")
+            await asyncio.to_thread(self.settle)
+        except ForkRefused as problem:
+            raise StartFailed(str(problem)) from problem
+        except RecorderError as problem:
+            return str(problem)
         return ""
 
-    def _compare(self) -> None:
-        compare(self.directory, self.vkey, self.lock, self.store, self.cosigned)
-        self.file.unlink()
+
+def doubt_of(config: Config, place: Place, log: Log) -> Doubt:
+    """Return what keeps the recorder of this gateway from a log that is in doubt. Nothing is read or opened yet."""
+    audit = config.audit
+
+    def compare_with_all() -> None:
+        replicator = open_replicator(config)
+        compare(
+            audit.directory,
+            parse_vkey(audit.vkey.read_text().strip()),
+            audit.state_directory / "lock.sqlite",
+            store=None if replicator is None else replicator.store,
+            cosigned=place.cosigned,
+            witnesses=TrustPolicy() if audit.witnesses is None else read_trust_policy(audit.witnesses.policy),
+        )
+
+    return Doubt(config.state_dir / DOUBTED, compare_with_all, log)

@@ -1,18 +1,21 @@
 """The recorder's settings as the configuration has them, and `stockade recorder`: a recorder that nobody else keeps.
 
 It reads stockade.yaml and, of all that stands there, only the log's key; a user of its own can run it. Whoever started
-it starts it again.
+it starts it again. After a failed sync it also reads what the replica and the witnesses are asked with (`doubt`).
 """
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from gateway.config.config import load_config
+from gateway.host.doubt import doubt_of
 from gateway.host.place import place_of
 from ops.audit.recorder_main import run
 from ops.audit.settings import RecorderSettings
+from ops.logging import configure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,9 +64,14 @@ def run_alone(config_file: Path, profile: str | None = None) -> int:
         advice = f"write `recorder: external` under `audit` in {config_file} to run it apart"
         raise RecorderManaged(f"`stockade serve` runs the recorder of this gateway; {advice}")
     place = place_of(config)
+    log = configure(config.log.level, sys.stderr, format=config.log.format, role=RECORDER)
+    doubt = doubt_of(config, place, log)
 
     def settings() -> RecorderSettings:
         place.make_shared()
+        doubt.settle()
         return recorder_settings(config, place)
 
-    return run(settings)
+    code = run(settings)
+    doubt.ended(code)
+    return code

@@ -2,28 +2,50 @@
 
 What the disk holds then is not known. `recovery` reads the segments from the device, and holds them against the
 checkpoints and memories on the same disk; this holds the log against its replica, which is on another, and against what
-witnesses have cosigned. Files that are public had their syncs before: the tree over them is what is compared.
+witnesses have cosigned: they are asked. Files that are public had their syncs before: the tree over them is what is
+compared.
 
 It writes nothing. A checkpoint that is signed here, in the lock database, and not public yet counts: the recorder
 completes it when it starts, and proves that it is the one.
 """
 
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint
 from ops.audit.epochs import EPOCHS, Epoch, epoch_at, newest_epoch
-from ops.audit.errors import NoteError, ReadError, ReplicaAhead, ReplicaDiffers
+from ops.audit.errors import (
+    NoteError,
+    QuorumMissing,
+    ReadError,
+    ReplicaAhead,
+    ReplicaDiffers,
+    WitnessRefused,
+    WitnessSilent,
+)
 from ops.audit.lock import LockDatabase
 from ops.audit.object_store import ObjectStore
 from ops.audit.read import LogReader
 from ops.audit.replicator import CHECKPOINT, demand_extension
+from ops.audit.trust_policy import NONE, TrustedWitness, TrustPolicy
+from ops.audit.witness_client import newest_cosigned
 
 __all__ = ["compare"]
 
+Held = tuple[str, Checkpoint]  # by whom, for people
 
-def compare(directory: Path, vkey: VerifierKey, lock: Path, store: ObjectStore | None, cosigned: Path) -> None:
-    """See that the newest epoch of a log extends what is known of it.
+
+def compare(
+    directory: Path,
+    vkey: VerifierKey,
+    lock: Path,
+    *,
+    store: ObjectStore | None,
+    cosigned: Path,
+    witnesses: TrustPolicy,
+) -> None:
+    """See that the newest epoch of a log extends what is known of it, and that nobody knows of a later one.
 
     Args:
         directory: the log.
@@ -31,27 +53,60 @@ def compare(directory: Path, vkey: VerifierKey, lock: Path, store: ObjectStore |
         lock: the recorder's lock database.
         store: what it is replicated to, if anything.
         cosigned: the file with the checkpoint that the quorum cosigned last, which may be missing.
+        witnesses: those that have a URL are asked. One that has lost its database says nothing against the log.
 
     Raises:
         ReplicaAhead: it does not: an older state of it came back, or it is a fork.
         ReplicaDiffers: the store's checkpoint is not one of this log.
-        StoreError, ReadError, OSError: it cannot be compared now.
+        StoreError, QuorumMissing, ReadError, OSError: it cannot be compared now.
     """
-    epoch = newest_epoch(directory, vkey)
-    if store is not None:
-        for each in (epoch, epoch_at(directory, vkey, epoch.number + 1)):  # of which the store should have nothing yet
-            note = store.get(CHECKPOINT if each.number == 1 else f"{EPOCHS}/{each.number:04d}/{CHECKPOINT}")
-            if note is not None:
-                try:
-                    _demand(each, lock, open_checkpoint(note, [each.vkey]), "the store")
-                except NoteError as error:
-                    raise ReplicaDiffers(f"the checkpoint in the store is not one of this log: {error}") from error
-    if cosigned.exists():
-        try:
-            held = open_checkpoint(cosigned.read_bytes(), [epoch.vkey])
-        except NoteError:  # of an epoch before
-            return
-        _demand(epoch, lock, held, "the quorum")
+    newest = newest_epoch(directory, vkey)
+    for epoch in (newest, epoch_at(directory, vkey, newest.number + 1)):  # nobody should have any of the second yet
+        for where, held in (*_in_store(store, epoch), *_in_file(cosigned, epoch), *_at_witnesses(witnesses, epoch)):
+            _demand(epoch, lock, held, where)
+
+
+def _in_store(store: ObjectStore | None, epoch: Epoch) -> list[Held]:
+    key = CHECKPOINT if epoch.number == 1 else f"{EPOCHS}/{epoch.number:04d}/{CHECKPOINT}"
+    note = None if store is None else store.get(key)
+    try:
+        return [] if note is None else [("the store", open_checkpoint(note, [epoch.vkey]))]
+    except NoteError as error:
+        raise ReplicaDiffers(f"the checkpoint in the store is not one of this log: {error}") from error
+
+
+def _in_file(cosigned: Path, epoch: Epoch) -> list[Held]:
+    with suppress(FileNotFoundError, NoteError):  # it may be of another epoch
+        return [("the quorum", open_checkpoint(cosigned.read_bytes(), [epoch.vkey]))]
+    return []
+
+
+def _at_witnesses(policy: TrustPolicy, epoch: Epoch) -> list[Held]:
+    """What each witness has cosigned last, all asked at once.
+
+    Raises:
+        QuorumMissing: those that say nothing, or nothing that the log has signed, make the quorum by themselves: they
+            alone may know of a checkpoint that answers have waited for.
+    """
+
+    def ask(witness: TrustedWitness) -> list[Held]:
+        with suppress(WitnessRefused):
+            note = newest_cosigned(witness, epoch.vkey.name)
+            return [(f"the witness {witness.name}", open_checkpoint(note, [epoch.vkey]))]
+        return []
+
+    asked = [witness for witness in policy.witnesses.values() if witness.url]
+    held: list[Held] = []
+    silent: dict[str, str] = {}
+    with ThreadPoolExecutor(max(1, len(asked)), thread_name_prefix="witness") as pool:
+        for witness, answer in [(witness, pool.submit(ask, witness)) for witness in asked]:
+            try:
+                held += answer.result()
+            except (WitnessSilent, NoteError) as problem:
+                silent[witness.name] = str(problem)
+    if silent and policy.quorum != NONE and policy.enough(silent):
+        raise QuorumMissing("; ".join(silent.values()))
+    return held
 
 
 def _demand(epoch: Epoch, lock: Path, held: Checkpoint, where: str) -> None:

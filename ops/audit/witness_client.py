@@ -124,14 +124,19 @@ def newest_cosigned(witness: TrustedWitness, origin: str, *, timeout_s: float = 
     """The newest checkpoint of a log that a witness has cosigned, as it says: a note, which the caller opens.
 
     Raises:
-        WitnessSilent: it cannot be reached, or answers too late.
+        WitnessSilent: it cannot be reached, answers too late, or does not say.
         WitnessRefused: it has cosigned nothing of this log.
     """
     path = f"{sha256(origin.encode()).hexdigest()}/checkpoint"
     status, body = _asked(witness, path, None, timeout_s)
-    if status != HTTPStatus.OK:
-        raise WitnessRefused(witness.name, f"HTTP {status}: {_quoted(body)}")
-    return body
+    if status == HTTPStatus.OK:
+        return body
+    problem = f"HTTP {status}: {_quoted(body)}"
+    raise (
+        WitnessRefused(witness.name, problem)
+        if status == HTTPStatus.NOT_FOUND
+        else WitnessSilent(witness.name, problem)
+    )
 
 
 def _post(witness: TrustedWitness, body: bytes, timeout_s: float) -> tuple[int, bytes]:
