@@ -71,9 +71,9 @@ def auto_attack(
 
     Returns by stage, in the order they ran, which rows (n,) were right however they had been changed up to then.
     """
-    from art.estimators.classification import PyTorchClassifier  # noqa: PLC0415 - see the module's docstring
+    from art.estimators.classification import PyTorchClassifier
 
-    np.random.seed(seed)  # noqa: NPY002 - as above
+    np.random.seed(seed)  # noqa: NPY002 - it is all ART has
     cross_entropy, ratio = (
         PyTorchClassifier(logits, loss, images.shape[1:], nb_classes=classes, clip_values=(0.0, 1.0), device_type="cpu")
         for loss in losses
@@ -108,7 +108,7 @@ def _stages(
     cross_entropy: Any, ratio: Any, budget: AutoAttackBudget, *, radius: float, classes: int
 ) -> list[tuple[str, Any, Sequence[int]]]:
     """Return AutoAttack's attacks in their order: each with its name, and the ranks of the classes it goes to."""
-    from art.attacks import evasion  # noqa: PLC0415 - see the module's docstring
+    from art.attacks import evasion
 
     def ascent(estimator: Any, *, targeted: bool = False) -> Any:
         return evasion.AutoProjectedGradientDescent(
@@ -164,13 +164,13 @@ def query_attack(
         classes: how many there are.
         seed: where its chance comes from.
     """
-    from art.attacks import evasion  # noqa: PLC0415 - see the module's docstring
-    from art.estimators.classification import BlackBoxClassifier  # noqa: PLC0415
+    from art.attacks import evasion
+    from art.estimators.classification import BlackBoxClassifier
 
     def asked(rows: NDArray[np.float32]) -> NDArray[np.float32]:
         return predict(np.clip(np.asarray(rows, np.float32).reshape(len(rows), *image.shape), 0.0, 1.0))
 
-    np.random.seed(seed)  # noqa: NPY002 - as above
+    np.random.seed(seed)  # noqa: NPY002 - it is all ART has
     model = BlackBoxClassifier(asked, (1, *image.shape), classes, clip_values=(0.0, 1.0))
     made: dict[str, Callable[[], Any]] = {
         "hop-skip-jump": lambda: evasion.HopSkipJump(

@@ -66,7 +66,7 @@ class Forgetful:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
 
-    def append(self, entries: Sequence[bytes], done: Done, *, blobs: Sequence[bytes] = ()) -> None:  # noqa: ARG002
+    def append(self, entries: Sequence[bytes], done: Done, *, blobs: Sequence[bytes] = ()) -> None:  # noqa: ARG002  as of every sink
         self._loop.call_soon_threadsafe(done, Receipt(self.origin, 0, len(entries)))
 
     async def close(self) -> None:

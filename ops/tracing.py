@@ -81,7 +81,7 @@ def installed() -> bool:
     """Say whether the extra `otel` is there."""
     try:
         import opentelemetry.exporter.otlp.proto.grpc.trace_exporter
-        import opentelemetry.sdk.trace  # noqa: F401
+        import opentelemetry.sdk.trace  # noqa: F401  whether it can be imported is the question
     except ImportError:
         return False
     return True

@@ -133,11 +133,11 @@ def main() -> int:
     stale = [path for path, text in files.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         if options.check:
-            print(f"out of date: {path} (run scripts/generate_kubernetes.py)", file=sys.stderr)  # noqa: T201
+            print(f"out of date: {path} (run scripts/generate_kubernetes.py)", file=sys.stderr)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(files[path], encoding="utf-8")
-            print(f"wrote {path}")  # noqa: T201
+            print(f"wrote {path}")
     return 1 if options.check and stale else 0
 
 

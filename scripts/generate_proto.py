@@ -115,13 +115,13 @@ def main() -> int:
     stale = drifted(texts)
     for path in stale:
         if arguments.check:
-            print(f"out of date: proto/{path} (run `make proto`)", file=sys.stderr)  # noqa: T201
+            print(f"out of date: proto/{path} (run `make proto`)", file=sys.stderr)
         elif path in texts:
             (SOURCE_ROOT / path).write_text(texts[path])
-            print(f"wrote proto/{path}")  # noqa: T201
+            print(f"wrote proto/{path}")
         else:
             (SOURCE_ROOT / path).unlink()
-            print(f"removed proto/{path}")  # noqa: T201
+            print(f"removed proto/{path}")
     return 1 if arguments.check and stale else 0
 
 

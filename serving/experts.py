@@ -26,6 +26,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -199,10 +200,7 @@ class ExpertsEngine:
         rows = 1
         while rows <= PROBE_ROWS:
             part = {name: array[:rows] for name, array in probe.items()}
-            if _seconds(lambda part=part: self._dense.infer(part), clock) < _seconds(  # type: ignore[misc]
-                lambda part=part: self.infer(part),  # type: ignore[misc]
-                clock,
-            ):
+            if _seconds(partial(self._dense.infer, part), clock) < _seconds(partial(self.infer, part), clock):
                 return rows
             rows *= 2
         return rows

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         console.print(f"training needs {', '.join(missing)}: pip install 'stockade\\[train]'", soft_wrap=True)
         return EXIT_USAGE
-    from serving.train.errors import TrainingError  # noqa: PLC0415 - torch loads only when a recipe runs
+    from serving.train.errors import TrainingError
 
     version = "2" if args.recipe == "robust" else "1"
     directory = args.bundle or Path("out/bundles") / args.case / version
@@ -104,14 +104,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _kiosk(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
-    from serving.train.data import load_fashion_mnist  # noqa: PLC0415 - as above
-    from serving.train.kiosk import (  # noqa: PLC0415
+    from serving.train.data import load_fashion_mnist
+    from serving.train.kiosk import (
         KioskSettings,
         robust_settings,
         smoke_settings,
         train_kiosk,
     )
-    from serving.train.samples import write_samples  # noqa: PLC0415
+    from serving.train.samples import write_samples
 
     settings = KioskSettings(
         bundle=directory,
@@ -137,11 +137,11 @@ def _kiosk(args: argparse.Namespace, directory: Path, console: Console) -> Bundl
 
 def _attacked(attacked: Attacked, args: argparse.Namespace) -> Attacked:
     """Join the recipe with AutoAttack where it is installed."""
-    from defenses.art_adapter import SMOKE_BUDGET, AutoAttackBudget, auto_attack  # noqa: PLC0415 - as above
+    from defenses.art_adapter import SMOKE_BUDGET, AutoAttackBudget, auto_attack
 
     if importlib.util.find_spec("art") is None:
         return attacked
-    from serving.train.data import CLASS_NAMES  # noqa: PLC0415 - as above
+    from serving.train.data import CLASS_NAMES
 
     budget = SMOKE_BUDGET if args.smoke else AutoAttackBudget()
     attack = partial(auto_attack, classes=len(CLASS_NAMES), radius=attacked.radius, budget=budget, seed=args.seed)
@@ -149,16 +149,16 @@ def _attacked(attacked: Attacked, args: argparse.Namespace) -> Attacked:
 
 
 def _screen_fitter(**settings: Any) -> ScreenFitter:
-    from defenses.evasion.evidence import fit_evidence, measure_evidence  # noqa: PLC0415 - as above
-    from serving.train.screen import ScreenFitter  # noqa: PLC0415
+    from defenses.evasion.evidence import fit_evidence, measure_evidence
+    from serving.train.screen import ScreenFitter
 
     return ScreenFitter(partial(fit_evidence, **settings), partial(measure_evidence, **settings))
 
 
 def _clickstream(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
-    from serving.train.clickstream import ClickstreamSettings, smoke_clicks, train_clickstream  # noqa: PLC0415
-    from serving.train.ecom import load_ecom  # noqa: PLC0415
-    from serving.train.samples import write_click_samples  # noqa: PLC0415
+    from serving.train.clickstream import ClickstreamSettings, smoke_clicks, train_clickstream
+    from serving.train.ecom import load_ecom
+    from serving.train.samples import write_click_samples
 
     settings = ClickstreamSettings(
         bundle=directory,
@@ -179,15 +179,15 @@ def _clickstream(args: argparse.Namespace, directory: Path, console: Console) ->
 
 
 def _payments(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
-    from gateway.cli.train_labels import doubts_of  # noqa: PLC0415 - it runs a model
-    from serving.train.payments import (  # noqa: PLC0415 - as above
+    from gateway.cli.train_labels import doubts_of
+    from serving.train.payments import (
         PaymentsSettings,
         smoke_payments,
         train_payments,
         write_test_rows,
     )
-    from serving.train.payments_data import load_applications  # noqa: PLC0415
-    from serving.train.payments_schema import CREDIT_DATA, SCHEMAS  # noqa: PLC0415
+    from serving.train.payments_data import load_applications
+    from serving.train.payments_schema import CREDIT_DATA, SCHEMAS
 
     settings = PaymentsSettings(
         bundle=directory,

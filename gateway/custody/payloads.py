@@ -19,7 +19,7 @@ PAYLOADS = "Payloads"  # the right, and the service
 FIELDS = ("request", "response")
 NOT_KEPT = "it was not kept: the policy's `capture` did not ask for it"
 CATCHING_UP = "the log is still being read for what was erased; ask again"
-_PROBLEMS: dict[type[AuditError], str] = {
+_PROBLEMS: dict[type[Exception], str] = {
     KeyMissing: "its key was destroyed",
     SealBroken: "it does not open: it, or what the log says of it, is not what was kept",
     ReadError: "the published log does not hold it",
@@ -59,5 +59,5 @@ def _opened(control: Control, entry_number: int, field: str) -> tuple[bytes, str
         record = bytes.fromhex(entry["id"])
         return control.app.keys.open(key, record, field, ciphertext, sealed["commitment"]), "", key
     except (AuditError, OSError) as problem:
-        said = _PROBLEMS.get(type(problem), f"it cannot be read: {type(problem).__name__}")  # type: ignore[arg-type]
+        said = _PROBLEMS.get(type(problem), f"it cannot be read: {type(problem).__name__}")
         return b"", said, key

@@ -71,8 +71,8 @@ def shares(rows: dict[str, tuple[float, float, float]], beside: Sequence[str], x
 
 def plots(draw: Callable[[Any], None], height_in: float) -> str:
     """Return a plot in each width; the page shows one of them."""
-    import matplotlib as mpl  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
     made = []
     for name, width_in in WIDTHS_IN.items():

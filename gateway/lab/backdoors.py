@@ -39,7 +39,7 @@ INSPECTED_ROWS: Final = 1_000
 
 
 def _badnets(seed: int, times: float) -> Backdoor:
-    from defenses.lab.poisoning.patch import BadNets  # noqa: PLC0415  attacks load when they run, as all here
+    from defenses.lab.poisoning.patch import BadNets
 
     places = ((-4, -4), (1, 1), (12, 2))
     top, left = places[seed % len(places)]
@@ -47,19 +47,19 @@ def _badnets(seed: int, times: float) -> Backdoor:
 
 
 def _blend(seed: int, times: float) -> Backdoor:
-    from defenses.lab.poisoning.blend import Blend, random_pattern  # noqa: PLC0415
+    from defenses.lab.poisoning.blend import Blend, random_pattern
 
     return Blend(random_pattern(seed), payload_share=0.05 * times)
 
 
 def _wanet(seed: int, times: float) -> Backdoor:
-    from defenses.lab.poisoning.warp import WaNet  # noqa: PLC0415
+    from defenses.lab.poisoning.warp import WaNet
 
     return WaNet.drawn(seed, payload_share=0.1 * times)
 
 
 def _adaptive_blend(seed: int, times: float) -> Backdoor:
-    from defenses.lab.poisoning.blend import AdaptiveBlend, random_pattern  # noqa: PLC0415
+    from defenses.lab.poisoning.blend import AdaptiveBlend, random_pattern
 
     return AdaptiveBlend(random_pattern(seed), payload_share=0.02 * times, cover_share=0.02 * times)
 
@@ -90,7 +90,7 @@ def backdoor_experiments() -> list[Experiment]:
 
 def _trigger(made: Maker) -> Callable[[Lab, int], list[Trial]]:
     def run(lab: Lab, seed: int) -> list[Trial]:
-        from defenses.lab.poisoning.trials import trigger_trials  # noqa: PLC0415
+        from defenses.lab.poisoning.trials import trigger_trials
 
         return trigger_trials(made_victim(lab, _made(lab, made, seed), seed), seed)
 
@@ -99,7 +99,7 @@ def _trigger(made: Maker) -> Callable[[Lab, int], list[Trial]]:
 
 def _inspection(name: str, made: Maker | None) -> Callable[[Lab, int], list[Trial]]:
     def run(lab: Lab, seed: int) -> list[Trial]:
-        from defenses.lab.poisoning.inspected import inspection_trial  # noqa: PLC0415
+        from defenses.lab.poisoning.inspected import inspection_trial
 
         target = TARGETS[seed % len(TARGETS)]
         outputs = outputs_of(poisoned_bundle(lab, _made(lab, made, seed) if made else None, target, seed))
@@ -120,8 +120,8 @@ def _prediction(outputs: Callable[[NDArray[np.float32]], Mapping[str, NDArray[An
 
 def made_victim(lab: Lab, backdoor: Backdoor, seed: int) -> Victim:
     """Train a model with this backdoor, and calibrate the screen on it with rows that the attacker never touched."""
-    from defenses.lab.poisoning.trials import Victim  # noqa: PLC0415
-    from defenses.poisoning.trigger_fit import CleanRows, fit_trigger  # noqa: PLC0415
+    from defenses.lab.poisoning.trials import Victim
+    from defenses.poisoning.trigger_fit import CleanRows, fit_trigger
 
     target = TARGETS[seed % len(TARGETS)]
     outputs = outputs_of(poisoned_bundle(lab, backdoor, target, seed))
@@ -140,10 +140,10 @@ def made_victim(lab: Lab, backdoor: Backdoor, seed: int) -> Victim:
 
 def poisoned_bundle(lab: Lab, backdoor: Backdoor | None, target: int, seed: int) -> Bundle:
     """Return an unsigned bundle of a kiosk trained on poisoned rows; on clean ones where there is no backdoor."""
-    from defenses.lab.poisoning.backdoor import poison  # noqa: PLC0415
-    from serving.train.backdoor import SETTINGS, poisoned_rows, train_backdoored  # noqa: PLC0415
-    from serving.train.data import Labelled  # noqa: PLC0415
-    from serving.train.kiosk_report import draft  # noqa: PLC0415
+    from defenses.lab.poisoning.backdoor import poison
+    from serving.train.backdoor import SETTINGS, poisoned_rows, train_backdoored
+    from serving.train.data import Labelled
+    from serving.train.kiosk_report import draft
 
     def bytes_of(sample: Sample) -> Labelled:
         return Labelled(np.rint(sample.rows * WHITE).astype(np.uint8), sample.labels.astype(np.uint8))
@@ -169,8 +169,8 @@ def poisoned_bundle(lab: Lab, backdoor: Backdoor | None, target: int, seed: int)
 
 def outputs_of(bundle: Bundle) -> Callable[[NDArray[np.float32]], dict[str, NDArray[Any]]]:
     """Return the model of a bundle as a function from rows to outputs."""
-    from serving.inprocess import InProcessEngine  # noqa: PLC0415
-    from serving.train.measure import evaluate  # noqa: PLC0415
+    from serving.inprocess import InProcessEngine
+    from serving.train.measure import evaluate
 
     engine = InProcessEngine(bundle)
     return lambda rows: evaluate(engine, rows, name=INPUT)

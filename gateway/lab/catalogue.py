@@ -33,9 +33,9 @@ def catalogue() -> Mapping[str, Experiment]:
 
 def _auto_attack(version: str, radius: float) -> Any:
     def run(lab: Lab, seed: int) -> list[Trial]:
-        from defenses.lab.evasion.auto_attacked import auto_attacked  # noqa: PLC0415  they load torch
-        from defenses.lab.evasion.whitebox_trials import static_of  # noqa: PLC0415
-        from serving.train.robustness import LogitsRatio  # noqa: PLC0415
+        from defenses.lab.evasion.auto_attacked import auto_attacked
+        from defenses.lab.evasion.whitebox_trials import static_of
+        from serving.train.robustness import LogitsRatio
 
         attack = auto_attacked(lab.size, LogitsRatio())
         return static_of("kiosk", version, radius, "AutoAttack", attack)(lab, seed)

@@ -137,7 +137,7 @@ def stand_still(running, callers) -> None:
     """Where everything is over, the good version answers everybody and the others nobody."""
     for way in WAYS:
         version = "2" if way == "good" else "1"
-        until(lambda: versions_of(callers, way) == {version}, f"{way} is answered by another version")  # noqa: B023
+        until(lambda: versions_of(callers, way) == {version}, f"{way} is answered by another version")  # noqa: B023  called at once
         assert running.counted("stockade_release_weight", model=way, version=version) == 1
 
 

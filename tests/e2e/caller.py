@@ -143,7 +143,7 @@ def labels() -> np.ndarray[Any, Any]:
     return load_file(sample_images())["labels"]
 
 
-def infer_request(rows: Any = None, *, model: str = "kiosk", version: str = "", id: str = "") -> ModelInferRequest:  # noqa: A002
+def infer_request(rows: Any = None, *, model: str = "kiosk", version: str = "", id: str = "") -> ModelInferRequest:  # noqa: A002  the message's own name
     """A request for images (n, 28, 28); by default for one that every screen lets pass."""
     array = np.ascontiguousarray(images()[:1] if rows is None else rows, np.float32)
     request = ModelInferRequest(model_name=model, model_version=version, id=id)

@@ -61,7 +61,10 @@ def test_from_the_first_sign_to_the_way_back(site, run, tmp_path):
     before = tmp_path / "before.yaml"
     before.write_bytes(site.policy.read_bytes())
     with serving(site) as running:
-        served = lambda: ask(site, running, "rival", model="tiny").message.model_version  # noqa: E731
+
+        def served():
+            return ask(site, running, "rival", model="tiny").message.model_version
+
         assert served() == "1"
         since = datetime.now(UTC).isoformat()  # after the start: what was in force is from before it
         site.change_policy(lambda policy: policy["models"]["tiny"].update(serve="2"))
@@ -108,7 +111,10 @@ def test_from_the_first_sign_to_the_way_back(site, run, tmp_path):
         run(running, "incident", "recover", "FILE", name, "--policy", strange, code=2)
 
         run(running, "incident", "close", "FILE", name, "--reason", "the key was changed")
-        acts = lambda: [entry for entry in running.entries() if entry.get("incident") == name]  # noqa: E731
+
+        def acts():
+            return [entry for entry in running.entries() if entry.get("incident") == name]
+
         until(lambda: acts()[-1].get("action") == "closed", "it is not closed")
         assert [(entry["kind"], entry["action"]) for entry in acts()] == [
             ("incident", "opened"),
@@ -128,7 +134,10 @@ def test_what_a_screen_found_is_reviewed_once_and_outlives_a_restart(site, run, 
         replies = [ask(site, running, "plenty", rows=NOISE, id=str(number)) for number in range(2)]
         ask(site, running, "plenty")
         first, second = (published(running, reply) for reply in replies)
-        listed = lambda *more: json.loads(run(running, "quarantine", "list", "FILE", "--json", *more))["items"]  # noqa: E731
+
+        def listed(*more):
+            return json.loads(run(running, "quarantine", "list", "FILE", "--json", *more))["items"]
+
         until(lambda: len(listed()) == 2, "it was not found")
         assert [int(one["entry"]) for one in listed()] == [second, first]
         assert listed()[0]["found"][0].startswith("evidence refuse p=0.00")

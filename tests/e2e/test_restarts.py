@@ -176,7 +176,7 @@ def test_a_killed_recorder_loses_no_answer(site):
         for _ in range(2):
             load.wait_for(50)
             dead = running.kill("recorder")
-            until(lambda: running.pid_of("recorder") != dead, "the recorder was not started again")  # noqa: B023
+            until(lambda: running.pid_of("recorder") != dead, "the recorder was not started again")  # noqa: B023  called at once
         load.wait_for(50)
         load.end()
     assert missing_from(site, load.answered()) == []

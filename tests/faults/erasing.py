@@ -65,7 +65,10 @@ async def main(home: Path, database: Path, do: str, number: int, point: str) -> 
         assert isinstance(await durable, Receipt)
 
     erasures = Erasures(database, reached=reached)
-    reader = lambda _origin, _index: LogReader.open(settings.directory, KEY.verifier)  # noqa: E731
+
+    def reader(_origin, _index):
+        return LogReader.open(settings.directory, KEY.verifier)
+
     custody = Custody(erasures, record, reader, lambda *_, **__: None, reached, caught_up=True)
     match do:
         case "approve":

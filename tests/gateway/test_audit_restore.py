@@ -120,7 +120,7 @@ def test_a_target_in_the_past(logs, tmp_path, capsys, monkeypatch, target):
         (["--seen", "nowhere"], USAGE, "nowhere"),
     ],
 )
-def test_what_cannot_be_done_is_said(logs, tmp_path, capsys, arguments, code, words):  # noqa: PLR0917
+def test_what_cannot_be_done_is_said(logs, tmp_path, capsys, arguments, code, words):  # noqa: PLR0917  pytest names them
     ended, facts = run(capsys, "--from", logs / "late", "--out", tmp_path / "out", *arguments)
     assert ended == code
     assert words in facts["problem"]

@@ -69,7 +69,7 @@ def train_copy(images: NDArray[np.float32], targets: NDArray[np.float32], recipe
         batch = _moved(rows[drawn], recipe, generator)
         loss = functional.cross_entropy(copy(batch), wanted[drawn])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
         optimizer.step()
         schedule.step()
     return copy.eval()

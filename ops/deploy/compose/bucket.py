@@ -68,7 +68,7 @@ def main(endpoint: str, bucket: str, credentials: str, days: str = "", writer: s
     def ask(method: str, query: str = "", body: bytes = b"", **headers: str) -> bytes:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = signed(method, url + query, named, *who, body=body)
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310  the endpoint is the one of docker-compose.yml
             return bytes(answer.read())
 
     try:

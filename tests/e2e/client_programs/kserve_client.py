@@ -16,10 +16,10 @@ bare = types.ModuleType("kserve")
 bare.__path__ = list(find_spec("kserve").submodule_search_locations)
 sys.modules["kserve"] = bare
 
-import grpc  # noqa: E402
-import numpy as np  # noqa: E402
-from kserve.inference_client import InferenceGRPCClient  # noqa: E402
-from kserve.protocol.infer_type import InferInput, InferRequest  # noqa: E402
+import grpc
+import numpy as np
+from kserve.inference_client import InferenceGRPCClient
+from kserve.protocol.infer_type import InferInput, InferRequest
 
 address, ca, key, image_file = sys.argv[1:]
 headers = (("authorization", f"Bearer {key}"),)

@@ -7,19 +7,19 @@ import json
 import sys
 import types
 from importlib.util import find_spec
+from pathlib import Path
 
 bare = types.ModuleType("kserve")
 bare.__path__ = list(find_spec("kserve").submodule_search_locations)
 sys.modules["kserve"] = bare
 
-import grpc  # noqa: E402
-from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb  # noqa: E402
-from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub  # noqa: E402
+import grpc
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 address, ca, key, model = sys.argv[1:]
 metadata = (("authorization", f"Bearer {key}"),)
-with open(ca, "rb") as file:  # noqa: PTH123
-    credentials = grpc.ssl_channel_credentials(file.read())
+credentials = grpc.ssl_channel_credentials(Path(ca).read_bytes())
 
 with grpc.secure_channel(address, credentials) as channel:
     stub = GRPCInferenceServiceStub(channel)

@@ -16,9 +16,9 @@ inner = types.ModuleType("mlserver.grpc")
 inner.__path__ = [str(Path(bare.__path__[0]) / "grpc")]
 sys.modules |= {"mlserver": bare, "mlserver.grpc": inner}
 
-import grpc  # noqa: E402
-from mlserver.grpc import dataplane_pb2 as pb  # noqa: E402
-from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub  # noqa: E402
+import grpc
+from mlserver.grpc import dataplane_pb2 as pb
+from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 
 address, ca, key, image_file = sys.argv[1:]
 metadata = (("authorization", f"Bearer {key}"),)

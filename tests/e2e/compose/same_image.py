@@ -49,7 +49,7 @@ def entries_of(stream: IO[bytes]) -> tuple[dict[str, Entry], dict[str, float]]:
         for member in archive:
             content = member.linkname
             if member.isreg() and (reader := archive.extractfile(member)) is not None:
-                content = hashlib.file_digest(reader, "sha256").hexdigest()  # type: ignore[arg-type]
+                content = hashlib.file_digest(reader, "sha256").hexdigest()  # type: ignore[arg-type]  # the stub of `tarfile` promises less than there is
             files[member.name] = Entry(member.type, member.mode, (member.uid, member.gid), content)
             times[member.name] = member.mtime
     return files, times

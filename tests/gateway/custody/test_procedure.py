@@ -93,7 +93,10 @@ def said():
 @pytest.fixture
 def custody(tmp_path, store, log, reader, said):
     erasures = Erasures(tmp_path / "keys.sqlite")
-    tell = lambda event, **facts: said.append((event, facts))  # noqa: E731
+
+    def tell(event, **facts):
+        said.append((event, facts))
+
     yield Custody(erasures, log.record, lambda _origin, _index: reader, tell, caught_up=True)
     erasures.close()
 

@@ -5,7 +5,7 @@ import numpy as np
 from serving.train.kiosk_hidden import WAYS, _rarity, hidden_areas, without
 from serving.train.loop import LoopSettings
 from tests.serving.train.test_kiosk_few import bars
-from tests.serving.train.test_loop import one_thread  # noqa: F401
+from tests.serving.train.test_loop import one_thread  # noqa: F401  a fixture
 
 
 def test_a_hidden_class_leaves_no_row_and_no_gap():

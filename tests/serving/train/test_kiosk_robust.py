@@ -12,7 +12,7 @@ from serving.train.errors import CheckpointMismatch
 from serving.train.kiosk_robust import RobustSettings, folded_net, pgd, train_robust
 from serving.train.loop import train
 from serving.train.robustness import Attacked, LogitsRatio, OnlyLogits, share_right, under_attack
-from tests.serving.train.test_loop import HELD_OUT, SETTINGS, STAGES, TRAIN, one_thread, weights  # noqa: F401
+from tests.serving.train.test_loop import HELD_OUT, SETTINGS, STAGES, TRAIN, one_thread, weights  # noqa: F401  a fixture
 
 ROBUST = RobustSettings(epochs=4, batch_rows=32, average_decay=0.9, radius=0.15, inner_step=0.06, held_out_rows=100)
 
