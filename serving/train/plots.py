@@ -121,7 +121,7 @@ def draw_energies(
             axes.hist(values, bins, density=True, histtype="step", linewidth=1.4, color=colour, label=kind)
         axes.set(xlabel=energy, yscale="log", title=energy)
     figure.axes[0].set_ylabel("density")
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.axes[0].legend(loc="upper right", frameon=False, fontsize=8)  # matplotlib would look for the best place
     save(figure, path)
 
 
