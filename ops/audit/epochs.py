@@ -17,6 +17,7 @@ from ops.audit.checkpoint import VerifierKey
 
 __all__ = [
     "EPOCHS",
+    "NUMBER_MAX",
     "Epoch",
     "epoch_at",
     "epochs_of",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 EPOCHS = "epochs"
+NUMBER_MAX = 9999  # of an epoch: four digits
 INDEX_BITS = 36  # of the number of an entry over all epochs; no epoch is as large
 _PLACE = re.compile(r"[0-9]{4}", re.ASCII)
 _INSIDE = re.compile(r"epochs/[0-9]{4}/", re.ASCII)

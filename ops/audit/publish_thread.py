@@ -23,7 +23,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class PublishThread:
-    """`grown`, `check` and the properties are the committer's; everything else happens in the thread."""
+    """`grown`, `check`, `no_room` and the properties are the committer's; everything else happens in the thread."""
 
     def __init__(
         self,
@@ -37,14 +37,15 @@ class PublishThread:
         log: Log,
     ) -> None:
         self.edge = edge
-        self.disk_full = False
-        self.turns = 0  # that ended well, with a spare segment ready
         self._settings = settings
         self._publisher = publisher
         self._store = store
         self._wake = wake
         self._published = published
         self._log = log
+        self._disk_full = False
+        self._turns = 0  # that ended well, with a spare segment ready
+        self._stuck_at = -1  # the turn at which there was no room for a segment
         self._warned = False
         self._reserve = settings.state_directory / "reserve"
         self._due = threading.Event()
@@ -61,6 +62,15 @@ class PublishThread:
         """More is durable: publish early when much waits."""
         if self.edge.backlog >= self._settings.publish_records:
             self._due.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether appends are to be refused: the disk is full, or no turn has ended well since there was `no_room`."""
+        return self._disk_full or self._stuck_at == self._turns
+
+    def no_room(self) -> None:
+        """There was no room for a segment."""
+        self._stuck_at = self._turns
 
     def hurry(self) -> None:
         """Publish what is durable now."""
@@ -112,7 +122,7 @@ class PublishThread:
                 if not stopping:
                     break
             self._store.prepare_spare()
-            self.turns += 1
+            self._turns += 1
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
@@ -128,11 +138,11 @@ class PublishThread:
         missing = 0 if self._reserve.exists() else settings.reserve_bytes
         used = disk_used_percent(settings.state_directory)
         with_reserve = disk_used_percent(settings.state_directory, missing)
-        full = appends_stop(self.disk_full, with_reserve if self.disk_full else used, settings.disk_stop_percent)
-        if full != self.disk_full:
+        full = appends_stop(self._disk_full, with_reserve if self._disk_full else used, settings.disk_stop_percent)
+        if full != self._disk_full:
             problem = "appends are refused" if full else "appends are taken again"
             self._log("audit-disk", level="warning", problem=problem, used_percent=used)
-        self.disk_full = full
+        self._disk_full = full
         if full:
             self._reserve.unlink(missing_ok=True)
             return

@@ -18,14 +18,14 @@ import re
 import selectors
 import socket
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from ops.audit import protocol
 from ops.audit.appender import Append, Appender, check_append, own_append
 from ops.audit.durable import remove_files
 from ops.audit.errors import EntryError, LogFull, TileError
 from ops.audit.publish_thread import PublishThread
+from ops.audit.recorder_metrics import RecorderMetrics
 from ops.audit.ring import left_over, ring_files
 from ops.audit.settings import RecorderSettings
 from ops.audit.workers import Worker, Workers
@@ -36,16 +36,6 @@ TAIL_BYTES = 16 << 20  # how much of the recent log is searched for what an in-f
 LEASH_BYTES = 4096
 PAUSE_S = 0.005  # how often it is looked whether a closed epoch is public
 ENTRY_ID = re.compile(rb'"id":"([0-9a-f]{32})"')
-
-
-class RecorderMetrics(Protocol):
-    """Where the recorder reports; called from its committing thread, must not block."""
-
-    def durable(self, kinds: Mapping[str, int], tree_size: int, time_s: float) -> None:
-        """A group became durable: entries by kind, the tree's size with them, when (seconds since 1970)."""
-
-    def published(self, size: int, time_s: float) -> None:
-        """A checkpoint of this size became public; called from the publishing thread."""
 
 
 class Recorder:
@@ -74,7 +64,7 @@ class Recorder:
         self._tail_bytes = 0
         self._stopping = False
         self._full = False
-        self._stuck_at = -1  # the publishing thread's turn at which there was no room for a segment
+        self._due = False  # the next epoch should have begun
         self._gap_open = False
         self._refused = 0
         self._beat_at_ms = monotonic_ms()
@@ -100,6 +90,7 @@ class Recorder:
         self._selector.register(wake, selectors.EVENT_READ)
         if leash is not None:
             self._selector.register(leash, selectors.EVENT_READ)
+        self._tell_epoch("start" if self._writing.just_begun else "")
         while not self._stopping:
             for key, mask in self._selector.select(self._timeout_s()):
                 if key.fileobj is self._listener:
@@ -128,7 +119,8 @@ class Recorder:
     def _between_epochs(self) -> bool:
         """Close an epoch when it is time, and open the next one when it can be. Returns whether nothing is open now."""
         writing = self._writing
-        if writing.due and not writing.appender.closed and not self._full and not self._stopping:
+        self._mind_what_is_due()
+        if self._due and not writing.appender.closed and not self._full and not self._stopping:
             self._commit_own([writing.closing_entry()])
             writing.reached("closed")
         if not writing.appender.closed:
@@ -137,8 +129,25 @@ class Recorder:
             return True
         for worker in self._workers:
             self._workers.send(worker, protocol.reply(protocol.EPOCH, 1, writing.number))
+        self._tell_epoch("serving")
         self._log("epoch-begun", origin=writing.origin)
         return False
+
+    def _mind_what_is_due(self) -> None:
+        """Report when the next epoch becomes due, and when it has begun."""
+        if self._writing.due != self._due:
+            self._due = not self._due
+            if self._metrics is not None:
+                self._metrics.epoch_due(self._own.now_ns() / 1e9 if self._due else 0.0)
+
+    def _tell_epoch(self, begun: str) -> None:
+        """Report which epoch is written; `begun` says when it began, where that was just now."""
+        if self._metrics is None:
+            return
+        size, edge = self._appender.size, self._publishing.edge
+        self._metrics.epoch(self._writing.number, tree_size=size, public_size=edge.published_size)
+        if begun:
+            self._metrics.epoch_begun(begun)
 
     def _timeout_s(self) -> float:
         if self._appender.closed:
@@ -253,7 +262,7 @@ class Recorder:
         try:
             self._appender.commit(group, heartbeats)
         except LogFull:
-            self._stuck_at = self._publishing.turns
+            self._publishing.no_room()
             self._refused += sum(len(each.framed) for each in group)
             return False
         return True
@@ -280,7 +289,7 @@ class Recorder:
 
     def _mind_the_room(self) -> None:
         """Stop taking appends, or take them again: workers are told, the log keeps both ends of the gap."""
-        full = self._publishing.disk_full or self._stuck_at == self._publishing.turns
+        full = self._publishing.full
         if full == self._full:
             return
         self._full = full

@@ -32,7 +32,8 @@ from ops.audit.errors import AppenderRunning, AuditError, LogCorrupted, LogFull,
 from ops.audit.lock import AppenderFlock
 from ops.audit.own_entries import OwnEntries
 from ops.audit.publish_thread import PublishThread
-from ops.audit.recorder import Recorder, RecorderMetrics
+from ops.audit.recorder import Recorder
+from ops.audit.recorder_metrics import RecorderMetrics
 from ops.audit.settings import RecorderSettings
 from ops.audit.signer import demand_unsealed
 from ops.audit.writing import Writing

@@ -27,7 +27,7 @@ from ops.audit.checkpoint import Checkpoint, SignerKey
 from ops.audit.durable import make_directories, remove_files, sync_directory, sync_file
 from ops.audit.edge import Edge
 from ops.audit.entry import check
-from ops.audit.epochs import Epoch, epoch_at, newest_epoch, origin_of, place_of
+from ops.audit.epochs import NUMBER_MAX, Epoch, epoch_at, newest_epoch, origin_of, place_of
 from ops.audit.errors import NoteError, ReadError
 from ops.audit.lock import LockDatabase
 from ops.audit.own_entries import OwnEntries, previous_of
@@ -164,6 +164,7 @@ class Writing:
             number += 1
         if self.number > 1:
             self.tail = [*self._end_of(self.number - 1), *self.tail]
+        self._clear(self.number - 1)
 
     @property
     def origin(self) -> str:
@@ -171,12 +172,17 @@ class Writing:
         return origin_of(self.settings.origin, self.number)
 
     @property
+    def just_begun(self) -> bool:
+        """Whether it follows another epoch and has nothing yet but its first entry."""
+        return self.number > 1 and self.appender.size == 1
+
+    @property
     def due(self) -> bool:
-        """Whether the epoch has as many records as it may have, or began as long ago."""
+        """Whether the epoch has as many records as it may have, or began as long ago. The last one is never closed."""
         settings = self.settings
         full = 0 < settings.epoch_records_max <= self.appender.size
         old = 0 < settings.epoch_months <= month_of(self.own.now_ns()) - self._began
-        return full or old
+        return (full or old) and self.number < NUMBER_MAX
 
     def closing_entry(self) -> bytes:
         """What closes the epoch once it is committed."""
@@ -191,9 +197,10 @@ class Writing:
         self.publishing.finish()
         appender, lock = self.appender, self._lock
         self._opened(self.number + 1)
+        self.publishing.start()
         appender.close()
         lock.close()
-        self.publishing.start()
+        self._clear(self.number - 1)
         return True
 
     def close(self) -> None:
@@ -243,7 +250,6 @@ class Writing:
         self.reached("begun")
         self.publishing = self.publishing_of(settings, edge=found.edge, publisher=publisher, store=store)
         self.number, self._lock = number, lock
-        self._clear(number - 1)
         return True
 
     def _first_ns(self, settings: RecorderSettings, found: Recovered) -> int:

@@ -91,3 +91,12 @@ def test_the_last_turn_publishes_until_nothing_is_left(thread_of):
     thread.start()
     thread.finish()
     assert publisher.left == -1
+
+
+def test_where_there_was_no_room_appends_are_refused_until_a_turn_has_ended_well(thread_of):
+    thread = thread_of(Publisher(left=0))
+    assert not thread.full
+    thread.no_room()
+    assert thread.full
+    thread._turn(stopping=False)
+    assert not thread.full
