@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.cli.main import command_line
 from ops.audit.entry import KINDS
 from ops.audit.erasure_rows import Owed
-from ops.metrics import BatchesDone, LabelFigures, Metrics, RecorderMetrics, ScreenFacts, expose
+from ops.metrics import BatchesDone, LabelFigures, Metrics, RecorderMetrics, RetentionMetrics, ScreenFacts, expose
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("ops/runbooks/*.md")])
@@ -222,9 +222,11 @@ def exported(tmp_path_factory):
     worker.erasures().owed({"requested": Owed(), "agreed": Owed()})
     worker.evaluations().found([LabelFigures("kiosk", "2", "trusted", 1, 1, 0.0, 0.1, 1.0, 0.0)])
     recorder = RecorderMetrics(directory, "recorder", kinds=KINDS)
+    retention = RetentionMetrics(directory)
     page = expose(directory).decode()
     worker.close()
     recorder.close()
+    retention.close()
     families = list(text_string_to_metric_families(page))
     return {family.name for family in families} | {sample.name for family in families for sample in family.samples}
 

@@ -3,7 +3,8 @@
 `retain` is for a timer, on the gateway's host while it runs, as a user who may write the log. An epoch is dropped when
 it has its age and nothing keeps it: a hold on a tenant that it has entries of, a replica that does not have all of it,
 a quorum that has not cosigned its last checkpoint. Where the log is replicated it may go from here after `hot_months`,
-else after `kept_months`. Nothing is removed from an object store: that is for the store's own rules.
+else after `kept_months`. Nothing is removed from an object store: that is for the store's own rules. What it came to
+stands on the gateway's page of metrics.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import json
 import os
 import sys
 import time
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -36,16 +40,27 @@ from ops.audit.retention import drop, is_due, survey, tenants_in
 from ops.audit.schemas import EPOCH_DROPPED
 from ops.audit.trust_policy import read_trust_policy
 from ops.audit.verify_report import INCOMPLETE, OK
+from ops.metrics import MetricsInUse, RetentionMetrics
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from gateway.config.config import Config
+    from ops.audit.erasure_rows import Hold
     from ops.audit.retention import Kept
 
 ID_BYTES = 16
 BACKLOG_BYTES = 1 << 20
+COLUMNS = {
+    "epoch": "epoch",
+    "size": "records",
+    "from": "from",
+    "to": "to",
+    "root": "root",
+    "state": "",
+    "place": "where",
+}
 
 
 def run_list(options: argparse.Namespace) -> int:
@@ -54,26 +69,31 @@ def run_list(options: argparse.Namespace) -> int:
     if not keys:
         return fail("say which key the log has: --vkey FILE")
     try:
-        found = survey(directory, parse_vkey(read_key(keys[0])))
-    except (AuditError, OSError) as problem:
+        epochs = survey(directory, parse_vkey(read_key(keys[0])))
+        config = None if options.config is None else load_config(options.config)
+        found = [facts(each) | ({} if config is None else custody(each, config)) for each in epochs]
+    except (AuditError, FileRejected, OSError) as problem:
         return fail(str(problem))
     if options.json:
-        sys.stdout.write(json.dumps([facts(each) for each in found], indent=2) + "\n")
-        return OK
-    table = Table("epoch", "records", "from", "to", "root", "", "where", box=None)
-    for each in found:
-        said = facts(each)
-        table.add_row(
-            str(said["epoch"]),
-            f"{each.size:,}",
-            said["from"],
-            said["to"],
-            said["root"][:16],
-            said["state"],
-            said["place"],
-        )
-    Console().print(table)
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        show(found)
     return OK
+
+
+def show(found: Sequence[dict[str, Any]]) -> None:
+    """Print a line for each epoch."""
+    more = {"entries": "entries", "holds": "holds"} if any("holds" in each for each in found) else {}
+    columns = COLUMNS | more
+    table = Table(*columns.values(), box=None)
+    for each in found:
+        said = each | {
+            "size": f"{each['size']:,}",
+            "root": each["root"][:16],
+            "holds": ", ".join(each.get("holds", ())),
+        }
+        table.add_row(*(escape(str(said[name])) for name in columns))
+    Console().print(table)
 
 
 def facts(kept: Kept) -> dict[str, Any]:
@@ -90,35 +110,75 @@ def facts(kept: Kept) -> dict[str, Any]:
     }
 
 
+def custody(kept: Kept, config: Config) -> dict[str, Any]:
+    """Return where the entries of an epoch are (hot: here, cold: in the replica alone), and which holds keep them."""
+    if not kept.dropped:
+        return {"entries": "hot", "holds": [f"{hold.tenant} ({hold.matter})" for hold in holds_on(kept, config)]}
+    copied = config.audit.replication is not None and not uncopied(kept, config)
+    return {"entries": "cold" if copied else "gone", "holds": []}
+
+
 def at(time_ns: int) -> str:
     """Return a time as people read it; nothing where it is not known."""
     return f"{datetime.fromtimestamp(time_ns / 1e9, UTC):%Y-%m-%d %H:%M:%S}Z" if time_ns else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What keeps the oldest of these epochs, which are due: by a hold, the replica or the quorum, and why."""
+
+    epochs: Sequence[Kept]
+    by: str
+    why: str
 
 
 def run_retain(options: argparse.Namespace) -> int:
     """Drop what is due, oldest first, until something keeps an epoch; returns the exit code."""
     try:
         config = load_config(options.file)
-        wanted = config.audit.epochs
-        if wanted is None:
+        if config.audit.epochs is None:
             return fail(f"{options.file}: `audit.epochs` says nothing of how long epochs are kept")
-        months = wanted.kept_months if config.audit.replication is None else wanted.hot_months
-        keeps = keepers(config)
-        for kept in survey(config.audit.directory, parse_vkey(config.audit.vkey.read_text().strip())):
-            if kept.dropped:
-                drop(kept)  # what an interrupted run has left
-                continue
-            if not is_due(kept, time.time_ns(), months):
-                break
-            if why := next(filter(None, (reason(kept) for reason in keeps)), ""):
-                return fail(f"{kept.epoch.vkey.name} is kept, and all after it: {why}", INCOMPLETE)
-            if not options.dry_run:
-                asyncio.run(record(kept, config))
-                drop(kept)
-            tell(kept, options)
+        if options.dry_run:
+            stopped = drop_due(config, options)
+        else:
+            with closing(RetentionMetrics(place_of(config).metrics)) as metrics:
+                stopped = drop_due(config, options)
+                metrics.looked({} if stopped is None else {stopped.by: len(stopped.epochs)}, time.time())
+    except MetricsInUse:
+        return fail("another `stockade audit retain` runs")
     except (AuditError, FileRejected, OSError) as problem:
         return fail(str(problem))
+    if stopped is not None:
+        return fail(f"{stopped.epochs[0].epoch.vkey.name} is kept, and all after it: {stopped.why}", INCOMPLETE)
     return OK
+
+
+def drop_due(config: Config, options: argparse.Namespace) -> Stopped | None:
+    """Drop the epochs that are due, oldest first, and tell; returns what it stopped at. With --dry-run only tell."""
+    epochs = survey(config.audit.directory, parse_vkey(config.audit.vkey.read_text().strip()))
+    due = due_of(epochs, config)
+    if not options.dry_run:
+        for kept in epochs:
+            if kept.dropped:
+                drop(kept)  # what an interrupted run has left
+    for at_hand, kept in enumerate(due):
+        for by, reason in KEEPERS.items():
+            if why := reason(kept, config):
+                return Stopped(due[at_hand:], by, why)
+        if not options.dry_run:
+            asyncio.run(record(kept, config))
+            drop(kept)
+        tell(kept, options)
+    return None
+
+
+def due_of(epochs: Sequence[Kept], config: Config) -> list[Kept]:
+    """Return the epochs that are old enough to be dropped, oldest first."""
+    wanted = config.audit.epochs
+    assert wanted is not None, "it was looked at"
+    months = wanted.kept_months if config.audit.replication is None else wanted.hot_months
+    now_ns = time.time_ns()
+    return list(takewhile(lambda each: is_due(each, now_ns, months), (each for each in epochs if not each.dropped)))
 
 
 def tell(kept: Kept, options: argparse.Namespace) -> None:
@@ -132,24 +192,17 @@ def tell(kept: Kept, options: argparse.Namespace) -> None:
         )
 
 
-def keepers(config: Config) -> list[Callable[[Kept], str]]:
-    """Return what may keep an epoch: each says why, or nothing."""
-    return [
-        lambda kept: held(kept, config),
-        lambda kept: uncopied(kept, config),
-        lambda kept: unwitnessed(kept, config),
-    ]
+def holds_on(kept: Kept, config: Config) -> list[Hold]:
+    """Return the holds on tenants that an epoch has entries of."""
+    with closing(Erasures(config.audit.key_database)) as erasures:
+        holds = erasures.holds()
+    found = tenants_in(kept, {hold.tenant for hold in holds})
+    return [hold for hold in holds if hold.tenant in found]
 
 
 def held(kept: Kept, config: Config) -> str:
-    """Say which hold keeps an epoch."""
-    erasures = Erasures(config.audit.key_database)
-    try:
-        matters = {hold.tenant: hold.matter for hold in erasures.holds()}
-    finally:
-        erasures.close()
-    found = sorted(tenants_in(kept, matters))
-    return f"a hold on {found[0]} ({matters[found[0]]})" if found else ""
+    """Say which holds keep an epoch."""
+    return ", ".join(f"a hold on {hold.tenant} ({hold.matter})" for hold in holds_on(kept, config))
 
 
 def uncopied(kept: Kept, config: Config) -> str:
@@ -175,6 +228,10 @@ def unwitnessed(kept: Kept, config: Config) -> str:
         if seen == open_checkpoint(note_of(kept), [kept.epoch.vkey])
         else "the quorum has cosigned another checkpoint"
     )
+
+
+KEEPERS = {"hold": held, "replica": uncopied, "quorum": unwitnessed}
+"""What may keep an epoch that is due: each says why, or nothing."""
 
 
 def note_of(kept: Kept) -> bytes:

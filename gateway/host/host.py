@@ -41,7 +41,7 @@ from gateway.segmentation.segments import Segments
 from gateway.traces import require_tracing
 from ops.audit.trust_policy import read_trust_policy
 from ops.logging import configure
-from ops.metrics import prepare_directory, serve_metrics
+from ops.metrics import RETENTION, prepare_directory, serve_metrics
 from serving.errors import ServingError
 from serving.ray_link import GRACE_S
 
@@ -279,11 +279,12 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None], p
         stack.enter_context(occupied(config.state_dir))
         place.make_shared()
         place.policies.mkdir(mode=PRIVATE, exist_ok=True)
+        keep = set() if config.audit.epochs is None else {RETENTION}  # it runs now and then, whoever else does
         if config.audit.recorder == "managed":
-            prepare_directory(place.metrics)
+            prepare_directory(place.metrics, keep=keep)
             place.socket.unlink(missing_ok=True)  # a recorder whose supervisor was killed may still answer there
         else:
-            prepare_directory(place.metrics, keep={RECORDER})
+            prepare_directory(place.metrics, keep=keep | {RECORDER})
         repository = Repository(config, place.memory.with_name(MODELS), place.policies / DRAFT)
         repository.open(log)  # a bundle that would be refused is found before anything is started
         kept = Kept(config.policy, place.policies, Memory(place.memory))

@@ -77,8 +77,12 @@ def tenants_in(kept: Kept, tenants: Collection[str]) -> set[str]:
     reader = LogReader.open(kept.epoch.directory, kept.epoch.vkey)
     found: set[str] = set()
     for first in range(0, kept.size, ENTRIES_MAX):
+        if not marks:
+            break
         for entry in reader.entries(first, min(ENTRIES_MAX, kept.size - first)):
-            found |= {tenant for tenant, mark in marks.items() if mark in entry}
+            for tenant in [tenant for tenant, mark in marks.items() if mark in entry]:
+                found.add(tenant)
+                del marks[tenant]  # known, and not looked for any more
     return found
 
 

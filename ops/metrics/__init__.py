@@ -10,11 +10,13 @@ from ops.metrics.models import BatchesDone
 from ops.metrics.page import MetricsPage, serve_metrics
 from ops.metrics.recorder import RecorderMetrics
 from ops.metrics.release import TIMES, Compared, ReleaseMetrics, VersionCounts, read_versions
+from ops.metrics.retention import RETENTION, RetentionMetrics
 from ops.metrics.scrape import expose, prepare_directory
 from ops.metrics.screens import ScreenFacts
 from ops.metrics.store import MetricsInUse, forget_process
 
 __all__ = [
+    "RETENTION",
     "TIMES",
     "BatchesDone",
     "Compared",
@@ -25,6 +27,7 @@ __all__ = [
     "RecorderMetrics",
     "ReleaseMetrics",
     "RequestDone",
+    "RetentionMetrics",
     "ScreenFacts",
     "VersionCounts",
     "expose",

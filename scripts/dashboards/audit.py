@@ -9,7 +9,7 @@ ENTRIES = "max by (instance) (stockade_audit_tree_size{@})"
 PUBLIC = "max by (instance) (stockade_audit_checkpoint_size{@})"
 
 NOW = (
-    stat("Entries", "In the logs of all hosts.", "sum(stockade_audit_tree_size{@})", "short"),
+    stat("Entries", "In the epochs that are written, on all hosts.", "sum(stockade_audit_tree_size{@})", "short"),
     stat("Records", "Made durable, a second.", f"sum(rate(stockade_audit_records_total{{@}}{RATE}))", "suffix: rec/s"),
     stat(
         "Last durable",
@@ -99,7 +99,7 @@ LAG = (
 TROUBLE = (
     lines(
         "Growth",
-        "Entries in the log, and those that the newest checkpoint covers.",
+        "Entries in the epoch that is written, and those that the newest checkpoint covers.",
         [(ENTRIES, "entries, {{instance}}"), (PUBLIC, "public, {{instance}}")],
         "short",
         least=None,
@@ -128,9 +128,44 @@ TROUBLE = (
     ),
 )
 
+EPOCHS = (
+    lines(
+        "Epoch",
+        "The number of the epoch that each host writes.",
+        [("max by (instance) (stockade_audit_epoch{@})", "{{instance}}")],
+        "short",
+        least=None,
+        runbooks=("StockadeEpochOverdue",),
+    ),
+    lines(
+        "Epochs begun",
+        "While the recorder served, or only at its start, because it had ended between two epochs.",
+        [(f"sum by (when) (increase(stockade_audit_epochs_begun_total{{@}}{RATE}))", "{{when}}")],
+        "short",
+        soft_most=2,
+        overrides=(color_of("serving", GREEN), color_of("start", ORANGE)),
+        runbooks=("StockadeEpochOverdue",),
+    ),
+    lines(
+        "Old epochs that are kept",
+        "Closed epochs past their age, by what kept the oldest of them when `stockade audit retain` last ran.",
+        [("sum by (by) (stockade_audit_epochs_kept{@})", "{{by}}")],
+        "short",
+        soft_most=2,
+        overrides=(color_of("hold", BLUE), color_of("replica", ORANGE), color_of("quorum", PURPLE)),
+        runbooks=("StockadeRetentionStuck",),
+    ),
+)
+
 BOARD = dashboard(
     "stockade-audit",
     "Stockade: audit log",
     "Is everything recorded, durable and public.",
-    rows(("Now", 4, NOW), ("Writing", 8, WRITING), ("Lag", 8, LAG), ("Growth and trouble", 8, TROUBLE)),
+    rows(
+        ("Now", 4, NOW),
+        ("Writing", 8, WRITING),
+        ("Lag", 8, LAG),
+        ("Growth and trouble", 8, TROUBLE),
+        ("Epochs", 8, EPOCHS),
+    ),
 )

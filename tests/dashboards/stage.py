@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from gateway.cli.main import main
 from gateway.config.config import load_config
 from gateway.feedback.rows import Draft
 from gateway.feedback.store import FILE, FeedbackStore
@@ -93,9 +94,10 @@ def staged(directory: Path, *, scrape_s: int = 1) -> Iterator[Stage]:
     """The gateway and Prometheus, for as long as the block runs."""
     site = make_site(directory / "site", policy=callers)
     replica = {"url": (directory / "replica").as_uri(), "every": "1s"}
-    site.change_config(lambda config: config["audit"].update(replication=replica))
+    site.change_config(lambda config: config["audit"].update(replication=replica, epochs={}))
     write(labelled_sealed(), site.directory / "bundles" / LABELLED / "1")
     come_later(site)
+    assert main(["audit", "retain", str(site.config)]) == 0  # what a daily timer does
     with serving(site) as running, watching(directory, [running.facts["metrics"]], scrape_s) as address:
         yield Stage(running, address, scrape_s)
 

@@ -1,10 +1,13 @@
 """`stockade audit retain` beside a real recorder: what keeps an epoch, and what the log says of one that is dropped."""
 
 import json
+import shutil
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.cli.main import main
 from gateway.config.config import load_config
@@ -12,9 +15,9 @@ from gateway.host.cosigning import kept_cosigned
 from gateway.host.place import place_of
 from gateway.host.recorder import recorder_settings
 from ops.audit.checkpoint import parse_skey
-from ops.audit.epochs import epochs_of
 from ops.audit.erasure import Erasures
 from ops.audit.erasure_rows import Hold
+from ops.metrics import RetentionMetrics, expose
 from tests.e2e.site import copy_site
 from tests.faults.recorder_process import launch, launched
 from tests.ops.audit.samples import request, small
@@ -47,9 +50,16 @@ def site(made_site, tmp_path):
         launched.pop().kill()
 
 
-def listed(site, capsys) -> list[dict]:
-    assert main(["audit", "epochs", str(site.directory), "--json"]) == 0
+def listed(site, capsys, *more: str) -> list[dict]:
+    capsys.readouterr()
+    assert main(["audit", "epochs", str(site.directory), "--json", *more]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+def page(config) -> dict[tuple[str, str | None], float]:
+    """What is on the page of metrics, by name and what keeps an epoch."""
+    families = text_string_to_metric_families(expose(place_of(config).metrics).decode())
+    return {(each.name, each.labels.get("by")): each.value for family in families for each in family.samples}
 
 
 @pytest.mark.timeout(120)
@@ -58,21 +68,42 @@ def test_an_epoch_is_dropped_when_nothing_keeps_it(site, capsys):
     words = ["audit", "retain", str(site.config)]
     erasures = Erasures(config.audit.key_database)
     erasures.place(HOLD)
+    erasures.place(replace(HOLD, id="c" * 32, tenant="somebody-else"))
     assert main(words) == 2
     assert "a hold on store-7 (case 7)" in capsys.readouterr().err
+    assert page(config)["stockade_audit_epochs_kept", "hold"] == 1
+    custody = [(each["entries"], each["holds"]) for each in listed(site, capsys, "--config", str(site.config))]
+    assert custody == [("hot", ["store-7 (case 7)"]), ("hot", [])]
+    assert main(["audit", "epochs", str(site.directory), "--config", str(site.config)]) == 0
+    assert "holds" in capsys.readouterr().out
     erasures.lift(HOLD.id)
     erasures.close()
     assert main([*words, "--dry-run"]) == 0
-    assert [each["state"] for each in listed_after(capsys, site)] == ["closed", "open"]
+    assert [each["state"] for each in listed(site, capsys)] == ["closed", "open"]
     assert main(words) == 0
     assert main(words) == 0, "it is dropped once"
-    first, second = listed_after(capsys, site)
+    assert page(config)["stockade_audit_epochs_kept", "hold"] == 0
+    assert page(config)["stockade_audit_retention_timestamp_seconds", None] > BEGAN_NS / 1e9
+    first, second = listed(site, capsys, "--config", str(site.config))
     assert (first["state"], first["from"], second["origin"]) == ("dropped", "", f"{first['origin']}/epoch-2")
+    assert (first["entries"], first["holds"]) == ("gone", [])
 
 
-def listed_after(capsys, site) -> list[dict]:
-    capsys.readouterr()
-    return listed(site, capsys)
+@pytest.mark.timeout(120)
+def test_a_dry_run_leaves_what_an_interrupted_one_has_left(site, capsys):
+    words = ["audit", "retain", str(site.config)]
+    going = site.log / "tile/entries.dropped"
+    (site.log / "tile/entries").rename(going)
+    assert main([*words, "--dry-run"]) == 0
+    assert going.exists()
+    assert main(words) == 0
+    assert not going.exists()
+
+
+def test_a_second_run_is_refused_while_the_first_one_lasts(site, capsys):
+    with closing(RetentionMetrics(place_of(load_config(site.config)).metrics)):
+        assert main(["audit", "retain", str(site.config)]) == 4
+    assert "another `stockade audit retain` runs" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(120)
@@ -84,6 +115,7 @@ def test_an_epoch_stays_that_the_store_or_the_quorum_does_not_have(site, tmp_pat
     assert main(["audit", "retain", str(site.config)]) == 2
     assert "the object store does not have its last checkpoint" in capsys.readouterr().err
     config = load_config(site.config)
+    assert page(config)["stockade_audit_epochs_kept", "replica"] == 1
     cosigned = kept_cosigned(place_of(config).cosigned, 1)
     assert not cosigned.exists()
     del document["audit"]["replication"]
@@ -97,6 +129,9 @@ def test_an_epoch_stays_that_the_store_or_the_quorum_does_not_have(site, tmp_pat
     policy.write_text(f"log {vkey.strip()}\nquorum none\n")
     cosigned.write_bytes((config.audit.directory / "checkpoint").read_bytes())
     assert main(["audit", "retain", str(site.config)]) == 0
-    assert (
-        len(epochs_of(config.audit.directory, parse_skey(config.audit.signing_key.read_text().strip()).verifier)) == 2
-    )
+    assert page(config)["stockade_audit_epochs_kept", "quorum"] == 0
+    document["audit"]["replication"] = {"url": (tmp_path / "away").as_uri()}
+    site.config.write_text(yaml.safe_dump(document))
+    assert listed(site, capsys, "--config", str(site.config))[0]["entries"] == "gone"
+    shutil.copy(config.audit.directory / "checkpoint", tmp_path / "away/checkpoint")
+    assert listed(site, capsys, "--config", str(site.config))[0]["entries"] == "cold"
