@@ -146,7 +146,7 @@ def begin_next(
     Raises:
         SuccessionRefused: there is something already, or it is the same origin.
     """
-    if key.name == vkey.name:
+    if split_origin(key.name)[0] == split_origin(vkey.name)[0]:
         raise SuccessionRefused(f"{key.name} is sealed: name the key of a new origin (`stockade keys log`)")
     for place in (directory, state_directory):
         if place.exists() and any(place.iterdir()):

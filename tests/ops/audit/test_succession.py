@@ -8,7 +8,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from ops.audit.checkpoint import SignerKey, open_checkpoint, parse_checkpoint
+from ops.audit.checkpoint import SignerKey, VerifierKey, open_checkpoint, parse_checkpoint
+from ops.audit.epochs import origin_of
 from ops.audit.errors import ForkRefused, SuccessionRefused
 from ops.audit.read import LogReader
 from ops.audit.restore import restore_log
@@ -103,22 +104,23 @@ def test_a_new_origin_names_what_was_lost(halves, tmp_path):
     clock = count(1_800_000_000_000_000_000, 1000)
     place = tmp_path / "next"
 
-    def begin(key: SignerKey) -> None:
+    def begin(key: SignerKey, vkey: VerifierKey = KEY.verifier) -> None:
         begin_next(
             key,
             place / "log",
             place / "state",
             place / "log.signed",
             last=(early / "checkpoint").read_bytes(),
-            vkey=KEY.verifier,
+            vkey=vkey,
             lost_end=601,
             now_ns=lambda: next(clock),
             new_id=lambda: next(ids).to_bytes(16, "big"),
             build="test",
         )
 
-    with pytest.raises(SuccessionRefused, match="is sealed"):
-        begin(KEY)
+    for epoch in (1, 2):
+        with pytest.raises(SuccessionRefused, match="is sealed"):
+            begin(KEY, VerifierKey(origin_of(KEY.name, epoch), KEY.verifier.public_key))
     begin(NEXT)
     report = verify_log(place / "log", [str(NEXT.verifier)], processes=0)
     assert (report.exit_code, report.size) == (0, 2), report.findings
