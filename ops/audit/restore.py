@@ -9,8 +9,8 @@ Rules:
    that the sources can give.
 4. The target's `checkpoint` comes last, when all that it names is there and durable. A run that was interrupted is gone
    on with: what is there is a source like any other, and the first one.
-5. Whether the origin may go on is told by `Restoration.newer`, and done by `succession`. Nothing is sealed or opened
-   here.
+5. Whether the origin may go on is told by `Restoration.newer` and `later_epoch`, and done by `succession`. Nothing is
+   sealed or opened here.
 
 Sources (`sources`) are directories and object stores. A store that keeps each of its checkpoints is asked for the one
 that the target needs; the others are not read.
@@ -18,12 +18,14 @@ that the target needs; the others are not read.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint
 from ops.audit.durable import make_directories, replace_file, sync_directory
 from ops.audit.entry import check
+from ops.audit.epochs import EPOCHS, keys_for, split_origin
 from ops.audit.errors import (
     EntryError,
     HistoriesDiffer,
@@ -41,10 +43,10 @@ from ops.audit.restore_files import INCOMING, TreeFiles
 from ops.audit.sources import DirectorySource, Source, numbers, read_or_none, versions
 from ops.audit.tiles import ENTRIES, TILE_WIDTH, Tile, split_bundle
 
-__all__ = ["Restoration", "Seen", "Target", "restore_log", "seen_in"]
+__all__ = ["Restoration", "Seen", "Target", "later_epoch", "restore_log", "seen_in"]
 
 CHECKPOINT = "checkpoint"
-OURS = {CHECKPOINT, "tile", "blobs", INCOMING}
+OURS = {CHECKPOINT, "tile", "blobs", EPOCHS, INCOMING}
 
 Progress = Callable[[int, int], None]
 
@@ -96,13 +98,31 @@ def seen_in(
     return found
 
 
+def later_epoch(following: Iterable[Source], notes: Iterable[tuple[str, bytes]], vkey: VerifierKey) -> Seen | None:
+    """A checkpoint that the log's key signed for an epoch after that of `vkey`, which then does not go on.
+
+    `following`: where copies of the log would have the next epoch. Raises StoreError.
+    """
+    log, number = split_origin(vkey.name)
+    key = VerifierKey(log, vkey.public_key)
+    held = [(each.where, each.read(CHECKPOINT) or b"") for each in following]
+    for where, note in (*held, *notes):
+        with suppress(NoteError):
+            seen = Seen(note, open_checkpoint(note, keys_for(note, [key])), where)
+            if split_origin(seen.checkpoint.origin)[1] > number:
+                return seen
+    return None
+
+
 def _notes(sources: Sequence[Source], target: Target) -> Iterator[tuple[str, bytes]]:
     """The newest checkpoint of each source, and of those that it keeps the smallest one that holds the target."""
+    for source in sources:  # before anything else is asked: a store that is silent here must not look like one without
+        if (note := source.read(CHECKPOINT)) is not None:
+            yield source.where, note
     for source in sources:
         kept = _kept_for(source, sources, target)
-        for path in (CHECKPOINT, *(() if kept is None else (checkpoint_key(kept),))):
-            if (note := source.read(path)) is not None:
-                yield source.where, note
+        if kept is not None and (note := source.read(checkpoint_key(kept))) is not None:
+            yield source.where, note
 
 
 def _kept_for(source: Source, sources: Sequence[Source], target: Target) -> int | None:

@@ -72,7 +72,7 @@ class TreeFiles:
     kept: int = 0
     payloads_missing: int = 0
     missing: list[str] = field(default_factory=list)
-    fresh: list[Path] = field(default_factory=list)
+    placed: list[Path] = field(default_factory=list)
 
     def edge(self) -> dict[str, bytes] | None:
         """The partial hash tiles of the tree by path, when a source has those that give the root; else None."""
@@ -188,6 +188,7 @@ class TreeFiles:
 
     def _put(self, path: str, data: bytes) -> None:
         final = self.out / path
+        self.placed.append(final)  # also what is there: a run that was killed has synced nothing
         if read_or_none(final) == data:
             self.kept += 1
             return
@@ -195,16 +196,15 @@ class TreeFiles:
         draft = self.out / INCOMING
         draft.write_bytes(data)
         draft.replace(final)
-        self.fresh.append(final)
         self.written += 1
 
     def _sync(self) -> None:
-        """Make durable what was written, all at once: before the checkpoint is there, nothing relies on it."""
+        """Make durable what the checkpoint names, all at once: before that is there, nothing relies on it."""
         directories = {self.out, self.out.parent}
-        for path in self.fresh:
+        for path in self.placed:
             directories |= {each for each in path.parents if each.is_relative_to(self.out)}
         with ThreadPoolExecutor(SYNC_THREADS) as pool:
-            list(pool.map(sync_file, self.fresh))
+            list(pool.map(sync_file, self.placed))
             list(pool.map(sync_directory, directories))
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from ops.audit import restore_files
 from ops.audit.checkpoint import Checkpoint, SignerKey, sign_note
+from ops.audit.durable import sync_file
 from ops.audit.errors import HistoriesDiffer, NothingToRestore, RestoreIncomplete, RestoreRefused, StoreUnavailable
 from ops.audit.object_store import Listed, checkpoint_key
 from ops.audit.read import LogReader
@@ -143,6 +145,22 @@ def test_what_no_source_has_is_named_and_a_later_source_completes_it(grown, tmp_
     sound(out, 700)
 
 
+def test_what_an_interrupted_run_has_left_is_made_durable_as_well(grown, tmp_path, monkeypatch):
+    source, out, synced = tmp_path / "source", tmp_path / "out", set()
+    shutil.copytree(grown[700], source)
+    (source / "tile/entries/001").unlink()
+    with pytest.raises(RestoreIncomplete):
+        restore([source], out)
+
+    def sync(path: Path) -> None:
+        synced.add(path)
+        sync_file(path)
+
+    monkeypatch.setattr(restore_files, "sync_file", sync)
+    assert restore([grown[700]], out).kept > 0
+    assert synced == {path for path in out.rglob("*") if path.is_file()} - {out / "checkpoint"}
+
+
 def test_a_later_source_takes_the_same_target_further(grown, tmp_path):
     for size in SIZES:
         restore([grown[size]], tmp_path / "out")
@@ -257,6 +275,17 @@ def test_a_store_that_goes_away_in_between_is_gone_on_with(replica, tmp_path):
     store.before = lambda _call, _key: None
     assert from_store(store, out).kept >= 2
     sound(out, 700)
+
+
+def test_a_store_that_says_nothing_of_its_checkpoint_is_not_one_without(replica, tmp_path):
+    """What it lists, it answers."""
+
+    def before(_call: str, key: str) -> None:
+        if key == "checkpoint":
+            raise StoreUnavailable("away")
+
+    with pytest.raises(StoreUnavailable):
+        from_store(Spoiled(directory_store(replica), before), tmp_path / "out", target=Target(index=200))
 
 
 def test_bundles_are_fetched_side_by_side_and_few_are_held():
