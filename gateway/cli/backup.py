@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
@@ -20,6 +21,7 @@ from gateway.cli.log_store import source_at
 from gateway.config.config import load_config
 from gateway.config.document import FileRejected
 from ops.audit.checkpoint import open_checkpoint, parse_vkey
+from ops.audit.epochs import number_of_place
 from ops.audit.errors import AuditError, SuccessionRefused
 from ops.backup.create import create_backup
 from ops.backup.drill import drill
@@ -188,17 +190,19 @@ def restore(options: argparse.Namespace) -> int:
     """Put a backup into a new directory, and say whether its log may go on."""
     repository = Repository.open(options.repository, read_key(options.key))
     name = chosen(repository, options.backup)
-    sources = [source_at(place, options) for place in options.log_from]
+    log = repository.manifest(name).log
+    epoch = 1 if log is None else number_of_place(Path(log.directory))
+    sources = [source_at(place, options, epoch) for place in options.log_from]
+    following = [source_at(place, options, epoch + 1) for place in options.log_from]
     with counting("restoring") as advance:
         done = restore_backup(repository, name, options.out, now_ns=time.time_ns(), progress=advance)
-    log = done.manifest.log
     opened: Reopened | None = None
     refusal: SuccessionRefused | None = None
     if log is not None:
         notes = [(str(file), file.read_bytes()) for file in options.seen]
         notes += [(str(file), file.read_bytes()) for file in options.out.rglob("cosigned") if file.is_file()]
         try:
-            opened = reopen(options.out, log, sources=sources, notes=notes, wanted=options.go_on)
+            opened = reopen(options.out, log, sources=sources, following=following, notes=notes, wanted=options.go_on)
         except SuccessionRefused as problem:
             refusal = problem
         catch_up(done)

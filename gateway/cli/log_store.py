@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ops.audit.epochs import EPOCHS, place_of
 from ops.audit.object_store import Place, open_store, read_credentials
 from ops.audit.sources import DirectorySource, StoreSource
 
@@ -23,6 +24,9 @@ def opened(url: str, options: argparse.Namespace) -> Inspected:
     return open_store(Place(url, options.endpoint, options.region, credentials))
 
 
-def source_at(place: Path | str, options: argparse.Namespace) -> Source:
-    """Return what lies at a path or a URL, to be restored from. Raises StoreError, OSError."""
-    return DirectorySource(place) if isinstance(place, Path) else StoreSource(opened(place, options), place)
+def source_at(place: Path | str, options: argparse.Namespace, epoch: int = 1) -> Source:
+    """Return an epoch of the log at a path or a URL, to be restored from. Raises StoreError, OSError."""
+    if isinstance(place, Path):
+        return DirectorySource(place_of(place, epoch))
+    url = place if epoch == 1 else f"{place.rstrip('/')}/{EPOCHS}/{epoch:04d}"
+    return StoreSource(opened(url, options), url)

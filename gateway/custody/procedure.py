@@ -53,7 +53,7 @@ class Custody:
 
     erasures: Erasures
     record: Record
-    reader: Callable[[str, int], LogReader]
+    reader_from: Callable[[str, int], LogReader]
     log: Log
     reached: Callable[[str], None] = lambda _point: None
     metrics: ErasureMetrics | None = None
@@ -121,18 +121,12 @@ class Custody:
             KeyStoreError: the key database cannot be used.
             ReadError, NoteError, OSError: the log cannot be read.
         """
-        reader = self._reader()
-        found = follow(self.erasures, reader)
+        found = follow(self.erasures, self.reader_from)
         if found.keys:
             self.log("erased-keys-had-come-back", level="warning", count=found.keys)
         if found.holds:
             self.log("holds-had-gone", level="warning", count=found.holds)
-        return found.more or self._reader().checkpoint.origin != reader.checkpoint.origin
-
-    def _reader(self) -> LogReader:
-        """The epoch in which the log is read on."""
-        origin, _, index = self.erasures.mark().rpartition(" ")
-        return self.reader(origin, int(index or 0))
+        return found.more
 
     def _measure(self) -> None:
         if self.metrics is not None:

@@ -11,7 +11,7 @@ A hold that comes from the log has no subject's name, only the pseudonym, by whi
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from msgspec import UnsetType
@@ -26,6 +26,7 @@ from ops.audit.read import LogReader
 __all__ = ["Followed", "Said", "follow", "said_in"]
 
 PART = 16_384  # entries at a time
+ReaderFrom = Callable[[str, int], LogReader]
 _REFERENCE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -47,22 +48,35 @@ class Followed:
     more: bool
 
 
-def follow(erasures: Erasures, reader: LogReader) -> Followed:
+def follow(erasures: Erasures, reader_from: ReaderFrom) -> Followed:
     """Let the next part of the log take force in the key database.
+
+    Args:
+        erasures: of the key database.
+        reader_from: gives the epoch in which somebody reads on who came to this entry of this origin.
 
     Raises:
         KeyStoreError: the key database cannot be used.
-        ReadError, OSError: the log cannot be read.
+        ReadError, NoteError, OSError: the log cannot be read.
     """
-    head, (origin, _, next_) = reader.checkpoint, erasures.mark().rpartition(" ")
-    first = min(int(next_), head.size) if origin == head.origin else 0
+    origin, next_ = _mark(erasures)
+    reader = reader_from(origin, next_)
+    head = reader.checkpoint
+    first = min(next_, head.size) if origin == head.origin else 0
     count = min(PART, head.size - first)
     if not count:
         return Followed(0, 0, more=False)
     said = said_in(reader.entries(first, count))
     holds = erasures.hold_named([*said.placed.values()], said.lifted)
     keys = erasures.destroy_named(said.keys, f"{head.origin} {first + count}")
-    return Followed(keys, holds, more=first + count < head.size)
+    more = first + count < head.size or reader_from(*_mark(erasures)).checkpoint.origin != head.origin
+    return Followed(keys, holds, more)
+
+
+def _mark(erasures: Erasures) -> tuple[str, int]:
+    """The origin that was read last, and up to which entry."""
+    origin, _, next_ = erasures.mark().rpartition(" ")
+    return origin, int(next_ or 0)
 
 
 def said_in(entries: Sequence[bytes]) -> Said:

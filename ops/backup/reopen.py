@@ -9,14 +9,16 @@ only where that was asked for *and* nothing is known to be missing; otherwise it
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ops.audit.checkpoint import Checkpoint, parse_checkpoint, parse_vkey
+from ops.audit.checkpoint import Checkpoint, VerifierKey, parse_checkpoint, parse_vkey
+from ops.audit.epochs import home_of, split_origin
 from ops.audit.erasure import Erasures
 from ops.audit.erasure_log import follow
 from ops.audit.errors import CheckpointError, SuccessionRefused
-from ops.audit.read import LogReader
-from ops.audit.restore import Restoration, restore_log
+from ops.audit.read_epochs import open_following
+from ops.audit.restore import Restoration, Seen, later_epoch, restore_log
 from ops.audit.sources import Source
 from ops.audit.succession import go_on, seal
 from ops.audit.verify import INCOMPLETE, OK, verify_log
@@ -44,6 +46,7 @@ def reopen(
     log: BackedLog,
     *,
     sources: Sequence[Source] = (),
+    following: Sequence[Source] = (),
     notes: Sequence[tuple[str, bytes]] = (),
     wanted: bool,
 ) -> Reopened:
@@ -52,7 +55,8 @@ def reopen(
     Args:
         target: where the backup was restored.
         log: of its manifest.
-        sources: other copies of the log.
+        sources: other copies of the log, or of the epoch that it is.
+        following: where those would have the next epoch.
         notes: checkpoints that are known, each with where it is from.
         wanted: the operator says that nothing came after what the copies hold.
 
@@ -67,18 +71,20 @@ def reopen(
     report = verify_log(directory, [log.vkey])
     if report.exit_code not in {OK, INCOMPLETE if done.payloads_missing else OK}:
         raise BackupDamaged([f"{log.directory}: {each.where}: {each.what}" for each in report.findings])
-    largest = _largest(done, memory)
-    lost = largest.size > report.size
+    largest = _largest(done, later_epoch(following, notes, vkey), memory)
+    lost = _place(largest) > _place(done.seen.checkpoint)
     if lost or not wanted:
         seal(state, memory, largest)
         if wanted:
+            of = "" if largest.origin == vkey.name else f" of {largest.origin}"
             raise SuccessionRefused(
-                f"{vkey.name} is sealed: {largest.size} entries were signed, {report.size} are here; bring more copies "
-                "with --log-from, or begin a new origin with `stockade audit restore`"
+                f"{vkey.name} is sealed: {largest.size} entries{of} were signed, {report.size} are here; bring more "
+                "copies with --log-from, or begin a new origin with `stockade audit restore`"
             )
     else:
         go_on(directory, state, memory, vkey, heartbeats=report.heartbeats)
-    return Reopened(vkey.name, report.size, report.root, largest.size, done.payloads_missing, goes_on=wanted)
+    lost_end = largest.size if largest.origin == vkey.name else done.lost_end
+    return Reopened(vkey.name, report.size, report.root, lost_end, done.payloads_missing, goes_on=wanted)
 
 
 def catch_up(back: Restored) -> None:
@@ -93,19 +99,26 @@ def catch_up(back: Restored) -> None:
     databases = [each.path for each in back.files if each.kind == "keys" and each.path not in back.keys_expired]
     if log is None:
         return
+    newest = parse_vkey(log.vkey)
+    first = VerifierKey(split_origin(newest.name)[0], newest.public_key)
+    reader_from = partial(open_following, home_of(back.target / log.directory), first)
     for path in databases:
         erasures = Erasures(back.target / path)
         try:
-            reader = LogReader.open(back.target / log.directory, parse_vkey(log.vkey))
-            while follow(erasures, reader).more:
+            while follow(erasures, reader_from).more:
                 pass
         finally:
             erasures.close()
 
 
-def _largest(done: Restoration, memory: Path) -> Checkpoint:
-    """The largest tree that anybody signed or the signer remembers."""
-    known = [done.seen.checkpoint, *(each.checkpoint for each in done.newer)]
+def _largest(done: Restoration, later: Seen | None, memory: Path) -> Checkpoint:
+    """The largest tree of the newest epoch that anybody signed or the signer remembers."""
+    known = [each.checkpoint for each in (done.seen, *done.newer, later) if each is not None]
     with suppress(FileNotFoundError, UnicodeDecodeError, CheckpointError):
         known.append(parse_checkpoint(memory.read_text()))
-    return max(known, key=lambda each: each.size)
+    return max(known, key=_place)
+
+
+def _place(checkpoint: Checkpoint) -> tuple[int, int]:
+    """How far a log is: its epoch, and how much of it."""
+    return split_origin(checkpoint.origin)[1], checkpoint.size

@@ -289,7 +289,7 @@ async def test_payloads_are_opened_only_once_the_log_was_read(custody, reader, s
         ready.append(custody.caught_up)
         return reader
 
-    custody.reader = read
+    custody.reader_from = read
     keeping = asyncio.create_task(custody.keep())
     await until(lambda: custody.caught_up)
     keeping.cancel()

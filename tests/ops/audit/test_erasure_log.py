@@ -11,7 +11,7 @@ import pytest
 from ops.audit import erasure_log
 from ops.audit.entry import canonical
 from ops.audit.erasure import Erasures
-from ops.audit.erasure_log import Followed, follow, said_in
+from ops.audit.erasure_log import Followed, said_in
 from ops.audit.errors import ErasureRefused, KeyMissing
 from ops.audit.keys import KeyStore
 from ops.audit.read import LogReader
@@ -63,6 +63,10 @@ def says(log: OpenLog, *entries: bytes) -> LogReader:
     log.append(entries)
     log.publish()
     return LogReader.open(log.directory, KEY.verifier)
+
+
+def follow(erasures: Erasures, reader: LogReader) -> Followed:
+    return erasure_log.follow(erasures, lambda _origin, _index: reader)
 
 
 def test_a_hold_that_was_set_after_a_backup_survives_its_restoration(store, path, log, tmp_path):
