@@ -31,9 +31,9 @@ def run(options: argparse.Namespace) -> int:
         return fail("say which key the log has: --vkey FILE", USAGE)
     try:
         vkey = parse_vkey(read_key(keys[0]))
-        epochs = epochs_of(source, vkey) or [epoch_at(source, vkey, 1)]
+        here = [epoch for epoch in epochs_of(source, vkey) if not epoch.dropped]  # of the others nothing can be copied
         with bar(Console(stderr=True), "mirroring") as advance:
-            for epoch in epochs:
+            for epoch in here or [epoch_at(source, vkey, 1)]:
                 target = place_of(options.mirror, epoch.number)
                 done = mirror_log(epoch.directory, target, epoch.vkey, progress=advance)
     except (AuditError, OSError) as problem:

@@ -22,6 +22,7 @@ from gateway.codec import parse_as
 from gateway.custody.methods import custody_methods
 from gateway.custody.procedure import Custody
 from gateway.feedback.review import review_methods
+from gateway.host.cosigning import kept_cosigned
 from gateway.host.operators import operator_methods
 from gateway.host.promotions import proof_entry, unproven_entry
 from gateway.quarantine.store import QUARANTINE, Quarantine
@@ -285,10 +286,11 @@ class Control:
             number, index = parted(request.index)
             epoch = self.epoch(number)
             note, reader = self.published(epoch)
-            with contextlib.suppress(OSError, NoteError):  # none is cosigned, or another log's
-                cosigned = self.published(epoch, self.host.place.cosigned)
-                if index < cosigned[1].checkpoint.size <= reader.checkpoint.size:  # else an older copy is here
-                    note, reader = cosigned
+            for file in (self.host.place.cosigned, kept_cosigned(self.host.place.cosigned, number)):
+                with contextlib.suppress(OSError, NoteError):  # none is cosigned, or another epoch's or log's
+                    cosigned = self.published(epoch, file)
+                    if index < cosigned[1].checkpoint.size <= reader.checkpoint.size:  # else an older copy is here
+                        note, reader = cosigned
             if index >= reader.checkpoint.size:
                 raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
             return audit_pb2.GetReceiptResponse(receipt=make_proof(reader, index, note).text())

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from ops.audit.checkpoint import parse_checkpoint
-from ops.audit.epochs import EPOCHS, place_of
+from ops.audit.epochs import EPOCHS, NUMBER_MAX, place_of
 from ops.audit.errors import NoteError, ReadError, TileError
 from ops.audit.object_store import Below, Inspected, Listed
 from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, hash_levels, level_size, parse_path
@@ -27,13 +27,13 @@ Progress = Callable[[int, int], None]
 
 def fetch_epochs(store: Inspected, target: Path, progress: Progress | None = None) -> None:
     """Write every epoch of the log in `store` into `target`. Arguments and errors as for `fetch_log`."""
-    number, part = 1, store
-    while number == 1 or part.get(CHECKPOINT) is not None:
+    for number in range(1, NUMBER_MAX + 1):
+        part = store if number == 1 else Below(store, f"{EPOCHS}/{number:04d}/")
+        if number > 1 and part.get(CHECKPOINT) is None:
+            return
         place = place_of(target, number)
         place.mkdir(parents=True, exist_ok=True)
         fetch_log(part, place, progress)
-        number += 1
-        part = Below(store, f"{EPOCHS}/{number:04d}/")
 
 
 def fetch_log(store: Listed, target: Path, progress: Progress | None = None) -> int:

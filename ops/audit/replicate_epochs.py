@@ -1,6 +1,7 @@
 """Replication of a log of several epochs, oldest first, each as `replicator` does it, below a prefix of its own.
 
-A closed epoch is whole in the store, and read back, before anything of the next one is written there.
+A closed epoch is whole in the store, and read back, before anything of the next one is written there. Where entries
+were dropped there is nothing to copy: `retention` has seen to it before that the store had them.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,9 @@ class EpochReplicator:
     _current: Replicator = field(init=False)
 
     def __post_init__(self) -> None:
-        self._current = self._of(1)
+        here = [each.number for each in epochs_of(self.directory, self.vkey) if not each.dropped]
+        self.number = min(here, default=1)
+        self._current = self._of(self.number)
 
     @property
     def held(self) -> Checkpoint | None:

@@ -3,24 +3,30 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gateway.cli.main import main
+from gateway.host.admin import Control
 from gateway.host.cosigning import Cosigning, kept_cosigned
 from gateway.quarantine.collect import Seen, collect
-from gateway.quarantine.store import Quarantine
+from gateway.quarantine.store import Finding, Quarantine
+from ops.audit import fetch_log
 from ops.audit.epochs import epochs_of, numbered, parted, place_of
-from ops.audit.errors import ReadError
+from ops.audit.errors import ReadError, StoreUnavailable
 from ops.audit.fetch_log import fetch_epochs
 from ops.audit.follow import Follower
 from ops.audit.read import LogReader
 from ops.audit.read_epochs import open_following
 from ops.audit.replicate_epochs import EpochReplicator
-from ops.audit.retention import survey
+from ops.audit.replicator import Behind
+from ops.audit.retention import drop, survey
 from ops.audit.scan import scan_epochs
+from ops.audit.tlog_proof import parse_proof
 from ops.audit.verify_epochs import verify_epochs
 from ops.backup.create import create_backup
 from ops.backup.drill import drill
@@ -28,10 +34,12 @@ from ops.backup.plan import LogSource, Plan
 from ops.backup.repository import Repository
 from ops.backup.sealing import BackupKey
 from ops.backup.verify import verify_backup
+from stockade.v1 import audit_pb2
 from tests.faults.recorder_process import KEY
+from tests.gateway.test_doubt import raise_if
 from tests.ops.audit.open_log import VKEY
 from tests.ops.audit.samples import small
-from tests.ops.audit.stores import directory_store
+from tests.ops.audit.stores import Spoiled, directory_store
 from tests.ops.audit.test_cosign import watching
 from tests.ops.audit.test_verify_epochs import Series, series_of
 
@@ -84,6 +92,10 @@ def test_a_mirror_has_every_epoch(log, tmp_path, capsys):
     code, said = run(capsys, "audit", "mirror", log, tmp_path / "mirror", "--vkey", VKEY)
     assert (code, said["origin"]) == (0, "example.test/log/epoch-3")
     assert codes(tmp_path / "mirror") == [0, 0, 0]
+    drop(survey(log, KEY.verifier)[0])
+    assert run(capsys, "audit", "mirror", log, tmp_path / "mirror", "--vkey", VKEY)[0] == 0
+    assert run(capsys, "audit", "mirror", log, tmp_path / "late", "--vkey", VKEY)[0] == 0
+    assert [each.number for each in epochs_of(tmp_path / "late", KEY.verifier)] == [2, 3]
 
 
 def test_a_backup_has_every_epoch_and_its_drill_goes_on_with_the_newest(log, tmp_path):
@@ -114,7 +126,7 @@ def test_a_restoration_asks_which_epoch_and_only_the_newest_goes_on(log, tmp_pat
     assert (code, said["goes_on"]) == (0, True)
     assert codes(tmp_path / "out" / "log") == [0, 0, 0]
     assert (tmp_path / "out/recorder/epochs/0003/segments/000000000001.seg").exists()
-    assert run(capsys, *words, "--epoch", 2, "--go-on")[0] == 3, "its key has signed for the epoch after it"
+    assert run(capsys, *words, "--epoch", 1)[0] == 0, "also again"
 
 
 def test_a_store_has_every_epoch_oldest_first(tmp_path):
@@ -132,6 +144,36 @@ def test_a_store_has_every_epoch_oldest_first(tmp_path):
     assert codes(tmp_path / "fetched") == [0, 0]
 
 
+def test_how_far_a_store_is_behind_is_known_without_the_entries_that_were_dropped(log, tmp_path):
+    """Also where it does not answer from the start."""
+    away = []
+    store = Spoiled(directory_store(tmp_path / "away"), lambda *_: raise_if(away))
+    EpochReplicator(log, store, KEY.verifier, lambda: datetime.now(UTC)).replicate()
+    (first, *later) = survey(log, KEY.verifier)
+    drop(first)
+    away.append("the store")
+    replicator = EpochReplicator(log, store, KEY.verifier, lambda: datetime.now(UTC))
+    with pytest.raises(StoreUnavailable):
+        replicator.replicate()
+    assert replicator.behind() == Behind(sum(each.size for each in later), later[0].first_ns)
+    away.clear()
+    replicator.replicate()
+    assert (replicator.number, replicator.behind()) == (3, Behind(0, None))
+
+
+def test_a_store_that_has_epochs_without_end_is_fetched_to_the_last_that_has_a_name(tmp_path, monkeypatch):
+    class Endless:
+        def get(self, key: str) -> bytes | None:
+            return b"a\n1\nroot\n" if key.endswith("checkpoint") else None
+
+        def keys(self, _prefix: str) -> Iterator[str]:
+            return iter(())
+
+    monkeypatch.setattr(fetch_log, "NUMBER_MAX", 3)
+    fetch_epochs(Endless(), tmp_path)
+    assert [each.name for each in sorted((tmp_path / "epochs").iterdir())] == ["0002", "0003"]
+
+
 class Counted:
     """What would be a metric."""
 
@@ -142,7 +184,7 @@ class Counted:
         self.sizes.append(size)
 
 
-def test_a_closed_epoch_is_cosigned_to_its_end_before_the_next(log, tmp_path):
+async def test_a_closed_epoch_is_cosigned_to_its_end_before_the_next(log, tmp_path):
     """The witness and the policy know the one key of the log."""
     ends = [each.size for each in survey(log, KEY.verifier)]
     out, counted = tmp_path / "cosigned", Counted()
@@ -157,6 +199,12 @@ def test_a_closed_epoch_is_cosigned_to_its_end_before_the_next(log, tmp_path):
     assert counted.sizes == ends
     last = policy.open(kept_cosigned(out, 2).read_bytes()).checkpoint
     assert (last.origin, last.size) == ("example.test/log/epoch-2", ends[1])
+    (tmp_path / "log.vkey").write_text(VKEY)
+    config = SimpleNamespace(audit=SimpleNamespace(directory=log, vkey=tmp_path / "log.vkey"))
+    control = Control(SimpleNamespace(config=config, place=SimpleNamespace(cosigned=out)))
+    for epoch in (1, 2, 3):
+        answer = await control.get_receipt(audit_pb2.GetReceiptRequest(index=numbered(epoch, 1)))
+        assert parse_proof(answer.receipt).verify(policy).witnesses == ("w",)
 
 
 def test_readers_go_on_from_one_epoch_to_the_next(tmp_path):
@@ -185,11 +233,14 @@ def test_readers_go_on_from_one_epoch_to_the_next(tmp_path):
 
 def test_what_is_in_quarantine_stays_there_when_the_epoch_changes(log, tmp_path):
     quarantine, seen = Quarantine(tmp_path / "quarantine.sqlite"), Seen()
+    found = Finding(1, "0" * 32, 1, "store-7", "p", "kiosk", "1", "flag", ("mahalanobis",), payload=False)
+    quarantine.take([found], {"origin": "example.test/log", "next": "2"})
     origins = []
     for _ in range(3):
         reader = open_following(log, KEY.verifier, seen.origin, seen.next)
         origins.append(reader.checkpoint.origin)
         collect(quarantine, reader, seen)
+    assert quarantine.item(1) is not None
     quarantine.close()
     assert origins == ["example.test/log", "example.test/log/epoch-2", "example.test/log/epoch-3"]
 
