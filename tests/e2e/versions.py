@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.train.pack import seal, tensor_bytes
-from tests.serving.tiny import signing_key, write
+from serving.train.pack import seal
+from tests.serving.tiny import CLASSES, signing_key, tiny_files, tiny_manifest, write
 
-CLASSES = 3
 WIDE, LAYERS = 1536, 300  # a product of this size takes a quarter of a millisecond or more a row
 SLOPES = np.array([[1.0, 0.0, -1.0]], np.float32)
 OFFSETS = np.array([0.0, 0.4, 0.9], np.float32)
@@ -72,31 +71,10 @@ def graph_of(way: str) -> bytes:
 def write_versions(bundles: Path, name: str, second: str) -> None:
     """Two signed bundles of a model: version 1 is good, version 2 as `second` says."""
     for version, way in (("1", "good"), ("2", second)):
-        files = {
-            "model.onnx": graph_of(way),
-            "weights.safetensors": tensor_bytes({"w": np.arange(4, dtype=np.float32)}),
-            "calibration.safetensors": tensor_bytes({"scores": np.linspace(0, 1, 5)}),
-        }
+        files = tiny_files() | {"model.onnx": graph_of(way)}
         write(seal(files, manifest(name, version), signing_key()), bundles / name / version)
 
 
 def manifest(name: str, version: str) -> dict:
-    image = {"name": "image", "datatype": "FP32", "shape": [-1, 28, 28], "low": 0.0, "high": 1.0}
-    answer = {"name": "probabilities", "datatype": "FP32", "shape": [-1, CLASSES], "low": None, "high": None}
-    return {
-        "format": "stockade.bundle/1",
-        "name": name,
-        "version": version,
-        "inputs": [image],
-        "outputs": [answer],
-        "class_names": ["a", "b", "c"],
-        "roles": {"prediction": ["probabilities"]},
-        "graphs": {"dense": "model.onnx"},
-        "weights": "weights.safetensors",
-        "calibration": "calibration.safetensors",
-        "data": {},
-        "training": {},
-        "metrics": {},
-        "calibration_report": {},
-        "gates": [],
-    }
+    (answer, *_) = tiny_manifest()["outputs"]
+    return tiny_manifest(version) | {"name": name, "outputs": [answer]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import Any
 
 from gateway.host.admin import OWED_MAX, Control
 from gateway.host.host import DRAFT, Host
@@ -15,20 +14,8 @@ from gateway.models.model_set import MODELS
 from gateway.policy.file import Kept, Memory
 from stockade.v1 import admin_pb2
 from tests.gateway.rig import HeldSink, open_rig, until
+from tests.gateway.words import Words
 from tests.serving.tiny import tiny_bundle
-
-
-class Words:
-    """A log that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, dict[str, Any]]] = []
-
-    def __call__(self, event: str, **facts: Any) -> None:
-        self.lines.append((event, facts))
-
-    def events(self) -> list[str]:
-        return [event for event, _ in self.lines]
 
 
 def digests(sink: HeldSink) -> list[str]:
@@ -72,9 +59,9 @@ async def test_what_is_owed_too_long_is_given_up_aloud(made_site, tmp_path):
         rig.sink.unavailable = "recorder_gone"
         for number in range(OWED_MAX):
             await owe(control, number)
-        assert "owed-entry-dropped" not in control.host.log.events()
+        assert "owed-entry-dropped" not in control.host.log.events
         await owe(control, OWED_MAX)
-        dropped = [facts for event, facts in control.host.log.lines if event == "owed-entry-dropped"]
+        dropped = control.host.log.facts("owed-entry-dropped")
         assert dropped == [{"level": "error", "kind": "policy", "digest": f"{0:064x}"}]
         rig.sink.unavailable = None
         await control.record_owed()
@@ -122,11 +109,11 @@ async def test_a_reload_that_breaks_when_nobody_waits_any_more_is_told(made_site
 
         monkeypatch.setattr(Control, "policy_changed", broken)
         asked = asyncio.create_task(control.reload_policy(admin_pb2.ReloadPolicyRequest()))
-        await until(lambda: "policy-loaded" in control.host.log.events())
+        await until(lambda: "policy-loaded" in control.host.log.events)
         asked.cancel()
         go.set()
         await until(lambda: not control.host.reloads)
-        told = [facts for event, facts in control.host.log.lines if event == "reload-failed"]
+        told = control.host.log.facts("reload-failed")
         assert told == [{"level": "error", "error": "RuntimeError", "policy": control.host.policy.digest}]
 
 

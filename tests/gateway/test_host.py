@@ -18,16 +18,7 @@ from gateway.models.model_set import MODELS
 from gateway.policy.file import UNSIGNED_NS, Kept, Memory, stamp
 from tests.e2e.site import copy_site
 from tests.gateway.rig import until
-
-
-class Words:
-    """A log that remembers."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def __call__(self, event: str, **_: object) -> None:
-        self.events.append(event)
+from tests.gateway.words import Words
 
 
 @pytest.fixture

@@ -26,16 +26,7 @@ from gateway.policy.file import (
 )
 from gateway.policy.policy import PolicyRollback, PolicySignatureInvalid, load_policy, sign_policy
 from tests.e2e.site import copy_site
-
-
-class Words:
-    """A log that remembers."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def __call__(self, event: str, **_: object) -> None:
-        self.events.append(event)
+from tests.gateway.words import Words
 
 
 @pytest.fixture

@@ -16,19 +16,11 @@ from gateway.models.model_set import MODELS
 from gateway.policy.file import Kept, Memory
 from tests.e2e.promoting import MODEL, add_model, add_version, approve, evaluate, evidence_of
 from tests.e2e.site import copy_site
+from tests.gateway.words import Words
 
 
-class Words:
-    """A log that remembers."""
-
-    def __init__(self) -> None:
-        self.told: list[dict] = []
-
-    def __call__(self, event: str, level: str = "info", **facts: object) -> None:
-        self.told.append({"event": event, "level": level, **facts})
-
-    def problems(self, event: str) -> list[str]:
-        return [str(each["problem"]) for each in self.told if each["event"] == event]
+def problems(host, event: str) -> list[str]:
+    return [str(facts["problem"]) for facts in host.log.facts(event)]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +74,7 @@ async def test_an_approved_version_is_put_in_force(site):
     serve(site, "2")
     assert await host.reload()
     assert host.policy.models[MODEL].serve == "2"
-    (told,) = [each for each in host.log.told if each["event"] == "model-promoted"]
+    (told,) = host.log.facts("model-promoted")
     assert (told["version"], told["approvers"], told["override"]) == ("2", ["alice", "bob"], None)
 
 
@@ -129,10 +121,10 @@ async def test_evidence_that_will_not_do_changes_nothing(site, spoil, said):
     assert (host.policy, host.repository.models) == (before, models)
     refused = f"models.{MODEL}.serve: version '2' may not be served: {said}"
     assert host.problem.startswith(refused)
-    assert host.log.problems("model-rejected")[-1].startswith(said)
-    told = len(host.log.told)
+    assert problems(host, "model-rejected")[-1].startswith(said)
+    told = len(host.log.lines)
     assert not await host.reload()
-    assert len(host.log.told) == told  # the same again is no news
+    assert len(host.log.lines) == told  # the same again is no news
 
 
 async def test_a_release_needs_proof_as_well(site):
@@ -173,7 +165,7 @@ async def test_an_override_is_possible_and_loud(site):
     host = started(site)
     serve(site, "2", gates={"accuracy_min": 0.995})
     assert await host.reload()
-    (told,) = [each for each in host.log.told if each["event"] == "model-promoted"]
+    (told,) = host.log.facts("model-promoted")
     assert (told["level"], told["override"]) == ("warning", "alice: alice has looked; bob: bob has looked")
 
 
@@ -187,8 +179,8 @@ async def test_asking_for_proof_takes_out_of_service_what_has_none(site):
     site.change_policy(lambda policy: policy["models"][MODEL].update(promotion=asked))
     assert await host.reload()
     assert versions(host) == {"1", "2"}
-    assert [each["version"] for each in host.log.told if each["event"] == "model-unloaded"] == ["3"]
-    assert host.log.problems("model-rejected") == ["has no evaluation; `stockade models evaluate` makes one"]
+    assert [each["version"] for each in host.log.facts("model-unloaded")] == ["3"]
+    assert problems(host, "model-rejected") == ["has no evaluation; `stockade models evaluate` makes one"]
 
 
 async def test_a_start_falls_back_to_the_last_policy_whose_versions_are_proven(site):
@@ -197,7 +189,7 @@ async def test_a_start_falls_back_to_the_last_policy_whose_versions_are_proven(s
     same_approver_twice(evidence_of(site, "2"))
     host = started(site)
     assert (host.policy.models[MODEL].serve, versions(host)) == ("1", {"1"})
-    assert "version '2' may not be served" in host.log.problems("policy-refused")[0]
+    assert "version '2' may not be served" in problems(host, "policy-refused")[0]
     assert list(host.repository.judged.unproven) == [(MODEL, "2")]  # for the log, once there is one
 
 

@@ -23,6 +23,7 @@ from ops.audit.tiles import (
 )
 from ops.audit.verify import verify_log
 from tests.faults.recorder_process import KEY, ORIGIN
+from tests.ops.audit.crashing import Crash, CrashAfter
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
 from tests.ops.audit.samples import captured, small
 
@@ -228,10 +229,6 @@ def grown(tmp_path_factory) -> Path:
     return home
 
 
-class Crash(BaseException):
-    """The process dies here."""
-
-
 STEPS = ["write_file", "rename", "sync_directory", "replace_file", "check_chunk"]
 
 
@@ -240,18 +237,7 @@ STEPS = ["write_file", "rename", "sync_directory", "replace_file", "check_chunk"
 def test_what_was_interrupted_goes_on(grown, tmp_path, monkeypatch, step, after):
     """Up to a crash the mirror is what it was; after another run it is what it should be."""
     source, target = grown / "log", shutil.copytree(grown / "mirror", tmp_path / "mirror")
-    calls = 0
-
-    def crash_at(original):
-        def call(*arguments, **options):
-            nonlocal calls
-            calls += 1
-            if calls > after:
-                raise Crash
-            return original(*arguments, **options)
-
-        return call
-
+    crash_at = CrashAfter(after)
     place = Path if step == "rename" else module
     monkeypatch.setattr(place, step, crash_at(getattr(place, step)))
     crashed = False
@@ -260,7 +246,7 @@ def test_what_was_interrupted_goes_on(grown, tmp_path, monkeypatch, step, after)
     except Crash:
         crashed = True
     monkeypatch.undo()
-    assert crashed or calls <= after
+    assert crashed or crash_at.calls <= after
     assert size_of(target) == (301 if crashed else 1031)
     assert verify_log(target, [VKEY], processes=0).exit_code == 0
     mirror_log(source, target, KEY.verifier)

@@ -16,12 +16,9 @@ from ops.audit.read import LogReader
 from ops.audit.signer import Signer
 from ops.audit.verify import verify_log
 from tests.faults.recorder_process import KEY, ORIGIN
+from tests.ops.audit.crashing import Crash, CrashAfter
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
 from tests.ops.audit.samples import captured, small
-
-
-class Crash(BaseException):
-    """The process dies here."""
 
 
 def fill(log: OpenLog, first: int, count: int) -> None:
@@ -49,18 +46,7 @@ STEPS = ["write_file", "sync_directory", "make_directories", "rmtree", "sign", "
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_a_crash_at_any_step_is_completed_by_the_next_start(tmp_path, monkeypatch, step, after):
     """The step's call number `after` (counting from 0) is the last thing the process tried."""
-    calls = 0
-
-    def crash_at(original):
-        def call(*arguments, **options):
-            nonlocal calls
-            calls += 1
-            if calls > after:
-                raise Crash
-            return original(*arguments, **options)
-
-        return call
-
+    crash_at = CrashAfter(after)
     with open_log(tmp_path) as log:
         fill(log, 0, 300)
         log.publish()
@@ -77,7 +63,7 @@ def test_a_crash_at_any_step_is_completed_by_the_next_start(tmp_path, monkeypatc
         try:
             log.publish()
         except Crash:
-            assert calls > after  # other threads may have got there too
+            assert crash_at.calls > after  # other threads may have got there too
         monkeypatch.undo()
     with open_log(tmp_path) as again:
         assert again.found_size == size
