@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from defenses.poisoning.admission import PATCH, VEIL
 from gateway.config.document import Fault, Location, Section
 from gateway.config.units import Text
 from serving.registry import gates as registry
@@ -72,6 +73,15 @@ class RobustnessGate(Section):
     """Rows that are attacked: the first ones of the dataset, in an order drawn by the seed."""
 
 
+class InspectionGate(Section):
+    """What an inspection for backdoors may find: the share of rows that the best mark turns into one class."""
+
+    patch_max: Share = PATCH.refuse
+    """By a small patch."""
+    veil_max: Share = VEIL.refuse
+    """By a faint veil over the whole image."""
+
+
 class Gates(Section):
     """What an evaluation must show. What is not given is not looked at; what is given and was not measured fails.
 
@@ -81,6 +91,7 @@ class Gates(Section):
     accuracy_min: Share | None = None
     """Share of rows whose class is right."""
     robustness: RobustnessGate | None = None
+    inspection: InspectionGate | None = None
     auc_min: Share | None = None
     """Of two classes: area under the ROC curve of the second one's probability."""
     calibration_error_max: Share | None = None
@@ -171,12 +182,14 @@ def rule_of(promotion: Promotion, approvers: Mapping[str, Approver]) -> Rule:
 def limits_of(promotion: Promotion) -> registry.Thresholds:
     """Return the gates with their limits."""
     gates, value = promotion.gates, promotion.value
-    robustness = gates.robustness
+    robustness, inspection = gates.robustness, gates.inspection
     return registry.Thresholds(
         accuracy_min=gates.accuracy_min,
         robustness=registry.Robustness(robustness.accuracy_min, robustness.radius, robustness.queries)
         if robustness is not None
         else None,
+        inspection_patch_max=None if inspection is None else inspection.patch_max,
+        inspection_veil_max=None if inspection is None else inspection.veil_max,
         auc_min=gates.auc_min,
         calibration_error_max=gates.calibration_error_max,
         label_free_loss_max=gates.label_free_loss_max,

@@ -1,18 +1,21 @@
-"""`stockade models evaluate`: joins the measuring (serving) with the attack (defenses), strangers to each other."""
+"""`stockade models evaluate`: joins measuring (serving) with attack and inspection (defenses), who are strangers."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
+from defenses.errors import EvidenceInvalid
 from defenses.evasion.random_search import attack
+from gateway.registry.inspection import inspected
+from gateway.registry.registry import RegistryRefused
 from serving.registry.errors import NotMeasurable
-from serving.registry.evaluation import Attacked, Baseline, Evaluation, Measured, encode, parse_evaluation
+from serving.registry.evaluation import Attacked, Baseline, Evaluation, Measure, Measured, encode, parse_evaluation
 from serving.registry.gates import Thresholds, judge
 from serving.registry.measure import Attacker, Clocks, classes_of, measure
 
@@ -33,19 +36,20 @@ TIMES = frozenset({"latency_p50_ms", "latency_p99_ms", "cpu_seconds_per_1000"})
 
 @dataclass(frozen=True, slots=True)
 class Strength:
-    """How hard to attack: by how much each element may change, queries a row, and rows."""
+    """How hard to attack: by how much each element may change, queries a row, rows; and whether to inspect as well."""
 
     radius: float = 0.1
     queries: int = 100
     rows: int = 200
+    inspect: bool = False
 
 
 def strength_of(promotion: Promotion | None) -> Strength:
-    """Return how hard the policy wants a model to be attacked."""
-    if promotion is None or promotion.gates.robustness is None:
+    """Return how hard the policy wants a model to be attacked, and whether inspected for backdoors."""
+    if promotion is None:
         return Strength()
-    gate = promotion.gates.robustness
-    return Strength(gate.radius, gate.queries, gate.rows)
+    gate, inspect = promotion.gates.robustness, promotion.gates.inspection is not None
+    return Strength(inspect=inspect) if gate is None else Strength(gate.radius, gate.queries, gate.rows, inspect)
 
 
 def evaluate(
@@ -67,6 +71,7 @@ def evaluate(
     """
     data = source(bundle, classes_of(bundle))
     found = measure(bundle, baseline, data, attacker_of(strength, seed), Clocks(time.perf_counter, time.process_time))
+    metrics = {**found.metrics, **(marks_found(bundle, data, seed) if strength.inspect else {})}
     evaluation = Evaluation(
         format="stockade.evaluation/1",
         model=bundle.name,
@@ -75,10 +80,10 @@ def evaluate(
         dataset=Measured(sha256=data.sha256, file=data.file, rows=len(data.labels)),
         baseline=Baseline(version=baseline.version, bundle=baseline.digest) if baseline is not None else None,
         lineage=lineage_of(bundle),
-        metrics=dict(found.metrics),
+        metrics=metrics,
         decided=dict(found.decided),
         attacked=found.attacked,
-        gates=judge(found.metrics, found.decided, found.attacked, limits),
+        gates=judge(metrics, found.decided, found.attacked, limits),
         seed=seed,
         build=build,
         time=moment,
@@ -90,11 +95,11 @@ def evaluate(
 
 
 def measured_again(evaluation: Evaluation, bundle: Bundle, baseline: Bundle | None, source: Source) -> Evaluation:
-    """Measure once more what an evaluation says, on this data, with its seed and as hard an attack."""
+    """Measure once more what an evaluation says, on this data, with its seed, as hard an attack and its inspection."""
     attacked, robust = evaluation.attacked, evaluation.metrics.get("robust_accuracy")
-    strength = Strength()
+    strength = Strength(inspect="inspection_patch" in evaluation.metrics)
     if attacked is not None and robust is not None:
-        strength = Strength(attacked.radius, attacked.queries, robust.rows)
+        strength = replace(strength, radius=attacked.radius, queries=attacked.queries, rows=robust.rows)
     return evaluate(
         bundle,
         baseline,
@@ -105,6 +110,15 @@ def measured_again(evaluation: Evaluation, bundle: Bundle, baseline: Bundle | No
         build=evaluation.build,
         moment=evaluation.time,
     )
+
+
+def marks_found(bundle: Bundle, data: Dataset, seed: int) -> dict[str, Measure]:
+    """Return the share of rows that the best mark of each kind turns into one class; nothing for what is no image."""
+    try:
+        found = inspected(bundle, dict(data.inputs), data.labels, seed=seed)
+    except (RegistryRefused, EvidenceInvalid):
+        return {}
+    return {f"inspection_{check.name}": Measure(value=check.statistic) for check in found.checks}
 
 
 def differing(one: Evaluation, other: Evaluation) -> list[str]:

@@ -62,6 +62,8 @@ class Thresholds:
 
     accuracy_min: float | None = None
     robustness: Robustness | None = None
+    inspection_patch_max: float | None = None
+    inspection_veil_max: float | None = None
     auc_min: float | None = None
     calibration_error_max: float | None = None
     label_free_loss_max: float | None = None
@@ -91,6 +93,8 @@ def _results(
     if limits.auc_min is not None:
         yield at_least("auc_min", limits.auc_min, low(metrics.get("auc")))
     for name, metric, limit in (
+        ("inspection_patch_max", "inspection_patch", limits.inspection_patch_max),
+        ("inspection_veil_max", "inspection_veil", limits.inspection_veil_max),
         ("calibration_error_max", "calibration_error", limits.calibration_error_max),
         ("label_free_loss_max", "label_free_loss", limits.label_free_loss_max),
         ("disagreement_max", "disagreement", limits.disagreement_max),

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from gateway.cli import main as cli
+from gateway.policy.promotion import Promotion
+from gateway.registry.evaluate import differing, evaluate, measured_again, strength_of
 from gateway.registry.inspection import inspected
 from gateway.registry.registry import RegistryRefused
 from gateway.samples import bundles_directory, sample_images
 from serving.bundle import load_bundle
+from serving.registry.dataset import read_dataset
+from serving.registry.gates import Thresholds
 from serving.train.density import ClassDensities, Plane
 from serving.train.kiosk_graph import Convolution, write_graph
 from serving.train.pack import public_pem, seal, tensor_bytes, write_bundle
@@ -112,6 +117,31 @@ def test_what_cannot_be_inspected_is_said(brought, tmp_path, capsys):
     save_file({"images": load_file(rows)["images"][:30], "labels": load_file(rows)["labels"][:30]}, tmp_path / "few")
     assert inspect(directory, "--data", tmp_path / "few", "--trusted-key", key) == 2
     assert "30 rows" in capsys.readouterr().err
+
+
+def evaluated(bundle, rows, key):
+    strength = strength_of(Promotion.model_validate({"required": 1, "approvers": ("a",), "gates": {"inspection": {}}}))
+    loaded = load_bundle(bundle, [key])
+    limits = Thresholds(inspection_patch_max=0.6, inspection_veil_max=1.0)
+    source = partial(read_dataset, rows)
+    return evaluate(
+        loaded, None, source, strength=strength, limits=limits, seed=0, build="x", moment="2026-01-01T00:00:00Z"
+    ), (loaded, None, source)
+
+
+def test_an_inspection_is_a_gate_of_promotion(brought):
+    bundle, key, rows = brought
+    evaluation, subjects = evaluated(bundle(2.9), rows, key)
+    (patch, veil) = evaluation.gates
+    assert (patch.name, patch.found, patch.passed, veil.passed) == ("inspection_patch_max", 1.0, False, True)
+    again = measured_again(evaluation, *subjects)
+    assert not differing(evaluation, again)
+
+
+def test_the_gate_lets_the_same_bundle_in_without_its_backdoor(brought):
+    bundle, key, rows = brought
+    evaluation, _ = evaluated(bundle(3.1), rows, key)
+    assert all(gate.passed for gate in evaluation.gates)
 
 
 def test_only_images_in_a_declared_range_can_be_inspected():

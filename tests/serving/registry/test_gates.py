@@ -19,6 +19,8 @@ METRICS = {
     "calibration_error": Measure(value=0.02, rows=1000),
     "latency_p99_ms": Measure(value=2.0, rows=300),
     "cpu_seconds_per_1000": Measure(value=3.6),
+    "inspection_patch": Measure(value=0.1),
+    "inspection_veil": Measure(value=0.3),
 }
 DECIDED = {"good": Decided(rows=800, correct=760), "bad": Decided(rows=200, correct=150)}
 ATTACKED = Attacked(attack="random-search", radius=0.1, queries=100)
@@ -41,6 +43,8 @@ def passed(**limits) -> bool:
         ("auc_min", 0.82, 0.821),
         ("calibration_error_max", 0.02, 0.0199),
         ("latency_p99_ms_max", 2.0, 1.99),
+        ("inspection_patch_max", 0.1, 0.09),
+        ("inspection_veil_max", 0.3, 0.29),
     ],
 )
 def test_a_gate_holds_at_its_limit_and_not_one_past_it(gate, reached, missed):
