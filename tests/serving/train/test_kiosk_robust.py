@@ -12,6 +12,7 @@ from serving.train.errors import CheckpointMismatch
 from serving.train.kiosk_robust import RobustSettings, folded_net, pgd, train_robust
 from serving.train.loop import train
 from serving.train.robustness import Attacked, LogitsRatio, OnlyLogits, share_right, under_attack
+from tests.serving.train.resuming import stopped_and_resumed
 from tests.serving.train.test_loop import HELD_OUT, SETTINGS, STAGES, TRAIN, one_thread, weights  # noqa: F401  a fixture
 
 ROBUST = RobustSettings(epochs=4, batch_rows=32, average_decay=0.9, radius=0.15, inner_step=0.06, held_out_rows=100)
@@ -41,18 +42,8 @@ def test_it_stands_an_attack_that_the_clean_recipe_does_not():
 
 
 def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
-    class Stop(Exception):
-        pass
-
-    def stop(done, total):
-        if done == 25:  # in the third epoch
-            raise Stop
-
     checkpoint = tmp_path / "run.safetensors"
-    with pytest.raises(Stop):
-        run(checkpoint=checkpoint, on_step=stop)
-    steps = []
-    resumed, history = run(checkpoint=checkpoint, on_step=lambda done, total: steps.append(done))
+    (resumed, history), steps = stopped_and_resumed(run, checkpoint, at=25)  # in the third epoch
     assert steps[0] == 21
     whole, whole_history = run()
     assert history == whole_history

@@ -10,6 +10,7 @@ from serving.models.kiosk import KioskNet, Stage
 from serving.train.data import Labelled
 from serving.train.errors import CheckpointMismatch
 from serving.train.loop import LoopSettings, predict, train
+from tests.serving.train.resuming import stopped_and_resumed
 
 STAGES = (Stage(4, 3, 4), Stage(8, 3, 2))
 SETTINGS = LoopSettings(epochs=4, batch_rows=32, average_decay=0.9)
@@ -71,18 +72,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not():
 
 
 def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
-    class Stop(Exception):
-        pass
-
-    def stop(done, total):
-        if done == 25:  # in the third epoch
-            raise Stop
-
     checkpoint = tmp_path / "run.safetensors"
-    with pytest.raises(Stop):
-        run(checkpoint=checkpoint, on_step=stop)
-    steps = []
-    resumed, history = run(checkpoint=checkpoint, on_step=lambda done, total: steps.append(done))
+    (resumed, history), steps = stopped_and_resumed(run, checkpoint, at=25)  # in the third epoch
     assert steps[0] == 21
     whole, whole_history = run()
     assert history == whole_history
