@@ -75,12 +75,37 @@ class Tail:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Tails:
+    """The tails of several components: what is the same of each stands in one array, so that a step is taken for all.
+
+    edges, rates: float64 (components, 1), where each fitted range ends, and Pareto shape over scale.
+    """
+
+    each: tuple[Tail, ...]
+    edges: NDArray[np.float64] = field(init=False)
+    rates: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "edges", np.array([[tail.values[-1]] for tail in self.each]))
+        object.__setattr__(self, "rates", np.array([[PARETO_SHAPE / tail.scale] for tail in self.each]))
+
+    def surprises(self, components: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the surprise of each component of each row, float64 (components, rows) as given."""
+        surprises = components - self.edges
+        np.maximum(surprises, 0.0, out=surprises)
+        surprises *= self.rates
+        np.log1p(surprises, out=surprises)
+        surprises /= PARETO_SHAPE
+        for number, tail in enumerate(self.each):
+            surprises[number] += np.interp(components[number], tail.values, tail.surprise)
+        return surprises
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class EvidenceScreen:
     """Implements Screen. Build it with `from_calibration`; `tails` stand in the order of COMPONENTS."""
 
-    tails: tuple[Tail, ...] = field(repr=False)
-    edges: NDArray[np.float64] = field(repr=False)  # (components, 1): where each fitted range ends
-    rates: NDArray[np.float64] = field(repr=False)  # (components, 1): Pareto shape over scale
+    tails: Tails = field(repr=False)
     digest: str
     name: str = NAME
     technique: str = TECHNIQUE
@@ -91,26 +116,14 @@ class EvidenceScreen:
         own = {name: array for name, array in arrays.items() if name.startswith(f"{NAME}.")}
         for name in own.keys() - _ARRAYS:  # fitted by another version, whose thresholds mean nothing here
             raise CalibrationInvalid(name, "unknown to this version of the screen")
-        tails = tuple(_read_tail(own, component) for component in COMPONENTS)
-        return cls(
-            tails,
-            np.array([[tail.values[-1]] for tail in tails]),
-            np.array([[PARETO_SHAPE / tail.scale] for tail in tails]),
-            digest_arrays(_ALGORITHM, own),
-        )
+        tails = Tails(tuple(_read_tail(own, component) for component in COMPONENTS))
+        return cls(tails, digest_arrays(_ALGORITHM, own))
 
     def score(self, evidence: Evidence) -> NDArray[np.float64]:
         """Score by the outputs in COMPONENTS, of any float dtype; EvidenceInvalid when one is absent or misshapen."""
-        components = _components(evidence.outputs)
-        # From here on only element-wise steps: a row never feels its neighbours.
-        surprise = components - self.edges
-        np.maximum(surprise, 0.0, out=surprise)
-        surprise *= self.rates
-        np.log1p(surprise, out=surprise)
-        surprise /= PARETO_SHAPE
-        for i, tail in enumerate(self.tails):
-            surprise[i] += np.interp(components[i], tail.values, tail.surprise)
-        return np.asarray(surprise[0] + MAHALANOBIS_WEIGHT * surprise[1] + surprise[2], np.float64)
+        # Only element-wise steps: a row never feels its neighbours.
+        energy, mahalanobis, residual = self.tails.surprises(_components(evidence.outputs))
+        return np.asarray(energy + MAHALANOBIS_WEIGHT * mahalanobis + residual, np.float64)
 
 
 def load_evidence(arrays: Mapping[str, NDArray[Any]]) -> Calibrated:

@@ -54,9 +54,9 @@ class EvidenceStatistic:
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         screen = EvidenceScreen.from_calibration(arrays)
-        self._knots = [torch.tensor(tail.values) for tail in screen.tails]
-        self._surprises = [torch.tensor(tail.surprise) for tail in screen.tails]
-        self._pareto = [*zip(screen.edges.ravel().tolist(), screen.rates.ravel().tolist(), strict=True)]
+        self._knots = [torch.tensor(tail.values) for tail in screen.tails.each]
+        self._surprises = [torch.tensor(tail.surprise) for tail in screen.tails.each]
+        self._pareto = [*zip(screen.tails.edges.ravel().tolist(), screen.tails.rates.ravel().tolist(), strict=True)]
 
     def __call__(self, images: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: ARG002  has all it needs
         energy, mahalanobis, residual = (

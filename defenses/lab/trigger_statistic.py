@@ -38,7 +38,7 @@ class TriggerStatistic:
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         screen = TriggerScreen.from_calibration(arrays)
         self._pixels, self._latent = _Densities(screen.reference.pixels), _Densities(screen.reference.latent)
-        self._tails = [_Surprise(tail) for tail in screen.tails]
+        self._tails = [_Surprise(tail) for tail in screen.tails.each]
 
     def __call__(self, images: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
         for name in OUTPUTS:
@@ -57,7 +57,8 @@ class _Densities:
 
     def __init__(self, fitted: StudentClasses) -> None:
         self._centre, self._scale = torch.tensor(fitted.centre), float(fitted.scale)
-        self._components, self._side_by_side = torch.tensor(fitted.components), torch.tensor(fitted.side_by_side)
+        self._components = torch.tensor(fitted.components)
+        self._side_by_side = torch.tensor(fitted.whitening).transpose(0, 1).flatten(1)
         self._means, self._log_roots = torch.tensor(fitted.means), torch.tensor(fitted.log_roots)
 
     def __call__(self, rows: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from defenses.calibration import Calibrated, ConformalCalibration, digest_arrays
 from defenses.errors import CalibrationInvalid, EvidenceInvalid
-from defenses.evasion.evidence import KNOTS_MAX, PARETO_SHAPE, Tail
+from defenses.evasion.evidence import KNOTS_MAX, Tail, Tails
 from defenses.poisoning.trigger_density import StudentClasses
 from defenses.screen import Evidence
 
@@ -61,14 +61,14 @@ class Reference:
     def components(self, evidence: Evidence) -> tuple[Reals, NDArray[np.bool_]]:
         """Return float64 (components, rows), and bool (rows,): which rows are finite throughout."""
         pixels, probabilities, latent = self._checked(evidence)
-        usual = (
-            np.isfinite(pixels).all(axis=1) & np.isfinite(probabilities).all(axis=1) & np.isfinite(latent).all(axis=1)
-        )
+        usual = np.isfinite(pixels).all(axis=1) & np.isfinite(probabilities).all(axis=1)
+        usual &= np.isfinite(latent).all(axis=1)
         rows, answers = np.arange(len(pixels)), probabilities.argmax(axis=1)
         by_pixels = self.pixels.log_densities(pixels)
         answered = by_pixels[rows, answers]
         by_pixels[rows, answers] = -np.inf
-        return np.stack([by_pixels.max(axis=1) - answered, -self.latent.log_densities_of(latent, answers)]), usual
+        others = np.maximum.reduce(by_pixels, axis=1)
+        return np.array([others - answered, -self.latent.log_densities_of(latent, answers)]), usual
 
     def _checked(self, evidence: Evidence) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return the three arrays, each (rows, its width); EvidenceInvalid names the one that is not as fitted."""
@@ -90,7 +90,7 @@ class TriggerScreen:
     """Implements Screen. Build it with `from_calibration`; `tails` stand in the order of COMPONENTS."""
 
     reference: Reference
-    tails: tuple[Tail, ...] = field(repr=False)
+    tails: Tails = field(repr=False)
     digest: str
     name: str = NAME
     technique: str = TECHNIQUE
@@ -106,15 +106,14 @@ class TriggerScreen:
         )
         if reference.pixels.classes != reference.latent.classes:
             raise CalibrationInvalid(f"{NAME}.latent", "of another number of classes than the pixels'")
-        tails = tuple(_read_tail(own, component) for component in COMPONENTS)
+        tails = Tails(tuple(_read_tail(own, component) for component in COMPONENTS))
         return cls(reference, tails, digest_arrays(_ALGORITHM, own))
 
     def score(self, evidence: Evidence) -> Reals:
         """Score by the input, `probabilities` and `latent`; EvidenceInvalid when one is absent or misshapen."""
         components, usual = self.reference.components(evidence)
-        scores = np.zeros(components.shape[1])
-        for values, tail in zip(components, self.tails, strict=True):
-            scores += _surprise(values, tail)
+        pixels, latent = self.tails.surprises(components)
+        scores: Reals = pixels + latent
         scores[~usual] = _MOST
         return scores
 
@@ -131,12 +130,6 @@ def _array(arrays: Rows, name: str) -> NDArray[Any]:
     if array.dtype.kind != "f":
         raise EvidenceInvalid(name, f"{array.dtype}: floats wanted")
     return array
-
-
-def _surprise(values: Reals, tail: Tail) -> Reals:
-    """Return the surprise of values: by the fitted knots, and beyond them along a Pareto tail, as in S1."""
-    beyond = np.log1p(np.maximum(values - tail.values[-1], 0.0) * (PARETO_SHAPE / tail.scale)) / PARETO_SHAPE
-    return np.asarray(np.interp(values, tail.values, tail.surprise) + beyond, np.float64)
 
 
 def _read_name(arrays: Rows) -> str:

@@ -11,13 +11,13 @@ freedom (nu) grows with the logarithm instead, and the thin classes' covariances
 Bit for bit: a matrix product adds in an order that depends on the batch, and a screen's score may not. So all factors
 are whole multiples of powers of two, few enough bits wide that every product and sum is exact in float64, whatever the
 order. The widths are stated where a value is put `_on_grid`; the contract's tests would notice one that is too wide.
+A row is taken through in whole numbers, each step's in units of its grid: powers of two are in the factors beforehand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final, Self
 
 import numpy as np
@@ -58,12 +58,19 @@ class StudentClasses:
     means: Reals = field(repr=False)
     whitening: Reals = field(repr=False)
     log_roots: Reals = field(repr=False)
+    projection: Reals = field(init=False, repr=False)  # (D, k): from units of features to units of coordinates
+    to_white: Reals = field(init=False, repr=False)  # (classes, k, k): from there to units of whitened coordinates
     side_by_side: Reals = field(init=False, repr=False)  # (k, classes x k): one product whitens for all classes
+    white_means: Reals = field(init=False, repr=False)  # (classes, k)
 
     def __post_init__(self) -> None:
         classes, k = self.means.shape
-        flat = np.ascontiguousarray(self.whitening.transpose(1, 0, 2).reshape(k, classes * k))
+        to_white = self.whitening * 2.0 ** (WHITE_BITS - COORDINATE_BITS)
+        flat = np.ascontiguousarray(to_white.transpose(1, 0, 2).reshape(k, classes * k))
+        object.__setattr__(self, "projection", self.components * 2.0 ** (COORDINATE_BITS - VALUE_BITS))
+        object.__setattr__(self, "to_white", to_white)
         object.__setattr__(self, "side_by_side", flat)
+        object.__setattr__(self, "white_means", self.means * 2.0**WHITE_BITS)
 
     @classmethod
     def fit(
@@ -87,8 +94,9 @@ class StudentClasses:
         unit = (values - centre) / scale
         _, vectors = np.linalg.eigh(unit.T @ unit / len(unit))
         components = _on_grid(vectors[:, ::-1][:, : min(coordinates, unit.shape[1])], _COMPONENT_BITS)
-        coordinates_of = partial(_coordinates, centre=centre, scale=scale, components=components)
-        found = [_fit_class(coordinates_of(values[labels == label])) for label in range(classes)]
+        projection = components * 2.0 ** (COORDINATE_BITS - VALUE_BITS)
+        leading = _coordinates(values, centre, scale, projection) * 2.0**-COORDINATE_BITS
+        found = [_fit_class(leading[labels == label]) for label in range(classes)]
         means, whitening, log_roots = (np.stack(part) for part in zip(*found, strict=True))
         return cls(centre, scale, components, means, whitening, log_roots)
 
@@ -134,42 +142,40 @@ class StudentClasses:
         """Return float64 (n, classes) of rows (n, D), but for a constant; what is not finite counts as the largest."""
         classes, k = self.means.shape
         white = self._coordinates(rows) @ self.side_by_side
-        return self._log_student(white.reshape(-1, classes, k), self.means, self.log_roots)
+        return _log_student(white.reshape(-1, classes, k), self.white_means, self.log_roots)
 
     def log_densities_of(self, rows: NDArray[Any], labels: NDArray[np.intp]) -> Reals:
         """Return float64 (n,): of each row the one of `log_densities` that belongs to its label, for less work."""
-        white = (self._coordinates(rows)[:, None] @ self.whitening[labels])[:, 0]
-        return self._log_student(white, self.means[labels], self.log_roots[labels])
+        white = (self._coordinates(rows)[:, None] @ self.to_white[labels])[:, 0]
+        return _log_student(white, self.white_means[labels], self.log_roots[labels])
 
     def _coordinates(self, rows: NDArray[Any]) -> Reals:
-        return _coordinates(rows, centre=self.centre, scale=self.scale, components=self.components)
-
-    @staticmethod
-    def _log_student(white: Reals, means: Reals, log_roots: Reals) -> Reals:
-        """Return the log density of whitened coordinates (..., k), which are written to."""
-        _round(white, WHITE_BITS)
-        white -= means
-        _clip(white, WHITE_MAX)
-        np.square(white, out=white)
-        distances = white.sum(axis=-1)
-        distances /= FREEDOM
-        return np.asarray(np.log1p(distances) * (-(FREEDOM + white.shape[-1]) / 2) - log_roots, np.float64)
+        return _coordinates(rows, self.centre, self.scale, self.projection)
 
 
-def _coordinates(rows: NDArray[Any], *, centre: Reals, scale: Reals, components: Reals) -> Reals:
+def _coordinates(rows: NDArray[Any], centre: Reals, scale: Reals, projection: Reals) -> Reals:
+    """Return the leading coordinates of rows, (n, k), in units of their grid."""
     units = rows.astype(np.float64)
     units -= centre
     # The smaller of NaN and a number is the number: NaN counts as the largest value.
     np.fmin(units, VALUE_MAX * scale, out=units)
     np.maximum(units, -VALUE_MAX * scale, out=units)
-    units *= 2.0**VALUE_BITS / scale  # from here on in units of the grid: multiplying by powers of two is exact
+    units *= 2.0**VALUE_BITS / scale
     np.rint(units, out=units)
-    found: Reals = units @ components
-    found *= 2.0 ** (COORDINATE_BITS - VALUE_BITS)
+    found: Reals = units @ projection
     np.rint(found, out=found)
-    found *= 2.0**-COORDINATE_BITS
-    _clip(found, COORDINATE_MAX)
+    _clip(found, COORDINATE_MAX * 2.0**COORDINATE_BITS)
     return found
+
+
+def _log_student(white: Reals, means: Reals, log_roots: Reals) -> Reals:
+    """Return the log density of whitened coordinates (..., k) in units of their grid, which are written to."""
+    np.rint(white, out=white)
+    white -= means
+    _clip(white, WHITE_MAX * 2.0**WHITE_BITS)
+    distances = np.vecdot(white, white)
+    distances /= FREEDOM * 4.0**WHITE_BITS
+    return np.asarray(np.log1p(distances) * (-(FREEDOM + white.shape[-1]) / 2) - log_roots, np.float64)
 
 
 def _fit_class(coordinates: Reals) -> tuple[Reals, Reals, Reals]:
@@ -185,16 +191,10 @@ def _fit_class(coordinates: Reals) -> tuple[Reals, Reals, Reals]:
 
 
 def _on_grid(values: NDArray[Any], bits: int) -> Reals:
-    rounded = np.array(values, np.float64)
-    _round(rounded, bits)
+    """Return the nearest multiples of 2^-bits."""
+    rounded: Reals = np.rint(values.astype(np.float64) * 2.0**bits)
+    rounded *= 2.0**-bits
     return rounded
-
-
-def _round(values: Reals, bits: int) -> None:
-    """Round to multiples of 2^-bits, in place."""
-    values *= 2.0**bits
-    np.rint(values, out=values)
-    values *= 2.0**-bits
 
 
 def _clip(values: Reals, most: float) -> None:
