@@ -9,6 +9,7 @@ Rules:
 - After the model ran each row is charged, and rows beyond the first step tell the likeliest class alone. A request
   that runs into the end of the budget half way is refused as a whole.
 - What a screen refuses is charged too: it was looked at.
+- A request is charged once, however often its batch is tried.
 - Accounts that the watch holds for one are one account here.
 - In shadow all of it is charged and recorded, and nothing is done.
 - The accounts are this process's. With several workers a caller has as many budgets as he has connections to different
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from defenses.extraction.budget import Budget, Prices
+    from gateway.auth.principal import Principal
     from gateway.judgement import Judgement
     from gateway.record import Record
     from gateway.state import Item, ModelRules
@@ -104,9 +106,8 @@ class Metering:
             self._require_proof(record, difficulty.bits_for(beyond_days, rows), now_ns)
 
     def snapshot(self) -> bytes:
-        """Return who owes what. From any thread."""
-        with self._lock:
-            return self.ledger.snapshot()
+        """Return who owes what. From any thread; batches go on meanwhile."""
+        return self.ledger.snapshot(self._lock)
 
     def _require_proof(self, record: Record, bits: int, now_ns: int) -> None:
         name = record.caller().name
@@ -128,58 +129,70 @@ class Metering:
         starts: Rows,
         now_ns: int,
     ) -> Metered:
-        """Charge what a batch's rows cost to their callers; a `repeated` row costs less. Raises DefenseError."""
+        """Charge what a batch's rows cost to their callers; a `repeated` row costs less. Raises DefenseError.
+
+        A request that was charged before, in a batch that failed behind this, is not charged again.
+        """
         assert self.prices is not None, "the policy asks for a budget only where there are prices"
         novelty = np.ones(len(prediction))
         novelty[repeated] = 0.0
-        costs = self.prices.cost(prediction, p_values, novelty=novelty)
-        row_steps = np.zeros(len(costs), np.uint8)
-        sums = np.add.reduceat(costs, starts)
-        steps: list[BudgetStep] = []
-        debts: list[float] = []
+        costs = self.prices.cost(prediction, p_values, novelty=novelty).tolist()
         ends = np.append(starts[1:], len(costs)).tolist()
+        charges = []
         with self._lock:
             for item, first, end in zip(items, starts.tolist(), ends, strict=True):
-                caller = item.record.caller()
-                budget = rules.of(caller.priority_class)
-                if budget is None:
-                    steps.append(BudgetStep.FULL)
-                    debts.append(0.0)
-                    continue
-                name = self.account_of(caller.name)
-                self.ledger.join(name, caller.name, budget, now_ns)
-                for row in range(first, end):
-                    row_steps[row] = self.ledger.charge(name, budget, int(costs[row]), now_ns, proven=True)
-                steps.append(BudgetStep(int(row_steps[first:end].max())))
-                debts.append(budget.debt_days(self.ledger.of(name), now_ns))
-        return Metered(rules.mode, row_steps, sums, steps, debts)
+                if item.charge is None:
+                    item.charge = self._charged(item.record.caller(), rules, costs[first:end], now_ns)
+                charges.append(item.charge)
+        return Metered(rules.mode, charges)
+
+    def _charged(self, caller: Principal, rules: BudgetRules, costs_milli: list[int], now_ns: int) -> Charge:
+        """Charge a request's rows to its caller's account."""
+        budget = rules.of(caller.priority_class)
+        if budget is None:
+            return Charge(sum(costs_milli), [BudgetStep.FULL] * len(costs_milli), 0.0)
+        name = self.account_of(caller.name)
+        self.ledger.join(name, caller.name, budget, now_ns)
+        row_steps = [self.ledger.charge(name, budget, cost, now_ns, proven=True) for cost in costs_milli]
+        return Charge(sum(costs_milli), row_steps, budget.debt_days(self.ledger.of(name), now_ns))
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a request was charged, and on which step each of its rows stood then."""
+
+    cost_milli: int
+    row_steps: list[BudgetStep]
+    debt_days: float
+
+    @property
+    def step(self) -> BudgetStep:
+        """The furthest step that any of the rows stood on."""
+        return max(self.row_steps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Metered:
-    """What a batch cost. `row_steps` uint8 (rows,) of BudgetStep; the others have one item a request."""
+    """What a batch was charged: one of `charges` a request."""
 
     mode: Mode
-    row_steps: Actions
-    costs_milli: np.ndarray[Any, np.dtype[np.int64]]
-    steps: list[BudgetStep]
-    debts_days: list[float]
+    charges: list[Charge]
 
     def row_actions(self) -> Actions:
-        """Return what the budget asks for of each row: nothing in shadow."""
-        if self.mode != Mode.ENFORCE:
-            return np.zeros_like(self.row_steps)
-        return np.array([ACTIONS[step] for step in BudgetStep], np.uint8)[self.row_steps]
+        """Return what the budget asks for of each row, uint8 (rows,): nothing in shadow."""
+        asked = [ACTIONS[step] for charge in self.charges for step in charge.row_steps]
+        return np.array(asked, np.uint8) if self.mode == Mode.ENFORCE else np.zeros(len(asked), np.uint8)
 
     def spent(self, position: int) -> bool:
         """Say whether a request ran into the end of its caller's budget, and is refused for it."""
-        return self.mode == Mode.ENFORCE and self.steps[position] == BudgetStep.REFUSE
+        return self.mode == Mode.ENFORCE and self.charges[position].step == BudgetStep.REFUSE
 
     def budget_json(self, position: int) -> str:
         """Return the `budget` part of a request's record, canonical JSON."""
+        charge = self.charges[position]
         return (
-            f'{{"cost_milli":{self.costs_milli[position]},"debt_millidays":{round(self.debts_days[position] * 1000)},'
-            f'"mode":"{self.mode.value}","step":"{STEP_NAMES[self.steps[position]]}"}}'
+            f'{{"cost_milli":{charge.cost_milli},"debt_millidays":{round(charge.debt_days * 1000)},'
+            f'"mode":"{self.mode.value}","step":"{STEP_NAMES[charge.step]}"}}'
         )
 
 
@@ -218,8 +231,9 @@ def meter(  # noqa: PLR0917  one call site, in the order in which it comes to kn
         metered = metering.charge(items, rules.budget, outputs[rules.prediction], p_values, repeated, starts, now_ns)
     except DefenseError as problem:
         raise errors.ScreenUnavailable from problem
-    row_actions = np.maximum(judgement.row_actions, metered.row_actions())
-    actions = np.maximum(judgement.actions, np.maximum.reduceat(metered.row_actions(), starts)).tolist()
+    asked = metered.row_actions()
+    row_actions = np.maximum(judgement.row_actions, asked)
+    actions = np.maximum(judgement.actions, np.maximum.reduceat(asked, starts)).tolist()
     return replace(judgement, row_actions=row_actions, actions=actions), metered
 
 

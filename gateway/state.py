@@ -40,11 +40,12 @@ if TYPE_CHECKING:
     from gateway.elsewhere import Level
     from gateway.feedback.answers import Answers, FeedbackRules, Seen
     from gateway.host.link import HostLink
-    from gateway.metering import BudgetRules, Metering
+    from gateway.metering import BudgetRules, Charge, Metering
     from gateway.models.statistics import ModelCounters, ServiceTime
     from gateway.record import Record, Site
     from gateway.release.comparison import Comparer
     from gateway.release.split import Split
+    from gateway.rotation import Rotations
     from gateway.tally import Tally
     from gateway.unprotected import Anybody, Forgetful, Unlimited
     from gateway.watching import Watching
@@ -166,6 +167,7 @@ class ModelRules:
     watch: WatchRules | None = None
     budget: BudgetRules | None = None
     output: OutputRule | None = None
+    rotations: Rotations | None = None
     acknowledge: Level = "local"
 
     def outputs_for(self, roles: frozenset[str]) -> tuple[TensorSpec, ...]:
@@ -220,7 +222,8 @@ class Answer:
 class Item:
     """A decoded request that waits for its batch; the batch writes the outcome.
 
-    `cache_key` is there where its answer may be given again, `seen` where labels of it may come.
+    `cache_key` is there where its answer may be given again, `seen` where labels of it may come, `charge` once the
+    budget was charged for it.
     """
 
     record: Record
@@ -233,6 +236,7 @@ class Item:
     outcome: Answer | errors.Refusal | None = None
     cache_key: bytes | None = None
     seen: Seen | None = None
+    charge: Charge | None = None
 
 
 @dataclass(slots=True)

@@ -30,6 +30,7 @@ from gateway.policy.compile_budget import budget_rules
 from gateway.policy.compile_feedback import feedback_keys_of, feedback_rules
 from gateway.policy.compile_output import ABSTAINED, output_rule_of
 from gateway.policy.compile_release import require_versions, splits_of, with_mirrors
+from gateway.rotation import WIDTH_MAX, open_rotations
 from gateway.state import PUBLIC, Active, ModelRules, ScreenInForce, WatchRules
 from serving.manifest import PROTOTYPES
 
@@ -42,11 +43,12 @@ if TYPE_CHECKING:
     from gateway.auth.jwt import Issuer
     from gateway.policy.policy import LimitSet, ModelPolicy, Policy
     from gateway.policy.watch import Watch, WatchStep
+    from gateway.rotation import Rotations
     from gateway.state import Served
     from serving.bundle import Bundle, TensorSpec
 
 PREDICTION = "probabilities"  # the output that hardening is for
-PREDICTION_DIMS = 2
+PREDICTION_DIMS = EMBEDDING_DIMS = 2
 SCREENS: Mapping[str, Callable[[Mapping[str, Any]], Calibrated]] = {
     "evidence": load_evidence,
     "trigger": load_trigger,
@@ -71,7 +73,7 @@ def compile_policy(
         defaults = default_versions(policy, served)
         require_versions(policy, served)
         models = {
-            (name, version): rules_of(policy.models[name], one)
+            (name, version): rules_of(policy.models[name], one, pepper)
             for (name, version), one in served.items()
             if name in policy.models
         }
@@ -158,8 +160,8 @@ def default_versions(policy: Policy, served: Mapping[tuple[str, str], Served]) -
     return {name: model.serve for name, model in policy.models.items()}
 
 
-def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
-    """Return how one model version is screened and answered."""
+def rules_of(model: ModelPolicy, served: Served, pepper: bytes) -> ModelRules:
+    """Return how one model version is screened and answered. Secrets of its tenants follow from the pepper."""
     bundle = served.bundle
     screens = {name: screen_of(name, bundle) for name in model.screens}
     missing = set(model.outputs or ()) - {spec.name for spec in bundle.outputs} - PROTOTYPE_OUTPUTS
@@ -199,6 +201,7 @@ def rules_of(model: ModelPolicy, served: Served) -> ModelRules:
         else None,
         harden_flagged=model.harden is not None and model.harden.when == "flagged",
         output=output,
+        rotations=rotations_of(model, bundle, prediction, pepper) if model.rotate else None,
         reveal_verdict=model.reveal_verdict,
         acknowledge=model.acknowledge,
         capture=model.capture,
@@ -239,6 +242,21 @@ def reserved_of(
     if not names - on_request - model.reserved.keys():
         raise PolicyRejected([f"{where}: nothing is left for anybody else; keep the model to a role by its grants"])
     return {output: frozenset(roles) for output, roles in model.reserved.items()}
+
+
+def rotations_of(model: ModelPolicy, bundle: Bundle, prediction: str | None, pepper: bytes) -> Rotations:
+    """Return by what tenants' embeddings are turned. Raises PolicyRejected for an output that is none."""
+    where = f"models.{bundle.name}.rotate"
+    embeddings = {
+        spec.name: spec.shape[1]
+        for spec in bundle.outputs
+        if spec.datatype in FLOATS and len(spec.shape) == EMBEDDING_DIMS and spec.name != prediction
+    }
+    for name in model.rotate:
+        if not 2 <= embeddings.get(name, 0) <= WIDTH_MAX:
+            problem = f"is no output of the bundle of rows x numbers, 2 to {WIDTH_MAX}, that is not its prediction"
+            raise PolicyRejected([f"{where}: {name!r} {problem}"])
+    return open_rotations(bundle.name, {name: embeddings[name] for name in model.rotate}, pepper)
 
 
 def prediction_of(outputs: Iterable[TensorSpec]) -> str | None:

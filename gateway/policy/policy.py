@@ -218,6 +218,9 @@ class ModelPolicy(Section):
         Mapping[str, Annotated[tuple[str, ...], Field(min_length=1, max_length=64)]], Field(max_length=64)
     ] = {}
     """Outputs that only these roles may have, such as user embeddings; to all others they do not exist."""
+    rotate: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
+    """Embeddings that each tenant gets turned by a secret rotation of its own: lengths, angles and distances stay, and
+    two tenants' do not fit together. A number may then lie outside of the range that the bundle declares."""
     screens: Mapping[Name, ScreenPolicy] = {}
     """By screen."""
     watch: Watch | None = None

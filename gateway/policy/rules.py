@@ -206,6 +206,7 @@ def _models(policy: Policy) -> Iterator[Fault]:
         if model.capture != "sampled" and model.capture_rate is not None:
             yield Fault((*at, "capture_rate"), "means nothing unless `capture` is `sampled`; remove it")
         yield from _reserved((*at, "reserved"), model, policy.roles)
+        yield from _rotated((*at, "rotate"), model)
         yield from _answers(at, model, policy)
         if model.release is not None:
             yield from release_faults((*at, "release"), model.serve, model.release)
@@ -225,6 +226,14 @@ def _reserved(at: Location, model: ModelPolicy, roles: Mapping[str, object]) -> 
             yield Fault((*at, output), "is none of `outputs`, so nobody has it; add it there or remove it here")
         for index, role in enumerate(holders):
             yield from _refers((*at, output, index), role, roles, "a role")
+
+
+def _rotated(at: Location, model: ModelPolicy) -> Iterator[Fault]:
+    for index, output in enumerate(model.rotate):
+        if model.outputs is not None and output not in model.outputs:
+            yield Fault((*at, index), f"{output!r} is none of `outputs`, so nobody has it; add it there or remove it")
+        if output in model.rotate[:index]:
+            yield Fault((*at, index), f"{output!r} is there twice")
 
 
 def _public_methods(policy: Policy) -> Iterator[Fault]:

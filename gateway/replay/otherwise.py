@@ -32,7 +32,7 @@ from gateway.replay.decisions import (
     version_drawn,
 )
 from gateway.replay.limits import charges_of, principal_of, spends_of
-from gateway.replay.outputs import compute, roles_of, top_classes
+from gateway.replay.outputs import asker_of, compute, top_classes
 from gateway.replay.rulebooks import NotReplayed
 
 if TYPE_CHECKING:
@@ -202,8 +202,7 @@ def computed_otherwise(
     one: Recorded, rules: ModelRules, book: Rulebook, payloads: Payloads, *, another: bool
 ) -> Outcome:
     """Run a request's payload, alone. With another version, say as well whether it answers another class."""
-    roles = roles_of(one, book)
-    computed = compute([(payloads.read(one, "request"), roles)], rules, payloads)
+    computed = compute([(payloads.read(one, "request"), asker_of(one, book))], rules, payloads)
     judgement = computed.judgement
     decision = decided(one.entry, Action(judgement.actions[0]), rules)
     if isinstance(decision, str):

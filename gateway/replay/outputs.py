@@ -31,6 +31,7 @@ from gateway.pipeline import requested
 from gateway.policy.compile import PREDICTION
 from gateway.replay.decisions import identity_of, recorded_screens
 from gateway.replay.rulebooks import NotReplayed
+from gateway.rotation import turned
 from gateway.watching import top_class_only
 from ops.audit.errors import KeyMissing, KeyStoreError
 from ops.audit.read import pack_paths
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from gateway.auth.principal import Principal
     from gateway.codec import CodecLimits, InferRequest
     from gateway.judgement import Judgement
     from gateway.replay.findings import Findings
@@ -111,9 +113,13 @@ class Payloads:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Computed:
-    """What the model and the screens say of a batch, row on row. `starts` is the first row of each request."""
+    """What the model and the screens say of a batch, row on row.
+
+    `tenants` are who asked, and `starts` the first row of each request.
+    """
 
     requests: Sequence[InferRequest]
+    tenants: Sequence[str]
     starts: np.ndarray[Any, np.dtype[np.intp]]
     inputs: Tensors
     outputs: Tensors
@@ -126,7 +132,8 @@ class Computed:
         actions = self.judgement.row_actions.copy()
         actions[span] = np.maximum(actions[span], step)
         allowed, kept_back = within(self.outputs, rules, len(actions))
-        shown = emptied(top_class_only(soften(allowed, actions, rules), actions, rules.prediction), kept_back, rules)
+        left = emptied(top_class_only(soften(allowed, actions, rules), actions, rules.prediction), kept_back, rules)
+        shown = turned(left, rules, self.tenants, self.starts)
         bundle = rules.served.bundle
         given = {spec.name: shown[spec.name][span] for spec in rules.outputs}
         body = codec.encode(
@@ -135,11 +142,11 @@ class Computed:
         return body, given
 
 
-def compute(bodies: Sequence[tuple[bytes, frozenset[str]]], rules: ModelRules, payloads: Payloads) -> Computed:
-    """Run these requests, each with its caller's roles, as one batch. Raises NotReplayed."""
+def compute(bodies: Sequence[tuple[bytes, Principal]], rules: ModelRules, payloads: Payloads) -> Computed:
+    """Run these requests, each with who asked, as one batch. Raises NotReplayed."""
     try:
         requests = [
-            requested(codec.parse(body, payloads.limits), rules, roles, payloads.limits) for body, roles in bodies
+            requested(codec.parse(body, payloads.limits), rules, who.roles, payloads.limits) for body, who in bodies
         ]
     except errors.Refusal as problem:
         raise NotReplayed("the model does not take the request") from problem
@@ -153,7 +160,7 @@ def compute(bodies: Sequence[tuple[bytes, frozenset[str]]], rules: ModelRules, p
         judgement = judge(rules, inputs, outputs, starts, len(next(iter(inputs.values()))))
     except (errors.Refusal, ServingError) as problem:
         raise NotReplayed("the model or a screen fails on it here") from problem
-    return Computed(requests, starts, inputs, outputs, judgement)
+    return Computed(requests, [who.tenant for _, who in bodies], starts, inputs, outputs, judgement)
 
 
 def outputs_again(
@@ -219,7 +226,7 @@ def compare_batch(
     rules = book.active.models.get((model.name, model.version))
     if rules is None or rules.served.bundle.digest != model.digest:
         raise NotReplayed("the bundle that was served is not here")
-    bodies = [(payloads.read(one, "request"), roles_of(one, book)) for one in batch]
+    bodies = [(payloads.read(one, "request"), asker_of(one, book)) for one in batch]
     computed = compute(bodies, rules, payloads)
     for position, one in enumerate(batch):
         if not one.chosen:
@@ -239,12 +246,12 @@ def compare_batch(
             found.differ(one, "output", sha256(answered).hexdigest()[:16], sha256(again).hexdigest()[:16])
 
 
-def roles_of(one: Recorded, book: Rulebook) -> frozenset[str]:
-    """Return the roles of who asked. Raises NotReplayed."""
+def asker_of(one: Recorded, book: Rulebook) -> Principal:
+    """Return who asked. Raises NotReplayed."""
     who = identity_of(one.entry, book)
     if isinstance(who, str):
         raise NotReplayed("the policy does not know who asked")
-    return who.roles
+    return who
 
 
 def step_of(one: Recorded, rules: ModelRules) -> Action:

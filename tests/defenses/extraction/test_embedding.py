@@ -1,21 +1,12 @@
-"""Embeddings given away: tenants' rotations keep what a tenant needs and part the tenants; coverage tells copying."""
+"""Embeddings given away: tenants' rotations keep what a tenant needs and part the tenants."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defenses.errors import BudgetStateInvalid, CalibrationInvalid, CalibrationTooSmall, EvidenceInvalid, RuleInvalid
-from defenses.extraction.embedding import (
-    BUCKETS,
-    OVERREACH_MAX,
-    UNSEEN,
-    Coverage,
-    Seen,
-    fit_coverage,
-    rotate,
-    rotation_for,
-)
+from defenses.errors import EvidenceInvalid, RuleInvalid
+from defenses.extraction.embedding import rotate, rotation_for
 
 KEY = bytes(range(32))
 WIDTH = 64
@@ -29,9 +20,6 @@ def embeddings(seed, rows=300):
 
 def cosines(one, other):
     return one.astype(np.float64) @ other.astype(np.float64).T
-
-
-# ---------------------------------------------------------------------------------------------------------- rotation
 
 
 @given(tenant=st.text(max_size=20), width=st.integers(2, 70))
@@ -102,103 +90,3 @@ def test_what_cannot_be_turned_is_named():
     for key, width in ((b"short", 8), (KEY, 1), (KEY, 5_000)):
         with pytest.raises(RuleInvalid):
             rotation_for(key, "shop", width)
-
-
-# ---------------------------------------------------------------------------------------------------------- coverage
-
-
-def benign_accounts(seed, count=60, rows=1_000):
-    """Accounts that each ask about a part of the space, around three centres of their own."""
-    rng = np.random.default_rng(seed)
-    accounts = []
-    for _ in range(count):
-        centres = rng.normal(size=(3, WIDTH))
-        found = centres[rng.integers(0, 3, rows)] + rng.normal(size=(rows, WIDTH)) * 0.4
-        accounts.append((found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32))
-    return accounts
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    return fit_coverage(benign_accounts(1), keys=10, queries=(30, 100, 300, 1_000), seed=0)
-
-
-@pytest.fixture(scope="module")
-def coverage(fitted):
-    return Coverage.from_calibration(fitted[0], KEY)
-
-
-def after(coverage, rows):
-    return coverage.note(UNSEEN, coverage.buckets_of(rows))
-
-
-def test_benign_accounts_pay_no_more_and_who_maps_the_space_does(coverage):
-    factors = [coverage.overreach(after(coverage, account)) for account in benign_accounts(2, 100)]
-    assert np.mean([factor > 1.0 for factor in factors]) <= 0.03
-    assert coverage.overreach(after(coverage, embeddings(7, 1_000))) == OVERREACH_MAX
-
-
-def test_the_same_again_covers_nothing_new(coverage):
-    row = embeddings(8, 1)
-    seen = UNSEEN
-    for _ in range(50):
-        seen = coverage.note(seen, coverage.buckets_of(row))
-    assert (seen.buckets, seen.queries) == (1, 50)
-    assert coverage.overreach(seen) == 1.0
-
-
-def test_a_short_look_is_not_held_against_anybody(coverage):
-    assert coverage.overreach(after(coverage, embeddings(9, 29))) == 1.0
-    assert coverage.overreach(UNSEEN) == 1.0
-
-
-def test_planes_are_the_hosts_own(fitted, coverage):
-    other = Coverage.from_calibration(fitted[0], KEY[::-1])
-    rows = embeddings(10)
-    assert (other.buckets_of(rows) == coverage.buckets_of(rows)).mean() < 0.05
-    assert ((coverage.buckets_of(rows) >= 0) & (coverage.buckets_of(rows) < BUCKETS)).all()
-
-
-@given(data=st.one_of(st.binary(max_size=24), st.binary(min_size=520, max_size=520)))
-@settings(deadline=None)
-def test_any_bytes_are_a_state_or_the_named_error(data):
-    try:
-        seen = Seen.unpack(data)
-    except BudgetStateInvalid:
-        return
-    assert seen.pack() == data
-
-
-def test_a_state_is_small_and_round_trips(coverage):
-    seen = after(coverage, embeddings(11))
-    assert Seen.unpack(seen.pack()) == seen
-    assert len(seen.pack()) < 2_048
-
-
-@pytest.mark.parametrize(
-    ("name", "spoiled"),
-    [
-        ("center", np.array([np.nan, 1.0])),
-        ("center", np.ones(1)),
-        ("queries", np.array([100, 30, 300, 1_000])),
-        ("queries", np.array([0, 30, 300, 1_000])),
-        ("buckets", np.array([1.0, 2.0, 3.0, 5_000.0])),
-        ("buckets", np.array([3.0, 2.0, 3.0, 4.0])),
-        ("buckets", np.ones(2)),
-        ("surplus", np.ones(1)),
-    ],
-)
-def test_malformed_calibrations_are_refused(fitted, name, spoiled):
-    with pytest.raises(CalibrationInvalid):
-        Coverage.from_calibration(fitted[0] | {f"coverage.{name}": spoiled}, KEY)
-
-
-def test_what_is_no_embedding_or_no_calibration_is_named(coverage):
-    with pytest.raises(EvidenceInvalid):
-        coverage.buckets_of(np.ones((2, 3), np.float32))
-    with pytest.raises(CalibrationTooSmall):
-        fit_coverage(benign_accounts(1, 5), keys=2, queries=(30,), seed=0)
-    with pytest.raises(CalibrationInvalid):
-        fit_coverage([], seed=0)
-    with pytest.raises(RuleInvalid):
-        Coverage.from_calibration({}, b"short")
