@@ -23,6 +23,7 @@ from gateway.judgement import DECISIONS, judge, soften
 from gateway.metering import budget_spent, meter
 from gateway.outgoing import emptied, within
 from gateway.release.comparison import Ran
+from gateway.rotation import turned
 from gateway.settlement import settle
 from gateway.state import Answer, Item
 from gateway.watching import cooling_down, given_again, top_class_only, watch, with_earlier
@@ -174,7 +175,8 @@ def harden_alike(items: Sequence[Item], rules: ModelRules, inferred: Inferred, s
     given = with_earlier(inferred.outputs, screened.watched, screened.again)
     allowed, kept_back = within(given, rules, inferred.rows)
     softened = soften(allowed, row_actions, rules)
-    outputs = emptied(top_class_only(softened, row_actions, rules.prediction), kept_back, rules)
+    left = emptied(top_class_only(softened, row_actions, rules.prediction), kept_back, rules)
+    outputs = turned(left, rules, (item.record.caller().tenant for item in items), inferred.starts)
     sound = finite_requests(outputs, rules.prediction, inferred.starts)
     return Leaving(outputs, encoded(items, rules, outputs), sound, kept_back)
 
@@ -192,9 +194,8 @@ def note_batch(  # noqa: PLR0917  one call site, in the order in which it comes 
     outputs, judgement = inferred.outputs, screened.judgement
     rules.served.counters.ran(gw.wall_ns(), inferred.rows, stages)
     see(items, outputs, rules)
-    gw.tally.batch(
-        items, rules, judgement, scores_of(outputs, rules.prediction), sum(stages.values()), leaving.kept_back
-    )
+    scores = scores_of(outputs, rules.prediction)
+    gw.tally.batch(items, rules, inferred.inputs, judgement, scores, sum(stages.values()), leaving.kept_back)
     if rules.mirror is not None:
         prediction = outputs[rules.mirror.prediction]
         gw.comparer.offer(Ran(rules, inferred.inputs, prediction, inferred.starts, inferred.took_ns, judgement.rows))

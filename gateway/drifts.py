@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from defenses.adwin import Adwin
 from defenses.drift import PopulationWindow, UniformityWindow
 from defenses.martingale import ALARM, ConformalMartingale
 from defenses.policy import Action
+from defenses.roughness import RoughnessWindow, roughness
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gateway.judgement import Judgement, RowsJudged
     from gateway.state import ModelRules
@@ -26,10 +28,15 @@ SCORES = "scores"
 MARTINGALE = "martingale-"
 """The same, of the evidence that they have left the calibration: from 1 on it is an alarm."""
 ADWIN = "adwin-"
-"""The same, of a change of their mean; of the scores' too, without a screen's name but SCORES."""
+"""The same, of a change of their mean; of the scores' and of the inputs' roughness, with SCORES and ROUGHNESS."""
+ROUGHNESS = "roughness"
 ROWS_AT_ONCE = 128
 """So many rows of a portion the detectors look at that take microseconds a row: what is chosen by its place alone is
 as good as all, and so the busiest gateway spends no more on them than one that serves some thousand rows a second."""
+
+VALUES_AT_ONCE = 200_000
+"""Of the inputs of a portion: larger pictures are looked at in fewer rows."""
+PICTURE_DIMS = 3
 
 
 def beside(version: str) -> str:
@@ -40,6 +47,22 @@ def beside(version: str) -> str:
 def thinned(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return at most ROWS_AT_ONCE of the values, evenly chosen and in their order."""
     return values[:: -(-values.size // ROWS_AT_ONCE) or 1]
+
+
+def roughness_of(rules: ModelRules, batches: Sequence[Mapping[str, np.ndarray[Any, Any]]]) -> np.ndarray[Any, Any]:
+    """Return how rough some rows of these inputs are, evenly chosen, in parts of the declared range.
+
+    Nothing where the model's only input is no picture in a range.
+    """
+    spec, *others = rules.served.bundle.inputs
+    if others or len(spec.shape) < PICTURE_DIMS or min(spec.shape[-2:]) < 2 or spec.low is None or spec.high is None:
+        return np.empty(0)
+    pictures = [batch[spec.name] for batch in batches]
+    at_once = max(1, min(ROWS_AT_ONCE, VALUES_AT_ONCE // pictures[0][0].size))
+    step = -(-sum(map(len, pictures)) // at_once)
+    firsts = accumulate(map(len, pictures), initial=0)
+    some = np.concatenate([rows[-first % step :: step] for rows, first in zip(pictures, firsts, strict=False)])
+    return roughness(some.astype(np.float32, copy=False)) / (spec.high - spec.low)
 
 
 def joined(arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
@@ -59,12 +82,24 @@ class Drifts:
         self._both: dict[tuple[str, str, str], UniformityWindow] = {}
         self._scores: dict[tuple[str, str], PopulationWindow] = {}
         self._evidence: dict[tuple[str, str, str], ConformalMartingale] = {}
-        self._means: dict[tuple[str, str, str], Adwin] = {}
+        self._means: dict[tuple[str, str, str], Adwin | RoughnessWindow] = {}
 
-    def observe(self, rules: ModelRules, judgements: Sequence[Judgement], scores: np.ndarray[Any, Any]) -> None:
-        """A version has judged batches. `scores` holds the top class's probability of each row; empty: it has none."""
+    def observe(
+        self,
+        rules: ModelRules,
+        judgements: Sequence[Judgement],
+        scores: np.ndarray[Any, Any],
+        inputs: Sequence[Mapping[str, np.ndarray[Any, Any]]] = (),
+    ) -> None:
+        """A version has judged batches. `scores` holds the top class's probability of each row; empty: it has none.
+
+        `inputs` are those of each batch, where they are at hand.
+        """
         key = rules.served.bundle.name, rules.served.bundle.version
+        rough = roughness_of(rules, inputs) if inputs else np.empty(0)
         with self._lock:
+            if rough.size:
+                self._means.setdefault((*key, ROUGHNESS), RoughnessWindow()).add(rough)
             for position, (name, _, _) in enumerate(judgements[0].rows):
                 p_values = joined([judgement.rows[position][2] for judgement in judgements])
                 self._p_values.setdefault((*key, name), UniformityWindow()).add(p_values)

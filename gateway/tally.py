@@ -20,7 +20,7 @@ from ops.metrics import BatchesDone, RequestDone
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gateway.judgement import Judgement
     from gateway.outgoing import KeptBack
@@ -37,6 +37,7 @@ class BatchRun(NamedTuple):
 
     rules: ModelRules
     rows: dict[str, int]
+    inputs: Mapping[str, np.ndarray[Any, Any]]
     judgement: Judgement
     scores: np.ndarray[Any, Any]
     compute_ns: int
@@ -79,6 +80,7 @@ class Tally:
         self,
         items: Sequence[Item],
         rules: ModelRules,
+        inputs: Mapping[str, np.ndarray[Any, Any]],
         judgement: Judgement,
         scores: np.ndarray[Any, Any],
         compute_ns: int,
@@ -89,7 +91,7 @@ class Tally:
         for item in items:
             name = item.record.caller().priority_class
             rows[name] = rows.get(name, 0) + item.request.rows
-        self._batches.append(BatchRun(rules, rows, judgement, scores, compute_ns, kept_back))
+        self._batches.append(BatchRun(rules, rows, inputs, judgement, scores, compute_ns, kept_back))
 
     def feedback(self, judged: Sequence[tuple[str, str, str]]) -> None:
         """Labels came: (model, disposition, reason) of each."""
@@ -147,7 +149,8 @@ class Tally:
                 self._metrics.models.account_steps(model, batch.judgement.steps)
             for effect, count in kept_back_of(alike).items():
                 self._metrics.models.kept_back(model, effect, count)
-            self.drifts.observe(rules, [batch.judgement for batch in alike], scores)
+            judgements, inputs = [batch.judgement for batch in alike], [batch.inputs for batch in alike]
+            self.drifts.observe(rules, judgements, scores, inputs)
             for name, (verdicts_of, p_values_of) in judged_by_screen(alike).items():
                 verdicts = Counter(np.concatenate(verdicts_of).tolist())
                 p_values = np.concatenate(p_values_of).tolist()

@@ -1,7 +1,8 @@
 """How soon drift is seen, and how often where there is none: streams of rows through the detectors of S8.
 
-A stream is p-values and confidences, row by row, drawn with replacement from rows that a model and its screen have
-judged; where they come from is the caller's. Nothing here decides: it is said at which row a detector first spoke.
+A stream is p-values, confidences and roughness, row by row, drawn with replacement from rows that a model and its
+screen have judged; where they come from is the caller's. Nothing here decides: it is said at which row a detector first
+spoke.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from defenses.adwin import Adwin
 from defenses.martingale import ALARM, ConformalMartingale
+from defenses.roughness import RoughnessWindow
 
 __all__ = ["Judged", "Spoke", "first_words", "run_stream"]
 
@@ -22,15 +24,16 @@ BEFORE_PORTION_ROWS = 1_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """p-values and top probabilities of rows, float64 (rows,) each."""
+    """p-values, top probabilities and roughness of rows, float64 (rows,) each."""
 
     p_values: NDArray[np.float64]
     scores: NDArray[np.float64]
+    roughness: NDArray[np.float64]
 
     def drawn(self, rows: int, rng: np.random.Generator) -> Judged:
         """Draw rows with replacement."""
         chosen = rng.integers(len(self.p_values), size=rows)
-        return Judged(self.p_values[chosen], self.scores[chosen])
+        return Judged(self.p_values[chosen], self.scores[chosen], self.roughness[chosen])
 
 
 @dataclass(slots=True)
@@ -40,6 +43,13 @@ class Spoke:
     martingale: int | None = None
     adwin_p_values: int | None = None
     adwin_scores: int | None = None
+    adwin_roughness: int | None = None
+
+    @property
+    def first(self) -> int | None:
+        """When any of them first spoke."""
+        rows = [getattr(self, word) for word in self.__slots__]
+        return min((each for each in rows if each is not None), default=None)
 
 
 def run_stream(streams: list[Judged], calibration_rows: int, portion_rows: int = PORTION_ROWS) -> list[Spoke]:
@@ -48,25 +58,24 @@ def run_stream(streams: list[Judged], calibration_rows: int, portion_rows: int =
     Only the last stream comes in portions of `portion_rows`, so only there rows are exact to that. A detector that
     spoke in an earlier stream may speak again in the next: a false alarm does not hide a true one.
     """
-    martingale, of_p, of_scores = ConformalMartingale(calibration_rows), Adwin(), Adwin()
+    martingale = ConformalMartingale(calibration_rows)
+    windows: dict[str, Adwin | RoughnessWindow] = {"adwin_p_values": Adwin(), "adwin_scores": Adwin()}
+    windows["adwin_roughness"] = RoughnessWindow()
     found = []
     for number, stream in enumerate(streams, 1):
-        spoke = Spoke()
-        cuts = of_p.cuts, of_scores.cuts
+        spoke, before = Spoke(), {word: window.cuts for word, window in windows.items()}
         size = portion_rows if number == len(streams) else BEFORE_PORTION_ROWS
         for begin in range(0, len(stream.p_values), size):
             part = slice(begin, begin + size)
             end = min(begin + size, len(stream.p_values))
             martingale.peak = 0.0
             martingale.add(stream.p_values[part])
-            of_p.add(stream.p_values[part])
-            of_scores.add(stream.scores[part])
             if spoke.martingale is None and martingale.peak > ALARM:
                 spoke.martingale = end
-            if spoke.adwin_p_values is None and of_p.cuts > cuts[0]:
-                spoke.adwin_p_values = end
-            if spoke.adwin_scores is None and of_scores.cuts > cuts[1]:
-                spoke.adwin_scores = end
+            for word, values in zip(windows, (stream.p_values, stream.scores, stream.roughness), strict=True):
+                windows[word].add(values[part])
+                if getattr(spoke, word) is None and windows[word].cuts > before[word]:
+                    setattr(spoke, word, end)
         found.append(spoke)
     return found
 

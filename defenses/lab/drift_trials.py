@@ -6,13 +6,13 @@ what is asked is how much accuracy is lost when it is first seen.
 
 There are too few test images to judge false alarms by: 100,000 rows drawn from 10,000 are a world of their own, whose
 distance from the calibration a martingale finds. There every run draws a calibration and p-values of exchangeable rows
-anew, which have the same distribution whatever a continuous score is; the top probabilities are the images'.
+anew, which have the same distribution whatever a continuous score is; top probabilities and roughness are the images'.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -22,6 +22,7 @@ from defenses.calibration import ConformalCalibration
 from defenses.evasion.evidence import load_evidence
 from defenses.lab.attack import Lab, Size, Split, Trial
 from defenses.lab.drift import Judged, Spoke, first_words, run_stream
+from defenses.roughness import roughness
 from defenses.screen import Evidence
 
 __all__ = ["SHIFTS", "drift_of"]
@@ -111,7 +112,7 @@ def _see(lab: Lab, model: str, version: str, rows: NDArray[np.float32], labels: 
     p_values = screen.judge(Evidence({}, outputs), rows=len(rows)).p_values
     prediction = np.asarray(outputs["probabilities"], np.float64)
     right = prediction.argmax(axis=1) == labels
-    return _Seen(Judged(p_values, prediction.max(axis=1)), right), screen.calibration.rows
+    return _Seen(Judged(p_values, prediction.max(axis=1), roughness(rows)), right), screen.calibration.rows
 
 
 def _false_alarms(lab: Lab, name: str, seed: int, benign: _Seen, *, calibrated: int, rng: np.random.Generator) -> Trial:
@@ -120,7 +121,7 @@ def _false_alarms(lab: Lab, name: str, seed: int, benign: _Seen, *, calibrated: 
     for done in range(runs):
         lab.tell(name, done, runs)
         calibration = ConformalCalibration.from_scores(rng.random(calibrated))
-        stream = Judged(calibration.p_values(rng.random(rows)), benign.judged.drawn(rows, rng).scores)
+        stream = replace(benign.judged.drawn(rows, rng), p_values=calibration.p_values(rng.random(rows)))
         alarms += run_stream([stream], calibrated, PORTION_ROWS)
     counts = {word: sum(getattr(each, word) is not None for each in alarms) for word in Spoke.__slots__}
     settings = {"rows": rows, "success": "a run of benign rows in which any detector speaks"}
@@ -135,7 +136,7 @@ def _sudden(benign: _Seen, shifted: _Seen, calibrated: int, rng: np.random.Gener
 
 
 def _found(name: str, seed: int, spoken: list[Spoke], metrics: dict[str, float]) -> Trial:
-    firsts = [_first(each) for each in spoken]
+    firsts = [each.first for each in spoken]
     for word, rows in (
         ("any", firsts),
         *((word, [getattr(each, word) for each in spoken]) for word in Spoke.__slots__),
@@ -154,12 +155,13 @@ def _slow(benign: _Seen, shifted: _Seen, calibrated: int, rng: np.random.Generat
     """The share of shifted rows grows evenly from nothing to all of them."""
     before, after = benign.judged.drawn(SLOW_ROWS, rng), shifted.judged.drawn(SLOW_ROWS, rng)
     late = rng.random(SLOW_ROWS) < np.linspace(0, 1, SLOW_ROWS)
-    mixed = Judged(np.where(late, after.p_values, before.p_values), np.where(late, after.scores, before.scores))
+    parts = ((getattr(after, name), getattr(before, name)) for name in Judged.__slots__)
+    mixed = Judged(*(np.where(late, one, other) for one, other in parts))
     return run_stream([benign.judged.drawn(BEFORE_ROWS, rng), mixed], calibrated, SLOW_PORTION_ROWS)[1]
 
 
 def _found_slowly(name: str, seed: int, spoken: list[Spoke], lost: float) -> Trial:
-    firsts = [_first(each) for each in spoken]
+    firsts = [each.first for each in spoken]
     losses = [lost if first is None else lost * first / SLOW_ROWS for first in firsts]
     _, median, _ = first_words(firsts)
     metrics = {"accuracy_lost_median": float(np.median(losses)), "accuracy_lost_most": max(losses)}
@@ -167,11 +169,6 @@ def _found_slowly(name: str, seed: int, spoken: list[Spoke], lost: float) -> Tri
     settings = {"rows": SLOW_ROWS, "success": f"a shift first seen when more than {LOSS_MAX} of accuracy is lost"}
     late = sum(loss > LOSS_MAX for loss in losses)
     return _trial(name, seed, metrics, settings, samples=len(spoken), successes=late)
-
-
-def _first(spoke: Spoke) -> int | None:
-    rows = [each for each in (spoke.martingale, spoke.adwin_p_values, spoke.adwin_scores) if each is not None]
-    return min(rows) if rows else None
 
 
 def _trial(

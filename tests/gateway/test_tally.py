@@ -94,8 +94,8 @@ def test_the_total_is_not_a_stage():
 
 def test_a_batch_shares_its_time_and_cost_among_classes_by_rows():
     rules = SimpleNamespace(cost_per_row=2, served=SimpleNamespace(batcher=SimpleNamespace(queued_rows=9)))
-    one = BatchRun(rules, {"interactive": 3, "standard": 1}, None, None, 4_000_000)
-    other = BatchRun(rules, {"standard": 2}, None, None, 1_000_000)
+    one = BatchRun(rules, {"interactive": 3, "standard": 1}, {}, None, None, 4_000_000)
+    other = BatchRun(rules, {"standard": 2}, {}, None, None, 1_000_000)
     done = batches_of(rules, [one, other])
     assert done.rows == [4, 2]
     assert done.cost == {"interactive": 6, "standard": 6}

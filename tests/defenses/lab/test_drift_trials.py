@@ -9,18 +9,23 @@ from defenses.lab.drift import Judged, Spoke, first_words, run_stream
 from defenses.lab.drift_trials import SHIFTS
 
 
-def stream(rng, rows, power=1.0, confidence=0.9):
-    return Judged(rng.random(rows) ** power, rng.beta(20 * confidence, 20 * (1 - confidence), rows))
+def stream(rng, rows, power=1.0, confidence=0.9, rough=9.0):
+    return Judged(
+        rng.random(rows) ** power, rng.beta(20 * confidence, 20 * (1 - confidence), rows), rng.gamma(rough, size=rows)
+    )
 
 
 def test_a_shift_is_found_in_its_own_stream_and_not_before():
     rng = np.random.default_rng(0)
-    before, after = run_stream([stream(rng, 5_000), stream(rng, 2_000, 4.0, 0.6)], 10_000)
+    before, after = run_stream([stream(rng, 5_000), stream(rng, 2_000, 4.0, 0.6, 12.0)], 10_000)
     assert before == Spoke()
     assert after.martingale is not None
     assert after.martingale <= 200
     assert after.adwin_p_values is not None
     assert after.adwin_scores is not None
+    assert after.adwin_roughness is not None
+    assert after.first == min(after.martingale, after.adwin_p_values, after.adwin_scores, after.adwin_roughness)
+    assert before.first is None
 
 
 def test_a_detector_that_spoke_before_may_speak_again():
