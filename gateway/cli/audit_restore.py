@@ -21,8 +21,8 @@ from gateway.cli.console import print_json
 from gateway.cli.log_store import source_at
 from gateway.cli.verify import bar, fail, read_key
 from gateway.config.document import unusable
-from ops.audit.checkpoint import open_checkpoint, parse_skey, parse_vkey
-from ops.audit.epochs import EPOCHS, epoch_at, number_of, place_of
+from ops.audit.checkpoint import VerifierKey, open_checkpoint, parse_skey, parse_vkey
+from ops.audit.epochs import epoch_at, number_of, origin_of, place_of, split_origin
 from ops.audit.errors import (
     AuditError,
     HistoriesDiffer,
@@ -32,7 +32,7 @@ from ops.audit.errors import (
     SuccessionRefused,
     WitnessError,
 )
-from ops.audit.restore import Restoration, Target, restore_log
+from ops.audit.restore import Restoration, Target, later_epoch, restore_log
 from ops.audit.succession import begin_next, go_on, seal
 from ops.audit.trust_policy import TrustPolicy, read_trust_policy
 from ops.audit.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
@@ -40,8 +40,7 @@ from ops.audit.witness_client import newest_cosigned
 
 if TYPE_CHECKING:
     import argparse
-
-    from ops.audit.checkpoint import VerifierKey
+    from collections.abc import Callable
 
 SHOWN_MAX = 20
 
@@ -53,9 +52,11 @@ def run(options: argparse.Namespace) -> int:
         first = key_of(options.vkey, policy)
         number = options.epoch or the_only_epoch(options, first)
         vkey = epoch_at(options.out, first, number).vkey
+        if options.go_on or options.next is not None:
+            demand_newest(options, policy, vkey)
         notes = [(str(file), file.read_bytes()) for file in options.seen] + ask(policy, vkey, options.timeout)
         target, known = target_of(options.target, vkey)
-        sources = [source_at(epoch_place(place, number), options) for place in options.sources]
+        sources = [source_at(place, options, number) for place in options.sources]
         log = place_of(options.out / "log", number)
         with bar(Console(stderr=True), "restoring") as advance:
             done = restore_log(sources, log, vkey, notes=notes + known, target=target, progress=advance)
@@ -70,20 +71,29 @@ def run(options: argparse.Namespace) -> int:
     return STALE if done.newer else OK
 
 
-def epoch_place(place: Path | str, number: int) -> Path | str:
-    """Return where an epoch of a log lies that is at a path or a URL."""
-    if isinstance(place, Path):
-        return place_of(place, number)
-    return place if number == 1 else f"{place.rstrip('/')}/{EPOCHS}/{number:04d}"
-
-
 def the_only_epoch(options: argparse.Namespace, vkey: VerifierKey) -> int:
     """Return 1. Raises ValueError, AuditError, OSError: there are several, and one has to be named."""
-    second = [source_at(epoch_place(place, 2), options).read("checkpoint") for place in options.sources]
+    second = [source_at(place, options, 2).read("checkpoint") for place in options.sources]
     seen = [file.read_bytes().partition(b"\n")[0].decode("utf-8", "replace") for file in options.seen]
     if any(second) or any((number_of(vkey.name, origin) or 1) > 1 for origin in seen):
         raise ValueError("the log has several epochs: restore each with --epoch N, and let only the newest go on")
     return 1
+
+
+def demand_newest(options: argparse.Namespace, policy: TrustPolicy, vkey: VerifierKey) -> None:
+    """See that nobody knows of an epoch after that of this key: only the newest may go on, or be followed.
+
+    Raises:
+        SuccessionRefused: somebody does.
+        StoreError, OSError: a source cannot be asked.
+    """
+    log, number = split_origin(vkey.name)
+    places = [source_at(place, options, number + 1) for place in options.sources]
+    seen = [(str(file), file.read_bytes()) for file in options.seen]
+    following = VerifierKey(origin_of(log, number + 1), vkey.public_key)
+    asked = ask(policy, following, options.timeout, tell=lambda _: None)  # who is silent is told of as it is restored
+    if (later := later_epoch(places, seen + asked, vkey)) is not None:
+        raise SuccessionRefused(f"{later.where} knows of {later.checkpoint.origin}: only the newest epoch goes on")
 
 
 def refused(problem: AuditError | ValueError | OSError) -> int:
@@ -113,7 +123,9 @@ def key_of(given: str | None, policy: TrustPolicy) -> VerifierKey:
     return policy.logs[0].key
 
 
-def ask(policy: TrustPolicy, vkey: VerifierKey, timeout_s: float) -> list[tuple[str, bytes]]:
+def ask(
+    policy: TrustPolicy, vkey: VerifierKey, timeout_s: float, tell: Callable[[str], object] = fail
+) -> list[tuple[str, bytes]]:
     """What the witnesses of the policy have cosigned last; one that says nothing is told of."""
     notes: list[tuple[str, bytes]] = []
     for witness in policy.witnesses.values():
@@ -121,7 +133,7 @@ def ask(policy: TrustPolicy, vkey: VerifierKey, timeout_s: float) -> list[tuple[
             try:
                 notes.append((f"witness {witness.name}", newest_cosigned(witness, vkey.name, timeout_s=timeout_s)))
             except WitnessError as problem:
-                fail(f"{problem}: it may know a larger tree")
+                tell(f"{problem}: it may know a larger tree")
     return notes
 
 

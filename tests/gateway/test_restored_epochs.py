@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from gateway.cli.main import main
 from ops.audit.checkpoint import Checkpoint
-from ops.audit.epochs import epoch_at
+from ops.audit.epochs import epoch_at, place_of
 from ops.audit.erasure import Erasures
 from ops.audit.erasure_log import follow
 from ops.audit.read import LogReader
@@ -23,6 +24,7 @@ from ops.backup.repository import Repository, read_key
 from ops.backup.restore import restore_backup
 from tests.faults.erasing import hold
 from tests.faults.recorder_process import KEY
+from tests.ops.audit.open_log import VKEY
 from tests.ops.audit.samples import small
 from tests.ops.audit.test_erasure_log import held
 from tests.ops.audit.test_verify_epochs import Series, series_of
@@ -98,3 +100,20 @@ def test_holds_of_every_epoch_in_a_backup_take_force(tmp_path):
     erasures = Erasures(back.target / "payload.db")
     assert [one.id for one in erasures.holds()] == [hold(1).id]
     erasures.close()
+
+
+@pytest.mark.parametrize("known_by", ["the source", "a checkpoint"])
+@pytest.mark.parametrize("wish", ["--go-on", "--next"])
+def test_an_epoch_does_not_go_on_when_a_later_one_is_known(log, tmp_path, capsys, known_by, wish):
+    """A recorder would begin the next one again, and its key would sign both."""
+    source, key = tmp_path / "source", tmp_path / "next.key"
+    shutil.copytree(log, source)
+    if known_by == "a checkpoint":
+        shutil.rmtree(source / "epochs")
+    assert main(["keys", "log", "example.test/next", "--out", str(key)]) == 0
+    words = ["--from", source, "--seen", place_of(log, 2) / "checkpoint", "--out", tmp_path / "out", "--vkey", VKEY]
+    wishes = [wish, *([key] if wish == "--next" else [])]
+    capsys.readouterr()
+    assert main([*map(str, ["audit", "restore", *words, "--epoch", 1, *wishes])]) == 3
+    assert "knows of example.test/log/epoch-2: only the newest epoch goes on" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
