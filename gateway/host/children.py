@@ -60,9 +60,7 @@ def recorder_child(config: Config, place: Place, log: Log) -> Child:
     )
 
 
-def worker_child(  # noqa: PLR0917  in the order of the process's own arguments
-    config_file: Path, profile: str, kept: Kept, number: int, data: str, log: Log
-) -> Child:
+def worker_child(config_file: Path, profile: str, kept: Kept, *, number: int, data: str, log: Log) -> Child:
     """Return one worker."""
     argv = ["-m", "gateway.host.worker", str(config_file), str(kept.copy), str(number), data, profile]
     return Child(f"worker-{number}", argv, log, environment=WORKER_ENVIRONMENT)

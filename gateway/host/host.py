@@ -298,7 +298,8 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None], p
         replicator = open_replicator(config)
         recorder = recorder_of(config, place, log)
         workers = [
-            worker_child(config_file, config.profile, kept, number, data, log) for number in range(config.workers)
+            worker_child(config_file, config.profile, kept, number=number, data=data, log=log)
+            for number in range(config.workers)
         ]
         host = Host(
             config, place, log, repository, kept, policy, time.time_ns(), recorder, workers, witnesses, replicator

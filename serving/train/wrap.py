@@ -98,7 +98,7 @@ def wrap(
     tensors = _tensors(model, spec.name, outputs, prediction=prediction, latent=latent, class_names=foreign.class_names)
     rows = sample.inputs[spec.name]
     parts = _split(len(rows), seed)
-    seen = _seen(model, tensors, outputs, foreign, spec, rows[parts["fit"]])
+    seen = _seen(model, tensors, outputs, foreign, spec=spec, rows=rows[parts["fit"]])
     gaussian, plane, flat = _densities(seen["latent"], rows[parts["fit"]])
     fitted = Fitted(gaussian, plane, flat, probable=_probable(seen["prediction"]))
     graph = write_energies(model, tensors, fitted, outputs)
@@ -209,11 +209,12 @@ def _split(rows: int, seed: int) -> dict[str, NDArray[np.intp]]:
     return {"fit": np.sort(fit), "calibrate": np.sort(calibrate), "measure": np.sort(rest)}
 
 
-def _seen(  # noqa: PLR0917 - a graph, and what is looked at in it
+def _seen(
     model: onnx.ModelProto,
     tensors: Tensors,
     outputs: tuple[TensorSpec, ...],
     foreign: Foreign,
+    *,
     spec: TensorSpec,
     rows: Rows,
 ) -> dict[str, Rows]:
