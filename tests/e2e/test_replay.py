@@ -42,7 +42,10 @@ def site(made_site, tmp_path_factory):
     site = copy_site(made_site, tmp_path_factory.mktemp("replay") / "site")
 
     def capture(policy) -> None:
-        policy["models"]["kiosk"]["capture"] = policy["tenants"]["plenty"]["capture"] = "all"
+        kiosk = policy["models"]["kiosk"]
+        kiosk["capture"] = policy["tenants"]["plenty"]["capture"] = "all"
+        kiosk["outputs"] = [*kiosk["outputs"], "latent"]
+        kiosk["rotate"] = ["latent"]
 
     site.change_policy(capture)
     noise = np.random.default_rng(7).random((REQUESTS, 28, 28), np.float32)
