@@ -8,8 +8,9 @@ recorder's own recovery, which reads the device, decides.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.config.document import ConfigRejected
@@ -34,20 +35,22 @@ __all__ = ["Doubt", "doubt_of"]
 DOUBTED = "doubted"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Doubt:
-    """Whether a log is in doubt: `file` says so. `compare` holds it against what is known of it elsewhere, as
-    `ops.audit.compare` does, and raises what that raises.
+    """Whether a log is in doubt: `file` says so, or we have `heard` it. `compare` holds it against what is known of it
+    elsewhere, as `ops.audit.compare` does, and raises what that raises.
     """
 
     file: Path
     compare: Callable[[], None]
     log: Log
+    heard: bool = field(default=False, init=False)
 
     def ended(self, code: int) -> None:
         """Take in how the recorder ended."""
         if code == Poisoned.exit_code:
-            with suppress(OSError):  # of a disk that fails: then whoever starts it on this disk finds it failing too
+            self.heard = True
+            with suppress(OSError):  # of a disk that fails: whoever comes after us finds it failing too
                 keep_file(self.file, b"a sync failed; the log is to be compared with its replica and its witnesses\n")
 
     def settle(self) -> None:
@@ -57,16 +60,17 @@ class Doubt:
             ForkRefused: it contradicts what is known of it; the recorder must never start on it.
             RecorderError: it cannot be compared now.
         """
-        if not self.file.exists():
+        if not self.heard and not self.file.exists():
             return
         try:
             self.compare()
         except ReplicationError as problem:
             raise ForkRefused(f"after a failed sync the log contradicts what is known of it: {problem}") from problem
-        except (AuditError, ConfigRejected, OSError) as problem:
+        except (AuditError, ConfigRejected, OSError, sqlite3.Error) as problem:
             text = f"a sync had failed, and the log cannot be compared with what is known of it: {problem}"
             raise RecorderError(text) from problem
-        self.file.unlink()
+        self.file.unlink(missing_ok=True)
+        self.heard = False
         self.log("log-compared")
 
     async def may_start(self) -> str:

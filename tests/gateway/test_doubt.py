@@ -218,6 +218,32 @@ async def test_a_recorder_whose_sync_failed_waits_for_the_store_and_goes_on_or_n
     assert launch(settings).wait_ready().stop() == 0, "by itself the recorder cannot know"
 
 
+async def test_a_doubt_that_the_disk_does_not_keep_is_held_by_who_heard_it(tmp_path):
+    away, said = ["the store"], []
+    doubt = doubt_of(tmp_path, Spoiled(directory_store(tmp_path / "store"), lambda *_: raise_if(away)), said)
+    (tmp_path / "run").write_bytes(b"")
+    doubt.ended(Poisoned.exit_code)
+    (tmp_path / "run").unlink()
+    (tmp_path / "run").mkdir()
+    assert "cannot be compared" in await doubt.may_start()
+    away.clear()
+    assert [await doubt.may_start(), await doubt.may_start(), *said] == ["", "", "log-compared"]
+
+
+async def test_a_lock_database_that_is_none_holds_the_recorder_back(log, tmp_path):
+    store = directory_store(tmp_path / "store")
+    with open_log(tmp_path / "later") as later:
+        later.append([small(number) for number in range(900)])
+        later.publish()
+        replicate(later.directory, store)
+    shutil.copytree(log.directory, tmp_path / "restored/log")
+    doubt = doubt_of(tmp_path / "restored", store, [])
+    (tmp_path / "restored/state").mkdir()
+    (tmp_path / "restored/state/lock.sqlite").write_bytes(b"no database" * 1000)
+    doubt.ended(Poisoned.exit_code)
+    assert "file is not a database" in await doubt.may_start()
+
+
 def init_apart(home: Path, store: Path) -> Config:
     """A gateway's directory whose recorder nobody keeps, with a replica in a directory."""
     init_directory(home, now=datetime.now(UTC), random_bytes=os.urandom, bundles=bundles_directory())
