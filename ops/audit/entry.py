@@ -7,7 +7,7 @@ entry is canonical exactly when decoding it and encoding it again gives the same
 """
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
@@ -28,9 +28,7 @@ _DECODE: dict[bytes, Callable[[bytes], Entry]] = {
     kind: msgspec.json.Decoder(schema).decode for kind, schema in SCHEMAS.items()
 }
 _DECODE_SUM: Callable[[bytes], Entry] = msgspec.json.Decoder(RefusalSum).decode
-_DECODE_REQUEST: Callable[[bytes], Request] = msgspec.json.Decoder(Request).decode
-_ENCODER = msgspec.json.Encoder(order="deterministic")
-_ENCODE = _ENCODER.encode
+_ENCODE = msgspec.json.Encoder(order="deterministic").encode
 
 
 def check(data: bytes) -> Entry:
@@ -62,46 +60,6 @@ def check(data: bytes) -> Entry:
     if not (time_ns.isascii() and time_ns.isdigit()) or (time_ns[0] == "0" and time_ns != "0"):
         raise EntryError("time_ns is not a decimal number")
     return entry
-
-
-def check_each(entries: Sequence[bytes]) -> list[Entry | EntryError]:
-    """`check` of each entry: the entry, or what is wrong with it. For many at a time this costs less."""
-    return [_checked(data) if each is None else each for data, each in zip(entries, _requests(entries), strict=True)]
-
-
-def _checked(data: bytes) -> Entry | EntryError:
-    try:
-        return check(data)
-    except EntryError as error:
-        return error
-
-
-def _requests(entries: Sequence[bytes]) -> Sequence[Request | None]:
-    """The requests among entries, which are nearly all of them; None where `check` has to say what it is.
-
-    They are encoded again in one go, as lines. No line has a line feed within, since canonical JSON escapes it: where
-    the bytes are the same, the lines are, each those of its own entry.
-    """
-    found = [_request(data) for data in entries]
-    requests = [each for each in found if each is not None]
-    lines = [data for data, each in zip(entries, found, strict=True) if each is not None]
-    together = b"\n".join([*lines, b""])
-    times = [each.time_ns for each in requests]
-    canonical_all = (
-        _ENCODER.encode_lines(requests) == together
-        and together.isascii()
-        and max(map(len, lines), default=0) <= ENTRY_BYTES_MAX
-        and "".join(times).isdigit()
-        and not any(time.startswith("0") for time in times)
-    )
-    return found if canonical_all else [None] * len(entries)
-
-
-def _request(data: bytes) -> Request | None:
-    try:
-        return _DECODE_REQUEST(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def parse(data: bytes) -> dict[str, Any]:

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from msgspec import UNSET
-
-from ops.audit.entry import check_each, payload_hashes
+from ops.audit.entry import check, payload_hashes
 from ops.audit.errors import EntryError, TileError
 from ops.audit.merkle import HASH_BYTES, fold, leaf_hashes
-from ops.audit.schemas import EPOCH_DROPPED, Admin, EpochClose, Gap, Genesis, Heartbeat, Recover, Request
+from ops.audit.schemas import EPOCH_DROPPED, Admin, Entry, EpochClose, Gap, Genesis, Heartbeat, Recover, Request
+from ops.audit.shapes import Shapes
 from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, split_bundle, split_pack
 from ops.audit.verify_report import FINDINGS_MAX, Finding, Severity
 
@@ -62,7 +61,7 @@ def read_tile(directory: Path, tile: Tile) -> bytes | None:
 
 def check_bundles(directory: Path, first: int, count: int, size: int, *, dropped: bool = False) -> Chunk:
     """Check the bundles [first, first + count) of a log of this size; where they were `dropped`, their leaf hashes."""
-    chunk = Chunk()
+    chunk, shapes = Chunk(), Shapes()
     for index in range(first, first + count):
         width = min(TILE_WIDTH, size - index * TILE_WIDTH)
         entries = None if dropped else _entries(directory, Tile(ENTRIES, index, width), chunk)
@@ -81,7 +80,7 @@ def check_bundles(directory: Path, first: int, count: int, size: int, *, dropped
         else:
             chunk.last_entry_leaves, chunk.last_tile_leaves = leaves, hashes
         if entries is not None:
-            _check_entries(directory, index, width, entries, chunk)
+            _check_entries(directory, Tile(ENTRIES, index, width), entries, shapes, chunk)
         chunk.records += width
     return chunk
 
@@ -117,24 +116,27 @@ def _hashes(directory: Path, tile: Tile, leaves: list[bytes] | None, chunk: Chun
     return [data[start : start + HASH_BYTES] for start in range(0, wanted, HASH_BYTES)]
 
 
-def _check_entries(directory: Path, bundle: int, width: int, entries: Sequence[bytes], chunk: Chunk) -> None:
+def _check_entries(directory: Path, tile: Tile, entries: Sequence[bytes], shapes: Shapes, chunk: Chunk) -> None:
     """Schema and canonical form of each entry, and the payloads they name."""
-    where = Tile(ENTRIES, bundle, width).path
     named: set[bytes] = set()
-    for index, checked in enumerate(check_each(entries), bundle * TILE_WIDTH):
-        if isinstance(checked, EntryError):
-            chunk.report("tampered", f"entry {index}: {checked}", where)
+    newest: Entry | None = None
+    for index, data in enumerate(entries, tile.index * TILE_WIDTH):
+        known = shapes.know(data)
+        if known and data is not entries[-1]:  # nearly all of them; the last one says what time it was
             continue
-        chunk.last_time_ns = int(checked.time_ns)
-        if isinstance(checked, Request):
-            if checked.payload is not UNSET:
-                try:
-                    named.update(payload_hashes(checked))
-                except EntryError as error:
-                    chunk.report("tampered", f"entry {index}: {error}", where)
-        elif isinstance(checked, MARKS) or (isinstance(checked, Admin) and checked.action == EPOCH_DROPPED):
-            chunk.marks.append(Mark(index, checked))
-    _check_payloads(directory, bundle, width, named, chunk)
+        try:
+            newest = checked = check(data)
+            if isinstance(checked, Request):
+                if not known:
+                    shapes.learn(data)
+                named.update(payload_hashes(checked))
+            elif isinstance(checked, MARKS) or (isinstance(checked, Admin) and checked.action == EPOCH_DROPPED):
+                chunk.marks.append(Mark(index, checked))
+        except EntryError as error:
+            chunk.report("tampered", f"entry {index}: {error}", tile.path)
+    if newest is not None:
+        chunk.last_time_ns = int(newest.time_ns)
+    _check_payloads(directory, tile.index, tile.width, named, chunk)
 
 
 def _packs(directory: Path, bundle: int, width: int) -> Iterator[tuple[str, bytes]]:

@@ -1,0 +1,120 @@
+"""Knowing a request's entry by the shape of one that was checked: what a verifier reads most, at a third of the cost.
+
+A shape is a regular expression made from a checked entry, in which values that differ from request to request stand as
+what their fields allow. What it matches, `entry.check` accepts:
+
+1. Keys, brackets, commas and closed values (a decision, a verdict, a version) are those of the checked entry, byte by
+   byte; so are the fields, their order and their nesting.
+2. A string stands as printable ASCII that JSON does not escape, of a length that its field allows; a time as a decimal
+   number.
+3. An integer stands as at most 15 digits without a leading zero, which is below 2^53; with a sign where its field has
+   one.
+
+Whether a value may differ is decided by the name of its field, from the schema; a name that stands for two kinds of
+value is left as it is. Entries with escapes, other than ASCII, or with payloads make no shape. Pure.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from msgspec import inspect
+
+from ops.audit.entry import ENTRY_BYTES_MAX
+from ops.audit.schemas import Request
+from ops.audit.schemas.fields import INTEGER_MAX
+
+__all__ = ["Shapes"]
+
+SHAPES_MAX = 16  # what has none of them was tried against so many, and is checked as it always was
+
+_VALUE = re.compile(rb'"(?P<key>[^"]+)":(?:"(?P<text>[^"]*)"|(?P<number>-?[0-9]+))(?=[,}])')
+_COUNT = rb"(?:0|[1-9][0-9]{0,14})"
+_SIGNED = rb"(?:0|-?[1-9][0-9]{0,14})"
+_TIME = rb"[1-9][0-9]{0,18}"
+
+
+def _fields(of: inspect.Type) -> Iterator[tuple[str, inspect.Type]]:
+    """The fields of a type and of all that is in it, by their names."""
+    match of:
+        case inspect.StructType():
+            for each in of.fields:
+                yield each.encode_name, each.type
+                yield from _fields(each.type)
+        case inspect.UnionType():
+            for one in of.types:
+                yield from _fields(one)
+        case inspect.ListType():
+            yield from _fields(of.item_type)
+
+
+def _allowed(name: str, of: inspect.Type) -> bytes | None:
+    """What may stand in a field, as a regular expression; None where only what stands there may."""
+    match of:
+        case inspect.StrType(pattern=None, min_length=int(least), max_length=int(most)):
+            return _TIME if name.endswith("_ns") else rb"[ !#-\[\]-~]{%d,%d}" % (least, most)
+        case inspect.IntType(ge=0, le=int(most)) if most == INTEGER_MAX:
+            return _COUNT
+        case inspect.IntType(ge=int(least), le=int(most)) if (least, most) == (-INTEGER_MAX, INTEGER_MAX):
+            return _SIGNED
+    return None
+
+
+def _values(*, text: bool) -> Mapping[bytes, bytes | None]:
+    """What may stand as text, or as a number, for each name in a request; None where it is closed or depends."""
+    allowed: dict[bytes, bytes | None] = {}
+    for name, of in _fields(inspect.type_info(Request)):
+        for kind in of.types if isinstance(of, inspect.UnionType) else (of,):
+            match kind:
+                case inspect.StrType() | inspect.LiteralType(values=(str(), *_)):
+                    is_text = True
+                case inspect.IntType() | inspect.LiteralType():
+                    is_text = False
+                case _:
+                    continue
+            found = _allowed(name, kind)
+            if text == is_text:
+                allowed[name.encode()] = found if allowed.get(name.encode(), found) == found else None
+    return allowed
+
+
+_TEXTS = _values(text=True)
+_NUMBERS = _values(text=False)
+
+
+@dataclass(slots=True)
+class Shapes:
+    """Those that were learned, the one that was met last first."""
+
+    _learned: list[re.Pattern[bytes]] = field(default_factory=list)
+
+    def know(self, data: bytes) -> bool:
+        """Whether an entry has a shape that was learned: then it is one that `entry.check` accepts."""
+        for place, shape in enumerate(self._learned):
+            if shape.fullmatch(data) is not None:
+                if place:
+                    self._learned.insert(0, self._learned.pop(place))
+                return len(data) <= ENTRY_BYTES_MAX
+        return False
+
+    def learn(self, data: bytes) -> None:
+        """Take the shape of a request's entry that `entry.check` has accepted, unless there are enough."""
+        simple = data.isascii() and b"\\" not in data and b'"payload":' not in data
+        if simple and len(self._learned) < SHAPES_MAX:
+            self._learned.append(re.compile(_pattern(data)))
+
+
+def _pattern(data: bytes) -> bytes:
+    """The expression of all entries of this one's shape. Without escapes in it, a name before a colon is a key."""
+    parts: list[bytes] = []
+    timings = data.find(b'"timings_us":')  # a map from any names to counts; no field with a sign stands behind it
+    end = 0
+    for value in _VALUE.finditer(data):
+        group = "number" if value["text"] is None else "text"
+        allowed = _TEXTS.get(value["key"]) if group == "text" else _NUMBERS.get(value["key"], _COUNT)
+        if allowed == _SIGNED and 0 <= timings < value.start():
+            allowed = _COUNT
+        if allowed is not None:
+            parts += (re.escape(data[end : value.start(group)]), allowed)
+            end = value.end(group)
+    return b"".join((*parts, re.escape(data[end:])))
