@@ -19,7 +19,7 @@ from ops.audit.checkpoint import Checkpoint
 from ops.audit.durable import make_directories, sync_directory, sync_file
 from ops.audit.entry import check, payload_hashes
 from ops.audit.errors import EntryError, ReadError, RestoreIncomplete, TileError
-from ops.audit.merkle import HASH_BYTES, fold, leaf_hash, range_root
+from ops.audit.merkle import HASH_BYTES, fold, leaf_hashes, range_root
 from ops.audit.read import LogReader, pack_paths
 from ops.audit.sources import Source, numbers, read_or_none, versions
 from ops.audit.tiles import (
@@ -157,7 +157,7 @@ class TreeFiles:
                 entries = split_bundle(data)[: tile.width]
             except TileError:
                 continue
-            if b"".join(map(leaf_hash, entries)) == leaves:
+            if b"".join(leaf_hashes(entries)) == leaves:
                 return self._with_payloads(tile, entries)
         return Found(None)
 
@@ -232,7 +232,7 @@ def _gives(hashes: bytes, parent: bytes) -> bool:
 
 def _leaf_hashes(bundle: bytes) -> bytes | None:
     try:
-        return b"".join(map(leaf_hash, split_bundle(bundle)))
+        return b"".join(leaf_hashes(split_bundle(bundle)))
     except TileError:
         return None
 

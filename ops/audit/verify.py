@@ -8,7 +8,7 @@ is a prefix. On a live log the checkpoint is read first and everything is judged
 directory is set aside: it is listed, and neither vouched for nor held against the log.
 
 Exit codes: 0 ok, 1 tampered, 2 incomplete, 3 stale, 4 usage (a key that is not this log's included). Imports only the
-pure modules (entry, schemas, merkle, checkpoint, tiles), so that this and they are all there is to audit.
+pure modules (entry, schemas, shapes, merkle, checkpoint, tiles), so that this and they are all there is to audit.
 """
 
 import os
@@ -25,7 +25,7 @@ from msgspec import UNSET
 from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint, parse_vkey
 from ops.audit.entry import check
 from ops.audit.errors import EntryError, NoteError, SignatureMissing, TileError, VerifierKeyError
-from ops.audit.merkle import leaf_hash
+from ops.audit.merkle import leaf_hashes
 from ops.audit.schemas import Admin, EpochClose, Genesis, Heartbeat
 from ops.audit.tiles import (
     ENTRIES,
@@ -264,7 +264,7 @@ def _check_extends(
     data = read_tile(directory, Tile(level, bundles, min(TILE_WIDTH, checkpoint.size - bundles * TILE_WIDTH)))
     if rest and data is not None:
         with suppress(TileError):  # reported with its bundle
-            leaves = split_hashes(data)[:rest] if dropped else [leaf_hash(each) for each in split_bundle(data)[:rest]]
+            leaves = split_hashes(data)[:rest] if dropped else leaf_hashes(split_bundle(data)[:rest])
     root = root_of(seen.size, whole.entry_roots[:bundles], leaves)
     if root is None:
         report.add("incomplete", f"the tree of size {seen.size} cannot be computed", "checkpoint")
