@@ -156,6 +156,19 @@ def test_the_verbs_deploy_show_and_prune(ray_stand, made_site, tmp_path):
     assert said[-1] == {"exit": 0}
 
 
+def test_nothing_is_removed_before_what_replaces_it_runs(ray_stand):
+    ours = load_bundle(ray_stand.bundles / "tiny/1", ray_stand.keys)
+    assert bridge_deploy(plan_for(ray_stand, "keep", ray_stand.bundles / "tiny/1", ours.digest))[-1]["exit"] == 0
+    settings = RaySettings(address=ray_stand.cluster.address, namespace="keep", cpus_per_replica=REPLICA_CPUS)
+    other = Deployable("tiny", "2", ours.digest, str(ray_stand.bundles / "tiny/2"))  # which is not there
+    said = bridge_deploy(DeployPlan(settings.address, applications(settings, [other], ray_stand.keys), prune="keep"))
+    assert said[-1]["exit"] == 1, said
+    assert "DELETED" not in {line.get("state") for line in said}
+    engine = RayEngine(ours, settings)
+    assert len(engine.infer({"image": images()[:1]})["energy"]) == 1
+    engine.close()
+
+
 def test_the_printed_file_is_a_serve_config(ray_stand, made_site, tmp_path):
     """Deployed by Serve's own command, on the same cluster, it answers as the gateway's own deployment does."""
     site = ray_site(made_site, tmp_path / "site", ray_stand.cluster, namespace="plain")
