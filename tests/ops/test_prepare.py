@@ -140,6 +140,7 @@ def test_the_object_store_gets_a_certificate_that_is_its_own_authority_once(here
     assert made["s3-grpc.key"].read_bytes() == before
 
 
+SUSPEND = b"<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>"
 EXPIRE_SOON = b"""<LifecycleConfiguration><Rule><ID>soon</ID><Status>Enabled</Status><Filter><Prefix/></Filter>\
 <Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>"""
 
@@ -176,6 +177,8 @@ def test_who_copies_the_log_to_the_store_can_neither_hide_nor_unlock_it(here):
         assert refusal("PUT", "/?lifecycle=", EXPIRE_SOON) == 403
         assert refusal("PUT", "/?object-lock=", script["RETENTION"].format(1).encode()) == 403
         assert refusal("DELETE", "/?policy=") == 403
+        assert refusal("PUT", "/?policy=", script["policy_against"]("nobody", "stockade-log")) == 403
+        assert refusal("PUT", "/?versioning=", SUSPEND) == 409, "of a bucket that locks, nobody may"
         assert refusal("DELETE", "") == 403
         with pytest.raises(StoreRefused):
             open_store(server.place("s3://another/log", **credentials)).put_new("checkpoint", b"")
