@@ -107,7 +107,7 @@ ATTACKS = (
         [(f"sum by (technique, verdict) ({NOT_PASSED} * on ({PER_SCREEN}) {TECHNIQUE})", "{{technique}} {{verdict}}")],
         "short",
         color=RED,
-        runbooks=("StockadeTechniqueBurst", "StockadeAccountsUnderAction"),
+        runbooks=("StockadeTechniqueBurst",),
     ),
     bars(
         "Refused, by reason",
@@ -134,6 +134,14 @@ ATTACKS = (
         ],
         "short",
         color=PURPLE,
+    ),
+    bars(
+        "Accounts on a step, by step",
+        "Requests in the time shown of accounts whose questions, taken together, look like an attack; in shadow too.",
+        [("sum by (step) (increase(stockade_account_actions_total{@}[$__range]))", "{{step}}")],
+        "short",
+        color=YELLOW,
+        runbooks=("StockadeAccountsUnderAction",),
     ),
 )
 

@@ -1,8 +1,8 @@
 """A real gateway under real traffic, watched by a real Prometheus with our rules: what dashboards are tried on.
 
 The traffic is a small day: shops and a batch job, of three classes; a client that sends wrong shapes; a tenant beyond
-its limits; somebody who guesses keys; somebody who tries noise and disturbed images on the model. Another model was
-answering before, and labels of its answers have come.
+its limits; somebody who guesses keys; somebody who tries noise and disturbed images on the model, and searches around
+one of them. Another model was answering before, and labels of its answers have come.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from gateway.config.config import load_config
 from gateway.feedback.rows import Draft
 from gateway.feedback.store import FILE, FeedbackStore
 from gateway.host.place import place_of
+from gateway.samples import bundles_directory
 from tests.e2e.caller import Caller, calling, images, infer_body
 from tests.e2e.running import Running, serving, until
 from tests.e2e.site import UNLIMITED, Site, make_site
@@ -42,6 +43,7 @@ from tests.serving.tiny import write
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "ops/prometheus/rules"
 JOB = "stockade"
+WATCHED = "3"  # the version of the kiosk that knows what innocent accounts ask
 
 
 @dataclass(slots=True)
@@ -95,6 +97,8 @@ def staged(directory: Path, *, scrape_s: int = 1) -> Iterator[Stage]:
     site = make_site(directory / "site", policy=callers)
     replica = {"url": (directory / "replica").as_uri(), "every": "1s"}
     site.change_config(lambda config: config["audit"].update(replication=replica, epochs={}))
+    shutil.rmtree(site.directory / "bundles/kiosk")
+    shutil.copytree(bundles_directory() / "kiosk" / WATCHED, site.directory / "bundles/kiosk" / WATCHED)
     write(labelled_sealed(), site.directory / "bundles" / LABELLED / "1")
     come_later(site)
     assert main(["audit", "retain", str(site.config)]) == 0  # what a daily timer does
@@ -112,6 +116,10 @@ def callers(policy: dict[str, Any]) -> None:
     policy["principals"]["single"]["tenant"] = "laboratory"
     policy["principals"]["costly"]["tenant"] = "forgetful"
     policy["principals"]["rated"] |= {"tenant": "laboratory", "limits": "tight"}
+    policy["models"]["kiosk"] |= {
+        "serve": WATCHED,
+        "watch": {"mode": "shadow", "steps": [{"alpha": 0.0001, "answer": "neighbour"}]},
+    }
     policy["models"][LABELLED] = {"serve": "1", "feedback": {"trusted": ["single"]}}
     policy["principals"]["single"]["feedback_keys"] = ["ab" * 32]
 
@@ -236,6 +244,7 @@ class Traffic:
                 (lambda _: 0.4, lambda: plenty.infer(infer_body(), metadata=())),
                 (burst, lambda: hasty.infer(infer_body(disturbed(rows(2), 0.25, random_rows)))),
                 (lambda t: 0.6 * burst(t), lambda: hasty.infer(infer_body(disturbed(rows(1), 0.08, random_rows)))),
+                (lambda _: 3, lambda: hasty.infer(infer_body(disturbed(images()[:1], 0.03, random_rows)))),
                 (lambda _: 0.3, lambda: plenty.infer(infer_body(rows(4)), timeout=0.0005)),
             ]
             for rate, call in plan:
