@@ -134,6 +134,12 @@ def _extraction(version: str) -> list[Experiment]:
             )
             for thief, what in thieves.items()
         ),
+        Experiment(
+            f"{where}/ways",
+            "extraction",
+            f"ways to answer that should make copies of kiosk {version} dearer, and what they cost who is honest",
+            later("extraction.ways", "ways_of", "kiosk", version),
+        ),
     ]
 
 

@@ -12,7 +12,7 @@ What the thief pays is kept in `Bill`:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -136,8 +136,3 @@ def open_defence(lab: Lab, model: Model, seed: int) -> Defence:
         Budget.from_calibration(arrays, QUERIES_PER_DAY),
         evidence.calibration.level(REFUSE_FPR_MAX),
     )
-
-
-def with_hardening(defence: Defence, rule: HardeningRule) -> Defence:
-    """Return the defence with another rule of hardening."""
-    return replace(defence, hardening=rule)
