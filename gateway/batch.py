@@ -102,7 +102,7 @@ def answer_alike(
     """
     inferred = inferred or partial(infer_alike, items, rules, gw)
     try:
-        outcomes = judge_alike(items, rules, inferred(), batch_id, gw)
+        outcomes = judge_alike(Batch(batch_id, items, rules, inferred()), gw)
     except (BackendUnavailable, BackendTimedOut) as problem:
         log_failure(gw.log, items[0].record.id, problem)
         for item in items:
@@ -126,6 +126,15 @@ def infer_alike(items: Sequence[Item], rules: ModelRules, gw: Gateway) -> Inferr
     return Inferred(inputs, starts, outputs, gw.clock_ns() - began_ns)
 
 
+class Batch(NamedTuple):
+    """Requests that were run together under the same rules, and what the model gave for them."""
+
+    id: int
+    items: Sequence[Item]
+    rules: ModelRules
+    inferred: Inferred
+
+
 class Screened(NamedTuple):
     """What the screens, the watch and the budget said of a batch. `again` are rows that get an earlier answer."""
 
@@ -144,33 +153,33 @@ class Leaving(NamedTuple):
     kept_back: KeptBack | None
 
 
-def judge_alike(
-    items: Sequence[Item], rules: ModelRules, inferred: Inferred, batch_id: int, gw: Gateway
-) -> list[Answer | errors.Refusal]:
+def judge_alike(batch: Batch, gw: Gateway) -> list[Answer | errors.Refusal]:
     """Screen the evidence, decide, harden and encode. Raises whatever went wrong."""
     began_ns = gw.clock_ns()
-    screened = screen_alike(items, rules, inferred, gw.wall_ns())
+    screened = screen_alike(batch, gw.wall_ns())
     judged_ns = gw.clock_ns()
-    leaving = harden_alike(items, rules, inferred, screened)
+    leaving = harden_alike(batch, screened)
     hardened_ns = gw.clock_ns()
-    stages = {"screen": judged_ns - began_ns, "infer": inferred.took_ns, "harden": hardened_ns - judged_ns}
-    note_batch(items, rules, inferred, screened, leaving, stages, gw)
-    note_requests(items, inferred, screened, leaving, batch_id, stages)
-    return outcomes_of(rules, inferred.starts, screened, leaving)
+    stages = {"screen": judged_ns - began_ns, "infer": batch.inferred.took_ns, "harden": hardened_ns - judged_ns}
+    note_batch(batch, screened, leaving, stages, gw)
+    note_requests(batch, screened, leaving, stages)
+    return outcomes_of(batch, screened, leaving)
 
 
-def screen_alike(items: Sequence[Item], rules: ModelRules, inferred: Inferred, now_ns: int) -> Screened:
+def screen_alike(batch: Batch, now_ns: int) -> Screened:
     """Let everything that watches look at a batch, and decide."""
+    _, items, rules, inferred = batch
     outputs, starts = inferred.outputs, inferred.starts
     watched = watch(items, rules, inferred, now_ns)
-    judgement = judge(rules, inferred.inputs, outputs, starts, inferred.rows, watched)
+    judgement = judge(rules, inferred.inputs, outputs, starts, inferred.rows, watched=watched)
     again = given_again(watched, judgement.row_actions)
-    judgement, metered = meter(items, rules, outputs, judgement, again, starts, now_ns)
+    judgement, metered = meter(items, rules, judgement, outputs=outputs, repeated=again, starts=starts, now_ns=now_ns)
     return Screened(judgement, watched, metered, again)
 
 
-def harden_alike(items: Sequence[Item], rules: ModelRules, inferred: Inferred, screened: Screened) -> Leaving:
+def harden_alike(batch: Batch, screened: Screened) -> Leaving:
     """Return the outputs as they may leave, and the replies made of them."""
+    _, items, rules, inferred = batch
     row_actions = screened.judgement.row_actions
     given = with_earlier(inferred.outputs, screened.watched, screened.again)
     allowed, kept_back = within(given, rules, inferred.rows)
@@ -181,51 +190,38 @@ def harden_alike(items: Sequence[Item], rules: ModelRules, inferred: Inferred, s
     return Leaving(outputs, encoded(items, rules, outputs), sound, kept_back)
 
 
-def note_batch(  # noqa: PLR0917  one call site, in the order in which it comes to know them
-    items: Sequence[Item],
-    rules: ModelRules,
-    inferred: Inferred,
-    screened: Screened,
-    leaving: Leaving,
-    stages: dict[str, int],
-    gw: Gateway,
-) -> None:
+def note_batch(batch: Batch, screened: Screened, leaving: Leaving, stages: dict[str, int], gw: Gateway) -> None:
     """Tell all who count, remember or compare that a batch has run."""
+    _, items, rules, inferred = batch
     outputs, judgement = inferred.outputs, screened.judgement
     rules.served.counters.ran(gw.wall_ns(), inferred.rows, stages)
     see(items, outputs, rules)
     scores = scores_of(outputs, rules.prediction)
-    gw.tally.batch(items, rules, inferred.inputs, judgement, scores, sum(stages.values()), leaving.kept_back)
+    compute_ns = sum(stages.values())
+    gw.tally.batch(items, rules, inferred.inputs, judgement, scores, compute_ns=compute_ns, kept_back=leaving.kept_back)
     if rules.mirror is not None:
         prediction = outputs[rules.mirror.prediction]
         gw.comparer.offer(Ran(rules, inferred.inputs, prediction, inferred.starts, inferred.took_ns, judgement.rows))
 
 
-def note_requests(  # noqa: PLR0917  one call site, in the order in which it comes to know them
-    items: Sequence[Item],
-    inferred: Inferred,
-    screened: Screened,
-    leaving: Leaving,
-    batch_id: int,
-    stages: dict[str, int],
-) -> None:
+def note_requests(batch: Batch, screened: Screened, leaving: Leaving, stages: dict[str, int]) -> None:
     """Write what became of each request into its record."""
+    items, inferred = batch.items, batch.inferred
     metered, kept_back, rows = screened.metered, leaving.kept_back, inferred.rows
     kept_json = [None] * len(items) if kept_back is None else kept_back.by_request(inferred.starts)
     for position, item in enumerate(items):
         record = item.record
-        record.batch(batch_id, position, len(items), rows)
+        record.batch(batch.id, position, len(items), rows)
         record.judged(screened.judgement, position)
         record.output_json = kept_json[position]
         record.budget_json = None if metered is None else metered.budget_json(position)
         record.stages(stages)
 
 
-def outcomes_of(
-    rules: ModelRules, starts: Starts, screened: Screened, leaving: Leaving
-) -> list[Answer | errors.Refusal]:
+def outcomes_of(batch: Batch, screened: Screened, leaving: Leaving) -> list[Answer | errors.Refusal]:
     """Return the answer, or the refusal, of each request."""
-    repeats = set(np.searchsorted(starts, screened.again, side="right") - 1) if screened.again else ()
+    again, starts, rules = screened.again, batch.inferred.starts, batch.rules
+    repeats = set(np.searchsorted(starts, again, side="right") - 1) if again else ()
     metered = screened.metered
     return [
         budget_spent()

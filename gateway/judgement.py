@@ -50,12 +50,13 @@ class Judgement:
     account_rows: RowsJudged = ()
 
 
-def judge(  # noqa: PLR0917  one call site, in the order in which it comes to know them
+def judge(
     rules: ModelRules,
     inputs: Mapping[str, Any],
     outputs: Mapping[str, Any],
     starts: np.ndarray[Any, Any],
     rows: int,
+    *,
     watched: Watched | None = None,
 ) -> Judgement:
     """Score, calibrate and decide a batch; `starts` holds the first row of each request."""

@@ -119,12 +119,13 @@ class Metering:
             pass  # he gets a new challenge, and is not told what was wrong with the old one
         raise errors.ProofOfWorkWanted(self.toll.ask(name, bits, now_ns, self.draw(SEED_BYTES)))
 
-    def charge(  # noqa: PLR0917  one call site, in the order in which it comes to know them
+    def charge(
         self,
         items: Sequence[Item],
         rules: BudgetRules,
         prediction: np.ndarray[Any, Any],
         p_values: np.ndarray[Any, np.dtype[np.float64]],
+        *,
         repeated: list[int],
         starts: Rows,
         now_ns: int,
@@ -210,11 +211,12 @@ def require_means(record: Record, rules: ModelRules, rows: int, now_ns: int) -> 
     metering.require_means(record, rules.budget, rows, now_ns, suspected=suspected)
 
 
-def meter(  # noqa: PLR0917  one call site, in the order in which it comes to know them
+def meter(
     items: Sequence[Item],
     rules: ModelRules,
-    outputs: Mapping[str, np.ndarray[Any, Any]],
     judgement: Judgement,
+    *,
+    outputs: Mapping[str, np.ndarray[Any, Any]],
     repeated: list[int],
     starts: Rows,
     now_ns: int,
@@ -228,7 +230,15 @@ def meter(  # noqa: PLR0917  one call site, in the order in which it comes to kn
         return judgement, None
     p_values = least_p(judgement, rules)
     try:
-        metered = metering.charge(items, rules.budget, outputs[rules.prediction], p_values, repeated, starts, now_ns)
+        metered = metering.charge(
+            items,
+            rules.budget,
+            outputs[rules.prediction],
+            p_values,
+            repeated=repeated,
+            starts=starts,
+            now_ns=now_ns,
+        )
     except DefenseError as problem:
         raise errors.ScreenUnavailable from problem
     asked = metered.row_actions()

@@ -76,13 +76,14 @@ class Tally:
         """A call has ended unanswered and its record could not be written."""
         self._metrics.audit_dropped(1)
 
-    def batch(  # noqa: PLR0917  one call site, in the order in which it comes to know them
+    def batch(
         self,
         items: Sequence[Item],
         rules: ModelRules,
         inputs: Mapping[str, np.ndarray[Any, Any]],
         judgement: Judgement,
         scores: np.ndarray[Any, Any],
+        *,
         compute_ns: int,
         kept_back: KeptBack | None = None,
     ) -> None:

@@ -112,10 +112,11 @@ def recorded_outcome(one: Recorded) -> str:
     return f"{entry.decision} {entry.reason}" if entry.reason != "OK" else entry.decision
 
 
-def otherwise(  # noqa: PLR0917  one call site
+def otherwise(
     history: History,
     books: Rulebooks,
     payloads: Payloads,
+    *,
     policy: Policy | None,
     versions: Mapping[str, str],
     progress: Callable[[int, int], None],
@@ -129,7 +130,12 @@ def otherwise(  # noqa: PLR0917  one call site
     for done, one in enumerate(chosen, 1):
         try:
             book = books.need(one.entry.policy)
-            changes.add(one, outcome_of(one, book, other or book, versions, limited.get(one.index), payloads))
+            changes.add(
+                one,
+                outcome_of(
+                    one, book, other or book, versions=versions, limited=limited.get(one.index), payloads=payloads
+                ),
+            )
         except NotReplayed as why:
             changes.unknown[str(why)] += 1
         if done % 256 == 0 or done == len(chosen):
@@ -137,10 +143,11 @@ def otherwise(  # noqa: PLR0917  one call site
     return changes
 
 
-def outcome_of(  # noqa: PLR0911, PLR0917  one call site, in the order of the steps; each may end it
+def outcome_of(  # noqa: PLR0911  in the order of the steps; each may end it
     one: Recorded,
     book: Rulebook,
     other: Rulebook,
+    *,
     versions: Mapping[str, str],
     limited: str | None,
     payloads: Payloads,
@@ -163,7 +170,7 @@ def outcome_of(  # noqa: PLR0911, PLR0917  one call site, in the order of the st
         return Outcome(limited if limited == ADMITTED else f"refuse {limited}", "limits")
     if isinstance(entry.model, UnsetType):
         return as_it_was
-    chosen = version_otherwise(one, entry.model, who, right, other, versions)
+    chosen = version_otherwise(one, entry.model, who, right, other=other, versions=versions)
     if (entry.model.name, chosen) not in other.active.models or not other.active.rights.may_use(
         who, right, entry.model.name, chosen
     ):
@@ -173,8 +180,8 @@ def outcome_of(  # noqa: PLR0911, PLR0917  one call site, in the order of the st
     return judged_otherwise(one, other.active.models[entry.model.name, chosen], book, payloads)
 
 
-def version_otherwise(  # noqa: PLR0917  one call site
-    one: Recorded, model: Model, who: Principal, right: str, other: Rulebook, versions: Mapping[str, str]
+def version_otherwise(
+    one: Recorded, model: Model, who: Principal, right: str, *, other: Rulebook, versions: Mapping[str, str]
 ) -> str:
     """Return the version that would answer."""
     if model.name in versions:

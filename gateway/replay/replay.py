@@ -96,6 +96,8 @@ def replay(
                 outputs_again(history, books, payloads, findings, advance)
         if question.policy is not None or question.versions:
             with part("comparing") as advance:
-                changes = otherwise(history, books, payloads, question.policy, question.versions or {}, advance)
+                changes = otherwise(
+                    history, books, payloads, policy=question.policy, versions=question.versions or {}, progress=advance
+                )
     first = next((one.index for one in history.records if one.chosen), 0)
     return Replayed(head, first, findings, changes, seconds)

@@ -242,7 +242,9 @@ def test_what_one_owed_before_he_was_found_to_be_of_a_group_the_group_owes():
 
     def charged(name):
         item = SimpleNamespace(record=caller(name), charge=None)
-        counting.charge([item], rules, np.ones((4, 2)), np.ones(4), [], np.zeros(1, np.intp), NOW_NS)
+        counting.charge(
+            [item], rules, np.ones((4, 2)), np.ones(4), repeated=[], starts=np.zeros(1, np.intp), now_ns=NOW_NS
+        )
         return item.charge.debt_days
 
     assert [charged(name) for name in ("ann", "bob")] == pytest.approx([0.4, 0.4])
