@@ -6,11 +6,12 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 
 from defenses.evasion.evidence import measure_evidence
 from gateway.bench.kept import Kept
@@ -20,14 +21,23 @@ from serving.bundle import Bundle, load_bundle
 from serving.catalog import find_bundles
 from serving.errors import ServingError
 from serving.experts import open_engine
+from serving.models.kiosk import KioskNet
 from serving.registry.dataset import parse_dataset
 from serving.registry.errors import NotMeasurable, RegistryError
-from serving.registry.measure import Clocks, classes_of, measure
-from serving.train.click_bench import interval
+from serving.registry.evaluation import Measure
+from serving.registry.measure import Clocks, area, classes_of, measure
+from serving.train.click_bench import compare_clicks
 from serving.train.click_loop import ClickSettings
+from serving.train.data import CLASS_NAMES, Labelled, Splits, load_fashion_mnist, split
+from serving.train.ecom import load_ecom
 from serving.train.errors import TrainingError
 from serving.train.foreign import foreign_images
-from serving.train.measure import ranking_area
+from serving.train.kiosk_few import FewSettings, few_labels
+from serving.train.kiosk_few_bench import PER_CLASS, Bench, measures
+from serving.train.kiosk_hidden import EPOCHS, hidden_areas
+from serving.train.kiosk_pretrain import FEW_STAGES
+from serving.train.kiosk_report import digest_of
+from serving.train.loop import LoopSettings
 from serving.train.movielens import load_movielens
 from serving.train.movielens_rank import rank_movielens
 from serving.train.payments_compare import compare_payments
@@ -36,12 +46,15 @@ from serving.train.payments_schema import CREDIT_DATA
 from serving.train.places import load_places
 from serving.train.regions import RegionSettings
 from serving.train.regions_bench import SparsitySettings, compare_sparsity
+from serving.train.seeds import intervals
 
 __all__ = ["measured"]
 
 QUICK_PLACES = 20_000
 QUICK_UNITS, QUICK_SMALLER = 512, 256
+QUICK_IMAGES, QUICK_STEPS, QUICK_CLASSES = 1_000, 10, 2
 UNITS_OF_EXPERT = 1_024
+FEW_WAYS = ("scattered", "supervised")
 ENERGIES = ("energy", "mahalanobis", "residual")
 
 Say = Callable[[str], None]
@@ -71,13 +84,73 @@ def _sparsity(options: argparse.Namespace, say: Say) -> dict[str, Any]:
 
 def _ranking(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     data = load_movielens(options.movielens)
+    wide = ClickSettings(directions=16, joint=0.002, patience=4, epochs=1 if options.quick else 10)
+    keep = _kept(options, wide, data.sha256)
+    found = _by_seed("ranking", options.seeds, say, keep, lambda seed: rank_movielens(data, replace(wide, seed=seed)))
+    return {"data_sha256": data.sha256} | intervals(found)
+
+
+def _clicks(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    data = load_ecom(options.clicks)
+    settings = replace(ClickSettings(), epochs=1) if options.quick else ClickSettings()
+    keep = _kept(options, settings, data.sha256)
+    found = _by_seed(
+        "clicks", options.seeds, say, keep, lambda seed: compare_clicks(data, replace(settings, seed=seed))
+    )
+    return {"data_sha256": data.sha256} | intervals(found)
+
+
+def _few(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """The kiosk from few labels, by subset of them: without a network, and a network that is taught by them alone."""
+    test, parts, sha256 = _images(options)
+    settings = FewSettings(steps=QUICK_STEPS) if options.quick else FewSettings()
+    images = torch.from_numpy(parts.train.images.copy())
+    bench = Bench(KioskNet(len(CLASS_NAMES), FEW_STAGES), images, test, settings)
+    ways = cache(partial(measures, bench, FEW_WAYS))  # what is kept needs none
+
+    def of_subset(subset: int) -> dict[str, float]:
+        labelled = few_labels(parts.train, PER_CLASS, subset)
+        return {way: measure_one(labelled, subset) for way, measure_one in ways().items()}
+
+    found = _by_seed("few", options.seeds, say, _kept(options, settings, sha256), of_subset)
+    return {"labels": PER_CLASS * len(CLASS_NAMES)} | intervals(found)
+
+
+def _hidden(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """How well each class is noticed by the energies of a kiosk that never saw it, and by other ways."""
+    test, parts, sha256 = _images(options)
+    loop = LoopSettings(epochs=1 if options.quick else EPOCHS)
+    keep = _kept(options, loop, sha256)
+    found = {}
+    for label, name in enumerate(CLASS_NAMES[: QUICK_CLASSES if options.quick else None]):
+        say(f"without {name}")
+        found[name] = keep(f"hidden-{label}", partial(hidden_areas, parts.train, parts.fit, test, label, loop))
+    return {"classes": found, "means": intervals(list(found.values()))}
+
+
+def _images(options: argparse.Namespace) -> tuple[Labelled, Splits, str]:
+    """The test images, the splits of the others, and a digest of what both are of."""
+    data = load_fashion_mnist(options.images)
+    parts, sha256 = split(data.pool, 0), digest_of([dict(data.digests), options.quick])
+    if not options.quick:
+        return data.test, parts, sha256
+    some = np.arange(QUICK_IMAGES)
+    train, fit, calibrate = (part.take(some) for part in (parts.train, parts.fit, parts.calibrate))
+    return data.test.take(some), Splits(train, fit, calibrate), sha256
+
+
+def _kept(options: argparse.Namespace, settings: object, sha256: str) -> Kept:
+    return Kept(options.keep, {"recipe": str(settings), "data": sha256, "program": version("stockade")})
+
+
+def _by_seed(
+    part: str, seeds: int, say: Say, keep: Kept, measure_one: Callable[[int], dict[str, float]]
+) -> list[dict[str, float]]:
     found = []
-    for seed in range(options.seeds):
-        say(f"seed {seed} of {options.seeds}")
-        wide = ClickSettings(seed=seed, directions=16, joint=0.002, patience=4, epochs=1 if options.quick else 10)
-        keep = Kept(options.keep, {"recipe": str(wide), "data": data.sha256, "program": version("stockade")})
-        found.append(keep(f"ranking-{seed}", partial(rank_movielens, data, wide)))
-    return {"data_sha256": data.sha256} | {name: interval([one[name] for one in found]) for name in found[0]}
+    for seed in range(seeds):
+        say(f"seed {seed} of {seeds}")
+        found.append(keep(f"{part}-{seed}", partial(measure_one, seed)))
+    return found
 
 
 def _credit(options: argparse.Namespace, say: Say) -> dict[str, Any]:
@@ -119,18 +192,19 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
     data = parse_dataset(known[1], known[0], bundle, classes_of(bundle))
     found = measure(bundle, None, data, None, Clocks(time.perf_counter, time.process_time)).metrics
     report: dict[str, Any] = {"data": known[0], "rows": len(data.labels)}
-    report |= {name: found[name].value for name in ("accuracy", "auc", "calibration_error") if name in found}
+    report |= {name: _told(found[name]) for name in ("accuracy", "auc", "calibration_error") if name in found}
     report["latency_p50_us"] = round(1000 * found["latency_p50_ms"].value, 1)
     if "evidence" in bundle.manifest["calibration_report"]:
         inputs = {name: np.asarray(array) for name, array in data.inputs.items()}
         report |= _energies(bundle, inputs)
     told = bundle.manifest["metrics"]
-    report["told"] = {
-        name: told[name]
-        for name in ("robustness", "robust_accuracy", "hidden_class", "few_labels", "terms")
-        if name in told
-    }
+    report["told"] = {name: told[name] for name in ("robustness", "terms") if name in told}
     return report
+
+
+def _told(found: Measure) -> dict[str, Any]:
+    """A measure with its 95 % interval, where it has one."""
+    return {"value": found.value} | ({"interval": [found.low, found.high]} if found.low is not None else {})
 
 
 def _energies(bundle: Bundle, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +217,7 @@ def _energies(bundle: Bundle, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if [spec.shape for spec in bundle.inputs] == [(-1, 28, 28)]:
         digits = foreign_images(np.zeros((1, 28, 28), np.uint8), 0)["digits"]
         strange = _outputs(engine, {bundle.inputs[0].name: digits.astype(np.float32) / 255})
-        report["digits_auroc"] = {name: ranking_area(own[name], strange[name]) for name in ENERGIES}
+        report["digits_auroc"] = {name: _told(area(strange[name], own[name])) for name in ENERGIES}
     engine.close()
     return report
 
@@ -160,6 +234,9 @@ def _outputs(engine: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 PARTS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
     "sparsity": _sparsity,
     "ranking": _ranking,
+    "clicks": _clicks,
+    "few": _few,
+    "hidden": _hidden,
     "credit": _credit,
     "bundles": _bundles,
 }

@@ -1,8 +1,10 @@
 """`stockade bench models`: what the models are worth, in one run, beside what is simpler.
 
-Four parts, each by itself: `sparsity` (a mixture's sparse path beside dense int8, trained here), `ranking`
-(MovieLens-100k beside Markov), `credit` (payments beside models that explain less), `bundles` (what signed models
-measure on the rows they never saw). A part whose data are not here says so, and the others are measured all the same.
+Seven parts, each by itself: `sparsity` (a mixture's sparse path beside dense int8, trained here), `ranking`
+(MovieLens-100k beside Markov), `clicks` (the shop's next event beside Markov, and user embeddings beside supervision),
+`few` (the kiosk from 600 labels), `hidden` (a class that the kiosk never saw), `credit` (payments beside models that
+explain less), `bundles` (what signed models measure on the rows they never saw). A part whose data are not here says
+so, and the others are measured all the same.
 The full run trains, which takes long; `--quick` shows that everything works, with figures to forget.
 """
 
@@ -23,7 +25,7 @@ from rich.table import Table
 
 __all__ = ["PARTS", "run"]
 
-PARTS = ("sparsity", "ranking", "credit", "bundles")
+PARTS = ("sparsity", "ranking", "clicks", "few", "hidden", "credit", "bundles")
 
 EXIT_OK, EXIT_NO, EXIT_USAGE = 0, 1, 2
 EXTRA = ("torch", "onnx", "sklearn", "rdata")
@@ -66,8 +68,7 @@ def _saying(progress: Progress, task: Any, part: str) -> Say:
 
 
 def _show(report: Mapping[str, Any], out: Console) -> None:
-    views = {"sparsity": _show_sparsity, "ranking": _show_ranking, "credit": _show_credit, "bundles": _show_bundles}
-    for name, view in views.items():
+    for name, view in VIEWS.items():
         if name in report:
             part = report[name]
             if "not_measured" in part:
@@ -85,7 +86,7 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _spread(found: Mapping[str, float], scale: float, digits: int) -> str:
+def _spread(found: Mapping[str, Any], scale: float, digits: int) -> str:
     return f"{scale * found['mean']:.{digits}f} ± {scale * found['half']:.{digits}f}"
 
 
@@ -115,6 +116,32 @@ def _show_ranking(part: Mapping[str, Any], out: Console) -> None:
     out.print(table)
 
 
+def _show_clicks(part: Mapping[str, Any], out: Console) -> None:
+    table = _table("ecom, the next event", "", "right, %", "log-loss, nats")
+    for name in ("model", "markov", "popular"):
+        table.add_row(name, _spread(part[f"{name}_accuracy"], 100, 2), _spread(part[f"{name}_log_loss"], 1, 3))
+    out.print(table)
+    ways = ("embedding", "counts", "supervised")
+    table = _table("ecom, who will buy, AUC by labelled sessions", "", *ways)
+    for labels in [name.removeprefix("embedding_") for name in part if name.startswith("embedding_")]:
+        table.add_row(labels, *(_spread(part[f"{way}_{labels}"], 1, 3) for way in ways))
+    out.print(table)
+
+
+def _show_few(part: Mapping[str, Any], out: Console) -> None:
+    table = _table(f"kiosk from {part['labels']} labels", "", "right, %")
+    table.add_row("no network: scattering, ridge regression", _spread(part["scattered"], 100, 2))
+    table.add_row("a network, the labels alone", _spread(part["supervised"], 100, 2))
+    out.print(table)
+
+
+def _show_hidden(part: Mapping[str, Any], out: Console) -> None:
+    table = _table(f"kiosk, one of {len(part['classes'])} classes hidden, AUROC", "", "mean", "least", "most")
+    for way, found in part["means"].items():
+        table.add_row(way, _spread(found, 1, 3), *(f"{end(found['values']):.3f}" for end in (min, max)))
+    out.print(table)
+
+
 def _show_credit(part: Mapping[str, Any], out: Console) -> None:
     table = _table(f"{part['table']}, {part['rounds']} rounds", "model", "AUC", "calibration error, %", "all rows")
     for name, found in part["models"].items():
@@ -139,10 +166,35 @@ def _show_bundles(part: Mapping[str, Any], out: Console) -> None:
         table.add_row(
             name,
             f"{found['rows']:,}",
-            f"{100 * found['accuracy']:.2f}",
-            f"{found['auc']:.3f}" if "auc" in found else "",
-            f"{max(found['digits_auroc'].values()):.3f}" if "digits_auroc" in found else "",
-            f"{100 * alarms['rate']:.2f} %" if alarms else "",
+            _bounded(found["accuracy"], 100, 2),
+            _bounded(found["auc"], 1, 3) if "auc" in found else "",
+            _bounded(_best(found["digits_auroc"]), 1, 3) if "digits_auroc" in found else "",
+            _bounded({"value": alarms["rate"], **alarms}, 100, 2) if alarms else "",
         )
     out.print(table)
-    out.print("AUROC: of the best energy, handwritten digits (UCI) beside products")
+    out.print("AUROC: of the best energy, handwritten digits (UCI) beside products; 95 % intervals over rows")
+    for name, found in part.items():
+        if attacked := found["told"].get("robustness", {}).get("auto_attack"):
+            right = _bounded({"value": attacked["right"], **attacked}, 100, 2)
+            out.print(f"{name}: {right} % of {attacked['rows']} right under AutoAttack, as its manifest says")
+
+
+def _best(areas: Mapping[str, Any]) -> Mapping[str, Any]:
+    best: Mapping[str, Any] = max(areas.values(), key=lambda area: area["value"])
+    return best
+
+
+def _bounded(found: Mapping[str, Any], scale: float, digits: int) -> str:
+    low, high = (f"{scale * bound:.{digits}f}" for bound in found["interval"])
+    return f"{scale * found['value']:.{digits}f} ({low}-{high})"
+
+
+VIEWS: Mapping[str, Callable[[Mapping[str, Any], Console], None]] = {
+    "sparsity": _show_sparsity,
+    "ranking": _show_ranking,
+    "clicks": _show_clicks,
+    "few": _show_few,
+    "hidden": _show_hidden,
+    "credit": _show_credit,
+    "bundles": _show_bundles,
+}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from serving.bundle import Bundle, TensorSpec
     from serving.registry.dataset import Dataset
 
-__all__ = ["LABELS_SUSPECT", "Attacker", "Clocks", "Found", "classes_of", "measure", "wilson"]
+__all__ = ["LABELS_SUSPECT", "Attacker", "Clocks", "Found", "area", "classes_of", "measure", "wilson"]
 
 BATCH = 256
 TIMED, WARM = 300, 20

@@ -36,14 +36,14 @@ from serving.train.ecom import EVENTS, FIRST_EVENT, IDS, Clicks, Ecom, load_ecom
 from serving.train.measure import ranking_area
 from serving.train.movielens import load_movielens
 from serving.train.movielens_rank import rank_movielens
+from serving.train.seeds import COUNTS, intervals
 
-__all__ = ["Labelled", "interval", "label_efficiency", "labelled_sessions", "main", "next_click", "trained"]
+__all__ = ["Labelled", "label_efficiency", "labelled_sessions", "main", "next_click", "trained"]
 
 SEEN_EVENTS = 3
 LABELS = (50, 100, 200, 400)
 PURCHASE = EVENTS.index("purchase")
 GRID = {"C": [0.0003, 0.001, 0.003, 0.01, 0.03]}  # of the regressions, by cross-validation on the labels alone
-T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}
 Rows = NDArray[np.int64]
 
 
@@ -53,12 +53,6 @@ class Labelled:
 
     ids: Rows
     labels: Rows
-
-
-def interval(values: Sequence[float]) -> dict[str, float]:
-    """Return the mean of values, one a seed, and half the width of its 95 % interval."""
-    half = T_QUANTILE[len(values)] * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "half": half}
 
 
 def trained(data: Ecom, settings: ClickSettings) -> ClickNet:
@@ -82,6 +76,12 @@ def next_click(data: Ecom, net: ClickNet, seed: int) -> dict[str, float]:
     found = {f"{name}_accuracy": float((values.argmax(1) == labels).mean()) for name, values in scores.items()}
     own = np.arange(len(labels))
     return found | {f"{name}_log_loss": float(-values[own, labels].mean()) for name, values in scores.items()}
+
+
+def compare_clicks(data: Ecom, settings: ClickSettings) -> dict[str, float]:
+    """Train one network and return what it is worth on the test rows: `next_click` and `label_efficiency`."""
+    net = trained(data, settings)
+    return next_click(data, net, settings.seed) | label_efficiency(data, net, settings.seed)
 
 
 def labelled_sessions(clicks: Clicks) -> Labelled:
@@ -164,22 +164,19 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure the clickstream recipe over seeds.")
     parser.add_argument("what", choices=["ecom", "ml-100k"])
     parser.add_argument("--data", type=Path, help="the data's file, when it shall not be looked for")
-    parser.add_argument("--seeds", type=int, choices=sorted(T_QUANTILE), default=5)
+    parser.add_argument("--seeds", type=int, choices=COUNTS, default=5)
     parser.add_argument("--epochs", type=int, default=0, help="instead of the recipe's number")
     options = parser.parse_args(words)
     found = []
     for seed in range(options.seeds):
         settings = replace(ClickSettings(seed=seed), **({"epochs": options.epochs} if options.epochs else {}))
         if options.what == "ecom":
-            data = load_ecom(options.data)
-            net = trained(data, settings)
-            found.append(next_click(data, net, seed) | label_efficiency(data, net, seed))
+            found.append(compare_clicks(load_ecom(options.data), settings))
         else:
             wide = replace(settings, directions=16, joint=0.002, patience=4)
             found.append(rank_movielens(load_movielens(options.data), wide))
         sys.stderr.write(json.dumps(found[-1]) + "\n")
-    whole = {name: interval([one[name] for one in found]) for name in found[0]}
-    sys.stdout.write(json.dumps(whole, indent=1) + "\n")
+    sys.stdout.write(json.dumps(intervals(found), indent=1) + "\n")
     return 0
 
 

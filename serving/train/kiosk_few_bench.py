@@ -32,15 +32,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from serving.models.kiosk import KioskNet
-from serving.train.click_bench import T_QUANTILE, interval
 from serving.train.data import CLASS_NAMES, Labelled, load_fashion_mnist, split
 from serving.train.kiosk_few import FewSettings, few_labels, train_few
 from serving.train.kiosk_pretrain import FEW_STAGES, PretrainSettings, pretrain
 from serving.train.kiosk_report import digest_of
 from serving.train.kiosk_scattered import ScatteredSettings, learn_components, taught
 from serving.train.loop import predict
+from serving.train.seeds import COUNTS, interval
 
-__all__ = ["Bench", "main", "measured"]
+__all__ = ["PER_CLASS", "Bench", "Measure", "main", "measures"]
 
 PER_CLASS = 60
 PROBE_STRENGTH = 0.1
@@ -50,6 +50,7 @@ ENCODED = ("probe", "fine_tuned", "taught")
 WAYS = (*ENCODED, "supervised", "taught_from_scratch", "scattered")
 
 Measure = Callable[[Labelled, int], float]
+"""Labelled rows and the number of their subset to the share of the test rows that is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +81,21 @@ def measured(bench: Bench, way: str, labelled: Labelled, seed: int) -> float:
     return float((logits.argmax(1).numpy() == bench.test.labels).mean())
 
 
-def scattered(unlabelled: Labelled, test: Labelled) -> Measure:
+def scattered(bench: Bench) -> Measure:
     """Return what measures the way without a network; its seed decides nothing."""
     settings = ScatteredSettings()
-    components = learn_components(unlabelled.images[:SCATTERED_ROWS], settings)
-    places = components(test.images)
+    components = learn_components(bench.unlabelled[:SCATTERED_ROWS].numpy(), settings)
+    places = components(bench.test.images)
 
     def measure(labelled: Labelled, _seed: int) -> float:
-        return float((taught(components, labelled, settings)(places).argmax(1) == test.labels).mean())
+        return float((taught(components, labelled, settings)(places).argmax(1) == bench.test.labels).mean())
 
     return measure
+
+
+def measures(bench: Bench, ways: Sequence[str]) -> dict[str, Measure]:
+    """Return what measures each of these ways."""
+    return {way: scattered(bench) if way == "scattered" else partial(measured, bench, way) for way in ways}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -97,7 +103,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure the kiosk with few labels, over subsets of them.")
     parser.add_argument("--data", type=Path, help="directory of the idx files (default: Debian's package)")
     parser.add_argument("--encoder", type=Path, help="checkpoint of the pretraining: resumed, and written")
-    parser.add_argument("--subsets", type=int, choices=sorted(T_QUANTILE), default=5)
+    parser.add_argument("--subsets", type=int, choices=COUNTS, default=5)
     parser.add_argument("--first", type=int, default=0, help="number of the first subset")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--steps", type=int, help="of teaching, instead of the recipe's number")
@@ -117,18 +123,14 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         label_free_loss = history[-1].loss
     settings = replace(FewSettings(), **({"steps": options.steps} if options.steps else {}))
-    test = parts.fit if options.fit else data.test
-    bench = Bench(encoder, images, test, settings)
-    ways: dict[str, Measure] = {way: partial(measured, bench, way) for way in options.ways}
-    if "scattered" in ways:
-        ways["scattered"] = scattered(parts.train, test)
+    ways = measures(Bench(encoder, images, parts.fit if options.fit else data.test, settings), options.ways)
     found: dict[str, list[float]] = {way: [] for way in ways}
     for subset in range(options.first, options.first + options.subsets):
         labelled = few_labels(parts.train, PER_CLASS, subset)
         for way, measure in ways.items():
             found[way].append(measure(labelled, subset))
             sys.stderr.write(f"subset {subset}, {way}: {found[way][-1]:.4f}\n")
-    report: dict[str, Any] = {way: {**interval(values), "subsets": values} for way, values in found.items()}
+    report: dict[str, Any] = {way: interval(values) for way, values in found.items()}
     report["label_free_loss"] = label_free_loss
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
     return 0

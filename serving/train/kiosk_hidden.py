@@ -31,7 +31,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from serving.models.kiosk import KioskNet
-from serving.train.click_bench import T_QUANTILE, interval
 from serving.train.data import CLASS_NAMES, Labelled, load_fashion_mnist, split
 from serving.train.density import fit_classes, fit_plane
 from serving.train.kiosk import PLANE_COMPONENTS
@@ -39,8 +38,9 @@ from serving.train.kiosk_module import KioskModule
 from serving.train.kiosk_report import ENERGIES
 from serving.train.loop import LoopSettings, middle_features, predict, train
 from serving.train.measure import as_input, ranking_area
+from serving.train.seeds import COUNTS, intervals
 
-__all__ = ["WAYS", "hidden_areas", "main", "without"]
+__all__ = ["EPOCHS", "WAYS", "hidden_areas", "main", "without"]
 
 Areas = dict[str, float]
 
@@ -110,7 +110,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Print the areas as JSON, each class as it is known on standard error."""
     parser = argparse.ArgumentParser(description="Measure what notices a class that training never saw.")
     parser.add_argument("--data", type=Path, help="directory of the idx files (default: Debian's package)")
-    parser.add_argument("--classes", type=int, choices=sorted(T_QUANTILE), default=10, help="hide the first so many")
+    parser.add_argument("--classes", type=int, choices=COUNTS, default=10, help="hide the first so many")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--calibrate", action="store_true", help="hold them against the calibrate split, for choosing")
     options = parser.parse_args(words)
@@ -122,8 +122,7 @@ def main(words: Sequence[str] | None = None) -> int:
     for label in range(options.classes):
         found[CLASS_NAMES[label]] = hidden_areas(parts.train, parts.fit, measuring, label, loop)
         sys.stderr.write(json.dumps({CLASS_NAMES[label]: found[CLASS_NAMES[label]]}) + "\n")
-    means = {way: interval([areas[way] for areas in found.values()]) for way in WAYS}
-    sys.stdout.write(json.dumps({"classes": found, "means": means}, indent=1) + "\n")
+    sys.stdout.write(json.dumps({"classes": found, "means": intervals(list(found.values()))}, indent=1) + "\n")
     return 0
 
 

@@ -33,10 +33,10 @@ from serving.train.payments import decide
 from serving.train.payments_data import Applications, load_applications, split
 from serving.train.payments_schema import CREDIT_DATA, SCHEMAS, Schema
 from serving.train.payments_sources import sources_of
+from serving.train.seeds import COUNTS, interval
 
 __all__ = ["compare_payments", "main"]
 
-T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}  # Student's, by number of seeds
 PERFECT_DRAWS = 200
 OURS = "additive, at most 8 terms"
 
@@ -145,9 +145,9 @@ def _error_if_perfect(bad: Floats, seed: int) -> float:
 
 
 def _summary(values: list[float]) -> dict[str, Any]:
-    mean = float(np.mean(values))
-    half = T_975[len(values)] * float(np.std(values, ddof=1)) / np.sqrt(len(values))
-    return {"mean": mean, "interval": [mean - half, mean + half], "values": values}
+    found = interval(values)
+    low, high = found["mean"] - found["half"], found["mean"] + found["half"]
+    return {"mean": found["mean"], "interval": [low, high], "values": values}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -155,7 +155,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compare the payments decision with models that explain less.")
     parser.add_argument("--table", choices=sorted(SCHEMAS), default=CREDIT_DATA.table)
     parser.add_argument("--data", type=Path, help="as of `stockade train payments`")
-    parser.add_argument("--rounds", type=int, choices=sorted(T_975), default=5)
+    parser.add_argument("--rounds", type=int, choices=COUNTS, default=5)
     parser.add_argument("--folds", action="store_true", help="as many folds, each row a test row once (default: seeds)")
     options = parser.parse_args(words)
     schema = SCHEMAS[options.table]

@@ -27,11 +27,11 @@ from serving.engine import Engine
 from serving.experts import ExpertsEngine
 from serving.inprocess import InProcessEngine
 from serving.signature import TrustedKey
-from serving.train.click_bench import interval
 from serving.train.pack import public_pem, seal, tensor_bytes
 from serving.train.places import Places, split_places
 from serving.train.regions import RegionNet, RegionSettings, train_regions
 from serving.train.regions_graph import write_dense, write_mixture
+from serving.train.seeds import interval
 
 __all__ = ["SparsitySettings", "compare_sparsity", "region_bundle"]
 
@@ -239,7 +239,7 @@ def _report(
         "seeds": settings.seeds,
         "units": settings.recipe.units,
         "experts": f"top {settings.recipe.active} of {settings.recipe.experts}",
-        "quality": {name: interval(values) | {"values": list(values)} for name, values in quality.items()},
+        "quality": {name: interval(values) for name, values in quality.items()},
         "apart_points": apart,
         **timed,
         "smallest_equal": {"model": smallest, "times_faster_than_it": round(ratio, 2), "points": EQUAL_POINTS},

@@ -136,4 +136,4 @@ def test_the_bench_prints_every_way_beside_supervision(monkeypatch, capsys, tmp_
     assert kiosk_few_bench.main(words) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {*kiosk_few_bench.WAYS, "label_free_loss"}
-    assert all(len(found[way]["subsets"]) == 2 for way in kiosk_few_bench.WAYS)
+    assert all(len(found[way]["values"]) == 2 for way in kiosk_few_bench.WAYS)

@@ -127,7 +127,7 @@ def test_the_comparison_names_everything_that_was_trained():
     assert found["quality"].keys() == models | {"nearest place"}
     assert found["quality"]["dense, 100 units"]["mean"] < found["quality"][DENSE]["mean"]
     assert found["times_faster_than_dense"][DENSE] == {"1": 1.0, "8": 1.0, "64": 1.0}
-    assert found["apart_points"][DENSE] == {"mean": 0.0, "half": 0.0}
+    assert found["apart_points"][DENSE] == {"mean": 0.0, "half": 0.0, "values": [0.0, 0.0]}
     assert max(found["paths"]["rows_apart"].values()) <= 1e-6
     assert max(found["paths"]["apart"].values()) <= PATHS_APART_MAX
     assert found["smallest_equal"]["model"] in {DENSE, "dense, 300 units", "dense, 100 units"}
