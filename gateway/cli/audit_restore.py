@@ -2,13 +2,14 @@
 
 The work is `ops.audit.restore`'s and `ops.audit.succession`'s. Below `--out` there are then `log/`, `recorder/` (the
 recorder's state, or the seal) and `log.signed` (the signer's memory), and with `--next` also `next/log/` and
-`next/recorder/` of the log that follows.
+`next/recorder/` of the log that follows. Without `--epoch` all epochs are restored, and only the newest may go on.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,11 +37,12 @@ from ops.audit.restore import Restoration, Target, later_epoch, restore_log
 from ops.audit.succession import begin_next, go_on, seal
 from ops.audit.trust_policy import TrustPolicy, read_trust_policy
 from ops.audit.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
+from ops.audit.verify_epochs import verify_epochs
 from ops.audit.witness_client import newest_cosigned
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
 SHOWN_MAX = 20
 
@@ -50,34 +52,94 @@ def run(options: argparse.Namespace) -> int:
     try:
         policy = read_trust_policy(options.policy) if options.policy else TrustPolicy()
         first = key_of(options.vkey, policy)
-        number = options.epoch or the_only_epoch(options, first)
-        vkey = epoch_at(options.out, first, number).vkey
+        numbers = [options.epoch] if options.epoch else all_epochs(options, policy, first)
+        newest = numbers[-1]
         if options.go_on or options.next is not None:
-            demand_newest(options, policy, vkey)
-        notes = [(str(file), file.read_bytes()) for file in options.seen] + ask(policy, vkey, options.timeout)
-        target, known = target_of(options.target, vkey)
-        sources = [source_at(place, options, number) for place in options.sources]
-        log = place_of(options.out / "log", number)
-        with bar(Console(stderr=True), "restoring") as advance:
-            done = restore_log(sources, log, vkey, notes=notes + known, target=target, progress=advance)
-        report = verify_log(log, [str(vkey)])
-        if report.exit_code not in {OK, INCOMPLETE if done.payloads_missing else OK}:
-            what = report.findings[0]
-            return fail(f"tampered with, although it has the root that was signed: {what.where}: {what.what}", TAMPERED)
-        goes_on = settle(options, number, done, report, vkey)
+            demand_newest(options, policy, epoch_at(options.out, first, newest).vkey)
+        found = {number: restore(options, policy, first, number, dropped=number < newest) for number in numbers}
+        reports = verified(options.out / "log", first, numbers)
+        if problem := unsound(found, reports):
+            return fail(*problem)
+        goes_on = settle(options, newest, found[newest], reports[newest], epoch_at(options.out, first, newest).vkey)
     except (AuditError, ValueError, OSError) as problem:
         return refused(problem)
-    show(options, done, report, goes_on=goes_on)
-    return STALE if done.newer else OK
+    show(options, found, reports, goes_on=goes_on)
+    return STALE if found[newest].newer else OK
 
 
-def the_only_epoch(options: argparse.Namespace, vkey: VerifierKey) -> int:
-    """Return 1. Raises ValueError, AuditError, OSError: there are several, and one has to be named."""
-    second = [source_at(place, options, 2).read("checkpoint") for place in options.sources]
+def restore(
+    options: argparse.Namespace, policy: TrustPolicy, first: VerifierKey, number: int, *, dropped: bool
+) -> Restoration:
+    """Restore one epoch, which may have been `dropped`: the epochs after it say so when all are verified.
+
+    Raises:
+        AuditError, ValueError, OSError: it could not be restored.
+    """
+    vkey = epoch_at(options.out, first, number).vkey
+    notes = [(str(file), file.read_bytes()) for file in options.seen] + ask(policy, vkey, options.timeout)
+    target, known = target_of(options.target, vkey)
+    sources = [source_at(place, options, number) for place in options.sources]
+    with bar(Console(stderr=True), f"restoring epoch {number}") as advance:
+        return restore_log(
+            sources,
+            place_of(options.out / "log", number),
+            vkey,
+            notes=notes + known,
+            target=target,
+            progress=advance,
+            dropped=dropped,
+        )
+
+
+def verified(log: Path, first: VerifierKey, numbers: Sequence[int]) -> dict[int, Report]:
+    """Verify what was restored; several epochs also as a chain."""
+    if len(numbers) > 1:
+        return verify_epochs(log, [str(first)])
+    epoch = epoch_at(log, first, numbers[0])
+    return {numbers[0]: verify_log(epoch.directory, [str(epoch.vkey)])}
+
+
+def unsound(found: Mapping[int, Restoration], reports: Mapping[int, Report]) -> tuple[str, int] | None:
+    """Say what is wrong with what was restored, and the exit code for it."""
+    for number, done in found.items():
+        if done.newer and number != max(found):
+            here = f"{done.seen.checkpoint.origin} has {done.seen.checkpoint.size:,} entries here"
+            return f"incomplete: {here}, and had {done.lost_end:,}; bring another copy and call again", INCOMPLETE
+        report = reports[number]
+        if report.exit_code == TAMPERED:
+            what = report.findings[0]
+            problem = "tampered with, although it has the root that was signed"
+            return f"{problem}: {what.where}: {what.what}", TAMPERED
+        if report.exit_code != OK and not done.payloads_missing:
+            what = report.findings[0]
+            return f"incomplete: {report.origin}: {what.where}: {what.what}", INCOMPLETE
+    return None
+
+
+def all_epochs(options: argparse.Namespace, policy: TrustPolicy, first: VerifierKey) -> list[int]:
+    """Return the epochs of a log, up to the newest that a source, a note or a witness knows.
+
+    Raises:
+        ValueError: there are several, and --target is of one.
+        AuditError, OSError: a source cannot be asked.
+    """
     seen = [file.read_bytes().partition(b"\n")[0].decode("utf-8", "replace") for file in options.seen]
-    if any(second) or any((number_of(vkey.name, origin) or 1) > 1 for origin in seen):
-        raise ValueError("the log has several epochs: restore each with --epoch N, and let only the newest go on")
-    return 1
+    newest = max([1, *filter(None, (number_of(first.name, origin) for origin in seen))])
+
+    def known(number: int) -> bool:
+        if any(source_at(place, options, number).read("checkpoint") for place in options.sources):
+            return True
+        origin = epoch_at(options.out, first, number).vkey.name
+        for witness in (each for each in policy.witnesses.values() if each.url):
+            with suppress(WitnessError):  # it is asked again about each epoch, and what it does not say is told then
+                return bool(newest_cosigned(witness, origin, timeout_s=options.timeout))
+        return False
+
+    while known(newest + 1):
+        newest += 1
+    if newest > 1 and options.target != "newest":
+        raise ValueError("the log has several epochs: name the one that --target is of with --epoch N")
+    return list(range(1, newest + 1))
 
 
 def demand_newest(options: argparse.Namespace, policy: TrustPolicy, vkey: VerifierKey) -> None:
@@ -183,8 +245,15 @@ def settle(options: argparse.Namespace, number: int, done: Restoration, report: 
     return False
 
 
-def show(options: argparse.Namespace, done: Restoration, report: Report, *, goes_on: bool) -> None:
+def show(
+    options: argparse.Namespace, found: Mapping[int, Restoration], reports: Mapping[int, Report], *, goes_on: bool
+) -> None:
     """Say what was restored, what is lost, and what may grow."""
+    done, report = found[max(found)], reports[max(found)]
+    epochs = [
+        {"epoch": number, "size": each.size, "root": each.root, "hashes_only": found[number].hashes_only}
+        for number, each in reports.items()
+    ]
     facts: dict[str, Any] = {
         "origin": report.origin,
         "size": report.size,
@@ -192,22 +261,25 @@ def show(options: argparse.Namespace, done: Restoration, report: Report, *, goes
         "checkpoint_from": done.seen.where,
         "known_size": done.lost_end,
         "known_by": sorted({each.where for each in done.newer}),
-        "payloads_missing": done.payloads_missing,
-        "files_written": done.files,
+        "payloads_missing": sum(each.payloads_missing for each in found.values()),
+        "files_written": sum(each.files for each in found.values()),
         "goes_on": goes_on,
         "next": str(options.out / "next") if options.next is not None else None,
+        "epochs": epochs,
     }
     if options.json:
         print_json(facts)
         return
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"[bold green]restored[/]: {report.size:,} records of {escape(report.origin)}, all verified")
+    for number, each in reports.items():
+        how = "whose entries were dropped: their hashes" if found[number].hashes_only else "all verified"
+        console.print(f"[bold green]restored[/]: {each.size:,} records of {escape(each.origin)}, {how}")
     console.print(f"checkpoint of {escape(done.seen.where)}, root {report.root}")
     if done.newer:
         by = escape(", ".join(facts["known_by"]))
         console.print(f"[yellow]not here[/]: entries {report.size:,} to {done.lost_end - 1:,}, which {by} know of")
-    if done.payloads_missing:
-        console.print(f"[yellow]not here[/]: {done.payloads_missing:,} payloads; the entries that name them are")
+    if missing := facts["payloads_missing"]:
+        console.print(f"[yellow]not here[/]: {missing:,} payloads; the entries that name them are")
     if goes_on:
         console.print("its origin may go on: recorder/ and log.signed belong to it")
     else:

@@ -78,6 +78,7 @@ class Restoration:
     files: int = 0
     kept: int = 0
     payloads_missing: int = 0
+    hashes_only: bool = False  # its entries were dropped
 
     @property
     def lost_end(self) -> int:
@@ -146,6 +147,7 @@ def restore_log(
     notes: Sequence[tuple[str, bytes]] = (),
     target: Target | None = None,
     progress: Progress | None = None,
+    dropped: bool = False,
 ) -> Restoration:
     """Restore a log into `out`.
 
@@ -156,6 +158,7 @@ def restore_log(
         notes: checkpoints known from elsewhere, each with where it is from: cosigned ones, those of witnesses.
         target: what has to be in it.
         progress: called with (entries done, entries in all).
+        dropped: its entries were removed, as a later epoch says: where no source has any, hashes are all there is.
 
     Raises:
         NothingToRestore: no checkpoint of this log, or none that holds the target.
@@ -181,13 +184,19 @@ def restore_log(
             problem = problem or RestoreIncomplete([f"the right edge of the tree of size {seen.checkpoint.size}"])
             continue
         done = Restoration(seen, tuple(each for each in known if each.checkpoint.size > seen.checkpoint.size))
-        work.restore(edge, progress)
+        done.hashes_only = dropped and not _has_entries(places)
+        work.restore(edge, progress, hashes_only=done.hashes_only)
         _demand_one_history(known, work, seen)
         done.files, done.kept, done.payloads_missing = work.written, work.kept, work.payloads_missing
         replace_file(out / CHECKPOINT, seen.note)
         # Durable, and checked: everything that the checkpoint names.
         return done
     raise problem or NothingToRestore("no checkpoint that is known holds what is asked for")
+
+
+def _has_entries(places: Iterable[Source]) -> bool:
+    """Whether any source has the first bundle of the log."""
+    return any(next(versions(place, Tile(ENTRIES, 0, 1)), None) is not None for place in places)
 
 
 def _demand_room(sources: Sequence[Source], out: Path, vkey: VerifierKey) -> None:

@@ -110,8 +110,8 @@ class TreeFiles:
         except (KeyError, TileError, ValueError, IndexError):
             return False
 
-    def restore(self, edge: dict[str, bytes], progress: Progress | None) -> None:
-        """Have every file of the tree in the target. Raises RestoreIncomplete, StoreError."""
+    def restore(self, edge: dict[str, bytes], progress: Progress | None, *, hashes_only: bool = False) -> None:
+        """Have every file of the tree in the target, or all but its entries. Raises RestoreIncomplete, StoreError."""
         for path, data in edge.items():
             self._put(path, data)
         with ThreadPoolExecutor(READERS, thread_name_prefix="restore") as pool:
@@ -119,7 +119,8 @@ class TreeFiles:
                 for (tile, _), hashes in ahead(pool, self._hashes, self._below(level)):
                     self._put_found(tile.path, hashes)
             self._demand_all()
-            for tile, found in ahead(pool, self._entries, tiles_between(ENTRIES, 0, self.checkpoint.size)):
+            bundles: Iterable[Tile] = () if hashes_only else tiles_between(ENTRIES, 0, self.checkpoint.size)
+            for tile, found in ahead(pool, self._entries, bundles):
                 self._put_found(tile.path, found.bundle)
                 self._put_pack(tile, found)
                 if progress is not None:

@@ -221,13 +221,14 @@ def _check_ends(checkpoint: Checkpoint, whole: Chunk, report: Report) -> None:
             else:
                 report.close = entry
         elif isinstance(entry, Admin):
-            report.dropped += epochs_named(entry)
+            report.dropped |= epoch_named(entry)
 
 
-def epochs_named(entry: Admin) -> list[int]:
-    """The number of the epoch that an entry says is dropped."""
-    number = "" if entry.detail is UNSET else entry.detail.get("epoch", "")
-    return [int(number)] if number.isascii() and number.isdigit() else []
+def epoch_named(entry: Admin) -> dict[int, str]:
+    """The number of the epoch that an entry says is dropped, with its root, which is empty where it does not say it."""
+    detail = {} if entry.detail is UNSET or entry.outcome != "done" else entry.detail
+    number = detail.get("epoch", "")
+    return {int(number): detail.get("root", "")} if number.isascii() and number.isdigit() else {}
 
 
 def _check_silence(before: Heartbeat, after: Heartbeat, where: str, report: Report) -> None:

@@ -4,7 +4,7 @@ Rules, beside those of `verify`: every epoch but the newest ends with an entry t
 the next; the genesis entry of each holds the last checkpoint of the one before, which is the one that lies there; none
 is missing between the first and the newest; a remembered checkpoint belongs to an epoch that is there. An epoch whose
 entries are gone is judged by its hashes when a later one says that it was dropped, and is incomplete otherwise: epochs
-are dropped oldest first, so what says so of one says it of all before it.
+are dropped oldest first, so what says so of one says it of all before it. It still has the root that was said then.
 
 Part of `verify` and under its rules.
 """
@@ -45,7 +45,7 @@ def verify_epochs(
     numbers = _numbers(directory, vkeys)
     newest, seen = numbers[-1], _epoch_of(remembered, vkeys)
     reports: dict[int, Report] = {}
-    dropped = 0  # the last epoch that a later one says was dropped
+    roots: dict[int, str] = {}  # of the epochs that a later one says were dropped
     for number in reversed(numbers):
         place = place_of(directory, number)
         if number != newest and not place.is_dir():
@@ -59,12 +59,14 @@ def verify_epochs(
             stale_after_s=stale_after_s,
             remembered=remembered if seen == number or (seen is None and number == newest) else None,
             processes=processes,
-            dropped=number <= dropped and not (place / "tile" / "entries").exists(),
+            dropped=number <= max(roots, default=0) and not (place / "tile" / "entries").exists(),
         )
-        dropped = max([dropped, *(each for each in report.dropped if each < number)])
+        roots |= {each: root for each, root in report.dropped.items() if 0 < each < number}
     reports = {number: reports[number] for number in numbers}
     for before, after in pairwise(numbers):
-        _check_link(reports[before], reports[after], entries_gone=before <= dropped)
+        _check_link(reports[before], reports[after], entries_gone=before <= max(roots, default=0))
+    for number, root in roots.items():
+        _check_dropped(reports[number], root)
     _check_end(directory, reports[newest], newest, seen)
     return reports
 
@@ -135,6 +137,12 @@ def _check_link(before: Report, after: Report, *, entries_gone: bool) -> None:
             after.add("tampered", f"{before_says}, not {after.origin}", "checkpoint")
     elif before.root and not entries_gone and not before.severities & {"tampered", "incomplete"}:
         after.add("tampered", f"{before.origin} was not closed, and {after.origin} follows it", "checkpoint")
+
+
+def _check_dropped(report: Report, root: str) -> None:
+    """An epoch is still the one that was dropped; its genesis entry, which would say what it follows, is gone."""
+    if root and report.root and report.root != root:
+        report.add("tampered", f"it was dropped with the root {root}, and has another one now", "checkpoint")
 
 
 def _previous(report: Report) -> Checkpoint | None:

@@ -37,7 +37,7 @@ class Report:
     last_time_ns: int = 0
     genesis: Genesis | None = None
     close: EpochClose | None = None  # the last entry, where it closes the epoch
-    dropped: list[int] = field(default_factory=list)  # epochs of which it says that their entries were removed
+    dropped: dict[int, str] = field(default_factory=dict)  # epochs whose entries it says were removed, with their roots
     seconds: float = 0.0
     usage: bool = False
 

@@ -41,6 +41,7 @@ from tests.ops.audit.open_log import VKEY
 from tests.ops.audit.samples import small
 from tests.ops.audit.stores import Spoiled, directory_store
 from tests.ops.audit.test_cosign import watching
+from tests.ops.audit.test_retention import said_of
 from tests.ops.audit.test_verify_epochs import Series, series_of
 
 NOW = 1_800_000_000_000_000_000
@@ -116,10 +117,44 @@ def place(log: Path, number: int):
     return epoch.directory, epoch.vkey
 
 
-def test_a_restoration_asks_which_epoch_and_only_the_newest_goes_on(log, tmp_path, capsys):
+def test_a_restoration_has_every_epoch_and_the_newest_goes_on(log, tmp_path, capsys):
+    words = ["audit", "restore", "--from", log, "--out", tmp_path / "out", "--vkey", VKEY, "--go-on"]
+    code, said = run(capsys, *words)
+    assert (code, said["origin"], said["goes_on"]) == (0, "example.test/log/epoch-3", True)
+    assert [(each["epoch"], each["hashes_only"]) for each in said["epochs"]] == [(n, False) for n in (1, 2, 3)]
+    assert codes(tmp_path / "out" / "log") == [0, 0, 0]
+    assert not (tmp_path / "out/recorder/sealed").exists()
+    assert (tmp_path / "out/recorder/epochs/0003/segments/000000000001.seg").exists()
+    assert main([*map(str, words), "--target", "1"]) == 4
+    assert "--epoch N" in capsys.readouterr().err
+
+
+def test_a_restoration_from_what_is_left_after_epochs_were_dropped(log, tmp_path, capsys):
+    """Their hashes come back, if the log says that they were dropped."""
+    epochs = survey(log, KEY.verifier)
+    for kept in epochs[:2]:
+        drop(kept)
+    words = ["audit", "restore", "--out", tmp_path / "out", "--vkey", VKEY, "--from", log]
+    assert main([*map(str, words)]) == 2
+    assert "the entry bundle is missing" in capsys.readouterr().err, "no entry says that they were dropped"
+    series = Series(tmp_path / "home")
+    series.append(said_of(epochs[1]))
+    series.close()
+    code, said = run(capsys, *words)
+    assert (code, [each["hashes_only"] for each in said["epochs"]]) == (0, [True, True, False])
+    assert codes(tmp_path / "out/log") == [0, 0, 0]
+
+
+def test_an_epoch_that_only_a_note_knows_of_is_not_forgotten(log, tmp_path, capsys):
+    (tmp_path / "seen").write_bytes((place_of(log, 3) / "checkpoint").read_bytes())
+    shutil.rmtree(place_of(log, 3))
+    words = ["audit", "restore", "--from", log, "--out", tmp_path / "out", "--vkey", VKEY, "--seen", tmp_path / "seen"]
+    assert main([*map(str, words)]) == 2
+    assert "no source has the right edge of the tree" in capsys.readouterr().err
+
+
+def test_epochs_are_restored_one_by_one_and_only_the_newest_goes_on(log, tmp_path, capsys):
     words = ["audit", "restore", "--from", log, "--out", tmp_path / "out", "--vkey", VKEY]
-    assert main([*map(str, words)]) == 4
-    assert "restore each with --epoch N" in capsys.readouterr().err
     for number in (1, 2):
         assert run(capsys, *words, "--epoch", number)[0] == 0
     code, said = run(capsys, *words, "--epoch", 3, "--go-on")
