@@ -2,8 +2,9 @@
 
 Two gateways serve the same version of the kiosk's model: one with every screen, the watch and the budget at work, one
 with authentication, limits and the log alone. Each question is another image, since a watch is cheap about what was
-asked before. The time of the screens is what each record says of itself (its `screen` and `harden` stages), one request
-at a time; the throughput is that of many at once. Rounds alternate; medians are reported.
+asked before. The time of the screens is what each record says of itself (its `screen` and `harden` stages): one request
+at a time, and of many at once a request's share of its batch; the throughput is that of many at once. Rounds alternate;
+medians are reported.
 """
 
 from __future__ import annotations
@@ -69,11 +70,14 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One gateway, once: requests a second of many at once, and microseconds of each request alone."""
+    """One gateway, once: requests a second of many at once, and microseconds of each request: of those alone in all and
+    for the screens, of those in batches their share of the screens.
+    """
 
     rps: float
     total_us: list[float]
     screen_us: list[float]
+    shared_us: list[float]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -126,11 +130,11 @@ def measured(directory: Path, options: argparse.Namespace, setting: str, bodies:
     with running(launch, bodies[0]):
         target = f"127.0.0.1:{launch.endpoint.port}"
         _, took_us = asyncio.run(load(target, launch.endpoint.headers, bodies[1 : 1 + ALONE], 1))
-        screen_us = stages(directory / "gateway" / "stockade.yaml")[-ALONE:]
-        elapsed_s, _ = asyncio.run(
-            load(target, launch.endpoint.headers, bodies[1 + ALONE : 1 + ALONE + TOGETHER], IN_FLIGHT)
-        )
-    return Round(len(bodies[1 + ALONE : 1 + ALONE + TOGETHER]) / elapsed_s, took_us, screen_us)
+        screen_us = stages(directory / "gateway" / "stockade.yaml", ALONE)
+        together = bodies[1 + ALONE : 1 + ALONE + TOGETHER]
+        elapsed_s, _ = asyncio.run(load(target, launch.endpoint.headers, together, IN_FLIGHT))
+        shared_us = stages(directory / "gateway" / "stockade.yaml", ALONE + len(together))[-len(together) :]
+    return Round(len(together) / elapsed_s, took_us, screen_us[-ALONE:], shared_us)
 
 
 async def load(
@@ -153,18 +157,22 @@ async def load(
         return time.perf_counter() - began_s, took_us
 
 
-def stages(file: Path) -> list[float]:
-    """Return the microseconds of screening and hardening of each request served, as the public log has them."""
+def stages(file: Path, served: int) -> list[float]:
+    """Return the microseconds of screening and hardening of each request served, at least so many, as the public log
+    has them: of a batch those of all its rows by their number.
+    """
     config = load_config(file)
     vkey = parse_vkey(config.audit.vkey.read_text().strip())
     give_up_s = time.monotonic() + PUBLISHED_TIMEOUT_S
     found: list[float] = []
-    while len(found) < ALONE and time.monotonic() < give_up_s:
+    while len(found) < served and time.monotonic() < give_up_s:
         time.sleep(0.5)
         reader = LogReader.open(config.audit.directory, vkey)
         entries = (json.loads(entry) for entry in reader.entries(0, reader.checkpoint.size))
-        timings = [entry["timings_us"] for entry in entries if entry.get("kind") == "served" and "rows" in entry]
-        found = [each["screen"] + each["harden"] for each in timings]
+        done = [entry for entry in entries if entry.get("kind") == "served" and "rows" in entry]
+        found = [
+            (entry["timings_us"]["screen"] + entry["timings_us"]["harden"]) / entry["batch"]["rows"] for entry in done
+        ]
     return found
 
 
@@ -177,6 +185,8 @@ def summary(rounds: Mapping[str, Sequence[Round]]) -> dict[str, Any]:
             "p50_ms": statistics.median(float(np.quantile(each.total_us, 0.5)) for each in found) / 1000,
             "screen_p50_us": statistics.median(float(np.quantile(each.screen_us, 0.5)) for each in found),
             "screen_p99_us": statistics.median(float(np.quantile(each.screen_us, 0.99)) for each in found),
+            "shared_p50_us": statistics.median(float(np.quantile(each.shared_us, 0.5)) for each in found),
+            "shared_p99_us": statistics.median(float(np.quantile(each.shared_us, 0.99)) for each in found),
         }
     report["kept"] = report["with"]["rps"] / report["without"]["rps"]
     return report
@@ -185,7 +195,7 @@ def summary(rounds: Mapping[str, Sequence[Round]]) -> dict[str, Any]:
 def show(report: Mapping[str, Any], out: Console) -> None:
     """Print the report as a table."""
     table = Table(title=f"All screens, kiosk, medians of {report['rounds']} rounds")
-    for name in ("", f"requests/s at {IN_FLIGHT}", "p50 alone", "screens p50", "screens p99"):
+    for name in ("", f"requests/s at {IN_FLIGHT}", "p50 alone", "screens alone p50", "p99", "in batches p50", "p99"):
         table.add_column(name, justify="right" if name else "left")
     for name in SETTINGS:
         one = report[name]
@@ -195,6 +205,8 @@ def show(report: Mapping[str, Any], out: Console) -> None:
             f"{one['p50_ms']:.2f} ms",
             f"{one['screen_p50_us']:.0f} us",
             f"{one['screen_p99_us']:.0f} us",
+            f"{one['shared_p50_us']:.0f} us",
+            f"{one['shared_p99_us']:.0f} us",
         )
     out.print(table)
     out.print(f"throughput kept: {report['kept']:.2f}")
