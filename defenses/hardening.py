@@ -53,14 +53,16 @@ def harden(probabilities: NDArray[Any], rule: HardeningRule) -> NDArray[Any]:
     if probabilities.ndim != 2 or probabilities.shape[1] == 0 or probabilities.dtype not in (np.float32, np.float64):
         raise EvidenceInvalid("probabilities", f"{probabilities.dtype}{probabilities.shape}: (rows, classes) wanted")
     values = probabilities.astype(np.float64)
-    largest = values.max(axis=1)
-    valid = (values.min(axis=1) >= 0) & (largest > 0) & (largest < np.inf)  # False for NaN, which both pass on
+    order = (-values).argsort(axis=1, kind="stable")  # the first column is argmax, NaN the last
+    rows = np.arange(len(values))[:, None]
+    descending = values[rows, order]
+    largest = descending[:, 0]
+    valid = (descending[:, -1] >= 0) & (largest > 0) & (largest < np.inf)
     sound = bool(valid.all())
     if not sound:
-        values[~valid] = 1.0  # any distribution will do: these rows are overwritten below
-    rows = np.arange(len(values))[:, None]
-    order = (-values).argsort(axis=1, kind="stable")[:, : rule.top_k]  # the first column is argmax
-    units = _to_units(_flatten(values[rows, order], rule.temperature), 10**rule.decimals)
+        descending[~valid] = 1.0  # any distribution will do: these rows are overwritten below
+    order = order[:, : rule.top_k]
+    units = _to_units(_flatten(descending[:, : rule.top_k], rule.temperature), 10**rule.decimals)
     _part_ties(units, order)
     hardened = np.zeros_like(probabilities)
     hardened[rows, order] = units / 10**rule.decimals

@@ -310,8 +310,9 @@ def finite_requests(outputs: Mapping[str, Any], prediction: str | None, starts: 
     Without a prediction all its outputs have to be.
     """
     looked_at = outputs.values() if prediction is None else [outputs[prediction]]
-    finite = np.ones(len(next(iter(outputs.values()))), np.bool_)
-    for values in looked_at:
-        if values.dtype.kind == "f":
-            finite &= np.isfinite(values).reshape(len(values), -1).all(axis=1)
-    return [True] * len(starts) if finite.all() else np.logical_and.reduceat(finite, starts).tolist()
+    finite = [np.isfinite(values) for values in looked_at if values.dtype.kind == "f"]
+    if all(each.all() for each in finite):
+        return [True] * len(starts)
+    rows = np.logical_and.reduce([each.reshape(len(each), -1).all(axis=1) for each in finite])
+    sound: list[bool] = np.logical_and.reduceat(rows, starts).tolist()
+    return sound

@@ -7,6 +7,7 @@ the whole batch: a screen that cannot judge fails closed.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,8 +126,7 @@ def trace(
     columns = []
     for view in verdicts:
         digest, technique = screens[view.name]
-        head = f'{{"digest":"{digest}","mode":"{view.mode.value}","name":{quoted(view.name)},"p_micro":'
-        tail = f',"technique":{quoted(technique)},"threshold_micro":'
+        head, tail = fragments(view.name, view.mode.value, digest, technique)
         columns.append(
             [
                 f'{head}{p},"score_micro":{score}{tail}{threshold},"verdict":"{VERDICTS[verdict]}"}}'
@@ -140,3 +140,10 @@ def trace(
             ]
         )
     return ["[" + ",".join(parts) + "]" for parts in zip(*columns, strict=True)]
+
+
+@lru_cache(maxsize=256)
+def fragments(name: str, mode: str, digest: str, technique: str) -> tuple[str, str]:
+    """Return what stands before and behind the score in the record, the same for all requests."""
+    head = f'{{"digest":"{digest}","mode":"{mode}","name":{quoted(name)},"p_micro":'
+    return head, f',"technique":{quoted(technique)},"threshold_micro":'

@@ -121,9 +121,11 @@ class Watched:
         """Return each screen's view of each request, from its worst row, for the record."""
         names = self.seen.p_values
         threshold = np.full(self.starts.size, round(self.rules.flag_alpha * 1_000_000), np.int64)
-        p = np.minimum.reduceat(list(names.values()), self.starts, axis=1)
-        scores = np.maximum.reduceat([self.seen.scores[name] for name in names], self.starts, axis=1)
-        columns = zip(names, (p <= self.rules.flag_alpha).astype(np.uint8), micro(p), micro(scores), strict=True)
+        p = np.array(list(names.values()))
+        scores = np.array([self.seen.scores[name] for name in names])
+        if self.starts.size < p.shape[1]:
+            p, scores = np.minimum.reduceat(p, self.starts, axis=1), np.maximum.reduceat(scores, self.starts, axis=1)
+        columns = zip(names, (p <= self.rules.flag_alpha).view(np.uint8), micro(p), micro(scores), strict=True)
         return [
             RequestVerdicts(name, self.rules.mode, flagged, p_micro, score_micro, threshold)
             for name, flagged, p_micro, score_micro in columns
@@ -131,13 +133,15 @@ class Watched:
 
     def on_steps(self) -> dict[str, int]:
         """Return how many of the requests came from accounts that stand on a step, by the step's name."""
+        if not self.standing.any():
+            return {}
         counts = np.bincount(self.standing, minlength=len(STEP_NAMES)).tolist()
         return {name: counts[action] for action, name in STEP_NAMES.items() if action and counts[action]}
 
     def rows(self) -> list[tuple[str, Actions, np.ndarray[Any, np.dtype[np.float64]]]]:
         """Return each screen's name, its verdict on each row and its p-value of each row, for the metrics."""
         return [
-            (name, (p_values <= self.rules.flag_alpha).astype(np.uint8), p_values)
+            (name, (p_values <= self.rules.flag_alpha).view(np.uint8), p_values)
             for name, p_values in self.seen.p_values.items()
         ]
 
@@ -147,7 +151,7 @@ class Watched:
             f'{{"evidence_milli":{milli},"mode":"{self.rules.mode.value}","repeats":{repeats},'
             f'"step":"{STEP_NAMES[Action(step)]}"}}'
             for milli, repeats, step in zip(
-                np.rint(np.clip(self.evidence, -1e6, 1e6) * 1000).astype(np.int64).tolist(),
+                np.rint(np.minimum(np.maximum(self.evidence, -1e6), 1e6) * 1000).astype(np.int64).tolist(),
                 self.repeats(),
                 self.standing.tolist(),
                 strict=True,

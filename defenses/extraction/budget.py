@@ -162,7 +162,8 @@ class Prices:
             raise EvidenceInvalid("p_values", f"{p_values.shape} for {len(prediction)} rows")
         at_most = self.places.searchsorted(2.0 * winners + margins_of(prediction), side="right") - self.starts[winners]
         near = (at_most + 1) / (self.counts[winners] + 1)
-        return np.asarray(e_value(np.array([p_values, near])).sum(axis=0) / 2)
+        foreign, near = e_value(np.array([p_values, near]))
+        return np.asarray((foreign + near) / 2)
 
 
 @dataclass(frozen=True, slots=True)
