@@ -138,7 +138,7 @@ class Metering:
         novelty = np.ones(len(prediction))
         novelty[repeated] = 0.0
         costs = self.prices.cost(prediction, p_values, novelty=novelty).tolist()
-        ends = np.append(starts[1:], len(costs)).tolist()
+        ends = [*starts[1:].tolist(), len(costs)]
         charges = []
         with self._lock:
             for item, first, end in zip(items, starts.tolist(), ends, strict=True):
@@ -241,6 +241,8 @@ def meter(
         )
     except DefenseError as problem:
         raise errors.ScreenUnavailable from problem
+    if metered.mode != Mode.ENFORCE:
+        return judgement, metered
     asked = metered.row_actions()
     row_actions = np.maximum(judgement.row_actions, asked)
     actions = np.maximum(judgement.actions, np.maximum.reduceat(asked, starts)).tolist()
