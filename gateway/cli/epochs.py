@@ -17,6 +17,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,9 @@ from ops.audit.checkpoint import open_checkpoint, parse_vkey
 from ops.audit.client import AuditClient, Receipt
 from ops.audit.entry import VERSION, canonical
 from ops.audit.erasure import Erasures
+from ops.audit.erasure_log import follow
 from ops.audit.errors import AuditError, NoteError, ReadError
+from ops.audit.read_epochs import open_following
 from ops.audit.retention import drop, is_due, survey, tenants_in
 from ops.audit.schemas import EPOCH_DROPPED
 from ops.audit.trust_policy import read_trust_policy
@@ -193,15 +196,23 @@ def tell(kept: Kept, options: argparse.Namespace) -> None:
 
 
 def holds_on(kept: Kept, config: Config) -> list[Hold]:
-    """Return the holds on tenants that an epoch has entries of."""
+    """Return the holds on tenants that an epoch has entries of, also those placed while it was searched."""
+    found, searched = set[str](), set[str]()
     with closing(Erasures(config.audit.key_database)) as erasures:
         holds = erasures.holds()
-    found = tenants_in(kept, {hold.tenant for hold in holds})
+        while fresh := {hold.tenant for hold in holds} - searched:
+            found |= tenants_in(kept, fresh)
+            searched |= fresh
+            holds = erasures.holds()
     return [hold for hold in holds if hold.tenant in found]
 
 
 def held(kept: Kept, config: Config) -> str:
-    """Say which holds keep an epoch."""
+    """Say which holds keep an epoch: those of the log too, whose key database may be older."""
+    vkey = parse_vkey(config.audit.vkey.read_text().strip())
+    with closing(Erasures(config.audit.key_database)) as erasures:
+        while follow(erasures, partial(open_following, config.audit.directory, vkey)).more:
+            pass
     return ", ".join(f"a hold on {hold.tenant} ({hold.matter})" for hold in holds_on(kept, config))
 
 
@@ -230,8 +241,8 @@ def unwitnessed(kept: Kept, config: Config) -> str:
     )
 
 
-KEEPERS = {"hold": held, "replica": uncopied, "quorum": unwitnessed}
-"""What may keep an epoch that is due: each says why, or nothing."""
+KEEPERS = {"replica": uncopied, "quorum": unwitnessed, "hold": held}
+"""What may keep an epoch that is due: each says why, or nothing. Holds come last: one may be placed at any time."""
 
 
 def note_of(kept: Kept) -> bytes:

@@ -1,5 +1,6 @@
 """`stockade audit retain` beside a real recorder: what keeps an epoch, and what the log says of one that is dropped."""
 
+import asyncio
 import json
 import shutil
 from contextlib import closing
@@ -9,18 +10,25 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.cli import epochs
 from gateway.cli.main import main
 from gateway.config.config import load_config
 from gateway.host.cosigning import kept_cosigned
 from gateway.host.place import place_of
 from gateway.host.recorder import recorder_settings
 from ops.audit.checkpoint import parse_skey
+from ops.audit.client import AuditClient
+from ops.audit.epochs import Epoch, epochs_of
 from ops.audit.erasure import Erasures
 from ops.audit.erasure_rows import Hold
+from ops.audit.read import LogReader
+from ops.audit.retention import tenants_in
 from ops.metrics import RetentionMetrics, expose
 from tests.e2e.site import copy_site
 from tests.faults.recorder_process import launch, launched
+from tests.gateway.rig import until
 from tests.ops.audit.samples import request, small
+from tests.ops.audit.test_erasure_log import held
 from tests.ops.audit.test_verify_epochs import Series
 
 BEGAN_NS = 1_700_000_000_000_000_000  # November 2023
@@ -87,6 +95,41 @@ def test_an_epoch_is_dropped_when_nothing_keeps_it(site, capsys):
     first, second = listed(site, capsys, "--config", str(site.config))
     assert (first["state"], first["from"], second["origin"]) == ("dropped", "", f"{first['origin']}/epoch-2")
     assert (first["entries"], first["holds"]) == ("gone", [])
+
+
+@pytest.mark.timeout(120)
+def test_a_hold_that_is_placed_while_an_epoch_is_searched_keeps_it(site, capsys, monkeypatch):
+    erasures = Erasures(load_config(site.config).audit.key_database)
+    erasures.place(replace(HOLD, tenant="somebody-else"))
+
+    def search(kept, tenants):
+        found = tenants_in(kept, tenants)
+        erasures.place(replace(HOLD, id="c" * 32))
+        return found
+
+    monkeypatch.setattr(epochs, "tenants_in", search)
+    assert main(["audit", "retain", str(site.config)]) == 2
+    assert "a hold on store-7 (case 7)" in capsys.readouterr().err
+    erasures.close()
+
+
+@pytest.mark.timeout(120)
+async def test_a_hold_that_the_log_alone_knows_keeps_an_epoch(site, capsys):
+    """The key database came from a backup, and nobody has read the log since."""
+    config = load_config(site.config)
+    client = AuditClient(place_of(config).socket, backlog_bytes_max=1 << 20, append_timeout_ms=30_000)
+    await client.connect()
+    client.append([held(1)], lambda _: None)
+    await client.close()
+    vkey = parse_skey(config.audit.signing_key.read_text().strip()).verifier
+    await until(lambda: any(held(1) in entries for entries in map(all_of, epochs_of(site.log, vkey))))
+    assert await asyncio.to_thread(main, ["audit", "retain", str(site.config)]) == 2
+    assert "a hold on store-7 (case 7)" in capsys.readouterr().err
+
+
+def all_of(epoch: Epoch) -> list[bytes]:
+    reader = LogReader.open(epoch.directory, epoch.vkey)
+    return reader.entries(0, reader.checkpoint.size)
 
 
 @pytest.mark.timeout(120)
