@@ -205,14 +205,17 @@ def in_order(members: Mapping[int, Recorded]) -> list[Recorded]:
 
 def together(batch: list[Recorded], payloads: Payloads) -> Iterator[tuple[list[Recorded], bool]]:
     """Yield what is run as one, and whether that is the batch as it was: else each request is run alone."""
+    ran, model = batch[0].entry.batch, batch[0].entry.model
+    assert not isinstance(ran, UnsetType), "it is of a batch"
     try:
-        whole = len(batch) == batch[0].entry.batch.size  # type: ignore[union-attr]
+        whole = len(batch) == ran.size
         for one in batch:
             payloads.read(one, "request")
     except NotReplayed:
         whole = False
     if whole:
-        yield batch, batch[0].entry.model.engine == REFERENCE  # type: ignore[union-attr]
+        assert not isinstance(model, UnsetType), "a model ran it"
+        yield batch, model.engine == REFERENCE
     else:
         yield from (([one], False) for one in batch if one.chosen)
 

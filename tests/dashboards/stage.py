@@ -201,6 +201,19 @@ def disturbed(rows: np.ndarray[Any, Any], strength: float, noise: np.random.Gene
     return np.clip(rows + noise.normal(0, strength, rows.shape), 0, 1).astype(np.float32)
 
 
+def shops(t: float) -> float:
+    """Calls a second at `t`, which goes from 0 to 1."""
+    return 24 + 14 * math.sin(2.5 * math.pi * t)
+
+
+def burst(t: float) -> float:
+    return 14.0 if 0.52 < t < 0.68 else 1.0
+
+
+def guessing(t: float) -> float:
+    return 6.0 if 0.25 < t < 0.36 else 0.3
+
+
 @dataclass(slots=True)
 class Traffic:
     """Calls at rates that change over `seconds`, from threads of its own, until that time is over."""
@@ -212,9 +225,6 @@ class Traffic:
 
     def run(self) -> int:
         """Let it happen. Returns how many calls ended."""
-        shops = lambda t: 24 + 14 * math.sin(2.5 * math.pi * t)  # noqa: E731  t goes from 0 to 1
-        burst = lambda t: 14.0 if 0.52 < t < 0.68 else 1.0  # noqa: E731
-        guessing = lambda t: 6.0 if 0.25 < t < 0.36 else 0.3  # noqa: E731
         with ExitStack() as stack:
             running = self.stage.running
             address = running.facts["data"]

@@ -28,7 +28,7 @@ def test_every_line_is_json(made_site, tmp_path):
             hang_up_on(running.facts[name])
         for child in ("worker-0", "recorder"):
             dead = running.kill(child)
-            until(lambda: running.pid_of(child) != dead, f"{child} was not started again")  # noqa: B023
+            until(lambda: running.pid_of(child) != dead, f"{child} was not started again")  # noqa: B023  called at once
         with calling(site, running.facts["data"], site.bearer("kiosk-7")) as caller:
             until(lambda: caller.infer(infer_body()).code is grpc.StatusCode.OK, "nobody answers")
     for line in running.errors.read_text().splitlines():

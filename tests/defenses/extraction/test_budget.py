@@ -36,7 +36,10 @@ def benign(seed, rows=2_000):
 @pytest.fixture(scope="module")
 def fitted():
     told: list[tuple[int, int]] = []
-    progress = lambda done, total: told.append((done, total))  # noqa: E731
+
+    def progress(done, total):
+        told.append((done, total))
+
     made = fit_budget(*benign(1), seed=0, rates=(100, 1_000), streams=3_000, progress=progress)
     assert told == [(100, 1_100), (1_100, 1_100)]
     return made

@@ -277,7 +277,10 @@ async def test_a_file_that_cannot_be_read_is_said_and_asked_again(tmp_path, monk
     said = asyncio.Queue()
     gw = SimpleNamespace(wall_ns=time.time_ns)
     app = SimpleNamespace(metrics=SimpleNamespace(evaluations=lambda: None), gw=gw)
-    log = lambda event, **_: said.put_nowait(event)  # noqa: E731
+
+    def log(event, **_):
+        said.put_nowait(event)
+
     control, evaluations = SimpleNamespace(app=app), Evaluations(tmp_path / FILE)
     host = SimpleNamespace(control=control, policy=POLICY, log=log, evaluations=evaluations)
     looking = asyncio.create_task(keep_evaluating(host))
