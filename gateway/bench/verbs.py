@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.bench.peers import PEERS, default_root
 from gateway.cli.arguments import seconds, whole
+from gateway.cli.audit_arguments import reaching_stores
 
 __all__ = ["add_verbs"]
 
@@ -130,6 +131,8 @@ def _add_audit(verbs: Any) -> None:
     )
     audit.add_argument("--requests", type=whole(1, COUNT_MAX), default=10_000, help="to replay (default: 10000)")
     audit.add_argument("--overload", type=_seconds, default=60.0, metavar="SECONDS", help="of a flood (default: 60)")
+    audit.add_argument("--store", metavar="URL", help="s3://bucket/prefix: copy a log there, and restore it from there")
+    reaching_stores(audit)
     audit.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
     audit.add_argument(
         "--workspace", type=Path, metavar="DIR", help="a real disk for the logs, some GiB (default: /var/tmp)"
