@@ -30,6 +30,7 @@ __all__ = [
     "Appended",
     "RecorderFailed",
     "append_for",
+    "listening",
     "new_signer",
     "recorder",
     "records",
@@ -93,12 +94,19 @@ def recorder(settings: RecorderSettings) -> Iterator[subprocess.Popen[bytes]]:
     """A recorder that accepts; told to stop at the end, with everything public, unless it is gone by then."""
     path = settings.signing_key.with_name("settings.json")
     path.write_bytes(settings.to_json())
-    settings.socket.unlink(missing_ok=True)
+    with listening(settings.socket, "ops.audit.recorder_main", os.fspath(path)) as process:
+        yield process
+
+
+@contextmanager
+def listening(path: Path, module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python module that runs and listens on this socket; told to stop at the end."""
+    path.unlink(missing_ok=True)
     with path.with_name("recorder.err").open("wb") as errors:
-        command = [sys.executable, "-m", "ops.audit.recorder_main", os.fspath(path)]
+        command = [sys.executable, "-m", module, *arguments]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
     try:
-        _wait_ready(settings.socket, process)
+        _wait_ready(path, process)
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
