@@ -58,11 +58,7 @@ class CutMount:
 
     def cut(self) -> None:
         """From here on nothing is written. OSError where the file system does not know how."""
-        descriptor = os.open((self.beneath or self).directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.ioctl(descriptor, FS_IOC_SHUTDOWN, struct.pack("=I", NO_LOG_FLUSH))
-        finally:
-            os.close(descriptor)
+        cut_power((self.beneath or self).directory)
 
     def remount(self) -> None:
         """As the machine does when the power is back. Nobody may have a file open."""
@@ -77,6 +73,15 @@ class CutMount:
         subprocess.run(["losetup", "--detach", self._device], check=False, capture_output=True)
         with suppress(OSError):  # it lay in a file system without power
             self._image.unlink()
+
+
+def cut_power(mount: Path) -> None:
+    """Cut the power of the file system that is mounted here. OSError where it does not know how."""
+    descriptor = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.ioctl(descriptor, FS_IOC_SHUTDOWN, struct.pack("=I", NO_LOG_FLUSH))
+    finally:
+        os.close(descriptor)
 
 
 def _run(*command: str) -> str:

@@ -10,13 +10,12 @@ from tests.ops.audit.samples import captured, small
 
 
 class Load:
-    """Keeps a number of appends in flight; every one of them carries its own number, some carry payloads."""
+    """Keeps a number of appends in flight; each has a number of its own among all the oracle's, some have payloads."""
 
     def __init__(self, client: AuditClient, oracle: Oracle, in_flight: int = 16) -> None:
         self._client = client
         self._oracle = oracle
         self._in_flight = in_flight
-        self._number = 0
         self._running = True
         self._open = 0
         self.acknowledged = 0
@@ -28,8 +27,8 @@ class Load:
             self._next()
 
     def _next(self) -> None:
-        self._number += 1
-        number = self._number
+        self._oracle.sent += 1
+        number = self._oracle.sent
         if number % 10:
             entries, blobs = [small(number * 8 + n) for n in range(number % 7 + 1)], []
         else:

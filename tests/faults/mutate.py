@@ -22,6 +22,8 @@ ORDER = "tests/faults/test_sync_order.py"
 ERRORS = "tests/faults/test_sync_errors.py"
 TAMPERING = "tests/faults/test_tampering.py"
 PUBLISHER = "tests/ops/audit/test_publisher.py"
+EPOCHS = "tests/faults/test_epochs.py"
+CHAIN = "tests/ops/audit/test_verify_epochs.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,63 @@ MUTANTS = (
         "        group, answers = self._next_group()\n        for worker, answer in answers:\n"
         "            self._workers.send(worker, answer)\n        answers = []\n",
         (ORDER,),
+    ),
+    Mutant(
+        "no sync of the names of a new epoch",
+        "ops/audit/writing.py",
+        "        for each in (self.settings.directory, self.settings.state_directory):\n"
+        "            sync_directory(each)\n",
+        "",
+        (ORDER,),
+    ),
+    Mutant(
+        "appends are committed between two epochs",
+        "ops/audit/recorder.py",
+        "            if self._between_epochs():\n                continue\n",
+        "            self._between_epochs()\n",
+        (EPOCHS,),
+    ),
+    Mutant(
+        "workers are not told of the next epoch",
+        "ops/audit/recorder.py",
+        "            self._workers.send(worker, protocol.reply(protocol.EPOCH, 1, writing.number))\n",
+        "            pass\n",
+        (EPOCHS,),
+    ),
+    Mutant(
+        "a start goes on with an epoch that is closed in its segments",
+        "ops/audit/writing.py",
+        "        if ends_closed(found):\n",
+        "        if not found:\n",
+        (EPOCHS,),
+    ),
+    Mutant(
+        "a start does not look whether the newest epoch is closed",
+        "ops/audit/writing.py",
+        "        number = newest.number + closed_in_public(newest)\n",
+        "        number = newest.number\n",
+        (EPOCHS,),
+    ),
+    Mutant(
+        "an epoch does not say what it follows",
+        "ops/audit/writing.py",
+        "previous=self._previous(number))",
+        'previous="")',
+        (EPOCHS,),
+    ),
+    Mutant(
+        "the signer signs for an epoch that is closed",
+        "ops/audit/signer.py",
+        "    if now < before:\n",
+        "    if now == before:\n",
+        (CHAIN,),
+    ),
+    Mutant(
+        "the verifier does not look what an epoch follows",
+        "ops/audit/verify_epochs.py",
+        "        elif before.root and (last.size, last.root.hex()) != (before.size, before.root):\n",
+        "        elif not last.root:\n",
+        (CHAIN,),
     ),
     Mutant(
         "the verifier does not compare the root",

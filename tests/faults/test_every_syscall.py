@@ -41,6 +41,11 @@ LOOK = (
     ("fsync", "error=EINTR"),
     ("recvfrom", "signal=SIGKILL"),
 )
+BETWEEN = (  # epochs: what is called there and seldom elsewhere
+    *((call, "error=EIO") for call in ("mkdir", "rmdir", "unlinkat", "rename", "fsync")),
+    ("mkdir", "error=ENOSPC"),
+    *((call, "signal=SIGKILL") for call in ("mkdir", "unlinkat")),
+)
 EVERY = tuple((call, fault) for call in CALLS for fault in FAULTS)
 PLACES = effort(((1, 4),), ((1, 1), (2, 6), (7, 25)))  # which call of a thread it is
 ENDS = {0, Poisoned.exit_code, LogFull.exit_code, AppenderRunning.exit_code, RecorderError.exit_code, -9}
@@ -77,15 +82,21 @@ async def suffer(recorder: RecorderProcess, oracle: Oracle, output: Path, inject
 
 
 @pytest.mark.timeout(effort(180, 4 * 3600))
-async def test_whatever_call_fails_nothing_acknowledged_is_lost(tmp_path: Path, counted):
+@pytest.mark.parametrize(("records", "look"), [(0, LOOK), (100, BETWEEN)], ids=["one epoch", "many epochs"])
+async def test_whatever_call_fails_nothing_acknowledged_is_lost(tmp_path: Path, records, look, counted):
     places = random.Random(SEED)
     settings = settings_in(
-        tmp_path, publish_every_ms=10, heartbeat_ms=50, append_bytes_max=65_536, segment_bytes=131_072
+        tmp_path,
+        publish_every_ms=10,
+        heartbeat_ms=50,
+        append_bytes_max=65_536,
+        segment_bytes=131_072,
+        epoch_records_max=records,
     )
     oracle = Oracle()
     ends: Counter[int] = Counter()
     injected: Counter[str] = Counter()
-    for call, fault in EVERY if FULL else LOOK:
+    for call, fault in EVERY if FULL else look:
         for place in PLACES:
             where = f"{call}:{fault}:when={places.randint(*place)}"
             output = tmp_path / "trace"
@@ -101,7 +112,7 @@ async def test_whatever_call_fails_nothing_acknowledged_is_lost(tmp_path: Path, 
             check(settings, oracle)
     check(settings, oracle)
     if not FULL:
-        assert injected.total() >= len(LOOK) * 3 // 4
+        assert injected.total() >= len(look) * 3 // 4
     counted(
         "system calls",
         runs=ends.total(),

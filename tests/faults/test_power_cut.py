@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from ops.audit.epochs import epochs_of
 from ops.audit.errors import Poisoned
 from tests.faults import cut_mount
 from tests.faults.effort import FULL, SEED, effort
 from tests.faults.load import Load
 from tests.faults.oracle import Oracle
-from tests.faults.recorder_process import client_of, launch, settings_in
+from tests.faults.recorder_process import KEY, client_of, launch, settings_in
 
 CUTS = effort(5, 150)
+CUTS_OF_EPOCHS = effort(5, 50)
 KINDS = ("ext4", "xfs", "btrfs")
 ENDS = {Poisoned.exit_code, 70, -9}  # by its own sync, by a read that failed, or by us when it had nothing to do
 
@@ -54,14 +56,15 @@ def test_a_power_cut_keeps_what_was_synced_and_forgets_what_was_not(tmp_path: Pa
 @kinds
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 30 * CUTS)
-async def test_nothing_acknowledged_is_lost_when_the_power_is_cut(tmp_path: Path, kind: str, counted):
+@pytest.mark.parametrize(("records", "cuts"), [(0, CUTS), (100, CUTS_OF_EPOCHS)], ids=["one epoch", "many epochs"])
+async def test_nothing_acknowledged_is_lost_when_the_power_is_cut(tmp_path, kind, records, cuts, counted):
     rounds = random.Random(SEED)
     oracle = Oracle()
     with cut_mount.cut_mount(kind, tmp_path) as mounted:
         home = mounted.directory / "host"
-        settings = settings_in(home, publish_every_ms=15, socket=tmp_path / "s")
+        settings = settings_in(home, publish_every_ms=15, socket=tmp_path / "s", epoch_records_max=records)
         os.sync()  # the key is older than the log
-        for _ in range(CUTS):
+        for _ in range(cuts):
             recorder = launch(settings).wait_ready()
             client = client_of(settings)
             await client.connect()
@@ -79,4 +82,6 @@ async def test_nothing_acknowledged_is_lost_when_the_power_is_cut(tmp_path: Path
         recorder = launch(settings).wait_ready()
         assert recorder.stop() == 0, recorder.errors
         oracle.check(settings.directory)
-    counted(f"power cuts, {kind}", cuts=CUTS, acknowledged=len(oracle.acknowledged), lost=0)
+        epochs = len(epochs_of(settings.directory, KEY.verifier))
+    assert (epochs > 1) == bool(records)
+    counted(f"power cuts, {kind}", cuts=cuts, epochs=epochs, acknowledged=len(oracle.acknowledged), lost=0)

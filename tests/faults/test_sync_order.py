@@ -4,7 +4,9 @@ Unlike the kill tests, these turn red when a sync is left out: the page cache fo
 """
 
 import asyncio
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from tests.faults.recorder_process import client_of, launch, settings_in
 from tests.faults.tracing import Call
 
 WRITES = {"pwrite64", "pwritev", "pwritev2"}
+OF_AN_EPOCH = re.compile(r"/epochs(/[0-9]{4}(/segments|/staging)?)?$")
 
 pytestmark = pytest.mark.skipif(bool(tracing.why_not()), reason=tracing.why_not() or "strace works")
 
@@ -22,8 +25,11 @@ pytestmark = pytest.mark.skipif(bool(tracing.why_not()), reason=tracing.why_not(
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
     """One run under load: two segments' worth of entries, many publications."""
-    home = tmp_path_factory.mktemp("traced")
-    settings = settings_in(home, publish_every_ms=20, append_bytes_max=65_536, segment_bytes=131_072)
+    return traced(tmp_path_factory.mktemp("traced"))
+
+
+def traced(home: Path, **changes: int) -> list[Call]:
+    settings = settings_in(home, publish_every_ms=20, append_bytes_max=65_536, segment_bytes=131_072, **changes)
     output = home / "trace"
 
     async def run() -> None:
@@ -86,6 +92,24 @@ def test_a_segment_has_a_durable_name_before_anything_in_it_is_acknowledged(trac
         elif position in waiting:
             assert not unnamed, f"acknowledged at {position} from a segment without a durable name"
     assert segments >= 2
+
+
+def test_an_epoch_has_durable_names_before_anything_in_it_is_acknowledged(tmp_path):
+    trace = traced(tmp_path, epoch_records_max=300)
+    waiting = {position for position, _ in acknowledgements(trace)}
+    unnamed: set[str] = set()
+    made = 0
+    for position, call in enumerate(trace):
+        path = call.arguments.partition('"')[2].partition('"')[0]
+        if call.name == "mkdir" and call.result == "0" and OF_AN_EPOCH.search(path):
+            unnamed.add(path)
+            made += 1
+        elif call.name == "fsync" and call.result == "0":
+            synced = call.arguments.partition("<")[2].rstrip(">")
+            unnamed -= {each for each in unnamed if each.rpartition("/")[0] == synced}
+        elif position in waiting:
+            assert not unnamed, f"acknowledged at {position} before {unnamed} had durable names"
+    assert made >= 10, "two changes of epochs or more"
 
 
 def test_a_checkpoint_counts_only_when_its_files_are_staged_and_is_public_only_when_they_are_in_place(trace):

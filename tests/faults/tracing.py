@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-CALLS = "pwrite64,pwritev,pwritev2,write,fsync,fdatasync,rename,sendto,recvfrom,openat"
+CALLS = "pwrite64,pwritev,pwritev2,write,fsync,fdatasync,rename,mkdir,sendto,recvfrom,openat"
 _LINE = re.compile(r"^(?P<thread>\d+)\s+(?P<call>\w+)\((?P<arguments>.*)\)\s+= (?P<result>-?\d+|\?)")
 _SPLIT = re.compile(r"^(?P<thread>\d+)\s+(?P<head>.*) <unfinished \.\.\.>$")
 _RESUMED = re.compile(r"^(?P<thread>\d+)\s+<\.\.\. \w+ resumed>(?P<tail>.*)$")
