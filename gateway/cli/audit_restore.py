@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,7 @@ from gateway.cli.log_store import source_at
 from gateway.cli.verify import bar, fail, read_key
 from gateway.config.document import unusable
 from ops.audit.checkpoint import VerifierKey, open_checkpoint, parse_skey, parse_vkey
-from ops.audit.epochs import epoch_at, number_of, origin_of, place_of, split_origin
+from ops.audit.epochs import epoch_at, origin_of, place_of, split_origin
 from ops.audit.errors import (
     AuditError,
     HistoriesDiffer,
@@ -33,7 +32,7 @@ from ops.audit.errors import (
     SuccessionRefused,
     WitnessError,
 )
-from ops.audit.restore import Restoration, Target, later_epoch, restore_log
+from ops.audit.restore import Restoration, Seen, Target, later_epoch, restore_log
 from ops.audit.succession import begin_next, go_on, seal
 from ops.audit.trust_policy import TrustPolicy, read_trust_policy
 from ops.audit.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
@@ -123,38 +122,27 @@ def all_epochs(options: argparse.Namespace, policy: TrustPolicy, first: Verifier
         ValueError: there are several, and --target is of one.
         AuditError, OSError: a source cannot be asked.
     """
-    seen = [file.read_bytes().partition(b"\n")[0].decode("utf-8", "replace") for file in options.seen]
-    newest = max([1, *filter(None, (number_of(first.name, origin) for origin in seen))])
-
-    def known(number: int) -> bool:
-        if any(source_at(place, options, number).read("checkpoint") for place in options.sources):
-            return True
-        origin = epoch_at(options.out, first, number).vkey.name
-        for witness in (each for each in policy.witnesses.values() if each.url):
-            with suppress(WitnessError):  # it is asked again about each epoch, and what it does not say is told then
-                return bool(newest_cosigned(witness, origin, timeout_s=options.timeout))
-        return False
-
-    while known(newest + 1):
-        newest += 1
+    newest = 1
+    while (later := known_after(options, policy, epoch_at(options.out, first, newest).vkey)) is not None:
+        newest = split_origin(later.checkpoint.origin)[1]
     if newest > 1 and options.target != "newest":
         raise ValueError("the log has several epochs: name the one that --target is of with --epoch N")
     return list(range(1, newest + 1))
 
 
-def demand_newest(options: argparse.Namespace, policy: TrustPolicy, vkey: VerifierKey) -> None:
-    """See that nobody knows of an epoch after that of this key: only the newest may go on, or be followed.
-
-    Raises:
-        SuccessionRefused: somebody does.
-        StoreError, OSError: a source cannot be asked.
-    """
+def known_after(options: argparse.Namespace, policy: TrustPolicy, vkey: VerifierKey) -> Seen | None:
+    """Return what a source, a note or a witness has of an epoch after that of this key. Raises StoreError, OSError."""
     log, number = split_origin(vkey.name)
     places = [source_at(place, options, number + 1) for place in options.sources]
     seen = [(str(file), file.read_bytes()) for file in options.seen]
     following = VerifierKey(origin_of(log, number + 1), vkey.public_key)
     asked = ask(policy, following, options.timeout, tell=lambda _: None)  # who is silent is told of as it is restored
-    if (later := later_epoch(places, seen + asked, vkey)) is not None:
+    return later_epoch(places, seen + asked, vkey)
+
+
+def demand_newest(options: argparse.Namespace, policy: TrustPolicy, vkey: VerifierKey) -> None:
+    """Raise SuccessionRefused where anybody knows of a later epoch: only the newest may go on, or be followed."""
+    if (later := known_after(options, policy, vkey)) is not None:
         raise SuccessionRefused(f"{later.where} knows of {later.checkpoint.origin}: only the newest epoch goes on")
 
 

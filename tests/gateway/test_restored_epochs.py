@@ -102,6 +102,17 @@ def test_holds_of_every_epoch_in_a_backup_take_force(tmp_path):
     erasures.close()
 
 
+def test_an_epoch_that_the_log_has_not_signed_is_none(tmp_path):
+    series = Series(tmp_path / "home")
+    series.roll()
+    series.close()
+    place_of(series.directory, 3).mkdir()
+    (place_of(series.directory, 3) / "checkpoint").write_bytes(b"any")
+    words = ["audit", "restore", "--from", series.directory, "--out", tmp_path / "out", "--vkey", VKEY, "--go-on"]
+    assert main([*map(str, words)]) == 0
+    assert size_of(tmp_path / "out/log", 2) == size_of(series.directory, 2)
+
+
 @pytest.mark.parametrize("known_by", ["the source", "a checkpoint"])
 @pytest.mark.parametrize("wish", ["--go-on", "--next"])
 def test_an_epoch_does_not_go_on_when_a_later_one_is_known(log, tmp_path, capsys, known_by, wish):
