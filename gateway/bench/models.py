@@ -159,7 +159,7 @@ def _show_credit(part: Mapping[str, Any], out: Console) -> None:
 
 def _show_bundles(part: Mapping[str, Any], out: Console) -> None:
     table = _table(
-        "signed models, on rows they never saw", "bundle", "rows", "right, %", "AUC", "AUROC", "alarms at 5 %"
+        "signed models, on rows they never saw (95 %)", "bundle", "rows", "right, %", "AUROC", "alarms at 5 %"
     )
     for name, found in part.items():
         alarms = next((one for one in found.get("alarms", ()) if one["fpr_max"] == 0.05), None)
@@ -167,21 +167,21 @@ def _show_bundles(part: Mapping[str, Any], out: Console) -> None:
             name,
             f"{found['rows']:,}",
             _bounded(found["accuracy"], 100, 2),
-            _bounded(found["auc"], 1, 3) if "auc" in found else "",
-            _bounded(_best(found["digits_auroc"]), 1, 3) if "digits_auroc" in found else "",
+            _bounded(area, 1, 3) if (area := _area(found)) else "",
             _bounded({"value": alarms["rate"], **alarms}, 100, 2) if alarms else "",
         )
     out.print(table)
-    out.print("AUROC: of the best energy, handwritten digits (UCI) beside products; 95 % intervals over rows")
+    out.print("AUROC: of two classes, or of the best energy, handwritten digits (UCI) beside products", soft_wrap=True)
     for name, found in part.items():
         if attacked := found["told"].get("robustness", {}).get("auto_attack"):
             right = _bounded({"value": attacked["right"], **attacked}, 100, 2)
-            out.print(f"{name}: {right} % of {attacked['rows']} right under AutoAttack, as its manifest says")
+            said = f"{name}: {right} % of {attacked['rows']} right under AutoAttack, as its manifest says"
+            out.print(said, soft_wrap=True)
 
 
-def _best(areas: Mapping[str, Any]) -> Mapping[str, Any]:
-    best: Mapping[str, Any] = max(areas.values(), key=lambda area: area["value"])
-    return best
+def _area(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    areas = (found["auc"],) if "auc" in found else found.get("digits_auroc", {}).values()
+    return max(areas, key=lambda area: area["value"], default=None)
 
 
 def _bounded(found: Mapping[str, Any], scale: float, digits: int) -> str:

@@ -89,11 +89,14 @@ def test_bundles_are_measured_again_on_rows_they_never_saw(tmp_path, capsys):
     assert "digits_auroc" not in found["clickstream/1"]
 
 
-def test_what_an_attack_left_right_is_quoted_from_the_manifest(tmp_path, capsys):
+def test_what_an_attack_left_right_is_quoted_from_the_manifest(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
     shutil.copytree(bundles_directory() / "kiosk" / "2", tmp_path / "kiosk" / "2")
     shutil.copy(bundles_directory() / "stockade-release.pub", tmp_path)
     assert main(["bench", "models", "--only", "bundles", "--bundles", str(tmp_path)]) == 0
-    assert "kiosk/2: 80.33 (75.46-84.44) % of 300 right under AutoAttack" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "kiosk/2: 80.33 (75.46-84.44) % of 300 right under AutoAttack" in shown
+    assert "…" not in shown
 
 
 @pytest.mark.slow
