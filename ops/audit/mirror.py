@@ -14,10 +14,7 @@ when they have gone, it begins again with the newer checkpoint. Not every entry 
 what `verify` does, on the mirror as anywhere.
 """
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -51,6 +48,7 @@ from ops.audit.tiles import (
     split_pack,
 )
 from ops.audit.verify_bundles import read_tile
+from ops.exclusive import exclusive
 
 __all__ = ["Mirrored", "mirror_log"]
 
@@ -133,7 +131,7 @@ def mirror_log(source: Path, target: Path, vkey: VerifierKey, *, progress: Progr
         raise MirrorRefused(f"{target} is the log itself")
     for directory in make_directories(target):
         sync_directory(directory)
-    with _alone(target):
+    with exclusive(target, MirrorBusy(f"somebody else is copying into {target}")):
         for attempt in range(1, ATTEMPTS + 1):
             note, new = _newest(source, vkey)
             old = _held(target, vkey)
@@ -156,20 +154,6 @@ def mirror_log(source: Path, target: Path, vkey: VerifierKey, *, progress: Progr
         if new.size > old.size:
             replace_file(target / CHECKPOINT, note)
         return copy.done
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Hold the mirror, so that two runs do not write the same file."""
-    descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MirrorBusy(f"somebody else is copying into {target}") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _newest(source: Path, vkey: VerifierKey) -> tuple[bytes, Checkpoint]:

@@ -14,9 +14,7 @@ One writer at a time (flock); readers need nothing. Nothing in the repository is
 and every byte is authenticated.
 """
 
-import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -29,6 +27,7 @@ from ops.audit.durable import make_directories, replace_file, sync_directory, wr
 from ops.backup.errors import BackupDamaged, BackupKeyRefused, RepositoryBusy, RepositoryRefused
 from ops.backup.manifest import FORMAT, Manifest, StoredFile, parse_index, parse_manifest
 from ops.backup.sealing import CHUNK_BYTES_MAX, BackupKey
+from ops.exclusive import exclusive
 
 __all__ = ["KEYS_LIVE_NS", "Pruned", "Repository", "read_key", "stamp"]
 
@@ -105,15 +104,8 @@ class Repository:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the repository while something is written. RepositoryBusy: somebody else does."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RepositoryBusy(f"somebody else writes into {self.path}") from None
+        with exclusive(self.path, RepositoryBusy(f"somebody else writes into {self.path}")):
             yield
-        finally:
-            os.close(descriptor)
 
     def _place(self, name: str, salt: bytes) -> Path:
         return self.path / "keys" / salt.hex() / name if salt else self.path / "objects" / name[:2] / name

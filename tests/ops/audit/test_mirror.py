@@ -22,6 +22,7 @@ from ops.audit.tiles import (
     tiles_between,
 )
 from ops.audit.verify import verify_log
+from ops.exclusive import exclusive
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.crashing import Crash, CrashAfter
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
@@ -210,7 +211,7 @@ def test_two_runs_at_once_are_one_too_many(log, target):
     fill(log, 10)
     log.publish()
     mirrored(log, target)
-    with module._alone(target), pytest.raises(MirrorBusy):
+    with exclusive(target, AssertionError("nobody else does")), pytest.raises(MirrorBusy):
         mirrored(log, target)
     assert mirrored(log, target).files == 0
 
