@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +20,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from gateway.bench.hand_over import hand_over
 
 __all__ = ["PARTS", "run"]
 
@@ -54,12 +54,7 @@ def run(options: argparse.Namespace) -> int:
             say("reading data")
             report[name] = measured(name, options, say)
             progress.advance(task)
-    if options.report:
-        options.report.write_text(json.dumps(report, indent=1) + "\n")
-    if options.json:
-        sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    else:
-        _show(report, Console(highlight=False))
+    hand_over(report, options, lambda out: _show(report, out))
     return EXIT_NO if any("not_measured" in report[name] for name in chosen) else EXIT_OK
 
 
