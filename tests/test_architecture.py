@@ -160,7 +160,7 @@ def test_the_verifier_stands_on_pure_modules_alone():
     loaded = {name for name in json.loads(run_python(program)) if name.startswith("ops.")}
     parts = {"verify", "verify_bundles", "verify_epochs", "verify_report", "verify_tree"}
     kinds = {"schemas", *(f"schemas.{name}" for name in ("fields", "log", "models", "operators", "requests"))}
-    pure = {"checkpoint", "entry", "epochs", "errors", "merkle", "tiles"} | parts | kinds
+    pure = {"checkpoint", "entry", "epochs", "errors", "merkle", "shapes", "tiles"} | parts | kinds
     assert loaded == {"ops.audit", *(f"ops.audit.{name}" for name in pure)}
 
 

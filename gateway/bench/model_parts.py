@@ -11,7 +11,6 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import torch
 
 from defenses.evasion.evidence import measure_evidence
 from gateway.bench.kept import Kept
@@ -21,7 +20,6 @@ from serving.bundle import Bundle, load_bundle
 from serving.catalog import find_bundles
 from serving.errors import ServingError
 from serving.experts import open_engine
-from serving.models.kiosk import KioskNet
 from serving.registry.dataset import parse_dataset
 from serving.registry.errors import NotMeasurable, RegistryError
 from serving.registry.evaluation import Measure
@@ -33,9 +31,8 @@ from serving.train.ecom import load_ecom
 from serving.train.errors import TrainingError
 from serving.train.foreign import foreign_images
 from serving.train.kiosk_few import FewSettings, few_labels
-from serving.train.kiosk_few_bench import PER_CLASS, Bench, measures
+from serving.train.kiosk_few_bench import PER_CLASS, measures, without_encoder
 from serving.train.kiosk_hidden import EPOCHS, hidden_areas
-from serving.train.kiosk_pretrain import FEW_STAGES
 from serving.train.kiosk_report import digest_of
 from serving.train.loop import LoopSettings
 from serving.train.movielens import load_movielens
@@ -104,8 +101,7 @@ def _few(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     """The kiosk from few labels, by subset of them: without a network, and a network that is taught by them alone."""
     test, parts, sha256 = _images(options)
     settings = FewSettings(steps=QUICK_STEPS) if options.quick else FewSettings()
-    images = torch.from_numpy(parts.train.images.copy())
-    bench = Bench(KioskNet(len(CLASS_NAMES), FEW_STAGES), images, test, settings)
+    bench = without_encoder(parts.train, test, settings)
     ways = cache(partial(measures, bench, FEW_WAYS))  # what is kept needs none
 
     def of_subset(subset: int) -> dict[str, float]:

@@ -40,7 +40,7 @@ from serving.train.kiosk_scattered import ScatteredSettings, learn_components, t
 from serving.train.loop import predict
 from serving.train.seeds import COUNTS, interval
 
-__all__ = ["PER_CLASS", "Bench", "Measure", "main", "measures"]
+__all__ = ["PER_CLASS", "Bench", "Measure", "main", "measures", "without_encoder"]
 
 PER_CLASS = 60
 PROBE_STRENGTH = 0.1
@@ -61,6 +61,11 @@ class Bench:
     unlabelled: torch.Tensor
     test: Labelled
     settings: FewSettings
+
+
+def without_encoder(train: Labelled, test: Labelled, settings: FewSettings) -> Bench:
+    """Return a bench whose encoder has learned nothing, for ways that need none."""
+    return Bench(KioskNet(len(CLASS_NAMES), FEW_STAGES), torch.from_numpy(train.images.copy()), test, settings)
 
 
 def measured(bench: Bench, way: str, labelled: Labelled, seed: int) -> float:
