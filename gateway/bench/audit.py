@@ -20,7 +20,6 @@ On a machine with other work the CPU times beside them say more.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -52,6 +51,7 @@ from gateway.bench.audit_load import (
     settings_in,
 )
 from gateway.bench.h2load import H2loadFailed
+from gateway.bench.hand_over import hand_over
 from gateway.bench.machine import machine_facts
 from gateway.bench.measure import NotServed
 from gateway.bench.procfs import ProcessTree, parse_stat, peak_memory
@@ -119,13 +119,7 @@ def run(options: argparse.Namespace) -> int:
         except UNMEASURED as problem:
             err.print(f"[red]stockade:[/red] {escape(str(problem))}")
             return 2
-    if options.report:
-        options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text(json.dumps(report, indent=2) + "\n")
-    if options.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        _show(report, Console(highlight=False))
+    hand_over(report, options, lambda out: _show(report, out))
     return 0
 
 

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from rich.table import Table
 
 from gateway.bench.frame import METHOD, image_request
 from gateway.bench.gateway_launch import launch_gateway
+from gateway.bench.hand_over import hand_over
 from gateway.bench.isolation import enter_private_network
 from gateway.bench.machine import machine_facts, our_versions
 from gateway.bench.running import StartFailed, running
@@ -96,12 +96,7 @@ def run(options: argparse.Namespace) -> int:
         err.print(f"[red]stockade:[/red] {escape(str(problem))}")
         return 2
     report = summary(rounds) | facts
-    if options.report:
-        options.report.write_text(json.dumps(report, indent=2) + "\n")
-    if options.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        show(report, Console(highlight=False))
+    hand_over(report, options, lambda out: show(report, out))
     return 0
 
 
