@@ -236,6 +236,8 @@ def _candidates(known: Sequence[Seen], places: Sequence[Source], target: Target)
 
 def _last_time_ns(size: int, places: Sequence[Source]) -> int:
     """When the last entry of a tree was written, as the first source says that has it; -1 when none has."""
+    if size == 0:
+        return -1
     bundle, at = divmod(size - 1, TILE_WIDTH)
     for place in places:
         for data in versions(place, Tile(ENTRIES, bundle, at + 1)):

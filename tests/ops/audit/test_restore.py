@@ -239,6 +239,13 @@ def test_a_log_is_restored_from_an_object_store(replica, tmp_path):
     assert (done.seen.where, done.newer, done.payloads_missing) == ("the store", (), 0)
 
 
+def test_a_checkpoint_of_nothing_that_a_source_lists_is_passed_over(replica, tmp_path):
+    shutil.copytree(replica, tmp_path / "source")
+    (tmp_path / "source" / checkpoint_key(0)).write_bytes(b"")
+    target = Target(time_ns=1)
+    assert restore([tmp_path / "source"], tmp_path / "out", target=target).seen.checkpoint.size == SIZES[0]
+
+
 @pytest.mark.parametrize("target", [Target(index=200), Target(size=255), Target(time_ns=1)])
 def test_a_store_gives_the_smallest_of_its_checkpoints_that_holds_the_target(replica, tmp_path, target):
     """And is not asked for each of them: there may be millions."""
