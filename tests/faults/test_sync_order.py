@@ -95,6 +95,9 @@ def test_a_segment_has_a_durable_name_before_anything_in_it_is_acknowledged(trac
 
 
 def test_an_epoch_has_durable_names_before_anything_in_it_is_acknowledged(tmp_path):
+    """Those above it as well: a recorder that was killed may have made them, and not synced their names."""
+    for left in ("log/epochs", "state/epochs"):
+        (tmp_path / left).mkdir(parents=True)
     trace = traced(tmp_path, epoch_records_max=300)
     waiting = {position for position, _ in acknowledgements(trace)}
     unnamed: set[str] = set()
@@ -102,14 +105,15 @@ def test_an_epoch_has_durable_names_before_anything_in_it_is_acknowledged(tmp_pa
     for position, call in enumerate(trace):
         path = call.arguments.partition('"')[2].partition('"')[0]
         if call.name == "mkdir" and call.result == "0" and OF_AN_EPOCH.search(path):
-            unnamed.add(path)
+            above = path.rpartition("/")[0]
+            unnamed |= {path, above} if above.endswith("/epochs") else {path}
             made += 1
         elif call.name == "fsync" and call.result == "0":
             synced = call.arguments.partition("<")[2].rstrip(">")
             unnamed -= {each for each in unnamed if each.rpartition("/")[0] == synced}
         elif position in waiting:
             assert not unnamed, f"acknowledged at {position} before {unnamed} had durable names"
-    assert made >= 10, "two changes of epochs or more"
+    assert made >= 8, "two changes of epochs or more"
 
 
 def test_a_checkpoint_counts_only_when_its_files_are_staged_and_is_public_only_when_they_are_in_place(trace):
