@@ -68,7 +68,7 @@ WAYS: Final[Mapping[str, Way]] = {
     "three": lambda told, _: harden(told, THREE),
     "reverse-sigmoid": reverse_sigmoid,
     "class": lambda told, _: harden(told, CLASS),
-    **{f"second-{share}": partial(second_where_unsure, share=share / 100) for share in (5, 10, 20)},
+    **{f"second-{share}": partial(second_where_unsure, share=share / 100) for share in (5, 10, 15, 20)},
 }
 
 
