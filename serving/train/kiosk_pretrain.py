@@ -23,7 +23,7 @@ from serving.models.kiosk import KioskNet, Stage
 from serving.train.averaging import average
 from serving.train.checkpoint import restore_run, save_run
 from serving.train.kiosk_views import scaled, strong
-from serving.train.sigreg import sigreg, unit_directions
+from serving.train.sigreg import joint_embedding, unit_directions
 
 __all__ = ["FEW_STAGES", "PretrainEpoch", "PretrainSettings", "pretrain"]
 
@@ -147,11 +147,9 @@ def _step(state: _State, images: Tensor, settings: PretrainSettings) -> Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         latent, _ = state.net(seen.contiguous(memory_format=torch.channels_last))
     places = state.projector(latent.float()).view(settings.views, len(images), -1)
-    apart = (places - places.mean(0)).square().mean()
     directions = unit_directions(places.shape[2], settings.directions, state.generator)
-    penalty = torch.stack([sigreg(view, directions) for view in places]).mean()
-    loss = (1 - settings.sigreg_share) * apart + settings.sigreg_share * penalty
+    loss, apart, penalty = joint_embedding(places, directions, settings.sigreg_share)
     state.optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
     state.optimizer.step()
     return torch.stack([loss, apart, penalty]).detach()
