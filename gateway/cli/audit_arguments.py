@@ -51,9 +51,9 @@ class AuditParser(argparse.ArgumentParser):
         self.exit(EX_AUDIT_USAGE, f"{self.prog}: error: {message}\n")
 
 
-def which_epoch(parser: argparse.ArgumentParser) -> None:
+def which_epoch(parser: argparse.ArgumentParser, otherwise: str = "the newest") -> None:
     """Add the argument that names an epoch of a log."""
-    parser.add_argument("--epoch", type=whole(1, EPOCHS_MAX), metavar="N", help="of the log (default: the newest)")
+    parser.add_argument("--epoch", type=whole(1, EPOCHS_MAX), metavar="N", help=f"of the log (default: {otherwise})")
 
 
 def log_place(text: str) -> Path | str:
@@ -208,7 +208,7 @@ def add_restore(audit: Any) -> argparse.ArgumentParser:
     )
     reaching_stores(restore)
     restore.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes; not a running log's")
-    which_epoch(restore)
+    which_epoch(restore, "all of them")
     restore.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
     restore.add_argument("--policy", type=Path, metavar="FILE", help=f"{A_POLICY}; its witnesses are asked")
     restore.add_argument(
