@@ -28,7 +28,7 @@ __all__ = ["Shapes"]
 
 SHAPES_MAX = 16  # what has none of them was tried against so many, and is checked as it always was
 
-_VALUE = re.compile(rb'"(?P<key>[^"]+)":(?:"(?P<text>[^"]*)"|(?P<number>-?[0-9]+))(?=[,}])')
+_VALUE = re.compile(rb'"(?P<key>[a-z0-9_]+)":(?:"(?P<text>[^"]*)"|(?P<number>-?[0-9]+))(?=[,}])')
 _COUNT = rb"(?:0|[1-9][0-9]{0,14})"
 _SIGNED = rb"(?:0|-?[1-9][0-9]{0,14})"
 _TIME = rb"[1-9][0-9]{0,18}"
@@ -105,7 +105,10 @@ class Shapes:
 
 
 def _pattern(data: bytes) -> bytes:
-    """The expression of all entries of this one's shape. Without escapes in it, a name before a colon is a key."""
+    """The expression of all entries of this one's shape.
+
+    Without escapes, a quotation mark before a letter, a digit or `_` begins a string, one before a colon ends a key.
+    """
     parts: list[bytes] = []
     timings = data.find(b'"timings_us":')  # a map from any names to counts; no field with a sign stands behind it
     end = 0

@@ -67,7 +67,7 @@ def test_the_audit_log_is_timed_with_its_aims_beside(tmp_path, monkeypatch, caps
 
 @needs_h2load
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_what_gateways_counted_is_recorded_and_what_they_recorded_replays(tmp_path):
     report = tmp_path / "report.json"
     with workspace(None) as directory:  # a short path, as sockets need it

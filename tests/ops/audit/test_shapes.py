@@ -17,6 +17,7 @@ TEMPLATES = [
     canonical(request(2)),
     canonical(request(3, account=ACCOUNT, limits=[LIMIT, LIMIT], pinned=True, output={"abstained": 0, "moved": 1})),
     canonical(request(4, timings_us={"id": 3, "tokens": 5, "v": 1, "reason": 4})),
+    canonical(request(6, timings_us={":5,x": 1, ":6,x": 2, ":7," + "x" * 61: 3})),
     canonical(request(5, budget={"cost_milli": 1, "debt_millidays": 2, "mode": "enforce", "step": "full"})),
 ]
 INSERTED = [b"", b"0", b"7", b"-", b"1" * 16, b'"', b"\\", b"\\n", b"\n", b" ", b"\x7f", "é".encode(), b"x" * 600, b"z"]
@@ -52,6 +53,18 @@ def test_each_byte_changed_in_each_way_is_known_only_where_it_is_accepted(templa
                     known += 1
                     assert accepted(changed), changed
     assert known > len(template)
+
+
+printable = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=64)
+names = st.dictionaries(printable, st.integers(0, 99), min_size=1, max_size=3)
+
+
+@given(names.map(lambda timings: canonical(request(5, timings_us=timings))), st.integers(0, 999), st.integers(0, 250))
+def test_names_of_timings_stand_as_they_are(template, number, back):
+    shapes = shapes_of(template)
+    changed = template[: -1 - back] + b"%d" % number + template[len(template) - back :]
+    if shapes.know(changed):
+        assert accepted(changed)
 
 
 @given(st.sampled_from(TEMPLATES), st.data())
