@@ -178,6 +178,6 @@ async def test_a_worker_that_does_not_follow_is_named(made_site, tmp_path, monke
         assert await segments.behind() == []  # it has no process: whoever starts reads the file
         worker.process = Process()
         assert await segments.behind() == [0]
-        assert "isolation-not-everywhere" in control.host.log.events()
+        assert "isolation-not-everywhere" in control.host.log.events
         worker._heard({"event": "isolated", "digest": segments.isolations.digest})
         assert await segments.behind() == []
