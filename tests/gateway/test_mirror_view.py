@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from ops.audit.mirror import _alone
+from ops.exclusive import exclusive
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.ops.audit.samples import small
 
@@ -92,6 +92,6 @@ def test_wrong_usage(logs, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert mirror(logs / "late", tmp_path / "file", "--vkey", VKEY) == USAGE
     (tmp_path / "m").mkdir()
-    with _alone(tmp_path / "m"):
+    with exclusive(tmp_path / "m", AssertionError("nobody else is here")):
         assert mirror(logs / "late", tmp_path / "m", "--vkey", VKEY) == USAGE
     assert "somebody else" in capsys.readouterr().err
