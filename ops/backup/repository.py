@@ -36,12 +36,13 @@ KEYS_LIVE_NS = 7 * 24 * 3600 * 1_000_000_000
 SECRET_MODE_FORBIDDEN = 0o077
 SEALED_BYTES_MAX = CHUNK_BYTES_MAX + 1024
 MANIFEST_BYTES_MAX = 64 * CHUNK_BYTES_MAX
-_MANIFEST = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{32})", re.ASCII)
+_MANIFEST = re.compile(r"\d{8}T\d{6}\.\d{6}Z-([0-9a-f]{32})", re.ASCII)
 
 
 def stamp(time_ns: int) -> str:
-    """A time in the name of a backup, UTC, to the second."""
-    return f"{datetime.fromtimestamp(time_ns // 1_000_000_000, UTC):%Y%m%dT%H%M%SZ}"
+    """A time in the name of a backup, UTC, to the microsecond: the names of backups stand in the order of their making."""
+    seconds, rest_ns = divmod(time_ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y%m%dT%H%M%S}.{rest_ns // 1000:06}Z"
 
 
 def read_key(file: Path) -> BackupKey:
@@ -228,7 +229,7 @@ class Repository:
     def _created_ns(name: str) -> int:
         """By its name; 0 where that is no time, so that nothing is kept for it."""
         try:
-            made = datetime.strptime(name.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            made = datetime.strptime(name.partition("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
         except ValueError:
             return 0
         return int(made.timestamp()) * 1_000_000_000

@@ -255,7 +255,7 @@ def test_what_a_killed_run_left_of_a_key_database_goes_as_well(made):
 
 
 def test_a_name_that_is_no_time_keeps_nothing_alive(made):
-    (made.repository.path / "backups" / ("99999999T999999Z-" + "f" * 32)).write_bytes(b"strange")
+    (made.repository.path / "backups" / ("99999999T999999.999999Z-" + "f" * 32)).write_bytes(b"strange")
     (made.repository.path / "keys" / ("f" * 32)).mkdir()
     assert made.repository.expire_keys(NOW_NS) == ["f" * 32]
 
@@ -414,8 +414,13 @@ def test_nothing_is_pruned_while_a_backup_that_stays_cannot_be_read(made):
     assert set(made.repository.path.rglob("*")) == before
 
 
+def test_backups_of_one_second_stand_in_the_order_of_their_making(made):
+    names = [made.back_up(NOW_NS + number * 1000).name for number in range(8)]
+    assert made.repository.names() == names
+
+
 def test_a_backup_that_is_not_there_is_refused(made):
-    for name in ("20270115T080000Z-" + "0" * 32, "../format", ""):
+    for name in ("20270115T080000.000000Z-" + "0" * 32, "../format", ""):
         with pytest.raises(RepositoryRefused, match="holds no backup"):
             made.repository.manifest(name)
 
