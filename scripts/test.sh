@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs all tests in the virtual environment of `make setup`: in two processes, each file in one of them.
+# Runs all tests in the virtual environment of `make setup`: in three processes, each file in one of them; they often
+# wait.
 # Arguments are pytest's. With COVERAGE=1 it measures coverage, which takes half as long again; what arguments choose is
 # then added to the coverage of the run before.
 # System packages the tests need are installed where we may; tests that miss one say which.
@@ -22,7 +23,7 @@ fi
 "$bin/python" tests/e2e/clients.py
 scratch=$(mktemp -d /tmp/st.XXXXXX) # a short name: a unix socket's path has 107 characters at most
 trap 'rm -rf "$scratch"' EXIT
-pytest=("$bin/python" -m pytest --numprocesses 2 --dist loadfile --basetemp "$scratch/t" --durations 15)
+pytest=("$bin/python" -m pytest --numprocesses 3 --dist loadfile --basetemp "$scratch/t" --durations 15)
 if [[ ${COVERAGE:-0} != 1 ]]; then
   "${pytest[@]}" "$@"
   exit

@@ -82,11 +82,10 @@ def following(site: Site, out: Path) -> Iterator[None]:
     with out.open("wb") as sink, subprocess.Popen(command, stdout=sink) as process:
         try:
             yield
-        except BaseException:
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
             process.kill()
-            raise
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
 
 
 def read(out: Path) -> list[dict]:
