@@ -55,15 +55,8 @@ if TYPE_CHECKING:
 
 ID_BYTES = 16
 BACKLOG_BYTES = 1 << 20
-COLUMNS = {
-    "epoch": "epoch",
-    "size": "records",
-    "from": "from",
-    "to": "to",
-    "root": "root",
-    "state": "",
-    "place": "where",
-}
+COLUMNS = {"epoch": "epoch", "size": "records", "from": "from", "to": "to", "state": "state"}
+"""What a terminal of 80 columns has room for; `--json` says all."""
 
 
 def run_list(options: argparse.Namespace) -> int:
@@ -90,11 +83,7 @@ def show(found: Sequence[dict[str, Any]]) -> None:
     columns = COLUMNS | more
     table = Table(*columns.values(), box=None)
     for each in found:
-        said = each | {
-            "size": f"{each['size']:,}",
-            "root": each["root"][:16],
-            "holds": ", ".join(each.get("holds", ())),
-        }
+        said = each | {"size": f"{each['size']:,}", "holds": ", ".join(each.get("holds", ()))}
         table.add_row(*(escape(str(said[name])) for name in columns))
     Console().print(table)
 
