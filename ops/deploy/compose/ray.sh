@@ -52,7 +52,11 @@ worker)
 node)
   # Another user than the gateway, of the same group: the sockets are for both.
   umask 007
-  rm -rf /tmp/ray/session_* 2>/dev/null || true # what the gateway wrote there is the gateway's to remove
+  # Of a session that the gateway met first, with nobody there yet, it alone may remove what is in it: out of the way.
+  rm -rf /tmp/ray/session_* /tmp/ray/left.* 2>/dev/null || true
+  for left in /tmp/ray/session_*; do
+    [ ! -d "$left" ] || mv -T "$left" "$(mktemp -du /tmp/ray/left.XXXXXX)"
+  done
   (start --address=ray-head:6379 --num-cpus=0) &
   node=$!
   trap 'kill "$node"; exit 143' TERM INT
