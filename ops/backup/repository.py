@@ -40,7 +40,7 @@ _MANIFEST = re.compile(r"\d{8}T\d{6}\.\d{6}Z-([0-9a-f]{32})", re.ASCII)
 
 
 def stamp(time_ns: int) -> str:
-    """A time in the name of a backup, UTC, to the microsecond: the names of backups stand in the order of their making."""
+    """A time in the name of a backup, UTC, to the microsecond: names stand in the order of making."""
     seconds, rest_ns = divmod(time_ns, 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y%m%dT%H%M%S}.{rest_ns // 1000:06}Z"
 
