@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from enum import Enum
 from itertools import repeat
 
@@ -50,6 +51,14 @@ async def test_what_was_seen_last_is_said_again_while_the_cluster_is_slow(monkey
     for frame in heard.frames:
         assert parse_header(frame[:HEADER_BYTES]).kind is Kind.STATUS
         assert parse_status(frame[HEADER_BYTES:]).applications == seen
+
+
+def test_status_waits_as_long_as_it_says_and_names_what_did_not_answer(monkeypatch):
+    monkeypatch.setattr(ray_bridge, "connect", lambda _address: None)
+    monkeypatch.setattr(ray_bridge, "deployed_applications", lambda: time.sleep(0.5))
+    monkeypatch.setattr(ray_bridge, "STATUS_TIMEOUT_S", 0.01)
+    with pytest.raises(TimeoutError, match=r"controller said nothing for 0\.01 s"):
+        ray_bridge.run_status(RaySettings(address="127.0.0.1:1"))
 
 
 async def test_a_reply_that_no_frame_takes_is_a_fault_and_not_silence(monkeypatch):
