@@ -5,6 +5,8 @@ LabError
 └── TrialsUnreadable     a file of trials holds something else
 """
 
+import difflib
+
 from defenses.errors import DefenseError
 
 
@@ -14,7 +16,9 @@ class LabError(DefenseError):
 
 class ExperimentUnknown(LabError):
     def __init__(self, name: str, known: list[str]) -> None:
-        super().__init__(f"there is no experiment {name!r} (there: {', '.join(known)})")
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        super().__init__(f"there is no experiment {name!r}{hint}; `stockade lab list` shows all {len(known)}")
         self.name = name
 
 
