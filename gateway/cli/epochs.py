@@ -39,7 +39,7 @@ from ops.audit.erasure import Erasures
 from ops.audit.erasure_log import follow
 from ops.audit.errors import AuditError, NoteError, ReadError
 from ops.audit.read_epochs import open_following
-from ops.audit.retention import drop, is_due, survey, tenants_in
+from ops.audit.retention import drop, is_due, survey, sweep, tenants_in
 from ops.audit.schemas import EPOCH_DROPPED
 from ops.audit.trust_policy import read_trust_policy
 from ops.audit.verify_report import INCOMPLETE, OK
@@ -47,9 +47,10 @@ from ops.metrics import MetricsInUse, RetentionMetrics
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gateway.config.config import Config
+    from ops.audit.checkpoint import VerifierKey
     from ops.audit.erasure_rows import Hold
     from ops.audit.retention import Kept
 
@@ -105,7 +106,7 @@ def facts(kept: Kept) -> dict[str, Any]:
 def custody(kept: Kept, config: Config) -> dict[str, Any]:
     """Return where the entries of an epoch are (hot: here, cold: in the replica alone), and which holds keep them."""
     if not kept.dropped:
-        return {"entries": "hot", "holds": [f"{hold.tenant} ({hold.matter})" for hold in holds_on(kept, config)]}
+        return {"entries": "hot", "holds": [named(hold) for hold in holds_on(kept, config)]}
     copied = config.audit.replication is not None and not uncopied(kept, config)
     return {"entries": "cold" if copied else "gone", "holds": []}
 
@@ -147,19 +148,23 @@ def run_retain(options: argparse.Namespace) -> int:
 
 def drop_due(config: Config, options: argparse.Namespace) -> Stopped | None:
     """Drop the epochs that are due, oldest first, and tell; returns what it stopped at. With --dry-run only tell."""
-    epochs = survey(config.audit.directory, parse_vkey(config.audit.vkey.read_text().strip()))
+    vkey = parse_vkey(config.audit.vkey.read_text().strip())
+    epochs = survey(config.audit.directory, vkey)
     due = due_of(epochs, config)
+    if due:
+        take_holds_from_log(config, vkey)
     if not options.dry_run:
         for kept in epochs:
             if kept.dropped:
-                drop(kept)  # what an interrupted run has left
+                sweep(kept)  # what an interrupted run has left
     for at_hand, kept in enumerate(due):
         for by, reason in KEEPERS.items():
             if why := reason(kept, config):
                 return Stopped(due[at_hand:], by, why)
+        if holds := holds_on(kept, config, then=None if options.dry_run else partial(drop_on_record, config)):
+            return Stopped(due[at_hand:], "hold", ", ".join(f"a hold on {named(hold)}" for hold in holds))
         if not options.dry_run:
-            asyncio.run(record(kept, config))
-            drop(kept)
+            sweep(kept)
         tell(kept, options)
     return None
 
@@ -184,25 +189,41 @@ def tell(kept: Kept, options: argparse.Namespace) -> None:
         )
 
 
-def holds_on(kept: Kept, config: Config) -> list[Hold]:
-    """Return the holds on tenants that an epoch has entries of, also those placed while it was searched."""
-    found, searched = set[str](), set[str]()
-    with closing(Erasures(config.audit.key_database)) as erasures:
-        holds = erasures.holds()
-        while fresh := {hold.tenant for hold in holds} - searched:
-            found |= tenants_in(kept, fresh)
-            searched |= fresh
-            holds = erasures.holds()
-    return [hold for hold in holds if hold.tenant in found]
-
-
-def held(kept: Kept, config: Config) -> str:
-    """Say which holds keep an epoch: those of the log too, whose key database may be older."""
-    vkey = parse_vkey(config.audit.vkey.read_text().strip())
+def take_holds_from_log(config: Config, vkey: VerifierKey) -> None:
+    """Let the log's holds take force in the key database, which may be older."""
     with closing(Erasures(config.audit.key_database)) as erasures:
         while follow(erasures, partial(open_following, config.audit.directory, vkey)).more:
             pass
-    return ", ".join(f"a hold on {hold.tenant} ({hold.matter})" for hold in holds_on(kept, config))
+
+
+def holds_on(kept: Kept, config: Config, *, then: Callable[[Kept], None] | None = None) -> list[Hold]:
+    """Return the holds on tenants that an epoch has entries of, also those placed while it was searched.
+
+    Where there are none, `then` is done with it before another can be placed: it must be quick.
+    """
+    found, searched = set[str](), set[str]()
+    with closing(Erasures(config.audit.key_database)) as erasures:
+        while True:
+            with erasures.standing() as holds:
+                fresh = {hold.tenant for hold in holds} - searched
+                keeping = [hold for hold in holds if hold.tenant in found]
+                if then is not None and not fresh and not keeping:
+                    then(kept)
+            if not fresh:
+                return keeping
+            found |= tenants_in(kept, fresh)
+            searched |= fresh
+
+
+def drop_on_record(config: Config, kept: Kept) -> None:
+    """Have the log say that an epoch is dropped, then drop it."""
+    asyncio.run(record(kept, config))
+    drop(kept)
+
+
+def named(hold: Hold) -> str:
+    """Return what a hold is called: on whom, and in which matter."""
+    return f"{hold.tenant} ({hold.matter})"
 
 
 def uncopied(kept: Kept, config: Config) -> str:
@@ -230,8 +251,8 @@ def unwitnessed(kept: Kept, config: Config) -> str:
     )
 
 
-KEEPERS = {"replica": uncopied, "quorum": unwitnessed, "hold": held}
-"""What may keep an epoch that is due: each says why, or nothing. Holds come last: one may be placed at any time."""
+KEEPERS = {"replica": uncopied, "quorum": unwitnessed}
+"""What may keep an epoch that is due, beside holds: each says why, or nothing."""
 
 
 def note_of(kept: Kept) -> bytes:

@@ -237,6 +237,12 @@ class Erasures:
         with self._transaction() as db:
             return holds_where(db, "recorded = 0" if unrecorded else "1")
 
+    @contextmanager
+    def standing(self) -> Iterator[list[Hold]]:
+        """Give the holds that are in force, as `holds`; none is placed, and no key made, before the block ends."""
+        with self._transaction() as db:
+            yield holds_where(db, "1")
+
     def _scrub(self, wrapped: Sequence[bytes], *, certain: bool) -> None:
         """See to it that nothing of these is in the file. Not `certain`: there were more, before a crash."""
         with self._lock:

@@ -5,7 +5,8 @@ Rules:
    stay, so every receipt and every consistency proof that was ever given stays valid.
 2. What keeps an epoch keeps all that come after it. `verify_epochs` relies on that.
 3. The log says so first: whoever calls `drop` has had an entry of the current epoch made durable before.
-4. What was begun is ended by calling again.
+4. What was begun is ended by calling again. `drop` is quick, so that it can be one step with a last look at what may
+   keep an epoch; `sweep` takes as long as removing files does.
 """
 
 import json
@@ -22,7 +23,7 @@ from ops.audit.errors import ReadError
 from ops.audit.read import ENTRIES_MAX, LogReader
 from ops.audit.writing import month_of
 
-__all__ = ["Kept", "drop", "is_due", "survey", "tenants_in"]
+__all__ = ["Kept", "drop", "is_due", "survey", "sweep", "tenants_in"]
 
 DROPPED = ".dropped"  # what is being removed has this behind its name
 PARTS = ("blobs", "tile/entries")
@@ -87,20 +88,30 @@ def tenants_in(kept: Kept, tenants: Collection[str]) -> set[str]:
 
 
 def drop(kept: Kept) -> None:
-    """Remove the payloads, then the entries of an epoch.
+    """Take the payloads, then the entries of an epoch away from every reader; `sweep` gives their room back.
 
     Raises:
         ReadError: it is the epoch that is being written.
-        OSError: something could not be removed; call again.
+        OSError: something could not be taken away; call again.
     """
     if not kept.closed:
         raise ReadError(f"{kept.epoch.vkey.name} is not closed")
-    for part in PARTS:
-        place = kept.epoch.directory / part
-        going = place.with_name(place.name + DROPPED)
+    for place, going in _parts(kept):
         if place.exists():
+            if going.exists():  # the epoch was restored since an earlier run was cut short
+                rmtree(going)
             place.rename(going)
             sync_directory(going.parent)
-        # Gone for every reader; what follows gives room back.
+
+
+def sweep(kept: Kept) -> None:
+    """Remove what `drop` took away, also in a run that was cut short. OSError: something could not be removed."""
+    for _, going in _parts(kept):
         if going.exists():
             rmtree(going)
+
+
+def _parts(kept: Kept) -> list[tuple[Path, Path]]:
+    """Where each part of an epoch is that can be dropped, and where it goes first."""
+    places = [kept.epoch.directory / part for part in PARTS]
+    return [(place, place.with_name(place.name + DROPPED)) for place in places]

@@ -21,6 +21,7 @@ from ops.audit.client import AuditClient
 from ops.audit.epochs import Epoch, epochs_of
 from ops.audit.erasure import Erasures
 from ops.audit.erasure_rows import Hold
+from ops.audit.errors import KeyStoreError
 from ops.audit.read import LogReader
 from ops.audit.retention import tenants_in
 from ops.metrics import RetentionMetrics, expose
@@ -110,6 +111,24 @@ def test_a_hold_that_is_placed_while_an_epoch_is_searched_keeps_it(site, capsys,
     monkeypatch.setattr(epochs, "tenants_in", search)
     assert main(["audit", "retain", str(site.config)]) == 2
     assert "a hold on store-7 (case 7)" in capsys.readouterr().err
+    erasures.close()
+
+
+@pytest.mark.timeout(120)
+def test_no_hold_is_placed_between_the_last_look_and_the_drop(site, monkeypatch):
+    erasures, record, places = Erasures(load_config(site.config).audit.key_database), epochs.record, []
+    erasures._db.execute("PRAGMA busy_timeout = 0")
+
+    async def recorded(kept, config):
+        await record(kept, config)
+        with pytest.raises(KeyStoreError, match="locked"):
+            erasures.place(HOLD)
+        places.append(kept.epoch.directory)
+
+    monkeypatch.setattr(epochs, "record", recorded)
+    assert main(["audit", "retain", str(site.config)]) == 0
+    assert places == [site.log]
+    erasures.place(HOLD)
     erasures.close()
 
 

@@ -12,7 +12,7 @@ from ops.audit.merkle import verify_consistency
 from ops.audit.read import LogReader
 from ops.audit.receipt import make_proof
 from ops.audit.restore import restore_log
-from ops.audit.retention import Kept, drop, is_due, survey, tenants_in
+from ops.audit.retention import Kept, drop, is_due, survey, sweep, tenants_in
 from ops.audit.sources import DirectorySource
 from ops.audit.tlog_proof import parse_proof
 from ops.audit.trust_policy import TrustedLog, TrustPolicy
@@ -76,8 +76,9 @@ def test_what_was_proved_of_a_dropped_epoch_stays_proved(tmp_path):
     series.append(said_of(survey(series.directory, KEY.verifier)[0]))
     series.close()
     (kept, _) = survey(series.directory, KEY.verifier)
-    drop(kept)
-    drop(kept)
+    for _ in range(2):
+        drop(kept)
+        sweep(kept)
     (left, _) = survey(series.directory, KEY.verifier)
     assert (left.dropped, left.root, left.first_ns) == (True, kept.root, 0)
     assert sorted(path.name for path in series.directory.iterdir()) == ["checkpoint", "epochs", "tile"]
@@ -131,7 +132,16 @@ def test_a_drop_that_was_cut_short_is_ended_by_the_next(log):
     (kept, *_) = survey(log, KEY.verifier)
     (log / "tile/entries").rename(log / "tile/entries.dropped")
     drop(kept)
+    sweep(kept)
     assert not (log / "tile/entries.dropped").exists()
+
+
+def test_an_epoch_that_was_restored_over_a_drop_that_was_cut_short_is_dropped(log):
+    (kept, *_) = survey(log, KEY.verifier)
+    shutil.copytree(log / "tile/entries", log / "tile/entries.dropped")
+    drop(kept)
+    sweep(kept)
+    assert [path.name for path in (log / "tile").iterdir()] == ["0"]
 
 
 def test_tenants_are_found_by_their_entries(tmp_path):
