@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from subprocess import DEVNULL
+from typing import Protocol
 
 from ops.audit.checkpoint import SignerKey
 from ops.audit.client import AuditClient
@@ -50,12 +51,23 @@ def settings_in(home: Path, **changes: object) -> RecorderSettings:
     return replace(small, **changes)
 
 
+class Child(Protocol):
+    """Of `subprocess.Popen`, what is asked here."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+
+    def communicate(self, *, timeout: float) -> tuple[str | None, str | None]: ...
+
+
 @dataclass
 class RecorderProcess:
     """One run of the recorder; `errors` is its standard error once it has ended."""
 
     settings: RecorderSettings
-    process: subprocess.Popen[str]
+    process: Child
     wrapped: bool = False
     errors: str = ""
 
@@ -81,6 +93,7 @@ class RecorderProcess:
         """The exit code, once it is there."""
         _, errors = self.process.communicate(timeout=seconds)
         self.errors += errors or ""
+        assert self.process.returncode is not None
         return self.process.returncode
 
     def stop(self) -> int:
@@ -96,6 +109,14 @@ class RecorderProcess:
         return [json.loads(line) for line in self.errors.splitlines() if line.startswith("{")]
 
 
+def written(settings: RecorderSettings) -> Path:
+    """The file of the settings; no socket of an earlier run is left, so that ready means the next one."""
+    path = settings.signing_key.with_name("settings.json")
+    path.write_bytes(settings.to_json())
+    settings.socket.unlink(missing_ok=True)
+    return path
+
+
 def launch(
     settings: RecorderSettings, *wrapper: str, stdin: int = DEVNULL, program: tuple[str, ...] = (RECORDER,)
 ) -> RecorderProcess:
@@ -103,10 +124,7 @@ def launch(
 
     `program` is the module that is run, with arguments before that of the settings.
     """
-    path = settings.signing_key.with_name("settings.json")
-    path.write_bytes(settings.to_json())
-    command = [*wrapper, sys.executable, "-m", *program, os.fspath(path)]
-    settings.socket.unlink(missing_ok=True)  # of an earlier run, so that ready means this one
+    command = [*wrapper, sys.executable, "-m", *program, os.fspath(written(settings))]
     # Whoever measures coverage writes a file at the end, and trips over the faults that are meant for the recorder.
     untouched = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     process = subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True, env=untouched)

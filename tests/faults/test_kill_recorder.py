@@ -8,9 +8,10 @@ import pytest
 
 from ops.audit.epochs import epochs_of
 from tests.faults.effort import SEED, effort
+from tests.faults.forked import fork
 from tests.faults.load import Load
 from tests.faults.oracle import Oracle
-from tests.faults.recorder_process import KEY, client_of, launch, settings_in
+from tests.faults.recorder_process import KEY, client_of, settings_in
 
 ROUNDS = effort(16, 2000)
 ROUNDS_OF_EPOCHS = effort(16, 500)
@@ -24,16 +25,17 @@ async def test_nothing_acknowledged_is_lost_however_often_the_recorder_is_killed
     settings = settings_in(tmp_path, publish_every_ms=15, heartbeat_ms=40, epoch_records_max=records)
     oracle = Oracle()
     client = client_of(settings)
-    recorder = launch(settings).wait_ready()
+    recorder = fork(settings).wait_ready()
     await client.connect()
     load = Load(client, oracle, in_flight=8)
     load.start()
     for _ in range(kills):
         await load.wait_for(rounds.randrange(1, 60))
-        await asyncio.sleep(rounds.random() * 0.03)  # anywhere within a commit or a publication
+        if rounds.random() < 0.5:  # else at once, while what was acknowledged is as young as can be
+            await asyncio.sleep(rounds.random() * 0.03)  # anywhere within a commit or a publication
         recorder.kill()
         oracle.saw_checkpoint(settings.directory)
-        recorder = launch(settings)
+        recorder = fork(settings)
     await load.wait_for(20)
     load.stop()
     await client.close()
