@@ -33,7 +33,7 @@ HOMES = {
     "onnxruntime": ("serving/inprocess.py",),
     "onnx": ("serving/train/",),
     "torch": ("serving/train/", "serving/models/", "defenses/lab/"),
-    "ray": ("serving/ray_bridge.py", "serving/ray_replica.py"),
+    "ray": ("serving/ray_cluster.py", "serving/ray_replica.py"),
     "art": ("defenses/art_adapter.py",),
     "rdata": ("serving/train/rtables.py",),
     "opentelemetry": ("ops/tracing.py",),

@@ -1,6 +1,6 @@
 """The verbs of `stockade ray`: what is deployed on the cluster, from the gateway's own configuration.
 
-No Ray here: `python -m serving.ray_bridge` does the work in a process of its own and says in JSON lines how it goes.
+No Ray here: `python -m serving.ray_verbs` does the work in a process of its own and says in JSON lines how it goes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_config", "run_deploy", "run_status"]
 
-BRIDGE_PROBLEM_CHARACTERS = 2000
+PROBLEM_CHARACTERS_MAX = 2000
 
 
 class Unusable(Exception):
@@ -62,7 +62,7 @@ def run_deploy(options: argparse.Namespace) -> int:
         plan = DeployPlan(settings.address, applications_of(config), prune)
     except (FileRejected, ServingError, Unusable, OSError) as problem:
         return fail(problem)
-    lines = bridge(["deploy", str(options.timeout)], msgspec.json.encode(plan))
+    lines = run_verb(["deploy", str(options.timeout)], msgspec.json.encode(plan))
     said = watch(lines, len(plan.applications)) if not options.json else [show(line) for line in lines]
     return verdict(said)
 
@@ -74,7 +74,7 @@ def run_status(options: argparse.Namespace) -> int:
         wanted = {each.name: each for each in applications_of(config)}
     except (FileRejected, ServingError, Unusable, OSError) as problem:
         return fail(problem)
-    said = list(bridge(["status"], msgspec.json.encode(ray_settings(config))))
+    said = list(run_verb(["status"], msgspec.json.encode(ray_settings(config))))
     if code := verdict(said):  # what was not seen is not shown as absent
         return code
     found = {line["application"]: line for line in said if "application" in line}
@@ -128,9 +128,9 @@ def applications_of(config: Config) -> list[Application]:
     return applications(ray_settings(config), deployables, [key.absolute() for key in config.bundles.trusted_keys])
 
 
-def bridge(arguments: list[str], data: bytes) -> Iterator[dict[str, Any]]:
-    """Run a verb of the bridge and yield what it says; the last line has its exit code."""
-    command = [sys.executable, "-m", "serving.ray_bridge", *arguments]
+def run_verb(arguments: list[str], data: bytes) -> Iterator[dict[str, Any]]:
+    """Run a verb of `serving.ray_verbs` and yield what it says; the last line has its exit code."""
+    command = [sys.executable, "-m", "serving.ray_verbs", *arguments]
     ended: dict[str, Any] = {}
     spoken = False
     with tempfile.TemporaryFile() as noise:
@@ -147,7 +147,7 @@ def bridge(arguments: list[str], data: bytes) -> Iterator[dict[str, Any]]:
         ended["exit"] = process.returncode
         if process.returncode and not spoken:  # Ray ended the process: its words are all there is
             noise.seek(0)
-            ended["problem"] = noise.read()[-BRIDGE_PROBLEM_CHARACTERS:].decode(errors="replace").strip()
+            ended["problem"] = noise.read()[-PROBLEM_CHARACTERS_MAX:].decode(errors="replace").strip()
     yield ended
 
 

@@ -135,11 +135,11 @@ def replicas_of(node: Node, application: str) -> list[int]:
 
 
 def deploy(plan: DeployPlan, timeout_s: float = DEPLOY_S) -> list[dict[str, Any]]:
-    """Run the bridge's verb; returns its lines, with the exit code as the last."""
+    """Run the verb; returns its lines, with the exit code as the last."""
     import msgspec
 
     done = subprocess.run(
-        [sys.executable, "-m", "serving.ray_bridge", "deploy", str(timeout_s)],
+        [sys.executable, "-m", "serving.ray_verbs", "deploy", str(timeout_s)],
         input=msgspec.json.encode(plan), capture_output=True, timeout=timeout_s + 60, check=False,
     )  # fmt: skip
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]

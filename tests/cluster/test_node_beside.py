@@ -25,7 +25,7 @@ pytestmark = [
 def test_a_node_is_found_whose_processes_cannot_be_seen():
     with ray_cluster(cpus=0) as cluster:
         done = subprocess.run(
-            [*CANNOT_SEE, sys.executable, "-m", "serving.ray_bridge", "status"],
+            [*CANNOT_SEE, sys.executable, "-m", "serving.ray_verbs", "status"],
             input=msgspec.json.encode(RaySettings(address=cluster.address)),
             capture_output=True,
             timeout=END_S,

@@ -60,7 +60,7 @@ def test_the_policy_that_is_measured_is_one(tmp_path):
         ("python -m gateway.host.worker 3", "worker"),
         ("python -m ops.audit.recorder_main x.json", "recorder"),
         ("python -m gateway serve /d/stockade.yaml", "supervisor"),
-        ('python -m serving.ray_bridge serve 9 {"address":"127.0.0.1:1"}', "bridge"),
+        ('python -m serving.ray_bridge 9 {"address":"127.0.0.1:1"}', "bridge"),
         ("ray::ServeReplica:stockade-kiosk-1:model", "replica"),
         ("ray::ServeController.listen_for_change", "cluster"),
         ("/lib/ray/core/src/ray/raylet/raylet --store_socket_name=x", "cluster"),
