@@ -246,29 +246,27 @@ def _parse_note(data: bytes) -> tuple[str, list[tuple[str, bytes, bytes]]]:
 
 
 def open_note(data: bytes, keys: Iterable[NoteKey]) -> Note:
-    """Parse a note and verify every signature by a known key.
+    """Parse a note and verify every signature by a known key; of several by one key the first is kept.
 
     Raises:
         NoteError: malformed.
-        SignatureInvalid: a known key with a bad signature, or the same key twice.
+        SignatureInvalid: a known key with a bad signature.
         SignatureMissing: no known key signed.
     """
     text, signatures = _parse_note(data)
     known = {(key.name, key.id): key for key in keys}
-    verified: list[tuple[NoteKey, bytes]] = []
-    seen: set[tuple[str, bytes]] = set()
+    verified: dict[tuple[str, bytes], tuple[NoteKey, bytes]] = {}
     for name, identity, signature in signatures:
         key = known.get((name, identity))
         if key is None:
             continue
-        if (name, identity) in seen or not key.verify(text.encode(), signature):
+        if not key.verify(text.encode(), signature):
             raise SignatureInvalid(f"the signature by {name} does not verify")
-        seen.add((name, identity))
-        verified.append((key, signature))
+        verified.setdefault((name, identity), (key, signature))
     if not verified:
         signers = ", ".join(f"{name}+{identity.hex()}" for name, identity, _ in signatures[:SIGNERS_NAMED_MAX])
         raise SignatureMissing(f"no signature by a known key, only by {signers}")
-    return Note(text, tuple(verified))
+    return Note(text, tuple(verified.values()))
 
 
 @dataclass(frozen=True, slots=True)

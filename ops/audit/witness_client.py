@@ -15,6 +15,7 @@ from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ops.audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, open_note, signature_line
+from ops.audit.cosignature import time_of
 from ops.audit.errors import NoteError, ProofError, ReadError, WitnessAhead, WitnessError, WitnessRefused, WitnessSilent
 from ops.audit.trust_policy import TrustedWitness
 from ops.audit.witness import AddCheckpoint
@@ -109,7 +110,7 @@ def cosignature(
         if status != HTTPStatus.CONFLICT:
             raise WitnessRefused(witness.name, f"HTTP {status}: {_quoted(body)}")
         named = _size(body, witness)
-        if named == old == checkpoint.size:
+        if named == old == checkpoint.size:  # as version 1.0.0 of the protocol has it; later ones say 422
             raise WitnessAhead(witness.name, f"it has cosigned another tree of size {old}: a fork")
         old = named
         if old > checkpoint.size:
@@ -169,12 +170,17 @@ def _size(body: bytes, witness: TrustedWitness) -> int:
 
 
 def _verified(note: bytes, body: bytes, witness: TrustedWitness) -> str:
-    """The line of this witness among what it answered. Others' are ignored, as are those by unknown keys."""
+    """The line of this witness among what it answered. Others' are ignored, as are those by unknown keys.
+
+    One without a time is none: it would not say that this is the largest tree the witness has seen.
+    """
     text = note.partition(b"\n\n")[0] + b"\n\n"
     try:
         [(key, signature), *_] = open_note(text + body, [witness.key]).signatures
     except (NoteError, ValueError) as error:
         raise WitnessRefused(witness.name, f"its answer is no cosignature of its own: {error}") from error
+    if time_of(signature) == 0:
+        raise WitnessRefused(witness.name, "its cosignature has no time")
     return signature_line(key.name, key.id, signature)
 
 

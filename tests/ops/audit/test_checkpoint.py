@@ -109,10 +109,11 @@ def test_a_checkpoint_must_be_signed_by_its_own_log():
         open_checkpoint(sign_note(TEXT, [TWO]), [ONE.verifier, TWO.verifier])
 
 
-def test_the_same_key_signs_once():
-    line = NOTE.split(b"\n\n")[1]
+def test_a_key_that_signed_twice_counts_once_and_each_signature_has_to_be_right():
+    assert open_note(sign_note(TEXT, [ONE, ONE]), [ONE.verifier]).verified == (ONE.name,)
+    of_another_text = sign_note("x\n", [ONE]).split(b"\n\n")[1]
     with pytest.raises(SignatureInvalid):
-        open_note(NOTE + line, [ONE.verifier])
+        open_note(NOTE + of_another_text, [ONE.verifier])
 
 
 def test_signatures_at_the_limit_and_one_past_it():

@@ -12,10 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.audit.checkpoint import Checkpoint, SignerKey, open_checkpoint, open_note, sign_note
+from ops.audit.checkpoint import Checkpoint, SignerKey, open_checkpoint, open_note, sign_note, signature_line
 from ops.audit.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner, time_of
 from ops.audit.errors import (
     ProofError,
@@ -95,7 +96,7 @@ REFUSED = {
     "another old size": (request(2, 9), 409),
     "an older tree": (request(2, 2), 409),
     "a fork": (request(3, 9, FORKED), 422),
-    "a fork of the same size": (AddCheckpoint(3, (), signed(3, FORKED)).body(), 409),
+    "a fork of the same size": (AddCheckpoint(3, (), signed(3, FORKED)).body(), 422),
     "no proof": (AddCheckpoint(3, (), signed(9)).body(), 422),
     "a proof too many": (AddCheckpoint(3, (*prove(3, 9), bytes(32)), signed(9)).body(), 422),
     "no request": (b"hello", 400),
@@ -206,7 +207,7 @@ def test_a_fork_is_refused_over_http(witness):
         cosignature(signed(3), head(3), trusted(served.port), prove)
         with pytest.raises(WitnessAhead, match="refuses the proof from size 3, which it has cosigned: a fork"):
             cosignature(signed(9, FORKED), head(9, FORKED), trusted(served.port), lambda a, b: prove(a, b, FORKED))
-        with pytest.raises(WitnessAhead, match="another tree of size 3: a fork"):
+        with pytest.raises(WitnessAhead, match="refuses the proof from size 3, which it has cosigned: a fork"):
             cosignature(signed(3, FORKED), head(3, FORKED), trusted(served.port), lambda a, b: prove(a, b, FORKED))
 
 
@@ -286,6 +287,16 @@ LIES = {
 def test_a_witness_that_lies_costs_its_own_cosignature(status, body, headers, error, words):
     with liar(status, body, headers) as port, pytest.raises(error, match=words):
         cosignature(signed(9), head(9), trusted(port), prove)
+
+
+def test_a_cosignature_without_a_time_does_not_count():
+    """The format has them, for trees that are not the largest it has seen; `add-checkpoint` must not give one."""
+    text = head(9).text().encode()
+    signature = Ed25519PrivateKey.from_private_bytes(bytes(32)).sign(b"cosignature/v1\ntime 0\n" + text)
+    line = signature_line("w.test", COSIGNERS[1].key.id, bytes(8) + signature).encode()
+    assert open_note(signed(9) + line, keys()).verified == (LOG.name, "w.test")
+    with liar(200, line, {}) as port, pytest.raises(WitnessRefused, match="no time"):
+        cosignature(signed(9), head(9), trusted(port, 1), prove)
 
 
 def test_what_a_witness_says_beside_its_cosignature_is_left_out():
