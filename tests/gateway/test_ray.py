@@ -160,7 +160,7 @@ def test_a_bridge_that_ray_ended_has_rays_own_words(site, monkeypatch, capsys):
 
 def test_a_bridge_that_reads_nothing_has_its_own_words_too(monkeypatch):
     replaced(monkeypatch, "import sys; sys.stdin.close(); sys.exit('no such module')")
-    assert list(ray_verbs.bridge(["deploy"], bytes(1 << 20))) == [{"exit": 1, "problem": "no such module"}]
+    assert list(ray_verbs.run_verb(["deploy"], bytes(1 << 20))) == [{"exit": 1, "problem": "no such module"}]
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
