@@ -23,6 +23,7 @@ ERRORS = "tests/faults/test_sync_errors.py"
 TAMPERING = "tests/faults/test_tampering.py"
 PUBLISHER = "tests/ops/audit/test_publisher.py"
 EPOCHS = "tests/faults/test_epochs.py"
+KILLS = "tests/faults/test_kill_recorder.py"
 CHAIN = "tests/ops/audit/test_verify_epochs.py"
 
 
@@ -155,6 +156,20 @@ MUTANTS = (
         (SIMULATION,),
     ),
     Mutant(
+        "a start cuts what is whole",
+        "ops/audit/segments.py",
+        "    return Segment(header, groups, _torn_bytes(data, end, header.number))\n",
+        "    return Segment(header, groups[:-1], _torn_bytes(data, end, header.number))\n",
+        (KILLS,),
+    ),
+    Mutant(
+        "a group that was being written is taken for damage",
+        "ops/audit/segments.py",
+        "    if not in_flight:\n",
+        "    if beyond:\n",
+        (SIMULATION,),
+    ),
+    Mutant(
         "acknowledged before committed",
         "ops/audit/recorder.py",
         "        group, answers = self._next_group()\n",
@@ -236,8 +251,8 @@ MUTANTS = (
     Mutant(
         "the verifier takes any signature",
         "ops/audit/checkpoint.py",
-        "        if (name, identity) in seen or not key.verify(text.encode(), signature):\n",
-        "        if (name, identity) in seen:\n",
+        "        if not key.verify(text.encode(), signature):\n",
+        "        if not signature:\n",
         (TAMPERING,),
     ),
 )

@@ -30,10 +30,9 @@ class Oracle:
         self.keep(receipt.epoch, receipt.first_index, entries)
 
     def keep(self, epoch: int, first: int, entries: Sequence[bytes]) -> None:
-        """Entries were acknowledged, from this index of an epoch on."""
+        """Entries were acknowledged, from this index of an epoch on. At one index the first stands, and is lost."""
         for index, data in enumerate(entries, first):
-            assert (epoch, index) not in self.acknowledged, f"index {index} of epoch {epoch} was given twice"
-            self.acknowledged[epoch, index] = leaf_hash(data)
+            self.acknowledged.setdefault((epoch, index), leaf_hash(data))
 
     def saw_checkpoint(self, directory: Path) -> None:
         """Remember the public checkpoint, as a client would."""

@@ -35,7 +35,7 @@ async def test_nothing_acknowledged_is_lost_however_often_the_recorder_is_killed
             await asyncio.sleep(rounds.random() * 0.03)  # anywhere within a commit or a publication
         recorder.kill()
         oracle.saw_checkpoint(settings.directory)
-        recorder = fork(settings)
+        recorder = await asyncio.to_thread(fork(settings).wait_ready)
     await load.wait_for(20)
     load.stop()
     await client.close()
