@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from gateway.config.units import Text
+from ops.audit.epochs import is_first
 
 __all__ = [
     "Address",
@@ -28,6 +29,8 @@ _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):
 _OTLP = re.compile(r"https?://(?P<address>[^/@]+)/?", re.ASCII)
 _REDIS = re.compile(r"unix:/[^\0]{1,100}|rediss?://(?P<address>[^/@]+)(/[0-9]{1,3})?", re.ASCII)
 _ORIGIN = re.compile(r"[a-z0-9][a-z0-9._-]*(/[A-Za-z0-9._~-]+)*", re.ASCII)
+ORIGIN_CHARACTERS_MAX = 244
+"""Witnesses sign origins of up to 255 bytes (C2SP tlog-cosignature), and `/epoch-9999` may follow."""
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*{_LABEL}", re.ASCII)
 
@@ -103,9 +106,13 @@ def _endpoint(value: object) -> str:
 
 def valid_origin(value: object) -> str:
     """The name of a log, if it is one. Raises ValueError."""
-    if not isinstance(value, str) or _ORIGIN.fullmatch(value) is None or len(value) > 255:
+    if not isinstance(value, str) or _ORIGIN.fullmatch(value) is None or len(value) > ORIGIN_CHARACTERS_MAX:
         raise ValueError(
             f'{value!r} is not an origin; write a name without spaces or "+", such as "example.org/gateway-1"'
+        )
+    if not is_first(value):
+        raise ValueError(
+            f"{value!r} is not an origin: epochs of a log are called so; leave out what follows the last /"
         )
     return value
 
@@ -136,4 +143,6 @@ StoreUrl = Annotated[
     ),
 ]
 StoreEndpoint = Annotated[str, BeforeValidator(_endpoint), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
-Origin = Annotated[str, BeforeValidator(valid_origin), WithJsonSchema({"type": "string", "maxLength": 255})]
+Origin = Annotated[
+    str, BeforeValidator(valid_origin), WithJsonSchema({"type": "string", "maxLength": ORIGIN_CHARACTERS_MAX})
+]

@@ -22,6 +22,7 @@ __all__ = [
     "epoch_at",
     "epochs_of",
     "home_of",
+    "is_first",
     "is_of_epoch",
     "keys_for",
     "newest_epoch",
@@ -59,6 +60,11 @@ class Epoch:
 def origin_of(first: str, number: int) -> str:
     """The origin of an epoch of the log whose first origin this is."""
     return first if number == 1 else f"{first}/epoch-{number}"
+
+
+def is_first(origin: str) -> bool:
+    """Whether an origin can be that of a log's first epoch: it does not end as those of later ones do."""
+    return _ENDING.search(origin) is None
 
 
 def number_of(first: str, origin: str) -> int | None:

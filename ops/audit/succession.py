@@ -24,7 +24,7 @@ from ops.audit.checkpoint import (
     parse_checkpoint,
 )
 from ops.audit.durable import keep_file, make_directories, sync_directory
-from ops.audit.epochs import home_of, split_origin
+from ops.audit.epochs import home_of, is_first, split_origin
 from ops.audit.errors import CheckpointError, SuccessionRefused
 from ops.audit.lock import LockDatabase
 from ops.audit.merkle import Frontier
@@ -148,6 +148,8 @@ def begin_next(
     """
     if split_origin(key.name)[0] == split_origin(vkey.name)[0]:
         raise SuccessionRefused(f"{key.name} is sealed: name the key of a new origin (`stockade keys log`)")
+    if not is_first(key.name):
+        raise SuccessionRefused(f"{key.name} is the name of an epoch: name the key of a new log (`stockade keys log`)")
     for place in (directory, state_directory):
         if place.exists() and any(place.iterdir()):
             raise SuccessionRefused(f"{place} holds something; a new log begins in a new directory")

@@ -34,7 +34,7 @@ def test_nothing_is_overwritten_and_no_half_is_left(tmp_path, capsys, there):
     assert "never replaced" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("origin", ["", "two words", "a+b", "a" * 256])
+@pytest.mark.parametrize("origin", ["", "two words", "a+b", "a" * 245, "a/epoch-2", "a/epoch-1"])
 def test_what_is_no_origin_is_refused_and_leaves_nothing(tmp_path, origin):
     with pytest.raises(ValueError, match="is not an origin"):
         make_log_key(origin, bytes(32), tmp_path / "log.key")

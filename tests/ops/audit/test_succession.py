@@ -121,6 +121,8 @@ def test_a_new_origin_names_what_was_lost(halves, tmp_path):
     for epoch in (1, 2):
         with pytest.raises(SuccessionRefused, match="is sealed"):
             begin(KEY, VerifierKey(origin_of(KEY.name, epoch), KEY.verifier.public_key))
+    with pytest.raises(SuccessionRefused, match="is the name of an epoch"):
+        begin(SignerKey(origin_of(NEXT.name, 2), NEXT.seed))
     begin(NEXT)
     report = verify_log(place / "log", [str(NEXT.verifier)], processes=0)
     assert (report.exit_code, report.size) == (0, 2), report.findings
