@@ -30,7 +30,7 @@ class Oracle:
         self.keep(receipt.epoch, receipt.first_index, entries)
 
     def keep(self, epoch: int, first: int, entries: Sequence[bytes]) -> None:
-        """Entries were acknowledged, from this index of an epoch on. At one index the first stands, and is lost."""
+        """Entries were acknowledged, from this index of an epoch on. `check` finds the first of two lost."""
         for index, data in enumerate(entries, first):
             self.acknowledged.setdefault((epoch, index), leaf_hash(data))
 
