@@ -69,7 +69,7 @@ class Audit(Section):
     """The recorder's segments, staging and lock, and which policy was last in force. As precious as the log, and on the
     same filesystem."""
     origin: Origin
-    """The log's name in every checkpoint; unique, never used for another log. `.../epoch-2` and its like are refused."""
+    """The log's name in every checkpoint; unique, never used for another log. `.../epoch-2` is an epoch's: refused."""
     signing_key: FilePath
     """Signs checkpoints: `PRIVATE+KEY+...` (C2SP signed-note, Ed25519). Only the recorder reads it. Mode 0600."""
     vkey: FilePath

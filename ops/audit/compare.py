@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint
-from ops.audit.epochs import EPOCHS, Epoch, epoch_at, newest_epoch
+from ops.audit.epochs import EPOCHS, Epoch, epoch_at, keys_for, newest_epoch, number_of
 from ops.audit.errors import (
     NoteError,
     QuorumMissing,
@@ -60,9 +60,12 @@ def compare(
         ReplicaDiffers: the store's checkpoint is not one of this log.
         StoreError, QuorumMissing, ReadError, OSError: it cannot be compared now.
     """
+    for held in _in_file(cosigned, vkey):
+        number = number_of(vkey.name, held.origin) or 1
+        _demand(epoch_at(directory, vkey, number), lock, held, "the quorum")
     newest = newest_epoch(directory, vkey)
     for epoch in (newest, epoch_at(directory, vkey, newest.number + 1)):  # nobody should have any of the second yet
-        for where, held in (*_in_store(store, epoch), *_in_file(cosigned, epoch), *_at_witnesses(witnesses, epoch)):
+        for where, held in (*_in_store(store, epoch), *_at_witnesses(witnesses, epoch)):
             _demand(epoch, lock, held, where)
 
 
@@ -75,10 +78,22 @@ def _in_store(store: ObjectStore | None, epoch: Epoch) -> list[Held]:
         raise ReplicaDiffers(f"the checkpoint in the store is not one of this log: {error}") from error
 
 
-def _in_file(cosigned: Path, epoch: Epoch) -> list[Held]:
-    with suppress(FileNotFoundError, NoteError):  # it may be of another epoch
-        return [("the quorum", open_checkpoint(cosigned.read_bytes(), [epoch.vkey]))]
-    return []
+def _in_file(cosigned: Path, vkey: VerifierKey) -> list[Checkpoint]:
+    """What the quorum cosigned last, of whichever epoch.
+
+    Raises:
+        ReadError: it is damaged. It stands on the disk that failed, and may know more than the log there.
+    """
+    try:
+        note = cosigned.read_bytes()
+        return [open_checkpoint(note, keys_for(note, [vkey]))]
+    except FileNotFoundError:
+        return []
+    except NoteError as error:
+        raise ReadError(
+            f"{cosigned} is no checkpoint of this log ({error}): bring it back from a backup, or remove it to go by "
+            "the store and the witnesses alone"
+        ) from error
 
 
 def _at_witnesses(policy: TrustPolicy, epoch: Epoch) -> list[Held]:

@@ -30,6 +30,7 @@ from ops.audit.errors import (
     ForkRefused,
     Poisoned,
     QuorumMissing,
+    ReadError,
     RecorderError,
     ReplicaAhead,
     ReplicaDiffers,
@@ -97,6 +98,24 @@ def test_an_older_state_of_the_log_and_none_at_all_are_not(log, tmp_path):
             held(place, NONE, store)
         with pytest.raises(ReplicaAhead, match="the quorum has 601 records"):
             held(place, NONE, None, tmp_path / "cosigned")
+
+
+def test_what_the_quorum_cosigned_is_not_passed_over_when_it_is_damaged(log, tmp_path):
+    cosigned = tmp_path / "cosigned"
+    note = (log.directory / "checkpoint").read_bytes()
+    for damaged in (b"", note[:-20], note.replace(b"\n301\n", b"\n901\n"), bytes(len(note))):
+        cosigned.write_bytes(damaged)
+        with pytest.raises(ReadError, match=f"{cosigned} is no checkpoint of this log"):
+            held(log.directory, NONE, None, cosigned)
+
+
+def test_what_the_quorum_cosigned_of_any_later_epoch_is_seen(log, tmp_path):
+    cosigned = tmp_path / "cosigned"
+    for number in (2, 3, 9):
+        key = SignerKey(origin_of(ORIGIN, number), KEY.seed)
+        cosigned.write_bytes(sign_note(Checkpoint(key.name, 5, bytes(32)).text(), [key]))
+        with pytest.raises(ReplicaAhead, match="the quorum has 5 records, the log 0"):
+            held(log.directory, NONE, None, cosigned)
 
 
 def test_a_checkpoint_that_is_signed_and_not_public_yet_counts(log, tmp_path):
