@@ -157,6 +157,8 @@ def run_proof(options: argparse.Namespace) -> int:
         if not policy.logs:
             return fail("say which log is trusted: --vkey KEY or --policy FILE")
         proof = parse_proof(options.directory.read_bytes())
+        if proof.extra is None:
+            return fail("incomplete: the receipt holds no entry, and only its own `extra` is looked at", INCOMPLETE)
         witnessed = policy.open(proof.checkpoint)
     except QuorumMissing as problem:
         return fail(f"incomplete: {problem}", INCOMPLETE)
@@ -166,7 +168,7 @@ def run_proof(options: argparse.Namespace) -> int:
         proof.verify(policy)
     except ProofError as problem:
         return fail(f"TAMPERED: {problem}", TAMPERED)
-    entry = json.loads(proof.extra or b"null")
+    entry = shown(proof.extra)
     head = witnessed.checkpoint
     if options.json:
         facts = {"verdict": WORDS[OK], "origin": head.origin, "index": proof.index, "size": head.size}
@@ -177,6 +179,14 @@ def run_proof(options: argparse.Namespace) -> int:
         out.print(f"[bold green]verified[/]: {escape(text)}")
         Console(soft_wrap=True).print_json(data=entry)
     return OK
+
+
+def shown(entry: bytes) -> object:
+    """Return an entry as JSON, or as text: the logs of others hold what they like."""
+    try:
+        return json.loads(entry)
+    except ValueError:
+        return entry.decode("utf-8", "backslashreplace")
 
 
 def fail(problem: object, code: int = USAGE) -> int:

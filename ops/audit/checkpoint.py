@@ -10,7 +10,7 @@ Pure: bytes in, values or `NoteError` out. Rules:
    whatever else it carries. At least one known key must have signed.
 3. Base64 is canonical: another spelling of the same bytes is refused.
 4. A checkpoint is exactly three lines: origin, decimal size, base64 root. We write no extension lines and accept none
-   in our own logs; a witness accepts those of others.
+   in our own logs; a witness and a trust policy accept those of others.
 
 It keeps no keys and reads no files.
 """

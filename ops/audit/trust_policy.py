@@ -87,13 +87,15 @@ class TrustPolicy:
     def open(self, note: bytes) -> Witnessed:
         """The checkpoint in a note, when one of the logs signed it and enough witnesses cosigned.
 
+        Extension lines are allowed, and mean nothing.
+
         Raises:
             NoteError: malformed, not signed by a trusted log, or a known key with a bad signature.
             QuorumMissing: too few witnesses.
         """
         logs = keys_for(note, (log.key for log in self.logs))
         opened = open_note(note, [*logs, *(witness.key for witness in self.witnesses.values())])
-        checkpoint = parse_checkpoint(opened.text)
+        checkpoint = parse_checkpoint(opened.text, extensions=True)
         if not opened.signed_by_log(checkpoint.origin):
             raise SignatureMissing(f"no signature by the key of {checkpoint.origin}")
         witnesses = self.cosigned(key for key, _ in opened.signatures)

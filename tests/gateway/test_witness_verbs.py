@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from ops.audit.checkpoint import open_note
+from ops.audit.checkpoint import Checkpoint, SignerKey, open_note, sign_note
 from ops.audit.cosignature import parse_cosigner
+from ops.audit.merkle import leaf_hash
+from ops.audit.tlog_proof import TlogProof
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
 from tests.ops.audit.samples import small
 
@@ -97,6 +99,19 @@ def test_receipts_that_cannot_be_made_or_read_say_why(log, place, capsys):
     assert "begins with c2sp.org/tlog-proof@v1" in capsys.readouterr().err
     assert audit("verify", place / "junk") == USAGE
     assert "--vkey KEY or --policy FILE" in capsys.readouterr().err
+
+
+def test_receipts_of_logs_that_others_keep(place, capsys):
+    """Their entries need not be JSON, their checkpoints may have extension lines, their receipts hold no entry."""
+    key = SignerKey("other.test/log", bytes(32))
+    text = Checkpoint(key.name, 1, leaf_hash(b"\xffany bytes")).text() + "an extension\n"
+    receipt = place / "0.tlog-proof"
+    receipt.write_bytes(TlogProof(0, (), sign_note(text, [key]), b"\xffany bytes").text())
+    assert audit("verify", receipt, "--vkey", key.verifier, "--json") == OK
+    assert json.loads(capsys.readouterr().out)["entry"] == "\\xffany bytes"
+    receipt.write_bytes(TlogProof(0, (), sign_note(text, [key])).text())
+    assert audit("verify", receipt, "--vkey", key.verifier) == INCOMPLETE
+    assert "holds no entry" in capsys.readouterr().err
 
 
 def test_two_witnesses_cosign_a_log_as_it_grows_and_a_verifier_asks_for_both(log, place, capsys):
