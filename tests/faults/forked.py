@@ -20,8 +20,8 @@ SERVER.set_forkserver_preload(["__main__", __name__])
 class Forked:
     """What `RecorderProcess` asks of a `subprocess.Popen`."""
 
-    def __init__(self, settings: Path) -> None:
-        self._errors = settings.with_suffix(".errors")
+    def __init__(self, settings: Path, errors: Path) -> None:
+        self._errors = errors
         self._errors.write_bytes(b"")
         self._process = SERVER.Process(target=record, args=(settings, self._errors))
         self._process.start()
@@ -52,6 +52,7 @@ def record(settings: Path, errors: Path) -> None:
 
 def fork(settings: RecorderSettings) -> RecorderProcess:
     """Start a recorder, as `launch` does."""
-    recorder = RecorderProcess(settings, Forked(written(settings)))
+    errors = settings.socket.with_suffix(".errors")  # beside the socket: never on a file system that suffers
+    recorder = RecorderProcess(settings, Forked(written(settings), errors))
     launched.append(recorder)
     return recorder

@@ -19,9 +19,10 @@ import pytest
 from ops.audit.errors import AppenderRunning, LogFull, Poisoned, RecorderError
 from tests.faults import tracing
 from tests.faults.effort import FULL, SEED, effort
+from tests.faults.forked import fork
 from tests.faults.load import Load
 from tests.faults.oracle import Oracle
-from tests.faults.recorder_process import RecorderProcess, client_of, launch, settings_in
+from tests.faults.recorder_process import RecorderProcess, client_of, settings_in
 
 pytestmark = [
     pytest.mark.skipif(bool(tracing.why_not()), reason=tracing.why_not() or "strace works"),
@@ -47,7 +48,7 @@ BETWEEN = (  # epochs: what is called there and seldom elsewhere
     *((call, "signal=SIGKILL") for call in ("mkdir", "unlinkat")),
 )
 EVERY = tuple((call, fault) for call in CALLS for fault in FAULTS)
-PLACES = effort(((1, 4),), ((1, 1), (2, 6), (7, 25)))  # which call of a thread it is
+PLACES = effort(((1, 4),), ((1, 1), (2, 6), (7, 25), (26, 50), (51, 100)))  # which call of a thread it is
 ENDS = {0, Poisoned.exit_code, LogFull.exit_code, AppenderRunning.exit_code, RecorderError.exit_code, -9}
 
 
@@ -100,7 +101,7 @@ async def test_whatever_call_fails_nothing_acknowledged_is_lost(tmp_path: Path, 
         for place in PLACES:
             where = f"{call}:{fault}:when={places.randint(*place)}"
             output = tmp_path / "trace"
-            recorder = launch(settings).wait_ready()
+            recorder = fork(settings).wait_ready()
             await suffer(recorder, oracle, output, where, APPENDS)
             code = recorder.stop() if recorder.process.poll() is None else recorder.ended()
             assert code in ENDS or stopped_at_its_end(code, recorder), (where, code, recorder.errors)
@@ -131,6 +132,6 @@ def stopped_at_its_end(code: int, recorder: RecorderProcess) -> bool:
 
 def check(settings, oracle: Oracle) -> None:
     """Start once more without any fault, and hold the log against the oracle."""
-    recorder = launch(settings).wait_ready()
+    recorder = fork(settings).wait_ready()
     assert recorder.stop() == 0, recorder.errors
     oracle.check(settings.directory)

@@ -14,9 +14,10 @@ from ops.audit.epochs import epochs_of
 from ops.audit.errors import Poisoned
 from tests.faults import cut_mount
 from tests.faults.effort import FULL, SEED, effort
+from tests.faults.forked import fork
 from tests.faults.load import Load
 from tests.faults.oracle import Oracle
-from tests.faults.recorder_process import KEY, client_of, launch, settings_in
+from tests.faults.recorder_process import KEY, client_of, settings_in
 
 CUTS = effort(5, 150)
 CUTS_OF_EPOCHS = effort(5, 50)
@@ -65,7 +66,7 @@ async def test_nothing_acknowledged_is_lost_when_the_power_is_cut(tmp_path, kind
         settings = settings_in(home, publish_every_ms=15, socket=tmp_path / "s", epoch_records_max=records)
         os.sync()  # the key is older than the log
         for _ in range(cuts):
-            recorder = launch(settings).wait_ready()
+            recorder = fork(settings).wait_ready()
             client = client_of(settings)
             await client.connect()
             load = Load(client, oracle, in_flight=8)
@@ -79,7 +80,7 @@ async def test_nothing_acknowledged_is_lost_when_the_power_is_cut(tmp_path, kind
             await client.close()
             assert recorder.process.returncode in ENDS, recorder.errors
             mounted.remount()
-        recorder = launch(settings).wait_ready()
+        recorder = fork(settings).wait_ready()
         assert recorder.stop() == 0, recorder.errors
         oracle.check(settings.directory)
         epochs = len(epochs_of(settings.directory, KEY.verifier))
