@@ -26,6 +26,7 @@ from gateway.codec import CodecLimits
 from gateway.elsewhere import Elsewhere
 from gateway.exits import BODY_INCOMPLETE, write_sums
 from gateway.feedback.answers import Answers
+from gateway.feedback.gate import REASONS as LABEL_REASONS
 from gateway.feedback.store import FILE as FEEDBACK_FILE
 from gateway.host.place import place_of
 from gateway.kept_accounts import AccountsFiles
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from ops.logging import Log
     from serving.bundle import Bundle
 
-REASONS = frozenset({row.reason for row in errors.TABLE.values()} | {BODY_INCOMPLETE})
+REASONS = frozenset({BODY_INCOMPLETE, *(row.reason for row in errors.TABLE.values()), *LABEL_REASONS})
 RING_SLOTS = 4096
 PSEUDONYMS_MAX = 131_072
 
@@ -138,11 +139,10 @@ class App:
         """Return a version as it is from now on; what was counted of it goes on."""
         bundle = before.bundle if before is not None else load_listed(self.config, listed)
         opened = serve(bundle, self.config, self.gw.log, unloaded=unloaded)
-        if before is not None:
-            opened.watching, opened.metering = before.watching, before.metering
-        else:
+        if before is None:
             self.accounts.load(opened)
-        if before is not None:
+        else:
+            opened.watching, opened.metering = before.watching, before.metering
             opened.counters, opened.service_time = before.counters, before.service_time
         if not unloaded:
             start_batching(opened, self.config.engine, self.gw)
@@ -256,32 +256,26 @@ async def open_app(
     site = site_of(version("stockade"), config.digest, f"{socket.gethostname()}/{process}")
     sink = await open_sink(config, place, log)
     keys = KeyStore(config.audit.key_database, config.audit.master_key.read_bytes(), origin=config.audit.origin)
-    served = {
-        (each.name, each.version): serve(each, config, log, unloaded=(each.name, each.version) in unloaded)
-        for each in bundles
-    }
+    served = serve_all(bundles, unloaded, config, log)
     pepper = config.policy.pepper.read_bytes()
     issuers = Issuers(config.policy.file.parent)
-    active = compile_policy(policy, served, pepper, issuers.of(policy.issuers), time.time_ns())
+    active = first_active(config, policy, served, pepper, issuers)
     make_keys(policy, keys, log)
-    if config.unsafe_unprotected:
-        active = without_protection(active, anybody(policy))
     traces = open_traces(config.tracing, site, metrics, log) if config.tracing is not None else None
     tally = Tally(metrics, loop, traces)
     memory = MemoryLimiter()
     limits_file = remembered_limits(place, process, memory)
     accounts = AccountsFiles(place.memory.parent, process, log, time.time_ns)
     shared = await open_shared(config, pepper, memory, log) if served and shares_limits(config) else None
+    transport = config.transport
     gw = Gateway(
         site=site,
         active=active,
         served=served,
         limiter=Unlimited() if config.unsafe_unprotected else shared or memory,
-        concurrency=Unlimited() if config.unsafe_unprotected else Concurrency(config.transport.in_flight_max),
-        codec_limits=CodecLimits(
-            message_bytes_max=config.transport.message_bytes_max, rows_max=config.transport.rows_max
-        ),
-        metadata_bytes_max=config.transport.metadata_bytes_max,
+        concurrency=Unlimited() if config.unsafe_unprotected else Concurrency(transport.in_flight_max),
+        codec_limits=CodecLimits(message_bytes_max=transport.message_bytes_max, rows_max=transport.rows_max),
+        metadata_bytes_max=transport.metadata_bytes_max,
         sink=sink,
         ring=open_ring(place, process, site),
         tally=tally,
@@ -305,6 +299,20 @@ async def open_app(
     app = App(config, gw, issuers, keys, metrics, sink, pepper, limits_file, accounts, traces)
     app.begin(active, policy, standings(read_reached(place.memory.with_name(RELEASES))))
     return app
+
+
+def serve_all(bundles: Iterable[Bundle], unloaded: Collection[Key], config: Config, log: Log) -> dict[Key, Served]:
+    """Return the versions that a process begins with; those that are `unloaded` have no engine."""
+    keyed = (((bundle.name, bundle.version), bundle) for bundle in bundles)
+    return {key: serve(bundle, config, log, unloaded=key in unloaded) for key, bundle in keyed}
+
+
+def first_active(
+    config: Config, policy: Policy, served: Mapping[Key, Served], pepper: bytes, issuers: Issuers
+) -> Active:
+    """Return the policy that a process begins with, or what is left of it where every protection is off."""
+    active = compile_policy(policy, served, pepper, issuers.of(policy.issuers), time.time_ns())
+    return without_protection(active, anybody(policy)) if config.unsafe_unprotected else active
 
 
 def make_keys(policy: Policy, keys: KeyStore, log: Log) -> None:

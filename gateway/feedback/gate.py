@@ -36,14 +36,13 @@ if TYPE_CHECKING:
     from gateway.feedback.rows import AnswerKept
     from gateway.feedback.transaction import Transaction
 
-__all__ = ["DISPOSITIONS", "REASONS", "Claim", "Disposition", "Judged", "Sender", "judge_claims"]
+__all__ = ["REASONS", "Claim", "Disposition", "Judged", "Sender", "judge_claims"]
 
 SKEW_NS = 5 * 60 * 1_000_000_000
 KEY_SHOWN = 8  # bytes of a key that name it
 MICRO = 1_000_000
 Disposition = Literal["accepted", "quarantined", "refused"]
-DISPOSITIONS: tuple[Disposition, ...] = ("accepted", "quarantined", "refused")
-REFUSED = (
+REASONS = (
     "SIGNATURE_MISSING",
     "KEY_UNKNOWN",
     "SIGNATURE_INVALID",
@@ -52,9 +51,10 @@ REFUSED = (
     "TIME_INVALID",
     "REPLAYED",
     "STORE_FULL",
+    "FLAGGED_ANSWER",
+    "CONTRADICTED",
+    "INCONSISTENT",
 )
-QUARANTINED = ("FLAGGED_ANSWER", "CONTRADICTED", "INCONSISTENT")
-REASONS = ("", *REFUSED, *QUARANTINED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,30 +8,15 @@ from ops.metrics.store import Store, counter
 __all__ = ["FeedbackMetrics"]
 
 DISPOSITIONS = ("accepted", "quarantined", "refused")
-REASONS = (
-    "OK",
-    "SIGNATURE_MISSING",
-    "KEY_UNKNOWN",
-    "SIGNATURE_INVALID",
-    "UNKNOWN_REQUEST",
-    "LABEL_UNKNOWN",
-    "TIME_INVALID",
-    "REPLAYED",
-    "STORE_FULL",
-    "FLAGGED_ANSWER",
-    "CONTRADICTED",
-    "INCONSISTENT",
-)
 
 
 class FeedbackMetrics:
-    """The series of labels in one process's store. Thread-safe."""
+    """The series of labels in one process's store, whose vocabulary has the reasons. Thread-safe."""
 
     def __init__(self, store: Store) -> None:
         self._lock = store.lock
         with self._lock:
             store.vocabulary.allow("disposition", DISPOSITIONS)
-            store.vocabulary.allow("reason", REASONS)
             text = "Labels that clients sent, by what became of them."
             self._items = counter(store, "stockade_feedback_items_total", text, ("model", "disposition", "reason"))
 

@@ -76,7 +76,7 @@ class Metrics:
         directory: shared by all processes of the host; made if missing.
         process: this process's name among them ("worker-0"); a successor with the same name goes on counting.
         methods: full gRPC name of every method served -> its type ("unary", "bidi_stream", ...).
-        reasons: every reason of the refusal table.
+        reasons: every reason of the refusal table, and every one for which a label is not accepted.
 
     Raises:
         MetricsInUse: a live process writes under that name.

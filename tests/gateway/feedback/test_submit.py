@@ -48,6 +48,7 @@ async def test_every_row_of_a_request_can_be_labelled_and_no_other(rig):
     answered = await ask(rig, "c", rows=3)
     items = [item(answered.request_id, "c", row=row) for row in range(4)]
     assert await results(rig, items) == [OK, OK, OK, ("refused", "UNKNOWN_REQUEST")]
+    assert rig.counted("stockade_feedback_items_total", disposition="refused", reason="UNKNOWN_REQUEST") == 1
 
 
 async def test_a_label_that_trusted_rows_contradict_is_quarantined_and_the_sender_is_not_told_why(rig):
