@@ -5,8 +5,10 @@ and who moves with whom (`groups`). Rules:
 
 - It scores and remembers; it decides nothing, and it learns nothing: bounds and balls are the bundle's, whoever asks.
 - Every query that reached the model is remembered, an attack's too: that is the evidence. It changes no calibration.
-- A query that was asked before, bit for bit, is no evidence and counts for nothing: a client that polls is no attacker,
-  and who asks the same again learns nothing new.
+- A query that its principal asked before, bit for bit, is no evidence and counts for nothing: a client that polls or
+  tries again is no attacker, and who asks the same again learns nothing new.
+- A query that only others of the tenant asked, bit for bit, is held against the principal's own alone, as if the others
+  were not there: who sends what somebody else sends is no attacker, and who reads a search that another asks is one.
 - Consistent answers: a repeat comes with the outputs that its anchor was given, so that a search sees a constant.
   Only the account's own answers and its group's: nobody can pin an answer for another. An output that was not kept is
   not in it, and whoever answers leaves that output out (or zero): it would tell of the query itself.
@@ -21,6 +23,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -35,7 +38,7 @@ from defenses.evasion.direction import Direction, Motion
 from defenses.evasion.lookup import Turn, lookups
 from defenses.evasion.returns import SLOW, Returns
 from defenses.evasion.similarity import Codes, Fingerprint, flatten
-from defenses.evasion.window import ANCHORS_MAX, Window
+from defenses.evasion.window import ANCHORS_MAX, WHO_BITS, Asked, Window
 from defenses.groups import HOT, LEND, Groups, HotAnchors
 from defenses.kept_answers import KeptAnswers
 from defenses.observed import AccountView, Asker, Observed
@@ -57,6 +60,7 @@ _ALGORITHM = "stockade.watch/1"
 class _Row(NamedTuple):
     turn: Turn
     exact: int
+    who: int
     answer: Codes  # (bytes,)
 
 
@@ -170,9 +174,9 @@ class Watch:
         turns = self._turns(requests, units, answers.shape[1])
         for asker, start, end in requests:
             account, window = self._account(asker, now_ns), self._window(asker.tenant, answers.shape[1])
-            before = window.capacity
+            before, who = window.capacity, self._who(asker.principal)
             for row, turn in zip(range(start, end), turns[asker.tenant], strict=False):
-                met = self._meet(asker, account, window, _Row(turn, exact[row], answers[row]))
+                met = self._meet(asker, account, window, _Row(turn, exact[row], who, answers[row]))
                 if met.anchor is not None:
                     anchors[row] = self.kept.unpack(window.answers[met.anchor])
                 for name, (context, outcome) in self._bets(asker, account, window, met):
@@ -244,10 +248,13 @@ class Watch:
     def _meet(self, asker: Asker, account: Account, window: Window, row: _Row) -> _Met:
         """Remember a row, and return what it repeats."""
         account.queries += 1
-        asked_before, inside = window.note(row.exact), row.turn.inside()
-        own = next((at for at in inside if self._together(window.askers[at], asker.principal)), None)
-        if asked_before:
+        asked, inside = window.note(row.exact, row.who), row.turn.inside()
+        its = [at for at in inside if self._together(window.askers[at], asker.principal)]
+        own = its[0] if its else None
+        if asked is Asked.BEFORE:
             return _Met(own)
+        if asked is Asked.BY_OTHERS:
+            inside = its
         outcome, motion, hot, code = 0, None, None, row.turn.code
         returned = self._returned(window, own, inside, code)
         if inside:
@@ -260,6 +267,11 @@ class Watch:
         if own is None:  # close to what somebody else asked: it gets an answer, and an anchor, of its own
             row.turn.became(window.remember(code, asker.principal, row.answer))
         return _Met(own, outcome, motion, hot, returned)
+
+    def _who(self, principal: str) -> int:
+        """Return what a window keeps of who asked: WHO_BITS that nobody outside can foresee."""
+        digest = blake2b(principal.encode(), digest_size=WHO_BITS // 8, key=self.key, person=b"watch asker")
+        return int.from_bytes(digest.digest(), "big")
 
     def _returned(self, window: Window, own: int | None, inside: list[int], code: Codes) -> bool | None:
         """Return whether an account returned to what is its own, or its group's; None where there is no bet on it."""

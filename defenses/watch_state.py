@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from defenses.archive import Archive
     from defenses.watch import Watch
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 SNAPSHOT_BYTES_MAX: Final = 256 * 1024 * 1024
 QUERIES_MAX: Final = 2**62
 ACCOUNTS_AT_ONCE: Final = 500  # are looked at in one hold of the lock: a millisecond

@@ -84,7 +84,7 @@ def filled(rows, answer_bytes=40):
     """A window that was asked about these rows."""
     window = Window.new(READER.cells, answer_bytes, 7)
     for units in codes(rows):
-        window.note(window.queries + 1)
+        window.note(window.queries + 1, 1)
         window.remember(units.take(READER.chosen[0]), "alice", np.full(answer_bytes, window.queries % 256, np.uint8))
     return window
 

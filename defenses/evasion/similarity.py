@@ -131,9 +131,9 @@ class Fingerprint:
         return views[1:] if self.picture is not None else views
 
     def exact(self, flat: NDArray[Any]) -> list[int]:
-        """Return a keyed 64-bit hash of each whole row, never 0."""
+        """Return a keyed 40-bit hash of each whole row, never 0."""
         rows = flat if flat.flags.c_contiguous else np.ascontiguousarray(flat)
-        return [int.from_bytes(blake2b(row, digest_size=8, key=self.key).digest(), "little") or 1 for row in rows]
+        return [int.from_bytes(blake2b(row, digest_size=5, key=self.key).digest(), "little") or 1 for row in rows]
 
 
 def flatten(inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

@@ -13,6 +13,7 @@ Not thread-safe; no clock: time is the number of queries. Chance follows from a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final, Self
 
 import numpy as np
@@ -31,6 +32,16 @@ REFERENCE_BYTES: Final = 8
 OBJECT_BYTES: Final = 1_024  # of a window, beside what its arrays hold: measured with 75,000 of them
 WORD_BITS: Final = 64
 WORD: Final = 2**WORD_BITS - 1
+WHO_BITS: Final = 24  # of what is kept of a query: who asked; the rest is the hash of what was asked
+EXACT_BITS: Final = WORD_BITS - WHO_BITS
+
+
+class Asked(Enum):
+    """Whether a query was among a tenant's last already, bit for bit."""
+
+    NEW = auto()
+    BEFORE = auto()  # by the same principal
+    BY_OTHERS = auto()
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +52,7 @@ class Window:
     answers: Codes  # (capacity, bytes): what was answered
     visits: NDArray[np.uint8]  # (capacity,): how often it was repeated
     met: NDArray[np.int64]  # (capacity,): when it was asked or repeated last
-    seen: NDArray[np.uint64]  # (capacity,): exact hashes of the last queries, a ring; 0 is none
+    seen: NDArray[np.uint64]  # (capacity,): the last queries, a ring, each its exact hash above who asked; 0 is none
     askers: list[str]  # of each anchor: who asked it
     seed: int  # secret, 64 bits
     queries: int = 0
@@ -80,14 +91,16 @@ class Window:
         each = REFERENCE_BYTES + sum(array.nbytes // self.capacity for array in held)
         return OBJECT_BYTES + capacity * each
 
-    def note(self, exact: int) -> bool:
-        """Count a query and remember its exact hash; True where it is among the last already."""
+    def note(self, exact: int, who: int) -> Asked:
+        """Count a query and remember it, by its hash of EXACT_BITS, never 0, and its asker's of WHO_BITS."""
         self.queries += 1
-        if np.count_nonzero(self.seen == np.uint64(exact)):
-            return True
-        self.seen[self.newest] = exact
+        query = np.uint64(exact << WHO_BITS | who)
+        least = int(np.bitwise_xor(self.seen, query).min())
+        if not least:
+            return Asked.BEFORE
+        self.seen[self.newest] = query
         self.newest = (self.newest + 1) % len(self.seen)
-        return False
+        return Asked.NEW if least >> WHO_BITS else Asked.BY_OTHERS
 
     def apart(self, code: Codes, fingerprint: Fingerprint) -> NDArray[np.uint8]:
         """Return in how many cells each anchor differs from a query's code, (cells,), by the first tolerance."""

@@ -204,6 +204,20 @@ def test_exact_repeats_hide_no_search():
     assert one.log_evidence[0] >= FOUND
 
 
+def test_reading_along_as_another_account_searches_teaches_it_no_more_than_searching():
+    # One account asks, and is told the same each time; another asks each question after it, bit for bit.
+    watch, plain = new_watch(), new_watch()
+    rows = around(TARGET, 16, 60)
+    told = 0
+    for row in rows:
+        ask(watch, row[None], "decoy")
+        seen = ask(watch, row[None], "reader")
+        told += informative(seen, 1)
+        assert seen.log_evidence[0] == ask(plain, row[None], "reader").log_evidence[0]
+    assert told == 1
+    assert seen.log_evidence[0] >= FOUND
+
+
 def test_numbers_that_are_none_are_no_way_out():
     watch = new_watch()
     rows = around(TARGET, 15, 40)

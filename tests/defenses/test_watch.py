@@ -74,6 +74,18 @@ def test_asking_the_same_again_counts_for_nothing():
     assert after.queries == before.queries + 100
 
 
+def test_who_sends_what_another_sends_is_judged_as_if_the_other_were_not_there():
+    # A second deployment on trial gets all of the first one's traffic, bursts included, under a name of its own.
+    shared, alone = new_watch(), new_watch()
+    for number, thing in enumerate(THINGS[:60]):
+        for row in [thing, *around(thing, number, 4 if number % 10 == 0 else 0, 0.03)]:
+            ask(shared, row[None], "first")
+            one, same = ask(shared, row[None], "second"), ask(alone, row[None], "second")
+            assert one.log_evidence == same.log_evidence
+            assert one.anchors.keys() == same.anchors.keys()
+    assert shared.group_of("first") != shared.group_of("second")
+
+
 def test_other_tenants_get_no_answer_of_this_one():
     watch = new_watch()
     ask(watch, THINGS[:1], "alice", "acme")

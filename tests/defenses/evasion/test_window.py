@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from defenses.evasion.window import (
     ANCHORS_FIRST,
     ANCHORS_MAX,
+    EXACT_BITS,
     FADE,
     LOYALTY,
     VISITS_MAX,
+    WHO_BITS,
+    Asked,
     Window,
     differing,
     mixed,
@@ -42,16 +45,26 @@ def test_growing_loses_nothing():
     for number, units in enumerate(codes(rows)):
         assert anchor_of(window, units) == number
         assert window.answers[number, 0] == number + 1
-    assert [window.note(exact) for exact in range(6, 41)].count(False) <= 4  # one may go each time it grows
-    assert not window.note(41)
+    told = [window.note(exact, 1) for exact in range(6, 41)]
+    assert told.count(Asked.BEFORE) >= 31  # one may go each time it grows
+    assert window.note(41, 1) is Asked.NEW
 
 
 def test_exact_hashes_are_remembered_for_as_many_queries_as_anchors():
     window = filled(images(1, ANCHORS_MAX))
     for exact in range(10_000, 10_000 + ANCHORS_MAX - 1):
-        assert not window.note(exact)
-    assert window.note(ANCHORS_MAX)  # the last of the first
-    assert not window.note(ANCHORS_MAX - 1)
+        assert window.note(exact, 1) is Asked.NEW
+    assert window.note(ANCHORS_MAX, 1) is Asked.BEFORE  # the last of the first
+    assert window.note(ANCHORS_MAX - 1, 1) is Asked.NEW
+
+
+@given(st.integers(1, 2**EXACT_BITS - 1), st.integers(0, 2**WHO_BITS - 1), st.integers(0, 2**WHO_BITS - 1))
+def test_what_was_asked_before_is_told_apart_by_who_asked(exact, one, other):
+    window = Window.new(READER.cells, 0, 7)
+    assert window.note(exact, one) is Asked.NEW
+    assert window.note(exact, other) is (Asked.BEFORE if one == other else Asked.BY_OTHERS)
+    assert window.note(exact, one) is Asked.BEFORE
+    assert window.note(exact % (2**EXACT_BITS - 1) + 1, one) is Asked.NEW
 
 
 def test_what_was_repeated_stays_while_the_others_give_way_by_chance():
@@ -59,7 +72,7 @@ def test_what_was_repeated_stays_while_the_others_give_way_by_chance():
     window = filled(rows[:ANCHORS_MAX])
     window.repeat(0)
     for number, one in enumerate(codes(rows[ANCHORS_MAX:])):
-        window.note(10**6 + number)
+        window.note(10**6 + number, 1)
         window.remember(one.take(READER.chosen[0]), "bob", np.zeros(40, np.uint8))
         if number == ANCHORS_MAX:
             held = [anchor_of(window, units) is not None for units in codes(rows[1:ANCHORS_MAX])]
