@@ -35,6 +35,16 @@ class Observed:
     outcomes: Mapping[str, NDArray[np.int64]]
     anchors: Mapping[int, Mapping[str, NDArray[Any]]]
 
+    def part(self, first: int, end: int) -> "Observed":
+        """Return what it says of the rows from `first` up to, but not including, `end`."""
+        return Observed(
+            {name: scores[first:end] for name, scores in self.scores.items()},
+            {name: p_values[first:end] for name, p_values in self.p_values.items()},
+            self.log_evidence[first:end],
+            {name: outcomes[first:end] for name, outcomes in self.outcomes.items()},
+            {row - first: answer for row, answer in self.anchors.items() if first <= row < end},
+        )
+
 
 class AccountView(NamedTuple):
     """An account as an operator sees it; `log_evidence` in natural logarithm, -inf where there is none."""

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from gateway.rotation import Rotations
     from gateway.tally import Tally
     from gateway.unprotected import Anybody, Forgetful, Unlimited
-    from gateway.watching import Watching
+    from gateway.watching import Watched, Watching
     from ops.audit.client import AuditClient
     from ops.audit.ring import InflightRing
     from ops.logging import Log
@@ -223,7 +223,7 @@ class Item:
     """A decoded request that waits for its batch; the batch writes the outcome.
 
     `cache_key` is there where its answer may be given again, `seen` where labels of it may come, `charge` once the
-    budget was charged for it.
+    budget was charged for it, `watched` once the watch has looked at it: what it said, and the request's place there.
     """
 
     record: Record
@@ -237,6 +237,7 @@ class Item:
     cache_key: bytes | None = None
     seen: Seen | None = None
     charge: Charge | None = None
+    watched: tuple[Watched, int] | None = None
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ the policy's `watch`. One object a model version and process; it outlives reload
 
 Rules:
 - Every row that reached the model is remembered, whatever becomes of it: what is refused is evidence too.
+- A request is looked at once, however often its batch is tried.
 - A row that is answered with an earlier answer carries nothing of its own: outputs of which the earlier ones are not
   kept (latents) are zero in it.
 - In shadow all of it is recorded and nothing is done.
@@ -13,7 +14,7 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,17 @@ class Watched:
     evidence: np.ndarray[Any, np.dtype[np.float64]]
     standing: Actions
 
+    def only(self, position: int) -> Watched:
+        """Return what was said of one request of the batch."""
+        first, end = [*self.starts.tolist(), len(self.seen.log_evidence)][position : position + 2]
+        return replace(
+            self,
+            seen=self.seen.part(first, end),
+            starts=np.zeros(1, np.intp),
+            evidence=self.evidence[position : position + 1],
+            standing=self.standing[position : position + 1],
+        )
+
     @property
     def enforced(self) -> bool:
         """Whether the steps are taken, or only recorded."""
@@ -160,14 +172,23 @@ class Watched:
 
 
 def watch(items: Sequence[Item], rules: ModelRules, inferred: Inferred, now_ns: int) -> Watched | None:
-    """Have the watch look at a batch, where the policy has one. A watch that cannot look fails closed."""
+    """Have the watch look at a batch, where the policy has one. A watch that cannot look fails closed.
+
+    A request that was looked at before, in a batch that failed behind this, is tried alone, and not looked at again.
+    """
     watching = rules.served.watching
     if rules.watch is None or watching is None:
         return None
+    if items[0].watched is not None:
+        watched, position = items[0].watched
+        return watched.only(position)
     try:
-        return watching.observe(items, rules.watch, inferred, now_ns)
+        watched = watching.observe(items, rules.watch, inferred, now_ns)
     except DefenseError as problem:
         raise errors.ScreenUnavailable from problem
+    for position, item in enumerate(items):
+        item.watched = watched, position
+    return watched
 
 
 def given_again(watched: Watched | None, row_actions: Actions) -> list[int]:

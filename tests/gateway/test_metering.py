@@ -180,7 +180,9 @@ async def test_a_batch_that_fails_behind_the_budget_and_is_tried_again_is_charge
         engine.answer = answer
         call = rig.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         engine.go.clear()
-        calls = [call(body(), metadata=rig.site.bearer("plenty")) for _ in range(5)]
+        calls = [call(body(), metadata=rig.site.bearer("plenty"))]
+        await until(lambda: engine.entered.acquire(blocking=False))
+        calls += [call(body(), metadata=rig.site.bearer("plenty")) for _ in range(4)]
         await until(lambda: rig.at_work == 5)
         engine.go.set()
         assert {(await ended(each)).reason for each in calls} == {"OK"}
