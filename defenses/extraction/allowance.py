@@ -77,28 +77,21 @@ def fit_budget(
     rng = np.random.default_rng([seed, 0x5354])
     order = rng.permutation(rows)
     unseen = _raw(prediction, p_values, order[: rows // 2], order[rows // 2 :])
-    level = float(unseen.mean())
     raw = _raw(prediction, p_values, order, np.arange(rows))
-    owners = prediction.argmax(axis=1)
-    counts = np.bincount(owners, minlength=classes)
-    means = [raw[owners == number].mean() if counts[number] >= ROWS_MIN else raw.mean() for number in range(classes)]
-    arrays = _arrays(prediction, level * np.array(means) / raw.mean(), rates, np.ones(len(rates)))
+    arrays = _arrays(prediction, _scale(prediction, raw, float(unseen.mean())), rates, np.ones(len(rates)))
     prices = Prices.from_calibration(arrays).cost(prediction, p_values) / MILLI
     prices /= prices.mean()
-    least = np.stack([np.full(classes, p_values.min() / 2), 1 / (np.maximum(counts, ROWS_MIN) + 1)])
     unknown = math.hypot(
-        mean_slack(unseen / level, rng), NormalDist().inv_cdf(CONFIDENCE) * _NEAR_SPREAD / math.sqrt(rows)
+        mean_slack(unseen / unseen.mean(), rng), NormalDist().inv_cdf(CONFIDENCE) * _NEAR_SPREAD / math.sqrt(rows)
     )
-    bounds = {}
+    least = _least_p_values(prediction, p_values)
+    units = {}
     for rate, done in zip(rates, accumulate(rates), strict=True):
-        known = stream_totals(prices, rate, streams, rng)
-        dearest = coupled_totals(least[:, owners], rate, streams, rng)
-        worst = max(
-            ConformalCalibration.from_scores(each).threshold(beyond_max, CONFIDENCE) for each in (known, dearest)
-        )
-        bounds[rate] = worst + rate * unknown
+        totals = (stream_totals(prices, rate, streams, rng), coupled_totals(least, rate, streams, rng))
+        bounds = (ConformalCalibration.from_scores(each).threshold(beyond_max, CONFIDENCE) for each in totals)
+        units[rate] = max(bounds) + rate * unknown
         progress(done, sum(rates))
-    arrays[f"{NAME}.units"] = np.array([bounds[rate] for rate in rates])
+    arrays[f"{NAME}.units"] = np.array(list(units.values()))
     report = {
         "screen": NAME,
         "technique": TECHNIQUE,
@@ -110,7 +103,7 @@ def fit_budget(
         "price_mean_slack": unknown,
         "price_p99": float(np.quantile(prices, 0.99)),
         "price_max": float(prices.max()),
-        "units_per_day": {str(rate): bounds[rate] for rate in rates},
+        "units_per_day": {str(rate): bound for rate, bound in units.items()},
     }
     return arrays, report
 
@@ -191,6 +184,21 @@ def _raw(
     classes = prediction.shape[1]
     margins = _arrays(prediction[ranked], np.ones(classes), (1,), np.ones(1))
     return Prices.from_calibration(margins).unscaled(prediction[priced], p_values[priced])
+
+
+def _scale(prediction: NDArray[Any], raw: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+    """Return what the prices of each predicted class are divided by, float64 (classes,): `level` on the average."""
+    owners, classes = prediction.argmax(axis=1), prediction.shape[1]
+    counts = np.bincount(owners, minlength=classes)
+    means = [raw[owners == number].mean() if counts[number] >= ROWS_MIN else raw.mean() for number in range(classes)]
+    return np.asarray(level * np.array(means) / raw.mean())
+
+
+def _least_p_values(prediction: NDArray[Any], p_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the least p-values that a row may have, float64 (2, rows): of the screens, and of its margin."""
+    owners, classes = prediction.argmax(axis=1), prediction.shape[1]
+    counts = np.maximum(np.bincount(owners, minlength=classes), ROWS_MIN)
+    return np.stack([np.full(len(owners), p_values.min() / 2), 1 / (counts[owners] + 1)])
 
 
 def _arrays(
