@@ -8,7 +8,7 @@ next group); another publishes. Rules:
    are refused at the door: nothing unverifiable gets into the log, and nobody speaks for the recorder.
 3. A failed sync poisons: nothing is acknowledged any more, the process ends with an error.
 4. Below its disk reserve, or with too much unpublished, it refuses rather than risk what it promised.
-5. Between two epochs (`writing`) appends wait; none is refused, and nobody is hung up on.
+5. Between two epochs (`writing`) appends wait; none is refused, and nobody is hung up on, unless it is told to stop.
 
 It knows nothing of gateways beyond their entries and their in-flight rings.
 """
@@ -76,6 +76,11 @@ class Recorder:
         while self._tail_bytes > TAIL_BYTES and len(self._tail) > 1:
             self._tail_bytes -= len(self._tail.popleft())
 
+    @property
+    def refused(self) -> int:
+        """Entries that were refused, and that no `gap` entry counts."""
+        return self._refused
+
     def run(self, wake: socket.socket, leash: int | None = None) -> None:
         """Serve until told to stop and all is committed.
 
@@ -121,8 +126,10 @@ class Recorder:
         writing = self._writing
         self._mind_what_is_due()
         if self._due and not writing.appender.closed and not self._full and not self._stopping:
-            self._commit_own([writing.closing_entry()])
-            writing.reached("closed")
+            if self._commit_own([writing.closing_entry()]):
+                writing.reached("closed")
+            elif self._metrics is not None:
+                self._metrics.epoch_failed()
         if not writing.appender.closed:
             return False
         if not writing.follow():
@@ -157,9 +164,8 @@ class Recorder:
         return max(self._beat_at_ms - self._monotonic_ms(), 0) / 1000
 
     def _finish(self) -> None:
-        """Commit what has arrived, and tell the rest that we are gone by closing."""
-        if not self._appender.closed:
-            self._commit_what_was_sent()
+        """Commit what has arrived, or refuse it between two epochs; tell the rest that we are gone by closing."""
+        self._settle_what_was_sent(self._refuse_waiting if self._appender.closed else self._commit_waiting)
         for worker in self._workers:
             self._workers.drop(worker)
         self._listener.close()
@@ -192,12 +198,21 @@ class Recorder:
             return protocol.BACKLOG
         return 0
 
-    def _commit_what_was_sent(self) -> None:
-        """Read every connection as far as it has got by now, and commit that."""
+    def _settle_what_was_sent(self, settle: Callable[[], None]) -> None:
+        """Receive all that workers have sent; `settle` answers what waits, so that there is room for more."""
         for worker in self._workers:
             while self._workers.take(worker):
-                self._commit_waiting()
-        self._commit_waiting()
+                settle()
+        settle()
+
+    def _refuse_waiting(self) -> None:
+        """Nothing of it is recorded: the epoch is closed, and the next one not begun."""
+        for worker in self._workers:
+            reasons = [protocol.STOPPING if isinstance(item, Append) else item for item in worker.queue]
+            self._refused += sum(len(item.framed) for item in worker.queue if isinstance(item, Append))
+            worker.queue.clear()
+            worker.queued_bytes = 0
+            self._workers.send(worker, b"".join(protocol.reply(protocol.REFUSED, 1, reason) for reason in reasons))
 
     def _commit_waiting(self) -> None:
         while self._workers.waiting:
@@ -308,7 +323,7 @@ class Recorder:
             if found is None:
                 continue
             if found.slots:  # the worker is dead: all that it sent is in its socket now, and may be about these
-                self._commit_what_was_sent()
+                self._settle_what_was_sent(self._commit_waiting)
             recorded = self._recorded_ids() if found.slots else frozenset()
             missing = [slot for slot in found.slots if slot.request_id.hex().encode() not in recorded]
             entries = [self._own.outcome_unknown(slot.request_id, slot.note, found.context) for slot in missing]

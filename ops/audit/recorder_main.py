@@ -19,7 +19,7 @@ import sqlite3
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -89,6 +89,17 @@ def load_metrics(settings: RecorderSettings, stack: contextlib.ExitStack) -> Rec
     return found
 
 
+@contextlib.contextmanager
+def failed_changes_counted(writing: Writing, metrics: RecorderMetrics) -> Iterator[None]:
+    """Count it where the recorder ends between two epochs."""
+    try:
+        yield
+    except BaseException:
+        if writing.changing:
+            metrics.epoch_failed()
+        raise
+
+
 def serve(settings: RecorderSettings, log: Log, reached: Callable[[str], None]) -> None:
     """Run until told to stop. Raises RecorderError and its kin. `reached`: see `Writing`."""
     state = settings.state_directory
@@ -116,6 +127,8 @@ def serve(settings: RecorderSettings, log: Log, reached: Callable[[str], None]) 
             partial(PublishThread, wake=wake, published=published, log=log),
             reached,
         )
+        if metrics is not None:
+            stack.enter_context(failed_changes_counted(writing, metrics))
         writing.open()
         stack.callback(writing.close)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -137,7 +150,7 @@ def serve(settings: RecorderSettings, log: Log, reached: Callable[[str], None]) 
             writing.publishing.abandon()
             raise
         writing.publishing.finish()
-    log("recorder-stopped", size=writing.appender.size)
+    log("recorder-stopped", size=writing.appender.size, refused=recorder.refused)
 
 
 def main(arguments: list[str]) -> int:

@@ -21,5 +21,8 @@ class RecorderMetrics(Protocol):
     def epoch_begun(self, when: str) -> None:
         """A next epoch has its first entry: "serving", or only at the "start"."""
 
+    def epoch_failed(self) -> None:
+        """There was no room to close an epoch, or the recorder ends between two."""
+
     def epoch_due(self, since_s: float) -> None:
         """The next epoch should have begun then (seconds since 1970); 0: it is not due."""

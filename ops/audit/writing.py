@@ -146,6 +146,7 @@ class Writing:
     publishing_of: Publishing
     reached: Callable[[str], None]
     number: int = field(default=0, init=False)
+    changing: bool = field(default=False, init=False)  # an epoch is closed, and the next one not begun
     appender: Appender = field(init=False)
     publishing: PublishThread = field(init=False)
     tail: list[bytes] = field(default_factory=list, init=False)  # framed entries that were there at the start
@@ -159,8 +160,10 @@ class Writing:
             RecorderError: what is there cannot be gone on with.
         """
         newest = newest_epoch(self.settings.directory, self.key.verifier)
-        number = newest.number + closed_in_public(newest)
+        self.changing = closed_in_public(newest)
+        number = newest.number + self.changing
         while not self._opened(number):
+            self.changing = True
             number += 1
         if self.number > 1:
             self.tail = [*self._end_of(self.number - 1), *self.tail]
@@ -190,6 +193,7 @@ class Writing:
 
     def follow(self) -> bool:
         """Open the next epoch once the closed one is public. Returns whether it is open."""
+        self.changing = True
         if self.publishing.edge.backlog:
             self.publishing.hurry()
             return False
@@ -249,7 +253,7 @@ class Writing:
         self.appender = go_on(settings, key, store, found, self.own, previous=self._previous(number))
         self.reached("begun")
         self.publishing = self.publishing_of(settings, edge=found.edge, publisher=publisher, store=store)
-        self.number, self._lock = number, lock
+        self.number, self._lock, self.changing = number, lock, False
         return True
 
     def _first_ns(self, settings: RecorderSettings, found: Recovered) -> int:

@@ -46,6 +46,10 @@ class RecorderMetrics:
             text = "Epochs after the first that were begun; start: by a recorder that found the one before closed."
             begun = counter(store, "stockade_audit_epochs_begun_total", text, ("when",))
             self._begun = {when: begun.bind(when) for when in BEGUN}
+            text = (
+                "Changes of epochs that failed: no room to close one, or the recorder ended before the next one began."
+            )
+            self._failed = counter(store, "stockade_audit_epoch_changes_failed_total", text).bind()
 
     def durable(self, kinds: Mapping[str, int], tree_size: int, time_s: float) -> None:
         """A group of records is on disk. `kinds`: kind -> records; `tree_size` after it; `time_s` since 1970."""
@@ -73,6 +77,11 @@ class RecorderMetrics:
         """A next epoch has its first entry: "serving", or only at the "start" of a recorder."""
         with self._lock:
             self._begun[when].add(1)
+
+    def epoch_failed(self) -> None:
+        """There was no room to close an epoch, or the recorder ends between two."""
+        with self._lock:
+            self._failed.add(1)
 
     def epoch_due(self, since_s: float) -> None:
         """The next epoch should have begun then, in seconds since 1970; 0: it is not due."""

@@ -138,12 +138,15 @@ EPOCHS = (
         runbooks=("StockadeEpochOverdue",),
     ),
     lines(
-        "Epochs begun",
-        "While the recorder served, or only at its start, because it had ended between two epochs.",
-        [(f"sum by (when) (increase(stockade_audit_epochs_begun_total{{@}}{RATE}))", "{{when}}")],
+        "Changes of epochs",
+        "Begun while the recorder served, or only at its start, because it had ended between two; and those that failed.",
+        [
+            (f"sum by (when) (increase(stockade_audit_epochs_begun_total{{@}}{RATE}))", "{{when}}"),
+            (f"sum(increase(stockade_audit_epoch_changes_failed_total{{@}}{RATE}))", "failed"),
+        ],
         "short",
         soft_most=2,
-        overrides=(color_of("serving", GREEN), color_of("start", ORANGE)),
+        overrides=(color_of("serving", GREEN), color_of("start", ORANGE), color_of("failed", RED)),
         runbooks=("StockadeEpochOverdue",),
     ),
     lines(

@@ -106,6 +106,7 @@ def test_every_name_of_the_interface_is_on_the_page(tmp_path, metrics):
         "stockade_audit_records",
         "stockade_audit_epoch",
         "stockade_audit_epochs_begun",
+        "stockade_audit_epoch_changes_failed",
         "stockade_audit_epoch_due_timestamp_seconds",
         "stockade_audit_backlog_records",
         "stockade_audit_last_durable_timestamp_seconds",
