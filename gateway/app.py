@@ -10,7 +10,7 @@ import random
 import socket
 import time
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -25,18 +25,26 @@ from gateway.capture import BACKLOG_SHARE, Room, Vault
 from gateway.codec import CodecLimits
 from gateway.elsewhere import Elsewhere
 from gateway.exits import BODY_INCOMPLETE, write_sums
-from gateway.feedback.answers import Answers
 from gateway.feedback.gate import REASONS as LABEL_REASONS
-from gateway.feedback.store import FILE as FEEDBACK_FILE
 from gateway.host.place import place_of
 from gateway.kept_accounts import AccountsFiles
 from gateway.models.batching import end_batching, start_batching
 from gateway.models.models import load_listed, retire, screen_facts, serve
+from gateway.parts import (
+    answers_of,
+    auth_fragments,
+    comparer_of,
+    first_active,
+    make_keys,
+    open_ring,
+    open_sink,
+    remembered_limits,
+    serve_all,
+)
 from gateway.policy.compile import compile_policy
 from gateway.policy.compile_release import with_standings
 from gateway.policy.policy import load_policy
-from gateway.record import auth_fragment, site_of
-from gateway.release.comparison import Comparer
+from gateway.record import site_of
 from gateway.release.file import RELEASES, read_reached, standings
 from gateway.rpc.server import certificates_expire
 from gateway.segmentation.isolation import NOBODY
@@ -45,26 +53,20 @@ from gateway.state import Gateway
 from gateway.tally import Tally
 from gateway.ticker import keep_accounts, keep_limits, tick
 from gateway.traces import Traces, open_traces, require_tracing
-from gateway.unprotected import Forgetful, Unlimited, anybody, without_protection
+from gateway.unprotected import Forgetful, Unlimited
 from ops.audit.client import AuditClient
-from ops.audit.entry import pseudonym
-from ops.audit.errors import KeyStoreError
 from ops.audit.keys import KeyStore
-from ops.audit.ring import InflightRing
 from ops.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
-    from gateway.auth.principal import Principal
     from gateway.config.config import Config
     from gateway.host.link import HostLink
-    from gateway.host.place import Place
     from gateway.models.model_set import Key, Listed, ModelSet
     from gateway.policy.compile_release import Standing
     from gateway.policy.policy import Policy
-    from gateway.record import Site
     from gateway.rpc.service import Stream, Unary
     from gateway.segmentation.isolation import Isolations
     from gateway.state import Active, Served
@@ -72,8 +74,6 @@ if TYPE_CHECKING:
     from serving.bundle import Bundle
 
 REASONS = frozenset({BODY_INCOMPLETE, *(row.reason for row in errors.TABLE.values()), *LABEL_REASONS})
-RING_SLOTS = 4096
-PSEUDONYMS_MAX = 131_072
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,81 +299,3 @@ async def open_app(
     app = App(config, gw, issuers, keys, metrics, sink, pepper, limits_file, accounts, traces)
     app.begin(active, policy, standings(read_reached(place.memory.with_name(RELEASES))))
     return app
-
-
-def serve_all(bundles: Iterable[Bundle], unloaded: Collection[Key], config: Config, log: Log) -> dict[Key, Served]:
-    """Return the versions that a process begins with; those that are `unloaded` have no engine."""
-    keyed = (((bundle.name, bundle.version), bundle) for bundle in bundles)
-    return {key: serve(bundle, config, log, unloaded=key in unloaded) for key, bundle in keyed}
-
-
-def first_active(
-    config: Config, policy: Policy, served: Mapping[Key, Served], pepper: bytes, issuers: Issuers
-) -> Active:
-    """Return the policy that a process begins with, or what is left of it where every protection is off."""
-    active = compile_policy(policy, served, pepper, issuers.of(policy.issuers), time.time_ns())
-    return without_protection(active, anybody(policy)) if config.unsafe_unprotected else active
-
-
-def make_keys(policy: Policy, keys: KeyStore, log: Log) -> None:
-    """Let each tenant of a policy have its key before its first call, which would make all others wait for the disk."""
-    try:
-        keys.make_tenant_keys(policy.tenants)
-    except KeyStoreError as problem:
-        log("keys-not-made", level="warning", problem=str(problem))
-
-
-def remembered_limits(place: Place, process: str, memory: MemoryLimiter) -> LimitsFile:
-    """Return where a process keeps what callers have left, once the limiter has what its predecessor left there."""
-    path = place.memory.with_name(f"{process}.limits")
-    limits_file = LimitsFile(path, memory, clock_ns=time.monotonic_ns, wall_ns=time.time_ns)
-    limits_file.load()
-    return limits_file
-
-
-def open_ring(place: Place, process: str, site: Site) -> InflightRing:
-    """Return the file that says what a process was at, should it die."""
-    context = f'{{{site.head_json},"gateway":{site.gateway_json}}}'.encode()
-    return InflightRing.open(place.rings / f"{process}.ring", RING_SLOTS, context, mode=place.modes.ring)
-
-
-def answers_of(config: Config, place: Place, log: Log) -> Answers | None:
-    """Return where answers wait for their labels, unless every protection is off."""
-    if config.unsafe_unprotected:
-        return None
-    return Answers(place.memory.with_name(FEEDBACK_FILE), log, time.time_ns)
-
-
-def comparer_of(metrics: Metrics, tally: Tally) -> Comparer:
-    """Return what runs versions beside each other, and tells the metrics what came of it."""
-    return Comparer(
-        done=metrics.release.compared,
-        judged=tally.drifts.observe,
-        both=tally.drifts.observe_both,
-        dropped=metrics.release.dropped,
-        clock_ns=time.monotonic_ns,
-    )
-
-
-async def open_sink(config: Config, place: Place, log: Log) -> AuditClient | Forgetful:
-    """Return where records go, connected."""
-    if config.unsafe_unprotected:
-        return Forgetful(asyncio.get_running_loop())
-    sink = AuditClient(
-        place.socket,
-        backlog_bytes_max=config.audit.backlog_bytes_max,
-        append_timeout_ms=config.audit.append_timeout_ms,
-        log=log,
-    )
-    await sink.connect()
-    return sink
-
-
-def auth_fragments(keys: KeyStore) -> Callable[[Principal], str]:
-    """Return what the records say of a principal, remembered: the pseudonym costs a key and an HMAC."""
-
-    @lru_cache(maxsize=PSEUDONYMS_MAX)
-    def fragment(principal: Principal) -> str:
-        return auth_fragment(principal, pseudonym(keys.tenant_key(principal.tenant), principal.name))
-
-    return fragment

@@ -21,8 +21,9 @@ import pytest
 
 import gateway.app
 import gateway.models.models
-from gateway.app import RING_SLOTS, App, open_app, place_of
+from gateway.app import App, open_app, place_of
 from gateway.config.config import load_config
+from gateway.parts import RING_SLOTS
 from gateway.rpc.methods import data_methods
 from gateway.rpc.server import drain
 from gateway.rpc.service import Service
