@@ -48,15 +48,15 @@ def run(options: argparse.Namespace) -> int:
     return OK
 
 
-def tell(entries: Iterable[tuple[int, bytes]], options: argparse.Namespace) -> None:
+def tell(entries: Iterable[tuple[int, int, bytes]], options: argparse.Namespace) -> None:
     """Print the entries that match."""
     console = Console(soft_wrap=True, highlight=False)
-    for index, data in entries:
+    for epoch, index, data in entries:
         entry = json.loads(data)
         if not all(matches(entry, wanted) for wanted in options.where):
             continue
         if options.json:
-            sys.stdout.write(json.dumps({"index": index, "entry": entry}) + "\n")
+            sys.stdout.write(json.dumps({"epoch": epoch, "index": index, "entry": entry}) + "\n")
         else:
             console.print(line_of(index, entry))
     sys.stdout.flush()

@@ -30,15 +30,15 @@ class Follower:
         reader = LogReader.open(self._epoch.directory, self._epoch.vkey)
         self._tree = frontier_at(reader, 0 if last is None else max(0, reader.checkpoint.size - last))
 
-    def new(self) -> Iterator[tuple[int, bytes]]:
-        """Index and bytes of each entry that came since the last time. Raises as the class."""
+    def new(self) -> Iterator[tuple[int, int, bytes]]:
+        """Number of the epoch, index and bytes of each entry that came since the last time. Raises as the class."""
         newest = newest_epoch(*self._log)
         yield from self._more()
         while self._epoch.number < newest.number:
             self._epoch, self._tree = epoch_at(*self._log, self._epoch.number + 1), Frontier()
             yield from self._more()
 
-    def _more(self) -> Iterator[tuple[int, bytes]]:
+    def _more(self) -> Iterator[tuple[int, int, bytes]]:
         reader = LogReader.open(self._epoch.directory, self._epoch.vkey)
         head = reader.checkpoint
         if head.size < self._tree.size:
@@ -51,7 +51,8 @@ class Follower:
         if tree.root() != head.root:
             raise ProofError(f"the entries from {first} on do not lead to the root that is signed for {head.size}")
         self._tree = tree
-        yield from enumerate(entries, first)
+        for index, data in enumerate(entries, first):
+            yield self._epoch.number, index, data
 
 
 def frontier_at(reader: LogReader, size: int) -> Frontier:

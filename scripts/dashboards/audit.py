@@ -139,7 +139,7 @@ EPOCHS = (
     ),
     lines(
         "Changes of epochs",
-        "Begun while the recorder served, or only at its start, because it had ended between two; and those that failed.",
+        "Begun while the recorder served, or only at its start, as it had ended between two; and those that failed.",
         [
             (f"sum by (when) (increase(stockade_audit_epochs_begun_total{{@}}{RATE}))", "{{when}}"),
             (f"sum(increase(stockade_audit_epoch_changes_failed_total{{@}}{RATE}))", "failed"),

@@ -73,9 +73,10 @@ def test_verify_says_what_every_epoch_is(log, capsys):
 
 
 def test_a_receipt_of_any_epoch_verifies_under_the_key_of_the_log(log, tmp_path, capsys):
-    for words, origin in (((), "example.test/log/epoch-3"), (("--epoch", 1), "example.test/log")):
+    newest, first, second = "example.test/log/epoch-3", "example.test/log", "example.test/log/epoch-2"
+    for words, origin in (((1,), newest), ((1, "--epoch", 1), first), ((numbered(2, 1),), second)):
         proof = tmp_path / "1.tlog-proof"
-        code, said = run(capsys, "audit", "prove", log, 1, "--vkey", VKEY, "--out", proof, *words)
+        code, said = run(capsys, "audit", "prove", log, *words, "--vkey", VKEY, "--out", proof)
         assert (code, said["origin"]) == (0, origin)
         code, said = run(capsys, "audit", "verify", proof, "--vkey", VKEY)
         assert (code, said["origin"]) == (0, origin)
@@ -247,7 +248,7 @@ def test_readers_go_on_from_one_epoch_to_the_next(tmp_path):
     series.append(small(1))
     series.writing.publishing.finish()
     follower = Follower(series.directory, KEY.verifier)
-    first = [index for index, _ in follower.new()]
+    first = [index for _, index, _ in follower.new()]
     assert first == [0, 1]
     series.close = series.writing.close  # type: ignore[method-assign]
     series.close()

@@ -18,6 +18,7 @@ from ops.audit.follow import Follower
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
 from tests.ops.audit.samples import request, small
+from tests.ops.audit.test_verify_epochs import Series
 
 OK, TAMPERED, USAGE = 0, 1, 4
 
@@ -65,9 +66,27 @@ def test_what_comes_is_given_once_and_in_order(log, count):
         log.publish()
         seen += follower.new()
     assert list(follower.new()) == []
-    assert [index for index, _ in seen] == list(range(log.appender.size))
+    assert [index for _, index, _ in seen] == list(range(log.appender.size))
     later = Follower(log.directory, KEY.verifier, last=5)
     assert list(later.new()) == seen[-5:]
+
+
+def test_an_entry_is_named_by_its_epoch_and_its_index(tmp_path, capsys):
+    series = Series(tmp_path / "home")
+    series.append(small(1))
+    series.writing.publishing.hurry()
+    while series.writing.publishing.edge.backlog:
+        pass
+    follower = Follower(series.directory, KEY.verifier)
+    seen = list(follower.new())
+    series.roll()
+    series.append(small(2))
+    series.close()
+    seen += follower.new()
+    assert [place for *place, _ in seen] == [[1, 0], [1, 1], [1, 2], [2, 0], [2, 1]]
+    assert tail(series.directory, "--vkey", VKEY, "--json") == OK
+    printed = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [[each["epoch"], each["index"]] for each in printed] == [[2, 0], [2, 1]]
 
 
 def test_a_changed_entry_is_not_printed(log, tmp_path, capsys):

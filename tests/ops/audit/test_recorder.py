@@ -1,4 +1,4 @@
-"""The recorder between two epochs: who waits when it has to stop there hears of it, and the page of metrics shows it."""
+"""The recorder between two epochs: who waits when it has to stop there hears of it, and the page of metrics has it."""
 
 import os
 import socket
