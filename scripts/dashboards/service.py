@@ -1,6 +1,20 @@
 """The service overview: is it serving, how fast, and if not, why."""
 
-from dashboards.grafana import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, color_of, dashboard, lines, rows, stat, steps
+from dashboards.grafana import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    Panel,
+    color_of,
+    dashboard,
+    lines,
+    rows,
+    stat,
+    steps,
+)
 from dashboards.terms import OUTCOMES, QUANTILES, RATE, SLOW, quantile
 
 REASONS = (
@@ -88,24 +102,28 @@ LATENCY = (
 
 WINDOWS = ("5m", "1h", "6h")
 BURNING = steps((None, GREEN), (6, ORANGE), (14.4, RED))
+
+
+def burn_rate(title: str, about: str, ratio: str, budget: float, runbooks: tuple[str, ...]) -> Panel:
+    """How many times too fast a budget is spent, by a recorded ratio of each window."""
+    queries = [(f"max(stockade:{ratio}:ratio_rate{window}{{@}}) / {budget}", window) for window in WINDOWS]
+    return lines(title, about, queries, "none", soft_most=16, thresholds=BURNING, runbooks=runbooks)
+
+
 OBJECTIVES = (
-    lines(
+    burn_rate(
         "Availability: burn rate",
         "How many times too fast the error budget of 0.1 % is spent. It pages at 14.4 in an hour, 6 in six.",
-        [(f"max(stockade:availability_errors:ratio_rate{window}{{@}}) / 0.001", window) for window in WINDOWS],
-        "none",
-        soft_most=16,
-        thresholds=BURNING,
-        runbooks=BURN,
+        "availability_errors",
+        0.001,
+        BURN,
     ),
-    lines(
+    burn_rate(
         "Latency: burn rate",
         "How many times too fast the budget of 1 % of slow requests is spent.",
-        [(f"max(stockade:latency_slow:ratio_rate{window}{{@}}) / 0.01", window) for window in WINDOWS],
-        "none",
-        soft_most=16,
-        thresholds=BURNING,
-        runbooks=SLOW,
+        "latency_slow",
+        0.01,
+        SLOW,
     ),
     lines(
         "Calls by gRPC status",
