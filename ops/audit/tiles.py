@@ -15,6 +15,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ops.audit.errors import TileError
 from ops.audit.merkle import HASH_BYTES, fold
@@ -35,6 +36,7 @@ _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
 
 Hashes = Callable[[int, int, int], Sequence[bytes]]
+Framed = TypeVar("Framed", bytes, memoryview)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +141,17 @@ def frame_entry(entry: bytes) -> bytes:
     return _U16.pack(len(entry)) + entry
 
 
-def split_bundle(bundle: bytes) -> list[bytes]:
-    """The entries of a bundle, or of any run of framed entries.
+def split_bundle(bundle: Framed) -> list[Framed]:
+    """The entries of a bundle, or of any run of framed entries; of a memoryview they are views of the same memory.
 
     Raises:
         TileError: when the lengths do not add up to the bytes.
     """
-    entries: list[bytes] = []
+    entries: list[Framed] = []
     position, end = 0, len(bundle)
-    while position < end:
+    while position + 1 < end:
         start = position + 2
-        position = start + int.from_bytes(bundle[position:start], "big")
+        position = start + (bundle[position] << 8 | bundle[position + 1])
         entries.append(bundle[start:position])
     if position != end:
         raise TileError("an entry bundle ends inside an entry")
