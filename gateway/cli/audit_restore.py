@@ -32,7 +32,9 @@ from ops.audit.errors import (
     SuccessionRefused,
     WitnessError,
 )
+from ops.audit.own_entries import OwnEntries
 from ops.audit.restore import Restoration, Seen, Target, later_epoch, restore_log
+from ops.audit.settings import HEARTBEAT_MS
 from ops.audit.succession import begin_next, go_on, seal
 from ops.audit.trust_policy import TrustPolicy, read_trust_policy
 from ops.audit.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
@@ -226,9 +228,7 @@ def settle(options: argparse.Namespace, number: int, done: Restoration, report: 
             last=done.seen.note,
             vkey=vkey,
             lost_end=done.lost_end,
-            now_ns=time.time_ns,
-            new_id=lambda: secrets.token_bytes(16),
-            build=version("stockade"),
+            own=OwnEntries(version("stockade"), time.time_ns, lambda: secrets.token_bytes(16), HEARTBEAT_MS),
         )
     return False
 

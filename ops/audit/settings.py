@@ -14,6 +14,7 @@ MIB = 1 << 20
 GROUP_RECORDS_LIMIT = 4096
 GROUP_BYTES_LIMIT = 4 * MIB
 EPOCH_RECORDS_LIMIT = 1 << 32
+HEARTBEAT_MS = 5000
 SOCKET_OWNER = 0o600
 SOCKET_GROUP = 0o660
 
@@ -45,7 +46,7 @@ class RecorderSettings:
     backlog_records_max: int = 262_144  # committed but unpublished; past it appends are refused
     publish_every_ms: int = 1000
     publish_records: int = 8192  # publish early when this many wait
-    heartbeat_ms: int = 5000
+    heartbeat_ms: int = HEARTBEAT_MS
     disk_warn_percent: int = 85
     disk_stop_percent: int = 95
     epoch_records_max: int = 0  # an epoch is closed when it has so many records; 0: never for that

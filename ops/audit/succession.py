@@ -10,7 +10,7 @@ Rules:
 4. The signer's memory is never set back.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +27,7 @@ from ops.audit.durable import keep_file, make_directories, sync_directory
 from ops.audit.epochs import home_of, is_first, split_origin
 from ops.audit.errors import CheckpointError, SuccessionRefused
 from ops.audit.lock import LockDatabase
-from ops.audit.merkle import Frontier
+from ops.audit.merkle import EMPTY_ROOT, Frontier
 from ops.audit.own_entries import OwnEntries, previous_of
 from ops.audit.publisher import Publisher
 from ops.audit.read import LogReader
@@ -123,10 +123,7 @@ def begin_next(
     last: bytes,
     vkey: VerifierKey,
     lost_end: int,
-    now_ns: Callable[[], int],
-    new_id: Callable[[], bytes],
-    build: str,
-    heartbeat_ms: int = 5000,
+    own: OwnEntries,
 ) -> Checkpoint:
     """Begin the log that follows a sealed one. Returns its first checkpoint.
 
@@ -138,52 +135,67 @@ def begin_next(
         last: the checkpoint of the old log as it was restored, a note.
         vkey: of the old log.
         lost_end: the size of the largest tree of it that is known.
-        now_ns: the clock.
-        new_id: source of 16 random bytes.
-        build: of this program.
-        heartbeat_ms: of the recorder, which the entries name.
+        own: makes the first entries.
 
     Raises:
         SuccessionRefused: there is something already, or it is the same origin.
     """
-    if split_origin(key.name)[0] == split_origin(vkey.name)[0]:
+    _demand_new(key, vkey, (directory, state_directory), memory)
+    for wanted in (directory, state_directory / "segments", state_directory / "staging"):
+        for changed in make_directories(wanted):
+            sync_directory(changed)
+    old = open_checkpoint(last, [vkey])
+    _write_first(
+        key,
+        directory,
+        state_directory,
+        memory,
+        [
+            own.genesis(key.name, str(key.verifier), previous=previous_of(last, vkey)),
+            own.lost(old.origin, old.size, old.root, lost_end=lost_end),
+        ],
+    )
+    return open_checkpoint((directory / "checkpoint").read_bytes(), [key.verifier])
+
+
+def _demand_new(key: SignerKey, old: VerifierKey, places: Sequence[Path], memory: Path) -> None:
+    if split_origin(key.name)[0] == split_origin(old.name)[0]:
         raise SuccessionRefused(f"{key.name} is sealed: name the key of a new origin (`stockade keys log`)")
     if not is_first(key.name):
         raise SuccessionRefused(f"{key.name} is the name of an epoch: name the key of a new log (`stockade keys log`)")
-    for place in (directory, state_directory):
+    for place in places:
         if place.exists() and any(place.iterdir()):
             raise SuccessionRefused(f"{place} holds something; a new log begins in a new directory")
     if memory.exists():
         raise SuccessionRefused(f"{memory} says that this key has signed a log before; make another")
-    for wanted in (directory, state_directory / "segments", state_directory / "staging"):
-        for changed in make_directories(wanted):
-            sync_directory(changed)
-    own = OwnEntries(build, now_ns, new_id, heartbeat_ms)
-    old = open_checkpoint(last, [vkey])
-    opening = [
-        own.genesis(key.name, str(key.verifier), previous=previous_of(last, vkey)),
-        own.lost(old.origin, old.size, old.root, lost_end=lost_end),
-    ]
+
+
+def _write_first(
+    key: SignerKey, directory: Path, state_directory: Path, memory: Path, opening: Sequence[bytes]
+) -> None:
+    """Make the first entries of a log durable and public, by the recorder's own parts."""
+    nothing = Checkpoint(key.name, 0, EMPTY_ROOT)
+    found = recover(directory, [], key.name, public=nothing, signed=nothing)
     with ExitStack() as stack:
-        lock = stack.enter_context(LockDatabase(state_directory / "lock.sqlite", key.name))
-        store = SegmentStore(state_directory / "segments", SEGMENT_BYTES)
-        nothing = Checkpoint(key.name, 0, Frontier().root())
-        found = recover(directory, [], key.name, public=nothing, signed=nothing)
-        edge = found.edge
-        appender = Appender(
-            store, edge, found.frontier, key.name, number=found.next_number, previous=found.previous, heartbeats=0
-        )
-        stack.callback(appender.close)
         publisher = Publisher(
             directory,
             state_directory / "staging",
-            edge=edge,
+            edge=found.edge,
             signer=Signer(key, memory),
-            lock=lock,
+            lock=stack.enter_context(LockDatabase(state_directory / "lock.sqlite", key.name)),
             vkey=key.verifier,
         )
         stack.callback(publisher.close)
+        appender = Appender(
+            SegmentStore(state_directory / "segments", SEGMENT_BYTES),
+            found.edge,
+            found.frontier,
+            key.name,
+            number=found.next_number,
+            previous=found.previous,
+            heartbeats=0,
+        )
+        stack.callback(appender.close)
         appender.commit([own_append(opening)])
         while publisher.publish():
             pass
-    return open_checkpoint((directory / "checkpoint").read_bytes(), [key.verifier])

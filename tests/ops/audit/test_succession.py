@@ -11,6 +11,7 @@ import pytest
 from ops.audit.checkpoint import SignerKey, VerifierKey, open_checkpoint, parse_checkpoint
 from ops.audit.epochs import origin_of
 from ops.audit.errors import ForkRefused, SuccessionRefused
+from ops.audit.own_entries import OwnEntries
 from ops.audit.read import LogReader
 from ops.audit.restore import restore_log
 from ops.audit.signer import SEALED, demand_unsealed
@@ -113,9 +114,7 @@ def test_a_new_origin_names_what_was_lost(halves, tmp_path):
             last=(early / "checkpoint").read_bytes(),
             vkey=vkey,
             lost_end=601,
-            now_ns=lambda: next(clock),
-            new_id=lambda: next(ids).to_bytes(16, "big"),
-            build="test",
+            own=OwnEntries("test", lambda: next(clock), lambda: next(ids).to_bytes(16, "big"), 5000),
         )
 
     for epoch in (1, 2):
