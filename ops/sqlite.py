@@ -1,10 +1,21 @@
 """SQLite as the stores of this project use it."""
 
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["transaction"]
+__all__ = ["held", "transaction"]
+
+
+@contextmanager
+def held(lock: threading.Lock, failed: Callable[[sqlite3.Error], Exception]) -> Iterator[None]:
+    """Hold the lock of a connection that threads share. What SQLite raises meanwhile is raised as `failed` makes it."""
+    with lock:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise failed(error) from error
 
 
 @contextmanager

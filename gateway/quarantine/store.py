@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ops.sqlite import transaction
+from ops.sqlite import held, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -101,12 +101,8 @@ class Quarantine:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                with transaction(self._db) as db:
-                    yield db
-            except sqlite3.Error as problem:
-                raise QuarantineError(str(problem)) from problem
+        with held(self._lock, lambda error: QuarantineError(str(error))), transaction(self._db) as db:
+            yield db
 
     def mark(self, name: str) -> str:
         """Return what was written down under this name, or nothing."""

@@ -39,8 +39,8 @@ from ops.audit.erasure_rows import (
     one_erasure,
 )
 from ops.audit.errors import ErasureRefused, KeyStoreError
-from ops.audit.key_database import open_database, traces
-from ops.sqlite import transaction
+from ops.audit.key_database import failed, open_database, traces
+from ops.sqlite import held, transaction
 
 __all__ = ["KEYS_MAX", "Erasures"]
 
@@ -74,12 +74,8 @@ class Erasures:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                with transaction(self._db) as db:
-                    yield db
-            except sqlite3.Error as error:
-                raise KeyStoreError(f"the key database: {error}") from error
+        with held(self._lock, failed), transaction(self._db) as db:
+            yield db
 
     def request(self, wanted: Erasure) -> Erasure:
         """Write down that somebody asks for it. Raises ErasureRefused: nothing to erase, held, or asked already."""
@@ -245,13 +241,10 @@ class Erasures:
 
     def _scrub(self, wrapped: Sequence[bytes], *, certain: bool) -> None:
         """See to it that nothing of these is in the file. Not `certain`: there were more, before a crash."""
-        with self._lock:
+        with held(self._lock, failed):
             if certain and not traces(self._path, wrapped):
                 return
-            try:
-                self._db.execute("VACUUM")
-            except sqlite3.Error as error:
-                raise KeyStoreError(f"the key database: {error}") from error
+            self._db.execute("VACUUM")
             if traces(self._path, wrapped):
                 raise KeyStoreError("the key database still holds something of a destroyed key")
 

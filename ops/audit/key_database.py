@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ops.audit.errors import KeyStoreError
 
-__all__ = ["open_database", "traces"]
+__all__ = ["failed", "open_database", "traces"]
 
 BUSY_TIMEOUT_S = 5.0
 SEARCHED_BYTES = 16  # of either end of a secret
@@ -34,6 +34,11 @@ CREATE TABLE IF NOT EXISTS hold (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
+
+
+def failed(error: sqlite3.Error) -> KeyStoreError:
+    """Return what says so: the file is locked, read-only, damaged, or its disk is full."""
+    return KeyStoreError(f"the key database: {error}")
 
 
 def open_database(path: Path) -> sqlite3.Connection:

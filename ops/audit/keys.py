@@ -15,11 +15,10 @@ key that was destroyed is erased with it.
 
 import hmac
 import secrets
-import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -31,8 +30,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from ops.audit.errors import KeyMissing, KeyStoreError, SealBroken
-from ops.audit.key_database import open_database
-from ops.sqlite import transaction
+from ops.audit.key_database import failed, open_database
+from ops.sqlite import held, transaction
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -113,14 +112,9 @@ class KeyStore:
             found = self._db.execute("SELECT 1 FROM tenant WHERE tenant = ?", (tenant,)).fetchone()
         return found is not None
 
-    @contextmanager
-    def _database(self) -> Iterator[None]:
-        """Take the lock; what SQLite raises meanwhile (locked, read-only, full, damaged) is a KeyStoreError."""
-        with self._lock:
-            try:
-                yield
-            except sqlite3.Error as error:
-                raise KeyStoreError(f"the key database: {error}") from error
+    def _database(self) -> AbstractContextManager[None]:
+        """Take the lock; what SQLite raises meanwhile is a KeyStoreError."""
+        return held(self._lock, failed)
 
     def make_tenant_keys(self, tenants: Iterable[str]) -> None:
         """Make the keys of those who have none, all at once: at first use each would wait for the disk by itself.
