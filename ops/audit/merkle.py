@@ -25,7 +25,7 @@ def leaf_hash(entry: bytes) -> bytes:
     return sha256(b"\x00" + entry).digest()
 
 
-def leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
+def leaf_hashes(entries: Iterable[bytes | memoryview]) -> list[bytes]:
     """`leaf_hash` of each."""
     hashes: list[bytes] = []
     for entry in entries:

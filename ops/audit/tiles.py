@@ -147,15 +147,7 @@ def split_bundle(bundle: Framed) -> list[Framed]:
     Raises:
         TileError: when the lengths do not add up to the bytes.
     """
-    entries: list[Framed] = []
-    position, end = 0, len(bundle)
-    while position + 1 < end:
-        start = position + 2
-        position = start + (bundle[position] << 8 | bundle[position + 1])
-        entries.append(bundle[start:position])
-    if position != end:
-        raise TileError("an entry bundle ends inside an entry")
-    return entries
+    return _split(bundle, _U16, "an entry bundle ends inside an entry")
 
 
 def join_pack(blobs: Iterable[bytes]) -> bytes:
@@ -168,12 +160,16 @@ def split_pack(pack: bytes) -> list[bytes]:
     Raises:
         TileError: when the lengths do not add up to the bytes.
     """
-    blobs: list[bytes] = []
-    position, end = 0, len(pack)
-    while position < end:
-        start = position + 4
-        position = start + int.from_bytes(pack[position:start], "big")
-        blobs.append(pack[start:position])
+    return _split(pack, _U32, "a payload pack ends inside a payload")
+
+
+def _split(run: Framed, length: struct.Struct, cut_short: str) -> list[Framed]:
+    items: list[Framed] = []
+    position, end = 0, len(run)
+    while position + length.size <= end:
+        start = position + length.size
+        position = start + length.unpack_from(run, position)[0]
+        items.append(run[start:position])
     if position != end:
-        raise TileError("a payload pack ends inside a payload")
-    return blobs
+        raise TileError(cut_short)
+    return items

@@ -70,7 +70,9 @@ def test_levels_at_their_limits(size, count):
 
 @given(st.lists(st.binary(max_size=300), max_size=20))
 def test_bundles_and_packs_round_trip(items):
-    assert tiles.split_bundle(b"".join(map(tiles.frame_entry, items))) == items
+    bundle = b"".join(map(tiles.frame_entry, items))
+    assert tiles.split_bundle(bundle) == items
+    assert tiles.split_bundle(memoryview(bundle)) == items
     assert tiles.split_pack(tiles.join_pack(items)) == items
 
 
