@@ -165,10 +165,11 @@ def split_pack(pack: bytes) -> list[bytes]:
 
 def _split(run: Framed, length: struct.Struct, cut_short: str) -> list[Framed]:
     items: list[Framed] = []
-    position, end = 0, len(run)
-    while position + length.size <= end:
-        start = position + length.size
-        position = start + length.unpack_from(run, position)[0]
+    position, end, size = 0, len(run), length.size
+    while position + size <= end:
+        (nbytes,) = length.unpack_from(run, position)
+        start = position + size
+        position = start + nbytes
         items.append(run[start:position])
     if position != end:
         raise TileError(cut_short)
