@@ -10,14 +10,13 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import traceback
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.record import Record, quoted, refusal_sum
-from gateway.settlement import append_unwaited, close, refuse, settled
+from gateway.settlement import append_awaited, append_unwaited, close, refuse, settled
 from gateway.state import PUBLIC
 from gateway.sums import SINGLE_MAX
 from ops.audit.client import Receipt
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gateway.state import Gateway
-    from ops.audit.errors import AuditUnavailable
     from ops.logging import Log
 
 BODY_INCOMPLETE = "BODY_INCOMPLETE"
@@ -64,22 +62,8 @@ def message_record(stream: Record, gw: Gateway) -> Record:
 
 async def record_alone(record: Record, gw: Gateway) -> None:
     """Append a record that belongs to no batch; returns when it is durable, raises AuditUnavailable otherwise."""
-    durable: asyncio.Future[None] = gw.loop.create_future()
-
-    def done(receipt: Receipt | AuditUnavailable) -> None:
-        if isinstance(receipt, Receipt):
-            record.durable(receipt)
-        settled(record, gw)
-        if durable.done():
-            return
-        if isinstance(receipt, Receipt):
-            durable.set_result(None)
-        else:
-            durable.set_exception(errors.AuditUnavailable())
-
     record.claimed = True
-    gw.sink.append([record.leaf(gw.site)], done)
-    await durable
+    await append_awaited([record.leaf(gw.site)], gw, partial(settled, record, gw))
 
 
 async def record_refusal(record: Record, problem: Exception, gw: Gateway) -> Exception:

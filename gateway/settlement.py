@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from ops.audit.client import Receipt
 from ops.audit.errors import AuditUnavailable, KeyStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from gateway.record import Record
     from gateway.state import Gateway, Item
@@ -142,9 +143,7 @@ def settle_alone(item: Item, gw: Gateway) -> None:
 
 def reply(item: Item, receipt: Receipt | AuditUnavailable, gw: Gateway, offset: int = 0) -> None:
     """Let one reply go, whose record is entry `offset` of those that the receipt is for, or is not durable."""
-    if isinstance(receipt, Receipt):
-        item.record.durable(receipt, offset)
-    settled(item.record, gw)
+    settled(item.record, gw, receipt, offset)
     waiting = item.answer
     if waiting.done():
         return
@@ -156,8 +155,10 @@ def reply(item: Item, receipt: Receipt | AuditUnavailable, gw: Gateway, offset: 
         waiting.set_exception(item.outcome or errors.ModelError())
 
 
-def settled(record: Record, gw: Gateway) -> None:
-    """Note that the sink has said what became of the record. On the event loop."""
+def settled(record: Record, gw: Gateway, receipt: Receipt | AuditUnavailable, offset: int = 0) -> None:
+    """Note what the sink has said became of the record. On the event loop."""
+    if isinstance(receipt, Receipt):
+        record.durable(receipt, offset)
     record.settled = True
     if record.finished:
         if record.audit_index is None:  # whoever called has gone, and cannot be told that there is no record
@@ -191,14 +192,30 @@ def _give_back(items: Sequence[Item], refusal: errors.Refusal, gw: Gateway) -> N
 
 def append_unwaited(record: Record, gw: Gateway) -> None:
     """Append the record of a call that is over: nobody waits for it."""
+    record.claimed = True
+    gw.sink.append([record.leaf(gw.site)], partial(settled, record, gw))
+
+
+async def append_awaited(
+    entries: Sequence[bytes], gw: Gateway, told: Callable[[Receipt | AuditUnavailable], None] = lambda _receipt: None
+) -> None:
+    """Append entries in one call; returns when they are durable. Raises errors.AuditUnavailable.
+
+    `told` hears what became of them even if whoever waits here has gone by then.
+    """
+    durable: asyncio.Future[None] = gw.loop.create_future()
 
     def done(receipt: Receipt | AuditUnavailable) -> None:
+        told(receipt)
+        if durable.done():
+            return
         if isinstance(receipt, Receipt):
-            record.durable(receipt)
-        settled(record, gw)
+            durable.set_result(None)
+        else:
+            durable.set_exception(errors.AuditUnavailable())
 
-    record.claimed = True
-    gw.sink.append([record.leaf(gw.site)], done)
+    gw.sink.append(entries, done)
+    await durable
 
 
 def refuse(record: Record, refusal: BaseException) -> None:

@@ -8,7 +8,6 @@ should is `gateway.check.check`'s business, because a recorder and a worker do n
 """
 
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr
 
 from gateway.config.audit import Audit
-from gateway.config.document import ConfigRejected, Document, Fault, Section, fill, parse, read_bounded
+from gateway.config.document import ConfigRejected, Document, Fault, Section, canonical_json, fill, parse, read_bounded
 from gateway.config.engine import Engine
 from gateway.config.profiles import laid_under
 from gateway.config.rules import RULES
@@ -217,8 +216,7 @@ class Config(Section):
     @cached_property
     def digest(self) -> str:
         """SHA-256, hex, of `masked()` in canonical JSON. The same directory elsewhere has the same digest."""
-        text = json.dumps(self.masked(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(canonical_json(self.masked())).hexdigest()
 
     def masked(self) -> dict[str, Any]:
         """The effective configuration, defaults filled in, as it may be shown: paths, never what is in them."""

@@ -30,6 +30,7 @@ __all__ = [
     "FileRejected",
     "PolicyRejected",
     "Section",
+    "canonical_json",
     "fill",
     "parse",
     "read_bounded",
@@ -120,6 +121,11 @@ class Document:
     def messages(self, faults: Iterable[Fault]) -> Iterator[str]:
         """In the order of the file."""
         return (self.message(fault) for fault in faults)
+
+
+def canonical_json(shown: Mapping[str, Any]) -> bytes:
+    """Return what a file came down to in the bytes that its digest is of: keys sorted, no blanks, UTF-8."""
+    return json.dumps(shown, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def read_bounded(

@@ -23,8 +23,8 @@ from gateway.exits import log_failure
 from gateway.feedback.gate import Claim, Sender, judge_claims
 from gateway.feedback.provenance import Statement
 from gateway.pipeline import share, spend
+from gateway.settlement import append_awaited
 from gateway.state import Answer
-from ops.audit.client import Receipt
 from ops.audit.entry import VERSION, canonical
 from stockade.v1 import feedback_pb2
 
@@ -140,20 +140,8 @@ def judge_all(claims: Sequence[Claim], sender: Sender, answers: Answers, now_ns:
 
 async def record_items(call: Call, judged: Sequence[Judged]) -> None:
     """Append an entry for each item; returns when all are durable, raises AuditUnavailable otherwise."""
-    gw = call.gw
-    durable = gw.loop.create_future()
-
-    def done(receipt: object) -> None:
-        if durable.done():
-            return
-        if isinstance(receipt, Receipt):
-            durable.set_result(None)
-        else:
-            durable.set_exception(errors.AuditUnavailable())
-
-    time_ns = str(gw.wall_ns())
-    gw.sink.append([entry_of(each, call, gw.new_id().hex(), time_ns) for each in judged], done)
-    await durable
+    gw, time_ns = call.gw, str(call.gw.wall_ns())
+    await append_awaited([entry_of(each, call, gw.new_id().hex(), time_ns) for each in judged], gw)
 
 
 def entry_of(judged: Judged, call: Call, entry_id: str, time_ns: str) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import errors
 from gateway.app import App, open_app
 from gateway.codec import parse_as
+from gateway.config.document import canonical_json
 from gateway.custody.methods import custody_methods
 from gateway.custody.procedure import Custody
 from gateway.feedback.review import review_methods
@@ -29,9 +29,9 @@ from gateway.quarantine.store import QUARANTINE, Quarantine
 from gateway.release.view import shown
 from gateway.rpc.server import drain, listen, open_server
 from gateway.rpc.service import Service, Unary
+from gateway.settlement import append_awaited
 from gateway.state import Answer
 from ops.audit.checkpoint import VerifierKey, open_checkpoint, parse_vkey
-from ops.audit.client import Receipt
 from ops.audit.entry import VERSION, canonical
 from ops.audit.epochs import Epoch, epoch_at, newest_epoch, parted
 from ops.audit.erasure import Erasures
@@ -177,16 +177,6 @@ class Control:
     async def record_together(self, kind: str, entries: Sequence[Mapping[str, Any]]) -> None:
         """Append entries one behind the other, all of them or none. Raises AuditUnavailable."""
         gw = self.app.gw
-        durable: asyncio.Future[None] = gw.loop.create_future()
-
-        def done(receipt: object) -> None:
-            if durable.done():  # whoever waited has gone
-                return
-            if isinstance(receipt, Receipt):
-                durable.set_result(None)
-            else:
-                durable.set_exception(errors.AuditUnavailable())
-
         fixed = {
             "build": gw.site.build,
             "gateway": gw.site.gateway,
@@ -194,8 +184,7 @@ class Control:
             "time_ns": str(gw.wall_ns()),
             "v": VERSION,
         }
-        gw.sink.append([canonical({**fixed, "id": gw.new_id().hex(), **fields}) for fields in entries], done)
-        await durable
+        await append_awaited([canonical({**fixed, "id": gw.new_id().hex(), **fields}) for fields in entries], gw)
 
     def methods(self) -> dict[str, Unary]:
         """Return every method of the admin port by its gRPC path."""
@@ -240,8 +229,8 @@ class Control:
         return reply
 
     async def get_policy(self, _: admin_pb2.GetPolicyRequest) -> Message:
-        text = json.dumps(self.host.policy.masked(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return admin_pb2.GetPolicyResponse(digest=self.host.policy.digest, policy=text.encode())
+        policy = self.host.policy
+        return admin_pb2.GetPolicyResponse(digest=policy.digest, policy=canonical_json(policy.masked()))
 
     async def reload_policy(self, request: admin_pb2.ReloadPolicyRequest) -> Message:
         previous = self.host.policy.digest

@@ -14,7 +14,6 @@ tables, limiters, screens) is built elsewhere.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from gateway.config.document import PolicyRejected, Section, fill, parse, read_bounded
+from gateway.config.document import PolicyRejected, Section, canonical_json, fill, parse, read_bounded
 from gateway.config.units import Date, Rate, Text
 from gateway.policy import rules as policy_rules
 from gateway.policy.budget import ExtractionBudget
@@ -272,8 +271,7 @@ class Policy(Section):
     @cached_property
     def digest(self) -> str:
         """SHA-256, hex, of the effective policy in canonical JSON; it stands in every record."""
-        text = json.dumps(self.masked(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(canonical_json(self.masked())).hexdigest()
 
     def masked(self) -> dict[str, Any]:
         """The effective policy, defaults filled in, as it may be shown: it holds HMACs of keys, never keys."""
