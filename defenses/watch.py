@@ -5,8 +5,8 @@ and who moves with whom (`groups`). Rules:
 
 - It scores and remembers; it decides nothing, and it learns nothing: bounds and balls are the bundle's, whoever asks.
 - Every query that reached the model is remembered, an attack's too: that is the evidence. It changes no calibration.
-- A query that its principal asked before, bit for bit, is no evidence and counts for nothing: a client that polls or
-  tries again is no attacker, and who asks the same again learns nothing new.
+- A query that its principal asked before, bit for bit, is no evidence and counts for nothing where it gets its earlier
+  answer: a client that polls, tries again or does its work once more is no attacker, and learns nothing new.
 - A query that only others of the tenant asked, bit for bit, is held against the principal's own alone, as if the others
   were not there: who sends what somebody else sends is no attacker, and who reads a search that another asks is one.
 - Consistent answers: a repeat comes with the outputs that its anchor was given, so that a search sees a constant.
@@ -38,7 +38,7 @@ from defenses.evasion.direction import Direction, Motion
 from defenses.evasion.lookup import Turn, lookups
 from defenses.evasion.returns import SLOW, Returns
 from defenses.evasion.similarity import Codes, Fingerprint, flatten
-from defenses.evasion.window import ANCHORS_MAX, WHO_BITS, Asked, Window
+from defenses.evasion.window import ANCHORS_MAX, WHO_BITS, Asked, Window, query_of
 from defenses.groups import HOT, LEND, Groups, HotAnchors
 from defenses.kept_answers import KeptAnswers
 from defenses.observed import AccountView, Asker, Observed
@@ -59,8 +59,7 @@ _ALGORITHM = "stockade.watch/1"
 
 class _Row(NamedTuple):
     turn: Turn
-    exact: int
-    who: int
+    query: int
     answer: Codes  # (bytes,)
 
 
@@ -176,7 +175,7 @@ class Watch:
             account, window = self._account(asker, now_ns), self._window(asker.tenant, answers.shape[1])
             before, who = window.capacity, self._who(asker.principal)
             for row, turn in zip(range(start, end), turns[asker.tenant], strict=False):
-                met = self._meet(asker, account, window, _Row(turn, exact[row], who, answers[row]))
+                met = self._meet(asker, account, window, _Row(turn, query_of(exact[row], who), answers[row]))
                 if met.anchor is not None:
                     anchors[row] = self.kept.unpack(window.answers[met.anchor])
                 for name, (context, outcome) in self._bets(asker, account, window, met):
@@ -248,12 +247,12 @@ class Watch:
     def _meet(self, asker: Asker, account: Account, window: Window, row: _Row) -> _Met:
         """Remember a row, and return what it repeats."""
         account.queries += 1
-        asked, inside = window.note(row.exact, row.who), row.turn.inside()
+        asked, inside = window.asked(row.query), row.turn.inside()
         its = [at for at in inside if self._together(window.askers[at], asker.principal)]
         own = its[0] if its else None
-        if asked is Asked.BEFORE:
+        if asked is Asked.BEFORE and its:
             return _Met(own)
-        if asked is Asked.BY_OTHERS:
+        if asked is not Asked.NEW:
             inside = its
         outcome, motion, hot, code = 0, None, None, row.turn.code
         returned = self._returned(window, own, inside, code)
@@ -265,7 +264,9 @@ class Watch:
             outcome = 1 + sum(visits >= step for step in VISITS)
             hot = (at, visits) if visits >= HOT else None
         if own is None:  # close to what somebody else asked: it gets an answer, and an anchor, of its own
-            row.turn.became(window.remember(code, asker.principal, row.answer))
+            row.turn.became(window.remember(code, asker.principal, row.answer, row.query))
+        else:
+            window.pass_by(row.query)
         return _Met(own, outcome, motion, hot, returned)
 
     def _who(self, principal: str) -> int:

@@ -18,7 +18,7 @@ from defenses.account import GAPS, REPEAT_BETS, STEPS_MAX, Account, EProcess
 from defenses.archive import SETS, WAYS
 from defenses.errors import SnapshotInvalid
 from defenses.evasion import direction, returns
-from defenses.evasion.window import ANCHORS_FIRST, ANCHORS_MAX, Window
+from defenses.evasion.window import AGAIN_MAX, ANCHORS_FIRST, ANCHORS_MAX, Window
 from defenses.groups import HOT_ANCHORS_MAX, MEMBERS_MAX, Group
 from defenses.kept_answers import ANSWER_BYTES_MAX, Layout
 
@@ -64,7 +64,8 @@ class _WindowState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     answers: bytes
     visits: bytes
     met: bytes
-    seen: bytes
+    exact: bytes
+    again: bytes
     askers: list[str]
     queries: int
     newest: int
@@ -200,7 +201,8 @@ def _window_state(tenant: str, window: Window) -> _WindowState:
         window.answers[:size].tobytes(),
         window.visits[:size].tobytes(),
         window.met[:size].tobytes(),
-        window.seen.tobytes(),
+        window.exact[:size].tobytes(),
+        window.again.tobytes(),
         [*window.askers],
         window.queries,
         window.newest,
@@ -250,13 +252,14 @@ def seed_of(key: bytes, tenant: str) -> int:
 def _window(state: _WindowState, watch: Watch, answer_bytes: int) -> Window:
     capacity, size, cells = state.capacity, len(state.askers), watch.fingerprint.cells
     _require(ANCHORS_FIRST <= capacity <= ANCHORS_MAX and size <= capacity, "a window's capacity")
-    _require(0 <= state.queries <= QUERIES_MAX and 0 <= state.newest < capacity, "a window's counts")
+    _require(0 <= state.queries <= QUERIES_MAX and 0 <= state.newest < AGAIN_MAX, "a window's counts")
     window = Window(
         np.zeros((cells, capacity), np.uint8),
         np.zeros((capacity, answer_bytes), np.uint8),
         np.zeros(capacity, np.uint8),
         np.zeros(capacity, np.int64),
-        _array(state.seen, "<u8", (capacity,)),
+        np.zeros(capacity, np.uint64),
+        _array(state.again, "<u8", (AGAIN_MAX,)),
         state.askers,
         seed_of(watch.key, state.tenant),
         state.queries,
@@ -267,6 +270,7 @@ def _window(state: _WindowState, watch: Watch, answer_bytes: int) -> Window:
     window.answers[:size] = _array(state.answers, "<u1", (size, answer_bytes))
     window.visits[:size] = _array(state.visits, "<u1", (size,))
     window.met[:size] = _array(state.met, "<i8", (size,))
+    window.exact[:size] = _array(state.exact, "<u8", (size,))
     _require(bool(((window.met >= 0) & (window.met <= state.queries)).all()), "a window's times")
     return window
 

@@ -7,7 +7,7 @@ import numpy as np
 from defenses.evasion import direction
 from defenses.evasion.lookup import Lookup
 from defenses.evasion.similarity import Fingerprint, flatten
-from defenses.evasion.window import Window
+from defenses.evasion.window import Window, query_of
 from defenses.watch import Asker, Watch
 
 KEY = b"a key for tests, 16 bytes or more"
@@ -84,8 +84,10 @@ def filled(rows, answer_bytes=40):
     """A window that was asked about these rows."""
     window = Window.new(READER.cells, answer_bytes, 7)
     for units in codes(rows):
-        window.note(window.queries + 1, 1)
-        window.remember(units.take(READER.chosen[0]), "alice", np.full(answer_bytes, window.queries % 256, np.uint8))
+        query = query_of(window.queries + 1, 1)
+        window.asked(query)
+        answer = np.full(answer_bytes, window.queries % 256, np.uint8)
+        window.remember(units.take(READER.chosen[0]), "alice", answer, query)
     return window
 
 

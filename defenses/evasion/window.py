@@ -5,6 +5,9 @@ it is full, one gives way that chance names, secretly: who goes round among 520 
 it would have been the oldest, still meets nine anchors of ten. One that was repeated stays for LOYALTY queries after
 that: who lets others' questions pass between two of his own still finds his anchor there.
 
+A query is *exact* where it was asked before, bit for bit. That is seen of anchors while they stay, and of the last
+AGAIN_MAX others: who sends the same thousand things once more is told from who searches among them.
+
 How often an anchor was repeated halves with every FADE queries that pass without a repeat. Otherwise what many ask
 about (a plain pair of trousers) would grow old as the most suspicious of all.
 
@@ -24,6 +27,7 @@ from defenses.evasion.similarity import Codes, Fingerprint
 
 ANCHORS_MAX: Final = 500
 ANCHORS_FIRST: Final = 4  # a window begins small: who asks once costs little
+AGAIN_MAX: Final = 125
 VISITS_MAX: Final = 255
 LOYALTY: Final = 2_000
 FADE: Final = 128
@@ -37,7 +41,7 @@ EXACT_BITS: Final = WORD_BITS - WHO_BITS
 
 
 class Asked(Enum):
-    """Whether a query was among a tenant's last already, bit for bit."""
+    """Whether a query is exact, and whose it was."""
 
     NEW = auto()
     BEFORE = auto()  # by the same principal
@@ -52,11 +56,12 @@ class Window:
     answers: Codes  # (capacity, bytes): what was answered
     visits: NDArray[np.uint8]  # (capacity,): how often it was repeated
     met: NDArray[np.int64]  # (capacity,): when it was asked or repeated last
-    seen: NDArray[np.uint64]  # (capacity,): the last queries, a ring, each its exact hash above who asked; 0 is none
+    exact: NDArray[np.uint64]  # (capacity,): what `query_of` says of it
+    again: NDArray[np.uint64]  # (AGAIN_MAX,): the same of the last queries that are no anchors, a ring; 0 is none
     askers: list[str]  # of each anchor: who asked it
     seed: int  # secret, 64 bits
     queries: int = 0
-    newest: int = 0  # where the next exact hash goes
+    newest: int = 0  # where the next goes in that ring
     slow: int = 0  # places, the first, that give way a SLOWER-th as often as the others
 
     @classmethod
@@ -68,6 +73,7 @@ class Window:
             np.zeros(first, np.uint8),
             np.zeros(first, np.int64),
             np.zeros(first, np.uint64),
+            np.zeros(AGAIN_MAX, np.uint64),
             [],
             seed,
             slow=slow,
@@ -87,20 +93,23 @@ class Window:
 
     def nbytes_of(self, capacity: int) -> int:
         """Return the bytes of a window of this one's kind with so many places."""
-        held = (self.codes, self.answers, self.visits, self.met, self.seen)
+        held = (self.codes, self.answers, self.visits, self.met, self.exact)
         each = REFERENCE_BYTES + sum(array.nbytes // self.capacity for array in held)
-        return OBJECT_BYTES + capacity * each
+        return OBJECT_BYTES + self.again.nbytes + capacity * each
 
-    def note(self, exact: int, who: int) -> Asked:
-        """Count a query and remember it, by its hash of EXACT_BITS, never 0, and its asker's of WHO_BITS."""
+    def asked(self, query: int) -> Asked:
+        """Count a query, which `query_of` names, and say whether it was asked before."""
         self.queries += 1
-        query = np.uint64(exact << WHO_BITS | who)
-        least = int(np.bitwise_xor(self.seen, query).min())
-        if not least:
-            return Asked.BEFORE
-        self.seen[self.newest] = query
-        self.newest = (self.newest + 1) % len(self.seen)
-        return Asked.NEW if least >> WHO_BITS else Asked.BY_OTHERS
+        one = np.uint64(query)
+        least = min(int(np.bitwise_xor(self.exact, one).min()), int(np.bitwise_xor(self.again, one).min()))
+        if least >> WHO_BITS:
+            return Asked.NEW
+        return Asked.BY_OTHERS if least else Asked.BEFORE
+
+    def pass_by(self, query: int) -> None:
+        """Remember a query that becomes no anchor, so that it is exact next time."""
+        self.again[self.newest] = query
+        self.newest = (self.newest + 1) % AGAIN_MAX
 
     def apart(self, code: Codes, fingerprint: Fingerprint) -> NDArray[np.uint8]:
         """Return in how many cells each anchor differs from a query's code, (cells,), by the first tolerance."""
@@ -120,7 +129,7 @@ class Window:
         self.met[at] = self.queries
         return visits
 
-    def remember(self, code: Codes, asker: str, answer: Codes) -> int:
+    def remember(self, code: Codes, asker: str, answer: Codes, query: int) -> int:
         """Make a query an anchor; return its place."""
         size = self.size
         if size == len(self.visits) < ANCHORS_MAX:
@@ -135,6 +144,7 @@ class Window:
         self.answers[at] = answer
         self.visits[at] = 0
         self.met[at] = self.queries
+        self.exact[at] = query
         return at
 
     def _given_up(self) -> int:
@@ -155,9 +165,12 @@ class Window:
         self.codes = np.pad(self.codes, ((0, 0), (0, more)))
         self.answers = np.pad(self.answers, ((0, more), (0, 0)))
         self.visits, self.met = np.pad(self.visits, (0, more)), np.pad(self.met, (0, more))
-        ring = np.roll(self.seen, -self.newest)  # the oldest first
-        self.newest = len(ring)
-        self.seen = np.pad(ring, (0, more))
+        self.exact = np.pad(self.exact, (0, more))
+
+
+def query_of(exact: int, who: int) -> int:
+    """Return how a query is remembered: by a hash of all of it, EXACT_BITS and never 0, and one of its asker."""
+    return exact << WHO_BITS | who
 
 
 def mixed(number: int) -> int:

@@ -204,6 +204,16 @@ def test_exact_repeats_hide_no_search():
     assert one.log_evidence[0] >= FOUND
 
 
+def test_an_exact_repeat_whose_anchor_was_buried_buys_no_more_than_a_new_question():
+    watch, things = new_watch(), innocent(5, 10_000)
+    rows = around(TARGET, 17, 40)
+    ask(watch, rows)  # one answer, and that is given again
+    while watch.windows["acme"].visits.any():
+        ask(watch, np.stack([next(things) for _ in range(200)]))
+    told = informative(ask(watch, rows[1:]), 39)
+    assert told == 1
+
+
 def test_reading_along_as_another_account_searches_teaches_it_no_more_than_searching():
     # One account asks, and is told the same each time; another asks each question after it, bit for bit.
     watch, plain = new_watch(), new_watch()

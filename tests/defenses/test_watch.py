@@ -74,6 +74,18 @@ def test_asking_the_same_again_counts_for_nothing():
     assert after.queries == before.queries + 100
 
 
+def test_who_does_its_work_once_more_is_not_suspected_however_much_it_is():
+    watch = new_watch()
+    rows = [
+        row
+        for number, thing in enumerate(images(20, 900))
+        for row in [thing, *around(thing, number, number % 20 == 0, 0.03)]
+    ]
+    work = np.stack(rows[:900])
+    first = ask(watch, work).log_evidence[-1]
+    assert ask(watch, work).log_evidence.max() < max(first, math.log(20))
+
+
 def test_who_sends_what_another_sends_is_judged_as_if_the_other_were_not_there():
     # A second deployment on trial gets all of the first one's traffic, bursts included, under a name of its own.
     shared, alone = new_watch(), new_watch()

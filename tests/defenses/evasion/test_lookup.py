@@ -36,7 +36,7 @@ def hold_against_plain(window, rows, reader):
         assert turn.inside() == expected
         found.append(bool(expected))
         if not expected:
-            turn.became(window.remember(turn.code, "alice", NOTHING))
+            turn.became(window.remember(turn.code, "alice", NOTHING, 1))
     return sum(found)
 
 
@@ -79,7 +79,7 @@ def test_what_is_passed_over_was_in_no_ball(tolerances, allowed, size, seed):
     pixels = np.kron(np.clip(ALIKE + noise, 0, 255), np.ones((4, 4), int)).astype(np.uint8)
     pixels = np.stack([np.roll(one, rng.integers(-2, 3, 2), (0, 1)) for one in pixels]).reshape(size + 6, -1)
     for units in pixels[:size]:
-        window.remember(units.take(reader.chosen[0]), "alice", NOTHING)
+        window.remember(units.take(reader.chosen[0]), "alice", NOTHING, 1)
     hold_against_plain(window, np.concatenate([pixels[size:], pixels[:1]]), reader)
 
 
