@@ -6,8 +6,9 @@ frames and a *trailer* frame, syncs the data, and only then are its entries ackn
     magic 4 | kind u32 | length u32 | CRC-32C u32 | segment number u64 | payload
 
 big-endian, the CRC over segment number, offset, kind, length and payload: a frame of the file's former life (segments
-are recycled) or at another place is no frame. Kinds: RECORDS (framed entries as in a bundle), BLOBS (a pack of payload
-ciphertexts that the entries before it name), TRAILER (size, heartbeat sequence, root, hash of the previous trailer).
+are recycled, and no number comes twice in a log) or at another place is no frame. Kinds: RECORDS (framed entries as in
+a bundle), BLOBS (a pack of payload ciphertexts that the entries before it name), TRAILER (size, heartbeat sequence,
+root, hash of the previous trailer).
 
 Rules of recovery (`scan`):
 

@@ -10,8 +10,9 @@ An epoch ends in this order, each step durable before the next:
 A start does the same from wherever it stands. It takes the newest epoch that has a checkpoint. If that one is closed
 in public, the next one is opened, which may have nothing yet; if in its segments alone, it is published first.
 
-The segments of an epoch are its own. The lock database, which has a row for each origin, and the signer's memory are
-the log's: once an epoch has a signed checkpoint, none before it gets another one.
+The segments of an epoch are its own. Their numbers go on from epoch to epoch, as their files do: by its number a frame
+is told from those that its file held before. The lock database, which has a row for each origin, and the signer's
+memory are the log's: once an epoch has a signed checkpoint, none before it gets another one.
 """
 
 from collections.abc import Callable
@@ -250,6 +251,7 @@ class Writing:
             return False
         self.reached("prepared")
         self._began = month_of(self._first_ns(settings, found))
+        found = replace(found, next_number=max(found.next_number, self._last_segment(number - 1) + 1))
         self.appender = go_on(settings, key, store, found, self.own, previous=self._previous(number))
         self.reached("begun")
         self.publishing = self.publishing_of(settings, edge=found.edge, publisher=publisher, store=store)
@@ -279,6 +281,11 @@ class Writing:
             count = min(reader.checkpoint.size, END_RECORDS)
             return [frame_entry(each) for each in reader.entries(reader.checkpoint.size - count, count)]
         return []
+
+    def _last_segment(self, number: int) -> int:
+        """The number of the last segment of an epoch, 0 where none is left: the next epoch has one of its own then."""
+        segments = place_of(self.settings.state_directory, number) / "segments"
+        return max((int(path.stem) for path in segments.glob("*.seg")), default=0)
 
     def _inherit(self, number: int) -> None:
         """Take the spare segment of the epoch before, which is as good as a new one and costs nothing."""

@@ -32,6 +32,21 @@ def test_the_last_epoch_that_has_a_name_is_never_closed(series):
     series.close()
 
 
+def test_nothing_of_an_earlier_epoch_counts_in_a_segment_that_it_filled(series):
+    """A segment is used again, by the next epoch too: what it held before must not look like groups of its new life."""
+    home = series.directory.parent
+    for start in range(2):  # the third one retires the segment of the first
+        series.append(small(start))
+        series.append(small(start + 10))
+        series.close()
+        series = Series(home)
+    series.roll()
+    series.close()
+    again = Series(home)
+    assert again.writing.number == 2
+    again.close()
+
+
 def test_what_fails_behind_the_beginning_of_an_epoch_leaves_one_that_can_be_given_up(series):
     """As the recorder does with whatever stops it."""
 
