@@ -22,6 +22,7 @@ class Oracle:
 
     def __init__(self) -> None:
         self.acknowledged: dict[tuple[int, int], bytes] = {}  # leaf hashes by epoch and index
+        self.given_twice: list[tuple[int, int]] = []  # what was there first is lost
         self.checkpoints: list[bytes] = []
         self.sent = 0  # appends, by all loads
 
@@ -30,9 +31,11 @@ class Oracle:
         self.keep(receipt.epoch, receipt.first_index, entries)
 
     def keep(self, epoch: int, first: int, entries: Sequence[bytes]) -> None:
-        """Entries were acknowledged, from this index of an epoch on. `check` finds the first of two lost."""
+        """Entries were acknowledged, from this index of an epoch on."""
         for index, data in enumerate(entries, first):
-            self.acknowledged.setdefault((epoch, index), leaf_hash(data))
+            if (epoch, index) in self.acknowledged:
+                self.given_twice.append((epoch, index))
+            self.acknowledged[epoch, index] = leaf_hash(data)
 
     def saw_checkpoint(self, directory: Path) -> None:
         """Remember the public checkpoint, as a client would."""
@@ -42,6 +45,7 @@ class Oracle:
 
     def check(self, directory: Path) -> None:
         """Every acknowledged entry is in its place and nowhere else; the log verifies and extends what was seen."""
+        assert not self.given_twice
         remembered = self.checkpoints[-1] if self.checkpoints else None
         reports = verify_epochs(directory, [str(KEY.verifier)], processes=0, remembered=remembered)
         for report in reports.values():

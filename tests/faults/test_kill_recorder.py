@@ -33,6 +33,7 @@ async def test_nothing_acknowledged_is_lost_however_often_the_recorder_is_killed
         await load.wait_for(rounds.randrange(1, 60))
         if rounds.random() < 0.5:  # else at once, while what was acknowledged is as young as can be
             await asyncio.sleep(rounds.random() * 0.03)  # anywhere within a commit or a publication
+        assert not oracle.given_twice
         recorder.kill()
         oracle.saw_checkpoint(settings.directory)
         recorder = await asyncio.to_thread(fork(settings).wait_ready)
