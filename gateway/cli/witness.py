@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.cli.console import out, print_json
+from gateway.cli.console import out, print_json, terminal
 from gateway.cli.log_key import SEED_BYTES, write_pair
 from gateway.cli.verify import chosen_epoch, fail, find, read_key
 from gateway.config.document import unusable
@@ -21,7 +20,7 @@ from ops.audit.checkpoint import open_checkpoint, parse_vkey
 from ops.audit.cosign import cosign_newest
 from ops.audit.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner, parse_cosigner_secret
 from ops.audit.durable import replace_file
-from ops.audit.epochs import newest_epoch
+from ops.audit.epochs import newest_epoch, parted
 from ops.audit.errors import AuditError, VerifierKeyError, WitnessAhead
 from ops.audit.read import LogReader
 from ops.audit.receipt import make_proof
@@ -45,21 +44,22 @@ def prove(options: argparse.Namespace) -> int:
     if not keys:
         return fail("say which key the log has: --vkey FILE")
     file = options.out or Path(f"{options.index}.tlog-proof")
+    number, index = options.epoch, options.index
+    if number is None and parted(index)[0] > 1:  # as incidents and the admin port count: over all epochs
+        number, index = parted(index)
     try:
-        epoch = chosen_epoch(directory, parse_vkey(read_key(keys[0])), options.epoch)
+        epoch = chosen_epoch(directory, parse_vkey(read_key(keys[0])), number)
         note = (options.checkpoint or epoch.directory / "checkpoint").read_bytes()
         reader = LogReader(epoch.directory, open_checkpoint(note, [epoch.vkey]))
-        if options.index >= reader.checkpoint.size:
-            return fail(
-                f"the checkpoint has {reader.checkpoint.size:,} entries, so no entry {options.index}", INCOMPLETE
-            )
-        replace_file(file, make_proof(reader, options.index, note).text())
+        if index >= reader.checkpoint.size:
+            return fail(f"the checkpoint has {reader.checkpoint.size:,} entries, so no entry {index}", INCOMPLETE)
+        replace_file(file, make_proof(reader, index, note).text())
     except (AuditError, OSError) as problem:
         return fail(problem)
     if options.json:
-        print_json({"file": str(file), "origin": reader.checkpoint.origin, "index": options.index})
+        print_json({"file": str(file), "origin": reader.checkpoint.origin, "index": index})
     else:
-        out.print(f"entry {options.index} of {escape(reader.checkpoint.origin)}: its receipt is in {escape(str(file))}")
+        out.print(f"entry {index} of {escape(reader.checkpoint.origin)}: its receipt is in {escape(str(file))}")
     return OK
 
 
@@ -88,7 +88,7 @@ def report(policy: TrustPolicy, asked: Asked, size: int, options: argparse.Names
     table = Table("witness", "cosigned")
     for name in policy.witnesses:
         table.add_row(escape(name), "yes" if name in asked.lines else "[red]no[/]")
-    Console().print(table)
+    terminal.print(table)
     for name in policy.witnesses:
         if name not in asked.lines:
             out.print(escape(failures.get(name, f"witness {name}: the policy has no URL for it")))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.cli.arguments import whole
+from gateway.cli.audit_arguments import which_epoch
 from gateway.cli.verbs import named, reaching, reason, verb
 
 __all__ = ["add_verbs"]
@@ -28,6 +29,7 @@ def add_verbs(audit: Any) -> None:
     payload.epilog = CODES.replace("cannot be asked", "cannot be asked, or written") + " 4: wrong usage."
     reaching(payload)
     payload.add_argument("entry", type=whole(0, INDEX_MAX), metavar="INDEX", help="its entry's number in the log")
+    which_epoch(payload, "INDEX counts over all")
     payload.add_argument("--field", choices=("request", "response"), default="request", help="default: request")
     payload.add_argument("--out", type=Path, required=True, metavar="FILE", help="where it goes; made, mode 0600")
     reason(payload)

@@ -14,6 +14,7 @@ from gateway.cli.console import EX_NO, fail, terminal
 from gateway.cli.operator import OperatorFailed
 from gateway.segmentation.verbs import asked, print_message
 from gateway.segmentation.view import clock, table
+from ops.audit.epochs import numbered
 from stockade.v1 import custody_pb2
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def run_holds(options: argparse.Namespace) -> int:
 def run_payload(options: argparse.Namespace) -> int:
     if options.out.exists():  # the reading is recorded, so look before
         return fail(f"{options.out} is there already; name another file")
-    request = custody_pb2.ReadPayloadRequest(entry=options.entry, field=options.field, reason=options.reason)
+    entry = options.entry if options.epoch is None else numbered(options.epoch, options.entry)
+    request = custody_pb2.ReadPayloadRequest(entry=entry, field=options.field, reason=options.reason)
     reply = asked("Read", request, custody_pb2.ReadPayloadResponse, options, service=PAYLOADS)
     if not reply.problem:
         handle = os.open(options.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

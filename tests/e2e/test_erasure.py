@@ -167,10 +167,12 @@ def opens(site, log, index: int, entry: dict) -> bool:
 def test_who_may_read_a_payload_is_recorded_and_who_may_not_does_not(running, audit, tmp_path):
     file = tmp_path / "request.bin"
     index, entry = asked(running, "plenty")
-    audit(running, "payload", index, "--out", file, *REASON)
+    audit(running, "payload", index, "--epoch", 1, "--out", file, *REASON)
     assert (file.read_bytes(), file.stat().st_mode & 0o077) == (infer_body(images()[:1]), 0)
     assert "there already" in audit(running, "payload", index, "--out", file, *REASON, code=2)
     assert "not kept" in audit(running, "payload", 0, "--out", tmp_path / "none", *REASON, code=1)
+    of_no_epoch = audit(running, "payload", index, "--epoch", 2, "--out", tmp_path / "none", *REASON, code=2)
+    assert "not an entry of a published tree" in of_no_epoch
     assert not (tmp_path / "none").exists()
     until(lambda: len(readings(running)) == 2, "the log does not say who read it")
     read, tried = readings(running)
