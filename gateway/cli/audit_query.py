@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.cli.console import print_json
+from gateway.cli.console import SafeConsole, print_json
 from gateway.cli.verify import bar, chosen_epoch, fail, find, read_key
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.epochs import home_of
@@ -70,7 +70,7 @@ def index_of(epoch: Epoch) -> Path:
 
 def show(answer: Answer, told: str) -> None:
     """Print a table as wide as the terminal, and what it was asked of."""
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     table = Table(*map(escape, answer.columns))
     for row in answer.rows:
         table.add_row(*("" if cell is None else escape(str(plain(cell))) for cell in row))

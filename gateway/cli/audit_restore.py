@@ -14,10 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 
-from gateway.cli.console import print_json
+from gateway.cli.console import SafeConsole, err, print_json
 from gateway.cli.log_store import source_at
 from gateway.cli.verify import bar, fail, read_key
 from gateway.config.document import unusable
@@ -80,7 +79,7 @@ def restore(
     notes = [(str(file), file.read_bytes()) for file in options.seen] + ask(policy, vkey, options.timeout)
     target, known = target_of(options.target, vkey)
     sources = [source_at(place, options, number) for place in options.sources]
-    with bar(Console(stderr=True), f"restoring epoch {number}") as advance:
+    with bar(err, f"restoring epoch {number}") as advance:
         return restore_log(
             sources,
             place_of(options.out / "log", number),
@@ -258,7 +257,7 @@ def show(
     if options.json:
         print_json(facts)
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console = SafeConsole(soft_wrap=True, highlight=False)
     for number, each in reports.items():
         how = "whose entries were dropped: their hashes" if found[number].hashes_only else "all verified"
         console.print(f"[bold green]restored[/]: {each.size:,} records of {escape(each.origin)}, {how}")

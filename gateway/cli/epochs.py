@@ -22,10 +22,10 @@ from importlib.metadata import version
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gateway.cli.console import out, terminal
 from gateway.cli.verify import fail, find, read_key
 from gateway.config.config import load_config
 from gateway.config.document import FileRejected
@@ -86,7 +86,7 @@ def show(found: Sequence[dict[str, Any]]) -> None:
     for each in found:
         said = each | {"size": f"{each['size']:,}", "holds": ", ".join(each.get("holds", ()))}
         table.add_row(*(escape(str(said[name])) for name in columns))
-    Console().print(table)
+    terminal.print(table)
 
 
 def facts(kept: Kept) -> dict[str, Any]:
@@ -184,9 +184,7 @@ def tell(kept: Kept, options: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps({**facts(kept), "state": "due" if options.dry_run else "dropped"}) + "\n")
     else:
         word = "due" if options.dry_run else "dropped"
-        Console(soft_wrap=True, highlight=False).print(
-            f"{word}: {kept.size:,} records of {escape(kept.epoch.vkey.name)}"
-        )
+        out.print(f"{word}: {kept.size:,} records of {escape(kept.epoch.vkey.name)}")
 
 
 def take_holds_from_log(config: Config, vkey: VerifierKey) -> None:

@@ -8,9 +8,9 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 
+from gateway.cli.console import out
 from gateway.cli.verify import fail, find, read_key
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.epochs import home_of
@@ -50,7 +50,6 @@ def run(options: argparse.Namespace) -> int:
 
 def tell(entries: Iterable[tuple[int, int, bytes]], options: argparse.Namespace) -> None:
     """Print the entries that match."""
-    console = Console(soft_wrap=True, highlight=False)
     for epoch, index, data in entries:
         entry = json.loads(data)
         if not all(matches(entry, wanted) for wanted in options.where):
@@ -58,7 +57,7 @@ def tell(entries: Iterable[tuple[int, int, bytes]], options: argparse.Namespace)
         if options.json:
             sys.stdout.write(json.dumps({"epoch": epoch, "index": index, "entry": entry}) + "\n")
         else:
-            console.print(line_of(index, entry))
+            out.print(line_of(index, entry))
     sys.stdout.flush()
 
 

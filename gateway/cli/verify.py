@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gateway.cli.console import SafeConsole, out, print_json
 from gateway.cli.console import fail as failed
-from gateway.cli.console import out, print_json
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.epochs import epoch_at, home_of, newest_epoch, number_of_place, place_of
 from ops.audit.errors import AuditError, NoteError, ProofError, QuorumMissing, SignatureMissing, TrustPolicyError
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     """Verify and report; returns the exit code of the specification."""
     if options.directory.is_file():
         return run_proof(options)
-    console = Console(stderr=options.json)
+    console = SafeConsole(stderr=options.json)
     directory, keys = find(options.directory, options.vkey)
     try:
         policy = read_trust_policy(options.policy) if options.policy else TrustPolicy()
@@ -177,7 +177,7 @@ def run_proof(options: argparse.Namespace) -> int:
         by = f", cosigned by {', '.join(witnessed.witnesses)}" if witnessed.witnesses else ""
         text = f"entry {proof.index:,} of {head.origin} at size {head.size:,}{by}"
         out.print(f"[bold green]verified[/]: {escape(text)}")
-        Console(soft_wrap=True).print_json(data=entry)
+        Console(soft_wrap=True).print_json(data=entry, ensure_ascii=True)
     return OK
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from gateway.cli.console import SafeConsole
 from gateway.cli.operator import OperatorFailed, ask
 from gateway.cli.verify import bar, chosen_epoch, fail, find, read_key
 from gateway.config.config import load_config
@@ -41,7 +42,7 @@ LEVELS = {"R1": DECISIONS, "R2": OUTPUTS}
 
 def run(options: argparse.Namespace) -> int:
     """Replay and report; returns the exit code."""
-    console = Console(stderr=options.json)
+    console = SafeConsole(stderr=options.json)
     directory, keys = find(options.log, [options.vkey] if options.vkey else [])
     file = options.config or options.log / "stockade.yaml"
     if not keys:

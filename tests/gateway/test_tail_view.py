@@ -46,6 +46,15 @@ def test_a_line_says_when_what_why_and_for_whom(log, capsys):
     assert "served      OK  kiosk/1  store-7 (kiosk-7-a)  ModelInfer" in lines[1]
 
 
+def test_what_an_entry_says_does_nothing_to_the_terminal(log, capsys):
+    log.append([small(4, reason="\x1b[2J\x9bA [bold]\u202e")])
+    log.publish()
+    assert tail(log.directory, "--vkey", VKEY, "-n", 1) == OK
+    [line] = capsys.readouterr().out.splitlines()
+    assert "\\x1b[2J\\x9bA [bold]\\u202e" in line
+    assert line.isprintable()
+
+
 def test_for_machines_and_only_what_is_asked_for(log, capsys):
     assert (
         tail(log.directory, "--vkey", VKEY, "--json", "--where", "auth.tenant=store-7", "--where", "kind=served") == OK

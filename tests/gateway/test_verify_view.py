@@ -76,6 +76,15 @@ def test_files_that_are_not_the_logs_are_warned_of_and_counted(log, tmp_path, ca
     assert "warning" not in capsys.readouterr().out
 
 
+def test_a_name_beside_the_log_does_nothing_to_the_terminal(log, tmp_path, capsys):
+    copy = shutil.copytree(log, tmp_path / "copy")
+    Path(os.fsdecode(os.fsencode(copy) + "/\x1b[2J\x9bA\u202e".encode() + b"\xff")).touch()
+    assert verify(copy, "--vkey", VKEY) == OK
+    said = capsys.readouterr().out
+    assert all(char.isprintable() for line in said.split("\n") for char in line)
+    assert "\\x1b[2J\\x9bA\\u202e\\udcff" in said
+
+
 def test_a_key_from_beside_the_log_is_named_and_another_is_not(log, tmp_path, capsys):
     """The directory of `stockade init` holds both; who can change the log there can change the key."""
     shutil.copytree(log, tmp_path / "log")
