@@ -56,7 +56,7 @@ class RayEngine:
         self._running = 0
         self._closed = False
         self._wanted = settings.replicas_min
-        self._link.wait_for(self._application, start_timeout_s)
+        self._link.wait_for(self._application, start_timeout_s, named=not model)  # one of several models: never known
         if (found := self._found()) not in {"", self._digest}:
             self.close()
             raise DeploymentStale(self._model, self._digest, found)

@@ -104,8 +104,8 @@ class Link:
             raise BackendUnavailable(model, answer.decode(errors="replace"), remark=remark)
         return kind, answer
 
-    def wait_for(self, application: str, timeout_s: float) -> bool:
-        """Wait until an application runs and is known by its bundle; False when it does not in time.
+    def wait_for(self, application: str, timeout_s: float, *, named: bool = False) -> bool:
+        """Wait until an application runs, and if `named` its bundle is known; False when it does not in time.
 
         `timeout_s` counts from when the bridge was first started, so a process that opens many models waits once for
         all of them. One that is opened later waits for the next word of the bridge.
@@ -113,7 +113,7 @@ class Link:
 
         def there() -> bool:
             found = self.status.applications.get(application)
-            return found is not None and found.running > 0
+            return found is not None and found.running > 0 and (not named or found.digest != "")
 
         left_s = self._began_s + timeout_s - self._clock_s()
         with self._changed:

@@ -26,7 +26,7 @@ APPLICATION = "stockade-tiny-1"
 DONE, FAILED, LOST, LATE, STALE, SILENT, DIE, FAULT, NOISE, REFUSED = range(10)
 BRIDGE = (
     """
-import os, socket, sys
+import os, socket, sys, time
 import msgspec
 import numpy as np
 from serving.ray_frames import *
@@ -39,8 +39,10 @@ engine = FakeEngine(tiny_bundle())
 if mode == "mute":
     stream.read()
 running = 0 if mode == "nothing" else 1
-held = {{"{application}": ApplicationStatus("RUNNING", running, "", digest, wanted=4)}}
-sock.sendall(pack_frame(Kind.STATUS, 0, msgspec.json.encode(Status(applications=held))))
+for known in ("", digest) if mode == "late" else (digest,):
+    held = {{"{application}": ApplicationStatus("RUNNING", running, "", known, wanted=4)}}
+    sock.sendall(pack_frame(Kind.STATUS, 0, msgspec.json.encode(Status(applications=held))))
+    time.sleep(0 if known else 0.5)  # a replica that is slow to say what it holds
 while head := stream.read(HEADER_BYTES):
     header = parse_header(head)
     stream.read(header.target_bytes)
@@ -234,8 +236,9 @@ def test_before_serve_has_said_anything_the_settings_say_how_many_are_wanted(bri
     engine.close()
 
 
-def test_replicas_of_another_bundle_are_refused_at_the_start(bridge):
-    bridge.digest = "0" * 64
+@pytest.mark.parametrize("mode", ["good", "late"])
+def test_replicas_of_another_bundle_are_refused_at_the_start(bridge, mode):
+    bridge.mode, bridge.digest = mode, "0" * 64
     with pytest.raises(DeploymentStale, match="stockade ray deploy") as stale:
         RayEngine(tiny_bundle(), RaySettings(address="127.0.0.1:1"))
     assert "stockade ray deploy" in stale.value.remark  # so it stands in the log
