@@ -18,10 +18,10 @@ from serving.train.density import Gaussian
 from serving.train.ecom import ECOM, EVENTS, IDS, LENGTH, PADDING, SESSION, Clicks, Ecom, EcomSplits
 from serving.train.kiosk_report import code_digest
 from serving.train.measure import calibration_error, costs_us, evaluate, ranking_area, rows_apart
+from serving.train.screen import Outputs
 
 __all__ = ["ENERGIES", "ClickGates", "TrainedClicks", "click_manifest", "click_metrics", "draft_clicks", "outputs_on"]
 
-Outputs = Mapping[str, NDArray[Any]]
 NAME, VERSION, GRAPH, INPUT = "clickstream", "1", "dense", "events"
 ENERGIES = ("energy", "mahalanobis", "residual")
 COST_RUNS = 200

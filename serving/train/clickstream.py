@@ -7,8 +7,10 @@ Every split has one use: `train` the weights, the prior and the density, `fit` e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +28,9 @@ from serving.train.click_loop import ClickSettings, predict_clicks, train_clicks
 from serving.train.click_report import ClickGates, TrainedClicks
 from serving.train.density import fit_gaussian
 from serving.train.ecom import EVENTS, FIRST_EVENT, IDS, LENGTH, Clicks, EcomSplits, load_ecom, sessions_of, split_ecom
-from serving.train.kiosk import ScreenFitter
 from serving.train.kiosk_report import digest_of
 from serving.train.pack import open_signing_key, write_trained
+from serving.train.screen import Outputs, ScreenFitter
 from serving.train.strange import strange_sequences
 
 __all__ = ["ClickstreamSettings", "markov_log_prior", "smoke_clicks", "train_clickstream"]
@@ -97,10 +99,7 @@ def train_clickstream(settings: ClickstreamSettings, screen: ScreenFitter, conso
         report=report,
     )
     if settings.plots is not None:
-        plots.draw_click_curves(model.history, settings.plots / "clickstream-curves.png")
-        plots.draw_energies(outputs["test"], strange, settings.plots / "clickstream-energies.png", "test sessions")
-        error, reliability = metrics["next_click"]["calibration_error"], settings.plots / "clickstream-reliability.png"
-        plots.draw_calibration(outputs["test"]["probabilities"], parts.test.labels, error, reliability, "test events")
+        _draw(settings.plots, model=model, metrics=metrics, test=parts.test, outputs=outputs["test"], strange=strange)
     return write_trained(
         settings.bundle,
         manifest,
@@ -148,3 +147,18 @@ def _weights(model: TrainedClicks) -> dict[str, NDArray[np.float32]]:
     weights = {name: value.detach().contiguous().numpy() for name, value in model.net.state_dict().items()}
     density = {"density.whitening": model.density.whitening, "density.mean": model.density.mean}
     return weights | {name: value.astype(np.float32) for name, value in density.items()}
+
+
+def _draw(
+    directory: Path,
+    *,
+    model: TrainedClicks,
+    metrics: Mapping[str, Any],
+    test: Clicks,
+    outputs: Outputs,
+    strange: Mapping[str, Outputs],
+) -> None:
+    plots.draw_click_curves(model.history, directory / "clickstream-curves.png")
+    plots.draw_energies(outputs, strange, directory / "clickstream-energies.png", "test sessions")
+    error, reliability = metrics["next_click"]["calibration_error"], directory / "clickstream-reliability.png"
+    plots.draw_calibration(outputs["probabilities"], test.labels, error, reliability, "test events")

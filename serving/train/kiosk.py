@@ -34,7 +34,7 @@ from serving.train.pack import open_signing_key, write_trained
 from serving.train.robustness import Attacked
 from serving.train.screen import ScreenFitter
 
-__all__ = ["KioskSettings", "Outputs", "ScreenFitter", "folded", "robust_settings", "smoke_settings", "train_kiosk"]
+__all__ = ["KioskSettings", "folded", "robust_settings", "smoke_settings", "train_kiosk"]
 
 PLANE_COMPONENTS = 48
 CLEAN_OBJECTIVE = "supervised cross-entropy; AdamW, one cycle, averaged weights; shifts and mirror images"

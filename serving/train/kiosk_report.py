@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving.bundle import Bundle, TensorSpec
 from serving.engine import Engine
@@ -23,6 +22,7 @@ from serving.train.foreign import DIGITS_SOURCE
 from serving.train.kiosk_robust import RobustEpoch
 from serving.train.loop import EpochReport, predict
 from serving.train.robustness import PGD_STEPS
+from serving.train.screen import Outputs
 
 __all__ = [
     "ENERGIES",
@@ -38,8 +38,6 @@ __all__ = [
     "metrics_of",
     "robust_accuracy",
 ]
-
-Outputs = Mapping[str, NDArray[Any]]
 
 NAME, GRAPH = "kiosk", "dense"
 ENERGIES = ("energy", "mahalanobis", "residual")

@@ -20,6 +20,7 @@ from serving.train.payments_data import LICENCE, SOURCE, Applications, Parts
 from serving.train.payments_graph import reasons_shown
 from serving.train.payments_schema import MISSING, Schema
 from serving.train.payments_sources import sources_of
+from serving.train.screen import Outputs
 
 __all__ = [
     "CLASS_NAMES",
@@ -36,8 +37,6 @@ __all__ = [
     "strange_metrics",
     "weights_of",
 ]
-
-Outputs = Mapping[str, NDArray[Any]]
 
 NAME, VERSION, GRAPH, INPUT = "payments", "1", "dense", "features"
 CLASS_NAMES = ("good", "bad")

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["ScreenFitter"]
+__all__ = ["Outputs", "ScreenFitter"]
 
 Outputs = Mapping[str, NDArray[Any]]
 

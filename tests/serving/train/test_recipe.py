@@ -26,9 +26,10 @@ from serving.inprocess import InProcessEngine
 from serving.train import measure
 from serving.train.data import DEBIAN_DIRECTORY
 from serving.train.errors import GateFailed
-from serving.train.kiosk import KioskSettings, ScreenFitter, robust_settings, smoke_settings, train_kiosk
+from serving.train.kiosk import KioskSettings, robust_settings, smoke_settings, train_kiosk
 from serving.train.kiosk_module import load_kiosk_module
 from serving.train.kiosk_report import Gates, robust_accuracy
+from serving.train.screen import ScreenFitter
 from tests.serving.tiny import tiny_sealed, write
 
 
