@@ -6,7 +6,8 @@ Vectorised over the rows of all requests; the steps of `judge_alike` hand each o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -30,9 +31,6 @@ from gateway.watching import cooling_down, given_again, top_class_only, watch, w
 from serving.errors import BackendTimedOut, BackendUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
-
     from gateway.judgement import Judgement
     from gateway.metering import Metered
     from gateway.outgoing import KeptBack
@@ -66,6 +64,10 @@ class Inferred:
         return rows_of(self.inputs)
 
 
+Part = tuple[Sequence[Item], Callable[[], Inferred]]
+"""Requests that were run together, and what returns, or raises, what the model gave for them."""
+
+
 def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
     """Answer everything that was waiting for one model; raises nothing for a bad request."""
     taken_ns = gw.clock_ns()
@@ -81,16 +83,17 @@ def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
         return
     [(rules, alike)] = groups
 
-    def rest(inferring: Future[Inferred]) -> None:
-        answer_alike(alike, rules, batch_id, gw, inferring.result)
+    def rest(inferring: Future[list[Part]]) -> None:
+        for part, inferred in inferring.result():
+            answer_alike(part, rules, batch_id, gw, inferred)
         settle(items, taken_ns, gw)
 
-    inferring = served.pool.submit(infer_alike, alike, rules, gw)
+    inferring = served.pool.submit(infer_in_parts, alike, rules, gw)
     inferring.add_done_callback(lambda done: offload.resume(items, partial(rest, done)))
 
 
 def answer_alike(
-    items: list[Item],
+    items: Sequence[Item],
     rules: ModelRules,
     batch_id: int,
     gw: Gateway,
@@ -124,6 +127,25 @@ def infer_alike(items: Sequence[Item], rules: ModelRules, gw: Gateway) -> Inferr
     began_ns = gw.clock_ns()
     outputs = rules.served.engine.infer(inputs)
     return Inferred(inputs, starts, outputs, gw.clock_ns() - began_ns)
+
+
+def infer_in_parts(items: Sequence[Item], rules: ModelRules, gw: Gateway) -> list[Part]:
+    """Run the model for these requests, in a thread; when it fails for several, for each alone: the loop must not."""
+    together = attempt(items, rules, gw)
+    problem = together.exception()
+    if len(items) == 1 or problem is None or isinstance(problem, BackendUnavailable | BackendTimedOut):
+        return [(items, together.result)]
+    return [([item], attempt([item], rules, gw).result) for item in items]
+
+
+def attempt(items: Sequence[Item], rules: ModelRules, gw: Gateway) -> Future[Inferred]:
+    """Run the model for these requests, and keep what it raises."""
+    done: Future[Inferred] = Future()
+    try:
+        done.set_result(infer_alike(items, rules, gw))
+    except Exception as problem:  # noqa: BLE001  as above
+        done.set_exception(problem)
+    return done
 
 
 class Batch(NamedTuple):

@@ -90,10 +90,12 @@ class HeldEngine(FakeEngine):
         self.go.set()
         self.entered = threading.Semaphore(0)
         self.batches: list[int] = []
+        self.threads: set[int] = set()
         self.error: Callable[[], Exception] = lambda: BackendFailed("tiny/1", "poisoned")
         self.answer: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda outputs: outputs
 
     def infer(self, inputs: Mapping[str, Any], /) -> Mapping[str, Any]:
+        self.threads.add(threading.get_ident())
         self.entered.release()
         self.go.wait(30)
         images = inputs["image"]

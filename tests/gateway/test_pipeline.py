@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -289,8 +290,9 @@ async def test_while_a_large_batch_is_at_the_model_the_loop_answers_others(loope
     assert looped.engine.batches == [4, 1]
 
 
-async def test_who_breaks_the_model_in_its_thread_fails_alone(looped):
+async def test_who_breaks_the_model_in_its_thread_fails_alone_and_the_loop_runs_none_of_it(looped):
     looped.engine.go.clear()
+    looped.engine.threads.clear()
     first = looped.infer(tiny_body(image(0.5, 4)))
     await asyncio.to_thread(looped.engine.entered.acquire)
     calls = [looped.infer(tiny_body(images)) for images in (image(0.1, 2), poisoned(2), image(0.3, 2))]
@@ -300,6 +302,7 @@ async def test_who_breaks_the_model_in_its_thread_fails_alone(looped):
     assert [reply.code for reply in replies] == [CODE.OK, CODE.OK, CODE.INTERNAL, CODE.OK]
     assert replies[3].output("energy") == pytest.approx(0.3)
     assert looped.engine.batches == [4, 6, 2, 2, 2]
+    assert threading.get_ident() not in looped.engine.threads
 
 
 async def test_what_fails_behind_the_model_holds_up_nobody(looped, monkeypatch):
