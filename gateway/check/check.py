@@ -76,7 +76,7 @@ def check(path: Path, now: datetime, profile: str | None = None) -> Report:
         findings += [Finding("error", str(config.policy.file), line) for line in rejected.lines]
         return Report(path, tuple(findings), config, None)
     findings += _policy_findings(policy, config.policy.file, now)
-    findings += _places(policy, config)
+    findings += [*_places(policy, config), *_memories(policy, config)]
     findings += policy_and_bundles(policy, config, bundles, now)
     return Report(path, tuple(findings), config, policy)
 
@@ -144,6 +144,18 @@ def _places(policy: Policy, config: Config) -> Iterator[Finding]:
         require_places(policy, config.audit)
     except FileRejected as rejected:
         yield from (Finding("error", str(config.policy.file), line) for line in rejected.lines)
+
+
+def _memories(policy: Policy, config: Config) -> Iterator[Finding]:
+    """What is known of accounts is a worker's: no store has it for all of them."""
+    if config.workers == 1:
+        return
+    more = f"a caller connected to each of the {config.workers} workers has {config.workers} times the answers"
+    problem = f"{more} before this acts; take `workers: 1`, and more gateways with affinity where one is not enough"
+    for name, model in policy.models.items():
+        for part in ("watch", "budget"):
+            if getattr(model, part) is not None:
+                yield Finding("warning", f"models.{name}.{part}", problem)
 
 
 def _metrics(config: Config, _now: datetime) -> Iterator[Finding]:

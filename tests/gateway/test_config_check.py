@@ -195,6 +195,19 @@ def test_limits_that_count_in_each_worker_are_a_warning(at):
     assert found(at) == []
 
 
+def test_accounts_that_are_watched_in_each_worker_are_a_warning(at):
+    edit(
+        at / "policy.yaml", "    capture: none", "    watch: {}\n    budget: {queries_per_day: 300}\n    capture: none"
+    )
+    sign_policy(at / "policy.yaml", at / "keys/policy.key")
+    assert not [where for level, where, _ in found(at) if level == "warning"]
+    edit(at / "stockade.yaml", "workers: 1", "workers: 3")
+    share_limits(at, 'url: "unix:/run/redis.sock"')
+    warned = {where: problem for level, where, problem in found(at) if level == "warning"}
+    assert warned.keys() == {"models.kiosk.watch", "models.kiosk.budget"}
+    assert "3 times the answers" in warned["models.kiosk.watch"]
+
+
 def share_limits(at, settings):
     edit(at / "stockade.yaml", "workers:", f"shared_limits: {{{settings}}}\nworkers:")
 
