@@ -78,6 +78,10 @@ def add_verbs(audit: Any) -> None:
     verify.add_argument(
         "--query", type=Path, metavar="INDEX", help="an index of `audit query`: make it anew and compare"
     )
+    verify.epilog = (
+        "Exit codes: 0 verified; 1 tampered with; 2 incomplete; 3 stale; 4 not verified: wrong usage, another key, or "
+        "files that cannot be read."
+    )
     query, replay = add_query(audit), add_replay(audit)
     tail = verb(
         audit, "tail", lazy("gateway.cli.tail"), "print the newest entries, and those that come; each is proved"
@@ -86,7 +90,12 @@ def add_verbs(audit: Any) -> None:
     tail.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
     tail.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
     tail.add_argument(
-        "-n", "--lines", type=whole(0, LINES_MAX), default=10, metavar="N", help="how many to begin with (default: 10)"
+        "-n",
+        "--lines",
+        type=whole(0, LINES_MAX),
+        default=10,
+        metavar="N",
+        help="the newest to begin with, of which --where chooses (default: 10)",
     )
     tail.add_argument("-f", "--follow", action="store_true", help="go on with what comes, until interrupted")
     tail.add_argument(
@@ -103,6 +112,7 @@ def add_verbs(audit: Any) -> None:
     mirror.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
     epochs = add_epochs(audit)
     prove = verb(audit, "prove", lazy("gateway.cli.witness", "prove"), "write the receipt of an entry (.tlog-proof)")
+    prove.epilog = "Exit codes: 0 written; 2 the checkpoint has no such entry; 4 usage."
     prove.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
     prove.add_argument("index", type=whole(0, INDEX_MAX), metavar="INDEX", help="the entry's number, from 0")
     which_epoch(prove)

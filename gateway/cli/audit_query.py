@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ops.audit.epochs import Epoch
     from ops.audit.query import Answer
 
+CELL_WIDTH_MIN = 8  # of a table's column that can be read
+
 
 def run(options: argparse.Namespace) -> int:
     """Ask, and print the answer; returns the exit code."""
@@ -46,13 +48,13 @@ def run(options: argparse.Namespace) -> int:
     except (AuditError, OSError) as problem:
         hint = "\n`DESCRIBE entries` shows what there is" if isinstance(problem, QueryRefused) else ""
         return fail(f"{problem}{hint}")
-    told = f"{held.size:,} records of {held.origin}; root {held.root}"
+    told = f"{held.size:,} records of {held.origin}\nroot {held.root}"
     if options.json:
         rows = [dict(zip(answer.columns, map(plain, row), strict=True)) for row in answer.rows]
         facts = {"origin": held.origin, "size": held.size, "root": held.root, "cut": answer.cut, "rows": rows}
         print_json(facts)
     elif options.csv:
-        writer = csv.writer(sys.stdout)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(answer.columns)
         writer.writerows(map(plain, row) for row in answer.rows)
     else:
@@ -69,13 +71,22 @@ def index_of(epoch: Epoch) -> Path:
 
 
 def show(answer: Answer, told: str) -> None:
-    """Print a table as wide as the terminal, and what it was asked of."""
+    """Print a table, or each row downwards where so many columns would not fit, and what it was asked of."""
     console = SafeConsole(highlight=False)
-    table = Table(*map(escape, answer.columns))
-    for row in answer.rows:
-        table.add_row(*("" if cell is None else escape(str(plain(cell))) for cell in row))
-    console.print(table)
-    console.print(f"{len(answer.rows):,} rows, of {escape(told)}", soft_wrap=True)
+    columns = [escape(column) for column in answer.columns]
+    rows = [["" if cell is None else escape(str(plain(cell))) for cell in row] for row in answer.rows]
+    if len(columns) * CELL_WIDTH_MIN <= console.width:
+        table = Table(*columns)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    else:
+        for row in rows:
+            record = Table.grid(padding=(0, 2))
+            for named in zip(columns, row, strict=True):
+                record.add_row(*named)
+            console.print(record, "")
+    console.print(f"{len(rows):,} rows, of {escape(told)}", soft_wrap=True)
 
 
 def plain(cell: Any) -> Any:

@@ -117,7 +117,7 @@ def listed(options: argparse.Namespace) -> int:
         names = ("name", "bytes", "log_size", "key_database")
         print_json([dict(zip(names, row, strict=True)) for row in rows])
         return 0
-    table = Table("backup", "size", "entries", "keys", box=None)
+    table = Table("backup", "size", "entries", "keys", box=None, pad_edge=False)  # names fit 80 columns, to be copied
     for name, size, entries, keys in rows:
         table.add_row(name, decimal(size), f"{entries:,}", "yes" if keys else "")
     out.print(table)

@@ -72,16 +72,17 @@ def matches(entry: dict[str, Any], wanted: Match) -> bool:
 
 def line_of(index: int, entry: dict[str, Any]) -> str:
     """Return what a person reads of an entry: number, time, kind, and what matters for that kind."""
-    at = datetime.fromtimestamp(int(entry["time_ns"]) / 1e9, UTC)
+    at = datetime.fromtimestamp(int(entry["time_ns"]) / 1e9, UTC).isoformat(" ", "milliseconds")[5:23]
     kind = str(entry["kind"])
     colour = COLOURS.get(kind, "cyan")
-    return f"{index:>9,}  {at:%m-%d %H:%M:%S.%f}Z  [{colour}]{kind:<10}[/]  {escape('  '.join(facts(entry)))}"
+    return f"{index:>9,}  {at}Z  [{colour}]{kind:<10}[/]  {escape('  '.join(facts(entry)))}"
 
 
 def facts(entry: dict[str, Any]) -> list[str]:
-    """Return why, for whom, and about which model or file."""
+    """Return why, for whom, and about which model or file; not what goes without saying of an answer."""
     auth, model = entry.get("auth", {}), entry.get("model", {})
-    told = [str(entry.get("reason") or entry.get("outcome") or entry.get("action") or "")]
+    reason, method = entry.get("reason"), str(entry.get("method", "")).rpartition("/")[2]
+    told = [str(reason or entry.get("outcome") or entry.get("action") or "")] if reason != "OK" else []
     if "reasons" in entry:
         told.append(", ".join(f"{count} x {reason}" for reason, count in entry["reasons"].items()))
     if isinstance(model, dict) and model:
@@ -90,7 +91,7 @@ def facts(entry: dict[str, Any]) -> list[str]:
         told.append(f"{entry['name']}/{entry.get('version', '')}")
     if auth:
         told.append(f"{auth['tenant']} ({auth['credential']})")
-    if "method" in entry:
-        told.append(str(entry["method"]).rpartition("/")[2])
+    if method != "ModelInfer":
+        told.append(method)
     told += [f"{each['name']}: {each['verdict']}" for each in entry.get("screens", []) if each["verdict"] != "pass"]
     return [each for each in told if each]

@@ -41,11 +41,20 @@ def test_one_question_three_forms(log, tmp_path, capsys):
     assert (said["size"], said["cut"]) == (301, False)
     assert ask(log, "SELECT leaf_index, time FROM entries ORDER BY 1", *where, "--csv", "--rows", 2) == 0
     said = capsys.readouterr()
+    assert "\r" not in said.out
     rows = list(csv.reader(io.StringIO(said.out)))
     assert rows[0] == ["leaf_index", "time"]
     assert [row[0] for row in rows[1:]] == ["0", "1"]
     assert rows[2][1] == "2027-01-15T08:00:00.000000Z"
     assert "cut" in said.err
+
+
+def test_a_row_of_more_columns_than_fit_is_printed_downwards(log, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert ask(log, "SELECT * FROM entries WHERE kind = 'served' LIMIT 2", "--index", tmp_path / "index") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if line.startswith("kind ")] == [["kind", "served"]] * 2
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(
