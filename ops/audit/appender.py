@@ -12,8 +12,10 @@ from ops.audit import entry
 from ops.audit.edge import Edge
 from ops.audit.errors import EntryError, EpochClosed
 from ops.audit.merkle import Frontier
+from ops.audit.schemas import Request
 from ops.audit.segment_store import OpenSegment, SegmentStore
 from ops.audit.segments import BLOBS, FRAME_BYTES, RECORDS, TRAILER, TRAILER_BYTES, Header, Trailer, frame
+from ops.audit.shapes import Shapes
 from ops.audit.tiles import frame_entry, split_pack
 
 # What gateways write. Other kinds are the recorder's own word (genesis, heartbeats, what explains a silence or a lost
@@ -56,20 +58,22 @@ class Append:
         return len(self.records) + len(self.pack)
 
 
-def check_append(records: bytes, pack: bytes) -> Append:
+def check_append(records: bytes, pack: bytes, shapes: Shapes) -> Append:
     """Check framed entries that came from a gateway, and the payloads that came with them.
+
+    `shapes` are those of entries that came before, and learn from these.
 
     Raises:
         EntryError: an entry that is not canonical or not a gateway's to write, or payloads other than those that the
             entries name.
     """
-    append = _check(records, pack)
+    append = _check(records, pack, shapes)
     if not GATEWAY_KINDS.issuperset(append.kinds):
         raise EntryError("an entry of a kind that gateways do not write")
     return append
 
 
-def _check(records: bytes, pack: bytes) -> Append:
+def _check(records: bytes, pack: bytes, shapes: Shapes) -> Append:
     framed: list[bytes] = []
     leaves: list[bytes] = []
     kinds: list[str] = []
@@ -79,11 +83,16 @@ def _check(records: bytes, pack: bytes) -> Append:
         start = position + 2
         stop = start + int.from_bytes(records[position:start], "big")
         data = records[start:stop]
-        checked = entry.check(data)
+        kind = shapes.know(data)
+        if not kind:
+            checked = entry.check(data)
+            kind = checked.kind
+            named += [(len(framed), digest) for digest in entry.payload_hashes(checked)]
+            if isinstance(checked, Request):
+                shapes.learn(data)
         framed.append(records[position:stop])
         leaves.append(sha256(b"\x00" + data).digest())
-        kinds.append(checked.kind)
-        named += [(len(framed) - 1, digest) for digest in entry.payload_hashes(checked)]
+        kinds.append(kind)
         position = stop
     if position != end or not framed:
         raise EntryError("the entries do not fill their frame")
@@ -102,7 +111,7 @@ def _match(named: Sequence[tuple[int, bytes]], pack: bytes) -> list[tuple[int, b
 
 def own_append(entries: Sequence[bytes]) -> Append:
     """The recorder's own entries, of any kind, checked like everybody's."""
-    return _check(b"".join(frame_entry(each) for each in entries), b"")
+    return _check(b"".join(frame_entry(each) for each in entries), b"", Shapes())
 
 
 class Appender:

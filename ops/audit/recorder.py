@@ -28,6 +28,7 @@ from ops.audit.publish_thread import PublishThread
 from ops.audit.recorder_metrics import RecorderMetrics
 from ops.audit.ring import left_over, ring_files
 from ops.audit.settings import RecorderSettings
+from ops.audit.shapes import Shapes
 from ops.audit.workers import Worker, Workers
 from ops.audit.writing import Writing
 from ops.logging import Log
@@ -60,6 +61,7 @@ class Recorder:
         self._monotonic_ms = monotonic_ms
         self._selector = selectors.DefaultSelector()
         self._workers = Workers(self._selector, settings.append_bytes_max, self._admit)
+        self._shapes = Shapes()
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
         self._stopping = False
@@ -179,7 +181,7 @@ class Recorder:
     def _admit(self, worker: Worker, records: bytes, pack: bytes) -> None:
         refusal = self._refusal()
         try:
-            append = check_append(records, pack)
+            append = check_append(records, pack, self._shapes)
         except (EntryError, TileError):
             self._log("append-refused", level="error", problem="what came from a worker does not belong in the log")
             worker.queue.append(protocol.INVALID)

@@ -1,4 +1,4 @@
-"""Knowing a request's entry by the shape of one that was checked: what a verifier reads most, at a third of the cost.
+"""Knowing an entry by the shape of one that was checked: what recorder and verifier read most, at a third of the cost.
 
 A shape is a regular expression made from a checked entry, in which values that differ from request to request stand as
 what their fields allow. What it matches, `entry.check` accepts:
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from msgspec import inspect
 
-from ops.audit.entry import ENTRY_BYTES_MAX
+from ops.audit.entry import ENTRY_BYTES_MAX, check
 from ops.audit.schemas import Request
 from ops.audit.schemas.fields import INTEGER_MAX
 
@@ -108,22 +108,26 @@ class _Run:
 class Shapes:
     """Those that were learned, the one that was met last first."""
 
-    _learned: list[re.Pattern[bytes]] = field(default_factory=list)
+    _learned: list[tuple[re.Pattern[bytes], str]] = field(default_factory=list)
 
-    def know(self, data: bytes | memoryview) -> bool:
-        """Whether an entry has a shape that was learned: then it is one that `entry.check` accepts."""
-        for place, shape in enumerate(self._learned):
+    def know(self, data: bytes | memoryview) -> str:
+        """The kind of an entry that has a shape that was learned: one that `entry.check` accepts. Else nothing."""
+        for place, (shape, kind) in enumerate(self._learned):
             if shape.fullmatch(data) is not None:
                 if place:
                     self._learned.insert(0, self._learned.pop(place))
-                return len(data) <= ENTRY_BYTES_MAX
-        return False
+                return kind if len(data) <= ENTRY_BYTES_MAX else ""
+        return ""
 
     def learn(self, data: bytes) -> None:
-        """Take the shape of a request's entry that `entry.check` has accepted, unless there are enough."""
+        """Take the shape of a request's entry, unless there are enough.
+
+        Raises:
+            EntryError: as `entry.check`.
+        """
         simple = data.isascii() and b"\\" not in data and b'"payload":' not in data
         if simple and len(self._learned) < SHAPES_MAX:
-            self._learned.append(re.compile(_pattern(data)))
+            self._learned.append((re.compile(_pattern(data)), check(data).kind))
 
 
 def _pattern(data: bytes) -> bytes:

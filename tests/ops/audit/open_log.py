@@ -10,6 +10,7 @@ from ops.audit.own_entries import OwnEntries
 from ops.audit.publisher import Publisher
 from ops.audit.segment_store import SegmentStore
 from ops.audit.settings import RecorderSettings
+from ops.audit.shapes import Shapes
 from ops.audit.signer import Signer
 from ops.audit.tiles import frame_entry, join_pack
 from ops.audit.writing import find, go_on, prepare_directories
@@ -53,7 +54,7 @@ class OpenLog:
     def append(self, entries: Sequence[bytes], blobs: Sequence[bytes] = ()) -> int:
         """Commit; returns the index of the first."""
         first = self.appender.size
-        self.appender.commit([check_append(b"".join(map(frame_entry, entries)), join_pack(blobs))])
+        self.appender.commit([check_append(b"".join(map(frame_entry, entries)), join_pack(blobs), Shapes())])
         return first
 
     def beat(self) -> None:

@@ -5,8 +5,10 @@ import pytest
 from ops.audit.appender import GATEWAY_KINDS, check_append, own_append
 from ops.audit.entry import KINDS, canonical
 from ops.audit.errors import EntryError
-from ops.audit.tiles import frame_entry
-from tests.ops.audit.samples import small
+from ops.audit.merkle import leaf_hashes
+from ops.audit.shapes import Shapes
+from ops.audit.tiles import frame_entry, join_pack
+from tests.ops.audit.samples import captured, request, small
 from tests.ops.audit.test_entry import KINDS as FIELDS
 from tests.ops.audit.test_entry import OWN
 
@@ -21,11 +23,23 @@ def test_a_gateway_writes_what_happened_to_calls_and_what_is_in_force_and_nothin
     data = canonical({**OWN, **FIELDS[kind], "kind": kind})
     records = frame_entry(small()) + frame_entry(data)  # also behind one that is in order
     if kind in WRITTEN:
-        assert check_append(records, b"").kinds == ["refused", kind]
+        assert check_append(records, b"", Shapes()).kinds == ["refused", kind]
     else:
         with pytest.raises(EntryError, match="gateways do not write"):
-            check_append(records, b"")
+            check_append(records, b"", Shapes())
     assert own_append([data]).kinds == [kind]
+
+
+def test_an_entry_is_taken_for_what_it_is_also_when_the_like_of_it_came_before():
+    shapes = Shapes()
+    for number in range(3):
+        entries = [canonical(request(number)), small(number), captured(number, b"seen")]
+        append = check_append(b"".join(map(frame_entry, entries)), join_pack([b"seen"]), shapes)
+        assert append.kinds == ["served", "refused", "served"]
+        assert append.leaves == leaf_hashes(entries)
+        assert append.blobs == [(2, b"seen")]
+    with pytest.raises(EntryError):
+        check_append(frame_entry(small(4).replace(b'"status":5', b'"status":05')), b"", shapes)
 
 
 def test_a_new_kind_is_nobodys_until_somebody_says_whose():
