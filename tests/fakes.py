@@ -9,6 +9,7 @@ from ops.audit import entry
 from ops.audit.appender import check_append
 from ops.audit.client import Done, Receipt
 from ops.audit.errors import AuditError, AuditUnavailable, Unavailability
+from ops.audit.shapes import Shapes
 from ops.audit.tiles import frame_entry, join_pack
 
 
@@ -28,6 +29,7 @@ class FakeAuditSink:
         self.unavailable: Unavailability | None = None
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
+        self._shapes = Shapes()
 
     def append(self, entries: Sequence[bytes], done: Done, *, blobs: Sequence[bytes] = ()) -> None:
         """See `AuditSink.append`."""
@@ -39,7 +41,7 @@ class FakeAuditSink:
         if any(len(each) > entry.ENTRY_BYTES_MAX for each in entries):
             return AuditUnavailable("append_too_large")
         try:
-            check_append(b"".join(map(frame_entry, entries)), join_pack(blobs))
+            check_append(b"".join(map(frame_entry, entries)), join_pack(blobs), self._shapes)
         except AuditError:
             return AuditUnavailable("log_refused", "invalid entry")
         with self._lock:

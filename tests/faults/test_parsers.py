@@ -51,6 +51,7 @@ from ops.audit.segments import (
     scan,
 )
 from ops.audit.settings import RecorderSettings
+from ops.audit.shapes import Shapes
 from ops.audit.tiles import frame_entry, join_pack, parse_path, split_bundle, split_hashes, split_pack
 from ops.audit.tlog_proof import TlogProof, parse_proof
 from ops.audit.trust_policy import parse_trust_policy
@@ -101,7 +102,7 @@ def scanned(data: bytes) -> None:
 
 def received(data: bytes) -> None:
     for records, pack in protocol.split_messages(data, 1 << 20)[0]:
-        check_append(records, pack)
+        check_append(records, pack, Shapes())
 
 
 def inclusion(data: bytes) -> None:
