@@ -75,6 +75,7 @@ FIELDS: Mapping[str, type[str | int | float]] = {
     "principal": str,
     "problem": str,
     "reason": str,
+    "refused": int,
     "request_id": str,
     "restart_in_ms": int,
     "revision": int,
