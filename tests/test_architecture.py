@@ -141,7 +141,7 @@ def test_the_folder_of_the_wire_contracts_is_no_package():
             "gateway.host.worker",
             ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "opentelemetry", "redis", "defenses.lab"],
         ),
-        ("gateway.host.host", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "onnx", "onnxruntime"]),
+        ("gateway.host.serve", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "onnx", "onnxruntime"]),
         ("gateway.cli.main", ["torch", "grpc", "onnxruntime", "numpy", "pydantic", "prometheus_client"]),
         ("ops.audit.recorder_main", ["grpc", "gateway", "stockade", "serving", "defenses", "numpy", "pydantic"]),
         ("ops.audit.verify", ["grpc", "gateway", "stockade", "serving", "defenses", "sqlite3", "prometheus_client"]),
@@ -158,7 +158,7 @@ def test_the_verifier_stands_on_pure_modules_alone():
     """This, and they, are all there is to read for whoever audits the audit."""
     program = "import json, sys, ops.audit.verify_epochs; print(json.dumps([*sys.modules]))"
     loaded = {name for name in json.loads(run_python(program)) if name.startswith("ops.")}
-    parts = {"verify", "verify_bundles", "verify_epochs", "verify_report", "verify_tree"}
+    parts = {"verify", "verify_bundles", "verify_epochs", "verify_report", "verify_tree", "read_file"}
     kinds = {"schemas", *(f"schemas.{name}" for name in ("fields", "log", "models", "operators", "requests"))}
     pure = {"checkpoint", "entry", "epochs", "errors", "merkle", "shapes", "tiles"} | parts | kinds
     assert loaded == {"ops.audit", *(f"ops.audit.{name}" for name in pure)}

@@ -100,8 +100,8 @@ def run_serve(options: argparse.Namespace) -> int:
     import uvloop
 
     from gateway.config.document import FileRejected
-    from gateway.host.host import WentDown, serve
     from gateway.host.occupancy import DirectoryInUse
+    from gateway.host.serve import WentDown, serve
     from gateway.host.supervisor import StartFailed
     from gateway.rpc.server import ListenFailed
     from ops.audit.errors import AuditError

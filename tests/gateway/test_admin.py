@@ -6,9 +6,10 @@ import asyncio
 from contextlib import asynccontextmanager
 
 from gateway.host.admin import OWED_MAX, Control
-from gateway.host.host import DRAFT, Host
+from gateway.host.host import Host
 from gateway.host.place import place_of
 from gateway.host.repository import Repository
+from gateway.host.serve import DRAFT
 from gateway.host.supervisor import Child
 from gateway.models.model_set import MODELS
 from gateway.policy.file import Kept, Memory

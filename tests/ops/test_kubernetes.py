@@ -15,8 +15,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from gateway.config.config import parse_config
-from gateway.host.host import RECORDER_STOP_S, STOP_SLACK_S
 from gateway.host.place import place_of
+from gateway.host.serve import RECORDER_STOP_S, STOP_SLACK_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = ROOT / "ops/deploy/kubernetes"
