@@ -34,7 +34,8 @@ FINAL = frozenset({78})  # EX_CONFIG of sysexits
 PAUSE_FIRST_S = 0.2
 PAUSE_MAX_S = 5.0
 PROBE_EVERY_S = 0.02
-EVENT_BYTES_MAX = 65_536
+EVENT_BYTES_MAX = 1024 * 1024  # where the canaries of a thousand models stand is told in one
+UNHEARD_BYTES_MAX = 4 * 1024 * 1024  # of commands that a child has not read
 REPLIES_MAX = 16  # that nobody has asked for yet
 
 
@@ -172,10 +173,18 @@ class Child:
                     self.replies.put_nowait(event)
 
     def tell(self, **command: Any) -> None:
-        """Send a command. A child that is gone hears nothing; its successor starts with the accepted policy."""
-        if self.process is not None and self.process.stdin is not None and self.alive:
-            with contextlib.suppress(ConnectionError):
-                self.process.stdin.write(json.dumps(command).encode() + b"\n")
+        """Send a command. A child that is gone hears nothing; its successor starts with the accepted policy.
+
+        One that has long read nothing is ended: it hangs, and what it does not hear would pile up here.
+        """
+        if self.process is None or self.process.stdin is None or not self.alive:
+            return
+        if self.process.stdin.transport.get_write_buffer_size() > UNHEARD_BYTES_MAX:
+            self.log("child-hears-nothing", level="error", child=self.name, size=UNHEARD_BYTES_MAX)
+            self.process.kill()
+            return
+        with contextlib.suppress(ConnectionError):
+            self.process.stdin.write(json.dumps(command).encode() + b"\n")
 
     async def ask(self, timeout_s: float, **command: Any) -> dict[str, Any]:
         """Send a command and wait for the next event; `{"event": "silent"}`: none in time, or it ended."""

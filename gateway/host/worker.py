@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
 HEALTH_EVERY_S = 0.5
+COMMAND_BYTES_MAX = 1024 * 1024  # where the canaries of a thousand models stand is told in one
 PROBLEM_CHARACTERS_MAX = 4096  # of an event: a policy may have as many problems as principals
 SWITCH_INTERVAL_S = (
     0.0005  # threads hand the interpreter over sooner than the default 5 ms: measured, 8 % more requests
@@ -246,22 +247,26 @@ async def until_told_to_stop(control: Control) -> asyncio.Task[None]:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(COMMAND_BYTES_MAX)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
 
     waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     async def commands() -> None:
-        async for line in reader:
-            command = json.loads(line)
-            match command.get("do"):  # neither may wait for a policy that takes seconds to prepare
-                case "isolate":
-                    control.isolate(Path(command["isolations"]))
-                case "reached":
-                    control.reached(command)
-                case _:
-                    waiting.put_nowait(command)
-        stop.set()
+        try:
+            async for line in reader:
+                command = json.loads(line)
+                match command.get("do"):  # neither may wait for a policy that takes seconds to prepare
+                    case "isolate":
+                        control.isolate(Path(command["isolations"]))
+                    case "reached":
+                        control.reached(command)
+                    case _:
+                        waiting.put_nowait(command)
+        except ValueError as problem:  # it is too long, or no JSON
+            control.app.gw.log("command-not-read", level="error", problem=str(problem))
+        finally:
+            stop.set()  # a worker that hears nothing any more must not go on
 
     async def obey() -> None:
         while True:

@@ -246,6 +246,18 @@ async def test_nobody_waits_for_the_answer_of_a_child_that_has_ended(nursery):
     assert await child.ask(3600, do="prepare", policy="p1", models="m1") == {"event": "silent"}
 
 
+async def test_one_that_reads_nothing_is_ended_before_what_it_is_told_fills_the_memory(nursery, monkeypatch):
+    monkeypatch.setattr(supervisor, "UNHEARD_BYTES_MAX", 1024)
+    (child,) = await nursery.ready("import time; " + READY + "time.sleep(3600)")
+    deaf = child.process
+    child.tell(do="move", canaries="x" * 1024 * 1024)  # more than a pipe holds
+    assert child.alive
+    child.tell(do="move")
+    assert await asyncio.wait_for(deaf.wait(), 60) == -signal.SIGKILL
+    assert "child-hears-nothing" in nursery.events
+    await until(lambda: child.starts == 2)
+
+
 async def test_one_that_ignores_the_signal_is_killed(nursery):
     (child,) = await nursery.ready(STUBBORN)
     await child.stop(0.1)

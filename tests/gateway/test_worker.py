@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from dataclasses import replace
 
 import grpc
+import pytest
 
 from gateway.app import App
 from gateway.host.link import HostLink
-from gateway.host.worker import PROBLEM_CHARACTERS_MAX, Control, say
+from gateway.host.worker import COMMAND_BYTES_MAX, PROBLEM_CHARACTERS_MAX, Control, say, until_told_to_stop
 from gateway.models.model_set import Key, Listed, ModelSet
 from gateway.policy.policy import load_policy
 from serving.bundle import Bundle
@@ -114,6 +117,32 @@ async def test_a_fault_inside_is_told_and_the_next_command_is_obeyed(rig, capsys
     assert prepared["event"] == "prepared"
     assert "stays inside" not in rig.stderr.getvalue()
     assert '"error":"RuntimeError"' in rig.stderr.getvalue()
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """The supervisor's end of what is a worker's standard input."""
+    read, write = os.pipe()
+    monkeypatch.setattr(sys, "stdin", os.fdopen(read))
+    with os.fdopen(write, "wb") as opened:
+        yield opened
+
+
+async def test_a_worker_that_cannot_read_what_it_is_told_stops(rig, capsys, commands):
+    def tell(line: bytes) -> None:
+        commands.write(line)
+        commands.flush()
+
+    running = asyncio.create_task(until_told_to_stop(control_of(rig)))
+    move = json.dumps({"do": "move", "canaries": {}, "padding": "x" * (COMMAND_BYTES_MAX - 1024)})
+    await asyncio.to_thread(tell, f"{move}\n".encode())
+    await until(lambda: said(capsys) == [{"event": "moved", "canaries": {}}])
+    assert not running.done()
+    await asyncio.to_thread(tell, b"x" * (COMMAND_BYTES_MAX + 1))
+    await (await asyncio.wait_for(running, 60))
+    assert "command-not-read" in rig.stderr.getvalue()
+    commands.close()
+    await until(lambda: sys.stdin.closed)
 
 
 async def test_a_version_that_goes_out_of_service_answers_what_it_took_and_nothing_more(rig, capsys):
