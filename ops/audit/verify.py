@@ -36,7 +36,7 @@ from ops.audit.tiles import (
 )
 from ops.audit.verify_bundles import Chunk, check_bundles, read_tile
 from ops.audit.verify_report import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report
-from ops.audit.verify_tree import check_leftovers, check_root, root_of
+from ops.audit.verify_tree import check_leftovers, check_root, root_of, vouched_for
 
 __all__ = ["INCOMPLETE", "OK", "STALE", "TAMPERED", "USAGE", "Report", "verify_log"]
 
@@ -259,15 +259,28 @@ def _check_extends(
     if seen.size > checkpoint.size:
         report.add("tampered", f"rolled back: size {seen.size} was seen, the log has {checkpoint.size}", "checkpoint")
         return
-    bundles, rest = divmod(seen.size, TILE_WIDTH)
-    leaves: list[bytes] | None = None
-    level = 0 if dropped else ENTRIES
-    data = read_tile(directory, Tile(level, bundles, min(TILE_WIDTH, checkpoint.size - bundles * TILE_WIDTH)))
-    if rest and data is not None:
-        with suppress(TileError):  # reported with its bundle
-            leaves = split_hashes(data)[:rest] if dropped else leaf_hashes(split_bundle(data)[:rest])
-    root = root_of(seen.size, whole.entry_roots[:bundles], leaves)
+    same = seen.size == checkpoint.size
+    root = checkpoint.root if same else _root_at(directory, seen.size, checkpoint, whole, dropped=dropped)
     if root is None:
         report.add("incomplete", f"the tree of size {seen.size} cannot be computed", "checkpoint")
     elif root != seen.root:
         report.add("tampered", f"a fork: another tree of size {seen.size} was signed before", "checkpoint")
+
+
+def _root_at(directory: Path, size: int, checkpoint: Checkpoint, whole: Chunk, *, dropped: bool) -> bytes | None:
+    """The root at a smaller size, by the entries or tiles that give the signed one; None where neither do.
+
+    So a file that was damaged later is not taken for another history.
+    """
+    level = vouched_for(checkpoint, whole)
+    if level is None:
+        return None
+    bundles, rest = divmod(size, TILE_WIDTH)
+    roots = (whole.tile_roots if level == 0 else whole.entry_roots)[:bundles]
+    leaves: list[bytes] | None = None
+    level = 0 if dropped else level
+    data = read_tile(directory, Tile(level, bundles, min(TILE_WIDTH, checkpoint.size - bundles * TILE_WIDTH)))
+    if rest and data is not None:
+        with suppress(TileError):  # changed just now: all of it was sound
+            leaves = split_hashes(data)[:rest] if level == 0 else leaf_hashes(split_bundle(data)[:rest])
+    return root_of(size, roots, leaves)

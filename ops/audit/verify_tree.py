@@ -43,6 +43,13 @@ def root_of(size: int, tile_roots: Sequence[bytes | None], last_leaves: Sequence
     return Frontier.restore(size, lower.hashes() + upper.hashes()).root()
 
 
+def vouched_for(checkpoint: Checkpoint, whole: Chunk) -> int | None:
+    """The level whose hashes give the root that is signed: ENTRIES, else 0; None when neither does."""
+    if root_of(checkpoint.size, whole.entry_roots, whole.last_entry_leaves) == checkpoint.root:
+        return ENTRIES
+    return 0 if root_of(checkpoint.size, whole.tile_roots, whole.last_tile_leaves) == checkpoint.root else None
+
+
 def check_root(directory: Path, checkpoint: Checkpoint, whole: Chunk, report: Report) -> None:
     """The tree's root from the entries, and from the tiles: who is right where they differ."""
     size = checkpoint.size
@@ -60,8 +67,10 @@ def check_root(directory: Path, checkpoint: Checkpoint, whole: Chunk, report: Re
         report.add("tampered", "the entries do not give the root of the checkpoint", "checkpoint")
     if by_tiles not in (None, checkpoint.root):
         report.add("tampered", "the tiles do not give the root of the checkpoint", "checkpoint")
-    rows = zip(whole.entry_roots, whole.tile_roots, strict=True)
-    row = [by_entry if by_entry is not None else by_tile for by_entry, by_tile in rows]
+    believed, otherwise = whole.entry_roots, whole.tile_roots
+    if vouched_for(checkpoint, whole) == 0:
+        believed, otherwise = otherwise, believed
+    row = [root if root is not None else other for root, other in zip(believed, otherwise, strict=True)]
     for level in hash_levels(size):
         if level:
             row = _check_level(directory, level, size, row, report)

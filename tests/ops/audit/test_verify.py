@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ops.audit import verify as verify_module
-from ops.audit.checkpoint import Checkpoint, SignerKey, sign_note
+from ops.audit.checkpoint import Checkpoint, SignerKey, open_checkpoint, sign_note
 from ops.audit.merkle import leaf_hash, tree_root
 from ops.audit.read import LogReader
 from ops.audit.tiles import frame_entry, split_bundle
@@ -345,6 +345,34 @@ def test_a_log_extends_every_checkpoint_of_its_past_and_no_fork_of_it(log, size)
     report = verify(log, remembered=fork)
     assert report.exit_code == TAMPERED
     assert any("fork" in each.what for each in report.findings)
+
+
+def flip(file: Path, at: int = 167) -> None:
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("size", [100, 256, 300])
+@pytest.mark.parametrize(("damaged", "other"), [("tile/entries/000", "tile/0/000"), ("tile/0/000", "tile/entries/000")])
+def test_a_damaged_file_is_not_taken_for_a_fork_nor_held_against_what_is_above_it(log, size, damaged, other):
+    leaves = [leaf_hash(each) for each in entries_of(log)[:size]]
+    seen = sign_note(Checkpoint(ORIGIN, size, tree_root(leaves)).text(), [KEY])
+    flip(log / damaged)
+    report = verify(log, remembered=seen)
+    assert report.exit_code == TAMPERED
+    assert not any("fork" in each.what or "follow" in each.what for each in report.findings)
+    flip(log / other)
+    report = verify(log, remembered=seen)
+    assert "cannot be computed" in report.findings[-1].what
+
+
+def test_two_heads_of_one_size_are_a_fork_whatever_lies_below_them(log):
+    head = open_checkpoint((log / "checkpoint").read_bytes(), [KEY.verifier])
+    other = sign_note(Checkpoint(ORIGIN, head.size, bytes(32)).text(), [KEY])
+    seen = (log / "checkpoint").read_bytes()
+    (log / "checkpoint").write_bytes(other)
+    assert any("fork" in each.what for each in verify(log, remembered=seen).findings)
 
 
 def test_a_hole_in_the_count_of_heartbeats_is_flagged_even_under_the_right_key(tmp_path):
