@@ -68,7 +68,7 @@ def run_open(options: argparse.Namespace) -> int:
         print_message(reply)
     else:
         name = escape(reply.incident)
-        terminal.print(f"opened {name}; next: stockade incident timeline LOG --incident {name}", soft_wrap=True)
+        terminal.print(f"opened {name}\nnext: stockade incident timeline LOG --incident {name}", soft_wrap=True)
     return 0
 
 
