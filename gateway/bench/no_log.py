@@ -15,7 +15,7 @@ import uvloop
 
 from ops.audit import protocol
 from ops.audit.settings import MIB
-from ops.audit.tiles import split_bundle
+from ops.audit.tiles import split_entries
 
 APPEND_BYTES_MAX = 8 * MIB
 RECEIVE_BYTES = 65_536
@@ -31,7 +31,7 @@ async def acknowledge(origin: str, reader: asyncio.StreamReader, writer: asyncio
         inbox = inbox[taken:]
         if appends:
             writer.write(protocol.reply(protocol.ACK, len(appends), size))
-            size += sum(len(split_bundle(records)) for records, _ in appends)
+            size += sum(len(split_entries(records)) for records, _ in appends)
     writer.close()
 
 

@@ -9,10 +9,21 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint
+from ops.audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, VerifierKey, open_checkpoint
 from ops.audit.errors import ReadError, TileError
 from ops.audit.merkle import consistency_proof, inclusion_proof
-from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, node_from, split_bundle, split_hashes, split_pack
+from ops.audit.read_file import read_file
+from ops.audit.tiles import (
+    BLOBS,
+    ENTRIES,
+    TILE_WIDTH,
+    Tile,
+    is_width,
+    node_from,
+    split_bundle,
+    split_hashes,
+    split_pack,
+)
 
 ENTRIES_MAX = 65_536
 
@@ -33,7 +44,7 @@ class LogReader:
             NoteError: it is not signed by this key.
         """
         try:
-            data = (directory / "checkpoint").read_bytes()
+            data = read_file(directory / "checkpoint", NOTE_BYTES_MAX)
         except FileNotFoundError as error:
             raise ReadError(f"{directory} holds no checkpoint") from error
         return cls(directory, open_checkpoint(data, [vkey]))
@@ -44,7 +55,7 @@ class LogReader:
         tile = Tile(level, index, min(TILE_WIDTH, items - index * TILE_WIDTH))
         for path in (tile.path, tile.full_path):
             try:
-                return (self._directory / path).read_bytes()
+                return read_file(self._directory / path)
             except FileNotFoundError:
                 continue
         if level == ENTRIES and not (self._directory / "tile" / "entries").exists():
@@ -126,5 +137,4 @@ def pack_paths(directory: Path, bundle: int) -> list[Path]:
 def partial_packs(directory: Path, bundle: int) -> list[Path]:
     """The partial packs of one bundle in order of width."""
     partial = directory / Tile(BLOBS, bundle).partial_directory
-    names = (path for path in partial.glob("*") if path.name.isdigit()) if partial.is_dir() else ()
-    return sorted(names, key=lambda path: int(path.name))
+    return sorted((path for path in partial.glob("*") if is_width(path.name)), key=lambda path: int(path.name))

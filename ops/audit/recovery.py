@@ -29,7 +29,7 @@ from ops.audit.tiles import (
     hash_levels,
     level_size,
     node_from,
-    split_bundle,
+    split_entries,
     split_pack,
 )
 
@@ -107,7 +107,7 @@ def _replay(segment: Segment, path: Path, edge: Edge, frontier: Frontier, signed
     check = segment.header.frontier.copy()
     for group in segment.groups:
         first = check.size
-        entries = [each for records in group.records for each in split_bundle(records)]
+        entries = [each for records in group.records for each in split_entries(records)]
         leaves = leaf_hashes(entries)
         if first < signed.size < first + len(leaves):
             partly = check.copy()

@@ -13,6 +13,7 @@ the full pack replaces them all.
 
 import re
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -32,6 +33,7 @@ _PATH = re.compile(
     r"(?:tile/(?P<level>[0-7]|entries)|(?P<blobs>blobs))/(?P<number>(?:x\d{3}/)*\d{3})(?:\.p/(?P<width>[1-9]\d{0,2}))?",
     re.ASCII,
 )
+_WIDTH = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
 
@@ -89,6 +91,11 @@ def parse_path(path: str) -> Tile:
     return tile
 
 
+def is_width(name: str) -> bool:
+    """Whether a file in a directory of partial tiles is called as one of them."""
+    return _WIDTH.fullmatch(name) is not None and int(name) < TILE_WIDTH
+
+
 def level_size(level: int, size: int) -> int:
     """How many items a level has in a tree of this size."""
     return size >> (TILE_HEIGHT * max(level, 0))
@@ -142,12 +149,17 @@ def frame_entry(entry: bytes) -> bytes:
 
 
 def split_bundle(bundle: Framed) -> list[Framed]:
-    """The entries of a bundle, or of any run of framed entries; of a memoryview they are views of the same memory.
+    """The entries of a bundle; of a memoryview they are views of the same memory.
 
     Raises:
-        TileError: when the lengths do not add up to the bytes.
+        TileError: when the lengths do not add up to the bytes, or it has far more entries than a bundle.
     """
-    return _split(bundle, _U16, "an entry bundle ends inside an entry")
+    return _split(bundle, _U16, "an entry bundle ends inside an entry", 2 * TILE_WIDTH)
+
+
+def split_entries(run: bytes) -> list[bytes]:
+    """The entries of any run of framed entries. Raises TileError: the lengths do not add up to the bytes."""
+    return _split(run, _U16, "a run of entries ends inside an entry")
 
 
 def join_pack(blobs: Iterable[bytes]) -> bytes:
@@ -163,14 +175,16 @@ def split_pack(pack: bytes) -> list[bytes]:
     return _split(pack, _U32, "a payload pack ends inside a payload")
 
 
-def _split(run: Framed, length: struct.Struct, cut_short: str) -> list[Framed]:
+def _split(run: Framed, length: struct.Struct, cut_short: str, items_max: int = sys.maxsize) -> list[Framed]:
     items: list[Framed] = []
     position, end, size = 0, len(run), length.size
-    while position + size <= end:
+    for _ in range(items_max):
+        if position + size > end:
+            break
         (nbytes,) = length.unpack_from(run, position)
         start = position + size
         position = start + nbytes
         items.append(run[start:position])
     if position != end:
-        raise TileError(cut_short)
+        raise TileError(cut_short if len(items) < items_max else f"it holds more than {items_max} items")
     return items

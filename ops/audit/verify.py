@@ -22,10 +22,11 @@ from pathlib import Path
 
 from msgspec import UNSET
 
-from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint, parse_vkey
+from ops.audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, VerifierKey, open_checkpoint, parse_vkey
 from ops.audit.entry import check
 from ops.audit.errors import EntryError, NoteError, SignatureMissing, TileError, VerifierKeyError
 from ops.audit.merkle import leaf_hashes
+from ops.audit.read_file import read_file
 from ops.audit.schemas import Admin, EpochClose, Genesis, Heartbeat
 from ops.audit.tiles import (
     ENTRIES,
@@ -104,7 +105,7 @@ def _open(directory: Path, keys: Sequence[VerifierKey], report: Report) -> Check
     own first entry names one of them.
     """
     try:
-        return open_checkpoint((directory / "checkpoint").read_bytes(), keys)
+        return open_checkpoint(read_file(directory / "checkpoint", NOTE_BYTES_MAX), keys)
     except FileNotFoundError:
         report.add("incomplete", "the checkpoint is missing", "checkpoint")
     except SignatureMissing as error:
@@ -122,7 +123,7 @@ def _open(directory: Path, keys: Sequence[VerifierKey], report: Report) -> Check
 def _newest_size(directory: Path, keys: Sequence[VerifierKey], size: int) -> int:
     """The size of the log by now, which may have gone on since its checkpoint was read."""
     with suppress(OSError, NoteError):
-        size = max(size, open_checkpoint((directory / "checkpoint").read_bytes(), keys).size)
+        size = max(size, open_checkpoint(read_file(directory / "checkpoint", NOTE_BYTES_MAX), keys).size)
     return size
 
 
@@ -131,7 +132,7 @@ def _named_key(directory: Path) -> str | None:
     first = Tile(ENTRIES, 0)
     for path in (directory / first.full_path, *(directory / first.partial_directory).glob("*")):
         with suppress(OSError, TileError, EntryError):
-            for data in split_bundle(path.read_bytes())[:1]:
+            for data in split_bundle(read_file(path))[:1]:
                 entry = check(data)
                 if isinstance(entry, Genesis):
                     return entry.vkey

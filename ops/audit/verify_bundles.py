@@ -4,22 +4,26 @@ Runs in worker processes for large logs; a chunk of bundles in, a small summary 
 rules: it imports only the pure modules, and trusts nothing it reads.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
 from ops.audit.entry import check, payload_hashes
 from ops.audit.errors import EntryError, TileError
 from ops.audit.merkle import HASH_BYTES, fold, leaf_hashes
+from ops.audit.read_file import bytes_in, open_file, read_file
 from ops.audit.schemas import EPOCH_DROPPED, Admin, Entry, EpochClose, Gap, Genesis, Heartbeat, Recover, Request
 from ops.audit.shapes import Shapes
-from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, split_bundle, split_pack
+from ops.audit.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, is_width, split_bundle
 from ops.audit.verify_report import FINDINGS_MAX, Finding, Severity
 
 Data = TypeVar("Data", bytes, memoryview)
+PART_BYTES = 1 << 16
+PAYLOADS_MAX = 2 * TILE_WIDTH  # of a pack: a request and a response for each entry
+PAYLOAD_BYTES_MAX = 256 << 20  # as `RecorderSettings.append_bytes_max`
 MARKS = (Genesis, Heartbeat, Recover, Gap, EpochClose)
 
 
@@ -54,7 +58,7 @@ class Chunk:
 
 def read_tile(directory: Path, tile: Tile) -> bytes | None:
     """A tile, or the full tile that has replaced it on a live log; None when both are missing."""
-    return _read(directory, tile, Path.read_bytes)
+    return _read(directory, tile, read_file)
 
 
 def _read(directory: Path, tile: Tile, read: Callable[[Path], Data]) -> Data | None:
@@ -74,8 +78,8 @@ class _Room:
 
     def read(self, path: Path) -> memoryview:
         """What a file holds, until the next one is read."""
-        with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
+        with open_file(path) as file:
+            size = bytes_in(file)
             if size > len(self._memory):
                 self._memory = bytearray(size)
             view = memoryview(self._memory)[:size]
@@ -163,37 +167,56 @@ def _check_entries(directory: Path, tile: Tile, entries: Sequence[memoryview], s
     _check_payloads(directory, tile.index, tile.width, named, chunk)
 
 
-def _packs(directory: Path, bundle: int, width: int) -> Iterator[tuple[str, bytes]]:
+def _packs(directory: Path, bundle: int, width: int) -> list[Tile]:
     """The payload packs of a bundle at this width: the full one, else the partial ones up to the width."""
-    tile = Tile(BLOBS, bundle)
-    full = directory / tile.full_path
-    if full.exists():
-        yield tile.full_path, full.read_bytes()
-        return
-    partial = directory / tile.partial_directory
-    if not partial.is_dir():
-        return
-    widths = sorted(int(path.name) for path in partial.iterdir() if path.name.isdigit())
-    for each in widths:
-        if each <= width:
-            path = Tile(BLOBS, bundle, each).path
-            yield path, (directory / path).read_bytes()
+    full = Tile(BLOBS, bundle)
+    if (directory / full.path).is_file():
+        return [full]
+    partial = directory / full.partial_directory
+    widths = [int(path.name) for path in partial.glob("*") if is_width(path.name) and path.is_file()]
+    return [Tile(BLOBS, bundle, each) for each in sorted(widths) if each <= width]
+
+
+def pack_digests(path: Path) -> Iterator[bytes]:
+    """The SHA-256 of each payload in a pack, which may be larger than memory.
+
+    Raises:
+        TileError: it ends inside a payload, or holds more than entries can name.
+        FileNotFoundError: there is none.
+    """
+    with open_file(path) as file:
+        for number in count():
+            if not (head := file.read(4)):
+                return
+            digest, left = sha256(), int.from_bytes(head, "big")
+            if number == PAYLOADS_MAX or left > PAYLOAD_BYTES_MAX:
+                raise TileError("a payload pack holds more than the entries of a bundle can name")
+            while left and (part := file.read(min(left, PART_BYTES))):
+                digest.update(part)
+                left -= len(part)
+            if left or len(head) < 4:
+                raise TileError("a payload pack ends inside a payload")
+            yield digest.digest()
 
 
 def _check_payloads(directory: Path, bundle: int, width: int, named: set[bytes], chunk: Chunk) -> None:
-    found: set[bytes] = set()
+    packs = _packs(directory, bundle, width)
     try:
-        for path, data in _packs(directory, bundle, width):
-            ahead = width < TILE_WIDTH and path == Tile(BLOBS, bundle).full_path  # a live log went on
-            for blob in split_pack(data):
-                digest = sha256(blob).digest()
-                if digest not in named and not ahead:
-                    chunk.report("tampered", f"a payload that no entry names: {digest.hex()}", path)
-                found.add(digest)
+        held = {pack: list(pack_digests(directory / pack.path)) for pack in packs}
     except TileError as error:
         chunk.report("tampered", str(error), Tile(BLOBS, bundle, width).path)
-    except FileNotFoundError:  # the partial packs were replaced by the full one as we read
+        held = {}
+    except FileNotFoundError:
+        if _packs(directory, bundle, width) == packs:
+            raise
+        # The partial packs were replaced by the full one as we read.
         _check_payloads(directory, bundle, width, named, chunk)
         return
+    for pack, digests in held.items():
+        ahead = width < TILE_WIDTH and not pack.partial  # a live log went on
+        for digest in digests:
+            if digest not in named and not ahead:
+                chunk.report("tampered", f"a payload that no entry names: {digest.hex()}", pack.path)
+    found = {digest for digests in held.values() for digest in digests}
     for digest in sorted(named - found):
         chunk.report("incomplete", f"a payload is missing: {digest.hex()}", Tile(BLOBS, bundle, width).path)

@@ -40,7 +40,7 @@ from ops.audit.schemas import EpochClose
 from ops.audit.segment_store import SegmentStore
 from ops.audit.settings import RecorderSettings
 from ops.audit.signer import Signer
-from ops.audit.tiles import frame_entry, split_bundle
+from ops.audit.tiles import frame_entry, split_entries
 
 __all__ = ["Writing", "find", "go_on", "prepare_directories"]
 
@@ -264,7 +264,7 @@ class Writing:
         if size:
             first = LogReader(settings.directory, Checkpoint(settings.origin, size, b"")).entries(0, 1)
         else:
-            first = split_bundle(found.tail[0])[:1] if found.tail else []
+            first = split_entries(found.tail[0])[:1] if found.tail else []
         return int(check(first[0]).time_ns) if first else self.own.now_ns()
 
     def _previous(self, number: int) -> str:
@@ -318,7 +318,7 @@ def closed_in_public(epoch: Epoch) -> bool:
 
 def ends_closed(found: Recovered) -> bool:
     """Whether the durable log ends with the entry that closes it."""
-    return bool(found.tail) and isinstance(check(split_bundle(found.tail[-1])[-1]), EpochClose)
+    return bool(found.tail) and isinstance(check(split_entries(found.tail[-1])[-1]), EpochClose)
 
 
 def month_of(time_ns: int) -> int:

@@ -71,9 +71,16 @@ def test_levels_at_their_limits(size, count):
 @given(st.lists(st.binary(max_size=300), max_size=20))
 def test_bundles_and_packs_round_trip(items):
     bundle = b"".join(map(tiles.frame_entry, items))
-    assert tiles.split_bundle(bundle) == items
+    assert tiles.split_bundle(bundle) == tiles.split_entries(bundle) == items
     assert tiles.split_bundle(memoryview(bundle)) == items
     assert tiles.split_pack(tiles.join_pack(items)) == items
+
+
+def test_a_bundle_is_not_split_into_any_number_of_entries():
+    assert len(tiles.split_bundle(bytes(2 * 512))) == 512
+    assert len(tiles.split_entries(bytes(2 * 513))) == 513
+    with pytest.raises(TileError, match="more than 512"):
+        tiles.split_bundle(bytes(2 * 513))
 
 
 @given(st.binary(max_size=200))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 from ops.audit import verify as verify_module
 from ops.audit.checkpoint import Checkpoint, SignerKey, open_checkpoint, sign_note
 from ops.audit.merkle import leaf_hash, tree_root
-from ops.audit.read import LogReader
-from ops.audit.tiles import frame_entry, split_bundle
+from ops.audit.read import LogReader, partial_packs
+from ops.audit.tiles import frame_entry, join_pack, split_bundle
 from ops.audit.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
 from ops.audit.verify_report import FINDINGS_MAX
 from ops.audit.verify_tree import check_leftovers
@@ -276,6 +277,47 @@ def test_a_missing_file_is_incomplete(log, name):
     report = verify(log)
     assert report.exit_code == INCOMPLETE
     assert any(each.where == name for each in report.findings)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["checkpoint", "tile/0/000", "tile/1/000.p/2", "tile/entries/001", "blobs/000"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(log, name):
+    (log / name).unlink()
+    os.mkfifo(log / name)
+    assert verify(log).exit_code == INCOMPLETE
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "tile/0/000", "tile/1/000.p/2", "tile/entries/001", "blobs/000"])
+def test_a_file_larger_than_any_memory_is_flagged(log, name):
+    os.truncate(log / name, 1 << 43)
+    assert verify(log).exit_code == TAMPERED
+
+
+@pytest.mark.parametrize("name", ["01", "256", "999", "\u00b2", "\u0663", "x"])
+def test_what_is_called_like_a_narrow_pack_and_is_none_is_set_aside(log, name):
+    narrow = log / "blobs/002.p"
+    (narrow / name).write_bytes(b"anything")
+    (narrow / "7").symlink_to("nowhere")
+    report = verify(log)
+    assert (report.exit_code, report.unverified) == (OK, 2)
+    assert name not in [path.name for path in partial_packs(log, 2)]
+
+
+def test_payloads_are_not_held_in_memory(tmp_path):
+    blob = bytes(64 << 20)
+    with open_log(tmp_path) as made:
+        made.append([small(1)])
+        made.publish()
+        log = made.directory
+    (log / "blobs").mkdir()
+    (log / "blobs/000.p").mkdir()
+    (log / "blobs/000.p/2").write_bytes(join_pack([blob]))
+    tracemalloc.start()
+    report = verify(log)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [each.what for each in report.findings] == [f"a payload that no entry names: {sha256(blob).hexdigest()}"]
+    assert peak < len(blob) / 8
 
 
 def test_a_payload_that_nobody_names_and_a_swapped_one_are_flagged(log):
