@@ -26,6 +26,7 @@ from ops.audit.schemas.fields import INTEGER_MAX
 
 __all__ = ["Shapes"]
 
+COMPILED_MAX = 64
 SHAPES_MAX = 16  # what has none of them was tried against so many, and is checked as it always was
 
 _VALUE = re.compile(rb'"(?P<key>[a-z0-9_]+)":(?:"(?P<text>[^"]*)"|(?P<number>-?[0-9]+))(?=[,}])')
@@ -80,6 +81,7 @@ def _values(*, text: bool) -> Mapping[bytes, bytes | None]:
 
 _TEXTS = _values(text=True)
 _NUMBERS = _values(text=False)
+_compiled: dict[bytes, re.Pattern[bytes]] = {}
 
 
 @dataclass(slots=True)
@@ -97,11 +99,12 @@ class _Run:
         self.literal += literal
         self.allowed += literal if allowed is None else allowed
 
-    def end(self) -> bytes:
-        """The expression; the next run begins."""
-        both = self.literal if self.literal == self.allowed else b"(?>%b|%b)" % (self.literal, self.allowed)
+    def end(self) -> tuple[bytes, bytes]:
+        """The expression, and the one of what fields allow alone; the next run begins."""
+        allowed = self.allowed
+        both = allowed if self.literal == allowed else b"(?>%b|%b)" % (self.literal, allowed)
         self.literal = self.allowed = b""
-        return both
+        return both, allowed
 
 
 @dataclass(slots=True)
@@ -127,15 +130,28 @@ class Shapes:
         """
         simple = data.isascii() and b"\\" not in data and b'"payload":' not in data
         if simple and len(self._learned) < SHAPES_MAX:
-            self._learned.append((re.compile(_pattern(data)), check(data).kind))
+            self._learned.append((_compile(*_patterns(data)), check(data).kind))
 
 
-def _pattern(data: bytes) -> bytes:
-    """The expression of all entries of this one's shape.
+def _compile(pattern: bytes, plain: bytes) -> re.Pattern[bytes]:
+    """Compile the first of two expressions that match the same, once for each of the second.
+
+    Compiling takes as long as a thousand matches, and another tenant's entries of one shape make another first one.
+    """
+    found = _compiled.get(plain)
+    if found is None:
+        if len(_compiled) >= COMPILED_MAX:
+            _compiled.clear()
+        found = _compiled[plain] = re.compile(pattern)
+    return found
+
+
+def _patterns(data: bytes) -> tuple[bytes, bytes]:
+    """The expression of all entries of this one's shape: one that is fast for those that resemble it, and a plain one.
 
     Without escapes, a quotation mark before a letter, a digit or `_` begins a string, one before a colon ends a key.
     """
-    parts: list[bytes] = []
+    parts: list[tuple[bytes, bytes]] = []
     run = _Run()
     timings = data.find(b'"timings_us":')  # a map from any names to counts; no field with a sign stands behind it
     end = 0
@@ -148,9 +164,10 @@ def _pattern(data: bytes) -> bytes:
             continue
         run.add(re.escape(data[end : value.start(group)]))
         if group == "number" or allowed == _TIME or value["key"] == b"id":
-            parts += (run.end(), allowed)
+            parts += (run.end(), (allowed, allowed))
         else:
             run.add(re.escape(value["text"]), allowed)
         end = value.end(group)
     run.add(re.escape(data[end:]))
-    return b"".join((*parts, run.end()))
+    fast, plain = (b"".join(part) for part in zip(*parts, run.end(), strict=True))
+    return fast, plain

@@ -119,3 +119,10 @@ def test_there_are_no_more_of_them_than_their_limit():
     entries = [canonical(request(9, timings_us={f"part{number}": 1})) for number in range(SHAPES_MAX + 1)]
     shapes = shapes_of(*entries)
     assert [bool(shapes.know(each)) for each in entries] == [True] * SHAPES_MAX + [False]
+
+
+def test_entries_of_one_shape_are_known_whichever_of_them_was_learned():
+    one, other = canonical(request(1)), canonical(request(2, auth={**request()["auth"], "tenant": "another"}))
+    for learned in (one, other):
+        shapes = shapes_of(learned)
+        assert shapes.know(one) == shapes.know(other) == "served"
