@@ -211,8 +211,8 @@ MUTANTS = (
     Mutant(
         "a start does not look whether the newest epoch is closed",
         "ops/audit/writing.py",
-        "        number = newest.number + closed_in_public(newest)\n",
-        "        number = newest.number\n",
+        "        self.changing = closed_in_public(newest)\n",
+        "        self.changing = False\n",
         (EPOCHS,),
     ),
     Mutant(
