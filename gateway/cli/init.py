@@ -31,6 +31,7 @@ from gateway.auth.api_key import key_mac, new_api_key
 from gateway.cli.pki import Credential, RandomBytes, new_authority, new_key, private_pem
 from gateway.config.values import is_host, is_loopback, valid_address
 from ops.audit.checkpoint import SignerKey
+from ops.audit.durable import sync_directory, sync_file
 
 __all__ = ["RELEASE_KEY", "InitRefused", "InitReport", "Ports", "Upstream", "init_directory", "issue_api_key", "render"]
 
@@ -346,24 +347,16 @@ def _write_whole(target: Path, contents: Mapping[str, _File], models: Sequence[P
             shutil.copytree(model, beside / "bundles" / model.parent.name / model.name)
         for directory, _, names in os.walk(beside):
             for name in names:
-                _sync(Path(directory, name))
-            _sync(Path(directory))
+                sync_file(Path(directory, name))
+            sync_directory(Path(directory))
         beside.rename(target)  # from here on the directory is whole
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-    _sync(target.parent)
+    sync_directory(target.parent)
 
 
 def _write(path: Path, file: _File) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if file.secret else 0o644)
     with os.fdopen(descriptor, "wb") as opened:
         opened.write(file.data)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
