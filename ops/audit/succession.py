@@ -11,7 +11,7 @@ Rules:
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 
@@ -44,11 +44,20 @@ SEGMENT_BYTES = 64 * MIB
 
 
 def remember(memory: Path, checkpoint: Checkpoint) -> Checkpoint:
-    """Have the signer's memory hold a tree that is at least this large, of this epoch or a later one; returns it."""
-    with suppress(FileNotFoundError, CheckpointError, UnicodeDecodeError):
-        held = parse_checkpoint(memory.read_text())
-        ahead = (split_origin(held.origin)[1], held.size) >= (split_origin(checkpoint.origin)[1], checkpoint.size)
-        if ahead and split_origin(held.origin)[0] == split_origin(checkpoint.origin)[0]:
+    """Have the signer's memory hold a tree that is at least this large, of this epoch or a later one; returns it.
+
+    Raises:
+        SuccessionRefused: what it holds cannot be read, or is of another log: it may be more.
+    """
+    if memory.exists():
+        try:
+            held = parse_checkpoint(memory.read_text())
+        except (CheckpointError, UnicodeDecodeError) as error:
+            raise SuccessionRefused(f"{memory} is damaged, and may know of more than is here ({error})") from error
+        (log, number), (ours, epoch) = split_origin(held.origin), split_origin(checkpoint.origin)
+        if log != ours:
+            raise SuccessionRefused(f"{memory} is of another log, {held.origin}")
+        if (number, held.size) >= (epoch, checkpoint.size):
             return held
     keep_file(memory, checkpoint.text().encode(), 0o600)
     return checkpoint
@@ -71,7 +80,8 @@ def go_on(directory: Path, state_directory: Path, memory: Path, vkey: VerifierKe
         heartbeats: in the log, as `verify` counts them.
 
     Raises:
-        SuccessionRefused: more was signed than there is, the origin is sealed, or there is something to go on from.
+        SuccessionRefused: more was signed than there is, the origin is sealed, there is something to go on from, or
+            the memory cannot be relied on.
         LogCorrupted: the log's tiles do not give its root.
     """
     segments = state_directory / "segments"

@@ -99,6 +99,16 @@ def test_the_signers_memory_is_never_set_back(halves, tmp_path):
     assert parse_checkpoint(memory.read_text()) == late
 
 
+@pytest.mark.parametrize("held", ["", "example.test/log\n900\n", "example.test/another\n9\n" + "A" * 43 + "=\n"])
+def test_a_signers_memory_that_says_nothing_of_this_log_is_not_replaced(halves, tmp_path, held):
+    home = tmp_path / "again"
+    restored(halves[0], home)
+    (home / "log.signed").write_text(held)
+    with pytest.raises(SuccessionRefused, match=r"log\.signed is"):
+        go_on(home / "log", home / "state", home / "log.signed", KEY.verifier, heartbeats=0)
+    assert (home / "log.signed").read_text() == held
+
+
 def test_a_new_origin_names_what_was_lost(halves, tmp_path):
     early, _ = halves
     ids = count(1)
