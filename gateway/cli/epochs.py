@@ -32,9 +32,10 @@ from gateway.config.document import FileRejected
 from gateway.host.cosigning import kept_cosigned
 from gateway.host.place import place_of
 from gateway.host.replication import open_replicator
-from ops.audit.checkpoint import open_checkpoint, parse_vkey
+from ops.audit.checkpoint import VerifierKey, open_checkpoint, parse_vkey
 from ops.audit.client import AuditClient, Receipt
 from ops.audit.entry import VERSION, canonical
+from ops.audit.epochs import origin_of, split_origin
 from ops.audit.erasure import Erasures
 from ops.audit.erasure_log import follow
 from ops.audit.errors import AuditError, NoteError, ReadError
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gateway.config.config import Config
-    from ops.audit.checkpoint import VerifierKey
     from ops.audit.erasure_rows import Hold
     from ops.audit.retention import Kept
 
@@ -90,10 +90,14 @@ def show(found: Sequence[dict[str, Any]]) -> None:
 
 
 def facts(kept: Kept) -> dict[str, Any]:
-    """Return what there is to say of an epoch."""
+    """Return what there is to say of an epoch; of the open one also the key that the next one will have."""
+    log, number = split_origin(kept.epoch.vkey.name)
+    following = VerifierKey(origin_of(log, number + 1), kept.epoch.vkey.public_key)
     return {
         "epoch": kept.epoch.number,
         "origin": kept.epoch.vkey.name,
+        "vkey": str(kept.epoch.vkey),
+        **({} if kept.closed else {"next_vkey": str(following)}),
         "size": kept.size,
         "root": kept.root.hex(),
         "from": at(kept.first_ns),

@@ -16,7 +16,7 @@ from gateway.config.config import load_config
 from gateway.host.cosigning import kept_cosigned
 from gateway.host.place import place_of
 from gateway.host.recorder import recorder_settings
-from ops.audit.checkpoint import parse_skey
+from ops.audit.checkpoint import parse_skey, parse_vkey
 from ops.audit.client import AuditClient
 from ops.audit.epochs import Epoch, epochs_of
 from ops.audit.erasure import Erasures
@@ -81,6 +81,9 @@ def test_an_epoch_is_dropped_when_nothing_keeps_it(site, capsys):
     assert main(words) == 2
     assert "a hold on store-7 (case 7)" in capsys.readouterr().err
     assert page(config)["stockade_audit_epochs_kept", "hold"] == 1
+    first, second = listed(site, capsys)
+    assert [parse_vkey(each["vkey"]).name for each in (first, second)] == [first["origin"], second["origin"]]
+    assert ("next_vkey" in first, parse_vkey(second["next_vkey"]).name) == (False, f"{first['origin']}/epoch-3")
     custody = [(each["entries"], each["holds"]) for each in listed(site, capsys, "--config", str(site.config))]
     assert custody == [("hot", ["store-7 (case 7)"]), ("hot", [])]
     assert main(["audit", "epochs", str(site.directory), "--config", str(site.config)]) == 0
