@@ -40,9 +40,9 @@ async def tick(app: App) -> None:
     for beat in count(1):
         await asyncio.sleep(TICK_S)
         write_sums(app.gw)
-        await forget_destroyed(app)
         found_full, ring_full = app.gw.ring.full - ring_full, app.gw.ring.full
         try:
+            await forget_destroyed(app)
             if beat % KEEP_LIMITS_TICKS == 0:
                 await keep_limits(app)
             if beat % KEEP_ACCOUNTS_TICKS == 0:

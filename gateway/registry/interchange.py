@@ -154,21 +154,17 @@ def _inside(directory: Path, name: str) -> Path:
     return file
 
 
-def _bytes(file: Path) -> bytes:
+def _bytes(file: Path, bytes_max: int = FILE_BYTES_MAX) -> bytes:
     with file.open("rb") as opened:
-        data = opened.read(FILE_BYTES_MAX + 1)
-    if len(data) > FILE_BYTES_MAX:
-        raise InterchangeRefused(f"{file}: is larger than {FILE_BYTES_MAX} bytes")
+        data = opened.read(bytes_max + 1)
+    if len(data) > bytes_max:
+        raise InterchangeRefused(f"{file}: is larger than {bytes_max} bytes")
     return data
 
 
 def _text(file: Path) -> str:
-    with file.open("rb") as opened:
-        data = opened.read(TEXT_BYTES_MAX + 1)
-    if len(data) > TEXT_BYTES_MAX:
-        raise InterchangeRefused(f"{file}: is larger than {TEXT_BYTES_MAX} bytes")
     try:
-        return data.decode("utf-8")
+        return _bytes(file, TEXT_BYTES_MAX).decode("utf-8")
     except UnicodeDecodeError as problem:
         raise InterchangeRefused(f"{file}: is not UTF-8 (byte {problem.start})") from None
 

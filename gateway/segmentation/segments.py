@@ -127,27 +127,24 @@ class Segments:
     async def _isolate(self, subjects: Sequence[Subject], order: Order, until_ns: int) -> list[Isolation]:
         async with self.changing:
             made = [self._made(subject, order, until_ns) for subject in dict.fromkeys(subjects)]
-            after = self.isolations.with_these(made)
-            await self._record("isolated", made, order)
-            try:
-                await self._keep(after)
-            except OSError as problem:
-                await self._record("failed", made, order)
-                raise IsolationRefused(f"it cannot be written down: {problem}") from problem
-            self._log("callers-isolated", made, order)
+            await self._put(self.isolations.with_these(made), "isolated", made, order)
             return made
 
     async def _lift(self, ids: Sequence[str], order: Order) -> list[Isolation]:
         async with self.changing:
             left, gone = self.isolations.without(ids)
-            await self._record("released", gone, order)
-            try:
-                await self._keep(left)
-            except OSError as problem:
-                await self._record("failed", gone, order)
-                raise IsolationRefused(f"it cannot be written down: {problem}") from problem
-            self._log("callers-released", gone, order)
+            await self._put(left, "released", gone, order)
             return gone
+
+    async def _put(self, after: Isolations, action: str, changed: Sequence[Isolation], order: Order) -> None:
+        """Record what an order changes, and then put it in force; what cannot be kept is recorded as failed."""
+        await self._record(action, changed, order)
+        try:
+            await self._keep(after)
+        except OSError as problem:
+            await self._record("failed", changed, order)
+            raise IsolationRefused(f"it cannot be written down: {problem}") from problem
+        self._log(f"callers-{action}", changed, order)
 
     def _made(self, subject: Subject, order: Order, until_ns: int) -> Isolation:
         assert self.host.control is not None, "operators are known by the control plane"

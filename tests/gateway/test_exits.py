@@ -84,10 +84,13 @@ async def test_refusals_that_were_paid_for_have_a_record_each(rig):
     assert len(rig.sink.records(reason="TENSOR_INVALID")) == len(replies)
 
 
-async def test_strangers_are_written_down_whatever_a_gauge_runs_into(made_site, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "broken", [lambda rig: (type(rig.engine), "ready"), lambda rig: (type(rig.app.keys), "forget_destroyed")]
+)
+async def test_strangers_are_written_down_whatever_the_tick_runs_into(made_site, tmp_path, monkeypatch, broken):
     monkeypatch.setattr(gateway.ticker, "TICK_S", 0.01)
     async with open_rig(made_site, tmp_path) as rig:
-        monkeypatch.setattr(type(rig.engine), "ready", lambda _: 1 / 0)
+        monkeypatch.setattr(*broken(rig), lambda _: 1 / 0)
         await until(lambda: "gauges-not-refreshed" in rig.stderr.getvalue())
         await strangers(rig, 3)
         await until(lambda: sum(entry["count"] for entry in rig.sink.records()) == 4)
