@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from gateway.cli.arguments import whole
 from gateway.cli.console import EX_NO, fail, print_json, terminal
@@ -68,7 +68,7 @@ def run_list(options: argparse.Namespace) -> int:
         rows = [{"name": one.name, "family": one.family, "summary": one.summary} for one in experiments]
         print_json(rows)
         return 0
-    table = Table("experiment", "family", "what", box=None)
+    table = Table(Column("experiment", no_wrap=True), "family", "what", box=None)
     for one in experiments:
         table.add_row(one.name, one.family, escape(one.summary))
     terminal.print(table)
