@@ -9,9 +9,10 @@ It writes nothing. A checkpoint that is signed here, in the lock database, and n
 completes it when it starts, and proves that it is the one.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+import time
+from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
 from ops.audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint
 from ops.audit.epochs import EPOCHS, Epoch, epoch_at, keys_for, newest_epoch, number_of
@@ -29,7 +30,7 @@ from ops.audit.object_store import ObjectStore
 from ops.audit.read import LogReader
 from ops.audit.replicator import CHECKPOINT, demand_extension
 from ops.audit.trust_policy import NONE, TrustedWitness, TrustPolicy
-from ops.audit.witness_client import newest_cosigned
+from ops.audit.witness_client import TIMEOUT_S, newest_cosigned
 
 __all__ = ["compare"]
 
@@ -97,31 +98,36 @@ def _in_file(cosigned: Path, vkey: VerifierKey) -> list[Checkpoint]:
 
 
 def _at_witnesses(policy: TrustPolicy, epoch: Epoch) -> list[Held]:
-    """What each witness has cosigned last, all asked at once.
+    """What each witness has cosigned last, all asked at once; one that answers a byte at a time is not waited for.
 
     Raises:
         QuorumMissing: those that say nothing, or nothing that the log has signed, make the quorum by themselves: they
             alone may know of a checkpoint that answers have waited for.
     """
-
-    def ask(witness: TrustedWitness) -> list[Held]:
-        with suppress(WitnessRefused):
-            note = newest_cosigned(witness, epoch.vkey.name)
-            return [(f"the witness {witness.name}", open_checkpoint(note, [epoch.vkey]))]
-        return []
-
     asked = [witness for witness in policy.witnesses.values() if witness.url]
-    held: list[Held] = []
-    silent: dict[str, str] = {}
-    with ThreadPoolExecutor(max(1, len(asked)), thread_name_prefix="witness") as pool:
-        for witness, answer in [(witness, pool.submit(ask, witness)) for witness in asked]:
-            try:
-                held += answer.result()
-            except (WitnessSilent, NoteError) as problem:
-                silent[witness.name] = str(problem)
+    answers: dict[str, list[Held]] = {}
+    problems = {each.name: str(WitnessSilent(each.name, f"no answer within {TIMEOUT_S:g} s")) for each in asked}
+
+    def ask(witness: TrustedWitness) -> None:
+        try:
+            note = newest_cosigned(witness, epoch.vkey.name, timeout_s=TIMEOUT_S)
+            answers[witness.name] = [(f"the witness {witness.name}", open_checkpoint(note, [epoch.vkey]))]
+        except WitnessRefused:
+            answers[witness.name] = []
+        except (WitnessSilent, NoteError) as problem:
+            problems[witness.name] = str(problem)
+
+    threads = [Thread(target=ask, args=(each,), daemon=True) for each in asked]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + TIMEOUT_S
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    given = dict(answers)
+    silent = {name: problem for name, problem in problems.items() if name not in given}
     if silent and policy.quorum != NONE and policy.enough(silent):
         raise QuorumMissing("; ".join(silent.values()))
-    return held
+    return [each for held in given.values() for each in held]
 
 
 def _demand(epoch: Epoch, lock: Path, held: Checkpoint, where: str) -> None:

@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event, Thread
 from urllib.parse import urlsplit
 
 import pytest
@@ -182,6 +183,26 @@ def test_witnesses_that_say_nothing_are_waited_for_where_they_alone_may_know(log
         witness.checkpoint = lambda _place: Reply(500, b"boom")
         with pytest.raises(QuorumMissing, match="HTTP 500: boom"):
             held(log.directory, NONE, None, witnesses=trusting(ports, 1))
+
+
+def dribble(server: socket.socket, ended: Event) -> None:
+    """Answer with a byte at a time."""
+    with server.accept()[0] as connection, suppress(OSError):
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not ended.wait(0.05):
+            connection.sendall(b"x")
+
+
+@pytest.mark.timeout(60)
+def test_a_witness_that_answers_a_byte_at_a_time_is_not_waited_for(log, monkeypatch):
+    monkeypatch.setattr("ops.audit.compare.TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        slow = Thread(target=dribble, args=(server, ended := Event()))
+        slow.start()
+        with pytest.raises(QuorumMissing, match=r"witness slow: no answer within 0\.5 s"):
+            held(log.directory, NONE, None, witnesses=trusting({"slow": server.getsockname()[1]}, 1))
+        ended.set()
+        slow.join()
 
 
 def doubt_of(home: Path, store, said: list[str]) -> Doubt:
