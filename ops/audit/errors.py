@@ -33,10 +33,10 @@ AuditError
 │   └── LogRejected          the log itself is not what its checkpoint says
 ├── RestoreError             a log is not restored
 │   ├── NothingToRestore     no source has a checkpoint that holds what is asked for
-│   ├── RestoreRefused       the target holds something else
+│   ├── RestoreRefused       the target holds something else, or the next log's key is not new
 │   ├── HistoriesDiffer      two checkpoints of one key, of two histories
 │   ├── RestoreIncomplete    files that no source has as they should be
-│   └── SuccessionRefused    an origin may not go on, or a new one may not begin
+│   └── SuccessionRefused    an origin may not go on
 ├── WitnessError
 │   ├── WitnessSilent        a witness that cannot be reached, or answers too late
 │   ├── WitnessRefused       a witness that will not cosign
@@ -222,7 +222,7 @@ class NothingToRestore(RestoreError):
 
 
 class RestoreRefused(RestoreError):
-    """The target holds something else, or more than would be restored."""
+    """The target holds something else, or more than would be restored; or the key of the next log is not a new one."""
 
 
 class HistoriesDiffer(RestoreError):
@@ -239,7 +239,7 @@ class RestoreIncomplete(RestoreError):
 
 
 class SuccessionRefused(RestoreError):
-    """An origin may not go on, because more of it was signed than is left; or a new one may not begin."""
+    """An origin may not go on, because more of it was signed than is left."""
 
 
 class WitnessError(AuditError):

@@ -25,7 +25,7 @@ from ops.audit.checkpoint import (
 )
 from ops.audit.durable import keep_file, make_directories, sync_directory
 from ops.audit.epochs import home_of, is_first, split_origin
-from ops.audit.errors import CheckpointError, SuccessionRefused
+from ops.audit.errors import CheckpointError, RestoreRefused, SuccessionRefused
 from ops.audit.lock import LockDatabase
 from ops.audit.merkle import EMPTY_ROOT, Frontier
 from ops.audit.own_entries import OwnEntries, previous_of
@@ -148,7 +148,7 @@ def begin_next(
         own: makes the first entries.
 
     Raises:
-        SuccessionRefused: there is something already, or it is the same origin.
+        RestoreRefused: there is something already, or the key is not that of a new log.
     """
     _demand_new(key, vkey, (directory, state_directory), memory)
     for wanted in (directory, state_directory / "segments", state_directory / "staging"):
@@ -170,14 +170,14 @@ def begin_next(
 
 def _demand_new(key: SignerKey, old: VerifierKey, places: Sequence[Path], memory: Path) -> None:
     if split_origin(key.name)[0] == split_origin(old.name)[0]:
-        raise SuccessionRefused(f"{key.name} is sealed: name the key of a new origin (`stockade keys log`)")
+        raise RestoreRefused(f"{key.name} is sealed: name the key of a new origin (`stockade keys log`)")
     if not is_first(key.name):
-        raise SuccessionRefused(f"{key.name} is the name of an epoch: name the key of a new log (`stockade keys log`)")
+        raise RestoreRefused(f"{key.name} is the name of an epoch: name the key of a new log (`stockade keys log`)")
     for place in places:
         if place.exists() and any(place.iterdir()):
-            raise SuccessionRefused(f"{place} holds something; a new log begins in a new directory")
+            raise RestoreRefused(f"{place} holds something; a new log begins in a new directory")
     if memory.exists():
-        raise SuccessionRefused(f"{memory} says that this key has signed a log before; make another")
+        raise RestoreRefused(f"{memory} says that this key has signed a log before; make another")
 
 
 def _write_first(

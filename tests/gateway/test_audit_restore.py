@@ -89,6 +89,10 @@ def test_less_than_is_known_is_restored_sealed_and_followed_by_another_log(logs,
     vkey = key.with_suffix(".vkey").read_text().strip()
     report = verify_log(tmp_path / "out/next/log", [vkey], processes=0)
     assert (report.exit_code, report.size) == (OK, 2)
+    again = ("--from", logs / "early", "--out", tmp_path / "again", "--next", key)
+    code, facts = run(capsys, *again)
+    assert code == USAGE
+    assert "this key has signed a log before" in facts["problem"]
     settings = settings_in(
         tmp_path / "host",
         origin="example.test/next",

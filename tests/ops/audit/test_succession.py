@@ -10,7 +10,7 @@ import pytest
 
 from ops.audit.checkpoint import SignerKey, VerifierKey, open_checkpoint, parse_checkpoint
 from ops.audit.epochs import origin_of
-from ops.audit.errors import ForkRefused, SuccessionRefused
+from ops.audit.errors import ForkRefused, RestoreRefused, SuccessionRefused
 from ops.audit.own_entries import OwnEntries
 from ops.audit.read import LogReader
 from ops.audit.restore import restore_log
@@ -128,9 +128,9 @@ def test_a_new_origin_names_what_was_lost(halves, tmp_path):
         )
 
     for epoch in (1, 2):
-        with pytest.raises(SuccessionRefused, match="is sealed"):
+        with pytest.raises(RestoreRefused, match="is sealed"):
             begin(KEY, VerifierKey(origin_of(KEY.name, epoch), KEY.verifier.public_key))
-    with pytest.raises(SuccessionRefused, match="is the name of an epoch"):
+    with pytest.raises(RestoreRefused, match="is the name of an epoch"):
         begin(SignerKey(origin_of(NEXT.name, 2), NEXT.seed))
     begin(NEXT)
     report = verify_log(place / "log", [str(NEXT.verifier)], processes=0)
@@ -151,5 +151,5 @@ def test_a_new_origin_names_what_was_lost(halves, tmp_path):
         "time_ns": "",
         "v": 1,
     }
-    with pytest.raises(SuccessionRefused, match="holds something"):
+    with pytest.raises(RestoreRefused, match="holds something"):
         begin(NEXT)
