@@ -17,7 +17,7 @@ from pathlib import Path
 from msgspec import UNSET
 
 from ops.audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, parse_checkpoint, parse_vkey
-from ops.audit.epochs import EPOCHS, epoch_at, epochs_of, number_of, number_of_place, place_of
+from ops.audit.epochs import EPOCHS, epoch_at, epochs_of, is_of_epoch, number_of, number_of_place, place_of
 from ops.audit.errors import NoteError, VerifierKeyError
 from ops.audit.verify import Progress, verify_log
 from ops.audit.verify_report import Report
@@ -160,8 +160,9 @@ def _check_end(directory: Path, newest: Report, number: int, seen: int | None) -
     """The newest epoch that is there is the newest there was, as far as that can be known."""
     following = place_of(directory, number + 1)
     for place in sorted((directory / EPOCHS).glob("*")):
-        if number_of_place(place) > number and place != following:
-            newest.set_aside("no epoch of the log: it has no checkpoint", f"{EPOCHS}/{place.name}")
+        is_place = is_of_epoch(f"{EPOCHS}/{place.name}/")
+        if is_place and not 2 <= number_of_place(place) <= number and place != following:
+            newest.set_aside("no epoch of the log", f"{EPOCHS}/{place.name}")
     if seen is not None and seen > number:
         newest.add("tampered", f"rolled back: epoch {seen} was seen, the newest here is {number}", EPOCHS)
     elif newest.close is not None and not (following / "checkpoint").exists():

@@ -97,6 +97,13 @@ def test_names_of_epochs():
     assert [number_of("a/b", other) for other in others] == [None] * len(others)
 
 
+@pytest.mark.parametrize("name", ["0000", "0001", "0009"])
+def test_what_is_called_as_an_epoch_and_is_none_is_set_aside(log, name):
+    (log / "epochs" / name).mkdir()
+    (log / "epochs" / name / "anything").touch()
+    assert judged(log) == ([OK, OK, OK], ["3: no epoch of the log"])
+
+
 def test_a_missing_epoch_is_named(log):
     shutil.rmtree(place_of(log, 2))
     codes, found = judged(log)
@@ -158,7 +165,7 @@ def test_what_is_no_epoch_is_set_aside(log):
     (log / "epochs/notes").write_text("x")
     codes, found = judged(log)
     assert codes == [OK, OK, OK]
-    assert sorted(found) == ["1: not a file of the log", "3: no epoch of the log: it has no checkpoint"]
+    assert sorted(found) == ["1: not a file of the log", "3: no epoch of the log"]
 
 
 def test_entries_that_went_without_a_word_are_missing(log):
