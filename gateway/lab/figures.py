@@ -96,7 +96,8 @@ def evasion_by_rate(rows: Iterable[Row]) -> str:
         axes.set_xticks(sorted({point[0] for points in lines.values() for point in points}))
         _legend(axes, len(lines))
 
-    return plots(draw, 3.4 + 0.2 * len(lines)) if lines else ""
+    names = [f"{where} · {knowledge}" for where, knowledge in lines]
+    return plots(draw, _height_in(names)) if lines else ""
 
 
 def curves(rows: Sequence[Row], name: str) -> str:
@@ -123,7 +124,13 @@ def curves(rows: Sequence[Row], name: str) -> str:
         axes.set_axisbelow(True)
         _legend(axes, len(having))
 
-    return plots(draw, 3.4 + 0.2 * len(having)) if having else ""
+    names = [label(row) for row in having]
+    return plots(draw, _height_in(names)) if having else ""
+
+
+def _height_in(names: Iterable[str]) -> float:
+    """Return the height of a plot whose legend, above it, has a line for each line of these names."""
+    return 3.4 + 0.15 * sum(_folded(name).count("\n") + 1 for name in names)
 
 
 def _legend(axes: Any, lines: int) -> None:

@@ -19,7 +19,7 @@ body { max-width: 66rem } table { border-collapse: collapse; width: 100%; font-s
 th { text-align: left; color: var(--faint); font-weight: 600 } th, td { padding: .3rem .5rem; vertical-align: top;
   border-bottom: 1px solid var(--line) } td.n, th.n { text-align: right; white-space: nowrap }
 .table { overflow-x: auto } .some { color: var(--orange) } .none { color: var(--faint) }
-details { margin: .6rem 0 } summary { cursor: pointer; color: var(--faint) }
+summary { cursor: pointer } details table { width: auto }
 h3 { font-size: 1rem; margin: 1.4rem 0 .3rem } td code { background: none; padding: 0; overflow-wrap: normal }
 .table > table { min-width: 46rem }
 """
@@ -41,6 +41,7 @@ def page(rows: Sequence[Row], met: Sequence[Met], *, seconds: float) -> str:
     """Return the page. `seconds`: how long all experiments took together."""
     families = [name for name in SECTIONS if any(row.family == name for row in rows)]
     families += sorted({row.family for row in rows} - SECTIONS.keys())
+    links = " · ".join(f'<a href="#{html.escape(family)}">{html.escape(title_of(family))}</a>' for family in families)
     sections = "".join(section(family, [row for row in rows if row.family == family]) for family in families)
     counted = {verdict: sum(one.verdict is verdict for one in met) for verdict in Verdict}
     facts = [
@@ -59,6 +60,7 @@ def page(rows: Sequence[Row], met: Sequence[Met], *, seconds: float) -> str:
 Pearson), pooled over seeds that attack rows of their own. Controls run the same attack without defenses: where they do
 not fail, an attack proves nothing. How to repeat and extend all this: <code>docs/lab.md</code>.</p>
 <div class="facts">{boxes}</div>
+<p>{links}</p>
 <h2>What was aimed at, and what came of it</h2>
 {targets(met)}
 {sections}
@@ -77,10 +79,11 @@ def targets(met: Iterable[Met]) -> str:
         measured = "" if one.measured is None else value_of(target, one.measured)
         between = " to ".join(value_of(target, bound) for bound in (one.low, one.high) if bound is not None)
         floor = "" if target.floor is None else value_of(target, target.floor)
+        samples = f"{one.samples:,}" if one.samples else ""
         sign = "≤" if target.sense == "at most" else "≥"
         lines.append(
             f"<tr><td>{html.escape(target.what)}<td>{word}<td class=n>{measured}<td class=n>{between}"
-            f"<td class=n>{sign} {value_of(target, target.aim)}<td class=n>{floor}<td class=n>{one.samples or ''}"
+            f"<td class=n>{sign} {value_of(target, target.aim)}<td class=n>{floor}<td class=n>{samples}"
         )
     heads = "<th>target<th><th class=n>measured<th class=n>interval<th class=n>goal<th class=n>floor<th class=n>samples"
     return _table(heads, lines)
@@ -88,8 +91,8 @@ def targets(met: Iterable[Met]) -> str:
 
 def section(family: str, rows: Sequence[Row]) -> str:
     """Return the part of one family: its plots, then its numbers."""
-    title, text = SECTIONS.get(family, (family.capitalize(), ""))
-    parts = [f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>"]
+    _, text = SECTIONS.get(family, ("", ""))
+    parts = [f'<h2 id="{html.escape(family)}">{html.escape(title_of(family))}</h2><p>{html.escape(text)}</p>']
     if any(row.samples for row in rows):
         parts += ["<h3>Rates</h3>", rates(rows)]
     if by_rate := evasion_by_rate(rows):
@@ -99,6 +102,11 @@ def section(family: str, rows: Sequence[Row]) -> str:
             parts += [f"<h3>{kind.title}</h3>", drawn]
     parts.append(numbers(rows))
     return "".join(parts)
+
+
+def title_of(family: str) -> str:
+    """Return a family's heading."""
+    return SECTIONS[family][0] if family in SECTIONS else family.capitalize()
 
 
 def numbers(rows: Iterable[Row]) -> str:
@@ -117,7 +125,7 @@ def _line(row: Row) -> str:
         low, high = row.interval
         cells = [f"{row.successes:,} / {row.samples:,}", f"{row.rate:.1%}", f"{low:.1%} to {high:.1%}"]
     return (
-        f"<tr><td><code>{html.escape(row.attack)}</code>{kind}<details><summary>more</summary>{folded}</details>"
+        f"<tr><td><details><summary><code>{html.escape(row.attack)}</code>{kind}</summary>{folded}</details>"
         f"<td>{html.escape(row.knowledge)}{''.join(f'<td class=n>{cell}' for cell in cells)}"
         f"<td class=n>{len(row.seeds)}<td>{html.escape(row.technique)}"
     )
