@@ -82,7 +82,7 @@ MUTANTS = (
         "ops/audit/segment_store.py",
         "if end <= published_size and number != newest",
         "if number != newest",
-        (SIMULATION,),
+        ("tests/ops/audit/test_segment_store.py",),
     ),
     Mutant(
         "no sync of staged files",

@@ -53,3 +53,16 @@ def test_a_segment_whose_name_may_be_durable_ends_the_one_before(tmp_path: Path,
     assert segment_store.sync_directory is sync_directory
     with open_log(tmp_path, **SMALL) as again:
         assert again.found_size == size
+
+
+def test_a_segment_is_retired_only_when_all_of_it_is_public(tmp_path: Path):
+    with open_log(tmp_path, **SMALL) as log:
+        for _ in range(3):
+            fill(log)
+            log.append(group(log))
+        before = log.store.paths()
+        first, *_ = sorted(log.store._ends.values())
+        log.store.retire(first - 1)
+        assert log.store.paths() == before
+        log.store.retire(first)
+        assert log.store.paths() == before[1:]
