@@ -199,6 +199,12 @@ def _queries(version: str) -> list[Experiment]:
             f"PGD-40 on a model of the attacker's own, kiosk 1; kiosk {version} is asked once an image",
             later("evasion.transfer", "transfer_of", "1", "kiosk", version),
         ),
+        Experiment(
+            f"{where}/transfer-robust",
+            "evasion",
+            f"PGD-40 on a robust network that the attacker taught; kiosk {version} is asked once an image",
+            later("evasion.transfer", "robust_transfer_of", "kiosk", version),
+        ),
         *(
             Experiment(
                 f"{where}/{name}/robust",

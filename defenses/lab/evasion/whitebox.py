@@ -124,7 +124,9 @@ def evades(judged: Judged, labels: Tensor) -> Tensor:
     return (judged.outputs["logits"].argmax(1) != labels) & judged.answered & ~judged.flagged
 
 
-def static_pgd(logits: Pipeline, images: Tensor, labels: Tensor, radius: float, generator: torch.Generator) -> Tensor:
+def static_pgd(
+    logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, radius: float, generator: torch.Generator
+) -> Tensor:
     """Return the last iterate of PGD-40 on the cross-entropy from a random start; knows of no screen."""
     low, high = (images - radius).clamp(min=0.0), (images + radius).clamp(max=1.0)
     moved = torch.lerp(low, high, torch.rand(images.shape, generator=generator))
