@@ -41,7 +41,7 @@ class Watcher:
 
 
 def chosen(catalogue: Mapping[str, Experiment], names: Iterable[str]) -> list[Experiment]:
-    """Return the experiments that are named, or whose family or beginning ("whitebox/") is; all where nothing is.
+    """Return the experiments that are named, or else whose family or beginning ("whitebox/") is; all where nothing is.
 
     Raises:
         ExperimentUnknown: a name that matches nothing.
@@ -51,15 +51,16 @@ def chosen(catalogue: Mapping[str, Experiment], names: Iterable[str]) -> list[Ex
         return [*catalogue.values()]
     found: dict[str, Experiment] = {}
     for name in wanted:
-        matching = {
-            known: one
-            for known, one in catalogue.items()
-            if name in (known, one.family) or known.startswith(f"{name.rstrip('/')}/")
-        }
+        matching = {name: catalogue[name]} if name in catalogue else _beginning(name, catalogue)
         if not matching:
             raise ExperimentUnknown(name, [*catalogue])
         found |= matching
     return [one for name, one in catalogue.items() if name in found]
+
+
+def _beginning(name: str, catalogue: Mapping[str, Experiment]) -> dict[str, Experiment]:
+    start = f"{name.rstrip('/')}/"
+    return {known: one for known, one in catalogue.items() if name == one.family or known.startswith(start)}
 
 
 def run_all(

@@ -115,6 +115,7 @@ def test_names_families_and_beginnings_are_chosen():
     assert [one.name for one in chosen(catalogue, [])] == ["x/a", "x/b", "xy"]
     assert [one.name for one in chosen(catalogue, ["x"])] == ["x/a", "x/b"]
     assert [one.name for one in chosen(catalogue, ["xy", "f"])] == ["x/a", "xy"]
+    assert [one.name for one in chosen({**catalogue, "x/a/b": experiment("x/a/b")}, ["x/a"])] == ["x/a"]
     with pytest.raises(ExperimentUnknown, match="near it: x/b; `stockade lab list` shows all 3"):
         chosen(catalogue, ["x-b"])
 

@@ -7,8 +7,10 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
 
 from defenses.lab.attack import BudgetSpent, Reason, Refused
+from defenses.lab.evasion.whitebox import static_pgd
 from defenses.lab.inference import inversion_trials, membership_trials
 from defenses.lab.inference.inversion import Evolution, MiFace, evolve, miface, starts_of
 from defenses.lab.inference.shadow import ShadowRecipe, logits_of, train_regressor, train_shadow
@@ -87,6 +89,19 @@ def test_a_network_learns_and_the_same_seed_gives_the_same_network():
     regressor = train_regressor(sample.rows, 3.0 * sample.labels, plain, seed=3)
     mean = logits_of(regressor, blobs(200, 2).rows)[:, 0]
     assert np.corrcoef(mean, blobs(200, 2).labels)[0, 1] > 0.6
+
+
+def test_a_network_that_learned_from_moved_images_withstands_more():
+    sample, tried, radius = blobs(600, 1), blobs(200, 2), 0.1
+    right = []
+    for learned in (0.0, radius):
+        recipe = ShadowRecipe(epochs=12, batch_rows=64, moved=False, radius=learned)
+        net = train_shadow(sample.rows, sample.labels, CLASSES, recipe, seed=3)
+        images, labels = torch.from_numpy(tried.rows), torch.from_numpy(tried.labels)
+        moved = static_pgd(lambda rows, net=net: net(rows[:, None]), images, labels, radius, torch.Generator())
+        assert (moved - images).abs().max() <= radius + 1e-6
+        right.append((net(moved[:, None]).argmax(1) == labels).float().mean().item())
+    assert right[1] > right[0] + 0.5
 
 
 def test_miface_makes_what_the_model_is_sure_of():
