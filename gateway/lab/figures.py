@@ -36,10 +36,10 @@ class Kind:
 
 
 CURVES = {
-    "success_by_answered": Kind(
-        "Success against answered queries", "distinct queries answered", "% of attempts", log_x=True
+    "success_by_answered": Kind("Success against queries, first seed", "queries asked", "% of attempts", log_x=True),
+    "agreement": Kind(
+        "Agreement of the stolen model against its cost, first seed", "queries answered", "% agreement", log_x=True
     ),
-    "agreement": Kind("Agreement of the stolen model against its cost", "queries answered", "% agreement", log_x=True),
     "roc": Kind(
         "True against false positives", "false-positive rate", "true-positive rate", log_x=True, log_y=True, chance=True
     ),
@@ -67,6 +67,7 @@ def rates(rows: Sequence[Row]) -> str:
             axes.plot(100 * row.rate, place, "o", color=colour, markersize=6)
         axes.set_yticks(range(len(shown)), [_folded(label(row)) for row in shown], fontsize=8)
         axes.set(xlabel="% of samples, with 95 % interval", xlim=(-2, 102), ylim=(-0.6, len(shown) - 0.4))
+        axes.tick_params(axis="x", labeltop=True)
         axes.grid(axis="x", color=GREY, linewidth=0.5)
         axes.set_axisbelow(True)
 
