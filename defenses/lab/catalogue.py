@@ -14,6 +14,33 @@ __all__ = ["EXPERIMENTS"]
 
 Run = Callable[[Lab, int], list[Trial]]
 
+PLANS = {
+    "square": "Square",
+    "hop-skip-jump": "HopSkipJump (by ART)",
+    "boundary": "Boundary (by ART)",
+    "sign-opt": "SignOPT (by ART)",
+    "zoo": "ZOO (by ART)",
+    "nes": "NES",
+    "fresh": "FRESH: independent blocks at the edge of the ball",
+    "fresh-wide": "FRESH, asking outside the ball, at 0.16",
+    "fresh-wider": "FRESH, asking outside the ball, at 0.25",
+    "oars-nes": "NES under OARS, which sees where screens act",
+    "oars-square": "Square under OARS, which sees where screens act",
+    "oars-nes-leaks": "NES under OARS, with what leaks",
+    "oars-nes-blocks-leaks": "NES in blocks under OARS, with what leaks",
+    "oars-square-leaks": "Square under OARS, with what leaks",
+    "square-sybils-one-tenant": "Square by 10 accounts of one tenant",
+    "square-sybils-ten-tenants": "Square by 10 accounts of ten tenants",
+    "fresh-sybils-one-tenant": "FRESH by 10 accounts of one tenant",
+    "fresh-sybils-ten-tenants": "FRESH by 10 accounts of ten tenants",
+    "square-between-50": "Square, every other question an innocent one",
+    "square-between-90": "Square, nine of ten questions innocent",
+}
+"""Searches by asking, by name, and what they are."""
+
+COMPARED = ("square", "fresh")
+VARIANTS = ("steps", "consistent", "consistent-steps")
+
 
 def later(module: str, function: str, *arguments: object) -> Run:
     """Return a run that imports `module` when it begins and calls `function(*arguments)` there for what to run."""
@@ -144,85 +171,76 @@ def _extraction(version: str) -> list[Experiment]:
 
 
 def _queries(version: str) -> list[Experiment]:
-    where = f"query/kiosk-{version}"
-    plans = {
-        "square": "Square",
-        "hop-skip-jump": "HopSkipJump (by ART)",
-        "boundary": "Boundary (by ART)",
-        "sign-opt": "SignOPT (by ART)",
-        "zoo": "ZOO (by ART)",
-        "nes": "NES",
-        "fresh": "FRESH: independent blocks at the edge of the ball",
-        "fresh-wide": "FRESH, asking outside the ball, at 0.16",
-        "fresh-wider": "FRESH, asking outside the ball, at 0.25",
-        "oars-nes": "NES under OARS, which sees where screens act",
-        "oars-square": "Square under OARS, which sees where screens act",
-        "oars-nes-leaks": "NES under OARS, with what leaks",
-        "oars-nes-blocks-leaks": "NES in blocks under OARS, with what leaks",
-        "oars-square-leaks": "Square under OARS, with what leaks",
-        "square-sybils-one-tenant": "Square by 10 accounts of one tenant",
-        "square-sybils-ten-tenants": "Square by 10 accounts of ten tenants",
-        "fresh-sybils-one-tenant": "FRESH by 10 accounts of one tenant",
-        "fresh-sybils-ten-tenants": "FRESH by 10 accounts of ten tenants",
-        "square-between-50": "Square, every other question an innocent one",
-        "square-between-90": "Square, nine of ten questions innocent",
-    }
-    compared = ("square", "fresh")
-    variants = ("steps", "consistent", "consistent-steps")
+    return [*_asking(version), *_in_turn(version), *_transfers(version), *_compared(version)]
+
+
+def _asking(version: str) -> list[Experiment]:
     return [
-        *(
-            Experiment(
-                f"{where}/{name}",
-                "evasion",
-                f"{what} on kiosk {version} as the policy serves it",
-                later("evasion.query_plans", "query_of", name, "kiosk", version),
-            )
-            for name, what in plans.items()
-        ),
-        *(
-            Experiment(
-                f"{where}/{name}",
-                "evasion",
-                f"Square on kiosk {version} for {what}",
-                later("evasion.query_plans", "in_turn_of", name, "kiosk", version),
-                seeds=seeds,
-            )
-            for name, what, seeds in (
-                ("square-rotating-1000", "1,000 images in turn, by one account", 3),
-                ("square-rotating-3000", "3,000 images in turn, by one account", 1),
-                ("square-drip", "6 images in turn between 98.5 % innocent questions, by one account", 3),
-            )
-        ),
         Experiment(
-            f"{where}/transfer",
+            f"query/kiosk-{version}/{name}",
+            "evasion",
+            f"{what} on kiosk {version} as the policy serves it",
+            later("evasion.query_plans", "query_of", name, "kiosk", version),
+        )
+        for name, what in PLANS.items()
+    ]
+
+
+def _in_turn(version: str) -> list[Experiment]:
+    return [
+        Experiment(
+            f"query/kiosk-{version}/{name}",
+            "evasion",
+            f"Square on kiosk {version} for {what}",
+            later("evasion.query_plans", "in_turn_of", name, "kiosk", version),
+            seeds=seeds,
+        )
+        for name, what, seeds in (
+            ("square-rotating-1000", "1,000 images in turn, by one account", 3),
+            ("square-rotating-3000", "3,000 images in turn, by one account", 1),
+            ("square-drip", "6 images in turn between 98.5 % innocent questions, by one account", 3),
+        )
+    ]
+
+
+def _transfers(version: str) -> list[Experiment]:
+    return [
+        Experiment(
+            f"query/kiosk-{version}/transfer",
             "evasion",
             f"PGD-40 on a model of the attacker's own, kiosk 1; kiosk {version} is asked once an image",
             later("evasion.transfer", "transfer_of", "1", "kiosk", version),
         ),
         Experiment(
-            f"{where}/transfer-robust",
+            f"query/kiosk-{version}/transfer-robust",
             "evasion",
             f"PGD-40 on a robust network that the attacker taught; kiosk {version} is asked once an image",
             later("evasion.transfer", "robust_transfer_of", "kiosk", version),
         ),
+    ]
+
+
+def _compared(version: str) -> list[Experiment]:
+    """Return what is held against the policy: no screens at all, and other ways to watch."""
+    return [
         *(
             Experiment(
-                f"{where}/{name}/robust",
+                f"query/kiosk-{version}/{name}/robust",
                 "evasion",
-                f"{plans[name]} on kiosk {version} without screens: what the model alone withstands",
+                f"{PLANS[name]} on kiosk {version} without screens: what the model alone withstands",
                 later("evasion.query_plans", "query_of", name, "kiosk", version, False),
             )
-            for name in compared
+            for name in COMPARED
         ),
         *(
             Experiment(
-                f"{where}/{name}/{variant}",
+                f"query/kiosk-{version}/{name}/{variant}",
                 "evasion",
-                f"{plans[name]} on kiosk {version} with another watch: {variant}",
+                f"{PLANS[name]} on kiosk {version} with another watch: {variant}",
                 later("evasion.query_plans", "query_of", name, "kiosk", version, True, variant),
             )
-            for name in compared
-            for variant in variants
+            for name in COMPARED
+            for variant in VARIANTS
         ),
     ]
 

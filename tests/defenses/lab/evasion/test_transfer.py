@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from defenses.lab.attack import Size
-from defenses.lab.evasion.transfer import transfer_of
+from defenses.lab.evasion.transfer import robust_transfer_of, transfer_of
 from defenses.lab.offline import OfflineOracle
 from gateway.cli.init import RELEASE_KEY
 from gateway.lab.models import BundleModel, Rows
@@ -55,3 +55,12 @@ def test_a_model_falls_to_what_was_made_on_itself():
     assert trial.attack == "query/kiosk-1/transfer"
     assert trial.successes == trial.samples == lab.asked
     assert trial.metrics["queries_median"] == 1
+
+
+@pytest.mark.slow
+def test_a_robust_model_of_ones_own_is_taught_and_each_row_asked_once():
+    lab = BareLab()
+    (trial,) = robust_transfer_of("kiosk", "1")(lab, 0)
+    assert trial.attack == "query/kiosk-1/transfer-robust"
+    assert trial.samples == lab.asked > 0
+    assert trial.settings["own_model"] == "a robust one of its own"
