@@ -37,6 +37,7 @@ fi
 home=$(mktemp --directory --tmpdir stockade-compose.XXXXXX)
 export DOCKER_HOST=unix://$home/docker.sock
 export STOCKADE_SITE=$home/site COMPOSE_PROJECT_NAME=stockade-test
+export STOCKADE_OBJECTS_MIN_FREE=1GiB # how full this machine's disk is, is not what is tested
 bridge_was_there=$(test -e /sys/class/net/docker0 && echo yes || true)
 engine=
 clean() {
