@@ -102,7 +102,8 @@ class RecorderProcess:
 
     def kill(self) -> None:
         if self.process.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended meanwhile, and a forked one is waited for by the fork server
+                os.kill(self.pid, signal.SIGKILL)
         self.ended()
 
     def events(self) -> list[dict[str, object]]:
