@@ -6,13 +6,12 @@ Vectorised over the rows of all requests; the steps of `judge_alike` hand each o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -35,8 +34,10 @@ if TYPE_CHECKING:
     from gateway.metering import Metered
     from gateway.outgoing import KeptBack
     from gateway.segmentation.isolation import Isolations
-    from gateway.state import Gateway, ModelRules
+    from gateway.state import Gateway, ModelRules, Offload
     from gateway.watching import Watched
+
+T = TypeVar("T")
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 Starts = np.ndarray[Any, np.dtype[np.intp]]
@@ -63,9 +64,26 @@ class Inferred:
         """Rows of all requests together."""
         return rows_of(self.inputs)
 
+    def part(self, first: int, end: int) -> Inferred:
+        """Return the rows of one request, from `first` to before `end`, with their share of the time."""
+        inputs, outputs = (
+            {name: values[first:end] for name, values in tensors.items()} for tensors in (self.inputs, self.outputs)
+        )
+        return Inferred(inputs, np.zeros(1, np.intp), outputs, self.took_ns * (end - first) // self.rows)
 
-Part = tuple[Sequence[Item], Callable[[], Inferred]]
-"""Requests that were run together, and what returns, or raises, what the model gave for them."""
+
+class Batch(NamedTuple):
+    """Requests under the same rules, and what the model gave for them."""
+
+    items: Sequence[Item]
+    rules: ModelRules
+    inferred: Inferred
+
+    def by_request(self) -> Iterator[Batch]:
+        """Yield each request alone, with what the model gave for it among the others."""
+        ends = [*self.inferred.starts[1:].tolist(), self.inferred.rows]
+        for item, first, end in zip(self.items, self.inferred.starts.tolist(), ends, strict=True):
+            yield Batch([item], self.rules, self.inferred.part(first, end))
 
 
 def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
@@ -74,87 +92,76 @@ def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
     wanted = [item for item in items if still_wanted(item, taken_ns, gw.isolations)]
     served = items[0].rules.served
     batch_id = served.counters.next_batch()
-    groups = [(rules, list(alike)) for rules, alike in groupby(wanted, key=attrgetter("rules"))]
     offload = served.offload
-    if offload is None or len(groups) != 1 or sum(item.request.rows for item in wanted) < offload.rows_min:
-        for rules, alike in groups:
-            answer_alike(alike, rules, batch_id, gw)
+
+    def infer() -> list[Batch]:
+        groups = [list(alike) for _, alike in groupby(wanted, key=attrgetter("rules"))]
+        return [batch for alike in groups for batch in infer_alike(alike, batch_id, gw)]
+
+    def judge(batches: list[Batch]) -> None:
+        left = [batch for batch in batches if not judged(batch, gw)]
+        if left and offload is not None:
+            in_thread(offload, items, partial(judge_each, left, gw), lambda _: settle(items, taken_ns, gw))
+            return
+        judge_each(left, gw)
         settle(items, taken_ns, gw)
-        return
-    [(rules, alike)] = groups
 
-    def rest(inferring: Future[list[Part]]) -> None:
-        for part, inferred in inferring.result():
-            answer_alike(part, rules, batch_id, gw, inferred)
-        settle(items, taken_ns, gw)
-
-    inferring = served.pool.submit(infer_in_parts, alike, rules, gw)
-    inferring.add_done_callback(lambda done: offload.resume(items, partial(rest, done)))
+    if offload is None or sum(item.request.rows for item in wanted) < offload.rows_min:
+        judge(infer())
+    else:
+        in_thread(offload, items, infer, judge)
 
 
-def answer_alike(
-    items: Sequence[Item],
-    rules: ModelRules,
-    batch_id: int,
-    gw: Gateway,
-    inferred: Callable[[], Inferred] | None = None,
-) -> None:
-    """Answer requests for one model under one version of the policy; when that fails for several, each alone.
+def in_thread(offload: Offload, items: Sequence[Item], work: Callable[[], T], then: Callable[[T], None]) -> None:
+    """Do `work` in the model's thread, and `then` go on with what came of it; what either raises fails the batch."""
+    working = items[0].rules.served.pool.submit(work)
+    working.add_done_callback(lambda done: offload.resume(items, lambda: then(done.result())))
 
-    `inferred` returns, or raises, what inference in another thread gave.
+
+def infer_alike(items: Sequence[Item], batch_id: int, gw: Gateway) -> list[Batch]:
+    """Run the model for requests under one version of the policy; when that fails for several, for each alone.
+
+    In any thread. A request for which the model gave nothing is in no batch, and has its outcome.
     """
-    inferred = inferred or partial(infer_alike, items, rules, gw)
+    rules = items[0].rules
+    inputs, starts = stack(items)
+    began_ns = gw.clock_ns()
     try:
-        outcomes = judge_alike(Batch(batch_id, items, rules, inferred()), gw)
+        outputs = rules.served.engine.infer(inputs)
     except (BackendUnavailable, BackendTimedOut) as problem:
         log_failure(gw.log, items[0].record.id, problem)
         for item in items:
             item.outcome = backend_refusal(problem)
+        return []
     except Exception as problem:  # noqa: BLE001  an engine may be anybody's; alone, each request meets its own fault
-        if len(items) == 1:
-            items[0].outcome = problem if isinstance(problem, errors.Refusal) else model_error(problem, items[0], gw)
-            return
-        for item in items:
-            answer_alike([item], rules, batch_id, gw)
-    else:
-        for item, outcome in zip(items, outcomes, strict=True):
-            item.outcome = outcome
+        if len(items) > 1:
+            return [batch for item in items for batch in infer_alike([item], batch_id, gw)]
+        items[0].outcome = refusal_of(problem, items[0], gw)
+        return []
+    batch = Batch(items, rules, Inferred(inputs, starts, outputs, gw.clock_ns() - began_ns))
+    for position, item in enumerate(items):
+        item.record.batch(batch_id, position, len(items), batch.inferred.rows)
+    return [batch]
 
 
-def infer_alike(items: Sequence[Item], rules: ModelRules, gw: Gateway) -> Inferred:
-    """Run the model for these requests, in any thread."""
-    inputs, starts = stack(items)
-    began_ns = gw.clock_ns()
-    outputs = rules.served.engine.infer(inputs)
-    return Inferred(inputs, starts, outputs, gw.clock_ns() - began_ns)
-
-
-def infer_in_parts(items: Sequence[Item], rules: ModelRules, gw: Gateway) -> list[Part]:
-    """Run the model for these requests, in a thread; when it fails for several, for each alone: the loop must not."""
-    together = attempt(items, rules, gw)
-    problem = together.exception()
-    if len(items) == 1 or problem is None or isinstance(problem, BackendUnavailable | BackendTimedOut):
-        return [(items, together.result)]
-    return [([item], attempt([item], rules, gw).result) for item in items]
-
-
-def attempt(items: Sequence[Item], rules: ModelRules, gw: Gateway) -> Future[Inferred]:
-    """Run the model for these requests, and keep what it raises."""
-    done: Future[Inferred] = Future()
+def judged(batch: Batch, gw: Gateway) -> bool:
+    """Judge what was inferred, and say whether its requests have their outcomes now: one that is alone always has."""
     try:
-        done.set_result(infer_alike(items, rules, gw))
-    except Exception as problem:  # noqa: BLE001  as above
-        done.set_exception(problem)
-    return done
+        outcomes = judge_alike(batch, gw)
+    except Exception as problem:  # noqa: BLE001  it may be one request's fault, and is all the others' then
+        if len(batch.items) > 1:
+            return False
+        outcomes = [refusal_of(problem, batch.items[0], gw)]
+    for item, outcome in zip(batch.items, outcomes, strict=True):
+        item.outcome = outcome
+    return True
 
 
-class Batch(NamedTuple):
-    """Requests that were run together under the same rules, and what the model gave for them."""
-
-    id: int
-    items: Sequence[Item]
-    rules: ModelRules
-    inferred: Inferred
+def judge_each(batches: Sequence[Batch], gw: Gateway) -> None:
+    """Judge each request of batches that cannot be judged as a whole, by what the model gave for it. In any thread."""
+    for batch in batches:
+        for alone in batch.by_request():
+            judged(alone, gw)
 
 
 class Screened(NamedTuple):
@@ -190,7 +197,7 @@ def judge_alike(batch: Batch, gw: Gateway) -> list[Answer | errors.Refusal]:
 
 def screen_alike(batch: Batch, now_ns: int) -> Screened:
     """Let everything that watches look at a batch, and decide."""
-    _, items, rules, inferred = batch
+    items, rules, inferred = batch
     outputs, starts = inferred.outputs, inferred.starts
     watched = watch(items, rules, inferred, now_ns)
     judgement = judge(rules, inferred.inputs, outputs, starts, inferred.rows, watched=watched)
@@ -201,7 +208,7 @@ def screen_alike(batch: Batch, now_ns: int) -> Screened:
 
 def harden_alike(batch: Batch, screened: Screened) -> Leaving:
     """Return the outputs as they may leave, and the replies made of them."""
-    _, items, rules, inferred = batch
+    items, rules, inferred = batch
     row_actions = screened.judgement.row_actions
     given = with_earlier(inferred.outputs, screened.watched, screened.again)
     allowed, kept_back = within(given, rules, inferred.rows)
@@ -214,7 +221,7 @@ def harden_alike(batch: Batch, screened: Screened) -> Leaving:
 
 def note_batch(batch: Batch, screened: Screened, leaving: Leaving, stages: dict[str, int], gw: Gateway) -> None:
     """Tell all who count, remember or compare that a batch has run."""
-    _, items, rules, inferred = batch
+    items, rules, inferred = batch
     outputs, judgement = inferred.outputs, screened.judgement
     rules.served.counters.ran(gw.wall_ns(), inferred.rows, stages)
     see(items, outputs, rules)
@@ -229,11 +236,10 @@ def note_batch(batch: Batch, screened: Screened, leaving: Leaving, stages: dict[
 def note_requests(batch: Batch, screened: Screened, leaving: Leaving, stages: dict[str, int]) -> None:
     """Write what became of each request into its record."""
     items, inferred = batch.items, batch.inferred
-    metered, kept_back, rows = screened.metered, leaving.kept_back, inferred.rows
+    metered, kept_back = screened.metered, leaving.kept_back
     kept_json = [None] * len(items) if kept_back is None else kept_back.by_request(inferred.starts)
     for position, item in enumerate(items):
         record = item.record
-        record.batch(batch.id, position, len(items), rows)
         record.judged(screened.judgement, position)
         record.output_json = kept_json[position]
         record.budget_json = None if metered is None else metered.budget_json(position)
@@ -268,8 +274,10 @@ def encoded(items: Sequence[Item], rules: ModelRules, shown: Tensors) -> list[by
     )
 
 
-def model_error(problem: Exception, item: Item, gw: Gateway) -> errors.ModelError:
+def refusal_of(problem: Exception, item: Item, gw: Gateway) -> errors.Refusal:
     """Return what the caller is told of a fault of the model or of our own; the log says where it was."""
+    if isinstance(problem, errors.Refusal):
+        return problem
     log_failure(gw.log, item.record.id, problem)
     return errors.ModelError()
 

@@ -9,7 +9,7 @@ Rules:
 - After the model ran each row is charged, and rows beyond the first step tell the likeliest class alone. A request
   that runs into the end of the budget half way is refused as a whole.
 - What a screen refuses is charged too: it was looked at.
-- A request is charged once, however often its batch is tried.
+- A request is charged once, however often it is judged.
 - Accounts that the watch holds for one are one account here.
 - In shadow all of it is charged and recorded, and nothing is done.
 - The accounts are this process's. With several workers a caller has as many budgets as he has connections to different

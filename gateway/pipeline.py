@@ -10,8 +10,9 @@
 Rules:
 - Every way out raises a refusal of `gateway.errors` or settles the item's future: nothing else tells the outcome.
 - The batch owns the record of every item it was given (`record.claimed`), also of those it refuses or drops.
-- A bad row never hurts its neighbours: when a run of several requests fails, each is run alone. Not when who runs the
-  model is gone or silent: that is no request's fault and would only be waited for again.
+- A bad row never hurts its neighbours: when a run of several requests fails, each is run alone, and what cannot be
+  judged together is judged request by request, without another run. Not when who runs the model is gone or silent:
+  that is no request's fault and would only be waited for again.
 - Nothing here reads a clock or draws a number that is not handed in through `Gateway`.
 """
 

@@ -5,7 +5,7 @@ the policy's `watch`. One object a model version and process; it outlives reload
 
 Rules:
 - Every row that reached the model is remembered, whatever becomes of it: what is refused is evidence too.
-- A request is looked at once, however often its batch is tried.
+- A request is looked at once, however often it is judged.
 - A row that is answered with an earlier answer carries nothing of its own: outputs of which the earlier ones are not
   kept (latents) are zero in it.
 - In shadow all of it is recorded and nothing is done.
@@ -174,7 +174,7 @@ class Watched:
 def watch(items: Sequence[Item], rules: ModelRules, inferred: Inferred, now_ns: int) -> Watched | None:
     """Have the watch look at a batch, where the policy has one. A watch that cannot look fails closed.
 
-    A request that was looked at before, in a batch that failed behind this, is tried alone, and not looked at again.
+    A request that was looked at before, in a batch that failed behind this, is judged alone, and not looked at again.
     """
     watching = rules.served.watching
     if rules.watch is None or watching is None:

@@ -175,6 +175,17 @@ def poisoned(rows: int = 1) -> np.ndarray[Any, Any]:
     return images
 
 
+def alone_only(encoded: Callable[..., Any]) -> Callable[..., Any]:
+    """What encodes a request that is alone, and breaks on several."""
+
+    def stumbling(items: Sequence[Any], *more: Any) -> Any:
+        if len(items) > 1:
+            raise RuntimeError("several")
+        return encoded(items, *more)
+
+    return stumbling
+
+
 def tiny_body(images: Any, **fields: Any) -> bytes:
     return infer_body(images, model="tiny", **fields)
 

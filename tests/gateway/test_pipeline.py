@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import gateway.batch
+from gateway import errors
 from gateway.models.models import retire
 from gateway.policy.policy import load_policy
 from tests.e2e.site import Site
@@ -303,6 +304,38 @@ async def test_who_breaks_the_model_in_its_thread_fails_alone_and_the_loop_runs_
     assert replies[3].output("energy") == pytest.approx(0.3)
     assert looped.engine.batches == [4, 6, 2, 2, 2]
     assert threading.get_ident() not in looped.engine.threads
+
+
+async def test_a_batch_that_cannot_be_judged_as_a_whole_is_judged_request_by_request_in_the_thread(looped, monkeypatch):
+    """The model runs once; each caller gets what it gave for his rows, and who cannot be judged fails alone."""
+    judging = []
+    judge = gateway.batch.judge_alike
+
+    def stumbling(batch, gw):
+        judging.append((threading.get_ident(), batch.inferred.rows))
+        if (batch.inferred.outputs["energy"] == np.float32(0.25)).any():
+            raise errors.ScreenUnavailable
+        return judge(batch, gw)
+
+    monkeypatch.setattr(gateway.batch, "judge_alike", stumbling)
+    looped.engine.go.clear()
+    looped.engine.threads.clear()
+    first = looped.infer(tiny_body(image(0.5, 4)))
+    await asyncio.to_thread(looped.engine.entered.acquire)
+    sent = [(0.1, 1), (0.2, 3), (0.25, 2), (0.3, 2)]
+    calls = [looped.infer(tiny_body(image(value, rows))) for value, rows in sent]
+    await queued(looped, 8)
+    looped.engine.go.set()
+    replies = [await ended(call) for call in (first, *calls)]
+    assert [reply.reason for reply in replies] == ["OK", "OK", "OK", "SCREEN_UNAVAILABLE", "OK"]
+    for (value, rows), reply in zip(sent, replies[1:], strict=True):
+        if reply.reason == "OK":
+            np.testing.assert_allclose(reply.output("energy"), [value] * rows, rtol=0, atol=TOLERANCE)
+    assert looped.engine.batches == [4, 8]
+    assert [rows for _, rows in judging] == [4, 8, 1, 3, 2, 2]
+    assert {thread for thread, _ in judging[2:]} == looped.engine.threads, "the loop went on meanwhile"
+    ran = [looped.sink.records(id=reply.request_id)[0]["batch"] for reply in replies[1:]]
+    assert [(batch["position"], batch["size"], batch["rows"]) for batch in ran] == [(n, 4, 8) for n in range(4)]
 
 
 async def test_what_fails_behind_the_model_holds_up_nobody(looped, monkeypatch):
