@@ -24,6 +24,8 @@ PLANS = {
     "fresh": "FRESH: independent blocks at the edge of the ball",
     "fresh-wide": "FRESH, asking outside the ball, at 0.16",
     "fresh-wider": "FRESH, asking outside the ball, at 0.25",
+    "square-patches": "Square, each question behind two patches at new places",
+    "fresh-patches": "FRESH, each question behind two patches at new places",
     "oars-nes": "NES under OARS, which sees where screens act",
     "oars-square": "Square under OARS, which sees where screens act",
     "oars-nes-leaks": "NES under OARS, with what leaks",

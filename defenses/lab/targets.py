@@ -50,6 +50,8 @@ def _by_asking() -> tuple[Target, ...]:
     long |= {"zoo": "ZOO", "sign-opt": "SignOPT"}
     short = {
         "fresh": "FRESH in 1,000 questions",
+        "square-patches": "Square behind patches in 1,000 questions",
+        "fresh-patches": "FRESH behind patches in 1,000 questions",
         "oars-nes": "OARS (NES) in 1,000 questions",
         "oars-square": "OARS (Square) in 1,000 questions",
         "square-sybils-ten-tenants": "Square by 10 Sybils in ten tenants in 1,000 questions",

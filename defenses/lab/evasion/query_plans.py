@@ -9,6 +9,7 @@ from typing import Final
 from defenses.lab.attack import Lab, Sample, Trial
 from defenses.lab.evasion.fresh import Fresh
 from defenses.lab.evasion.oars import OarsNes, OarsSquare
+from defenses.lab.evasion.patches import Patched
 from defenses.lab.evasion.query import Attacker, Search, Searching
 from defenses.lab.evasion.query_art import ArtQueries
 from defenses.lab.evasion.query_scores import Nes, square
@@ -57,6 +58,8 @@ def _all() -> list[Plan]:
         fresh,
         _plan("fresh-wide", Fresh(reach=0.16, rounds=2, asks=False), SHORT),
         _plan("fresh-wider", Fresh(reach=0.25, rounds=2, asks=False), SHORT),
+        _plan("square-patches", Patched(square, side=4, by=0.45), SHORT),
+        _plan("fresh-patches", Patched(Fresh(rounds=8), side=5, by=0.6), SHORT),
         *perfect,
         _plan("oars-nes-leaks", OarsNes(perfect=False), SHORT),
         _plan("oars-nes-blocks-leaks", OarsNes(perfect=False, block=4), SHORT),
