@@ -6,8 +6,7 @@ Vectorised over the rows of all requests; the steps of `judge_alike` hand each o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -17,8 +16,8 @@ import numpy as np
 
 from defenses.policy import Action
 from gateway import codec, errors
-from gateway.exits import log_failure
 from gateway.feedback.answers import see
+from gateway.inference import infer_alike, refusal_of
 from gateway.judgement import DECISIONS, judge, soften
 from gateway.metering import budget_spent, meter
 from gateway.outgoing import emptied, within
@@ -27,9 +26,9 @@ from gateway.rotation import turned
 from gateway.settlement import settle
 from gateway.state import Answer, Item
 from gateway.watching import cooling_down, given_again, top_class_only, watch, with_earlier
-from serving.errors import BackendTimedOut, BackendUnavailable
 
 if TYPE_CHECKING:
+    from gateway.inference import Batch, Tensors
     from gateway.judgement import Judgement
     from gateway.metering import Metered
     from gateway.outgoing import KeptBack
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Tensors = Mapping[str, np.ndarray[Any, Any]]
-Starts = np.ndarray[Any, np.dtype[np.intp]]
 NO_SCORES = np.empty(0)
 SOFTENED = {Action.NEIGHBOUR: Action.HARDEN, Action.PROOF_OF_WORK: Action.HARDEN}
 """What comes of a step that asks for more: an answer of its own, and a proof that was taken at the door."""
@@ -48,42 +45,6 @@ GIVEN = tuple(DECISIONS[SOFTENED.get(action, action)] for action in Action)
 """What was done to an answer, as the record says it, by the action."""
 GIVEN_AGAIN = tuple(DECISIONS[Action.NEIGHBOUR if action < Action.TOP1 else action] for action in Action)
 """The same where the caller got an earlier answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Inferred:
-    """Rows with what the model said of them, and how long it took. `starts` holds the first row of each request."""
-
-    inputs: Tensors
-    starts: Starts
-    outputs: Tensors
-    took_ns: int
-
-    @property
-    def rows(self) -> int:
-        """Rows of all requests together."""
-        return rows_of(self.inputs)
-
-    def part(self, first: int, end: int) -> Inferred:
-        """Return the rows of one request, from `first` to before `end`, with their share of the time."""
-        inputs, outputs = (
-            {name: values[first:end] for name, values in tensors.items()} for tensors in (self.inputs, self.outputs)
-        )
-        return Inferred(inputs, np.zeros(1, np.intp), outputs, self.took_ns * (end - first) // self.rows)
-
-
-class Batch(NamedTuple):
-    """Requests under the same rules, and what the model gave for them."""
-
-    items: Sequence[Item]
-    rules: ModelRules
-    inferred: Inferred
-
-    def by_request(self) -> Iterator[Batch]:
-        """Yield each request alone, with what the model gave for it among the others."""
-        ends = [*self.inferred.starts[1:].tolist(), self.inferred.rows]
-        for item, first, end in zip(self.items, self.inferred.starts.tolist(), ends, strict=True):
-            yield Batch([item], self.rules, self.inferred.part(first, end))
 
 
 def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
@@ -116,32 +77,6 @@ def in_thread(offload: Offload, items: Sequence[Item], work: Callable[[], T], th
     """Do `work` in the model's thread, and `then` go on with what came of it; what either raises fails the batch."""
     working = items[0].rules.served.pool.submit(work)
     working.add_done_callback(lambda done: offload.resume(items, lambda: then(done.result())))
-
-
-def infer_alike(items: Sequence[Item], batch_id: int, gw: Gateway) -> list[Batch]:
-    """Run the model for requests under one version of the policy; when that fails for several, for each alone.
-
-    In any thread. A request for which the model gave nothing is in no batch, and has its outcome.
-    """
-    rules = items[0].rules
-    inputs, starts = stack(items)
-    began_ns = gw.clock_ns()
-    try:
-        outputs = rules.served.engine.infer(inputs)
-    except (BackendUnavailable, BackendTimedOut) as problem:
-        log_failure(gw.log, items[0].record.id, problem)
-        for item in items:
-            item.outcome = backend_refusal(problem)
-        return []
-    except Exception as problem:  # noqa: BLE001  an engine may be anybody's; alone, each request meets its own fault
-        if len(items) > 1:
-            return [batch for item in items for batch in infer_alike([item], batch_id, gw)]
-        items[0].outcome = refusal_of(problem, items[0], gw)
-        return []
-    batch = Batch(items, rules, Inferred(inputs, starts, outputs, gw.clock_ns() - began_ns))
-    for position, item in enumerate(items):
-        item.record.batch(batch_id, position, len(items), batch.inferred.rows)
-    return [batch]
 
 
 def judged(batch: Batch, gw: Gateway) -> bool:
@@ -274,19 +209,6 @@ def encoded(items: Sequence[Item], rules: ModelRules, shown: Tensors) -> list[by
     )
 
 
-def refusal_of(problem: Exception, item: Item, gw: Gateway) -> errors.Refusal:
-    """Return what the caller is told of a fault of the model or of our own; the log says where it was."""
-    if isinstance(problem, errors.Refusal):
-        return problem
-    log_failure(gw.log, item.record.id, problem)
-    return errors.ModelError()
-
-
-def backend_refusal(problem: BackendUnavailable | BackendTimedOut) -> errors.Refusal:
-    """Return what the caller is told when who runs the model gave no answer."""
-    return errors.BackendTimedOut() if isinstance(problem, BackendTimedOut) else errors.BackendUnavailable()
-
-
 def outcome_of(
     action: int, sound: bool, body: bytes, rules: ModelRules, *, repeated: bool = False
 ) -> Answer | errors.Refusal:
@@ -311,22 +233,6 @@ def still_wanted(item: Item, now_ns: int, isolations: Isolations) -> bool:
     elif isolations.of(item.record.caller(), item.record.time_ns) is not None:
         item.outcome = errors.Isolated()
     return item.outcome is None
-
-
-def stack(items: Sequence[Item]) -> tuple[Tensors, Starts]:
-    """Return the inputs of all items row on row, and the first row of each item."""
-    if len(items) == 1:
-        return items[0].request.inputs, np.zeros(1, np.intp)
-    names = items[0].request.inputs
-    inputs = {name: np.concatenate([item.request.inputs[name] for item in items]) for name in names}
-    starts = np.zeros(len(items), np.intp)
-    np.cumsum([item.request.rows for item in items[:-1]], out=starts[1:])
-    return inputs, starts
-
-
-def rows_of(inputs: Tensors) -> int:
-    """Return the number of rows of a batch."""
-    return len(next(iter(inputs.values())))
 
 
 def scores_of(outputs: Mapping[str, Any], prediction: str | None) -> np.ndarray[Any, Any]:

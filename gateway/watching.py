@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from defenses.steps import Standing
     from defenses.watch import Observed, Watch
-    from gateway.batch import Inferred
+    from gateway.inference import Inferred
     from gateway.record import Record
     from gateway.state import Item, ModelRules, WatchRules
 
