@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway.bench.peers import PEERS, default_root
 from gateway.cli.arguments import seconds, whole
-from gateway.cli.audit_arguments import reaching_stores
+from gateway.cli.log_arguments import reaching_stores
 
 __all__ = ["add_verbs"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli.arguments import whole
-from gateway.cli.audit_arguments import A_REPLICA, log_place, reaching_stores
+from gateway.cli.log_arguments import A_REPLICA, log_place, reaching_stores
 from gateway.cli.verbs import lazy, verb
 
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ def run_policy_reload(options: argparse.Namespace) -> int:
 
 
 def add_keys(verbs: Any) -> None:
-    from gateway.cli import audit_arguments
+    from gateway.cli import witness_arguments
     from gateway.registry import arguments as registry_arguments
 
     keys = group(verbs, "keys", "API keys, and the keys of approvers, logs and witnesses")
@@ -92,7 +92,7 @@ def add_keys(verbs: Any) -> None:
     log = verb(keys, "log", run_keys_log, "make the key of a new audit log; prints its public half")
     log.add_argument("origin", metavar="ORIGIN", help="the log's name, such as example.org/gateway-1; never used twice")
     log.add_argument("--out", type=Path, required=True, help="file for the key, mode 0600; a .vkey is put beside it")
-    for each in (add, log, audit_arguments.add_key_verb(keys)):
+    for each in (add, log, witness_arguments.add_key_verb(keys)):
         each.add_argument("--json", action="store_true", help="print what was made as JSON, never the key itself")
 
 

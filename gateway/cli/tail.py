@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-    from gateway.cli.audit_arguments import Match
+    from gateway.cli.log_arguments import Match
 
 LOOK_EVERY_S = 1.0
 COLOURS = {"served": "green", "refused": "yellow", "failed": "red", "outcome-unknown": "red"}

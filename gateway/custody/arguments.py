@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.cli.arguments import whole
-from gateway.cli.audit_arguments import which_epoch
+from gateway.cli.log_arguments import which_epoch
 from gateway.cli.verbs import named, reaching, reason, verb
 
 __all__ = ["add_verbs"]

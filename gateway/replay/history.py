@@ -17,7 +17,7 @@ from ops.audit.entry import check
 from ops.audit.schemas import OutcomeUnknown, Recover, Request
 
 if TYPE_CHECKING:
-    from gateway.cli.audit_arguments import Match
+    from gateway.cli.log_arguments import Match
 
 __all__ = ["History", "Recorded", "Scope", "TooMany"]
 
