@@ -38,25 +38,35 @@ def share(text: str) -> float:
 
 def add_verbs(models: Any) -> None:
     """Add the verbs to `stockade models`."""
-    listed = verb(
-        models, "list", named(HERE, "list"), "show versions, their state, and by whose word they may be served"
-    )
-    evaluate = verb(
-        models, "evaluate", named(HERE, "evaluate"), "measure a version on labelled data, for its approvers"
-    )
-    approve = verb(models, "approve", named(HERE, "approve"), "sign that a version may be served")
-    promote = verb(models, "promote", named(HERE, "promote"), "write the policy that puts a version in force")
-    rollback = verb(models, "rollback", named(HERE, "rollback"), "write the policy that goes back to a version")
-    diff = verb(models, "diff", named(HERE, "diff"), "show manifests, metrics and gates of two versions side by side")
-    sign = verb(models, "sign", named(HERE, "sign"), "sign bundles as they lie there: only their signature changes")
-    for each in (listed, approve, promote, rollback, diff):
-        each.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
-    for each in (approve, promote):
-        each.add_argument("version", metavar="NAME/VERSION", help="such as kiosk/2")
-    rollback.add_argument("version", metavar="NAME[/VERSION]", help="default: end a release; else what it replaced")
-    diff.add_argument("model", metavar="NAME")
-    diff.add_argument("one", metavar="VERSION")
-    diff.add_argument("other", metavar="VERSION")
+    for add in (
+        add_list,
+        add_evaluate,
+        add_diff,
+        add_sign,
+        add_prototypes,
+        add_inspect,
+        add_wrap,
+        add_export,
+        add_adopt,
+    ):
+        add(models).add_argument("--json", action="store_true", help="print JSON")
+    for change in (add_approve, add_promote, add_rollback):
+        change(models)
+    reaching(verb(models, "compare", lazy("gateway.release.verbs"), "show how the versions of models under release do"))
+
+
+def add_list(models: Any) -> argparse.ArgumentParser:
+    """Add `stockade models list`."""
+    text = "show versions, their state, and by whose word they may be served"
+    listed = verb(models, "list", named(HERE, "list"), text)
+    configured(listed)
+    return listed
+
+
+def add_evaluate(models: Any) -> argparse.ArgumentParser:
+    """Add `stockade models evaluate`."""
+    text = "measure a version on labelled data, for its approvers"
+    evaluate = verb(models, "evaluate", named(HERE, "evaluate"), text)
     evaluate.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/2")
     evaluate.add_argument(
         "--data", type=Path, metavar="FILE", help="safetensors with inputs and labels (default: its test set)"
@@ -68,28 +78,28 @@ def add_verbs(models: Any) -> None:
         "--seed", type=whole(0, SEED_MAX), default=0, help="which rows are attacked, and how (default: 0)"
     )
     evaluate.add_argument("--replace", action="store_true", help="in place of an evaluation that somebody has signed")
-    sign.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="a bundle, such as bundles/kiosk/2")
-    add_prototypes(
-        verb(models, "prototypes", named(HERE, "prototypes"), "write a version that can name nearest prototypes")
-    )
-    signing_key(sign)
-    add_inspect(
-        verb(models, "inspect", named(HERE, "inspect"), "look for a backdoor in a bundle; exit 1: it is refused")
-    )
-    add_wrap(verb(models, "wrap", named(HERE, "wrap"), "write the bundle of an ONNX model, calibrated on a sample"))
-    export = verb(
-        models, "export", named(HERE, "export"), "write a bundle's model as plain ONNX, for Triton or for MLflow"
-    )
-    export.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/1")
-    export.add_argument("--layout", choices=("onnx", "triton", "mlflow"), required=True, help="how it is written")
-    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="where; Triton: the model repository")
-    export.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
+    return evaluate
+
+
+def add_approve(models: Any) -> None:
+    """Add `stockade models approve`."""
+    approve = verb(models, "approve", named(HERE, "approve"), "sign that a version may be served")
+    configured(approve)
+    approve.add_argument("version", metavar="NAME/VERSION", help="such as kiosk/2")
     approve.add_argument("--as", dest="approver", required=True, metavar="NAME", help="your name in `approvers`")
     approve.add_argument("--key", type=Path, required=True, metavar="FILE", help="your private key, Ed25519 in PEM")
     approve.add_argument("--data", type=Path, metavar="FILE", help="measure again on it first; refuse what differs")
     approve.add_argument("--override", metavar="REASON", help="let it pass although a gate does not; recorded")
+
+
+def add_promote(models: Any) -> None:
+    """Add `stockade models promote`."""
+    promote = verb(models, "promote", named(HERE, "promote"), "write the policy that puts a version in force")
+    configured(promote)
+    promote.add_argument("version", metavar="NAME/VERSION", help="such as kiosk/2")
     way = promote.add_mutually_exclusive_group()
     way.add_argument("--canary", action="store_true", help="step by step: 1, 10, 50, 100 %% of the principals")
+    way.add_argument("--shadow", type=share, metavar="RATE", help="beside the version in `serve`, on this share")
     promote.add_argument(
         "--min-labels",
         type=whole(0, LABELS_MAX),
@@ -97,18 +107,40 @@ def add_verbs(models: Any) -> None:
         metavar="N",
         help="with --canary: not for good before that many trusted labels of its answers have come (default: 0)",
     )
-    way.add_argument("--shadow", type=share, metavar="RATE", help="beside the version in `serve`, on this share")
-    for each in (promote, rollback):
-        each.add_argument("--key", type=Path, metavar="FILE", help="sign with this key (default: sign it yourself)")
-    for each in (listed, evaluate, diff, sign, export):
-        each.add_argument("--json", action="store_true", help="print JSON")
-    reaching(verb(models, "compare", lazy("gateway.release.verbs"), "show how the versions of models under release do"))
-    text = "write the signed bundle of a model that another server runs"
-    add_adopt(verb(models, "adopt", lazy("gateway.registry.adopt_view"), text))
+    policy_key(promote)
 
 
-def add_prototypes(prototypes: argparse.ArgumentParser) -> None:
-    """Add the arguments of `stockade models prototypes`."""
+def add_rollback(models: Any) -> None:
+    """Add `stockade models rollback`."""
+    rollback = verb(models, "rollback", named(HERE, "rollback"), "write the policy that goes back to a version")
+    configured(rollback)
+    rollback.add_argument("version", metavar="NAME[/VERSION]", help="default: end a release; else what it replaced")
+    policy_key(rollback)
+
+
+def add_diff(models: Any) -> argparse.ArgumentParser:
+    """Add `stockade models diff`."""
+    diff = verb(models, "diff", named(HERE, "diff"), "show manifests, metrics and gates of two versions side by side")
+    configured(diff)
+    diff.add_argument("model", metavar="NAME")
+    diff.add_argument("one", metavar="VERSION")
+    diff.add_argument("other", metavar="VERSION")
+    return diff
+
+
+def add_sign(models: Any) -> argparse.ArgumentParser:
+    """Add `stockade models sign`."""
+    sign = verb(models, "sign", named(HERE, "sign"), "sign bundles as they lie there: only their signature changes")
+    sign.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="a bundle, such as bundles/kiosk/2")
+    signing_key(sign)
+    return sign
+
+
+def add_prototypes(models: Any) -> argparse.ArgumentParser:
+    """Add `stockade models prototypes`."""
+    prototypes = verb(
+        models, "prototypes", named(HERE, "prototypes"), "write a version that can name nearest prototypes"
+    )
     prototypes.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/1")
     prototypes.add_argument(
         "--data", type=Path, required=True, metavar="FILE", help="safetensors with inputs and labels that may be shown"
@@ -123,13 +155,14 @@ def add_prototypes(prototypes: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"{text} (default: {default})",
         )
-    prototypes.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
+    trusted_key(prototypes)
     signing_key(prototypes)
-    prototypes.add_argument("--json", action="store_true", help="print JSON")
+    return prototypes
 
 
-def add_inspect(inspect: argparse.ArgumentParser) -> None:
-    """Add the arguments of `stockade models inspect`."""
+def add_inspect(models: Any) -> argparse.ArgumentParser:
+    """Add `stockade models inspect`."""
+    inspect = verb(models, "inspect", named(HERE, "inspect"), "look for a backdoor in a bundle; exit 1: it is refused")
     inspect.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/1")
     inspect.add_argument(
         "--data", type=Path, required=True, metavar="FILE", help="safetensors: clean rows with labels, by input"
@@ -137,12 +170,13 @@ def add_inspect(inspect: argparse.ArgumentParser) -> None:
     inspect.add_argument(
         "--seed", type=whole(0, SEED_MAX), default=0, help="which rows and noise are taken (default: 0)"
     )
-    inspect.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
-    inspect.add_argument("--json", action="store_true", help="print JSON")
+    trusted_key(inspect)
+    return inspect
 
 
-def add_wrap(wrap: argparse.ArgumentParser) -> None:
-    """Add the arguments of `stockade models wrap`."""
+def add_wrap(models: Any) -> argparse.ArgumentParser:
+    """Add `stockade models wrap`."""
+    wrap = verb(models, "wrap", named(HERE, "wrap"), "write the bundle of an ONNX model, calibrated on a sample")
     wrap.add_argument(
         "source",
         type=Path,
@@ -159,11 +193,28 @@ def add_wrap(wrap: argparse.ArgumentParser) -> None:
     wrap.add_argument("--classes", default="", metavar="A,B,…", help="class names (default: as the layout says)")
     wrap.add_argument("--seed", type=whole(0, SEED_MAX), default=0, help="which rows fit and calibrate (default: 0)")
     signing_key(wrap)
-    wrap.add_argument("--json", action="store_true", help="print JSON")
+    return wrap
 
 
-def add_adopt(adopt: argparse.ArgumentParser) -> None:
-    """Add the arguments of `stockade models adopt`."""
+def add_export(models: Any) -> argparse.ArgumentParser:
+    """Add `stockade models export`."""
+    text = "write a bundle's model as plain ONNX, for Triton or for MLflow"
+    export = verb(models, "export", named(HERE, "export"), text)
+    export.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/1")
+    export.add_argument("--layout", choices=("onnx", "triton", "mlflow"), required=True, help="how it is written")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="where; Triton: the model repository")
+    trusted_key(export)
+    return export
+
+
+def add_adopt(models: Any) -> argparse.ArgumentParser:
+    """Add `stockade models adopt`."""
+    adopt = verb(
+        models,
+        "adopt",
+        lazy("gateway.registry.adopt_view"),
+        "write the signed bundle of a model that another server runs",
+    )
     adopt.add_argument("--server", required=True, metavar="ADDRESS", help="its gRPC port, such as 127.0.0.1:8081")
     adopt.add_argument("--model", required=True, metavar="NAME", help="what the model is called there")
     adopt.add_argument("--version", default="", metavar="V", help="its version there (default: the only one)")
@@ -181,7 +232,22 @@ def add_adopt(adopt: argparse.ArgumentParser) -> None:
     adopt.add_argument("--key", type=Path, metavar="FILE", help="its private key, PEM")
     adopt.add_argument("--token", type=Path, metavar="FILE", help="a file with a bearer token")
     adopt.add_argument("--unsafe-plaintext", action="store_true", help="ask another machine without TLS")
-    adopt.add_argument("--json", action="store_true", help="print the result as JSON")
+    return adopt
+
+
+def configured(parser: argparse.ArgumentParser) -> None:
+    """Add the configuration of the gateway that it is about."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
+
+
+def policy_key(parser: argparse.ArgumentParser) -> None:
+    """Add the key that the new policy is signed with."""
+    parser.add_argument("--key", type=Path, metavar="FILE", help="sign with this key (default: sign it yourself)")
+
+
+def trusted_key(parser: argparse.ArgumentParser) -> None:
+    """Add whose signature of a bundle is believed."""
+    parser.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
 
 
 def signing_key(parser: argparse.ArgumentParser) -> None:
