@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.cli.arguments import decimal, whole
 from gateway.cli.verbs import named, verb
+
+if TYPE_CHECKING:
+    import argparse
 
 __all__ = ["add_verbs"]
 
@@ -32,6 +35,15 @@ def add_verbs(defenses: Any) -> None:
         "recipe kept back)",
     )
     calibrate.add_argument("--only", nargs="+", choices=SCREENS, metavar="WHAT", help=f"of {', '.join(SCREENS)}")
+    callers_habits(calibrate)
+    calibrate.add_argument("--seed", type=int, default=0, help="of the split, and of all chance (default 0)")
+    calibrate.add_argument("--signing-key", type=Path, required=True, metavar="FILE", help="made where there is none")
+    calibrate.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
+    calibrate.add_argument("--json", action="store_true", help="print what was signed as JSON")
+
+
+def callers_habits(calibrate: argparse.ArgumentParser) -> None:
+    """Add what is known of how benign accounts ask."""
     calibrate.add_argument(
         "--duplicates",
         type=decimal(0.001, 0.5),
@@ -60,7 +72,3 @@ def add_verbs(defenses: Any) -> None:
         metavar="N",
         help="questions that an account asks without waiting for the answers; they come in another order (default 16)",
     )
-    calibrate.add_argument("--seed", type=int, default=0, help="of the split, and of all chance (default 0)")
-    calibrate.add_argument("--signing-key", type=Path, required=True, metavar="FILE", help="made where there is none")
-    calibrate.add_argument("--trusted-key", type=Path, metavar="FILE", help="who signed it (default: the project)")
-    calibrate.add_argument("--json", action="store_true", help="print what was signed as JSON")

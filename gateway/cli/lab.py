@@ -21,7 +21,8 @@ from gateway.cli.verbs import verb
 if TYPE_CHECKING:
     import argparse
 
-    from defenses.lab.runner import Outcome
+    from defenses.lab.runner import Outcome, Watcher
+    from gateway.lab.lab import Teller
 
 __all__ = ["add_verbs"]
 
@@ -79,7 +80,7 @@ def run_run(options: argparse.Namespace) -> int:
     """Run experiments; returns 0 when all are there, 1 when some failed or were not reached."""
     from defenses.lab.attack import Size
     from defenses.lab.errors import LabError
-    from defenses.lab.runner import Watcher, chosen, run_all
+    from defenses.lab.runner import chosen, run_all
     from gateway.lab.catalogue import catalogue
     from gateway.lab.lab import LocalLab
     from gateway.lab.policy import policy_under_test
@@ -94,23 +95,14 @@ def run_run(options: argparse.Namespace) -> int:
         return fail(problem)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        whole_task, part = progress.add_task("experiments", total=len(experiments)), progress.add_task("", total=None)
-
-        def began(name: str, seed: int, number: int, total: int) -> None:
-            progress.update(whole_task, description=f"{name}, seed {seed}", completed=number - 1, total=total)
-            progress.update(part, description="", completed=0, total=None)
-            console.print(f"{number}/{total} {name}, seed {seed}")
-
-        def failed(name: str, seed: int, trace: str) -> None:
-            console.print(f"[red]failed:[/red] {name}, seed {seed}\n{escape(trace)}", soft_wrap=True)
-
+        watcher, tell = shown(progress, len(experiments))
         lab = LocalLab(
             Size.SMOKE if options.smoke else Size.FULL,
             options.out / "scratch",
             bundles=options.bundles or bundles_directory(),
             policy=policy,
             data=options.data,
-            tell=lambda what, done, total: progress.update(part, description=what, completed=done, total=total),
+            tell=tell,
         )
         with lab:
             try:
@@ -121,12 +113,32 @@ def run_run(options: argparse.Namespace) -> int:
                     seeds=options.seeds,
                     clock=time.monotonic,
                     seconds_max=options.minutes * 60,
-                    watcher=Watcher(began, failed),
+                    watcher=watcher,
                 )
             except LabError as problem:
                 return fail(problem)
     console.print(told(outcome))
     return EX_NO if outcome.failed or outcome.left else 0
+
+
+def shown(progress: Progress, experiments: int) -> tuple[Watcher, Teller]:
+    """Return who shows which trials begin and fail, and who shows how far a trial is."""
+    from defenses.lab.runner import Watcher
+
+    whole_task, part = progress.add_task("experiments", total=experiments), progress.add_task("", total=None)
+
+    def began(name: str, seed: int, number: int, total: int) -> None:
+        progress.update(whole_task, description=f"{name}, seed {seed}", completed=number - 1, total=total)
+        progress.update(part, description="", completed=0, total=None)
+        progress.console.print(f"{number}/{total} {name}, seed {seed}")
+
+    def failed(name: str, seed: int, trace: str) -> None:
+        progress.console.print(f"[red]failed:[/red] {name}, seed {seed}\n{escape(trace)}", soft_wrap=True)
+
+    def tell(what: str, done: int, total: int) -> None:
+        progress.update(part, description=what, completed=done, total=total)
+
+    return Watcher(began, failed), tell
 
 
 def told(outcome: Outcome) -> str:
