@@ -76,11 +76,19 @@ def start_batching(served: Served, engine: Engine, gw: Gateway) -> None:
         clock_ns=gw.clock_ns,
         at_once=threads or 1,
     )
-    if threads:
-        return
-    took_ms = time_full_batch(served, engine.batch_rows_max, gw)
-    rows_min = math.ceil(engine.batch_rows_max * OFFLOAD_MS / max(took_ms, OFFLOAD_MS))
-    served.offload = Offload(rows_min, resume)
+    if not threads:
+        took_ms = time_full_batch(served, engine.batch_rows_max, gw)
+        served.offload = Offload(offloaded_rows(engine.batch_rows_max, took_ms), resume)
+        warn_if_slow(served, took_ms, gw)
+
+
+def offloaded_rows(batch_rows_max: int, took_ms: float) -> int:
+    """Return from how many rows on a batch runs its model in a thread, where a full one takes `took_ms`."""
+    return math.ceil(batch_rows_max * OFFLOAD_MS / max(took_ms, OFFLOAD_MS))
+
+
+def warn_if_slow(served: Served, took_ms: float, gw: Gateway) -> None:
+    """Say where full batches would wait long for one another."""
     if took_ms > SLOW_BATCH_MS:
         problem = (
             "a full batch takes this long, and the next one waits for it: set engine.threads to run several at once"

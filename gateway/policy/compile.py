@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from defenses.calibration import Calibrated
+    from defenses.policy import ScreenRule
     from gateway.admission.budget import Budget
     from gateway.auth.jwt import Issuer
     from gateway.policy.policy import LimitSet, ModelPolicy, Policy
@@ -168,9 +169,6 @@ def rules_of(model: ModelPolicy, served: Served, pepper: bytes) -> ModelRules:
     if missing:
         raise PolicyRejected([f"models.{bundle.name}.outputs: the bundle has no output {min(missing)!r}"])
     prediction = prediction_of(bundle.outputs)
-    if prediction is None and model.harden is not None:
-        problem = f"the bundle has no output {PREDICTION!r} of rows x classes in floats, which is what is hardened"
-        raise PolicyRejected([f"models.{bundle.name}.harden: {problem}"])
     on_request = frozenset(bundle.manifest["roles"].get(PROTOTYPES, ()))
     named = {spec.name for spec in bundle.outputs} - on_request if model.outputs is None else {*model.outputs}
     outputs = tuple(spec for spec in bundle.outputs if spec.name in named or spec.name in model.reserved)
@@ -186,19 +184,9 @@ def rules_of(model: ModelPolicy, served: Served, pepper: bytes) -> ModelRules:
         datatypes={spec.name: spec.datatype for spec in outputs},
         cost_per_row=model.cost_per_row,
         screens=screens,
-        screen_rules={
-            name: calibrated_rule(
-                Mode(rule.mode),
-                screens[name].calibrated.calibration,
-                flag_fpr_max=rule.flag_alpha,
-                refuse_fpr_max=rule.refuse_alpha or 0.0,
-            )
-            for name, rule in model.screens.items()
-        },
+        screen_rules=screen_rules_of(model, screens),
         prediction=prediction,
-        hardening=HardeningRule(model.harden.top_k, model.harden.temperature, model.harden.decimals)
-        if model.harden
-        else None,
+        hardening=hardening_of(model, bundle, prediction),
         harden_flagged=model.harden is not None and model.harden.when == "flagged",
         output=output,
         rotations=rotations_of(model, bundle, prediction, pepper) if model.rotate else None,
@@ -212,6 +200,29 @@ def rules_of(model: ModelPolicy, served: Served, pepper: bytes) -> ModelRules:
         watch=watch_rules(model.watch, served) if model.watch else None,
         budget=budget_rules(model.budget, bundle, prediction) if model.budget else None,
     )
+
+
+def screen_rules_of(model: ModelPolicy, screens: Mapping[str, ScreenInForce]) -> dict[str, ScreenRule]:
+    """Return what becomes of what each screen says."""
+    return {
+        name: calibrated_rule(
+            Mode(rule.mode),
+            screens[name].calibrated.calibration,
+            flag_fpr_max=rule.flag_alpha,
+            refuse_fpr_max=rule.refuse_alpha or 0.0,
+        )
+        for name, rule in model.screens.items()
+    }
+
+
+def hardening_of(model: ModelPolicy, bundle: Bundle, prediction: str | None) -> HardeningRule | None:
+    """Return how predictions are hardened, if they are. Raises PolicyRejected where there is none to harden."""
+    if model.harden is None:
+        return None
+    if prediction is None:
+        problem = f"the bundle has no output {PREDICTION!r} of rows x classes in floats, which is what is hardened"
+        raise PolicyRejected([f"models.{bundle.name}.harden: {problem}"])
+    return HardeningRule(model.harden.top_k, model.harden.temperature, model.harden.decimals)
 
 
 def watch_rules(watch: Watch, served: Served) -> WatchRules:

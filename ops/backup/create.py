@@ -19,7 +19,7 @@ from ops.audit.read import LogReader
 from ops.backup.errors import BackupDamaged, LogMoved, SourceRefused
 from ops.backup.log_files import edge_files, full_tiles, read_full
 from ops.backup.manifest import FORMAT, BackedLog, Kind, Manifest, StoredFile, check_path, encode_index
-from ops.backup.plan import LogSource, Plan
+from ops.backup.plan import LogSource, Plan, Source
 from ops.backup.repository import KEYS_LIVE_NS, Repository
 from ops.backup.sealing import CHUNK_BYTES_MAX, ID_BYTES
 from ops.backup.snapshots import is_sqlite, snapshot
@@ -137,15 +137,7 @@ def create_backup(
         done.keys_expired = repository.expire_keys(now_ns)
         writer = _Writer(repository, random_bytes(ID_BYTES), done, plan.with_keys, progress)
         for source in plan.sources:
-            for path, file in source.files():
-                if source.kind == "keys":
-                    writer.put(path, snapshot(file), 0o600, "keys")
-                    continue
-                try:
-                    writer.put_file(path, file)
-                except FileNotFoundError:
-                    if source.kind == "file":
-                        raise
+            _put_source(writer, source)
         log = None
         for epoch in _epochs(plan.log) if plan.log is not None else ():
             log = _put_log(writer, epoch, whole=whole)
@@ -166,6 +158,19 @@ def create_backup(
         )
         done.name = repository.commit(manifest)
     return done
+
+
+def _put_source(writer: _Writer, source: Source) -> None:
+    """The files of a source. One that goes while they are read is left out, unless it has to be there."""
+    for path, file in source.files():
+        if source.kind == "keys":
+            writer.put(path, snapshot(file), 0o600, "keys")
+            continue
+        try:
+            writer.put_file(path, file)
+        except FileNotFoundError:
+            if source.kind == "file":
+                raise
 
 
 def _epochs(log: LogSource) -> Iterator[LogSource]:
