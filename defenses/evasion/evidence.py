@@ -45,8 +45,9 @@ PARETO_SHAPE: Final = 0.1  # light enough that one witness alone, twice as far o
 MAHALANOBIS_WEIGHT: Final = 2.0
 
 _ALGORITHM = "stockade.evidence/2"
-_PARTS = (("values", 2), ("surprise", 2), ("scale", 1))  # of a tail, with the least length of each
-_ARRAYS = {f"{NAME}.{component}.{part}" for component in COMPONENTS for part, _ in _PARTS} | {f"{NAME}.calibration"}
+_ARRAYS = {f"{NAME}.calibration"} | {
+    f"{NAME}.{component}.{part}" for component in COMPONENTS for part in ("values", "surprise", "scale")
+}
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _TAIL_SHARE = 0.01  # of the fitted rows, from which the slope of the tail is taken
 
@@ -72,6 +73,33 @@ class Tail:
         top = descending[: max(10, int(rows * _TAIL_SHARE))]
         scale = float(np.mean(top - top[-1])) or float(np.std(sample))
         return cls(values, -np.log((at_least + 1) / (rows + 1)), scale)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str, *, scale: str = "scale") -> Self:
+        """Read what `to_arrays` wrote; CalibrationInvalid when it is absent or malformed."""
+        parts = []
+        for part, shortest in (("values", 2), ("surprise", 2), (scale, 1)):
+            name = f"{prefix}.{part}"
+            array = arrays.get(name)
+            if array is None:
+                raise CalibrationInvalid(name, "absent")
+            if array.dtype != np.float64 or array.ndim != 1 or not shortest <= array.size <= KNOTS_MAX:
+                raise CalibrationInvalid(name, f"{array.dtype}{array.shape}: float64 ({shortest}..{KNOTS_MAX},) wanted")
+            if not np.isfinite(array).all() or (np.diff(array) <= 0).any():
+                raise CalibrationInvalid(name, "not finite and ascending")
+            parts.append(np.ascontiguousarray(array))
+        values, surprise, scales = parts
+        if values.size != surprise.size or scales.size != 1 or scales[0] <= 0 or surprise[0] < 0:
+            raise CalibrationInvalid(prefix, "parts disagree")
+        return cls(values, surprise, float(scales[0]))
+
+    def to_arrays(self, prefix: str, *, scale: str = "scale") -> dict[str, NDArray[Any]]:
+        """Return the arrays for a bundle, the scale under this name."""
+        return {
+            f"{prefix}.values": self.values,
+            f"{prefix}.surprise": self.surprise,
+            f"{prefix}.{scale}": np.array([self.scale]),
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +144,7 @@ class EvidenceScreen:
         own = {name: array for name, array in arrays.items() if name.startswith(f"{NAME}.")}
         for name in own.keys() - _ARRAYS:  # fitted by another version, whose thresholds mean nothing here
             raise CalibrationInvalid(name, "unknown to this version of the screen")
-        tails = Tails(tuple(_read_tail(own, component) for component in COMPONENTS))
+        tails = Tails(tuple(Tail.from_arrays(own, f"{NAME}.{component}") for component in COMPONENTS))
         return cls(tails, digest_arrays(_ALGORITHM, own))
 
     def score(self, evidence: Evidence) -> NDArray[np.float64]:
@@ -129,24 +157,6 @@ class EvidenceScreen:
 def load_evidence(arrays: Mapping[str, NDArray[Any]]) -> Calibrated:
     """Return the screen with its calibration, from the arrays of a bundle."""
     return Calibrated(EvidenceScreen.from_calibration(arrays), ConformalCalibration.from_arrays(arrays, NAME))
-
-
-def _read_tail(arrays: Mapping[str, NDArray[Any]], component: str) -> Tail:
-    parts = []
-    for part, shortest in _PARTS:
-        name = f"{NAME}.{component}.{part}"
-        array = arrays.get(name)
-        if array is None:
-            raise CalibrationInvalid(name, "absent")
-        if array.dtype != np.float64 or array.ndim != 1 or not shortest <= array.size <= KNOTS_MAX:
-            raise CalibrationInvalid(name, f"{array.dtype}{array.shape}: float64 ({shortest}..{KNOTS_MAX},) wanted")
-        if not np.isfinite(array).all() or (np.diff(array) <= 0).any():
-            raise CalibrationInvalid(name, "not finite and ascending")
-        parts.append(np.ascontiguousarray(array))
-    values, surprise, scale = parts
-    if values.size != surprise.size or scale.size != 1 or scale[0] <= 0 or surprise[0] < 0:
-        raise CalibrationInvalid(f"{NAME}.{component}", "parts disagree")
-    return Tail(values, surprise, float(scale[0]))
 
 
 def _components(outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -183,10 +193,7 @@ def fit_evidence(
     samples = _checked_splits({"fit": fit, "calibrate": calibrate, "measure": measure})
     arrays: dict[str, NDArray[Any]] = {}
     for component, sample in zip(COMPONENTS, samples["fit"], strict=True):
-        tail = Tail.fit(component, sample)
-        arrays[f"{NAME}.{component}.values"] = tail.values
-        arrays[f"{NAME}.{component}.surprise"] = tail.surprise
-        arrays[f"{NAME}.{component}.scale"] = np.array([tail.scale])
+        arrays |= Tail.fit(component, sample).to_arrays(f"{NAME}.{component}")
     uncalibrated = EvidenceScreen.from_calibration(arrays)
     calibration = ConformalCalibration.from_scores(uncalibrated.score(Evidence({}, calibrate)))
     arrays |= calibration.to_arrays(NAME)

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from defenses.calibration import Calibrated, ConformalCalibration, digest_arrays
 from defenses.errors import CalibrationInvalid, EvidenceInvalid
-from defenses.evasion.evidence import KNOTS_MAX, Tail, Tails
+from defenses.evasion.evidence import Tail, Tails
 from defenses.poisoning.trigger_density import StudentClasses
 from defenses.screen import Evidence
 
@@ -41,6 +41,7 @@ NAME: Final = "trigger"
 TECHNIQUE: Final = "AML.T0043.004"  # MITRE ATLAS: Insert Backdoor Trigger
 OUTPUTS: Final = ("probabilities", "latent")  # of the model, FP (rows, classes) and (rows, D)
 COMPONENTS: Final = ("pixels", "latent")
+SCALE: Final = "beyond"  # what the arrays call a tail's scale
 INPUT_NAME_BYTES_MAX: Final = 256
 
 _ALGORITHM = "stockade.trigger/1"
@@ -106,7 +107,7 @@ class TriggerScreen:
         )
         if reference.pixels.classes != reference.latent.classes:
             raise CalibrationInvalid(f"{NAME}.latent", "of another number of classes than the pixels'")
-        tails = Tails(tuple(_read_tail(own, component) for component in COMPONENTS))
+        tails = Tails(tuple(Tail.from_arrays(own, f"{NAME}.{component}", scale=SCALE) for component in COMPONENTS))
         return cls(reference, tails, digest_arrays(_ALGORITHM, own))
 
     def score(self, evidence: Evidence) -> Reals:
@@ -141,19 +142,3 @@ def _read_name(arrays: Rows) -> str:
         return found.tobytes().decode()
     except UnicodeDecodeError:
         raise CalibrationInvalid(name, "absent, or no name in UTF-8") from None
-
-
-def _read_tail(arrays: Rows, component: str) -> Tail:
-    parts = []
-    for part, least in (("values", 2), ("surprise", 2), ("beyond", 1)):
-        name = f"{NAME}.{component}.{part}"
-        array = arrays.get(name)
-        if array is None or array.dtype != np.float64 or array.ndim != 1 or not least <= array.size <= KNOTS_MAX:
-            raise CalibrationInvalid(name, f"absent, or no float64 ({least}..{KNOTS_MAX},)")
-        if not np.isfinite(array).all() or (part == "values" and (np.diff(array) <= 0).any()):
-            raise CalibrationInvalid(name, "not finite and ascending")
-        parts.append(array)
-    values, surprise, beyond = parts
-    if values.size != surprise.size or beyond.size != 1 or beyond[0] <= 0 or surprise.min() < 0:
-        raise CalibrationInvalid(f"{NAME}.{component}", "parts disagree")
-    return Tail(values, surprise, float(beyond[0]))

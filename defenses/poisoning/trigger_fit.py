@@ -14,7 +14,16 @@ from defenses.calibration import CONFIDENCE, ConformalCalibration
 from defenses.errors import CalibrationInvalid, EvidenceInvalid
 from defenses.evasion.evidence import FPR_POINTS, Tail
 from defenses.operating_points import measured_points, promised_points
-from defenses.poisoning.trigger import COMPONENTS, NAME, OUTPUTS, TECHNIQUE, Reference, TriggerScreen, load_trigger
+from defenses.poisoning.trigger import (
+    COMPONENTS,
+    NAME,
+    OUTPUTS,
+    SCALE,
+    TECHNIQUE,
+    Reference,
+    TriggerScreen,
+    load_trigger,
+)
 from defenses.poisoning.trigger_density import StudentClasses
 from defenses.screen import Evidence
 
@@ -57,23 +66,7 @@ def fit_trigger(
     """
     splits = {"fit": fit, "tails": tails, "calibrate": calibrate, "measure": measure}
     _check_splits(splits)
-    for name in OUTPUTS:
-        if name not in fit.outputs or fit.outputs[name].ndim != 2 or len(fit.outputs[name]) != len(fit):
-            raise EvidenceInvalid(name, f"absent, or not ({len(fit)}, width)")
-    classes = fit.outputs["probabilities"].shape[1]
-    pixels = StudentClasses.fit(fit.inputs.reshape(len(fit), -1), fit.labels, classes)
-    latent = StudentClasses.fit(fit.outputs["latent"], fit.labels, classes)
-    reference = Reference(input_name, pixels, latent)
-    arrays: dict[str, NDArray[Any]] = {f"{NAME}.input": np.frombuffer(input_name.encode(), np.uint8)}
-    arrays |= pixels.to_arrays(f"{NAME}.pixels") | latent.to_arrays(f"{NAME}.latent")
-    components, usual = reference.components(_evidence(tails, input_name))
-    if not usual.all():
-        raise CalibrationInvalid("tails", "a clean row that is not finite")
-    for component, sample in zip(COMPONENTS, components, strict=True):
-        tail = Tail.fit(component, sample)
-        arrays[f"{NAME}.{component}.values"] = tail.values
-        arrays[f"{NAME}.{component}.surprise"] = tail.surprise
-        arrays[f"{NAME}.{component}.beyond"] = np.array([tail.scale])
+    arrays = _densities_and_tails(fit, tails, input_name)
     uncalibrated = TriggerScreen.from_calibration(arrays)
     calibration = ConformalCalibration.from_scores(uncalibrated.score(_evidence(calibrate, input_name)))
     arrays |= calibration.to_arrays(NAME)
@@ -89,6 +82,24 @@ def fit_trigger(
         "operating_points": promised_points(calibration, scores, points),
     }
     return arrays, report
+
+
+def _densities_and_tails(fit: CleanRows, tails: CleanRows, input_name: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a screen that is not calibrated yet."""
+    for name in OUTPUTS:
+        if name not in fit.outputs or fit.outputs[name].ndim != 2 or len(fit.outputs[name]) != len(fit):
+            raise EvidenceInvalid(name, f"absent, or not ({len(fit)}, width)")
+    classes = fit.outputs["probabilities"].shape[1]
+    pixels = StudentClasses.fit(fit.inputs.reshape(len(fit), -1), fit.labels, classes)
+    latent = StudentClasses.fit(fit.outputs["latent"], fit.labels, classes)
+    arrays: dict[str, NDArray[Any]] = {f"{NAME}.input": np.frombuffer(input_name.encode(), np.uint8)}
+    arrays |= pixels.to_arrays(f"{NAME}.pixels") | latent.to_arrays(f"{NAME}.latent")
+    components, usual = Reference(input_name, pixels, latent).components(_evidence(tails, input_name))
+    if not usual.all():
+        raise CalibrationInvalid("tails", "a clean row that is not finite")
+    for component, sample in zip(COMPONENTS, components, strict=True):
+        arrays |= Tail.fit(component, sample).to_arrays(f"{NAME}.{component}", scale=SCALE)
+    return arrays
 
 
 def _evidence(clean: CleanRows, input_name: str) -> Evidence:
