@@ -44,7 +44,7 @@ class Listen(Section):
     unsafe_metrics_plaintext: bool = False
     """Accepts a metrics address beyond loopback, for instance on a network that only Prometheus can reach."""
     admin: Address | None = None
-    """gRPC for operators: policy, models, audit. Always asks for a client certificate."""
+    """gRPC for operators: policy, models, audit. Asks for a client certificate, and takes no other credential."""
 
 
 class Tls(Section):

@@ -1,9 +1,9 @@
 """The control plane of a host: the admin port, and the entries that say what is in force.
 
 mTLS only, and the same pipeline as everything else: callers are principals of the policy, known by their client
-certificates; every call is authorised, limited and recorded like an inference. It runs in the supervisor, beside no
-model and far from the data port. Proofs and entries come from the public log as it stands on disk: nothing said here
-needs to be trusted.
+certificates and by nothing else (no key gets in, whatever its role may do); every call is authorised, limited and
+recorded like an inference. It runs in the supervisor, beside no model and far from the data port. Proofs and entries
+come from the public log as it stands on disk: nothing said here needs to be trusted.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Control:
         await self.custody.finish()  # what a crash has interrupted, before anybody asks
         if host.config.listen.admin is None:
             return None
-        server = open_server(Service(self.app.gw, methods, client_certificates=True), host.config)
+        service = Service(self.app.gw, methods, client_certificates=True, certificates_alone=True)
+        server = open_server(service, host.config)
         address = listen(server, host.config.listen.admin, host.config.tls, client_certificate=True)
         await server.start()
         stack.push_async_callback(drain, [server], self.app.gw, DRAIN_S)

@@ -73,12 +73,21 @@ class Service(grpc.GenericRpcHandler):
     """Finds the method, admits the call on its headers, and hands it to the method's handler.
 
     On a port with `client_certificates` the caller's certificate counts too; it is known only when a handler runs.
+    With `certificates_alone` a credential in a header is CredentialInvalid, whosever it is.
     """
 
-    def __init__(self, gw: Gateway, methods: Mapping[str, Unary | Stream], *, client_certificates: bool) -> None:
+    def __init__(
+        self,
+        gw: Gateway,
+        methods: Mapping[str, Unary | Stream],
+        *,
+        client_certificates: bool,
+        certificates_alone: bool = False,
+    ) -> None:
         self._gw = gw
         self._methods = methods
         self._client_certificates = client_certificates
+        self._certificates_alone = certificates_alone
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
         gw, path = self._gw, details.method
@@ -95,6 +104,9 @@ class Service(grpc.GenericRpcHandler):
         if metadata_bytes > gw.metadata_bytes_max:
             too_large = errors.RequestTooLarge("metadata", gw.metadata_bytes_max)
             return grpc.stream_unary_rpc_method_handler(partial(deny, call, too_large))
+        if self._certificates_alone and headers.has_credential():
+            misplaced = errors.CredentialInvalid("a header, where only certificates count")
+            return grpc.stream_unary_rpc_method_handler(partial(deny, call, misplaced))
         if self._client_certificates:
             return after_handshake(call, method)
         try:

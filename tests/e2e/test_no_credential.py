@@ -93,3 +93,11 @@ def test_a_caller_of_the_data_port_may_do_nothing_on_the_admin_port(stand, path)
         reply = caller.ask(path)
     assert reply.code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED)
     assert reply.reason in ("METHOD_FORBIDDEN", "METHOD_UNIMPLEMENTED")
+
+
+@pytest.mark.parametrize("path", ADMIN)
+def test_a_key_opens_no_method_of_the_admin_port_whatever_its_role_may_do(stand, stranger, path):
+    """The role of `rival` has every method, and any certificate of our authority gets through the handshake."""
+    with calling(stand.site, stand.facts["admin"], stand.site.bearer("rival"), certificate=stranger) as caller:
+        reply = caller.ask(path)
+    assert (reply.code, reply.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID")
