@@ -41,7 +41,8 @@ def add_init(verbs: Any) -> None:
 
 
 def run_init(options: argparse.Namespace) -> int:
-    from gateway.cli.init import InitRefused, Ports, Upstream, init_directory, render
+    from gateway.cli.init import InitRefused, Ports, Upstream, init_directory
+    from gateway.cli.init_report import render
     from gateway.samples import bundles_directory
 
     if (options.upstream is None) != (options.model is None):

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli.init import issue_api_key
+from gateway.cli.init_files import issue_api_key
 from gateway.config.config import load_config
 from gateway.config.document import PolicyRejected, read_bounded
 from gateway.policy.policy import POLICY_BYTES_MAX, parse_policy

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from gateway.cli.init import API_KEY_DAYS, Ports, init_directory, issue_api_key
+from gateway.cli.init import API_KEY_DAYS, Ports, init_directory
+from gateway.cli.init_files import issue_api_key
 from gateway.policy.signature import sign_policy
 
 if TYPE_CHECKING:

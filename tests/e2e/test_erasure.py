@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from gateway.cli.init import OPERATOR_SPIFFE
+from gateway.cli.init_files import OPERATOR_SPIFFE
 from gateway.cli.main import main
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.errors import KeyMissing

@@ -17,7 +17,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from rich.console import Console
 
 from gateway.check.check import check
-from gateway.cli.init import InitRefused, Ports, init_directory, issue_api_key, render
+from gateway.cli.init import InitRefused, Ports, init_directory
+from gateway.cli.init_files import issue_api_key
+from gateway.cli.init_report import render
 from gateway.config.config import load_config
 from gateway.policy.policy import load_policy
 from gateway.samples import bundles_directory

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from gateway.check.check import check
-from gateway.cli.init import InitRefused, Upstream, init_directory, render
+from gateway.cli.init import InitRefused, Upstream, init_directory
+from gateway.cli.init_report import render
 from gateway.cli.main import main
 from gateway.config.config import load_config
 from gateway.models.statistics import ModelCounters, ServiceTime
