@@ -72,46 +72,76 @@ def fit_watch(
         CalibrationInvalid: distinct rows lie too near to each other, or benign traffic repeats itself too often.
     """
     benign = traffic or BenignTraffic()
-    arrays = _balls(fit, kind, np.random.default_rng([seed, 1]))
-    arrays |= {BOUNDS: np.full(BOUNDS_SHAPE, 0.1), direction.BOUNDS: _any_motion()}
+    fitted = len(flights(benign.in_flight)) * streams[0]
+    total = fitted + streams[1]
+    arrays, repeat_share = _bounded(
+        _balls(fit, kind, np.random.default_rng([seed, 1])),
+        fit,
+        kind,
+        benign,
+        streams=streams[0],
+        seed=seed,
+        progress=lambda done, _: progress(done, total),
+    )
+    measured = measure_watch(
+        arrays,
+        measure,
+        kind,
+        traffic=benign,
+        streams=streams[1],
+        seed=seed + 1,
+        progress=lambda done, _: progress(fitted + done, total),
+    )
+    report = _fitted(arrays, kind, benign)
+    return arrays, report | {"repeat_share": repeat_share, "fitted_on_streams": streams[0], "measured": measured}
+
+
+def _bounded(
+    balls: Mapping[str, NDArray[Any]],
+    rows: NDArray[np.float32],
+    kind: WatchKind,
+    benign: BenignTraffic,
+    *,
+    streams: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[dict[str, NDArray[Any]], float]:
+    """Return the arrays of balls with bounds that hold in whatever order queries arrive, and which share are repeats.
+
+    CalibrationInvalid where benign traffic repeats itself too often, or no stream fills a window for `returns`.
+    """
+    arrays = {**balls, BOUNDS: np.full(BOUNDS_SHAPE, 0.1), direction.BOUNDS: _any_motion()}
     if benign.returns is not None:
         arrays[returns.BOUND] = np.array([0.5])
     ways = [replace(benign, in_flight=flight) for flight in flights(benign.in_flight)]
-    fitted, total = len(ways) * streams[0], len(ways) * streams[0] + streams[1]
     seen = []
     for number, way in enumerate(ways):
-        drawn = draws(fit, kind, way, streams[0], np.random.default_rng([seed, 2]))
-        seen.append(_count(arrays, _told(drawn, progress, number * streams[0], total), kind))
-    counts, bounds = seen[0][similarity.NAME], [_bounds_of(tables) for tables in seen]
+        drawn = draws(rows, kind, way, streams, np.random.default_rng([seed, 2]))
+        seen.append(_count(arrays, _told(drawn, progress, number * streams, len(ways) * streams), kind))
+    bounds = [_bounds_of(tables) for tables in seen]
     arrays |= {name: np.maximum.reduce([each[name] for each in bounds]) for name in arrays.keys() & bounds[0].keys()}
     if (repeats := float(arrays[BOUNDS][:, 0].max())) > BOUND_MAX:
         raise CalibrationInvalid(BOUNDS, f"benign traffic may repeat itself {repeats:.2f} of the time")
     if benign.returns is not None and arrays[returns.BOUND][0] >= 1:
         raise CalibrationInvalid(returns.BOUND, "no stream was long enough to fill a window")
-    report = {
+    counts = seen[0][similarity.NAME]
+    return arrays, float(counts[:, 1:].sum() / counts.sum())
+
+
+def _fitted(arrays: Mapping[str, NDArray[Any]], kind: WatchKind, benign: BenignTraffic) -> dict[str, Any]:
+    """Return what a report says of what was fitted, in plain JSON."""
+    return {
         "screens": [similarity.NAME, direction.NAME],
         "cells": int(min((kind.weight > 0).sum(), similarity.CELLS_MAX)),
         "reach": kind.reach,
         "tolerances": arrays["similarity.tolerances"].tolist(),
         "allowed": arrays["similarity.allowed"].tolist(),
-        "repeat_share": float(counts[:, 1:].sum() / counts.sum()),
         "bounds": arrays[BOUNDS].tolist(),
         "confidence": CONFIDENCE,
         "in_flight": benign.in_flight,
         "returns": benign.returns,
         "returns_bound": None if benign.returns is None else arrays[returns.BOUND].tolist(),
-        "fitted_on_streams": streams[0],
-        "measured": measure_watch(
-            arrays,
-            measure,
-            kind,
-            traffic=benign,
-            streams=streams[1],
-            seed=seed + 1,
-            progress=lambda done, _: progress(fitted + done, total),
-        ),
     }
-    return arrays, report
 
 
 def measure_watch(

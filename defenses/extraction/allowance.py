@@ -85,27 +85,33 @@ def fit_budget(
         mean_slack(unseen / unseen.mean(), rng), NormalDist().inv_cdf(CONFIDENCE) * _NEAR_SPREAD / math.sqrt(rows)
     )
     least = _least_p_values(prediction, p_values)
-    units = {}
-    for rate, done in zip(rates, accumulate(rates), strict=True):
+    units = np.empty(len(rates))
+    for place, (rate, done) in enumerate(zip(rates, accumulate(rates), strict=True)):
         totals = (stream_totals(prices, rate, streams, rng), coupled_totals(least, rate, streams, rng))
         bounds = (ConformalCalibration.from_scores(each).threshold(beyond_max, CONFIDENCE) for each in totals)
-        units[rate] = max(bounds) + rate * unknown
+        units[place] = max(bounds) + rate * unknown
         progress(done, sum(rates))
-    arrays[f"{NAME}.units"] = np.array(list(units.values()))
-    report = {
+    arrays[f"{NAME}.units"] = units
+    return arrays, _report(arrays, prices, {"beyond_max": beyond_max, "price_mean_slack": unknown})
+
+
+def _report(
+    arrays: Mapping[str, NDArray[Any]], prices: NDArray[np.float64], promised: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return what was fitted in plain JSON; `prices` of the rows, and what was `promised` of them."""
+    rates, units = arrays[f"{NAME}.rates"].tolist(), arrays[f"{NAME}.units"].tolist()
+    return {
         "screen": NAME,
         "technique": TECHNIQUE,
         "digest": Prices.from_calibration(arrays).digest,
-        "rows": rows,
+        "rows": len(prices),
         "confidence": CONFIDENCE,
-        "beyond_max": beyond_max,
+        **promised,
         "price_mean": float(prices.mean()),
-        "price_mean_slack": unknown,
         "price_p99": float(np.quantile(prices, 0.99)),
         "price_max": float(prices.max()),
-        "units_per_day": {str(rate): bound for rate, bound in units.items()},
+        "units_per_day": {str(rate): bound for rate, bound in zip(rates, units, strict=True)},
     }
-    return arrays, report
 
 
 def stream_totals(
