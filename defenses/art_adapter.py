@@ -79,29 +79,35 @@ def auto_attack(
         for loss in losses
     )
 
-    def within(found: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        low, high = np.maximum(images[rows] - radius, 0.0), np.minimum(images[rows] + radius, 1.0)
-        return np.asarray(np.clip(found, low, high), np.float32)
+    def answers(rows: NDArray[np.float32]) -> NDArray[np.intp]:
+        return np.asarray(np.asarray(cross_entropy.predict(rows)).argmax(axis=1), np.intp)
 
-    def answers(found: NDArray[np.float32]) -> NDArray[np.intp]:
-        return np.asarray(np.asarray(cross_entropy.predict(found)).argmax(axis=1), np.intp)
-
-    everything = np.arange(len(images))
-    scores = np.asarray(cross_entropy.predict(images))
-    scores[everything, labels] = np.inf
-    nearest = np.argsort(-scores, axis=1)  # the true class, then the others as the model ranks them
+    ranked = _ranked(np.asarray(cross_entropy.predict(images)), labels)
     alive: NDArray[np.bool_] = answers(images) == labels
     found = {"clean": alive.copy()}
     for name, attack, ranks in _stages(cross_entropy, ratio, budget, radius=radius, classes=classes):
         for rank in ranks:  # 0: away from the true class; otherwise: towards the one of that rank
             rows = np.flatnonzero(alive)
             if len(rows):
-                tried = within(attack.generate(images[rows], y=nearest[rows, rank]), rows)
+                tried = _within(attack.generate(images[rows], y=ranked[rows, rank]), images[rows], radius)
                 alive[rows] = answers(tried) == labels[rows]
                 if moved is not None:
                     moved[rows[~alive[rows]]] = tried[~alive[rows]]
         found[name] = alive.copy()
     return found
+
+
+def _ranked(scores: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return the classes of each row, (n, classes): the true one, then the others as the model ranks them."""
+    others = scores.copy()
+    others[np.arange(len(labels)), labels] = np.inf
+    return np.argsort(-others, axis=1)
+
+
+def _within(rows: NDArray[np.float32], images: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
+    """Return the rows moved to the nearest point of the ball around each image."""
+    low, high = np.maximum(images - radius, 0.0), np.minimum(images + radius, 1.0)
+    return np.asarray(np.clip(rows, low, high), np.float32)
 
 
 def _stages(
@@ -164,7 +170,6 @@ def query_attack(
         classes: how many there are.
         seed: where its chance comes from.
     """
-    from art.attacks import evasion
     from art.estimators.classification import BlackBoxClassifier
 
     def asked(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -172,6 +177,14 @@ def query_attack(
 
     np.random.seed(seed)  # noqa: NPY002 - it is all ART has
     model = BlackBoxClassifier(asked, (1, *image.shape), classes, clip_values=(0.0, 1.0))
+    further = {"x_adv_init": start[None, None]} if name in {"boundary", "hop-skip-jump"} else {}
+    _asking(name, model).generate(image[None, None], y=np.eye(classes)[[label]], **further)
+
+
+def _asking(name: str, model: Any) -> Any:
+    """Return ART's attack of this name, which goes on until it is stopped from outside."""
+    from art.attacks import evasion
+
     made: dict[str, Callable[[], Any]] = {
         "hop-skip-jump": lambda: evasion.HopSkipJump(
             model, norm=np.inf, max_iter=ITERATIONS, max_eval=1_000, init_eval=50, verbose=False
@@ -192,5 +205,4 @@ def query_attack(
             verbose=False,
         ),
     }
-    further = {"x_adv_init": start[None, None]} if name in {"boundary", "hop-skip-jump"} else {}
-    made[name]().generate(image[None, None], y=np.eye(classes)[[label]], **further)
+    return made[name]()
