@@ -15,7 +15,7 @@ value is left as it is. Entries with escapes, other than ASCII, or with payloads
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msgspec import inspect
@@ -30,9 +30,10 @@ COMPILED_MAX = 64
 SHAPES_MAX = 16  # what has none of them was tried against so many, and is checked as it always was
 
 _VALUE = re.compile(rb'"(?P<key>[a-z0-9_]+)":(?:"(?P<text>[^"]*)"|(?P<number>-?[0-9]+))(?=[,}])')
-_COUNT = rb"(?:0|[1-9][0-9]{0,14})"
-_SIGNED = rb"(?:0|-?[1-9][0-9]{0,14})"
-_TIME = rb"[1-9][0-9]{0,18}"
+# Possessive (`+` at the end): what follows a value cannot be a part of it, so the engine need not remember to try again.
+_COUNT = rb"(?!0[0-9])[0-9]{1,15}+"
+_SIGNED = rb"(?!0[0-9]|-0)-?+[0-9]{1,15}+"
+_TIME = rb"[1-9][0-9]{0,18}+"
 
 
 def _fields(of: inspect.Type) -> Iterator[tuple[str, inspect.Type]]:
@@ -53,7 +54,7 @@ def _allowed(name: str, of: inspect.Type) -> bytes | None:
     """What may stand in a field, as a regular expression; None where only what stands there may."""
     match of:
         case inspect.StrType(pattern=None, min_length=int(least), max_length=int(most)):
-            return _TIME if name.endswith("_ns") else rb"[ !#-\[\]-~]{%d,%d}" % (least, most)
+            return _TIME if name.endswith("_ns") else rb"[ !#-\[\]-~]{%d,%d}+" % (least, most)
         case inspect.IntType(ge=0, le=int(most)) if most == INTEGER_MAX:
             return _COUNT
         case inspect.IntType(ge=int(least), le=int(most)) if (least, most) == (-INTEGER_MAX, INTEGER_MAX):
@@ -112,6 +113,16 @@ class Shapes:
     """Those that were learned, the one that was met last first."""
 
     _learned: list[tuple[re.Pattern[bytes], str]] = field(default_factory=list)
+
+    def unknown(self, entries: Sequence[bytes | memoryview]) -> Iterator[int]:
+        """The places of those that `know` does not; what is learned meanwhile counts for those behind it.
+
+        The shape that was met last is that of nearly all of them, and is tried without a call of ours for each.
+        """
+        last = self._learned[0][0].fullmatch if self._learned else lambda _: None
+        for place, (entry, found) in enumerate(zip(entries, map(last, entries), strict=True)):
+            if (found is None or len(entry) > ENTRY_BYTES_MAX) and not self.know(entry):
+                yield place
 
     def know(self, data: bytes | memoryview) -> str:
         """The kind of an entry that has a shape that was learned: one that `entry.check` accepts. Else nothing."""

@@ -5,6 +5,7 @@ rules: it imports only the pure modules, and trusts nothing it reads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
@@ -147,21 +148,19 @@ def _check_entries(directory: Path, tile: Tile, entries: Sequence[memoryview], s
     """Schema and canonical form of each entry, and the payloads they name."""
     named: set[bytes] = set()
     newest: Entry | None = None
-    for index, view in enumerate(entries, tile.index * TILE_WIDTH):
-        known = shapes.know(view)
-        if known and view is not entries[-1]:  # nearly all of them; the last one says what time it was
-            continue
-        data = bytes(view)
+    for place in shapes.unknown(entries):
+        index, data = tile.index * TILE_WIDTH + place, bytes(entries[place])
         try:
             newest = checked = check(data)
             if isinstance(checked, Request):
-                if not known:
-                    shapes.learn(data)
+                shapes.learn(data)
                 named.update(payload_hashes(checked))
             elif isinstance(checked, MARKS) or (isinstance(checked, Admin) and checked.action == EPOCH_DROPPED):
                 chunk.marks.append(Mark(index, checked))
         except EntryError as error:
             chunk.report("tampered", f"entry {index}: {error}", tile.path)
+    with suppress(EntryError):  # known or not, it says what time it was
+        newest = check(bytes(entries[-1]))
     if newest is not None:
         chunk.last_time_ns = int(newest.time_ns)
     _check_payloads(directory, tile.index, tile.width, named, chunk)

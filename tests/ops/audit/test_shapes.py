@@ -115,6 +115,23 @@ def test_an_entry_that_is_too_long_is_not_known():
     assert not shapes.know(longer)
 
 
+def test_the_unknown_of_a_bundle_are_those_that_are_not_known():
+    longest = sized(ENTRY_BYTES_MAX)
+    longer = longest.replace(b'"peer":"', b'"peer":"x')
+    entries = [longest, longer, small(1), small(2), b"", small(3) + b"0", small(4), longest, longer]
+    assert [*shapes_of(longest).unknown(entries)] == [1, 2, 3, 4, 5, 6, 8]
+    assert [*shapes_of(longest, small(1)).unknown(entries)] == [1, 4, 5, 8]
+    assert [*Shapes().unknown(entries)] == [*range(9)]
+
+
+def test_what_is_learned_from_one_counts_for_those_behind_it():
+    shapes, unknown = Shapes(), []
+    for place in shapes.unknown([small(1), small(2), small(3)]):
+        unknown.append(place)
+        shapes.learn(small(1))
+    assert unknown == [0]
+
+
 def test_there_are_no_more_of_them_than_their_limit():
     entries = [canonical(request(9, timings_us={f"part{number}": 1})) for number in range(SHAPES_MAX + 1)]
     shapes = shapes_of(*entries)
