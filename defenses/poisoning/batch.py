@@ -7,8 +7,9 @@ section 4): the latents of one label, in ten dimensions, fall into two clusters 
 Both papers know nothing but the suspicious set, so they need to be told how much of it is poisoned (Tran: remove
 1.5 times that), or where a cluster is too small (Chen). Here there are trusted rows of the same label, and they say
 what is ordinary instead:
-- spectral: an item is suspicious whose projection is beyond all but `alpha` of the trusted rows'. The direction is
-  that of items and trusted rows together, so colluders who are enough to turn it are found by it.
+- spectral: an item is suspicious whose projection has a conformal p-value of at most `alpha` among the trusted rows'.
+  The direction is that of items and trusted rows together, so colluders who are enough to turn it are found by it, and
+  honest items stand as trusted rows do: at most `alpha` of them are suspicious, however few those rows are.
 - clustering: a cluster is suspicious where items are over-represented against the other one by more than chance (an
   upper confidence bound at `alpha`), and are at least SHARE_MIN of it.
 
@@ -22,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from defenses.calibration import ConformalCalibration
 from defenses.errors import EvidenceInvalid
 from defenses.intervals import clopper_pearson
 
@@ -43,7 +45,7 @@ def spectral(items: tuple[Latents, ArrayLike], trusted: tuple[Latents, ArrayLike
     Args:
         items: latents (n, d) and labels (n,), places of classes.
         trusted: the same of trusted rows; a label that they lack is not looked at.
-        alpha: the share of trusted rows that stand out as much.
+        alpha: the share of honest items that may; fewer than 1 / alpha - 1 trusted rows of a label show nothing.
     """
     found, parts = _by_label(items, trusted)
     for places, own, theirs in parts:
@@ -51,7 +53,8 @@ def spectral(items: tuple[Latents, ArrayLike], trusted: tuple[Latents, ArrayLike
         centred = joined - joined.mean(axis=0)
         first = np.linalg.svd(centred, full_matrices=False)[2][0]
         scores = (centred @ first) ** 2
-        found[places] = scores[: len(own)] > np.quantile(scores[len(own) :], 1 - alpha)
+        ordinary = ConformalCalibration.from_scores(scores[len(own) :])
+        found[places] = ordinary.p_values(scores[: len(own)]) <= alpha
     return found
 
 

@@ -7,10 +7,11 @@ space as Deep k-NN has it (Papernot & McDaniel 2018, arXiv 1803.04765, section 4
 rows *of the class that is said* (Mondrian): a right label, of whatever class, has p <= a in at most a of all cases. So
 a class that is hard to tell does not pay for the easy ones.
 
-Disagreement. Right labels are inconsistent (p <= a) at a rate of at most a. Each tenant and each principal is a bet
-against that: the likelihood ratio of a mixture over higher rates, whose expectation is at most 1 at any number of items
-(Ville), so that an honest one is ever suspected with probability of at most SUSPECT_ALPHA. It sees what the single item
-does not show: many labels that are each just plausible enough.
+Disagreement. Right labels are inconsistent (p <= a) at a rate of a on average over calibrations. Of the one in use that
+rate is Beta distributed (Bates et al., arXiv 2104.08279, section 3): at most `right_rate_max`, in whatever class. Each
+tenant and each principal is a bet against this: the likelihood ratio of a mixture over higher rates, whose expectation
+is at most 1 at any number of items (Ville), so that an honest one is ever suspected with probability of at most
+SUSPECT_ALPHA. It sees what the single item does not show: many labels that are each just plausible enough.
 
 Caps. An update is made of trusted rows and of items; one tenant, and one principal, is at most a share of it. Which of
 their items stay is drawn, not first come: whoever floods cannot push out what came before.
@@ -21,6 +22,7 @@ Pure. What is suspected is quarantined by the gateway; nothing here learns from 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import floor
 from typing import Any, Final, Self
 
 import numpy as np
@@ -28,8 +30,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from defenses.calibration import digest_arrays
 from defenses.errors import CalibrationInvalid, EvidenceInvalid
+from defenses.intervals import beta_quantile
 
-__all__ = ["NAME", "TECHNIQUE", "Consistency", "capped", "fit_consistency", "suspects"]
+__all__ = [
+    "CALIBRATION_ROWS_MIN",
+    "NAME",
+    "TECHNIQUE",
+    "Consistency",
+    "capped",
+    "fit_consistency",
+    "right_rate_max",
+    "suspects",
+]
 
 NAME: Final = "feedback"
 TECHNIQUE: Final = "AML.T0020"  # MITRE ATLAS: Poison Training Data
@@ -38,12 +50,13 @@ CLASS_ROWS_MIN: Final = 2 * NEIGHBOURS
 TRUSTED_ROWS_MAX: Final = 20_000
 CALIBRATION_ROWS_MIN: Final = 100  # of a class: below, p could never be 1 %
 SUSPECT_ALPHA: Final = 1e-3
+RATE_CONFIDENCE: Final = 0.99  # of the bounds of all classes together
 
 _ALGORITHM = "stockade.feedback/1"
 _LATENTS, _LABELS = f"{NAME}.latents", f"{NAME}.labels"
 _SCORES, _SCORED = f"{NAME}.calibration", f"{NAME}.calibration_labels"
 _CHUNK_ROWS = 512
-_RATES = (2.0, 4.0, 8.0, 16.0, 32.0)  # how much higher than `a` the rates are that a bet is on
+_RATES = (2.0, 4.0, 8.0, 16.0, 32.0)  # how much higher than right labels' the rates are that a bet is on
 _TINY = 1e-12
 
 Rows = NDArray[np.float32]
@@ -94,6 +107,10 @@ class Consistency:
         """SHA-256 (hex) over the trusted rows and the calibration."""
         parts = {f"scores.{label}": part for label, part in enumerate(self.calibration)}
         return digest_arrays(_ALGORITHM, {"latents": self.latents, "labels": self.labels, **parts})
+
+    def right_rate_max(self, inconsistent_alpha: float) -> float:
+        """Return the largest share of right labels of a class that are inconsistent by this calibration."""
+        return right_rate_max([part.size for part in self.calibration], inconsistent_alpha)
 
     def p_values(self, latents: NDArray[Any], labels: ArrayLike) -> NDArray[np.float64]:
         """Return p of each label, float64 (n,), in (0, 1]; small where trusted rows contradict it.
@@ -167,13 +184,28 @@ def _nearest(apart: NDArray[Any]) -> NDArray[np.float64]:
     return nearest
 
 
-def suspects(names: Sequence[str], p_values: ArrayLike, inconsistent_alpha: float) -> list[str]:
+def right_rate_max(calibration_rows: Sequence[int], inconsistent_alpha: float) -> float:
+    """Return which share of right labels has p <= `inconsistent_alpha` at most, in whatever class.
+
+    Args:
+        calibration_rows: of each class.
+        inconsistent_alpha: the `a` of the module's docstring.
+
+    Over the draw of the calibration this holds for all classes together with RATE_CONFIDENCE.
+    """
+    sure = 1 - (1 - RATE_CONFIDENCE) / len(calibration_rows)
+    ranks = [(max(floor(inconsistent_alpha * (rows + 1)), 1), rows) for rows in calibration_rows]
+    return max(beta_quantile(sure, rank, rows + 1 - rank) for rank, rows in ranks)
+
+
+def suspects(names: Sequence[str], p_values: ArrayLike, inconsistent_alpha: float, rate_max: float) -> list[str]:
     """Return whose labels are inconsistent more often than right ones can be, in the order of their names.
 
     Args:
         names: (n,), the tenant, or the principal, of each item.
         p_values: (n,), of `Consistency.p_values`.
         inconsistent_alpha: the `a` of the module's docstring.
+        rate_max: how often right labels are inconsistent at most; see `right_rate_max`.
     """
     contradicts = np.asarray(p_values) <= inconsistent_alpha
     tally: dict[str, list[int]] = {}
@@ -181,15 +213,13 @@ def suspects(names: Sequence[str], p_values: ArrayLike, inconsistent_alpha: floa
         seen = tally.setdefault(name, [0, 0])
         seen[0] += bad
         seen[1] += 1
-    return sorted(
-        name for name, (bad, of) in tally.items() if _evidence(bad, of, inconsistent_alpha) >= 1 / SUSPECT_ALPHA
-    )
+    return sorted(name for name, (bad, of) in tally.items() if _evidence(bad, of, rate_max) >= 1 / SUSPECT_ALPHA)
 
 
-def _evidence(bad: int, of: int, alpha: float) -> float:
-    """Return the e-value against a rate of at most alpha, of `bad` among `of`."""
-    higher = [min(alpha * factor, 0.9) for factor in _RATES if alpha * factor < 1.0] or [(1 + alpha) / 2]
-    logs = [bad * np.log(rate / alpha) + (of - bad) * np.log((1 - rate) / (1 - alpha)) for rate in higher]
+def _evidence(bad: int, of: int, rate_max: float) -> float:
+    """Return the e-value against a rate of at most rate_max, of `bad` among `of`."""
+    higher = [min(rate_max * factor, 0.9) for factor in _RATES if rate_max * factor < 1.0] or [(1 + rate_max) / 2]
+    logs = [bad * np.log(rate / rate_max) + (of - bad) * np.log((1 - rate) / (1 - rate_max)) for rate in higher]
     top = max(logs)
     return float(np.exp(min(top, 700.0)) * np.mean(np.exp(np.array(logs) - top)))
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from defenses.poisoning.feedback import capped, suspects
+from defenses.poisoning.feedback import CALIBRATION_ROWS_MIN, capped, right_rate_max, suspects
 from gateway.errors import ArgumentInvalid, ScreenUnavailable
 from gateway.exits import log_failure
 from gateway.feedback.evaluation import MICRO, evaluated_all
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from gateway.feedback.answers import FeedbackRules
     from gateway.feedback.rows import Held
     from gateway.feedback.transaction import Transaction
     from gateway.host.admin import Control
@@ -113,13 +114,20 @@ class Review:
         order = order_of(call, "an update", "")
         about = {"model": request.model, "version": version, "trusted_rows": str(request.trusted_rows)}
         await say(self.control, order, "feedback-batch-taken", about)
-        seed, now_ns, feedback = self.control.app.gw.new_id(), self.control.app.gw.wall_ns(), model.feedback
+        gw, feedback = self.control.app.gw, model.feedback
+        seed, now_ns, loaded = gw.new_id(), gw.wall_ns(), gw.active.models.get((request.model, version))
+        rules = None if loaded is None else loaded.feedback
 
         def change() -> Taken:
             with store_of(self.control).transaction() as step:
-                rng = np.random.default_rng(int.from_bytes(seed, "big"))
                 return take_batch(
-                    step, (request.model, version), feedback, trusted_rows=request.trusted_rows, rng=rng, now_ns=now_ns
+                    step,
+                    (request.model, version),
+                    feedback,
+                    rate_max=rate_max_of(feedback, rules),
+                    trusted_rows=request.trusted_rows,
+                    rng=np.random.default_rng(int.from_bytes(seed, "big")),
+                    now_ns=now_ns,
                 )
 
         taken = await in_thread(change, call)
@@ -209,20 +217,32 @@ async def say(control: Control, order: Order, action: str, detail: dict[str, str
     await control.record("admin", action=action, administrator=order.administrator, detail=about, outcome="done")
 
 
+def rate_max_of(feedback: Feedback, rules: FeedbackRules | None) -> float:
+    """Return how often right labels contradict trusted rows at most: of a version that is gone, by the fewest rows."""
+    if rules is None:
+        return right_rate_max([CALIBRATION_ROWS_MIN], feedback.inconsistent_alpha)
+    return rules.consistency.right_rate_max(feedback.inconsistent_alpha)
+
+
 def take_batch(
     step: Transaction,
     model: tuple[str, str],
     feedback: Feedback,
     *,
+    rate_max: float,
     trusted_rows: int,
     rng: np.random.Generator,
     now_ns: int,
 ) -> Taken:
-    """Take what is allowed of a (model, version) as one batch."""
+    """Take what is allowed of a (model, version) as one batch; `rate_max` is what `suspects` wants to know."""
     rates = step.rates(*model)
     p_values = np.array([p_micro for _, _, p_micro in rates]) / 1e6
-    found = set(suspects([tenant for tenant, _, _ in rates], p_values, feedback.inconsistent_alpha))
-    found |= set(suspects([f"{tenant}/{name}" for tenant, name, _ in rates], p_values, feedback.inconsistent_alpha))
+    tenants, principals = [tenant for tenant, _, _ in rates], [f"{tenant}/{name}" for tenant, name, _ in rates]
+    found = {
+        who
+        for names in (tenants, principals)
+        for who in suspects(names, p_values, feedback.inconsistent_alpha, rate_max)
+    }
     allowed = step.allowed(*model)
     doubted = [
         each.id

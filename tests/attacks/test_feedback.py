@@ -12,7 +12,7 @@ import time
 import pytest
 
 from gateway.feedback.gate import SKEW_NS
-from gateway.feedback.review import take_batch
+from gateway.feedback.review import rate_max_of, take_batch
 from gateway.feedback.rows import ALLOWED, AnswerKept, Bounds
 from gateway.policy.feedback import Feedback
 from tests.gateway.feedback.labelled import (
@@ -45,7 +45,13 @@ def learned(rig, trusted_rows=10_000, **policy):
     with store_of(rig).transaction() as step:
         feedback = Feedback(**policy)
         return take_batch(
-            step, (MODEL, "1"), feedback, trusted_rows=trusted_rows, rng=np.random.default_rng(0), now_ns=time.time_ns()
+            step,
+            (MODEL, "1"),
+            feedback,
+            rate_max=rate_max_of(feedback, rig.gw.active.models[MODEL, "1"].feedback),
+            trusted_rows=trusted_rows,
+            rng=np.random.default_rng(0),
+            now_ns=time.time_ns(),
         )
 
 

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defenses.errors import CalibrationInvalid, EvidenceInvalid
-from defenses.poisoning.feedback import SUSPECT_ALPHA, Consistency, capped, fit_consistency, suspects
+from defenses.poisoning.feedback import (
+    CALIBRATION_ROWS_MIN,
+    SUSPECT_ALPHA,
+    Consistency,
+    capped,
+    fit_consistency,
+    right_rate_max,
+    suspects,
+)
 
 CLASSES, WIDTH = 4, 6
 CENTRES = np.random.default_rng(99).normal(size=(CLASSES, WIDTH)) * 2.0
@@ -105,7 +113,7 @@ def test_an_honest_principal_is_suspected_as_rarely_as_promised():
     """At any number of items, looked at after each: of 2,000 honest ones at most about 0.1 % are ever suspected."""
     rng = np.random.default_rng(6)
     ever = sum(
-        any(suspects(["x"] * n, draws[:n], 0.05) for n in range(10, 201, 10))
+        any(suspects(["x"] * n, draws[:n], 0.05, 0.05) for n in range(10, 201, 10))
         for draws in (rng.random(200) for _ in range(2_000))
     )
     assert ever <= 2_000 * SUSPECT_ALPHA + 4 * np.sqrt(2_000 * SUSPECT_ALPHA)
@@ -113,13 +121,35 @@ def test_an_honest_principal_is_suspected_as_rarely_as_promised():
 
 def test_who_contradicts_trusted_rows_half_of_the_time_is_suspected_within_twenty_items():
     p_values = np.tile([0.001, 0.5], 10)
-    assert suspects(["evil"] * 20, p_values, 0.05) == ["evil"]
+    assert suspects(["evil"] * 20, p_values, 0.05, right_rate_max([385] * 10, 0.05)) == ["evil"]
 
 
 def test_suspicion_is_of_the_one_who_earned_it():
     names = ["evil"] * 20 + ["good"] * 20
-    assert suspects(names, [0.001] * 20 + [0.5] * 20, 0.05) == ["evil"]
-    assert suspects([], [], 0.05) == []
+    assert suspects(names, [0.001] * 20 + [0.5] * 20, 0.05, 0.1) == ["evil"]
+    assert suspects([], [], 0.05, 0.1) == []
+
+
+def test_right_labels_are_inconsistent_no_more_often_than_the_bound_says():
+    """Of 2,000 calibrations of 385 rows: the true rate of p <= 5 % is what lies above the 19th largest score."""
+    draws = np.sort(np.random.default_rng(8).random((2_000, 385)), axis=1)
+    beyond = (1 - draws[:, -19] > right_rate_max([385], 0.05)).sum()
+    assert 0 < beyond <= 20 + 4 * np.sqrt(20)
+
+
+def test_more_classes_and_fewer_rows_make_the_bound_wider(gate):
+    one, ten, few = (right_rate_max(rows, 0.05) for rows in ([385], [385] * 10, [385] * 9 + [100]))
+    assert 0.05 < one < ten < few < 0.2
+    assert right_rate_max([CALIBRATION_ROWS_MIN], 1e-4) > 0  # no p is as small
+    assert gate.right_rate_max(0.05) == right_rate_max([part.size for part in gate.calibration], 0.05)
+
+
+def test_an_honest_principal_of_an_unlucky_calibration_is_not_suspected_either():
+    """One calibration in fifty says 7.5 % where it means 5 %; with labels enough that alone would look like lies."""
+    p_values = np.where(np.random.default_rng(9).random(20_000) < 0.075, 0.01, 0.5)
+    names = ["honest"] * 20_000
+    assert suspects(names, p_values, 0.05, 0.05) == ["honest"]
+    assert suspects(names, p_values, 0.05, right_rate_max([385] * 10, 0.05)) == []
 
 
 def cap(tenants, principals, trusted_rows, share=0.01, own=0.01):
