@@ -115,25 +115,32 @@ class Studio:
 
 
 @contextmanager
-def studio(stage: Stage, directory: Path) -> Iterator[Studio]:
-    """A browser, for as long as the block runs."""
+def browsing(*, width_px: int, scale: float) -> Iterator[Any]:
+    """A page of a browser, for as long as the block runs."""
     from playwright.sync_api import sync_playwright
 
-    browser_program = shutil.which("chromium")
-    assert browser_program, "chromium is not installed (Debian: chromium)"
-    html = bundled(directory)
+    program = shutil.which("chromium")
+    assert program, "chromium is not installed (Debian: chromium)"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:
             context = browser.new_context(
-                viewport={"width": WIDTH_PX, "height": 900},
-                device_scale_factor=SCALE,
+                viewport={"width": width_px, "height": 900},
+                device_scale_factor=scale,
                 timezone_id="UTC",
                 locale="en-US",
             )
-            yield Studio(context.new_page(), html, stage)
+            yield context.new_page()
         finally:
             browser.close()
+
+
+@contextmanager
+def studio(stage: Stage, directory: Path) -> Iterator[Studio]:
+    """A browser that draws dashboards, for as long as the block runs."""
+    html = bundled(directory)
+    with browsing(width_px=WIDTH_PX, scale=SCALE) as page:
+        yield Studio(page, html, stage)
 
 
 def shrink(picture: Path) -> None:
