@@ -83,11 +83,17 @@ def infer_alike(items: Sequence[Item], batch_id: int, gw: Gateway) -> list[Batch
 
 
 def infer(items: Sequence[Item], engine: Engine, clock_ns: Callable[[], int]) -> Inferred:
-    """Run the model for the rows of all these requests. Raises what the engine raises."""
+    """Run the model for the rows of all these requests.
+
+    Raises what the engine raises, and ModelError where an output has other rows: no row can be told whose it is then.
+    """
     inputs, starts = stack(items)
     began_ns = clock_ns()
     outputs = engine.infer(inputs)
-    return Inferred(inputs, starts, outputs, clock_ns() - began_ns)
+    inferred = Inferred(inputs, starts, outputs, clock_ns() - began_ns)
+    if any(len(values) != inferred.rows for values in outputs.values()):
+        raise errors.ModelError
+    return inferred
 
 
 def refusal_of(problem: Exception, item: Item, gw: Gateway) -> errors.Refusal:

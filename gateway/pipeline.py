@@ -76,14 +76,7 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
     principal = record.caller()
     budget = active.budgets[principal.name]
     try:
-        message = codec.parse(body, gw.codec_limits)
-        record.client_id = message.id
-        rules = route(record, message.model_name, message.model_version, active)
-        served = rules.served
-        require_loaded(served)
-        require_warm(record, rules, record.time_ns)
-        request = requested(message, rules, principal.roles, gw.codec_limits)
-        record.rows = request.rows
+        rules, request = read(record, body, active, gw.codec_limits)
         charges = budget.cost_charges(request.rows * rules.cost_per_row, request.rows)
         spend(record, charges, began_ns, gw)
     except Exception:
@@ -101,6 +94,7 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
     if gw.cache is not None and cacheable(rules, active):
         key = key_of(request, rules, principal.tenant, active.digest)
         kept = gw.cache.find(key, principal.tenant, record.model_name, queued_ns)
+    served = rules.served
     if record.deadline_ns is not None and kept is None:
         served.service_time.require(record.deadline_ns - queued_ns, served.batcher.queued_rows, queued_ns)
     future: asyncio.Future[Answer] = gw.loop.create_future()
@@ -117,6 +111,18 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
     if rules.acknowledge != "local":
         await acknowledged(rules.acknowledge, record, gw)
     return answered
+
+
+def read(record: Record, body: bytes, active: Active, limits: CodecLimits) -> tuple[ModelRules, InferRequest]:
+    """Parse, route and decode: return the rules of the model that is meant, and what is asked of it."""
+    message = codec.parse(body, limits)
+    record.client_id = message.id
+    rules = route(record, message.model_name, message.model_version, active)
+    require_loaded(rules.served)
+    require_warm(record, rules, record.time_ns)
+    request = requested(message, rules, record.caller().roles, limits)
+    record.rows = request.rows
+    return rules, request
 
 
 def requested(

@@ -338,6 +338,24 @@ async def test_a_batch_that_cannot_be_judged_as_a_whole_is_judged_request_by_req
     assert [(batch["position"], batch["size"], batch["rows"]) for batch in ran] == [(n, 4, 8) for n in range(4)]
 
 
+async def test_outputs_that_have_lost_a_row_are_nobodys_and_each_request_is_run_alone(looped):
+    def answer(outputs):
+        return outputs if len(outputs["energy"]) < 8 else {name: values[1:] for name, values in outputs.items()}
+
+    looped.engine.answer = answer
+    looped.engine.go.clear()
+    first = looped.infer(tiny_body(image(0.5, 4)))
+    await asyncio.to_thread(looped.engine.entered.acquire)
+    values = (0.1, 0.2, 0.3, 0.4)
+    calls = [looped.infer(tiny_body(image(value, 2))) for value in values]
+    await queued(looped, 8)
+    looped.engine.go.set()
+    replies = [await ended(call) for call in (first, *calls)]
+    for value, reply in zip(values, replies[1:], strict=True):
+        np.testing.assert_allclose(reply.output("energy"), [value] * 2, rtol=0, atol=TOLERANCE)
+    assert looped.engine.batches == [4, 8, 2, 2, 2, 2]
+
+
 async def test_what_fails_behind_the_model_holds_up_nobody(looped, monkeypatch):
     """Also what goes wrong after the thread is a fault of ours that is told, and the next batch runs."""
 
