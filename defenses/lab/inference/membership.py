@@ -65,20 +65,24 @@ def likelihood_ratio(
 
     target: phi of the model under attack, (n, views): the row itself, mirrored, and so on.
     shadows: the same of each shadow model, (models, n, views).
-    learned: which model learned from which row, (models, n). A row that none, or every one, learned from is judged by
-        the models that there are (the offline attack: how surprising it is among models that did not learn from it).
+    learned: which model learned from which row, (models, n). For a row that none, or every one, learned from, the mean
+        that it lacks is the other one moved by the mean difference that learning makes to the rows that have both.
+        Where none has both, scores are the offline attack's: how surprising among models that did not learn from it.
     """
-    inside = _normal(shadows, learned)
-    outside = _normal(shadows, ~learned)
-    surprise_in = _log_density(target, *inside)
-    surprise_out = _log_density(target, *outside)
-    online = learned.any(axis=0) & ~learned.all(axis=0)
-    offline = ((target - outside[0]) / np.sqrt(outside[1])).sum(axis=1)
-    return np.where(online, surprise_in - surprise_out, offline)
+    inside, variance_in = _normal(shadows, learned)
+    outside, variance_out = _normal(shadows, ~learned)
+    some, every = learned.any(axis=0)[:, None], learned.all(axis=0)[:, None]
+    both = (some & ~every)[:, 0]
+    if not both.any():
+        return np.asarray(((target - outside) / np.sqrt(variance_out)).sum(axis=1))
+    gained = (inside - outside)[both].mean(axis=0)
+    surprise_in = _log_density(target, np.where(some, inside, outside + gained), variance_in)
+    surprise_out = _log_density(target, np.where(every, inside - gained, outside), variance_out)
+    return surprise_in - surprise_out
 
 
 def _normal(shadows: NDArray[np.float64], chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean (n, views) of each row over the models of `chosen`, and one variance a view, (views,)."""
+    """Mean (n, views) of each row over the models of `chosen`, 0 without any, and one variance a view, (views,)."""
     weights = chosen[:, :, None].astype(np.float64)
     count = weights.sum(axis=0)
     means = (shadows * weights).sum(axis=0) / np.maximum(count, 1.0)

@@ -55,6 +55,20 @@ def test_a_row_that_no_shadow_learned_from_is_judged_by_those_there_are():
     assert told(scores[members], scores[~members]).auc > 0.55
 
 
+def test_rows_that_none_or_every_shadow_learned_from_are_ranked_with_the_others():
+    """With six shadows some rows are. Their scores may not crowd the top, where so few false alarms are allowed."""
+    rng = np.random.default_rng(4)
+    target, others, learned, members = shadows(rng, 2.0)
+    few = others[:6] + 15, learned[:6]  # confidences far above 0, as those of easy rows are
+    lacking = learned[:6].all(axis=0) | ~learned[:6].any(axis=0)
+    assert 10 < lacking.sum() < 100
+    scores = likelihood_ratio(target + 15, *few)
+    top = np.argsort(-scores)[:100]
+    assert lacking[top].sum() <= 10
+    found = told(scores[members & lacking], scores[~members & lacking])
+    assert found.auc > 0.6
+
+
 def test_the_offline_score_is_higher_for_the_surer():
     out = np.array([[[0.0], [0.0]], [[1.0], [1.0]]])
     low, high = likelihood_ratio(np.array([[0.0], [9.0]]), out, np.zeros((2, 2), np.bool_))
