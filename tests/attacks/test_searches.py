@@ -7,6 +7,8 @@ on the real model, through a real gateway.
 from __future__ import annotations
 
 import math
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +16,15 @@ import pytest
 from defenses.account import LOG_EVIDENCE_MAX
 from defenses.archive import KEPT_MIN
 from defenses.evasion.returns import BOUND
-from defenses.watch import Asker
+from defenses.watch import ACCOUNTS_MAX, WINDOWS_BYTES_MAX, Asker
 from tests.watching import answers, around, ask, images, new_watch, watch_arrays
 
 TARGET = images(1, 1)[0]
 FOUND = math.log(1_000)
+HOSTILE_MIB_MAX = 256.0
+"""Of 100,000 accounts that search, and of a thousand windows."""
+FURTHER_MIB_MAX = 40.0
+"""Of 20,000 more: what the archive and the allocator touch for the first time."""
 
 
 def innocent(seed, rows):
@@ -132,6 +138,38 @@ def test_a_flood_of_identities_neither_grows_the_memory_nor_clears_a_record():
     assert ask(watch, images(16, 1), "mallory", "evil").log_evidence[0] >= FOUND
     assert not watch.archive.logs[watch.archive.logs > LOG_EVIDENCE_MAX].size
     assert (watch.archive.logs[watch.archive.tags > 0] > KEPT_MIN).all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_hundred_thousand_hostile_identities_are_held_in_bounds_and_those_after_them_cost_nothing():
+    """Each of them has begun a search; the memory that counts is the process's own."""
+    watch, at_once = new_watch(), 500
+    ask(watch, around(TARGET, 7, 60), "mallory", "evil")
+    (mallory,) = watch.accounts()
+    searches = np.concatenate([around(thing, number, 2) for number, thing in enumerate(images(20, at_once))])
+    starts, given = np.arange(0, 2 * at_once, 2), answers(searches)
+
+    def flood(first: int, end: int) -> float:
+        """Return by how many MiB the process has grown."""
+        before = resident_mib()
+        for number in range(first, end, at_once):
+            askers = [Asker(f"nobody {number + one}", f"nowhere {(number + one) % 1_000}") for one in range(at_once)]
+            watch.observe(askers, starts, {"image": searches}, given, number)
+        return resident_mib() - before
+
+    assert flood(0, ACCOUNTS_MAX) < HOSTILE_MIB_MAX
+    assert len(watch.known) == ACCOUNTS_MAX
+    assert np.mean([one.repeats > 0 for one in watch.accounts()]) > 0.9999  # 24 bits say who asked: one may be mistaken
+    assert flood(ACCOUNTS_MAX, ACCOUNTS_MAX + 20_000) < FURTHER_MIB_MAX
+    assert len(watch.known) == ACCOUNTS_MAX
+    assert watch.windows_bytes <= WINDOWS_BYTES_MAX
+    assert "mallory" not in watch.known
+    assert ask(watch, images(16, 1), "mallory", "evil").log_evidence[0] >= mallory.log_evidence - 1
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def test_burying_ones_anchor_under_innocent_questions_costs_thousands_for_each_answer():
