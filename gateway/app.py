@@ -34,14 +34,13 @@ from gateway.parts import (
     answers_of,
     auth_fragments,
     comparer_of,
-    first_active,
+    compiled,
     make_keys,
     open_ring,
     open_sink,
     remembered_limits,
     serve_all,
 )
-from gateway.policy.compile import compile_policy
 from gateway.policy.compile_release import with_standings
 from gateway.policy.policy import load_policy
 from gateway.record import site_of
@@ -108,10 +107,9 @@ class App:
 
     def compile(self, policy: Policy, served: Mapping[Key, Served] | None = None) -> Active:
         """Return the policy ready to be put in force, for these models or the present ones; or raise PolicyRejected."""
-        now_ns = self.gw.wall_ns()
         require_places(policy, self.config.audit)
         served = self.gw.served if served is None else served
-        return compile_policy(policy, served, self.pepper, self.issuers.of(policy.issuers), now_ns)
+        return compiled(self.config, policy, served, self.pepper, self.issuers)
 
     def stage(self, policy: Policy, models: ModelSet) -> Staged:
         """Open what is listed and not there yet, and compile the policy for it all. Blocks; changes nothing.
@@ -259,7 +257,7 @@ async def open_app(
     served = serve_all(bundles, unloaded, config, log)
     pepper = config.policy.pepper.read_bytes()
     issuers = Issuers(config.policy.file.parent)
-    active = first_active(config, policy, served, pepper, issuers)
+    active = compiled(config, policy, served, pepper, issuers)
     make_keys(policy, keys, log)
     traces = open_traces(config.tracing, site, metrics, log) if config.tracing is not None else None
     tally = Tally(metrics, loop, traces)

@@ -48,10 +48,8 @@ def serve_all(bundles: Iterable[Bundle], unloaded: Collection[Key], config: Conf
     return {key: serve(bundle, config, log, unloaded=key in unloaded) for key, bundle in keyed}
 
 
-def first_active(
-    config: Config, policy: Policy, served: Mapping[Key, Served], pepper: bytes, issuers: Issuers
-) -> Active:
-    """Return the policy that a process begins with, or what is left of it where every protection is off."""
+def compiled(config: Config, policy: Policy, served: Mapping[Key, Served], pepper: bytes, issuers: Issuers) -> Active:
+    """Return a policy ready to be put in force, or what is left of it where every protection is off."""
     active = compile_policy(policy, served, pepper, issuers.of(policy.issuers), time.time_ns())
     return without_protection(active, anybody(policy)) if config.unsafe_unprotected else active
 

@@ -104,6 +104,9 @@ def bare(rules: ModelRules) -> ModelRules:
         hardening=None,
         harden_flagged=False,
         output=None,
+        rotations=None,
         capture="none",
         watch=None,
+        budget=None,
+        acknowledge="local",
     )
