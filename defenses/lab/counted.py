@@ -1,7 +1,7 @@
 """An oracle that counts for the lab what an attack asks, ends it at its budget, and hides what the lab alone may know.
 
 Around every oracle that an attack is given. Which rows were acted upon stays here, unless the experiment says that the
-attacker sees it (`sees_actions`: the perfect oracle of OARS, arXiv 2306.06819).
+attacker sees it (`sees_actions`: the perfect oracle of OARS, arXiv 2303.06280).
 """
 
 import hashlib

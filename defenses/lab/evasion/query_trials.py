@@ -254,6 +254,7 @@ class TrialLine:
     name: str
     knowledge: str
     seed: int
+    technique: str = TECHNIQUE
 
     def of(
         self,
@@ -271,7 +272,7 @@ class TrialLine:
         return Trial(
             attack=target.name(self.name),
             family="evasion",
-            technique=TECHNIQUE,
+            technique=self.technique,
             knowledge=self.knowledge,
             defended=target.defended,
             seed=self.seed,

@@ -23,6 +23,7 @@ from defenses.lab.pipeline import Pipeline
 
 __all__ = ["robust_transfer_of", "transfer_of"]
 
+TECHNIQUE = "AML.T0043.002"  # MITRE ATLAS: Craft Adversarial Data, black-box transfer
 LEARNED = {Size.SMOKE: 500, Size.FULL: 12_000}  # public images
 EPOCHS = 6
 
@@ -66,7 +67,7 @@ def _run(name: str, own: str, surrogate: Callable[[Lab, int], Logits], target: T
         ).numpy()
         norms = np.abs(moved - sample.rows).reshape(len(moved), -1).max(axis=1).tolist()
         results = [(Attempt(True, 1, row, norm), 1) for row, norm in zip(moved, norms, strict=True)]
-        line = TrialLine(lab, target, name, "black box, a model of its own", seed)
+        line = TrialLine(lab, target, name, "black box, a model of its own", seed, TECHNIQUE)
         return [line.of(sample.labels, results, {"own_model": own, "budget": 1})]
 
     return run

@@ -52,7 +52,7 @@ class BareLab:
 def test_a_model_falls_to_what_was_made_on_itself():
     lab = BareLab()
     (trial,) = transfer_of("1", "kiosk", "1")(lab, 0)
-    assert trial.attack == "query/kiosk-1/transfer"
+    assert (trial.attack, trial.technique) == ("query/kiosk-1/transfer", "AML.T0043.002")
     assert trial.successes == trial.samples == lab.asked
     assert trial.metrics["queries_median"] == 1
 
