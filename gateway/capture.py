@@ -1,9 +1,9 @@
 """Keeps payloads, encrypted, where the policy asks for it: for replay and for the analyst after an incident.
 
-`none` keeps nothing; `flagged` keeps what a screen flagged or refused; `sampled` a share of the rest as well, chosen by
-the request's id so that nobody can choose; `all` everything. Of the tenant's setting and the model's, the narrower
-holds. What is kept travels with the record and is durable with it; the record names it by the hash of its ciphertext.
-Only so much of it may be in flight (`Room`).
+`none` keeps nothing; `flagged` keeps what was not simply answered: flagged, hardened, refused or failed, for whatever
+reason; `sampled` a share of the rest as well, chosen by the request's id so that nobody can choose; `all` everything.
+Of the tenant's setting and the model's, the narrower holds. What is kept travels with the record and is durable with
+it; the record names it by the hash of its ciphertext. Only so much of it may be in flight (`Room`).
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
         kept = gw.cache.find(key, principal.tenant, record.model_name, queued_ns)
     served = rules.served
     if record.deadline_ns is not None and kept is None:
-        served.service_time.require(record.deadline_ns - queued_ns, served.batcher.queued_rows, queued_ns)
+        served.service_time.require(record.deadline_ns - queued_ns, served.batcher.rows_ahead, queued_ns)
     future: asyncio.Future[Answer] = gw.loop.create_future()
     capture = narrower(rules.capture, active.tenant_capture[principal.tenant])
     if capture != "none":

@@ -85,6 +85,11 @@ class Batcher(Generic[T]):
     def queued_bytes(self) -> int:
         return self._queue.nbytes
 
+    @property
+    def rows_ahead(self) -> int:
+        """Rows that an item which comes now waits for: those queued, shared out over the batches under way at once."""
+        return self._queue.rows // self._at_once
+
     def submit(self, item: T, *, rows: int, nbytes: int, lane: int, flow: str) -> None:
         """Queue an item of `rows` rows for `flow` (a tenant) in `lane` (0 goes first).
 

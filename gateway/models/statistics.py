@@ -104,7 +104,7 @@ class ServiceTime:
         self._observed_ns = now_ns
 
     def expected_ns(self, rows_waiting: int, now_ns: int) -> int:
-        """Return the expected time of a request behind `rows_waiting` rows."""
+        """Return the expected time of a request that `rows_waiting` rows go before, one batch after another."""
         faded = 0.5 ** (max(0, now_ns - self._observed_ns) / HALF_LIFE_NS)
         return int((self._batch_ns + self._row_ns * rows_waiting) * faded)
 

@@ -181,6 +181,28 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_it_is_queued(rig)
     assert (await rig.ask(tiny_body(image(0.5)), timeout=60)).code is CODE.OK
 
 
+@pytest.mark.parametrize(("threads", "reason"), [(1, "DEADLINE_UNMEETABLE"), (4, "OK")])
+async def test_a_deadline_is_held_against_the_queue_that_all_threads_work_on(made_site, tmp_path, threads, reason):
+    def config(document) -> None:
+        document["engine"]["threads"] = threads
+
+    async with open_rig(made_site, tmp_path, config=config) as rig:
+        served = rig.gw.served["tiny", "1"]
+        rig.engine.go.clear()
+        calls = [rig.infer(tiny_body(image(0.5))) for _ in range(threads)]
+        await until(lambda: len(served.batcher._begun) == threads)
+        calls += [rig.infer(tiny_body(image(0.5, 10))) for _ in range(4)]
+        await queued(rig, 40)
+        now_ns = rig.gw.clock_ns()
+        rig.gw.clock_ns = lambda: now_ns  # what was observed does not fade meanwhile
+        served.service_time.observe(10_000_000_000, 1, now_ns)  # a second a batch, and a second a row
+        asked = rig.infer(tiny_body(image(0.25)), timeout=25)
+        await until(lambda: served.batcher.queued_rows == 41 or asked.done())
+        rig.engine.go.set()
+        assert (await ended(asked)).reason == reason
+        assert {(await ended(call)).reason for call in calls} == {"OK"}
+
+
 async def test_who_asks_first_in_a_full_queue_gives_way_by_lane_and_gets_a_hint(made_site, tmp_path):
     def small_queue(document) -> None:
         document["engine"]["queue_rows_max"] = 256

@@ -91,6 +91,13 @@ def test_what_arrives_while_a_batch_is_recorded_is_the_next_batch(loop):
     assert loop.batches == [["a"], ["b", "c"]]
 
 
+@pytest.mark.parametrize(("at_once", "ahead"), [(1, 12), (4, 3), (5, 2)])
+def test_what_is_queued_is_shared_out_over_the_batches_that_run_side_by_side(at_once, ahead):
+    loop = Loop(at_once=at_once)
+    loop.submit("a", "b", "c", rows=4)
+    assert loop.batcher.rows_ahead == ahead
+
+
 def test_while_more_is_coming_in_the_loop_takes_it_in_first(loop):
     loop.coming = 4
     loop.submit("a")
