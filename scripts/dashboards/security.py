@@ -122,6 +122,8 @@ ATTACKS = (
         color=ORANGE,
         runbooks=("StockadeFeedbackSuspect",),
     ),
+)
+UNDER_ACTION = (
     bars(
         "Tenant classes under action",
         "Requests of each class that its limits refused in the time shown. Tenants are no labels: the audit log "
@@ -136,8 +138,8 @@ ATTACKS = (
         color=PURPLE,
     ),
     bars(
-        "Accounts on a step, by step",
-        "Requests in the time shown of accounts whose questions, taken together, look like an attack; in shadow too.",
+        "Requests of accounts on a step, by step",
+        "In the time shown, of accounts whose questions, taken together, look like an attack; in shadow too.",
         [("sum by (step) (increase(stockade_account_actions_total{@}[$__range]))", "{{step}}")],
         "short",
         color=YELLOW,
@@ -183,5 +185,11 @@ BOARD = dashboard(
     "stockade-security",
     "Stockade: security",
     "Who is trying what, and what became of it.",
-    rows(("In the time shown", 4, NOW), ("Screens", 8, SCREENS), ("Attacks", 7, ATTACKS), ("Signals", 7, SIGNALS)),
+    rows(
+        ("In the time shown", 4, NOW),
+        ("Screens", 8, SCREENS),
+        ("Attacks", 7, ATTACKS),
+        ("Under action", 5, UNDER_ACTION),
+        ("Signals", 7, SIGNALS),
+    ),
 )
