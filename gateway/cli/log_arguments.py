@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 EPOCHS_MAX = 9999
-A_LOG = "the log, or a directory of `stockade init`"
+A_LOG = "the log, or a directory of `stockade init` or its stockade.yaml"
 A_REPLICA = "a replica's URL: s3://, gs://, az://, file://"
 A_POLICY = "trusted logs and witnesses, and the quorum (c2sp.org/tlog-policy)"
 

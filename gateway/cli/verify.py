@@ -194,8 +194,9 @@ def fail(problem: object, code: int = USAGE) -> int:
     return failed(problem, code)
 
 
-def find(directory: Path, vkeys: list[str]) -> tuple[Path, list[str]]:
-    """Return the log and its keys; a directory of `stockade init` holds both."""
+def find(log: Path, vkeys: list[str]) -> tuple[Path, list[str]]:
+    """Return the log and its keys; a directory of `stockade init`, which its stockade.yaml names too, holds both."""
+    directory = log.parent if log.name == "stockade.yaml" else log
     if (directory / "stockade.yaml").is_file():
         return directory / "log", vkeys or [str(directory / "keys" / "log.vkey")]
     return directory, vkeys

@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gateway.cli.log_arguments import log_and_key
 from gateway.cli.verbs import named, reaching, reason, verb
 from gateway.segmentation.arguments import ago, called
 
 if TYPE_CHECKING:
     import argparse
 
-    from gateway.cli.verbs import named, reaching, reason, verb
-
 __all__ = ["add_verbs"]
-
-A_LOG = "the log, or a directory of `stockade init`"
 
 
 def add_verbs(incident: Any) -> None:
@@ -35,8 +32,7 @@ def add_verbs(incident: Any) -> None:
         reason(each)
     suspects(opening, required=True)
     for each in (listed, timeline):
-        each.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
-        each.add_argument("--vkey", metavar="KEY", help="the log's key, or a file that holds it")
+        log_and_key(each)
         each.add_argument("--json", action="store_true", help="print JSON")
     timeline.add_argument("--incident", default="", metavar="ID", help="the range and the suspects it was opened with")
     suspects(timeline, required=False)

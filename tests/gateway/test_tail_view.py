@@ -47,6 +47,18 @@ def test_a_line_says_when_what_why_and_for_whom(log, capsys):
     assert max(map(len, lines)) <= 80
 
 
+def test_a_directory_of_init_names_its_log_and_key_and_so_does_its_configuration(tmp_path, capsys):
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/log.vkey").write_text(VKEY)
+    (tmp_path / "stockade.yaml").touch()
+    with open_log(tmp_path) as log:
+        log.append([small(1)])
+        log.publish()
+        assert [tail(place, "-n", 1) for place in (tmp_path, tmp_path / "stockade.yaml")] == [OK, OK]
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+
+
 def test_what_an_entry_says_does_nothing_to_the_terminal(log, capsys):
     log.append([small(4, reason="\x1b[2J\x9bA [bold]\u202e")])
     log.publish()
