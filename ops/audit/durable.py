@@ -110,7 +110,7 @@ def write_at(descriptor: int, parts: Sequence[bytes], offset: int) -> int:
     return offset
 
 
-def read_device(path: Path) -> bytes:
+def read_device(path: Path) -> bytes | mmap.mmap:
     """Read a file from the device, past the page cache where the filesystem allows it.
 
     After a failed sync the cache may hold pages that never reached the disk and are marked clean: they would look
@@ -124,17 +124,19 @@ def read_device(path: Path) -> bytes:
     except OSError:  # tmpfs and others have no direct I/O, and no device to differ from
         return path.read_bytes()
     room = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    aligned = mmap.mmap(-1, room)
+    filled = 0
     try:
-        with mmap.mmap(-1, room) as aligned, memoryview(aligned) as view:
-            filled = 0
+        with memoryview(aligned) as view:
             while filled < size:
                 got = os.preadv(descriptor, [view[filled : filled + (16 << 20)]], filled)
                 if got == 0:
                     break
                 filled += got
-            return bytes(view[: min(filled, size)])
     finally:
         os.close(descriptor)
+    end = min(filled, size)
+    return aligned if end == room else aligned[:end]  # a segment is not copied
 
 
 def remove_files(paths: Iterable[Path]) -> None:

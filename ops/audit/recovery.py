@@ -103,27 +103,38 @@ def _blobs(group: Group, entries: Sequence[bytes], first: int, where: Path) -> l
 
 
 def _replay(segment: Segment, path: Path, edge: Edge, frontier: Frontier, signed: Checkpoint) -> None:
-    """Extend edge and frontier by what of a segment lies beyond them; check every root on the way (rules 3, 4)."""
+    """Extend edge and frontier by what of a segment lies beyond them; check every root on the way (rules 3, 4).
+
+    Where the segment reaches the frontier both are one tree, and grow as one.
+    """
     check = segment.header.frontier.copy()
     for group in segment.groups:
         first = check.size
-        entries = [each for records in group.records for each in split_entries(records)]
+        entries = split_entries(b"".join(group.records))
         leaves = leaf_hashes(entries)
         if first < signed.size < first + len(leaves):
             partly = check.copy()
             partly.extend(leaves[: signed.size - first])
             _expect(partly, signed, path)
-        check.extend(leaves)
+        skip = max(frontier.size - first, 0)
+        grown = check.extend(leaves)
         if check.size != group.trailer.size or check.root() != group.trailer.root:
             raise LogCorrupted(path, f"the entries before size {group.trailer.size} do not give its root")
         if check.size == signed.size:
             _expect(check, signed, path)
-        skip = max(frontier.size - first, 0)
         if skip < len(leaves):
-            grown = frontier.extend(leaves[skip:])
+            if check is not frontier:
+                grown = frontier.extend(leaves[skip:])
+                _agree(check, frontier, path)
+                check = frontier
             blobs = [each for each in _blobs(group, entries, first, path) if each[0] >= first + skip]
-            edge.add(grown, [frame_entry(each) for each in entries[skip:]], blobs, frontier.size, frontier.root())
-    if check.size == frontier.size and check.root() != frontier.root():
+            edge.add(grown, [frame_entry(each) for each in entries[skip:]], blobs, frontier.size, group.trailer.root)
+    if check.size == frontier.size:
+        _agree(check, frontier, path)
+
+
+def _agree(check: Frontier, frontier: Frontier, path: Path) -> None:
+    if check.root() != frontier.root():
         raise LogCorrupted(path, f"the segment and the published tiles disagree at size {check.size}")
 
 

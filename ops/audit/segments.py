@@ -23,10 +23,12 @@ Rules of recovery (`scan`):
 Pure except for `read`. It does not decide where segments live (see `appender`).
 """
 
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from mmap import mmap
 from pathlib import Path
 
 from crc32c import crc32c
@@ -46,8 +48,11 @@ _SEED = struct.Struct(">QQII")
 _TRAILER = struct.Struct(">QQ32s32s")
 _HEADER = struct.Struct(">16sQQQ32s32sI")
 _CRC = struct.Struct(">I")
+_MAGIC = re.compile(re.escape(FRAME_MAGIC))
 FRAME_BYTES = _FRAME.size
 TRAILER_BYTES = FRAME_BYTES + _TRAILER.size
+
+Readable = bytes | mmap
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,7 @@ def frame(kind: int, payload: bytes, number: int, offset: int) -> tuple[bytes, b
     return _FRAME.pack(FRAME_MAGIC, kind, len(payload), crc32c(payload, seed), number), payload
 
 
-def parse_header(data: bytes, where: Path) -> Header:
+def parse_header(data: Readable, where: Path) -> Header:
     """Read a header block.
 
     Raises:
@@ -144,7 +149,7 @@ def parse_header(data: bytes, where: Path) -> Header:
     return Header(number, heartbeats, previous, origin_hash, frontier)
 
 
-def _frame_at(data: bytes, offset: int, number: int) -> tuple[int, bytes, int] | None:
+def _frame_at(data: Readable, offset: int, number: int) -> tuple[int, bytes, int] | None:
     """(kind, payload, end) of the valid frame at an offset, or None."""
     if offset + FRAME_BYTES > len(data):
         return None
@@ -158,19 +163,17 @@ def _frame_at(data: bytes, offset: int, number: int) -> tuple[int, bytes, int] |
     return kind, payload, start + length
 
 
-def _trailers_after(data: bytes, offset: int, number: int) -> list[Trailer]:
+def _trailers_after(data: Readable, offset: int, number: int) -> list[Trailer]:
     """Valid trailers anywhere behind an offset."""
     found: list[Trailer] = []
-    at = data.find(FRAME_MAGIC, offset)
-    while at >= 0:
-        valid = _frame_at(data, at, number)
+    for magic in _MAGIC.finditer(data, offset):
+        valid = _frame_at(data, magic.start(), number)
         if valid is not None and valid[0] == TRAILER:
             found.append(Trailer(*_TRAILER.unpack(valid[1])))
-        at = data.find(FRAME_MAGIC, at + 1)
     return found
 
 
-def scan(data: bytes, where: Path) -> Segment:
+def scan(data: Readable, where: Path) -> Segment:
     """The valid groups from the front of a segment.
 
     Raises:
@@ -198,7 +201,7 @@ def scan(data: bytes, where: Path) -> Segment:
     return Segment(header, groups, _torn_bytes(data, end, header.number))
 
 
-def _torn_bytes(data: bytes, end: int, number: int) -> int:
+def _torn_bytes(data: Readable, end: int, number: int) -> int:
     """How much of a group that was being written follows the last trailer: to the end of its last frame header."""
     last = end
     while len(data) >= last + FRAME_BYTES:
@@ -209,7 +212,7 @@ def _torn_bytes(data: bytes, end: int, number: int) -> int:
     return last - end
 
 
-def check_tail(data: bytes, segment: Segment, where: Path, signed_size: int) -> None:
+def check_tail(data: Readable, segment: Segment, where: Path, signed_size: int) -> None:
     """Rule 3, for the last segment. `signed_size` is that of the newest signed checkpoint.
 
     Raises:
@@ -226,7 +229,7 @@ def check_tail(data: bytes, segment: Segment, where: Path, signed_size: int) -> 
         )
 
 
-def read(path: Path) -> tuple[bytes, Segment]:
+def read(path: Path) -> tuple[Readable, Segment]:
     """A segment file from the device, and its scan.
 
     Raises:

@@ -30,7 +30,7 @@ COMPILED_MAX = 64
 SHAPES_MAX = 16  # what has none of them was tried against so many, and is checked as it always was
 
 _VALUE = re.compile(rb'"(?P<key>[a-z0-9_]+)":(?:"(?P<text>[^"]*)"|(?P<number>-?[0-9]+))(?=[,}])')
-# Possessive (`+` at the end): what follows a value cannot be a part of it, so the engine need not remember to try again.
+# Possessive (`+` at the end): what follows a value is never a part of it, so nothing need be tried again.
 _COUNT = rb"(?!0[0-9])[0-9]{1,15}+"
 _SIGNED = rb"(?!0[0-9]|-0)-?+[0-9]{1,15}+"
 _TIME = rb"[1-9][0-9]{0,18}+"
