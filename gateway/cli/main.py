@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +48,7 @@ def command_line() -> argparse.ArgumentParser:
         prog="stockade",
         description="A secure model-serving gateway with adversarial defenses and a tamper-evident audit log.",
     )
-    top.add_argument("--version", action="version", version=f"stockade {version('stockade')}")
+    top.add_argument("--version", action=ShowVersion, nargs=0, help="show the version and exit")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
     add_init(verbs)
     add_check(verbs)
@@ -70,6 +69,16 @@ def command_line() -> argparse.ArgumentParser:
     add_lab(verbs)
     add_bench(verbs)
     return top
+
+
+class ShowVersion(argparse.Action):
+    """Look the version up when it is asked for: that takes longer than all verbs together."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"stockade {version('stockade')}\n")
+        parser.exit()
 
 
 def add_client(verbs: Any) -> None:

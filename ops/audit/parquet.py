@@ -19,7 +19,6 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ops.audit.durable import keep_file
@@ -240,6 +239,8 @@ def index_files(directory: Path) -> list[Path]:
 
 def writer_here() -> str:
     """Return what writes Parquet here. QueryUnavailable where nothing does."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return f"pyarrow {version('pyarrow')}"
     except PackageNotFoundError as problem:
