@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ops.audit.errors import ProofError, SettingsError
@@ -85,12 +85,13 @@ def test_a_witness_answers_anything_in_the_statuses_of_the_protocol(witness: Wit
 
     @settings(max_examples=EXAMPLES)
     @given(data=anything((REQUEST, REQUEST.replace(b"old 0", b"old 1"))))
+    @example(data=REQUEST)
     def holds(data: bytes) -> None:
         statuses.add(int(witness.add_checkpoint(data).status))
 
     holds()
     assert statuses <= {200, 400, 403, 404, 409, 422}
-    assert len(statuses) > 1
+    assert {200, 400} <= statuses
     counted("parsers", parsers=1, tried=EXAMPLES, unnamed=0)
 
 
