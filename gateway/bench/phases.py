@@ -28,7 +28,7 @@ from gateway.bench.frame import METHOD, NotAnAnswer, read_answer
 from gateway.bench.procfs import ProcessTree
 from gateway.bench.ray_launch import launch_ray
 from gateway.bench.running import Endpoint, Running, running
-from gateway.policy.signature import sign_policy
+from gateway.policy.rewrite import rewrite_policy
 from serving.bundle import read_bundle
 from serving.manifest import MANIFEST_FILE
 from serving.signature import SIGNATURE_FILE
@@ -205,12 +205,12 @@ def _write_next_version(bundle: Path, key: Path) -> None:
 
 def _serve(version: str, home: Path) -> None:
     """Make a version the one that answers who names none: in the policy, signed again."""
-    path = home / "policy.yaml"
-    policy: dict[str, Any] = yaml.safe_load(path.read_text())
-    policy["revision"] += 1
-    policy["models"]["kiosk"]["serve"] = version
-    path.write_text(yaml.safe_dump(policy, sort_keys=False))
-    sign_policy(path, home / "keys/policy.key")
+
+    def promote(policy: dict[str, Any]) -> None:
+        policy["revision"] += 1
+        policy["models"]["kiosk"]["serve"] = version
+
+    rewrite_policy(home, promote)
 
 
 def replicas_of(tree: ProcessTree, application: str = "stockade-kiosk-1") -> set[int]:

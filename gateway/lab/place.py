@@ -16,7 +16,7 @@ import yaml
 
 from gateway.cli.init import API_KEY_DAYS, Ports, init_directory
 from gateway.cli.init_files import issue_api_key
-from gateway.policy.signature import sign_policy
+from gateway.policy.rewrite import UNMET_LIMITS, rewrite_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,14 +27,6 @@ __all__ = ["BARE", "Accounts", "make_place", "model_policy"]
 
 BARE: Mapping[str, Any] = {"screens": {}, "watch": None, "budget": None, "harden": None, "output": None}
 """Laid over a model's policy: nothing is screened, hardened or kept back."""
-
-UNMET_LIMITS = {
-    "requests": "1000000/s",
-    "request_burst": 10_000_000,
-    "cost": "1000000/s",
-    "cost_burst": 10_000_000,
-    "in_flight": 100_000,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +64,6 @@ def make_place(
     ports = Ports(data=0, metrics=0, admin=0, data_mtls=0)
     init_directory(home, now=now, random_bytes=random_bytes, ports=ports, bundles=bundles)
     _bring_bundle(home, bundles, model, str(policy["serve"]))
-    path = home / "policy.yaml"
-    whole: dict[str, Any] = yaml.safe_load(path.read_text())
     pepper = (home / "keys" / "pepper").read_bytes()
     expires = now + timedelta(days=API_KEY_DAYS)
     names = {
@@ -83,15 +73,18 @@ def make_place(
         tenant: {name: issue_api_key(pepper, name, expires, random_bytes) for name in members}
         for tenant, members in names.items()
     }
-    _add_accounts(whole, {tenant: {name: entry for name, (_, entry) in row.items()} for tenant, row in issued.items()})
-    whole["limits"]["lab"] = dict(UNMET_LIMITS)
-    whole["models"] = {model: dict(policy)}
-    for grants in whole["roles"].values():
-        for grant in grants:
-            if grant.get("models"):
-                grant["models"] = ["*"]
-    path.write_text(yaml.safe_dump(whole, sort_keys=False))
-    sign_policy(path, home / "keys" / "policy.key")
+
+    def change(whole: dict[str, Any]) -> None:
+        entries = {tenant: {name: entry for name, (_, entry) in row.items()} for tenant, row in issued.items()}
+        _add_accounts(whole, entries)
+        whole["limits"]["lab"] = dict(UNMET_LIMITS)
+        whole["models"] = {model: dict(policy)}
+        for grants in whole["roles"].values():
+            for grant in grants:
+                if grant.get("models"):
+                    grant["models"] = ["*"]
+
+    rewrite_policy(home, change)
     return Accounts(tuple(tuple(key for key, _ in row.values()) for row in issued.values()))
 
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from serving.bundle import Bundle
 from serving.inprocess import InProcessEngine
 from serving.models.clickstream import ClickNet, ClickShape
 from serving.train import click_report, plots
+from serving.train.arrays import arrays_of, doubles_of
 from serving.train.click_card import write_click_card
 from serving.train.click_graph import write_click_graph
 from serving.train.click_loop import ClickSettings, predict_clicks, train_clicks
@@ -30,6 +30,7 @@ from serving.train.density import fit_gaussian
 from serving.train.ecom import EVENTS, FIRST_EVENT, IDS, LENGTH, Clicks, EcomSplits, load_ecom, sessions_of, split_ecom
 from serving.train.kiosk_report import digest_of
 from serving.train.pack import open_signing_key, write_trained
+from serving.train.progress import shown_steps
 from serving.train.screen import Outputs, ScreenFitter
 from serving.train.strange import strange_sequences
 
@@ -125,9 +126,7 @@ def _fit(parts: EcomSplits, settings: ClickstreamSettings, data_digest: str, con
     with torch.random.fork_rng():
         torch.manual_seed(settings.loop.seed)
         net = ClickNet(shape, prior)
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=None)
+    with shown_steps(console) as shown:
         best, history = train_clicks(
             net,
             sessions_of(parts.train),
@@ -135,18 +134,16 @@ def _fit(parts: EcomSplits, settings: ClickstreamSettings, data_digest: str, con
             settings.loop,
             checkpoint=settings.checkpoint,
             data_digest=digest_of([data_digest, len(parts.train), len(parts.fit)]),
-            on_step=lambda done, total: progress.update(task, completed=done, total=total),
+            on_step=shown("training"),
         )
     density = fit_gaussian(predict_clicks(best, parts.train)[0].double().numpy())
-    weights = {name: value.detach().double().numpy() for name, value in best.state_dict().items()}
-    return TrainedClicks(best, history, density, write_click_graph(weights, shape, density, LENGTH))
+    return TrainedClicks(best, history, density, write_click_graph(doubles_of(best), shape, density, LENGTH))
 
 
 def _weights(model: TrainedClicks) -> dict[str, NDArray[np.float32]]:
     """Return the averaged network and the density: what another recipe would go on from."""
-    weights = {name: value.detach().contiguous().numpy() for name, value in model.net.state_dict().items()}
     density = {"density.whitening": model.density.whitening, "density.mean": model.density.mean}
-    return weights | {name: value.astype(np.float32) for name, value in density.items()}
+    return arrays_of(model.net) | {name: value.astype(np.float32) for name, value in density.items()}
 
 
 def _draw(

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from serving.bundle import Bundle
 from serving.inprocess import InProcessEngine
 from serving.models.kiosk import MIDDLE, KioskNet
 from serving.train import foreign, kiosk_report, measure, plots, robustness
+from serving.train.arrays import arrays_of, doubles_of
 from serving.train.card import write_card
 from serving.train.data import CLASS_NAMES, FashionMnist, Labelled, Splits, load_fashion_mnist, split
 from serving.train.density import fit_classes, fit_plane
@@ -31,6 +31,7 @@ from serving.train.kiosk_report import Gates, Outputs, Recipe, Trained
 from serving.train.kiosk_robust import ROBUST_STAGES, RobustEpoch, RobustSettings, train_robust
 from serving.train.loop import EpochReport, LoopSettings, middle_features, train
 from serving.train.pack import open_signing_key, write_trained
+from serving.train.progress import shown_steps
 from serving.train.robustness import Attacked
 from serving.train.screen import ScreenFitter
 
@@ -165,13 +166,7 @@ def _fit(parts: Splits, settings: KioskSettings, data: FashionMnist, console: Co
 def _learn(
     parts: Splits, settings: KioskSettings, data_digest: str, console: Console
 ) -> tuple[Recipe, KioskNet, list[EpochReport] | list[RobustEpoch]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=None)
-
-        def on_step(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    with shown_steps(console) as shown:
         if settings.robust is None:
             torch.manual_seed(settings.loop.seed)
             clean = Recipe("clean", "1", CLEAN_OBJECTIVE, asdict(settings.loop))
@@ -182,7 +177,7 @@ def _learn(
                 settings.loop,
                 checkpoint=settings.checkpoint,
                 data_digest=data_digest,
-                on_step=on_step,
+                on_step=shown("training"),
             )
             return clean, average, history
         torch.manual_seed(settings.robust.seed)
@@ -194,14 +189,14 @@ def _learn(
             settings.robust,
             checkpoint=settings.checkpoint,
             data_digest=data_digest,
-            on_step=on_step,
+            on_step=shown("training"),
         )
         return robust, best, curve
 
 
 def folded(net: KioskNet) -> list[Convolution]:
     """Return the stages as the graph has them: batch norm in the convolutions, float64."""
-    state = {name: value.detach().double().contiguous().numpy() for name, value in net.state_dict().items()}
+    state = doubles_of(net)
     return [
         fold_batch_norm(
             state[f"convolutions.{index}.weight"],
@@ -218,8 +213,7 @@ def folded(net: KioskNet) -> list[Convolution]:
 
 def _weights(model: Trained) -> dict[str, NDArray[Any]]:
     """Return the averaged network unfolded, and the densities: what another recipe would go on from."""
-    weights = {name: value.detach().contiguous().numpy() for name, value in model.net.state_dict().items()}
-    return weights | {
+    return arrays_of(model.net) | {
         "plane.mean": model.plane.mean.astype(np.float32),
         "plane.components": model.plane.components.astype(np.float32),
         "classes.whitening": model.densities.whitening.astype(np.float32),

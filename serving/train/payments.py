@@ -17,7 +17,6 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from serving.bundle import Bundle
 from serving.inprocess import InProcessEngine
@@ -33,6 +32,7 @@ from serving.train.payments_report import INPUT, Outputs, PaymentsGates, Trained
 from serving.train.payments_schema import CREDIT_DATA, Schema
 from serving.train.payments_sources import clean, sources_of
 from serving.train.payments_strange import strange_applications
+from serving.train.progress import OnStep, shown_steps
 from serving.train.screen import ScreenFitter
 
 __all__ = ["PaymentsSettings", "decide", "smoke_payments", "train_payments", "write_test_rows"]
@@ -74,9 +74,8 @@ def train_payments(settings: PaymentsSettings, screen: ScreenFitter, console: Co
     key = open_signing_key(settings.signing_key)
     data = load_applications(settings.schema, settings.data, other=settings.other_data)
     parts = split(data.labels, settings.seed)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        model, crossed = _fit(data, parts, settings, progress)
+    with shown_steps(console) as shown:
+        model, crossed = _fit(data, parts, settings, shown)
     engine = InProcessEngine(payments_report.draft(model))
     with console.status("measuring"):
         outputs = {
@@ -149,15 +148,10 @@ def decide(
 
 
 def _fit(
-    data: Applications, parts: Parts, settings: PaymentsSettings, progress: Progress
+    data: Applications, parts: Parts, settings: PaymentsSettings, shown: Callable[[str], OnStep]
 ) -> tuple[TrainedPayments, Outputs]:
     """Return the model, and the energies of the rows of train as cross-fitted models give them."""
     schema = settings.schema
-
-    def shown(what: str) -> Callable[[int, int], None]:
-        task = progress.add_task(what, total=None)
-        return lambda done, total: progress.update(task, completed=done, total=total)
-
     decision = replace(settings.decision, seed=settings.seed)
     model = decide(schema, data, parts.learn, decision, shown("choosing terms"))
     values = clean(data.features, schema)

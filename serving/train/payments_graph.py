@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from serving.train.additive import AdditiveModel
+from serving.train.arrays import doubles_of
 from serving.train.embedding import SCORE_MAX, Block
 from serving.train.graph import GraphBuilder, rows_of
 from serving.train.masked import Surprise
@@ -242,7 +243,7 @@ def _write_levels(build: GraphBuilder, own: str, column: str, levels: int, absen
 
 def _write_energy(build: GraphBuilder, surprise: Surprise) -> None:
     net = surprise.predictor
-    state = {name: value.detach().double().numpy() for name, value in net.state_dict().items()}
+    state = doubles_of(net)
     blocks = state["blocks"]
     build.constant("visible", 1.0 - blocks)
     build.constant("seen.weight", state["seen.weight"].T)

@@ -14,6 +14,7 @@ from serving.bundle import Bundle, TensorSpec
 from serving.engine import Engine
 from serving.train import measure
 from serving.train.additive import AdditiveModel, AdditiveSettings
+from serving.train.arrays import arrays_of
 from serving.train.kiosk_report import code_digest
 from serving.train.masked import MaskedSettings, Surprise
 from serving.train.payments_data import LICENCE, SOURCE, Applications, Parts
@@ -181,10 +182,7 @@ def manifest_of(
 
 def weights_of(trained: TrainedPayments) -> dict[str, NDArray[Any]]:
     """Return the terms, the predictor and the densities: what another recipe would go on from."""
-    weights = {
-        f"predictor.{name}": value.detach().contiguous().numpy()
-        for name, value in trained.surprise.predictor.state_dict().items()
-    }
+    weights = {f"predictor.{name}": value for name, value in arrays_of(trained.surprise.predictor).items()}
     for term in trained.model.terms:
         weights[f"term.{term.source}.knots"] = term.knots
         weights[f"term.{term.source}.steps"] = term.steps

@@ -1,10 +1,10 @@
 import pytest
 import yaml
 
-from gateway.bench import gateway_launch
 from gateway.bench.gateway_launch import launch_gateway, parse_handled
 from gateway.config.config import load_config
 from gateway.policy.policy import load_policy
+from gateway.policy.rewrite import UNMET_LIMITS
 from gateway.samples import bundles_directory
 
 METRICS = """\
@@ -34,7 +34,7 @@ def test_the_directory_it_makes_is_one_that_a_gateway_accepts(tmp_path, tls):
     assert (config.tls is not None) is tls
     assert launch.endpoint.url.startswith("https" if tls else "http:")
     assert config.listen.data == f"127.0.0.1:{launch.endpoint.port}"
-    assert policy.limits["default"].request_burst == gateway_launch.UNMET_LIMITS["request_burst"]
+    assert policy.limits["default"].request_burst == UNMET_LIMITS["request_burst"]
     assert dict(launch.endpoint.headers)["authorization"].startswith("Bearer kiosk-7-a.")
 
 
