@@ -1,5 +1,6 @@
 """Segments: what recovery keeps, what it leaves out, and where it must stop."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,22 @@ def test_a_missing_segment_stops_the_recorder(tmp_path):
         path.unlink()
     with pytest.raises(LogCorrupted):
         recovered(tmp_path)
+
+
+@pytest.mark.parametrize("unpublished", [0, 2])
+def test_segments_that_do_not_continue_what_is_public_stop_the_recorder(tmp_path, unpublished):
+    """Both are signed by the log's key: somebody brought back the public part of another history."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    for number, home in enumerate((one, other)):
+        with open_log(home) as log:
+            log.append([small(number)])
+            log.publish()
+            for each in range(unpublished):
+                log.append([small(10 + each)])
+    shutil.rmtree(one / "log")
+    (other / "log").rename(one / "log")
+    with pytest.raises(LogCorrupted, match="disagree at size"):
+        recovered(one)
 
 
 def test_a_frame_of_another_segment_or_place_is_no_frame(tmp_path):
