@@ -359,7 +359,8 @@ class Watch:
         """Let the least recently seen give way, but never the one just seen."""
         while len(self.known) > self.accounts_max:
             name, account = self.known.popitem(last=False)
-            self.archive.put(name, self.evidence_of(name, account), account.repeating.steps)
+            # Its own: what its group lent it would be lent once more when it is back.
+            self.archive.put(name, account.log_evidence, account.repeating.steps)
             self.groups.leave(name)
         while self.windows_bytes > self.windows_bytes_max and len(self.windows) > 1:
             self.windows_bytes -= self.windows.popitem(last=False)[1].nbytes

@@ -289,6 +289,20 @@ def test_who_comes_goes_or_returns_while_a_snapshot_is_taken_keeps_his_evidence(
         assert there == pytest.approx(here, abs=0.5), name
 
 
+def test_what_a_group_lent_is_not_its_members_own_when_it_was_away():
+    watch = new_watch(accounts_max=4)
+    ask(watch, THINGS[:3], "alice", "acme")
+    ask(watch, SEARCH[:20], "mallory", "evil")
+    watch.groups.unite("mallory", "alice")
+    ask(watch, SEARCH[20:40], "mallory", "evil")
+    alice = watch.known["alice"]
+    assert alice.log_evidence < 0 < watch.evidence_of("alice", alice) - 1
+    for number, name in enumerate(("ann", "bob", "cas", "dan")):
+        ask(watch, THINGS[10 * number + 10 : 10 * number + 12], name, name)
+    assert "alice" not in watch.known
+    assert ask(watch, THINGS[100:101], "alice", "acme").log_evidence[0] < 0
+
+
 BUSY = new_watch()
 for _number, _row in enumerate(np.concatenate([THINGS[:5], SEARCH[:20]])):
     ask(BUSY, _row[None], f"p{_number % 3}", f"t{_number % 2}")
