@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -120,4 +121,7 @@ async def end_batching(served: Served) -> None:
     if served.unloaded:
         return
     served.batcher.close(drain=True)
+    with suppress(RuntimeError):  # it has been ended before
+        # Behind the models that run: what is judged after them may need the pool once more.
+        await asyncio.get_running_loop().run_in_executor(served.pool, lambda: None)
     await asyncio.to_thread(served.pool.shutdown)

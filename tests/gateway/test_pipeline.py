@@ -37,7 +37,7 @@ def with_tenants(site, tenants: Sequence[str], policy) -> None:
 
 
 async def started(rig, body: bytes, **more):
-    """A call that holds the only batch thread: what is asked from now on waits."""
+    """A call that holds a batch thread; where that was the only one, what is asked from now on waits."""
     rig.engine.go.clear()
     call = rig.infer(body, **more)
     await asyncio.to_thread(rig.engine.entered.acquire)
@@ -188,9 +188,7 @@ async def test_a_deadline_is_held_against_the_queue_that_all_threads_work_on(mad
 
     async with open_rig(made_site, tmp_path, config=config) as rig:
         served = rig.gw.served["tiny", "1"]
-        rig.engine.go.clear()
-        calls = [rig.infer(tiny_body(image(0.5))) for _ in range(threads)]
-        await until(lambda: len(served.batcher._begun) == threads)
+        calls = [await started(rig, tiny_body(image(0.5))) for _ in range(threads)]
         calls += [rig.infer(tiny_body(image(0.5, 10))) for _ in range(4)]
         await queued(rig, 40)
         now_ns = rig.gw.clock_ns()
@@ -403,6 +401,27 @@ async def test_the_end_waits_for_the_batch_in_the_thread(looped):
     looped.engine.go.set()
     await ending
     assert [(await ended(call)).code for call in calls] == [CODE.OK, CODE.OK]
+
+
+async def test_the_end_waits_for_what_is_judged_request_by_request(looped, monkeypatch):
+    judge = gateway.batch.judge_alike
+
+    def stumbling(batch, gw):
+        if len(batch.items) > 1:
+            raise errors.ScreenUnavailable
+        return judge(batch, gw)
+
+    monkeypatch.setattr(gateway.batch, "judge_alike", stumbling)
+    looped.engine.go.clear()
+    calls = [looped.infer(tiny_body(image(0.5, 4)))]
+    await asyncio.to_thread(looped.engine.entered.acquire)
+    calls += [looped.infer(tiny_body(image(0.5, 2))) for _ in range(2)]
+    await queued(looped, 4)
+    ending = asyncio.create_task(retire(looped.gw.served["tiny", "1"]))
+    await until(lambda: looped.gw.served["tiny", "1"].batcher.queued_rows == 0)
+    looped.engine.go.set()
+    await ending
+    assert [(await ended(call)).code for call in calls] == [CODE.OK] * 3
 
 
 def test_the_poison_is_an_honest_value():
