@@ -128,9 +128,17 @@ def _replay(segment: Segment, path: Path, edge: Edge, frontier: Frontier, signed
                 _agree(check, frontier, path)
                 check = frontier
             blobs = [each for each in _blobs(group, entries, first, path) if each[0] >= first + skip]
-            edge.add(grown, [frame_entry(each) for each in entries[skip:]], blobs, frontier.size, group.trailer.root)
+            framed = _framed(group.records, entries)[skip:]
+            edge.add(grown, framed, blobs, frontier.size, group.trailer.root)
     if check.size == frontier.size:
         _agree(check, frontier, path)
+
+
+def _framed(records: Sequence[bytes], entries: Sequence[bytes]) -> Sequence[bytes]:
+    """The entries of a group as they stand in its frames, which is how they are kept where each has one of its own."""
+    if list(map(len, records)) == [2 + len(each) for each in entries]:
+        return records
+    return [frame_entry(each) for each in entries]
 
 
 def _agree(check: Frontier, frontier: Frontier, path: Path) -> None:
