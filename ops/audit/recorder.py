@@ -115,6 +115,16 @@ class Recorder:
             self._commit_group()
         self._finish()
 
+    def finish(self) -> None:
+        """After `run`: publish all that is durable. Raises as `run`.
+
+        An epoch that is closed then is followed by the next one, without which the log would be incomplete.
+        """
+        self._publishing.finish()
+        if self._appender.closed and self._followed():
+            self._mind_what_is_due()
+            self._publishing.finish()
+
     @property
     def _appender(self) -> Appender:
         return self._writing.appender
@@ -132,15 +142,18 @@ class Recorder:
                 writing.reached("closed")
             elif self._metrics is not None:
                 self._metrics.epoch_failed()
-        if not writing.appender.closed:
-            return False
+        return writing.appender.closed and not self._followed()
+
+    def _followed(self) -> bool:
+        """Open the next epoch when the closed one is public, and say so. Returns whether it is open."""
+        writing = self._writing
         if not writing.follow():
-            return True
+            return False
         for worker in self._workers:
             self._workers.send(worker, protocol.reply(protocol.EPOCH, 1, writing.number))
         self._tell_epoch("serving")
         self._log("epoch-begun", origin=writing.origin)
-        return False
+        return True
 
     def _mind_what_is_due(self) -> None:
         """Report when the next epoch becomes due, and when it has begun."""

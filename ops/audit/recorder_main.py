@@ -149,7 +149,7 @@ def serve(settings: RecorderSettings, log: Log, reached: Callable[[str], None]) 
         except BaseException:
             writing.publishing.abandon()
             raise
-        writing.publishing.finish()
+        recorder.finish()
     log("recorder-stopped", size=writing.appender.size, refused=recorder.refused)
 
 

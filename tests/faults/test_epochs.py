@@ -70,7 +70,7 @@ async def test_a_recorder_that_is_killed_between_epochs_goes_on_alone(tmp_path: 
     settings = settings_in(tmp_path, epoch_records_max=RECORDS, metrics_directory=tmp_path / "metrics")
     oracle = Oracle()
     client = client_of(settings)
-    killed = launch(settings, program=rolling(point)).wait_ready()
+    killed = launch(settings, program=rolling("SIGKILL", point)).wait_ready()
     await client.connect()
     load = Load(client, oracle, in_flight=8)
     load.start()
@@ -90,6 +90,26 @@ async def test_a_recorder_that_is_killed_between_epochs_goes_on_alone(tmp_path: 
     counted("kills between epochs", at_steps=1)
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("point", STEPS)
+async def test_a_recorder_that_is_told_to_stop_between_epochs_leaves_a_whole_log(tmp_path: Path, point: str):
+    """It begins the next epoch first: a closed one that nothing follows would be taken for a part of the log."""
+    settings = settings_in(tmp_path, epoch_records_max=RECORDS, metrics_directory=tmp_path / "metrics")
+    oracle = Oracle()
+    client = client_of(settings)
+    recorder = launch(settings, program=rolling("SIGTERM", point)).wait_ready()
+    await client.connect()
+    load = Load(client, oracle, in_flight=8)
+    load.start()
+    assert await asyncio.to_thread(recorder.ended) == 0, recorder.errors
+    load.stop()
+    await client.close()
+    assert len(check(settings, oracle)) > 1
+    page = series(settings)
+    assert page["stockade_audit_epoch_due_timestamp_seconds", None] == 0
+    assert page["stockade_audit_checkpoint_size", None] == page["stockade_audit_tree_size", None]
+
+
 @kinds
 @pytest.mark.slow
 @pytest.mark.timeout(120)
@@ -100,7 +120,9 @@ async def test_nothing_is_lost_when_the_power_is_cut_between_epochs(tmp_path: Pa
         settings = settings_in(mounted.directory / "host", epoch_records_max=RECORDS, socket=tmp_path / "s")
         os.sync()  # the key is older than the log
         client = client_of(settings)
-        cut = launch(settings, program=rolling(point, str((mounted.beneath or mounted).directory))).wait_ready()
+        cut = launch(
+            settings, program=rolling("SIGKILL", point, str((mounted.beneath or mounted).directory))
+        ).wait_ready()
         await client.connect()
         load = Load(client, oracle, in_flight=8)
         load.start()
@@ -116,6 +138,6 @@ async def test_nothing_is_lost_when_the_power_is_cut_between_epochs(tmp_path: Pa
     counted(f"power cuts between epochs, {kind}", at_steps=1, acknowledged=len(oracle.acknowledged), lost=0)
 
 
-def rolling(point: str, *mount: str) -> tuple[str, ...]:
+def rolling(end: str, point: str, *mount: str) -> tuple[str, ...]:
     """The recorder that ends at a step of its first change of epochs."""
-    return ("tests.faults.rolling", point, "2" if point in STARTS else "1", *mount)
+    return ("tests.faults.rolling", end, point, "2" if point in STARTS else "1", *mount)
