@@ -48,7 +48,7 @@ def _opened(control: Control, entry_number: int, field: str) -> tuple[bytes, str
         return b"", CATCHING_UP, ""
     key = ""
     try:
-        reader, index = control.reader_of(entry_number)
+        reader, index = control.public_log().reader_of(entry_number)
         (data,) = reader.entries(index, 1)
         entry = orjson.loads(data)
         kept = entry.get("payload", {})

@@ -12,40 +12,30 @@ import asyncio
 import contextlib
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from gateway import errors
 from gateway.app import App, open_app
-from gateway.codec import parse_as
 from gateway.config.document import canonical_json
 from gateway.custody.methods import custody_methods
 from gateway.custody.procedure import Custody
 from gateway.feedback.review import review_methods
-from gateway.host.cosigning import kept_cosigned
+from gateway.host.audit_methods import audit_methods
 from gateway.host.operators import operator_methods
+from gateway.host.orders import told
 from gateway.host.promotions import proof_entry, unproven_entry
+from gateway.host.public_log import PublicLog
 from gateway.quarantine.store import QUARANTINE, Quarantine
 from gateway.release.view import shown
 from gateway.rpc.server import drain, listen, open_server
 from gateway.rpc.service import Service, Unary
 from gateway.settlement import append_awaited
-from gateway.state import Answer
-from ops.audit.checkpoint import VerifierKey, open_checkpoint, parse_vkey
 from ops.audit.entry import VERSION, canonical
-from ops.audit.epochs import Epoch, epoch_at, newest_epoch, parted
 from ops.audit.erasure import Erasures
-from ops.audit.errors import NoteError
-from ops.audit.merkle import inclusion_proof
-from ops.audit.read import LogReader
-from ops.audit.read_epochs import open_following
-from ops.audit.receipt import make_proof
-from ops.audit.tiles import node_from
-from stockade.v1 import admin_pb2, audit_pb2
+from stockade.v1 import admin_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from google.protobuf.message import Message
 
@@ -53,14 +43,10 @@ if TYPE_CHECKING:
     from gateway.models.model_set import Listed
     from gateway.policy.policy import Policy
     from gateway.release.releases import Change
-    from gateway.rpc.service import Call
 
-ENTRIES_MAX = 1024
-LISTED_BYTES_MAX = 3 * 1024 * 1024  # of a reply: clients take 4 MiB unless they say otherwise
 DRAIN_S = 5.0
 PROBLEM_CHARACTERS_MAX = 500
 OWED_MAX = 64
-NOT_PUBLISHED = "is not an entry of a published tree"
 
 
 @dataclass(slots=True)
@@ -92,7 +78,7 @@ class Control:
         erasures = await asyncio.to_thread(Erasures, host.config.audit.key_database)
         stack.callback(erasures.close)
         metrics = self.app.metrics.erasures()
-        self.custody = Custody(erasures, self.record_together, self.reader_from, host.log, metrics=metrics)
+        self.custody = Custody(erasures, self.record_together, self.public_log().reader_from, host.log, metrics=metrics)
         await self.say_what_is_in_force()
         await self.custody.finish()  # what a crash has interrupted, before anybody asks
         if host.config.listen.admin is None:
@@ -187,6 +173,11 @@ class Control:
         }
         await append_awaited([canonical({**fixed, "id": gw.new_id().hex(), **fields}) for fields in entries], gw)
 
+    def public_log(self) -> PublicLog:
+        """Return the log that the host publishes."""
+        audit = self.host.config.audit
+        return PublicLog(audit.directory, audit.vkey, self.host.place.cosigned)
+
     def methods(self) -> dict[str, Unary]:
         """Return every method of the admin port by its gRPC path."""
         admin, audit, feedback = "/stockade.v1.Admin/", "/stockade.v1.Audit/", "/stockade.v1.FeedbackReview/"
@@ -194,10 +185,7 @@ class Control:
             admin + "Status": Unary("Admin", told(admin_pb2.StatusRequest, self.status)),
             admin + "GetPolicy": Unary("Admin", told(admin_pb2.GetPolicyRequest, self.get_policy)),
             admin + "ReloadPolicy": Unary("Admin", told(admin_pb2.ReloadPolicyRequest, self.reload_policy)),
-            audit + "GetCheckpoint": Unary("Audit", told(audit_pb2.GetCheckpointRequest, self.get_checkpoint)),
-            audit + "ListEntries": Unary("Audit", told(audit_pb2.ListEntriesRequest, self.list_entries)),
-            audit + "GetInclusionProof": Unary("Audit", told(audit_pb2.GetInclusionProofRequest, self.get_proof)),
-            audit + "GetReceipt": Unary("Audit", told(audit_pb2.GetReceiptRequest, self.get_receipt)),
+            **{audit + name: Unary("Audit", run) for name, run in audit_methods(self).items()},
             **{feedback + name: Unary("Admin", run) for name, run in review_methods(self).items()},
             **{admin + name: Unary("Admin", run) for name, run in operator_methods(self).items()},
             **custody_methods(self),
@@ -226,7 +214,7 @@ class Control:
         reply.releases.extend(shown(host.rollout.releases, host.rollout.counted))
         reply.audit.origin = self.app.sink.origin
         reply.audit.available = self.app.sink.available
-        reply.audit.tree_size = await asyncio.to_thread(lambda: self.reader().checkpoint.size)
+        reply.audit.tree_size = await asyncio.to_thread(lambda: self.public_log().reader().checkpoint.size)
         return reply
 
     async def get_policy(self, _: admin_pb2.GetPolicyRequest) -> Message:
@@ -243,85 +231,6 @@ class Control:
             problem="" if accepted else self.host.problem,
         )
 
-    async def get_checkpoint(self, _: audit_pb2.GetCheckpointRequest) -> Message:
-        read = await asyncio.to_thread(lambda: self.published(self.newest()))
-        return audit_pb2.GetCheckpointResponse(checkpoint=read[0])
-
-    async def list_entries(self, request: audit_pb2.ListEntriesRequest) -> Message:
-        def read() -> list[bytes]:
-            reader, start = self.reader_of(request.start)
-            count = min(request.count_max or ENTRIES_MAX, ENTRIES_MAX, max(0, reader.checkpoint.size - start))
-            return fitting(reader.entries(start, count), LISTED_BYTES_MAX) if count else []
-
-        return audit_pb2.ListEntriesResponse(start=request.start, entries=await asyncio.to_thread(read))
-
-    async def get_proof(self, request: audit_pb2.GetInclusionProofRequest) -> Message:
-        def prove() -> Message:
-            number, index = parted(request.index)
-            note, reader = self.published(self.epoch(number))
-            size = request.tree_size or reader.checkpoint.size
-            if not index < size <= reader.checkpoint.size:
-                raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
-            return audit_pb2.GetInclusionProofResponse(
-                index=request.index,
-                tree_size=size,
-                hashes=inclusion_proof(index, size, node_from(reader.hashes)),
-                checkpoint=note if size == reader.checkpoint.size else b"",
-            )
-
-        return await asyncio.to_thread(prove)
-
-    async def get_receipt(self, request: audit_pb2.GetReceiptRequest) -> Message:
-        def prove() -> Message:
-            number, index = parted(request.index)
-            epoch = self.epoch(number)
-            note, reader = self.published(epoch)
-            for file in (self.host.place.cosigned, kept_cosigned(self.host.place.cosigned, number)):
-                with contextlib.suppress(OSError, NoteError):  # none is cosigned, or another epoch's or log's
-                    cosigned = self.published(epoch, file)
-                    if index < cosigned[1].checkpoint.size <= reader.checkpoint.size:  # else an older copy is here
-                        note, reader = cosigned
-            if index >= reader.checkpoint.size:
-                raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
-            return audit_pb2.GetReceiptResponse(receipt=make_proof(reader, index, note).text())
-
-        return await asyncio.to_thread(prove)
-
-    def published(self, epoch: Epoch, checkpoint: Path | None = None) -> tuple[bytes, LogReader]:
-        """Return a checkpoint's note, the newest unless another is named, and the epoch as it stands there."""
-        note = (checkpoint or epoch.directory / "checkpoint").read_bytes()
-        return note, LogReader(epoch.directory, open_checkpoint(note, [epoch.vkey]))
-
-    def newest(self) -> Epoch:
-        """Return the epoch that is being written."""
-        return newest_epoch(self.host.config.audit.directory, self.vkey())
-
-    def epoch(self, number: int) -> Epoch:
-        """Return an epoch of the log. Raises ArgumentInvalid: there is none with this number."""
-        epoch = epoch_at(self.host.config.audit.directory, self.vkey(), number)
-        if not 1 <= number <= self.newest().number:
-            raise errors.ArgumentInvalid("index", NOT_PUBLISHED)
-        return epoch
-
-    def reader(self) -> LogReader:
-        """Return the newest epoch of the public log at its newest checkpoint."""
-        newest = self.newest()
-        return LogReader.open(newest.directory, newest.vkey)
-
-    def reader_from(self, origin: str, index: int) -> LogReader:
-        """Return the epoch in which somebody reads on who came to this entry."""
-        return open_following(self.host.config.audit.directory, self.vkey(), origin, index)
-
-    def reader_of(self, entry: int) -> tuple[LogReader, int]:
-        """Return the epoch of the entry with this number, and its index there."""
-        number, index = parted(entry)
-        epoch = self.epoch(number)
-        return LogReader.open(epoch.directory, epoch.vkey), index
-
-    def vkey(self) -> VerifierKey:
-        """Return the log's public key."""
-        return parse_vkey(self.host.config.audit.vkey.read_text().strip())
-
 
 def model_entry(action: str, listed: Listed) -> dict[str, str]:
     """Return what an entry says of a model version."""
@@ -331,21 +240,3 @@ def model_entry(action: str, listed: Listed) -> dict[str, str]:
 def digest_of(fields: Mapping[str, Any]) -> str | None:
     """Return the digest of the policy or model that an entry is about."""
     return fields.get("digest") or fields.get("policy")
-
-
-def fitting(entries: list[bytes], bytes_max: int) -> list[bytes]:
-    """Return as many of the first entries as fit, one at least; whoever asked goes on behind them."""
-    sizes = accumulate(map(len, entries))
-    return entries[: max(1, sum(size <= bytes_max for size in sizes))]
-
-
-def told(
-    request_class: type[Message], build: Callable[[Any], Awaitable[Message]]
-) -> Callable[[Call, bytes], Awaitable[Answer]]:
-    """Return a method that parses, asks, and serialises."""
-
-    async def run(call: Call, body: bytes) -> Answer:
-        reply = await build(parse_as(request_class, body, call.gw.codec_limits))
-        return Answer(reply.SerializeToString())
-
-    return run

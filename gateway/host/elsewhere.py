@@ -43,7 +43,7 @@ def keep_elsewhere(host: Host) -> Iterator[asyncio.Task[None]]:
         every_s = audit.witnesses.every_ms / 1000
         cosigning = Cosigning(
             audit.directory,
-            host.control.vkey(),
+            host.control.public_log().vkey(),
             host.witnesses,
             every_s,
             host.place.cosigned,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.rpc.service import Call
 
-__all__ = ["REASON_CHARACTERS_MAX", "Order", "order_of", "text_of", "told_to"]
+__all__ = ["REASON_CHARACTERS_MAX", "Order", "order_of", "text_of", "told", "told_to"]
 
 REASON_CHARACTERS_MAX = 500
 INCIDENT_CHARACTERS_MAX = 64
@@ -61,6 +61,13 @@ def text_of(field: str, text: str, characters_max: int, *, empty: bool = True) -
     if not found.isprintable():
         raise ArgumentInvalid(field, "holds more than one line of printable characters")
     return found
+
+
+def told(
+    request_class: type[Message], build: Callable[[Any], Awaitable[Message]]
+) -> Callable[[Call, bytes], Awaitable[Answer]]:
+    """Return a method that parses, asks, and serialises, whoever calls."""
+    return told_to(request_class, lambda request, _: build(request))
 
 
 def told_to(

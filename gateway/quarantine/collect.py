@@ -53,7 +53,7 @@ def look(control: Control, seen: Seen) -> bool:
     """Take in the next part of the log. Returns whether there is more. Blocks. Raises as `collect`."""
     quarantine = control.quarantine
     origin, next_ = seen.origin or quarantine.mark("origin"), seen.next or int(quarantine.mark("next") or 0)
-    return collect(quarantine, control.reader_from(origin, next_), seen)
+    return collect(quarantine, control.public_log().reader_from(origin, next_), seen)
 
 
 @dataclass(slots=True)

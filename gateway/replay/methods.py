@@ -60,7 +60,7 @@ def replay_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaita
 def has_tree(control: Control, request: admin_pb2.RecordReplayRequest) -> bool:
     """Say whether the public log is, or extends, the tree that was replayed. Blocks."""
     try:
-        reader = control.reader()
+        reader = control.public_log().reader()
         head = reader.checkpoint
         if request.origin != head.origin or not 0 < request.size <= head.size:
             return False

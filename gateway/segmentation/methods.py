@@ -201,7 +201,7 @@ def set_limits(message: admin_pb2.LimitSet, name: str, known: Mapping[str, Limit
 def add_asked(reply: admin_pb2.ShowTenantResponse, control: Control, tenant: str, entries_max: int) -> None:
     """Count what the newest entries of the log say of a tenant."""
     try:
-        reader = control.reader()
+        reader = control.public_log().reader()
     except ReadError:  # the host has just started, and nothing is public yet
         return
     size = reader.checkpoint.size

@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from gateway.cli.main import main
-from gateway.host.admin import Control
+from gateway.host.audit_methods import receipt
 from gateway.host.cosigning import Cosigning, kept_cosigned
+from gateway.host.public_log import PublicLog
 from gateway.quarantine.collect import Seen, collect
 from gateway.quarantine.store import Finding, Quarantine
 from ops.audit import fetch_log
@@ -220,7 +220,7 @@ class Counted:
         self.sizes.append(size)
 
 
-async def test_a_closed_epoch_is_cosigned_to_its_end_before_the_next(log, tmp_path):
+def test_a_closed_epoch_is_cosigned_to_its_end_before_the_next(log, tmp_path):
     """The witness and the policy know the one key of the log."""
     ends = [each.size for each in survey(log, KEY.verifier)]
     out, counted = tmp_path / "cosigned", Counted()
@@ -236,10 +236,9 @@ async def test_a_closed_epoch_is_cosigned_to_its_end_before_the_next(log, tmp_pa
     last = policy.open(kept_cosigned(out, 2).read_bytes()).checkpoint
     assert (last.origin, last.size) == ("example.test/log/epoch-2", ends[1])
     (tmp_path / "log.vkey").write_text(VKEY)
-    config = SimpleNamespace(audit=SimpleNamespace(directory=log, vkey=tmp_path / "log.vkey"))
-    control = Control(SimpleNamespace(config=config, place=SimpleNamespace(cosigned=out)))
+    public = PublicLog(log, tmp_path / "log.vkey", out)
     for epoch in (1, 2, 3):
-        answer = await control.get_receipt(audit_pb2.GetReceiptRequest(index=numbered(epoch, 1)))
+        answer = receipt(public, audit_pb2.GetReceiptRequest(index=numbered(epoch, 1)))
         assert parse_proof(answer.receipt).verify(policy).witnesses == ("w",)
 
 
