@@ -22,6 +22,7 @@ from defenses.policy import Action
 from gateway import errors
 from gateway.admission.budget import refusal_of
 from gateway.admission.memory import MemoryLimiter
+from gateway.replay.alike import top_classes
 from gateway.replay.decisions import (
     RIGHTS,
     Verdicts,
@@ -32,7 +33,7 @@ from gateway.replay.decisions import (
     version_drawn,
 )
 from gateway.replay.limits import charges_of, principal_of, spends_of
-from gateway.replay.outputs import asker_of, compute, top_classes
+from gateway.replay.outputs import asker_of, compute
 from gateway.replay.rulebooks import NotReplayed
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from gateway.auth.principal import Principal
     from gateway.policy.policy import Policy
     from gateway.replay.history import History, Recorded
-    from gateway.replay.outputs import Payloads
+    from gateway.replay.payloads import Payloads
     from gateway.replay.rulebooks import Rulebook, Rulebooks
     from gateway.state import ModelRules
     from ops.audit.schemas.requests import Model

@@ -3,7 +3,7 @@
 A batch is put together as it was: the same requests in the same order, so that the runtime meets the same shapes. Then
 the gateway's own code judges, hardens and encodes, and the bytes are compared with those that were sent. They are to be
 equal on the reference path, ONNX Runtime on the CPU, on a machine of the same kind. An answer that is not equal may be
-off by `TOLERANCE` in its floats, and is counted apart: where a payload of the batch was not kept it cannot be put
+off by `alike.TOLERANCE` in its floats, and is counted apart: where a payload of the batch was not kept it cannot be put
 together, and another engine, or another kind of processor, adds in another order.
 
 What came from the state of the time is not done again, and said so: answers that were given again, and requests of
@@ -12,8 +12,7 @@ several rows, some of which a budget cut.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -28,87 +27,30 @@ from gateway.judgement import judge, soften
 from gateway.metering import ACTIONS as BUDGET_ACTIONS
 from gateway.outgoing import emptied, within
 from gateway.pipeline import requested
-from gateway.policy.compile import PREDICTION
+from gateway.replay.alike import close, tolerance_of
 from gateway.replay.decisions import identity_of, recorded_screens
 from gateway.replay.rulebooks import NotReplayed
 from gateway.rotation import turned
 from gateway.watching import top_class_only
-from ops.audit.errors import KeyMissing, KeyStoreError
-from ops.audit.read import pack_paths
-from ops.audit.tiles import TILE_WIDTH, split_pack
 from serving.errors import ServingError
-from serving.experts import open_engine
-from stockade.open_inference.grpc_service_pb2 import ModelInferResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from gateway.auth.principal import Principal
-    from gateway.codec import CodecLimits, InferRequest
+    from gateway.codec import InferRequest
     from gateway.judgement import Judgement
     from gateway.replay.findings import Findings
     from gateway.replay.history import History, Recorded
+    from gateway.replay.payloads import Payloads
     from gateway.replay.rulebooks import Rulebook, Rulebooks
     from gateway.state import ModelRules
-    from ops.audit.keys import KeyStore
-    from serving.bundle import Bundle
-    from serving.engine import Engine
 
     Tensors = Mapping[str, np.ndarray[Any, Any]]
 
-__all__ = ["TOLERANCE", "Computed", "Payloads", "close", "compute", "outputs_again"]
+__all__ = ["Computed", "asker_of", "compute", "outputs_again"]
 
-TOLERANCE = 1e-4
 REFERENCE = "inprocess"
-PACKS_CACHED = 8
-FLOATS = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
-
-
-@dataclass(slots=True)
-class Payloads:
-    """The payloads of a log directory, and engines for the bundles that are here."""
-
-    directory: Path
-    keys: KeyStore
-    limits: CodecLimits
-    _engines: dict[str, Engine] = field(default_factory=dict)
-    _packs: OrderedDict[int, dict[str, bytes]] = field(default_factory=OrderedDict)
-
-    def read(self, one: Recorded, name: str) -> bytes:
-        """Return what was sent ("request") or answered ("response"). Raises NotReplayed."""
-        payload = one.entry.payload
-        if isinstance(payload, UnsetType):
-            raise NotReplayed("no payload was kept")
-        sealed = payload.request if name == "request" else payload.response
-        if isinstance(sealed, UnsetType):
-            raise NotReplayed("no payload was kept")
-        blob = self._pack(one.index // TILE_WIDTH).get(sealed.ciphertext_sha256)
-        if blob is None:
-            raise NotReplayed("the payload is not in this copy of the log")
-        try:
-            return self.keys.open(payload.key, bytes.fromhex(one.entry.id), name, blob, sealed.commitment)
-        except KeyMissing as problem:
-            raise NotReplayed("the payload's key was erased, or is not here") from problem
-        except KeyStoreError as problem:
-            raise NotReplayed("the payload does not open with the keys that are here") from problem
-
-    def engine(self, bundle: Bundle) -> Engine:
-        """Return what runs a bundle's model here. Raises NotReplayed."""
-        if bundle.digest not in self._engines:
-            try:
-                self._engines[bundle.digest] = open_engine(bundle)
-            except ServingError as problem:
-                raise NotReplayed("the model runs elsewhere") from problem
-        return self._engines[bundle.digest]
-
-    def _pack(self, bundle: int) -> dict[str, bytes]:
-        if bundle not in self._packs:
-            blobs = (blob for path in pack_paths(self.directory, bundle) for blob in split_pack(path.read_bytes()))
-            self._packs[bundle] = {sha256(blob).hexdigest(): blob for blob in blobs}
-            if len(self._packs) > PACKS_CACHED:
-                self._packs.popitem(last=False)
-        return self._packs[bundle]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -290,50 +232,3 @@ def compare_scores(
         found.compare(one, "scores", recorded, again)
     else:
         found.skip("scores", "the batch could not be put together as it was")
-
-
-def tolerance_of(rules: ModelRules) -> float:
-    """Return how far an answer may be off: what is rounded may fall to the other side."""
-    return TOLERANCE + (10.0**-rules.hardening.decimals if rules.hardening is not None else 0.0)
-
-
-def close(one: bytes, other: bytes, tolerance: float) -> bool:
-    """Say whether two answers differ in floats alone, and in those by no more than the tolerance."""
-    first, second = ModelInferResponse.FromString(one), ModelInferResponse.FromString(other)
-    pairs = list(zip(floats_of(first), floats_of(second), strict=False))
-    if len(first.outputs) != len(second.outputs) or first != second:  # the floats were taken out of both
-        return False
-    return all(
-        a.shape == b.shape and bool(np.isclose(a, b, rtol=0.0, atol=tolerance, equal_nan=True).all()) for a, b in pairs
-    )
-
-
-def floats_of(message: ModelInferResponse) -> list[np.ndarray[Any, Any]]:
-    """Take the floats out of an answer; what is left of it has none."""
-    taken = []
-    for at, tensor in enumerate(message.outputs):
-        raw = message.raw_output_contents[at] if at < len(message.raw_output_contents) else b""
-        if tensor.datatype in FLOATS and raw:
-            taken.append(np.frombuffer(raw, FLOATS[tensor.datatype]).astype(np.float64))
-            message.raw_output_contents[at] = b""
-        elif tensor.datatype in FLOATS:
-            contents = tensor.contents
-            taken.append(np.array([*contents.fp32_contents, *contents.fp64_contents]))
-            tensor.ClearField("contents")
-    return taken
-
-
-def top_classes(body: bytes) -> str:
-    """Return the likeliest class of each row of an answer, as numbers. Raises NotReplayed: it has no prediction."""
-    message = ModelInferResponse.FromString(body)
-    names = [tensor.name for tensor in message.outputs]
-    if PREDICTION not in names:
-        raise NotReplayed("the answer has no prediction to compare")
-    tensor = message.outputs[names.index(PREDICTION)]
-    classes = tensor.shape[-1] if tensor.datatype in FLOATS and tensor.shape else 0
-    taken = dict(
-        zip([each.name for each in message.outputs if each.datatype in FLOATS], floats_of(message), strict=True)
-    )
-    if not classes or taken[PREDICTION].size % classes:
-        raise NotReplayed("the answer has no prediction to compare")
-    return " ".join(map(str, taken[PREDICTION].reshape(-1, classes).argmax(axis=1).tolist()))

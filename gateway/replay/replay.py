@@ -20,7 +20,8 @@ from gateway.replay.decisions import decisions_again
 from gateway.replay.findings import Findings
 from gateway.replay.history import History
 from gateway.replay.otherwise import Changes, otherwise
-from gateway.replay.outputs import Payloads, outputs_again
+from gateway.replay.outputs import outputs_again
+from gateway.replay.payloads import Payloads
 from gateway.replay.rulebooks import Rulebooks, copied_keys
 from ops.audit.scan import scan
 from ops.logging import configure
