@@ -55,11 +55,11 @@ def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
     batch_id = served.counters.next_batch()
     offload = served.offload
 
-    def infer() -> list[Batch]:
+    def run() -> list[Batch]:
         groups = [list(alike) for _, alike in groupby(wanted, key=attrgetter("rules"))]
         return [batch for alike in groups for batch in infer_alike(alike, batch_id, gw)]
 
-    def judge(batches: list[Batch]) -> None:
+    def conclude(batches: list[Batch]) -> None:
         left = [batch for batch in batches if not judged(batch, gw)]
         if left and offload is not None:
             in_thread(offload, items, partial(judge_each, left, gw), lambda _: settle(items, taken_ns, gw))
@@ -68,9 +68,9 @@ def answer_batch(items: Sequence[Item], gw: Gateway) -> None:
         settle(items, taken_ns, gw)
 
     if offload is None or sum(item.request.rows for item in wanted) < offload.rows_min:
-        judge(infer())
+        conclude(run())
     else:
-        in_thread(offload, items, infer, judge)
+        in_thread(offload, items, run, conclude)
 
 
 def in_thread(offload: Offload, items: Sequence[Item], work: Callable[[], T], then: Callable[[T], None]) -> None:
