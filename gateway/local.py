@@ -57,7 +57,7 @@ def serving(directory: Path) -> Iterator[Local]:
     log = directory / "gateway.log"
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve", str(directory / "stockade.yaml")],
+            [sys.executable, "-P", "-m", "gateway", "serve", str(directory / "stockade.yaml")],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

@@ -149,7 +149,7 @@ class Link:
         try:
             with theirs:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "serving.ray_bridge", str(descriptor), settings],
+                    [sys.executable, "-P", "-m", "serving.ray_bridge", str(descriptor), settings],
                     pass_fds=(descriptor,),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

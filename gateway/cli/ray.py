@@ -130,7 +130,7 @@ def applications_of(config: Config) -> list[Application]:
 
 def run_verb(arguments: list[str], data: bytes) -> Iterator[dict[str, Any]]:
     """Run a verb of `serving.ray_verbs` and yield what it says; the last line has its exit code."""
-    command = [sys.executable, "-m", "serving.ray_verbs", *arguments]
+    command = [sys.executable, "-P", "-m", "serving.ray_verbs", *arguments]
     ended: dict[str, Any] = {}
     spoken = False
     with tempfile.TemporaryFile() as noise:

