@@ -95,14 +95,16 @@ def snapshot(watch: Watch, lock: AbstractContextManager[Any]) -> bytes:
     as it was at some moment in between. An account that comes meanwhile, perhaps back from the archive, is not missed.
     """
     with lock:
-        names, tenants = list(watch.known), list(watch.windows)
-    accounts = _written(names, watch.known, _account_state, ACCOUNTS_AT_ONCE, lock)
+        names, tenants = list(watch.known.accounts), list(watch.windows)
+    accounts = _written(names, watch.known.accounts, _account_state, ACCOUNTS_AT_ONCE, lock)
     windows = _written(tenants, watch.windows, _window_state, WINDOWS_AT_ONCE, lock)
     with lock:
-        late = [name for name in watch.known if name not in accounts]
-        accounts |= _written(late, watch.known, _account_state, max(1, len(late)), nullcontext())
-        layouts, archive, hot = watch.kept.layouts, _kept(watch.archive), watch.hot
-        groups = [_GroupState(_state(one.evidence), one.since_repeat, [*one.members]) for one in watch.groups.all()]
+        late = [name for name in watch.known.accounts if name not in accounts]
+        accounts |= _written(late, watch.known.accounts, _account_state, max(1, len(late)), nullcontext())
+        layouts, archive, hot = watch.kept.layouts, _kept(watch.known.archive), watch.known.hot
+        groups = [
+            _GroupState(_state(one.evidence), one.since_repeat, [*one.members]) for one in watch.known.groups.all()
+        ]
         anchors = (hot.codes.tobytes(), [*hot.askers], hot.newest)
     told = None if layouts is None else [(one.name, one.dtype, list(one.shape)) for one in layouts]
     parts = (list(accounts.values()), list(windows.values()), groups, archive, anchors)
@@ -169,20 +171,20 @@ def restore(watch: Watch, data: bytes) -> None:
     except (TypeError, OverflowError) as problem:
         raise SnapshotInvalid("out of range") from problem
     watch.kept.layouts = layouts
-    watch.known.clear()
-    watch.known.update(accounts)
+    watch.known.accounts.clear()
+    watch.known.accounts.update(accounts)
     watch.windows.clear()
     watch.windows.update(windows)
     watch.windows_bytes = sum(window.nbytes for window in windows.values())
-    watch.groups.restore(groups)
+    watch.known.groups.restore(groups)
     for held, values, nothing in (
-        (watch.archive.tags, tags, 0),
-        (watch.archive.logs, logs, -np.inf),
-        (watch.archive.steps, steps, 0),
+        (watch.known.archive.tags, tags, 0),
+        (watch.known.archive.logs, logs, -np.inf),
+        (watch.known.archive.steps, steps, 0),
     ):
         held.fill(nothing)
         held.reshape(-1)[places] = values
-    watch.hot.codes[:], watch.hot.askers, watch.hot.newest = hot, askers, newest
+    watch.known.hot.codes[:], watch.known.hot.askers, watch.known.hot.newest = hot, askers, newest
 
 
 def _check(watch: Watch) -> bytes:

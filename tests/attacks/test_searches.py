@@ -132,12 +132,12 @@ def test_a_flood_of_identities_neither_grows_the_memory_nor_clears_a_record():
         ask(watch, next(things)[None], f"nobody {number}", f"nowhere {number}")
         if number % 500 == 499:
             sizes.add(watch.windows_bytes)
-    assert len(watch.known) == 500
+    assert len(watch.known.accounts) == 500
     assert max(sizes) <= 2_000_000
-    assert "mallory" not in watch.known
+    assert "mallory" not in watch.known.accounts
     assert ask(watch, images(16, 1), "mallory", "evil").log_evidence[0] >= FOUND
-    assert not watch.archive.logs[watch.archive.logs > LOG_EVIDENCE_MAX].size
-    assert (watch.archive.logs[watch.archive.tags > 0] > KEPT_MIN).all()
+    assert not watch.known.archive.logs[watch.known.archive.logs > LOG_EVIDENCE_MAX].size
+    assert (watch.known.archive.logs[watch.known.archive.tags > 0] > KEPT_MIN).all()
 
 
 @pytest.mark.slow
@@ -159,12 +159,12 @@ def test_a_hundred_thousand_hostile_identities_are_held_in_bounds_and_those_afte
         return resident_mib() - before
 
     assert flood(0, ACCOUNTS_MAX) < HOSTILE_MIB_MAX
-    assert len(watch.known) == ACCOUNTS_MAX
+    assert len(watch.known.accounts) == ACCOUNTS_MAX
     assert np.mean([one.repeats > 0 for one in watch.accounts()]) > 0.9999  # 24 bits say who asked: one may be mistaken
     assert flood(ACCOUNTS_MAX, ACCOUNTS_MAX + 20_000) < FURTHER_MIB_MAX
-    assert len(watch.known) == ACCOUNTS_MAX
+    assert len(watch.known.accounts) == ACCOUNTS_MAX
     assert watch.windows_bytes <= WINDOWS_BYTES_MAX
-    assert "mallory" not in watch.known
+    assert "mallory" not in watch.known.accounts
     assert ask(watch, images(16, 1), "mallory", "evil").log_evidence[0] >= mallory.log_evidence - 1
 
 

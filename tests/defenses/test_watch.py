@@ -162,7 +162,7 @@ def test_what_makes_two_a_group_is_no_evidence_against_it():
     for who, seed in (("alice", 2), ("bob", 5)):  # two bursts about one thing, in two tenants
         for row in around(THINGS[7], seed, 6):
             ask(watch, row[None], who, who)
-            group = watch.groups.of(who)
+            group = watch.known.groups.of(who)
             if group is not None:
                 break
     assert sorted(group.members) == ["alice", "bob"]
@@ -206,7 +206,7 @@ def test_evidence_of_an_account_that_gave_way_is_there_when_it_returns():
     before = view(watch, "mallory").log_evidence
     for number in range(20):
         ask(watch, THINGS[number : number + 1], f"p{number}")
-    assert "mallory" not in watch.known
+    assert "mallory" not in watch.known.accounts
     seen = ask(watch, THINGS[50:51])
     assert seen.log_evidence[0] >= FOUND
     assert seen.log_evidence[0] <= before
@@ -293,13 +293,13 @@ def test_what_a_group_lent_is_not_its_members_own_when_it_was_away():
     watch = new_watch(accounts_max=4)
     ask(watch, THINGS[:3], "alice", "acme")
     ask(watch, SEARCH[:20], "mallory", "evil")
-    watch.groups.unite("mallory", "alice")
+    watch.known.groups.unite("mallory", "alice")
     ask(watch, SEARCH[20:40], "mallory", "evil")
-    alice = watch.known["alice"]
-    assert alice.log_evidence < 0 < watch.evidence_of("alice", alice) - 1
+    alice = watch.known.accounts["alice"]
+    assert alice.log_evidence < 0 < watch.known.evidence_of("alice", alice) - 1
     for number, name in enumerate(("ann", "bob", "cas", "dan")):
         ask(watch, THINGS[10 * number + 10 : 10 * number + 12], name, name)
-    assert "alice" not in watch.known
+    assert "alice" not in watch.known.accounts
     assert ask(watch, THINGS[100:101], "alice", "acme").log_evidence[0] < 0
 
 

@@ -71,13 +71,13 @@ def likelihood_ratio(
     """
     inside, variance_in = _normal(shadows, learned)
     outside, variance_out = _normal(shadows, ~learned)
-    some, every = learned.any(axis=0)[:, None], learned.all(axis=0)[:, None]
-    both = (some & ~every)[:, 0]
+    some, every = np.asarray(learned.any(axis=0)), np.asarray(learned.all(axis=0))
+    both = some & ~every
     if not both.any():
         return np.asarray(((target - outside) / np.sqrt(variance_out)).sum(axis=1))
     gained = (inside - outside)[both].mean(axis=0)
-    surprise_in = _log_density(target, np.where(some, inside, outside + gained), variance_in)
-    surprise_out = _log_density(target, np.where(every, inside - gained, outside), variance_out)
+    surprise_in = _log_density(target, np.where(some[:, None], inside, outside + gained), variance_in)
+    surprise_out = _log_density(target, np.where(every[:, None], inside - gained, outside), variance_out)
     return surprise_in - surprise_out
 
 

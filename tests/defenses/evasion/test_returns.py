@@ -99,11 +99,11 @@ def test_what_looks_like_many_others_is_no_return(others):
 def test_nothing_is_bet_before_a_window_is_full_nor_without_a_calibration():
     watch = new_watch(arrays=RARE)
     assert (ask(watch, THINGS[: ANCHORS_MAX - 1]).outcomes[NAME] == -1).all()
-    assert watch.known["mallory"].returning is None
+    assert watch.known.accounts["mallory"].returning is None
     plain = full_watch(watch_arrays())
     seen = ask(plain, again(THINGS[3])[None])
     assert NAME not in seen.outcomes
-    assert plain.known["mallory"].returning is None
+    assert plain.known.accounts["mallory"].returning is None
     assert plain.windows["acme"].slow == 0
 
 
@@ -122,7 +122,7 @@ def test_evidence_of_returns_is_kept_restored_and_forgiven():
     order = np.argsort(watch.windows["acme"].met)[:8]
     for at in watch.windows["acme"].met[order].tolist():
         ask(watch, again(THINGS[at - 1])[None])
-    account = watch.known["mallory"]
+    account = watch.known.accounts["mallory"]
     assert account.returning.log_evidence > math.log(1_000)
     other = new_watch(arrays=RARE)
     other.restore(watch.snapshot())
