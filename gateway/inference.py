@@ -25,24 +25,21 @@ Starts = np.ndarray[Any, np.dtype[np.intp]]
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """Rows with what the model said of them, and how long it took. `starts` holds the first row of each request."""
+    """Rows of all requests with what the model said of them, and how long it took. `starts`: the first of each."""
 
     inputs: Tensors
     starts: Starts
+    rows: int
     outputs: Tensors
     took_ns: int
-
-    @property
-    def rows(self) -> int:
-        """Rows of all requests together."""
-        return rows_of(self.inputs)
 
     def part(self, first: int, end: int) -> Inferred:
         """Return the rows of one request, from `first` to before `end`, with their share of the time."""
         inputs, outputs = (
             {name: values[first:end] for name, values in tensors.items()} for tensors in (self.inputs, self.outputs)
         )
-        return Inferred(inputs, np.zeros(1, np.intp), outputs, self.took_ns * (end - first) // self.rows)
+        rows = end - first
+        return Inferred(inputs, np.zeros(1, np.intp), rows, outputs, self.took_ns * rows // self.rows)
 
 
 class Batch(NamedTuple):
@@ -90,10 +87,11 @@ def infer(items: Sequence[Item], engine: Engine, clock_ns: Callable[[], int]) ->
     inputs, starts = stack(items)
     began_ns = clock_ns()
     outputs = engine.infer(inputs)
-    inferred = Inferred(inputs, starts, outputs, clock_ns() - began_ns)
-    if any(len(values) != inferred.rows for values in outputs.values()):
+    took_ns = clock_ns() - began_ns
+    rows = sum([item.request.rows for item in items])
+    if any(len(values) != rows for values in outputs.values()):
         raise errors.ModelError
-    return inferred
+    return Inferred(inputs, starts, rows, outputs, took_ns)
 
 
 def refusal_of(problem: Exception, item: Item, gw: Gateway) -> errors.Refusal:
@@ -118,8 +116,3 @@ def stack(items: Sequence[Item]) -> tuple[Tensors, Starts]:
     starts = np.zeros(len(items), np.intp)
     np.cumsum([item.request.rows for item in items[:-1]], out=starts[1:])
     return inputs, starts
-
-
-def rows_of(inputs: Tensors) -> int:
-    """Return the number of rows of a batch."""
-    return len(next(iter(inputs.values())))
