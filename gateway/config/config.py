@@ -19,8 +19,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr
 
 from gateway.config.audit import Audit
-from gateway.config.document import ConfigRejected, Document, Fault, Section, canonical_json, fill, parse, read_bounded
+from gateway.config.document import ConfigRejected, Document, Fault, Section, canonical_json, fill, read_bounded
 from gateway.config.engine import Engine
+from gateway.config.parse import parse
 from gateway.config.profiles import laid_under
 from gateway.config.rules import RULES
 from gateway.config.units import Duration, Size, Text

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from gateway.config.document import PolicyRejected, parse
+from gateway.config.document import PolicyRejected
+from gateway.config.parse import parse
 from gateway.policy.edit import mapping, replaced, value_of
 from gateway.policy.policy import Policy, parse_policy
 from ops.incident_register import MODEL, PRINCIPAL, TENANT

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from gateway.config.document import PolicyRejected, parse
+from gateway.config.document import PolicyRejected
+from gateway.config.parse import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

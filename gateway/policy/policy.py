@@ -21,7 +21,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from gateway.config.document import PolicyRejected, Section, canonical_json, fill, parse, read_bounded
+from gateway.config.document import PolicyRejected, Section, canonical_json, fill, read_bounded
+from gateway.config.parse import parse
 from gateway.config.units import Date, Rate, Text
 from gateway.policy import rules as policy_rules
 from gateway.policy.budget import ExtractionBudget

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.config.document import PolicyRejected, parse
+from gateway.config.document import PolicyRejected
+from gateway.config.parse import parse
 from gateway.policy.edit import edit
 
 FILE = Path("policy.yaml")
