@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import sys
 import time
@@ -61,6 +62,7 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None], p
     """
     config = load_config(config_file, profile)
     require_tracing(config)
+    open_as_many_files_as_allowed()
     log = configure(config.log.level, sys.stderr, format=config.log.format, role="supervisor")
     place = place_of(config)
     with contextlib.ExitStack() as stack:
@@ -97,6 +99,12 @@ async def serve(config_file: Path, announce: Callable[[dict[str, Any]], None], p
             worker.before_start, worker.asked = host.mend_policy, host.hear
         await run(host, announce)
     return 0
+
+
+def open_as_many_files_as_allowed() -> None:
+    """Raise the bound on open files, of this process and those it starts: a thousand connections would take all."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:

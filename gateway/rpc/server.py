@@ -30,6 +30,7 @@ SLACK_BYTES = 64 * 1024
 METADATA_SLACK_BYTES = 16 * 1024
 DRAINING_FOR_S = 0.2  # calls that were on their way when the drain began are refused by us, with a record
 IDLE_CONNECTION_MS = 10 * 60 * 1000
+HANDSHAKE_MS = 10_000  # who has not shaken hands by then is hung up on
 
 
 class ListenFailed(Exception):
@@ -47,6 +48,7 @@ def options(config: Config) -> list[tuple[str, Any]]:
         ("grpc.max_connection_age_ms", transport.connection_age_max_ms),
         ("grpc.max_connection_age_grace_ms", transport.drain_timeout_ms),
         ("grpc.max_connection_idle_ms", IDLE_CONNECTION_MS),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.max_concurrent_streams", 2 * transport.in_flight_max + 1024),  # what is too many is refused by us
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import socket
 import threading
 import time
 from collections import Counter
@@ -32,6 +33,7 @@ MIB = 2**20
 IDLE_BYTES_MAX = 64 * 1024  # of the server's memory, for one connection with TLS that says nothing
 SLOW_BYTES_MAX = 128 * MIB  # unread answers to all MESSAGES_MAX would be gigabytes
 MESSAGES_MAX = 10_000
+FILES = 256
 
 
 def ca(running):
@@ -67,13 +69,38 @@ def test_10000_idle_connections(made_site, tmp_path):
 
 
 def test_connections_that_never_shake_hands(stand):
-    import socket
-
     host, _, port = stand.facts["data"].rpartition(":")
     with ExitStack() as stack:
         for _ in range(200):
             stack.enter_context(closing(socket.create_connection((host, int(port)))))
         answers(stand)
+
+
+@pytest.mark.slow  # ten seconds
+def test_a_connection_that_never_shakes_hands_is_ended(stand):
+    host, _, port = stand.facts["data"].rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as silent:
+        assert silent.recv(1) == b""
+
+
+@pytest.fixture
+def few_files():
+    """A shell's or a unit's bound on open files, which a process may raise by itself."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, before[1]))
+    yield lambda: resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_strangers_have_to_open_as_many_connections_as_the_system_allows_not_as_a_shell_does(
+    made_site, tmp_path, few_files
+):
+    with serving(copy_site(made_site, tmp_path / "site")) as running, ExitStack() as stack:
+        few_files()  # for ourselves
+        host, _, port = running.facts["data"].rpartition(":")
+        for _ in range(2 * FILES):
+            stack.enter_context(closing(socket.create_connection((host, int(port)))))
+        answers(running)
 
 
 def test_a_rapid_reset_by_a_stranger_writes_no_records(stand):
