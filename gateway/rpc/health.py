@@ -1,9 +1,11 @@
 """grpc.health.v1 over what the gateway really can do: the process as a whole (""), and each model by its name.
 
 Serving means: the recorder takes records, their replica keeps up, the model's engine is ready, and the gateway is not
-draining. Versions that
-are out of service do not count, but a model without any other is not serving. `Watch` sends the state at once and then
-every change (gRPC health checking protocol).
+draining. Versions that are out of service do not count, but a model without any other is not serving. `Watch` sends the
+state at once and then every change (gRPC health checking protocol).
+
+A model is known by its name to who may ask of it whether it is ready, or for an inference; to everybody else it is as
+one that is not there.
 """
 
 from __future__ import annotations
@@ -39,6 +41,21 @@ def status_of(service: str, gw: Gateway) -> int | None:
     return int(_Status.SERVING if able else _Status.NOT_SERVING)
 
 
+def status_for(call: Call, service: str) -> int | None:
+    """Return the same as far as this caller may know, by the policy that is in force now."""
+    return status_of(service, call.gw) if not service or service in known_to(call) else None
+
+
+def known_to(call: Call) -> set[str]:
+    """Return the names of the models whose health this caller may know."""
+    caller, rights = call.record.caller(), call.gw.active.rights
+    return {
+        name
+        for name, version in call.gw.served
+        if any(rights.may_use(caller, right, name, version) for right in ("ModelReady", "ModelInfer"))
+    }
+
+
 def serving(gw: Gateway) -> bool:
     """Say whether the process as a whole can serve."""
     return bool(status_of("", gw) == _Status.SERVING)
@@ -47,17 +64,17 @@ def serving(gw: Gateway) -> bool:
 async def check(call: Call, body: bytes) -> Answer:
     """Say how one service is; an unknown one is NOT_FOUND."""
     request = parse_as(health_pb2.HealthCheckRequest, body, call.gw.codec_limits)
-    status = status_of(request.service, call.gw)
+    status = status_for(call, request.service)
     if status is None:
         raise errors.ModelUnknown
     return Answer(health_pb2.HealthCheckResponse(status=status).SerializeToString())
 
 
 async def list_all(call: Call, body: bytes) -> Answer:
-    """Say how every service is."""
+    """Say how every service is that the caller may know of."""
     parse_as(health_pb2.HealthListRequest, body, call.gw.codec_limits)
     reply = health_pb2.HealthListResponse()
-    for service in ("", *sorted({name for name, _ in call.gw.served})):
+    for service in ("", *sorted(known_to(call))):
         status = status_of(service, call.gw)
         reply.statuses[service].status = _Status.SERVICE_UNKNOWN if status is None else status
     return Answer(reply.SerializeToString())
@@ -73,7 +90,7 @@ async def watch(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[bytes
     told: int | None = None
     while True:
         draining = call.gw.draining  # looked at before the state, so that the last state told is that of a drain
-        status = status_of(request.service, call.gw)
+        status = status_for(call, request.service)
         now = int(_Status.SERVICE_UNKNOWN) if status is None else status
         if now != told:
             told = now

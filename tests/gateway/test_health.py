@@ -11,15 +11,15 @@ from grpc_health.v1 import health_pb2
 
 from gateway.host import worker
 from gateway.rpc.health import status_of
-from tests.gateway.rig import ended, until
+from tests.gateway.rig import ended, open_rig, until
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-def ask(rig, method: str, service: str = ""):
+def ask(rig, method: str, service: str = "", caller: str = "plenty"):
     body = health_pb2.HealthCheckRequest(service=service).SerializeToString()
-    return rig.channel.unary_unary(f"/grpc.health.v1.Health/{method}")(body, metadata=rig.site.bearer("plenty"))
+    return rig.channel.unary_unary(f"/grpc.health.v1.Health/{method}")(body, metadata=rig.site.bearer(caller))
 
 
 @pytest.mark.parametrize("service", ["", "tiny"])
@@ -51,6 +51,24 @@ async def test_a_list_has_the_process_and_every_model(rig):
     reply = await ended(ask(rig, "List"))
     statuses = health_pb2.HealthListResponse.FromString(reply.body).statuses
     assert {name: each.status for name, each in statuses.items()} == {"": SERVING, "tiny": SERVING}
+
+
+async def test_a_model_of_others_is_as_one_that_is_not_there(made_site, tmp_path):
+    def policy(document) -> None:
+        document["roles"]["rival"] = [{"methods": ["Health"]}]
+
+    async with open_rig(made_site, tmp_path, policy=policy) as rig:
+        refused = [await ended(ask(rig, "Check", service, caller="rival")) for service in ("tiny", "nothing")]
+        assert [(each.code, each.reason) for each in refused] == [(grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN")] * 2
+        listed = await ended(ask(rig, "List", caller="rival"))
+        assert dict(health_pb2.HealthListResponse.FromString(listed.body).statuses).keys() == {""}
+
+        async def one():
+            yield health_pb2.HealthCheckRequest(service="tiny").SerializeToString()
+
+        watched = rig.channel.stream_stream("/grpc.health.v1.Health/Watch")(one(), metadata=rig.site.bearer("rival"))
+        assert health_pb2.HealthCheckResponse.FromString(await watched.read()).status == UNKNOWN
+        watched.cancel()
 
 
 async def test_a_watch_tells_the_state_and_its_changes_and_ends_with_the_gateway(rig):
