@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes docs/img/demo.png and docs/img/scorecard.png: pages of ours as a browser shows them.
 
-    make demo
-    python scripts/render_pages.py
+    make demo && python scripts/render_pages.py
+    python scripts/render_pages.py scorecard
 
 Wants Debian's chromium, and the Python packages playwright and pillow.
 """
@@ -25,10 +25,10 @@ END = """() => {
 
 
 def main() -> None:
-    """Draw both."""
+    """Draw those that are named, or both."""
     with browsing(width_px=WIDTH_PX, scale=1) as page:
-        for name, html in PAGES.items():
-            page.goto(html.as_uri())
+        for name in sys.argv[1:] or PAGES:
+            page.goto(PAGES[name].as_uri())
             picture = ROOT / f"docs/img/{name}.png"
             clip = {"x": 0, "y": 0, "width": WIDTH_PX, "height": page.evaluate(END)}
             page.screenshot(path=picture, clip=clip, full_page=True)
