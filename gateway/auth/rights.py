@@ -4,7 +4,8 @@ A right is granted by any role of the principal; nothing is granted by default. 
 version, also for those that come later; there are no other patterns. Each question is three look-ups and a membership
 test, whatever the number of roles, and the same ones whether the answer is yes or no.
 
-A model that does not exist and one that is not yours are the same refusal, found in the same way.
+A model that does not exist and one that is not yours are the same refusal, found in the same way
+(`gateway.pipeline.route`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 
 from gateway.auth.errors import IdentityRejected
 from gateway.auth.principal import Principal
-from gateway.errors import MethodForbidden, ModelUnknown
+from gateway.errors import MethodForbidden
 
 ANY = "*"
 
@@ -84,11 +85,6 @@ class Rights:
         """MethodForbidden unless `may_call`."""
         if not self.may_call(principal, method):
             raise MethodForbidden
-
-    def require_model(self, principal: Principal, method: str, model: str, version: str, *, known: bool) -> None:
-        """ModelUnknown unless `may_use`, and also when the model is not there (`known` is False)."""
-        if not (self.may_use(principal, method, model, version) and known):
-            raise ModelUnknown
 
 
 def _require_plain(role: str, grants: tuple[Grant, ...]) -> None:

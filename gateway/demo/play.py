@@ -31,7 +31,7 @@ from gateway.samples import bundles_directory
 from ops.audit.checkpoint import parse_vkey
 from ops.audit.entry import parse
 from ops.audit.read import LogReader
-from ops.audit.verify import OK, TAMPERED, Report, verify_log
+from ops.audit.verify import Report, verify_log
 
 if TYPE_CHECKING:
     import argparse
@@ -210,8 +210,3 @@ def measured_accuracy(directory: Path) -> float:
     """Return what the model was measured at on the whole test set: its signed manifest says so."""
     manifest = json.loads((directory / "bundles/kiosk/1/manifest.json").read_bytes())
     return float(manifest["metrics"]["accuracy"])
-
-
-def kept_promises(evidence: Evidence) -> tuple[bool, bool]:
-    """Say whether the log verified, and whether the flipped byte was found."""
-    return evidence.whole.exit_code == OK, evidence.tampered.exit_code == TAMPERED

@@ -292,11 +292,6 @@ class Policy(Section):
         found = self.principals[principal]
         return self.limits[found.limits], self.limits[self.tenants[found.tenant].limits]
 
-    def grants_of(self, principal: str) -> Iterator[Grant]:
-        """Everything its roles allow it."""
-        for role in self.principals[principal].roles:
-            yield from self.roles[role]
-
     def api_keys(self) -> Iterator[tuple[str, ApiKey]]:
         """(principal, key) of every API key."""
         return ((name, key) for name, principal in self.principals.items() for key in principal.api_keys)

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 __all__ = ["Change", "Changes", "otherwise"]
 
 CHANGES_MAX = 10_000  # kept; all are counted
-OWN_LIMITS = frozenset({"RATE_LIMITED", "QUOTA_EXCEEDED", "REQUEST_TOO_LARGE"})
 ADMITTED = "admitted"
 
 

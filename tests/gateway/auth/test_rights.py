@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.auth.errors import IdentityRejected
 from gateway.auth.rights import ANY, Grant, Rights
-from gateway.errors import MethodForbidden, ModelUnknown
+from gateway.errors import MethodForbidden
 from tests.gateway.auth.issuer import KIOSK
 
 PRINCIPAL = KIOSK.through("api_key", "a", None)
@@ -70,18 +70,6 @@ def test_methods(roles, method, allowed):
 def test_models(roles, method, model, version, allowed):
     table = rights(*roles)
     assert table.may_use(PRINCIPAL, method, model, version) is allowed
-    if allowed:
-        table.require_model(PRINCIPAL, method, model, version, known=True)
-
-
-def test_unknown_and_forbidden_are_one_refusal():
-    table = rights("predictor")
-    refusals = []
-    for model, known in (("kiosk", False), ("shelf", True), ("shelf", False)):
-        with pytest.raises(ModelUnknown) as caught:
-            table.require_model(PRINCIPAL, "ModelInfer", model, "1", known=known)
-        refusals.append((type(caught.value), caught.value.args))
-    assert len(set(refusals)) == 1
 
 
 def test_a_principal_that_the_table_does_not_know_has_no_rights():
