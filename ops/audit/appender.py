@@ -89,7 +89,7 @@ def _check(records: bytes, pack: bytes, shapes: Shapes) -> Append:
             kind = checked.kind
             named += [(len(framed), digest) for digest in entry.payload_hashes(checked)]
             if isinstance(checked, Request):
-                shapes.learn(data)
+                shapes.learn(data, checked)
         framed.append(records[position:stop])
         leaves.append(sha256(b"\x00" + data).digest())
         kinds.append(kind)

@@ -153,7 +153,7 @@ def _check_entries(directory: Path, tile: Tile, entries: Sequence[memoryview], s
         try:
             newest = checked = check(data)
             if isinstance(checked, Request):
-                shapes.learn(data)
+                shapes.learn(data, checked)
                 named.update(payload_hashes(checked))
             elif isinstance(checked, MARKS) or (isinstance(checked, Admin) and checked.action == EPOCH_DROPPED):
                 chunk.marks.append(Mark(index, checked))

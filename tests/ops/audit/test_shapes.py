@@ -26,7 +26,7 @@ INSERTED = [b"", b"0", b"7", b"-", b"1" * 16, b'"', b"\\", b"\\n", b"\n", b" ", 
 def shapes_of(*templates: bytes) -> Shapes:
     shapes = Shapes()
     for each in templates:
-        shapes.learn(each)
+        shapes.learn(each, check(each))
     return shapes
 
 
@@ -128,7 +128,7 @@ def test_what_is_learned_from_one_counts_for_those_behind_it():
     shapes, unknown = Shapes(), []
     for place in shapes.unknown([small(1), small(2), small(3)]):
         unknown.append(place)
-        shapes.learn(small(1))
+        shapes.learn(small(1), check(small(1)))
     assert unknown == [0]
 
 
