@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from defenses.policy import Action
 __all__ = ["STANDINGS_MAX", "Standing", "Standings", "Step"]
 
 STANDINGS_MAX = 100_000
+SLACK = 64  # ends that stand for nobody any more, before they are sorted out
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Standings:
 
     standings_max: int = STANDINGS_MAX
     _held: dict[str, Standing] = field(default_factory=dict)
+    _ends: list[tuple[int, str]] = field(default_factory=list)  # a heap; of who stands elsewhere by now too
 
     def reach(
         self,
@@ -103,5 +106,11 @@ class Standings:
         if held is not None and now_ns < held.until_ns and held.action > wanted.action:
             return
         self._held[account] = wanted
-        if len(self._held) > self.standings_max:
-            del self._held[min(self._held, key=lambda name: self._held[name].until_ns)]
+        heappush(self._ends, (wanted.until_ns, account))
+        while len(self._held) > self.standings_max:
+            until_ns, first = heappop(self._ends)
+            if first in self._held and self._held[first].until_ns == until_ns:
+                del self._held[first]
+        if len(self._ends) > 2 * len(self._held) + SLACK:
+            self._ends = [(standing.until_ns, name) for name, standing in self._held.items()]
+            heapify(self._ends)
