@@ -190,9 +190,9 @@ def run(settings_of: Callable[[], RecorderSettings], reached: Callable[[str], No
 
 
 def say_why(problem: str) -> None:
-    """Tell whoever started this process why it ends, for the person at the terminal."""
-    sys.stdout.write(orjson.dumps({"event": "failed", "problem": problem}).decode() + "\n")
-    sys.stdout.flush()
+    """Tell whoever started this process why it ends, for the person at the terminal; who is gone is not told."""
+    with contextlib.suppress(OSError):  # past the buffer of stdout, which would be tried again at the end
+        os.write(sys.stdout.fileno(), orjson.dumps({"event": "failed", "problem": problem}) + b"\n")
 
 
 if __name__ == "__main__":

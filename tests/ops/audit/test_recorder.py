@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +22,7 @@ from ops.audit.recorder import Recorder
 from ops.audit.recorder_main import listen
 from ops.audit.writing import Writing
 from ops.metrics import expose
-from tests.faults.recorder_process import KEY, launch, settings_in
+from tests.faults.recorder_process import KEY, RECORDER, launch, settings_in, written
 from tests.ops.audit.samples import small
 
 FAILED = "stockade_audit_epoch_changes_failed_total"
@@ -108,3 +110,14 @@ def test_a_change_of_epochs_that_fails_is_counted_while_it_is_served_and_at_a_st
     (settings.directory / "epochs").unlink()
     assert launch(settings).wait_ready().stop() == 0
     assert failed(settings) == 2
+
+
+def test_a_recorder_that_nobody_listens_to_ends_with_its_own_exit_code_all_the_same(tmp_path):
+    settings = settings_in(tmp_path)
+    settings.directory.write_bytes(b"in the way")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", RECORDER, os.fspath(written(settings))]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False)
+    os.close(write)
+    assert (ended.returncode, b"Traceback" in ended.stderr) == (RecorderError.exit_code, False)
