@@ -12,7 +12,6 @@ that was killed leaves no recorder behind. A terminal or /dev/null means nothing
 import contextlib
 import errno
 import os
-import secrets
 import signal
 import socket
 import sqlite3
@@ -123,7 +122,7 @@ def serve(settings: RecorderSettings, log: Log, reached: Callable[[str], None]) 
         writing = Writing(
             settings,
             key,
-            OwnEntries(settings.build, time.time_ns, lambda: secrets.token_bytes(16), settings.heartbeat_ms),
+            OwnEntries(settings.build, time.time_ns, lambda: os.urandom(16), settings.heartbeat_ms),
             partial(PublishThread, wake=wake, published=published, log=log),
             reached,
         )
