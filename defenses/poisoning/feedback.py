@@ -194,7 +194,7 @@ def right_rate_max(calibration_rows: Sequence[int], inconsistent_alpha: float) -
     Over the draw of the calibration this holds for all classes together with RATE_CONFIDENCE.
     """
     sure = 1 - (1 - RATE_CONFIDENCE) / len(calibration_rows)
-    ranks = [(max(floor(inconsistent_alpha * (rows + 1)), 1), rows) for rows in calibration_rows]
+    ranks = [(max(floor(inconsistent_alpha * (rows + 1)), 1), rows) for rows in set(calibration_rows)]
     return max(beta_quantile(sure, rank, rows + 1 - rank) for rank, rows in ranks)
 
 

@@ -25,6 +25,7 @@ from gateway.feedback.evaluation import MICRO, evaluated_all
 from gateway.feedback.rows import ALLOWED, STATES
 from gateway.feedback.store import FILE, FeedbackStore
 from gateway.host.orders import order_of, text_of, told_to
+from serving.manifest import CLASSES_MAX
 from stockade.v1 import feedback_pb2 as pb
 
 if TYPE_CHECKING:
@@ -218,9 +219,12 @@ async def say(control: Control, order: Order, action: str, detail: dict[str, str
 
 
 def rate_max_of(feedback: Feedback, rules: FeedbackRules | None) -> float:
-    """Return how often right labels contradict trusted rows at most: of a version that is gone, by the fewest rows."""
+    """Return how often right labels contradict trusted rows at most.
+
+    Of a version that is gone (no `rules`) that is by the most classes and the fewest rows of each that there can be.
+    """
     if rules is None:
-        return right_rate_max([CALIBRATION_ROWS_MIN], feedback.inconsistent_alpha)
+        return right_rate_max([CALIBRATION_ROWS_MIN] * CLASSES_MAX, feedback.inconsistent_alpha)
     return rules.consistency.right_rate_max(feedback.inconsistent_alpha)
 
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from defenses.poisoning.feedback import CALIBRATION_ROWS_MIN, right_rate_max
 from gateway.feedback.gate import SKEW_NS
 from gateway.feedback.review import rate_max_of, take_batch
 from gateway.feedback.rows import ALLOWED, AnswerKept, Bounds
@@ -53,6 +54,12 @@ def learned(rig, trusted_rows=10_000, **policy):
             rng=np.random.default_rng(0),
             now_ns=time.time_ns(),
         )
+
+
+@pytest.mark.parametrize("rows", [[CALIBRATION_ROWS_MIN], [CALIBRATION_ROWS_MIN] * 1_000, [385] * 10])
+def test_who_labels_answers_of_a_version_that_is_gone_is_suspected_no_sooner_than_by_any_calibration(rows):
+    feedback = Feedback()
+    assert rate_max_of(feedback, None) >= right_rate_max(rows, feedback.inconsistent_alpha)
 
 
 async def test_forged_provenance(rig):

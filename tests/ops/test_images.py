@@ -9,10 +9,13 @@ import re
 import shutil
 import subprocess
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
+
+from ops.audit.settings import RecorderSettings
 
 ROOT = Path(__file__).parent.parent.parent
 PIN = ROOT / "ops/deploy/compose/pin.sh"
@@ -70,6 +73,15 @@ def test_compose_uses_what_was_pinned(tmp_path):
     used |= {each["build"]["args"]["PYTHON_IMAGE"] for each in services.values() if "build" in each}
     others = {f"{image}@{digest_of(image)}" for name, image in IMAGES.items() if name not in OURS}
     assert used == others | {IMAGES[name] for name in OURS}
+
+
+def test_the_object_store_leaves_the_recorder_room_on_a_disk_that_they_share():
+    """It stops taking objects first, by default; how much stays free can be said."""
+    (name, free_percent) = re.findall(r"-volume\.minFreeSpace=\$\{(\w+):-(\d+)\}", COMPOSE)[0]
+    stops_at = {each.name: each.default for each in fields(RecorderSettings)}["disk_stop_percent"]
+    assert 100 - int(free_percent) < stops_at
+    assert name in (ROOT / "docs/deploy-compose.md").read_text()
+    assert name in (ROOT / "tests/e2e/compose/run.sh").read_text(), "the stack's test depends on how full this disk is"
 
 
 def test_what_the_environment_names_is_pinned_instead_and_a_digest_stays(tmp_path):
