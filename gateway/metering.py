@@ -13,7 +13,7 @@ Rules:
 - Accounts that the watch holds for one are one account here.
 - In shadow all of it is charged and recorded, and nothing is done.
 - The accounts are this process's. With several workers a caller has as many budgets as he has connections to different
-  workers, at most: docs/defenses.md.
+  workers, at most: docs/explanation/defenses.md.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ rows with one odd number and misses such drawings. Dependence, which makes a sum
 score is conformalised on rows that took no part in the fit. Why 2: mahalanobis tells most, and shares what it tells
 with each of the others; a larger weight finds no more at 1 % and leaves the others too little say. Why no margin
 between the two likeliest classes: benign rows of classes that look alike fill its tail, so it only raised the
-threshold. The alternatives, and what each finds, are in docs/defenses.md; the reported sets took no part in the choice.
+threshold. The alternatives, and what each finds, are in docs/explanation/defenses.md; the reported sets took no part in the choice.
 
 Beyond the fitted range a surprise goes on as a Pareto tail that continues the slope at the edge: inputs far out keep
 their order up to the largest float32, the score stays below a few thousand, and one witness that is certain enough

@@ -8,7 +8,7 @@ than `tolerances[0]`. A cell of an image is the median of its 3 x 3 neighbourhoo
 inputs do, so an L-infinity search of radius eps around any x keeps every cell within 2 eps of its own first query,
 whatever the pattern of the perturbation (stripes, blocks, single pixels, low frequencies), and isolated wild pixels,
 put there to leave the ball, vanish. Means, hashes and distances summed over an image have no such bound at a radius
-that tells two products apart: docs/defenses.md has the comparison. Images are also compared moved by up to two pixels
+that tells two products apart: docs/explanation/defenses.md has the comparison. Images are also compared moved by up to two pixels
 each way (`allowed[1]`, `tolerances[1]`), since a search can move its image about as it asks.
 
 The cells are drawn by a secret key. Inputs that are no images are compared element by element, by two balls: one where

@@ -8,7 +8,7 @@ with e(p) = 1 / (2 sqrt(p)) (the calibrator kappa p^(kappa-1) at kappa = 1/2; Vo
 section 2). Their mean is the price of an answer; it is half where the likeliest class alone is told, and less where the
 account asked almost the same before. Benign traffic pays about one unit an answer whatever its classes are; whoever
 asks foreign or boundary inputs pays up to fifty. Three classes instead of all cost no less: a copy learns as much from
-them (docs/defenses.md).
+them (docs/explanation/defenses.md).
 
 Account. One number: when it will be out of debt (GCRA; ITU-T I.371, annex A), with a burst of one day's allowance and
 a refill of as much a day. Debt is therefore measured in days:

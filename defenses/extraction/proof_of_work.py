@@ -17,7 +17,7 @@ Rules:
 - It is for one principal, at the difficulty it names: where more is wanted by then, it is too easy.
 
 What the work is worth: an attacker's machine may hash a thousand times faster than a client in Python. The difficulty
-grows with the debt for that reason, and docs/defenses.md gives both sides in seconds.
+grows with the debt for that reason, and docs/explanation/defenses.md gives both sides in seconds.
 
 See Dziedzic et al. 2022, "Increasing the Cost of Model Extraction with Calibrated Proof of Work" (arXiv 2201.09243).
 Pure but for the memory of `Toll`: time, key and seed are arguments.

@@ -3,7 +3,7 @@
 An account has 16 questions on the way at once, as many as the watch is calibrated for. Its stream runs through screens
 and watch in this process, in an order in which a gateway may see it; some also run through a gateway that has the watch
 alone in force, and both counts stand side by side. They differ by the order in which the questions arrive
-(docs/defenses.md), and little by the watch's secret cells. An account is acted upon where its evidence reaches 1/alpha
+(docs/explanation/defenses.md), and little by the watch's secret cells. An account is acted upon where its evidence reaches 1/alpha
 once; the count is at ACTED_ALPHA, the first step of the policy under test (gateway/lab/policy.py), and stands beside
 those at other alphas.
 

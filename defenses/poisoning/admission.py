@@ -9,7 +9,7 @@ is chosen on one half of the rows and measured on the other:
 
 `accuracy` on the clean rows tells a broken model or wrong labels; a backdoor does not show in it.
 
-The limits were set on models that are reported nowhere; docs/defenses.md says what is found and missed at them. OK is
+The limits were set on models that are reported nowhere; docs/explanation/defenses.md says what is found and missed at them. OK is
 no proof: a mark that is like none of these passes, and so does one that turns rows of a few classes only.
 """
 

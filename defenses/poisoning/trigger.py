@@ -14,7 +14,7 @@ no further pass of the model, and reads what the served graph gives.
 
 What it is kin to: a second opinion by an independently trained model (the idea behind prediction-consistency defences),
 and class-conditional latent statistics (Mahalanobis, Beatrix: arXiv 2209.11715; TED: arXiv 2312.02673). What was tried
-and is not used, STRIP among it, stands with its numbers in docs/defenses.md.
+and is not used, STRIP among it, stands with its numbers in docs/explanation/defenses.md.
 
 What it does not do: a marked row whose own class the reference confuses with the target (a shirt as a T-shirt) is close
 to the model's honest mistakes and is mostly missed; an attacker who may choose sources chooses those.

@@ -2,7 +2,7 @@
 
 Method: every round starts every target afresh and measures it at 1, 32 and 256 requests in flight; the order turns
 round with each round, so that a slow minute of the machine is shared. Medians over rounds. Where the Ray engine is
-measured, replicas are killed and updated under load afterwards (gateway/bench/phases.py). docs/benchmarks.md has the
+measured, replicas are killed and updated under load afterwards (gateway/bench/phases.py). docs/reference/benchmarks.md has the
 reasons and the settings of each peer.
 """
 

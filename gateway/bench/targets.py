@@ -2,7 +2,7 @@
 
 Rules: a target says how it is started and why so; it starts nothing itself. Every one gets the same request, on
 loopback, and answers with at least the ten probabilities. Settings of the peers are the fastest of those their
-documentation offers that we measured on two cores; docs/benchmarks.md has what was tried.
+documentation offers that we measured on two cores; docs/reference/benchmarks.md has what was tried.
 """
 
 from __future__ import annotations

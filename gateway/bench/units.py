@@ -1,4 +1,4 @@
-"""`stockade bench units`: what one request, one second and one tenant cost. docs/scaling.md reckons with these.
+"""`stockade bench units`: what one request, one second and one tenant cost. docs/explanation/scaling.md reckons with these.
 
 Counted is CPU time, by process and by stage, not time on the clock: on a machine with other work it is the steadier
 figure. Medians over rounds. What each part does:

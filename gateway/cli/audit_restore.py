@@ -272,4 +272,6 @@ def show(
     else:
         console.print("its origin is sealed: it is to be read, and does not grow any more")
     if options.next is not None:
-        console.print(f"the log that follows begins in {escape(facts['next'])}; docs/backup.md says what to configure")
+        console.print(
+            f"the log that follows begins in {escape(facts['next'])}; docs/how-to/backup.md says what to configure"
+        )

@@ -233,7 +233,7 @@ def tell_restored(options: argparse.Namespace, name: str, done: Restored, opened
     elif opened is not None:
         lines.append(
             f"the log of {escape(opened.origin)} is sealed at {opened.size:,} entries ({opened.lost_end:,} are known); "
-            "docs/backup.md says how to go on"
+            "docs/how-to/backup.md says how to go on"
         )
     say(options, facts, "\n".join(lines))
 

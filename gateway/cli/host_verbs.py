@@ -122,7 +122,7 @@ def run_serve(options: argparse.Namespace) -> int:
 
 def add_recorder(verbs: Any) -> None:
     recorder = verb(verbs, "recorder", run_recorder, "run the recorder alone, where audit.recorder is external")
-    recorder.epilog = "Exit codes: 0 told to stop; 2 the file cannot be used; 65 to 76 as in docs/operations.md."
+    recorder.epilog = "Exit codes: 0 told to stop; 2 the file cannot be used; 65 to 76 as in docs/how-to/operations.md."
     recorder.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
     add_profile(recorder)
 

@@ -1,6 +1,6 @@
 """JSON Schemas of the two files, for editors and for people who generate them. Run as a module to write them.
 
-`python -m gateway.config.schema` writes docs/schema/*.json and docs/configuration.md; `--check` only says whether they
+`python -m gateway.config.schema` writes docs/schema/*.json and docs/reference/configuration.md; `--check` only says whether they
 are what the models say, and exits 1 when not. The models are the single source: their field texts are the descriptions.
 """
 
@@ -27,7 +27,7 @@ _INTRODUCTION = """\
 A gateway is described by two files. `stockade.yaml` says what it is made of and is read at the start. `policy.yaml`
 says who may do what and is signed; a running gateway takes a new one over without a restart. `stockade init` writes
 both, with comments; `stockade check` says what is wrong with them, as `file:line: field: what is wrong and what to do`.
-Editors can use the JSON Schemas in [schema/](schema/).
+Editors can use the JSON Schemas in [schema/](../schema/).
 
 - Unknown keys are refused. So are duplicate keys, YAML anchors and tags.
 - Relative paths are relative to the file they stand in. Secrets appear only as paths; nobody but the owner (and, to
@@ -57,7 +57,7 @@ def documents() -> Mapping[str, str]:
     }
     parts = [_INTRODUCTION]
     parts += [f"\n## {name}.yaml\n{''.join(_chapter(schema))}" for name, schema in schemas.items()]
-    found["configuration.md"] = "".join(parts)
+    found["reference/configuration.md"] = "".join(parts)
     return found
 
 

@@ -4,7 +4,7 @@ take the batch → what was planned together goes into quarantine → learn a he
 triggers → write a signed candidate, or nothing → say so to the gateway, which has it in its log
 
 A candidate is a bundle like any other: it is served when the policy names it, and where the policy asks for proof, when
-its approvers gave it (docs/promotion.md). Nothing here can put it into service.
+its approvers gave it (docs/how-to/promotion.md). Nothing here can put it into service.
 
 Exit codes: 0 a candidate was written; 1 the batch was thrown out, or there was none; 2 it cannot be done.
 """

@@ -58,7 +58,7 @@ def page(rows: Sequence[Row], met: Sequence[Met], *, seconds: float) -> str:
 <h1>Stockade: what attackers achieve</h1>
 <p>Every number is made by <code>stockade lab run</code>. Rates are counts with exact 95 % intervals (Clopper and
 Pearson), pooled over seeds that attack rows of their own. Controls run the same attack without defenses: where they do
-not fail, an attack proves nothing. How to repeat and extend all this: <code>docs/lab.md</code>.</p>
+not fail, an attack proves nothing. How to repeat and extend all this: <code>docs/explanation/lab.md</code>.</p>
 <div class="facts">{boxes}</div>
 <p>{links}</p>
 <h2>What was aimed at, and what came of it</h2>

@@ -24,7 +24,7 @@ WATCH = {
 """How a version is watched that brings the calibration for it, where the policy under test says nothing of it.
 
 A search comes to 0.0001 little later than to 0.01: its evidence grows with each question. Of a thousand innocent
-accounts eight ever come to 0.01, one or two to 0.0001 (docs/accounts.md).
+accounts eight ever come to 0.01, one or two to 0.0001 (docs/explanation/accounts.md).
 """
 RULES = Path(__file__).resolve().parent.parent / "templates" / "rules.yaml"
 

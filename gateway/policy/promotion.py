@@ -1,7 +1,7 @@
 """`approvers` and `models.<name>.promotion` of `policy.yaml`: what a version must have proven before it may be served.
 
 The policy's signature covers who may approve, how many it takes and what the gates are; the evidence itself lies beside
-the bundles (`serving.registry`). docs/promotion.md tells it from the beginning.
+the bundles (`serving.registry`). docs/how-to/promotion.md tells it from the beginning.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Gates(Section):
 
 
 class Promotion(Section):
-    """What a version must have proven before it is served. docs/promotion.md has the steps."""
+    """What a version must have proven before it is served. docs/how-to/promotion.md has the steps."""
 
     required: Annotated[int, Field(ge=1, le=16)]
     """How many different approvers have to sign."""

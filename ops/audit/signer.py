@@ -25,7 +25,7 @@ def demand_unsealed(state_directory: Path) -> None:
     if (state_directory / SEALED).exists():
         raise ForkRefused(
             f"{state_directory / SEALED}: this log was restored to less than its key has signed, so it does not grow "
-            "any more; begin a new one (docs/backup.md)"
+            "any more; begin a new one (docs/how-to/backup.md)"
         )
 
 

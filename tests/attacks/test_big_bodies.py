@@ -59,7 +59,7 @@ def test_an_upload_of_200_mb_by_a_known_caller(stand, growth, upload):
 
     (entry,) = until(recorded, "what the transport refused has no record")
     assert (entry["kind"], entry["method"], entry["auth"]["tenant"]) == ("failed", INFER, "plenty")
-    # gRPC refused it by itself and told nobody why: the two differ, as docs/operations.md says.
+    # gRPC refused it by itself and told nobody why: the two differ, as docs/how-to/operations.md says.
     assert (reply.reason, entry["status"]) == ("", grpc.StatusCode.CANCELLED.value[0])
 
 

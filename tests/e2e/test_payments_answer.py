@@ -1,4 +1,4 @@
-"""The payments bundle that comes with the project behind a real gateway, asked as docs/models.md shows."""
+"""The payments bundle that comes with the project behind a real gateway, asked as docs/explanation/models.md shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLIENT_S = 120
 
 def shown(language: str) -> str:
     """The block of this language in the docs' section on payments that is about an answer."""
-    text = (ROOT / "docs/models.md").read_text().partition("**An answer with its reasons.**")[2]
+    text = (ROOT / "docs/explanation/models.md").read_text().partition("**An answer with its reasons.**")[2]
     found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
     assert found is not None
     return found[1]

@@ -1,4 +1,4 @@
-"""The schemas and docs/configuration.md are what the models say, and the schemas accept what the gateway accepts."""
+"""The schemas and docs/reference/configuration.md are what the models say, and the schemas accept what the gateway accepts."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_the_committed_document_is_current(name):
 def test_check_says_what_is_stale(tmp_path, capsys):
     assert main([], tmp_path) == 0
     assert main(["--check"], tmp_path) == 0
-    (tmp_path / "configuration.md").write_text("old")
+    (tmp_path / "reference/configuration.md").write_text("old")
     (tmp_path / "schema/policy.schema.json").unlink()
     assert main(["--check"], tmp_path) == 1
     problems = capsys.readouterr().err.splitlines()

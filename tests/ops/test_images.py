@@ -80,7 +80,7 @@ def test_the_object_store_leaves_the_recorder_room_on_a_disk_that_they_share():
     (name, free_percent) = re.findall(r"-volume\.minFreeSpace=\$\{(\w+):-(\d+)\}", COMPOSE)[0]
     stops_at = {each.name: each.default for each in fields(RecorderSettings)}["disk_stop_percent"]
     assert 100 - int(free_percent) < stops_at
-    assert name in (ROOT / "docs/deploy-compose.md").read_text()
+    assert name in (ROOT / "docs/how-to/deploy-compose.md").read_text()
     assert name in (ROOT / "tests/e2e/compose/run.sh").read_text(), "the stack's test depends on how full this disk is"
 
 

@@ -652,7 +652,7 @@ def test_what_is_referred_to_is_rendered_or_documented(manifests, pod, overlay):
     } - {None}
     brought = BROUGHT | BROUGHT_FOR[overlay]
     assert used - made == brought
-    text = (ROOT / "docs/deploy-kubernetes.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/how-to/deploy-kubernetes.md").read_text(encoding="utf-8")
     assert [name for name in sorted(brought) if f"`{name}`" not in text] == []
 
 

@@ -71,7 +71,7 @@ def test_the_samples_are_balanced_licensed_and_a_part_of_the_test_set(samples):
 
 
 def test_the_documentation_quotes_the_manifest(bundle):
-    text = (ROOT.parent / "docs" / "models.md").read_text("utf-8")
+    text = (ROOT.parent / "docs/explanation/models.md").read_text("utf-8")
     metrics = bundle.manifest["metrics"]
     assert f"accuracy {100 * metrics['accuracy']:.2f} %" in text
     assert f"{bundle.manifest['training']['parameters']:,} parameters" in text

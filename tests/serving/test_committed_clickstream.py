@@ -61,7 +61,7 @@ def test_rows_do_not_influence_each_other(bundle, samples, outputs):
 
 
 def test_the_documentation_quotes_the_manifest(bundle):
-    whole = (ROOT.parent / "docs" / "models.md").read_text("utf-8")
+    whole = (ROOT.parent / "docs/explanation/models.md").read_text("utf-8")
     text = whole.partition("\n## Clickstream\n")[2].partition("\n## Payments\n")[0]
     metrics = bundle.manifest["metrics"]
     found = metrics["next_click"]

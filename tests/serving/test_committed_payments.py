@@ -75,7 +75,7 @@ def test_rows_do_not_influence_each_other(bundle, rows, outputs):
 
 
 def test_the_documentation_quotes_the_manifest(bundle):
-    text = (ROOT.parent / "docs" / "models.md").read_text("utf-8").partition("\n## Payments\n")[2]
+    text = (ROOT.parent / "docs/explanation/models.md").read_text("utf-8").partition("\n## Payments\n")[2]
     metrics = bundle.manifest["metrics"]
     assert f"AUC {metrics['auc']:.3f}, calibration error {100 * metrics['calibration_error']:.1f} %" in text
     for kind, found in metrics["foreign"].items():

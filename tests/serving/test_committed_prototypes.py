@@ -83,7 +83,7 @@ def test_the_documented_command_chooses_the_same_rows(loaded, tmp_path):
 
 def test_the_documentation_quotes_the_manifest(loaded):
     told = loaded.after.manifest["metrics"]["prototypes"]
-    text = (ROOT.parent / "docs/models.md").read_text("utf-8")
+    text = (ROOT.parent / "docs/explanation/models.md").read_text("utf-8")
     row = next(line for line in text.splitlines() if line.startswith(f"| `bundles/{loaded.case.after}`, latent"))
     said = (
         f"| {told['count']} | {told['agree_with_prediction']:.1%} of {told['rows']} | {told['agree_with_label']:.1%} |"

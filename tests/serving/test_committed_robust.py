@@ -85,7 +85,7 @@ def test_its_module_answers_as_its_graph(engine, samples):
 
 
 def test_the_documentation_quotes_the_manifest(bundle):
-    text = (ROOT.parent / "docs" / "models.md").read_text("utf-8")
+    text = (ROOT.parent / "docs/explanation/models.md").read_text("utf-8")
     section = text[text.index("### Version 2") :]
     metrics = bundle.manifest["metrics"]
     assert f"accuracy {100 * metrics['accuracy']:.2f} %" in section

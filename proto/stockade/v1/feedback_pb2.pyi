@@ -77,7 +77,7 @@ class FeedbackItem(_message.Message):
     key: _builtins.bytes
     """The Ed25519 public key that signed, raw: one of the principal's `feedback_keys`."""
     signature: _builtins.bytes
-    """Over the statement of docs/feedback.md: all of the above, and who says it."""
+    """Over the statement of docs/how-to/feedback.md: all of the above, and who says it."""
     def __init__(
         self,
         *,

@@ -1,4 +1,4 @@
-"""How S1's combination was chosen, to be run again: the table in docs/defenses.md is computed here.
+"""How S1's combination was chosen, to be run again: the table in docs/explanation/defenses.md is computed here.
 
 From the fit split of the committed model and the development images alone. Tails are fitted on four fifths of the split
 and score the fifth, five times over; the thresholds are the ranks of those scores at 1 % and 0.1 %, averaged over 200
@@ -132,7 +132,7 @@ def test_the_one_used_is_what_the_screen_computes(bundle, engine, images):
 
 def test_the_documentation_quotes_the_table(table):
     quoted = {}
-    for line in (ROOT / "docs" / "defenses.md").read_text("utf-8").splitlines():
+    for line in (ROOT / "docs/explanation/defenses.md").read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if cells[0] in table:
             quoted[cells[0]] = [float(cell.rstrip(" %")) for cell in cells[1:]]

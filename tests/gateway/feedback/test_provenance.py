@@ -45,7 +45,7 @@ def test_two_statements_are_never_the_same_bytes(one, other, who, another):
 
 
 def test_the_frozen_bytes():
-    """Clients in other languages sign these bytes; docs/feedback.md shows them."""
+    """Clients in other languages sign these bytes; docs/how-to/feedback.md shows them."""
     assert SAID.signed_bytes("kiosk-7").hex() == (
         "0000000000000013" + b"stockade feedback 1".hex()
         + "0000000000000010" + "72" * 16

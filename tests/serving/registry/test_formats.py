@@ -28,7 +28,7 @@ def test_an_evaluation_is_read_as_it_was_written():
 
 
 def test_an_approval_can_be_checked_without_us():
-    """What docs/promotion.md promises: the domain, a zero byte, and the statement as canonical JSON."""
+    """What docs/how-to/promotion.md promises: the domain, a zero byte, and the statement as canonical JSON."""
     found = json.loads(approval("alice", evaluation()))
     text = json.dumps(found["statement"], sort_keys=True, separators=(",", ":"))
     key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public("alice")))
