@@ -185,7 +185,7 @@ class Config(Section):
     version: Literal[1]
     """The format of this file."""
     profile: Literal["standard", "edge"] = "standard"
-    """Other defaults for other machines: `edge` is for one core and 300 MiB ([what it sets](edge.md#the-profile)).
+    """Other defaults for other machines: `edge` is for one core and 300 MiB ([what it sets](../how-to/edge.md#the-profile)).
     `--profile` counts before it, and every key that stands here before both."""
     state_dir: FilePath
     """Socket, in-flight rings, metrics, accepted policy; may be deleted after a clean stop. One gateway at a time."""
