@@ -45,7 +45,7 @@ __all__ = [
 
 
 class Rejection(StrEnum):
-    """Why a bundle was rejected; one word for each rule of `serving.bundle`."""
+    """Why a bundle was rejected; one word for each rule of `serving.bundles.bundle`."""
 
     UNREADABLE = "unreadable"
     NOT_A_FILE = "not_a_file"

@@ -1,4 +1,4 @@
-"""The experiments of `stockade lab run` by name. Those that need `serving` stand in gateway/lab/catalogue.py.
+"""The experiments of `stockade lab run` by name. Those that need `serving` stand in gateway/tools/lab/catalogue.py.
 
 Modules of attacks load when their experiment runs, so that listing them needs no extra.
 """

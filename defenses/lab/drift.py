@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.adwin import Adwin
-from defenses.martingale import ALARM, ConformalMartingale
-from defenses.roughness import RoughnessWindow
+from defenses.drift.adwin import Adwin
+from defenses.drift.martingale import ALARM, ConformalMartingale
+from defenses.drift.roughness import RoughnessWindow
 
 __all__ = ["Judged", "Spoke", "first_words", "run_stream"]
 

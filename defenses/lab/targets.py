@@ -1,4 +1,5 @@
-"""What the defenses are to reach, from docs/explanation/threat-model.md: the goal, and the floor below which they are no defense.
+"""What the defenses are to reach, from docs/explanation/threat-model.md: the goal, and the floor below which they are
+no defense.
 
 Written before anything was measured, and not moved since. A control is a target too: where it does not fail, the
 attack is too weak to prove anything.

@@ -1,5 +1,5 @@
-"""`stockade audit replay`: what runs it is in `gateway.replay`."""
+"""`stockade audit replay`: what runs it is in `gateway.tools.replay`."""
 
-from gateway.replay.verbs import run
+from gateway.tools.replay.verbs import run
 
 __all__ = ["run"]

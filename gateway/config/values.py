@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from gateway.config.units import Text
-from ops.audit.epochs import is_first
+from ops.audit.log.epochs import is_first
 
 __all__ = [
     "Address",

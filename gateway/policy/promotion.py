@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from defenses.poisoning.admission import PATCH, VEIL
+from defenses.screens.inspection import PATCH, VEIL
 from gateway.config.document import Fault, Location, Section
 from gateway.config.units import Text
 from serving.registry import gates as registry

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ops.audit.checkpoint import VerifierKey
+from ops.audit.log.checkpoint import VerifierKey
 from ops.backup.errors import SourceRefused
 
 __all__ = ["LogSource", "Plan", "Source"]

@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ops.audit.durable import make_directories, replace_file, sync_directory, write_file
 from ops.backup.errors import BackupDamaged, BackupKeyRefused, RepositoryBusy, RepositoryRefused
 from ops.backup.manifest import FORMAT, Manifest, StoredFile, parse_index, parse_manifest
 from ops.backup.sealing import CHUNK_BYTES_MAX, BackupKey
-from ops.exclusive import exclusive
+from ops.process.durable import make_directories, replace_file, sync_directory, write_file
+from ops.process.exclusive import exclusive
 
 __all__ = ["KEYS_LIVE_NS", "Pruned", "Repository", "read_key", "stamp"]
 

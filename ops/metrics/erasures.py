@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ops.audit.erasure_rows import Owed
+from ops.audit.payloads.erasure_rows import Owed
 from ops.metrics.store import Store, gauge
 
 __all__ = ["ErasureMetrics"]

@@ -10,8 +10,8 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
-from ops.bounded_http import BoundedHandler, BoundedServer
 from ops.metrics.scrape import expose
+from ops.process.bounded_http import BoundedHandler, BoundedServer
 
 __all__ = ["MetricsPage", "serve_metrics"]
 

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from serving.manifest import DATATYPES
+from serving.bundles.manifest import DATATYPES
 from serving.registry.errors import DatasetRejected
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from serving.bundle import Bundle, TensorSpec
+    from serving.bundles.bundle import Bundle, TensorSpec
 
 __all__ = ["Dataset", "parse_dataset", "read_dataset"]
 

@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from serving.train.click_loop import ClickEpoch
-from serving.train.kiosk_robust import RobustEpoch
-from serving.train.loop import EpochReport
+from serving.train.clickstream.loop import ClickEpoch
+from serving.train.kiosk.loop import EpochReport
+from serving.train.kiosk.robust import RobustEpoch
 
 __all__ = [
     "INSIDE",

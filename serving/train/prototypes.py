@@ -19,12 +19,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.bundle import Bundle, TensorSpec
-from serving.inprocess import InProcessEngine
-from serving.manifest import MANIFEST_FILE, PROTOTYPES
+from serving.bundles.bundle import Bundle, TensorSpec
+from serving.bundles.manifest import MANIFEST_FILE, PROTOTYPES
+from serving.bundles.signature import SIGNATURE_FILE
+from serving.engines.inprocess import InProcessEngine
 from serving.registry.dataset import Dataset
 from serving.registry.measure import predictions
-from serving.signature import SIGNATURE_FILE
 from serving.train.errors import PrototypesRefused
 from serving.train.pack import tensor_bytes
 

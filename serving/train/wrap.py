@@ -26,11 +26,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, shape_inference
 
-from serving.bundle import Bundle, TensorSpec
-from serving.graph import check_graph
-from serving.inprocess import InProcessEngine, outputs_of
+from serving.bundles.bundle import Bundle, TensorSpec
+from serving.bundles.graph import check_graph
+from serving.engines import measure
+from serving.engines.inprocess import InProcessEngine, outputs_of
 from serving.registry.measure import predictions
-from serving.train import measure
 from serving.train.density import Gaussian, Plane, fit_gaussian, leading_plane
 from serving.train.errors import WrapRefused
 from serving.train.pack import tensor_bytes

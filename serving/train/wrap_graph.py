@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from serving.bundle import TensorSpec
+from serving.bundles.bundle import TensorSpec
 from serving.train.density import Gaussian, Plane
 from serving.train.errors import WrapRefused
 from serving.train.graph import GraphBuilder

@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from defenses.poisoning.feedback import CALIBRATION_ROWS_MIN, right_rate_max
-from gateway.feedback.gate import SKEW_NS
-from gateway.feedback.review import rate_max_of, take_batch
-from gateway.feedback.rows import ALLOWED, AnswerKept, Bounds
+from defenses.labels.feedback import CALIBRATION_ROWS_MIN, right_rate_max
+from gateway.control.labels.review import rate_max_of, take_batch
 from gateway.policy.feedback import Feedback
+from gateway.request.labels.gate import SKEW_NS
+from gateway.request.labels.rows import ALLOWED, AnswerKept, Bounds
 from tests.gateway.feedback.labelled import (
     MODEL,
     NAMES,
@@ -149,7 +149,7 @@ async def test_a_flood_of_good_items_holds_a_tenth_of_the_room(made_site, tmp_pa
 
 def test_a_flood_of_answers_forgets_its_own(tmp_path):
     """A tenant that asks a million times cannot make the gateway forget what it answered another."""
-    from gateway.feedback.store import FeedbackStore
+    from gateway.request.labels.store import FeedbackStore
 
     store = FeedbackStore(tmp_path / "feedback.sqlite")
     bounds = Bounds(answers_max=50, items_max=100, window_ns=HOUR_NS)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses.account import (
+from defenses.accounts.account import (
     LOG_EVIDENCE_MAX,
     REPEAT_BETS,
     STEPS_MAX,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses.adwin import BLOCK_ROWS, BUCKETS, ROWS_KEPT, Adwin
+from defenses.drift.adwin import BLOCK_ROWS, BUCKETS, ROWS_KEPT, Adwin
 
 
 def confidences(rng, rows, mean=0.85):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defenses import archive
-from defenses.archive import Archive, Kept
+from defenses.accounts import archive
+from defenses.accounts.archive import Archive, Kept
 
 KEY = b"k" * 16
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defenses import calibration as module
-from defenses.calibration import Calibrated, ConformalCalibration, digest_arrays, tie_breaks
+from defenses.budget import calibration as module
+from defenses.budget.calibration import Calibrated, ConformalCalibration, digest_arrays, tie_breaks
+from defenses.budget.screen import Evidence
 from defenses.errors import CalibrationInvalid, CalibrationTooSmall, ScreenFailed
-from defenses.screen import Evidence
 
 FEW_VALUES = st.integers(-3, 3).map(float)
 ANY_SCORE = st.one_of(FEW_VALUES, st.floats(allow_nan=False, width=32))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses.calibration import ConformalCalibration
-from defenses.drift import ROWS_MIN, PopulationWindow, UniformityWindow, population_shift, uniform_distance
+from defenses.budget.calibration import ConformalCalibration
+from defenses.drift.shift import ROWS_MIN, PopulationWindow, UniformityWindow, population_shift, uniform_distance
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=200))

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses.groups import HOT_ANCHORS_MAX, MEMBERS_MAX, Groups, HotAnchors
+from defenses.accounts.groups import HOT_ANCHORS_MAX, MEMBERS_MAX, Groups, HotAnchors
 
 NAMES = [f"a{number}" for number in range(8)]
 

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from defenses.errors import EvidenceInvalid, RuleInvalid
-from defenses.hardening import (
+from defenses.budget.hardening import (
     DECIMALS_MAX,
     TEMPERATURE_MAX,
     TEMPERATURE_MIN,
@@ -17,6 +16,7 @@ from defenses.hardening import (
     HardeningRule,
     harden,
 )
+from defenses.errors import EvidenceInvalid, RuleInvalid
 
 RULES = st.builds(
     HardeningRule,

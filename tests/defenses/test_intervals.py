@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defenses.intervals import beta_cdf, beta_quantile, clopper_pearson, guaranteed_rank, rows_needed
+from defenses.budget.intervals import beta_cdf, beta_quantile, clopper_pearson, guaranteed_rank, rows_needed
 
 
 def exact_at_least(k, rows, rate):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses.calibration import ConformalCalibration
-from defenses.martingale import ALARM, BETS, STAKES, TAILS, VALUE_MAX, ConformalMartingale, tail_bounds
+from defenses.budget.calibration import ConformalCalibration
+from defenses.drift.martingale import ALARM, BETS, STAKES, TAILS, VALUE_MAX, ConformalMartingale, tail_bounds
 
 ROWS = 10_000
 

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from defenses.errors import EvidenceInvalid, RuleInvalid
-from defenses.hardening import HardeningRule, harden
-from defenses.output import (
+from defenses.budget.hardening import HardeningRule, harden
+from defenses.budget.output import (
     CHARACTERS_MAX,
     PATTERN_CHARACTERS_MAX,
     PATTERNS_MAX,
@@ -21,6 +20,7 @@ from defenses.output import (
     restrict,
     screen_texts,
 )
+from defenses.errors import EvidenceInvalid, RuleInvalid
 
 WEIGHT = st.one_of(st.sampled_from([0.0, 1.0, 0.5, 1e-30]), st.floats(0, 1, width=32))
 

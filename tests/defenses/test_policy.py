@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses.calibration import ConformalCalibration
+from defenses.budget.calibration import ConformalCalibration
+from defenses.budget.policy import Action, Mode, ScreenRule, Verdict, by_request, calibrated_rule, decide, micro
 from defenses.errors import CalibrationTooSmall, EvidenceInvalid, RuleInvalid, ScreenMissing
-from defenses.policy import Action, Mode, ScreenRule, Verdict, by_request, calibrated_rule, decide, micro
 
 ENFORCE, SHADOW = Mode.ENFORCE, Mode.SHADOW
 RULE = ScreenRule(ENFORCE, 0.01, 0.001)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from defenses.roughness import RoughnessWindow, roughness
+from defenses.drift.roughness import RoughnessWindow, roughness
 
 
 def test_it_is_the_mean_difference_of_neighbours_both_ways():

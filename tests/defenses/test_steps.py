@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from defenses.policy import Action
-from defenses.steps import SLACK, Standing, Standings, Step
+from defenses.budget.policy import Action
+from defenses.budget.steps import SLACK, Standing, Standings, Step
 
 STEPS = [Step.at(0.001, Action.NEIGHBOUR, 100), Step.at(0.0001, Action.COOL_DOWN, 10)]
 FOUND = STEPS[0].log_evidence

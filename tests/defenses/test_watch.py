@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from defenses.accounts.watch import Asker, Watch
 from defenses.errors import CalibrationInvalid, EvidenceInvalid, SnapshotInvalid
-from defenses.watch import Asker, Watch
 from tests.watching import KEY, STARTS, answers, around, ask, images, new_watch, watch_arrays
 
 THINGS = images(1, 400)
@@ -271,7 +271,7 @@ class LetGo:
 
 @pytest.mark.parametrize("turn", range(6))
 def test_who_comes_goes_or_returns_while_a_snapshot_is_taken_keeps_his_evidence(monkeypatch, turn):
-    monkeypatch.setattr("defenses.watch_state.ACCOUNTS_AT_ONCE", 1)
+    monkeypatch.setattr("defenses.accounts.watch_state.ACCOUNTS_AT_ONCE", 1)
     watch, other = new_watch(accounts_max=4), new_watch(accounts_max=4)
     ask(watch, SEARCH[:20])
     for number, name in enumerate(("ann", "bob", "cas", "dan")):  # mallory goes to the archive

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from defenses.benign_traffic import BenignTraffic, WatchKind, corrected, seen_again
+from defenses.accounts.benign_traffic import BenignTraffic, WatchKind, corrected, seen_again
+from defenses.accounts.returns import AGE
+from defenses.accounts.watch import BOUNDS, Asker, Watch
+from defenses.accounts.watch_fit import ROOM, fit_watch, flights, measure_watch
 from defenses.errors import CalibrationInvalid
-from defenses.evasion.returns import AGE
-from defenses.watch import BOUNDS, Asker, Watch
-from defenses.watch_fit import ROOM, fit_watch, flights, measure_watch
 from tests.watching import KEY, around, ask, images
 
 ROWS, OTHERS = images(1, 900), images(2, 900)

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from gateway.config.document import FileRejected
-from gateway.elsewhere import Elsewhere
+from gateway.request.elsewhere import Elsewhere
 from stockade.open_inference import grpc_service_pb2 as pb
 from tests.e2e.caller import infer_body
 from tests.gateway.rig import Rig, ended, image, open_rig, tiny_body, until

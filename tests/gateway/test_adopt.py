@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from gateway.cli.main import main
 from gateway.models.upstream import UpstreamEngine
-from gateway.registry.adopt import declared
-from serving.bundle import TensorSpec, load_bundle
+from gateway.tools.registry.adopt import declared
+from serving.bundles.bundle import TensorSpec, load_bundle
 from serving.train.pack import tensor_bytes
 from stockade.open_inference import grpc_service_pb2 as pb
 from tests.gateway.oip_server import OipServer, settings
@@ -186,7 +186,7 @@ def test_another_machine_without_tls_is_not_asked(adopt):
 
 
 def test_a_server_that_is_not_there(adopt, monkeypatch):
-    monkeypatch.setattr("gateway.registry.adopt.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("gateway.tools.registry.adopt.TIMEOUT_S", 0.2)
     code, _, err = adopt("127.0.0.1:1")
     assert code == 1
     assert "127.0.0.1:1 said" in err

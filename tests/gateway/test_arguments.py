@@ -6,8 +6,8 @@ from argparse import ArgumentTypeError
 
 import pytest
 
-from gateway.cli.arguments import decimal, first_port, seconds, whole
 from gateway.cli.main import main
+from gateway.tools.arguments import decimal, first_port, seconds, whole
 
 
 @pytest.mark.parametrize(("text", "value"), [("1", 1), ("9", 9), ("007", 7)])

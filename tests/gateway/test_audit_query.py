@@ -9,7 +9,7 @@ import json
 import pytest
 
 from gateway.cli.main import main
-from ops.audit.entry import canonical
+from ops.audit.log.entry import canonical
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.ops.audit.samples import request, small
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from ops.audit.checkpoint import Checkpoint, sign_note
-from ops.audit.cosignature import COSIGN_ED25519, Cosigner
-from ops.audit.read import LogReader
-from ops.audit.trust_policy import TrustedWitness
-from ops.audit.verify import verify_log
-from ops.audit.witness import Witness, WitnessStore
-from ops.audit.witness_client import cosignature
-from ops.audit.witness_page import WitnessPage
+from ops.audit.log.checkpoint import Checkpoint, sign_note
+from ops.audit.log.cosignature import COSIGN_ED25519, Cosigner
+from ops.audit.log.trust_policy import TrustedWitness
+from ops.audit.reader.read import LogReader
+from ops.audit.verify.verify import verify_log
+from ops.audit.witnesses.client import cosignature
+from ops.audit.witnesses.page import WitnessPage
+from ops.audit.witnesses.witness import Witness, WitnessStore
 from tests.faults.recorder_process import KEY, ORIGIN, launch, settings_in
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.ops.audit.samples import small

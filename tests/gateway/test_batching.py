@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from gateway.models.batching import RUNS_TIMED, time_full_batch
-from serving.manifest import TensorSpec
+from gateway.request.batching import RUNS_TIMED, time_full_batch
+from serving.bundles.manifest import TensorSpec
 
 
 def test_a_full_batch_takes_what_its_best_run_took():

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defenses.policy import Mode
-from gateway.app import Staged
-from gateway.cache import OVERHEAD_BYTES, AnswerCache, Kept, cacheable, framed, key_of
+from defenses.budget.policy import Mode
 from gateway.codec import InferRequest
+from gateway.host.app import Staged
 from gateway.models.model_set import ModelSet
+from gateway.models.split import Split
 from gateway.policy.policy import load_policy
-from gateway.release.split import Split
-from gateway.state import Mirror
-from serving.bundle import TensorSpec
+from gateway.request.cache import OVERHEAD_BYTES, AnswerCache, Kept, cacheable, framed, key_of
+from gateway.request.state import Mirror
+from serving.bundles.bundle import TensorSpec
 from stockade.open_inference.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
 from tests.e2e.caller import infer_request
 from tests.gateway.rig import Rig, ended, image, open_rig, poisoned, tiny_body, until

@@ -9,8 +9,8 @@ import pytest
 import safetensors.numpy
 
 from gateway.cli.main import main
-from gateway.samples import bundles_directory, sample_images
-from serving.bundle import load_bundle, read_bundle
+from gateway.tools.samples import bundles_directory, sample_images
+from serving.bundles.bundle import load_bundle, read_bundle
 
 BUNDLE = bundles_directory() / "kiosk" / "2"
 

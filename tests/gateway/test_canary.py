@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.release.canary import Evidence, Limits, Plan, Progress, begin, decide, quantile
+from gateway.models.canary import Evidence, Limits, Plan, Progress, begin, decide, quantile
 from ops.metrics import TIMES
 
 MINUTE_NS = 60_000_000_000

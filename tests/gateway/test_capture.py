@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from gateway.capture import BACKLOG_SHARE, MODES, Vault, narrower, wanted
-from gateway.state import Answer
-from ops.audit import entry
-from ops.audit.keys import KeyStore
+from gateway.request.capture import BACKLOG_SHARE, MODES, Vault, narrower, wanted
+from gateway.request.state import Answer
+from ops.audit.log import entry
+from ops.audit.payloads.keys import KeyStore
 from tests.gateway.rig import ended, image, open_rig, poisoned, tiny_body, until
 
 

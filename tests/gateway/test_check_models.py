@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from gateway.check.check import check
 from gateway.cli import main as cli
 from gateway.config.config import load_config
 from gateway.host.place import place_of
 from gateway.policy.file import Memory
 from gateway.policy.policy import load_policy, sign_policy
-from serving import catalog
+from gateway.tools.check.check import check
+from serving.bundles import catalog
 from tests.gateway.test_config_check import NOW, at, edit, found, good
 
 __all__ = ["at", "good"]

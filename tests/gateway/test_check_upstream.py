@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 
-from gateway.check.check import check
+from gateway.tools.check.check import check
 from tests.gateway.test_config_check import NOW, good
 
 __all__ = ["good"]

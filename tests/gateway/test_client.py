@@ -16,10 +16,10 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from defenses.extraction.proof_of_work import check, issue
-from gateway.cli.client import call_proving, class_names, show, with_bar
-from gateway.cli.init import init_directory
 from gateway.cli.main import main
-from gateway.samples import bundles_directory
+from gateway.tools.client import call_proving, class_names, show, with_bar
+from gateway.tools.init.init import init_directory
+from gateway.tools.samples import bundles_directory
 
 REQUEST = "0123456789abcdef" * 2
 IMAGES = np.zeros((3, 28, 28), np.uint8)

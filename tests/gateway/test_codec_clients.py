@@ -10,9 +10,9 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from gateway.codec import decode, encode, parse, parse_as
+from gateway.edge import metadata
+from gateway.edge.stream import stream_answer, stream_refusal, stream_shape
 from gateway.errors import Refusal, render
-from gateway.rpc import metadata
-from gateway.rpc.stream import stream_answer, stream_refusal, stream_shape
 from stockade.open_inference import grpc_service_pb2 as pb
 from tests.gateway.wire_samples import LIMITS, Tensor
 

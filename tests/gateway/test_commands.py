@@ -11,10 +11,10 @@ import yaml
 from cryptography import x509
 
 from gateway.cli import main as cli
-from gateway.cli.init import init_directory
-from gateway.cli.operator import reason
 from gateway.policy.policy import load_policy
-from gateway.samples import bundles_directory
+from gateway.tools.init.init import init_directory
+from gateway.tools.operator import reason
+from gateway.tools.samples import bundles_directory
 
 
 @pytest.fixture(scope="module")

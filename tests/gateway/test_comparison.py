@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from defenses.drift import ROWS_MIN
-from gateway.drifts import Drifts, beside
-from gateway.release import comparison
-from gateway.release.comparison import BATCHES_MAX, BYTES_MAX, Comparer, Ran, differ
-from gateway.state import Mirror
+from defenses.drift.shift import ROWS_MIN
+from gateway.request import comparison
+from gateway.request.comparison import BATCHES_MAX, BYTES_MAX, Comparer, Ran, differ
+from gateway.request.drifts import Drifts, beside
+from gateway.request.state import Mirror
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable
 
 PATIENCE_S = 20

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from gateway.config.document import PolicyRejected
+from gateway.models.compile import compile_policy
 from gateway.models.statistics import ModelCounters, ServiceTime
-from gateway.policy.compile import compile_policy
 from gateway.policy.policy import parse_policy
-from gateway.state import PUBLIC, Served
+from gateway.request.state import PUBLIC, Served
 from tests.gateway.rig import only_tiny
 from tests.serving.tiny import tiny_bundle
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.config.document import PolicyRejected
-from gateway.policy.compile_release import absent, in_service, require_versions, with_mirrors
+from gateway.models.compile_release import absent, in_service, require_versions, with_mirrors
 from gateway.policy.policy import ModelPolicy
-from serving.bundle import Bundle, assemble
+from serving.bundles.bundle import Bundle, assemble
 from serving.train.pack import seal
 from tests.serving.tiny import signing_key, tiny_bundle, tiny_files, tiny_manifest, trusted
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from gateway.config.document import PolicyRejected
+from gateway.models.compile import compile_policy
 from gateway.models.statistics import ModelCounters, ServiceTime
-from gateway.policy.compile import compile_policy
 from gateway.policy.policy import parse_policy
-from gateway.state import Served
+from gateway.request.state import Served
 from tests.gateway.rig import only_tiny
 from tests.serving.tiny import remote_bundle, tiny_bundle
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from gateway.config import config as config_module
 from gateway.config.config import Config, load_config, parse_config
 from gateway.config.document import ConfigRejected, FileRejected
-from gateway.config.schema import json_schema
 from gateway.policy.policy import Policy, parse_policy
+from gateway.tools.schema import json_schema
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MINIMAL = (CONFIGS / "ok/config/minimal.yaml").read_bytes()

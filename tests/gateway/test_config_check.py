@@ -10,13 +10,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rich.console import Console
 
-from gateway.check import check as check_module
-from gateway.check.check import check, render
-from gateway.cli.init import init_directory
 from gateway.models.model_set import ModelSet
 from gateway.policy.policy import sign_policy
-from gateway.samples import bundles_directory
-from gateway.traces import MISSING_EXTRA
+from gateway.request.traces import MISSING_EXTRA
+from gateway.tools.check import check as check_module
+from gateway.tools.check.check import check, render
+from gateway.tools.init.init import init_directory
+from gateway.tools.samples import bundles_directory
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 LEAF_EXPIRES = NOW + timedelta(days=397)

@@ -1,12 +1,14 @@
-"""The schemas and docs/reference/configuration.md are what the models say, and the schemas accept what the gateway accepts."""
+"""The schemas and docs/reference/configuration.md are what the models say, and the schemas accept what the gateway
+accepts.
+"""
 
 from pathlib import Path
 
 import pytest
 
 from gateway.config.config import Config
-from gateway.config.schema import documents, json_schema, main
 from gateway.policy.policy import Policy
+from gateway.tools.schema import documents, json_schema, main
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -14,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.mark.parametrize("name", documents())
 def test_the_committed_document_is_current(name):
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == documents()[name], (
-        "run `python -m gateway.config.schema`"
+        "run `python -m gateway.tools.schema`"
     )
 
 

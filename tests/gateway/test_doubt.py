@@ -18,15 +18,13 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from gateway.cli.init import init_directory
 from gateway.config.config import Config, load_config
 from gateway.host.doubt import Doubt
 from gateway.host.supervisor import Child, StartFailed
-from gateway.samples import bundles_directory
-from ops.audit.checkpoint import Checkpoint, SignerKey, parse_vkey, sign_note
-from ops.audit.compare import compare
-from ops.audit.cosign import cosign_newest
-from ops.audit.epochs import origin_of
+from gateway.tools.init.init import init_directory
+from gateway.tools.samples import bundles_directory
+from ops.audit.copies.compare import compare
+from ops.audit.copies.replicator import Replicator
 from ops.audit.errors import (
     ForkRefused,
     Poisoned,
@@ -37,10 +35,12 @@ from ops.audit.errors import (
     ReplicaDiffers,
     StoreUnavailable,
 )
-from ops.audit.lock import LockDatabase
-from ops.audit.replicator import Replicator
-from ops.audit.trust_policy import Group, TrustedLog, TrustedWitness, TrustPolicy
-from ops.audit.witness import Reply
+from ops.audit.log.checkpoint import Checkpoint, SignerKey, parse_vkey, sign_note
+from ops.audit.log.epochs import origin_of
+from ops.audit.log.trust_policy import Group, TrustedLog, TrustedWitness, TrustPolicy
+from ops.audit.store.lock import LockDatabase
+from ops.audit.witnesses.cosign import cosign_newest
+from ops.audit.witnesses.witness import Reply
 from tests.faults import tracing
 from tests.faults.load import Load
 from tests.faults.oracle import Oracle
@@ -195,7 +195,7 @@ def dribble(server: socket.socket, ended: Event) -> None:
 
 @pytest.mark.timeout(60)
 def test_a_witness_that_answers_a_byte_at_a_time_is_not_waited_for(log, monkeypatch):
-    monkeypatch.setattr("ops.audit.compare.TIMEOUT_S", 0.5)
+    monkeypatch.setattr("ops.audit.copies.compare.TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         slow = Thread(target=dribble, args=(server, ended := Event()))
         slow.start()

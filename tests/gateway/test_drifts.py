@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from defenses.policy import Action
-from defenses.roughness import roughness
-from gateway import drifts as drifts_module
-from gateway.drifts import (
+from defenses.budget.policy import Action
+from defenses.drift.roughness import roughness
+from gateway.request import drifts as drifts_module
+from gateway.request.drifts import (
     ADWIN,
     MARTINGALE,
     P_VALUES,
@@ -23,7 +23,7 @@ from gateway.drifts import (
     roughness_of,
     thinned,
 )
-from serving.manifest import TensorSpec
+from serving.bundles.manifest import TensorSpec
 from tests.gateway.test_judgement import rules
 
 ROWS = 4_000

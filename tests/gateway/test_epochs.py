@@ -10,24 +10,24 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from gateway.host.audit_methods import receipt
+from gateway.control.audit_methods import receipt
+from gateway.control.public_log import PublicLog
+from gateway.control.quarantine.collect import Seen, collect
+from gateway.control.quarantine.store import Finding, Quarantine
 from gateway.host.cosigning import Cosigning, kept_cosigned
-from gateway.host.public_log import PublicLog
-from gateway.quarantine.collect import Seen, collect
-from gateway.quarantine.store import Finding, Quarantine
-from ops.audit import fetch_log
-from ops.audit.epochs import epochs_of, numbered, parted, place_of
+from ops.audit.copies import fetch_log
+from ops.audit.copies.fetch_log import fetch_epochs
+from ops.audit.copies.replicate_epochs import EpochReplicator
+from ops.audit.copies.replicator import Behind
 from ops.audit.errors import ReadError, StoreUnavailable
-from ops.audit.fetch_log import fetch_epochs
-from ops.audit.follow import Follower
-from ops.audit.read import LogReader
-from ops.audit.read_epochs import open_following
-from ops.audit.replicate_epochs import EpochReplicator
-from ops.audit.replicator import Behind
-from ops.audit.retention import drop, survey
-from ops.audit.scan import scan_epochs
-from ops.audit.tlog_proof import parse_proof
-from ops.audit.verify_epochs import verify_epochs
+from ops.audit.log.epochs import epochs_of, numbered, parted, place_of
+from ops.audit.log.tlog_proof import parse_proof
+from ops.audit.reader.follow import Follower
+from ops.audit.reader.read import LogReader
+from ops.audit.reader.read_epochs import open_following
+from ops.audit.reader.scan import scan_epochs
+from ops.audit.store.retention import drop, survey
+from ops.audit.verify.epochs import verify_epochs
 from ops.backup.create import create_backup
 from ops.backup.drill import drill
 from ops.backup.plan import LogSource, Plan

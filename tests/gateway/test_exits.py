@@ -8,13 +8,13 @@ import json
 import grpc
 import pytest
 
-import gateway.ticker
-from gateway.exits import trailers, write_sums
-from gateway.record import Record
-from gateway.rpc.methods import data_methods
-from gateway.rpc.service import Service
-from gateway.sums import SINGLE_MAX
-from ops.audit import entry
+import gateway.host.ticker
+from gateway.edge.methods import data_methods
+from gateway.edge.service import Service
+from gateway.request.exits import trailers, write_sums
+from gateway.request.record import Record
+from gateway.request.sums import SINGLE_MAX
+from ops.audit.log import entry
 from tests.e2e.caller import INFER
 from tests.gateway.rig import ended, image, open_rig, tiny_body, until
 
@@ -88,7 +88,7 @@ async def test_refusals_that_were_paid_for_have_a_record_each(rig):
     "broken", [lambda rig: (type(rig.engine), "ready"), lambda rig: (type(rig.app.keys), "forget_destroyed")]
 )
 async def test_strangers_are_written_down_whatever_the_tick_runs_into(made_site, tmp_path, monkeypatch, broken):
-    monkeypatch.setattr(gateway.ticker, "TICK_S", 0.01)
+    monkeypatch.setattr(gateway.host.ticker, "TICK_S", 0.01)
     async with open_rig(made_site, tmp_path) as rig:
         monkeypatch.setattr(*broken(rig), lambda _: 1 / 0)
         await until(lambda: "gauges-not-refreshed" in rig.stderr.getvalue())

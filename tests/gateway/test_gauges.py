@@ -7,12 +7,12 @@ import asyncio
 import numpy as np
 import pytest
 
+from gateway.host.ticker import count_replicas, refresh
 from gateway.models.model_set import Listed, ModelSet
-from gateway.ticker import count_replicas, refresh
+from serving.engines.experts import ExpertsEngine
+from serving.engines.fallback import FallbackEngine
+from serving.engines.ray.engine import RayEngine, Replicas
 from serving.errors import BackendUnavailable
-from serving.experts import ExpertsEngine
-from serving.fallback import FallbackEngine
-from serving.ray_engine import RayEngine, Replicas
 from tests.gateway.rig import open_rig
 from tests.serving.fake_engine import FakeEngine
 from tests.serving.mixture import mixture_bundle

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.rpc.headers import ENTRY_BYTES, TWICE, read_headers
-from gateway.rpc.stream import stream_shape
+from gateway.edge.headers import ENTRY_BYTES, TWICE, read_headers
+from gateway.edge.stream import stream_shape
 
 KNOWN = {
     "authorization",

@@ -9,8 +9,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
+from gateway.edge.health import status_of
 from gateway.host import worker
-from gateway.rpc.health import status_of
 from tests.gateway.rig import ended, open_rig, until
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

@@ -11,14 +11,14 @@ import pytest
 
 import gateway.host.host
 from gateway.config.config import load_config
+from gateway.control.repository import Repository
 from gateway.host.host import Host
 from gateway.host.place import place_of
-from gateway.host.repository import Repository
 from gateway.host.serve import DRAFT
 from gateway.host.supervisor import Child
 from gateway.models.model_set import MODELS
+from gateway.models.standings import RELEASES, read_reached
 from gateway.policy.file import Kept, Memory
-from gateway.release.file import RELEASES, read_reached
 from tests.e2e.site import copy_site
 from tests.gateway.rig import until
 

@@ -16,15 +16,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from rich.console import Console
 
-from gateway.check.check import check
-from gateway.cli.init import InitRefused, Ports, init_directory
-from gateway.cli.init_files import issue_api_key
-from gateway.cli.init_report import render
 from gateway.config.config import load_config
 from gateway.policy.policy import load_policy
-from gateway.samples import bundles_directory
-from ops.audit.checkpoint import parse_skey, parse_vkey
-from serving.bundle import read_keys
+from gateway.tools.check.check import check
+from gateway.tools.init.files import issue_api_key
+from gateway.tools.init.init import InitRefused, Ports, init_directory
+from gateway.tools.init.report import render
+from gateway.tools.samples import bundles_directory
+from ops.audit.log.checkpoint import parse_skey, parse_vkey
+from serving.bundles.bundle import read_keys
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 

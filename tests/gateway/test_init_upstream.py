@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gateway.check.check import check
-from gateway.cli.init import InitRefused, Upstream, init_directory
-from gateway.cli.init_report import render
 from gateway.cli.main import main
 from gateway.config.config import load_config
+from gateway.models.compile import compile_policy
 from gateway.models.statistics import ModelCounters, ServiceTime
 from gateway.models.upstream import UpstreamEngine
-from gateway.policy.compile import compile_policy
 from gateway.policy.policy import load_policy
-from gateway.state import Served
-from serving.bundle import load_bundle
+from gateway.request.state import Served
+from gateway.tools.check.check import check
+from gateway.tools.init.init import InitRefused, Upstream, init_directory
+from gateway.tools.init.report import render
+from serving.bundles.bundle import load_bundle
 from stockade.open_inference import grpc_service_pb2 as pb
 from tests.gateway.oip_server import OipServer
 

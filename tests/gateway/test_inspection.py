@@ -11,15 +11,15 @@ from safetensors.numpy import load_file, save_file
 
 from gateway.cli import main as cli
 from gateway.policy.promotion import Promotion
-from gateway.registry.evaluate import differing, evaluate, measured_again, strength_of
-from gateway.registry.inspection import inspected
-from gateway.registry.registry import RegistryRefused
-from gateway.samples import bundles_directory, sample_images
-from serving.bundle import load_bundle
+from gateway.tools.registry.evaluate import differing, evaluate, measured_again, strength_of
+from gateway.tools.registry.inspection import inspected
+from gateway.tools.registry.registry import RegistryRefused
+from gateway.tools.samples import bundles_directory, sample_images
+from serving.bundles.bundle import load_bundle
 from serving.registry.dataset import read_dataset
 from serving.registry.gates import Thresholds
 from serving.train.density import ClassDensities, Plane
-from serving.train.kiosk_graph import Convolution, write_graph
+from serving.train.kiosk.graph import Convolution, write_graph
 from serving.train.pack import public_pem, seal, tensor_bytes, write_bundle
 from tests.serving.tiny import signing_key, tiny_manifest
 

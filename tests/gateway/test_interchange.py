@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save
 from tritonclient.grpc import model_config_pb2 as triton
 
 from gateway.cli import main as cli
-from gateway.registry.interchange import (
+from gateway.tools.registry.interchange import (
     DEPTH_MAX,
     NODES_MAX,
     TEXT_BYTES_MAX,
@@ -27,9 +27,9 @@ from gateway.registry.interchange import (
     exported,
     read_model,
 )
-from gateway.samples import bundles_directory, sample_images
-from serving.bundle import load_bundle
-from serving.inprocess import InProcessEngine
+from gateway.tools.samples import bundles_directory, sample_images
+from serving.bundles.bundle import load_bundle
+from serving.engines.inprocess import InProcessEngine
 from tests.serving.tiny import tiny_bundle
 from tests.serving.train.foreign_models import blobs, model
 

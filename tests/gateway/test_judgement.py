@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from defenses.calibration import Calibrated, ConformalCalibration
+from defenses.budget.calibration import Calibrated, ConformalCalibration
+from defenses.budget.hardening import HardeningRule
+from defenses.budget.policy import Action, Mode, ScreenRule
 from defenses.errors import EvidenceInvalid
-from defenses.hardening import HardeningRule
-from defenses.policy import Action, Mode, ScreenRule
 from gateway import errors
-from gateway.judgement import judge, soften
-from gateway.state import ModelRules, ScreenInForce
-from ops.audit import entry
+from gateway.request.judgement import judge, soften
+from gateway.request.state import ModelRules, ScreenInForce
+from ops.audit.log import entry
 
 HONEST = np.linspace(0, 1, 2_000)
 ROWS = {"energy": np.array([0.5, 0.2, 0.9995, 7.0, 0.1])}  # honest, honest, odd, foreign, honest

@@ -12,7 +12,7 @@ import yaml
 
 from gateway.auth.api_key import key_mac
 from gateway.cli import main as cli
-from gateway.cli.init import init_directory
+from gateway.tools.init.init import init_directory
 
 
 @pytest.fixture(scope="module")

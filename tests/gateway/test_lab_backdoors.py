@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from defenses.lab.attack import Sample, Size
-from gateway.lab import backdoors
-from gateway.lab.backdoors import ATTACKS, backdoor_experiments
-from gateway.lab.catalogue import catalogue
-from serving.train import backdoor as recipe
+from gateway.tools.lab import backdoors
+from gateway.tools.lab.backdoors import ATTACKS, backdoor_experiments
+from gateway.tools.lab.catalogue import catalogue
+from serving.train.kiosk.recipe import backdoor as recipe
 
 PUBLISHED = {"badnets": (0.05, 0), "blend": (0.05, 0), "wanet": (0.1, 0.2), "adap-blend": (0.02, 0.02)}
 
@@ -45,7 +45,7 @@ def test_the_model_learns_from_the_poisoned_rows_and_the_size_decides_how_many(
         return "trained"
 
     monkeypatch.setattr(recipe, "train_backdoored", trained)
-    monkeypatch.setattr("serving.train.kiosk_report.draft", lambda model: model)
+    monkeypatch.setattr("serving.train.kiosk.report.draft", lambda model: model)
     asked = []
 
     def drawn(model, split, count, seed):

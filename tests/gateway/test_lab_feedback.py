@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from defenses.poisoning.feedback import Consistency, fit_consistency
-from gateway.lab.feedback import SUMMARIES, feedback_experiments
-from gateway.lab.feedback_trials import LIARS, Sizes, World, passing_labels, trial
+from defenses.labels.feedback import Consistency, fit_consistency
+from gateway.tools.lab.feedback import SUMMARIES, feedback_experiments
+from gateway.tools.lab.feedback_trials import LIARS, Sizes, World, passing_labels, trial
 from serving.train.feedback import Head, LearnSettings, Rows, fine_tune
 
 CLASSES, WIDTH = 4, 8

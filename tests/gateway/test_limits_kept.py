@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import gateway.ticker
+import gateway.host.ticker
 from gateway.admission.snapshot import LimitsFile
 from gateway.host.place import place_of
 from tests.gateway.rig import image, open_rig, tiny_body, until
@@ -47,7 +47,7 @@ async def test_it_outlives_the_state_directory(made_site, tmp_path, recorder):
 
 
 async def test_it_is_written_while_the_worker_runs_and_the_worker_does_without(made_site, tmp_path, monkeypatch):
-    monkeypatch.setattr(gateway.ticker, "TICK_S", 0.01)
+    monkeypatch.setattr(gateway.host.ticker, "TICK_S", 0.01)
     async with open_rig(made_site, tmp_path) as rig:
         assert (await rig.ask(ONE, caller="rated")).reason == "OK"
         await until(lambda: file_of(rig).exists() and b"principal-requests/rated" in file_of(rig).read_bytes())

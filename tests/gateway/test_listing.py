@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.host.audit_methods import fitting
+from gateway.control.audit_methods import fitting
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@ import stat
 
 import pytest
 
-from gateway.cli.log_key import make_log_key
 from gateway.cli.main import main
-from ops.audit.checkpoint import parse_skey, parse_vkey
+from gateway.tools.init.log_key import make_log_key
+from ops.audit.log.checkpoint import parse_skey, parse_vkey
 
 ORIGIN = "example.org/stockade-1"
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from defenses.evasion.evidence import load_evidence
-from defenses.policy import Mode, calibrated_rule
+from defenses.budget.policy import Mode, calibrated_rule
+from defenses.screens.evidence import load_evidence
 from gateway.models.measured import measured_fpr
-from gateway.samples import bundles_directory
-from serving.bundle import load_bundle
+from gateway.tools.samples import bundles_directory
+from serving.bundles.bundle import load_bundle
 
 POINTS = [
     {"level": level, "measured": {"rate": rate, "rows": 100, "interval": [rate - 0.002, rate + 0.003]}}

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from gateway.edge import metadata
 from gateway.errors import MethodForbidden
-from gateway.rpc import metadata
 from stockade.open_inference import grpc_service_pb2 as pb
 from stockade.open_inference import model_config_pb2 as config_pb
 from tests.gateway.wire_samples import CLIENTS, INPUTS, OUTPUTS, client_message

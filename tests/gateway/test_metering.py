@@ -10,17 +10,17 @@ import grpc
 import numpy as np
 import pytest
 
-import gateway.batch
+import gateway.request.batch
+from defenses.budget.policy import Mode
 from defenses.extraction.budget import DAY_NS, Account, Budget, BudgetStep
 from defenses.extraction.ledger import Ledger
 from defenses.extraction.proof_of_work import Difficulty, Toll, solve
-from defenses.policy import Mode
 from gateway import errors
 from gateway.config.document import PolicyRejected
-from gateway.metering import BudgetRules, Metering
-from gateway.policy.compile import rules_of
+from gateway.models.compile import rules_of
 from gateway.policy.policy import ModelPolicy
-from ops.audit import entry
+from gateway.request.metering import BudgetRules, Metering
+from ops.audit.log import entry
 from tests.e2e.caller import infer_body
 from tests.gateway.rig import alone_only, ended, image, open_rig, until
 from tests.serving.tiny import CLASSES, tiny_bundle
@@ -170,7 +170,7 @@ async def test_what_answers_cost_is_counted_where_an_answer_is_kept_too(made_sit
 
 
 async def test_a_batch_that_fails_behind_the_budget_and_is_judged_again_is_charged_once(opened, monkeypatch):
-    monkeypatch.setattr(gateway.batch, "encoded", alone_only(gateway.batch.encoded))
+    monkeypatch.setattr(gateway.request.batch, "encoded", alone_only(gateway.request.batch.encoded))
     async with opened(mode="shadow") as rig:
         engine = rig.gw.served["priced", "1"].engine
         engine.answer = lambda outputs: {**outputs, "probabilities": np.tile(SURE, (len(outputs["energy"]), 1))}

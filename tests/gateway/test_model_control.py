@@ -5,8 +5,8 @@ from __future__ import annotations
 import grpc
 import pytest
 
+from gateway.edge.model_control import meant
 from gateway.errors import ArgumentInvalid
-from gateway.rpc.model_control import meant
 from stockade.open_inference.grpc_service_pb2 import RepositoryModelLoadRequest, RepositoryModelUnloadRequest
 from tests.gateway.rig import ended
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from gateway import shared_limits
 from gateway.admission.memory import MemoryLimiter
 from gateway.config.config import parse_config
 from gateway.config.document import ConfigRejected
+from gateway.host import shared_limits
+from gateway.host.shared_limits import open_shared, shares_limits, worker_share
 from gateway.policy.policy import parse_policy
-from gateway.shared_limits import open_shared, shares_limits, worker_share
-from ops.logging import configure
+from ops.process.logging import configure
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MINIMAL = (CONFIGS / "ok/config/minimal.yaml").read_bytes()

@@ -10,14 +10,14 @@ import grpc
 import numpy as np
 import pytest
 
-from defenses.output import ClassRule, OutputRule, TextRule
+from defenses.budget.output import ClassRule, OutputRule, TextRule
 from gateway import errors
 from gateway.config.document import PolicyRejected
-from gateway.outgoing import emptied, within
-from gateway.policy.compile_output import ABSTAINED, output_rule_of
+from gateway.models.compile_output import ABSTAINED, output_rule_of
 from gateway.policy.output import Output
-from ops.audit import entry
-from serving.manifest import TensorSpec
+from gateway.request.outgoing import emptied, within
+from ops.audit.log import entry
+from serving.bundles.manifest import TensorSpec
 from stockade.open_inference import grpc_service_pb2 as pb
 from tests.e2e.caller import infer_request
 from tests.gateway.rig import image, open_rig, tiny_body

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-import gateway.batch
+import gateway.request.batch
 from gateway import errors
 from gateway.models.models import retire
 from gateway.policy.policy import load_policy
@@ -329,7 +329,7 @@ async def test_who_breaks_the_model_in_its_thread_fails_alone_and_the_loop_runs_
 async def test_a_batch_that_cannot_be_judged_as_a_whole_is_judged_request_by_request_in_the_thread(looped, monkeypatch):
     """The model runs once; each caller gets what it gave for his rows, and who cannot be judged fails alone."""
     judging = []
-    judge = gateway.batch.judge_alike
+    judge = gateway.request.batch.judge_alike
 
     def stumbling(batch, gw):
         judging.append((threading.get_ident(), batch.inferred.rows))
@@ -337,7 +337,7 @@ async def test_a_batch_that_cannot_be_judged_as_a_whole_is_judged_request_by_req
             raise errors.ScreenUnavailable
         return judge(batch, gw)
 
-    monkeypatch.setattr(gateway.batch, "judge_alike", stumbling)
+    monkeypatch.setattr(gateway.request.batch, "judge_alike", stumbling)
     looped.engine.go.clear()
     looped.engine.threads.clear()
     first = looped.infer(tiny_body(image(0.5, 4)))
@@ -383,7 +383,7 @@ async def test_what_fails_behind_the_model_holds_up_nobody(looped, monkeypatch):
         raise RuntimeError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(gateway.batch, "settle", broken)
+        patch.setattr(gateway.request.batch, "settle", broken)
         assert (await looped.ask(tiny_body(image(0.5, 4)))).code == CODE.INTERNAL
     assert (await looped.ask(tiny_body(image(0.5, 4)))).code == CODE.OK
 
@@ -404,14 +404,14 @@ async def test_the_end_waits_for_the_batch_in_the_thread(looped):
 
 
 async def test_the_end_waits_for_what_is_judged_request_by_request(looped, monkeypatch):
-    judge = gateway.batch.judge_alike
+    judge = gateway.request.batch.judge_alike
 
     def stumbling(batch, gw):
         if len(batch.items) > 1:
             raise errors.ScreenUnavailable
         return judge(batch, gw)
 
-    monkeypatch.setattr(gateway.batch, "judge_alike", stumbling)
+    monkeypatch.setattr(gateway.request.batch, "judge_alike", stumbling)
     looped.engine.go.clear()
     calls = [looped.infer(tiny_body(image(0.5, 4)))]
     await asyncio.to_thread(looped.engine.entered.acquire)

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 import pytest
 
 import gateway.policy.file
-from gateway.cli.init import init_directory
 from gateway.config.document import FileRejected, PolicyRejected
 from gateway.policy.file import (
     ABSENT,
@@ -25,6 +24,7 @@ from gateway.policy.file import (
     stamp,
 )
 from gateway.policy.policy import PolicyRollback, PolicySignatureInvalid, load_policy, sign_policy
+from gateway.tools.init.init import init_directory
 from tests.e2e.site import copy_site
 from tests.gateway.words import Words
 

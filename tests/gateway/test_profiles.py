@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.check.check import check
-from gateway.cli.init import Ports, init_directory
 from gateway.cli.main import main
 from gateway.config.config import load_config, parse_config
 from gateway.config.document import ConfigRejected
 from gateway.config.profiles import PROFILES, laid_under
 from gateway.host.place import place_of
 from gateway.host.recorder import recorder_settings
-from gateway.samples import bundles_directory
+from gateway.tools.check.check import check
+from gateway.tools.init.init import Ports, init_directory
+from gateway.tools.samples import bundles_directory
 
 MINIMAL = Path(__file__).parents[1] / "configs/ok/config/minimal.yaml"
 FILE = Path("stockade.yaml")

@@ -8,9 +8,9 @@ import pytest
 
 from gateway.config.config import load_config
 from gateway.config.document import PolicyRejected
+from gateway.control.repository import Repository
 from gateway.host.host import Host
 from gateway.host.place import place_of
-from gateway.host.repository import Repository
 from gateway.host.serve import DRAFT
 from gateway.host.supervisor import Child
 from gateway.models.model_set import MODELS

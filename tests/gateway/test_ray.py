@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import yaml
 
-from gateway.cli import ray as ray_verbs
 from gateway.cli.main import main
-from gateway.cli.ray import row_of
 from gateway.config.config import load_config
-from gateway.models.batching import threads_of
 from gateway.models.models import ENGINES
 from gateway.models.ray import ray_settings, telling
-from ops.logging import configure
-from serving.bundle import load_bundle
+from gateway.request.batching import threads_of
+from gateway.tools import ray as ray_verbs
+from gateway.tools.ray import row_of
+from ops.process.logging import configure
+from serving.bundles.bundle import load_bundle
+from serving.engines.fallback import FallbackEngine
+from serving.engines.ray.engine import RayEngine
+from serving.engines.ray.settings import Application
 from serving.errors import BackendUnavailable
-from serving.fallback import FallbackEngine
-from serving.ray_engine import RayEngine
-from serving.ray_settings import Application
 from tests.e2e.site import copy_site
 
 NOWHERE = "127.0.0.1:1"

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from gateway.admission.limiter import Decision
 from gateway.auth.principal import Principal
-from gateway.exits import PATH_CHARACTERS_MAX
-from gateway.record import Record, auth_fragment, model_fragment, quoted, refusal_sum, site_of
-from gateway.rpc.service import note_caller
-from ops.audit import entry
+from gateway.edge.service import note_caller
+from gateway.request.exits import PATH_CHARACTERS_MAX
+from gateway.request.record import Record, auth_fragment, model_fragment, quoted, refusal_sum, site_of
+from ops.audit.log import entry
 
 HEX64 = "c0" * 32
 SITE = site_of("0.1.0", HEX64, "host/worker-0")

@@ -10,16 +10,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.check.check import check
-from gateway.cli.init import init_directory
 from gateway.cli.main import main
 from gateway.config.config import load_config
 from gateway.host.neighbour import Neighbour, greets
 from gateway.host.place import from_here, place_of
 from gateway.host.recorder import recorder_settings
-from gateway.samples import bundles_directory
-from ops.audit.recorder_main import listen
-from ops.audit.settings import SOCKET_GROUP, SOCKET_OWNER
+from gateway.tools.check.check import check
+from gateway.tools.init.init import init_directory
+from gateway.tools.samples import bundles_directory
+from ops.audit.store.recorder_main import listen
+from ops.audit.store.settings import SOCKET_GROUP, SOCKET_OWNER
 from tests.gateway.rig import until
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from gateway.registry import data as registry_data
-from gateway.registry.data import held_out, sample_of
-from gateway.samples import sample_images
-from serving.train.data import FashionMnist, Labelled
-from serving.train.ecom import parse_ecom, split_ecom
+from gateway.tools.registry import data as registry_data
+from gateway.tools.registry.data import held_out, sample_of
+from gateway.tools.samples import sample_images
+from serving.train.clickstream.ecom import parse_ecom, split_ecom
 from serving.train.errors import DatasetMissing
-from serving.train.payments_data import Applications, load_applications, split
-from serving.train.payments_schema import CREDIT_DATA
+from serving.train.kiosk.data import FashionMnist, Labelled
+from serving.train.payments.data import Applications, load_applications, split
+from serving.train.payments.schema import CREDIT_DATA
 from tests.serving.tiny import tiny_bundle
 from tests.serving.train.clicks import compressed
 

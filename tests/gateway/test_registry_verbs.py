@@ -12,11 +12,11 @@ from safetensors.numpy import load_file, save
 
 from gateway.cli import main as cli
 from gateway.policy.policy import load_policy
-from gateway.samples import bundles_directory
-from serving.bundle import load_bundle
+from gateway.tools.samples import bundles_directory
+from serving.bundles.bundle import load_bundle
 from serving.registry.evaluation import parse_evaluation
 from serving.registry.evidence import read_evidence
-from serving.train import data
+from serving.train.kiosk.recipe import data
 from tests.e2e.promoting import MODEL, add_model, add_version, approve, digest, evaluate, evidence_of, models
 from tests.e2e.site import copy_site
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 import grpc
 import numpy as np
 
-from defenses.policy import Mode
-from gateway.app import App
-from gateway.policy.compile_release import Standing, fingerprint
+from defenses.budget.policy import Mode
+from gateway.host.app import App
+from gateway.models.compile_release import Standing, fingerprint
+from gateway.models.split import split_of
 from gateway.policy.policy import load_policy
-from gateway.release.split import split_of
 from stockade.open_inference.grpc_service_pb2 import ModelStreamInferResponse
 from tests.gateway.rig import image, open_rig, poisoned, tiny_body, until
 from tests.gateway.test_judgement import rules

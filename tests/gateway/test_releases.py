@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 from gateway.config.document import PolicyRejected
-from gateway.drifts import Drifts
-from gateway.policy.compile_release import Standing, fingerprint, splits_of, weights_of
+from gateway.control.release.releases import BLAMED, LATE, Releases, blamed, evidence_of, since
+from gateway.control.release.view import as_json, render, shown, title_of
+from gateway.models.canary import Labels
+from gateway.models.compile_release import Standing, fingerprint, splits_of, weights_of
+from gateway.models.standings import RELEASES, read_reached
 from gateway.policy.policy import ModelPolicy
-from gateway.release.canary import Labels
-from gateway.release.file import RELEASES, read_reached
-from gateway.release.releases import BLAMED, LATE, Releases, blamed, evidence_of, since
-from gateway.release.view import as_json, render, shown, title_of
+from gateway.request.drifts import Drifts
 from ops.metrics import TIMES, VersionCounts
 
 SECOND_NS = 1_000_000_000
@@ -279,7 +279,7 @@ def test_counts_of_before_are_taken_off():
 
 
 def test_every_reason_that_is_blamed_on_a_version_exists():
-    from gateway.app import REASONS
+    from gateway.host.app import REASONS
 
     assert BLAMED | LATE <= REASONS
 

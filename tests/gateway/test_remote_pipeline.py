@@ -8,9 +8,9 @@ import grpc
 import numpy as np
 import pytest
 
-from gateway.batch import finite_requests, scores_of
 from gateway.config.engine import Engine
-from gateway.models.batching import REMOTE_THREADS, threads_of
+from gateway.request.batch import finite_requests, scores_of
+from gateway.request.batching import REMOTE_THREADS, threads_of
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable
 from tests.gateway.oip_server import settings
 from tests.gateway.rig import ended, image, poisoned, tiny_body, until

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.check.check import check
 from gateway.config.config import load_config
 from gateway.config.document import ConfigRejected
 from gateway.host.replication import Replication, open_replicator
+from gateway.tools.check.check import check
+from ops.audit.copies.replicate_epochs import EpochReplicator
 from ops.audit.errors import StoreUnavailable
-from ops.audit.replicate_epochs import EpochReplicator
-from ops.logging import configure
+from ops.process.logging import configure
 from tests.e2e.site import Site, copy_site
 from tests.faults.recorder_process import KEY
 from tests.gateway.rig import until

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from ops.audit.checkpoint import Checkpoint
-from ops.audit.epochs import epoch_at, place_of
-from ops.audit.erasure import Erasures
-from ops.audit.erasure_log import follow
-from ops.audit.read import LogReader
-from ops.audit.read_epochs import open_following
+from ops.audit.log.checkpoint import Checkpoint
+from ops.audit.log.epochs import epoch_at, place_of
+from ops.audit.payloads.erasure import Erasures
+from ops.audit.payloads.erasure_log import follow
+from ops.audit.reader.read import LogReader
+from ops.audit.reader.read_epochs import open_following
 from ops.backup.create import create_backup
 from ops.backup.plan import LogSource, Plan, Source
 from ops.backup.reopen import catch_up, reopen

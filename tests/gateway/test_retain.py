@@ -10,20 +10,20 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.cli import epochs
 from gateway.cli.main import main
 from gateway.config.config import load_config
 from gateway.host.cosigning import kept_cosigned
 from gateway.host.place import place_of
 from gateway.host.recorder import recorder_settings
-from ops.audit.checkpoint import parse_skey, parse_vkey
-from ops.audit.client import AuditClient
-from ops.audit.epochs import Epoch, epochs_of
-from ops.audit.erasure import Erasures
-from ops.audit.erasure_rows import Hold
+from gateway.tools.audit import epochs
 from ops.audit.errors import KeyStoreError
-from ops.audit.read import LogReader
-from ops.audit.retention import tenants_in
+from ops.audit.log.checkpoint import parse_skey, parse_vkey
+from ops.audit.log.epochs import Epoch, epochs_of
+from ops.audit.payloads.erasure import Erasures
+from ops.audit.payloads.erasure_rows import Hold
+from ops.audit.reader.read import LogReader
+from ops.audit.store.client import AuditClient
+from ops.audit.store.retention import tenants_in
 from ops.metrics import RetentionMetrics, expose
 from tests.e2e.site import copy_site
 from tests.faults.recorder_process import launch, launched

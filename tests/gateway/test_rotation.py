@@ -11,9 +11,9 @@ import pytest
 from defenses.extraction.embedding import rotate
 from gateway import errors
 from gateway.config.document import PolicyRejected
-from gateway.policy.compile import rules_of
+from gateway.models.compile import rules_of
+from gateway.models.rotation import open_rotations, turned
 from gateway.policy.policy import ModelPolicy
-from gateway.rotation import open_rotations, turned
 from tests.gateway.rig import image, open_rig, tiny_body
 from tests.serving.tiny import WIDTH, tiny_bundle
 

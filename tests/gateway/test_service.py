@@ -5,15 +5,15 @@ from __future__ import annotations
 import grpc
 import pytest
 
-import gateway.rpc.metadata
+import gateway.edge.metadata
 from gateway import errors
 from gateway.auth.principal import Presented
-from gateway.record import Record
-from gateway.rpc import health
-from gateway.rpc.methods import data_methods
-from gateway.rpc.service import Stream, Unary, note_caller
-from gateway.settlement import refuse
-from ops.audit import entry as entries
+from gateway.edge import health
+from gateway.edge.methods import data_methods
+from gateway.edge.service import Stream, Unary, note_caller
+from gateway.request.record import Record
+from gateway.request.settlement import refuse
+from ops.audit.log import entry as entries
 from tests.gateway.rig import ended, image, open_rig, tiny_body, until
 
 CODE = grpc.StatusCode
@@ -29,7 +29,7 @@ async def test_the_text_of_an_exception_reaches_neither_the_caller_nor_the_log(r
     def fails(_: str) -> None:
         raise RuntimeError(SECRET)
 
-    monkeypatch.setattr(gateway.rpc.metadata, "server_metadata", fails)
+    monkeypatch.setattr(gateway.edge.metadata, "server_metadata", fails)
     reply = await ended(call(rig, METADATA))
     assert (reply.code, reply.reason) == (CODE.INTERNAL, "MODEL_ERROR")
     assert SECRET not in str(reply)

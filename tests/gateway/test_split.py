@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.release.split import draw, framed, split_of
+from gateway.models.split import draw, framed, split_of
 
 PEOPLE = [f"principal-{number}" for number in range(4_000)]
 SIGMAS = 5  # of a binomial: one run in a million would err

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.rpc.stream import stream_answer, stream_refusal, stream_shape
+from gateway.edge.stream import stream_answer, stream_refusal, stream_shape
 from stockade.open_inference.grpc_service_pb2 import ModelInferResponse
 from tests.gateway.wire_samples import client_message
 

@@ -8,7 +8,7 @@ import gc
 import grpc
 import pytest
 
-from gateway.rpc.streaming import WINDOW
+from gateway.edge.streaming import WINDOW
 from stockade.open_inference.grpc_service_pb2 import ModelInferResponse, ModelStreamInferResponse
 from tests.gateway.rig import image, poisoned, tiny_body, until
 

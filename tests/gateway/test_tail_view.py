@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from ops.audit.entry import canonical
 from ops.audit.errors import ProofError
-from ops.audit.follow import Follower
+from ops.audit.log.entry import canonical
+from ops.audit.reader.follow import Follower
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
 from tests.ops.audit.samples import request, small

@@ -9,8 +9,8 @@ import pytest
 
 from gateway.admission.limiter import Decision
 from gateway.auth.principal import Principal
-from gateway.record import Record
-from gateway.tally import BatchRun, Tally, batches_of, done_of
+from gateway.request.record import Record
+from gateway.request.tally import BatchRun, Tally, batches_of, done_of
 from ops.metrics import Metrics
 from ops.metrics.scrape import expose
 from tests.e2e.running import samples, total

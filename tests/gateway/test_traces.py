@@ -2,15 +2,15 @@
 
 import pytest
 
-from gateway import traces
 from gateway.auth.principal import Principal
 from gateway.config.config import Tracing, parse_config
 from gateway.config.document import ConfigRejected
-from gateway.record import Record
-from gateway.rpc.headers import read_headers, trace_parent
-from gateway.state import PUBLIC
-from gateway.traces import Traces, call_of, require_tracing
-from ops.tracing import TraceParent
+from gateway.edge.headers import read_headers, trace_parent
+from gateway.request import traces
+from gateway.request.record import Record
+from gateway.request.state import PUBLIC
+from gateway.request.traces import Traces, call_of, require_tracing
+from ops.process.tracing import TraceParent
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

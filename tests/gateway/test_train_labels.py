@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from gateway.cli.train import add_arguments, run
-from gateway.cli.train_labels import doubts_of
-from gateway.samples import bundles_directory
-from serving.train.payments_data import Applications
-from serving.train.payments_schema import CREDIT_DATA
+from gateway.tools.samples import bundles_directory
+from gateway.tools.train_labels import doubts_of
+from serving.train.payments.data import Applications
+from serving.train.payments.schema import CREDIT_DATA
 from tests.serving.train.applications import save
 
 ROWS = load_file(bundles_directory() / "samples/credit-data-891.safetensors")

@@ -14,11 +14,11 @@ import numpy as np
 import onnx.utils
 import pytest
 
-from gateway.cli.pki import new_authority
 from gateway.config.engine import OipModel, OipTls
 from gateway.models.upstream import UpstreamEngine
+from gateway.tools.init.pki import new_authority
+from serving.engines.inprocess import InProcessEngine
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable, GraphRejected
-from serving.inprocess import InProcessEngine
 from tests.gateway.oip_server import OipServer, inputs_of, refuses, reply_of, settings, until
 from tests.serving.tiny import CLASSES, remote_bundle, tiny_bundle, tiny_graph
 

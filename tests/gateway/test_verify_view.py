@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import verify as verify_view
 from gateway.cli.main import main
-from ops.audit.checkpoint import SignerKey
+from gateway.tools.audit import verify as verify_view
+from ops.audit.log.checkpoint import SignerKey
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.ops.audit.samples import small

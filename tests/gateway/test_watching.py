@@ -10,11 +10,11 @@ import grpc
 import numpy as np
 import pytest
 
-import gateway.batch
+import gateway.request.batch
+from defenses.budget.policy import Action
 from defenses.errors import EvidenceInvalid
-from defenses.policy import Action
-from gateway.ticker import keep_accounts
-from ops.audit import entry
+from gateway.host.ticker import keep_accounts
+from ops.audit.log import entry
 from tests.e2e.caller import infer_body
 from tests.gateway.rig import alone_only, ended, open_rig, until
 from tests.serving.tiny import tiny_bundle
@@ -183,7 +183,7 @@ async def test_a_file_of_accounts_that_cannot_be_used_is_said_so_and_left_alone(
 
 
 async def test_a_batch_that_fails_behind_the_watch_and_is_judged_again_is_looked_at_once(opened, monkeypatch):
-    monkeypatch.setattr(gateway.batch, "encoded", alone_only(gateway.batch.encoded))
+    monkeypatch.setattr(gateway.request.batch, "encoded", alone_only(gateway.request.batch.encoded))
     async with opened(consistent="enforce", steps=[]) as rig:
         served = rig.gw.served["watched", "1"]
         call = rig.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")

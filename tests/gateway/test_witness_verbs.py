@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from ops.audit.checkpoint import Checkpoint, SignerKey, open_note, sign_note
-from ops.audit.cosignature import parse_cosigner
-from ops.audit.merkle import leaf_hash
-from ops.audit.tlog_proof import TlogProof
+from ops.audit.log.checkpoint import Checkpoint, SignerKey, open_note, sign_note
+from ops.audit.log.cosignature import parse_cosigner
+from ops.audit.log.merkle import leaf_hash
+from ops.audit.log.tlog_proof import TlogProof
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
 from tests.ops.audit.samples import small
 

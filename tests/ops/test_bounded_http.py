@@ -9,9 +9,9 @@ from http import HTTPStatus
 
 import pytest
 
-from ops.audit import witness_page
-from ops.bounded_http import HEAD_BYTES_MAX, BoundedHandler, BoundedServer
+from ops.audit.witnesses import page as witness_page
 from ops.metrics import page as metrics_page
+from ops.process.bounded_http import HEAD_BYTES_MAX, BoundedHandler, BoundedServer
 
 CONNECTIONS_MAX = 2
 CONNECTION_S_MAX = 5.0

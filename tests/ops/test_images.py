@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ops.audit.settings import RecorderSettings
+from ops.audit.store.settings import RecorderSettings
 
 ROOT = Path(__file__).parent.parent.parent
 PIN = ROOT / "ops/deploy/compose/pin.sh"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops import incident
-from ops.audit.entry import canonical, check
-from ops.incident import OTHERS, Scope, Timeline, line_of
+from ops.audit.log.entry import canonical, check
+from ops.incidents import timeline as incident
+from ops.incidents.timeline import OTHERS, Scope, Timeline, line_of
 from tests.ops.audit.samples import request
 from tests.ops.audit.test_entry import KINDS, OWN
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ops import incident_register
-from ops.audit.entry import canonical, parse
-from ops.incident import FOR_EVER_NS
-from ops.incident_register import Register
+from ops.audit.log.entry import canonical, parse
+from ops.incidents import register as incident_register
+from ops.incidents.register import Register
+from ops.incidents.timeline import FOR_EVER_NS
 from tests.ops.test_incident import T, asked, other
 
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from ops.audit.checkpoint import Checkpoint
-from ops.incident import Scope, Timeline
-from ops.incident_register import Register
-from ops.incident_report import markdown, moment
+from ops.audit.log.checkpoint import Checkpoint
+from ops.incidents.register import Register
+from ops.incidents.report import markdown, moment
+from ops.incidents.timeline import Scope, Timeline
 from tests.ops.test_incident import FLAGGED, T, asked, other
 
 HEAD = Checkpoint("example.test/log", 900, b"\x07" * 32)

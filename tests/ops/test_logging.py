@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops import logging as log_module
-from ops.logging import FIELDS, Log, configure
+from ops.process import logging as log_module
+from ops.process.logging import FIELDS, Log, configure
 
 NOW_NS = 1_795_593_600_123_456_789
 
@@ -122,7 +122,7 @@ def test_a_credential_is_withheld_even_in_a_field_that_is_allowed(credential):
         ("digest", "a" * 64),
         ("peer", "ipv4:127.0.0.1:50114"),
         ("method", "/inference.GRPCInferenceService/ModelInfer"),
-        ("file", "/srv/stockade.d/gateway/pipeline.py"),
+        ("file", "/srv/stockade.d/gateway/request/pipeline.py"),
         ("version", "0.1.0"),
         ("credential", "kiosk-7-a"),
         ("expires", "2027-12-26T08:00:00+00:00"),

@@ -18,8 +18,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from ops.audit.copies.object_store import open_store, read_credentials
 from ops.audit.errors import StoreRefused
-from ops.audit.object_store import open_store, read_credentials
 from tests.e2e.running import until
 from tests.seaweed import BUCKET, SeaweedFS, needs_seaweed
 

@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from ops import tracing
-from ops.tracing import EndedCall, SpanSender, otlp_exporter, span_factory
+from ops.process import tracing
+from ops.process.tracing import EndedCall, SpanSender, otlp_exporter, span_factory
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 ABOVE = "b7ad6b7169203331"
@@ -211,7 +211,7 @@ def test_nothing_is_imported_before_tracing_is_opened():
     program = "import json, sys, gateway.host.worker, gateway.host.serve; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     modules = json.loads(done.stdout)
-    assert "ops.tracing" in modules
+    assert "ops.process.tracing" in modules
     assert [name for name in modules if name.startswith("opentelemetry")] == []
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.batcher import QUIET_TURNS, TURNS_MAX, Batcher
 from serving.errors import BatcherClosed, QueueFull
-from serving.pace import RETRY_MS_UNKNOWN
+from serving.queue.batcher import QUIET_TURNS, TURNS_MAX, Batcher
+from serving.queue.pace import RETRY_MS_UNKNOWN
 
 
 @dataclass

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving import bundle as bundle_module
-from serving.bundle import assemble, load_bundle, read_bundle, read_keys
+from serving.bundles import bundle as bundle_module
+from serving.bundles.bundle import assemble, load_bundle, read_bundle, read_keys
+from serving.bundles.signature import sign
 from serving.errors import BundleRejected, Rejection
-from serving.signature import sign
 from serving.train.pack import public_pem, seal, tensor_bytes
 from tests.serving.tiny import signing_key, tiny_files, tiny_manifest, tiny_sealed, trusted, write
 

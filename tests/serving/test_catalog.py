@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from serving import catalog as catalog_module
-from serving.catalog import find_bundles
+from serving.bundles import catalog as catalog_module
+from serving.bundles.catalog import find_bundles
 from serving.errors import BundleRejected, Rejection
 
 

@@ -9,10 +9,10 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from serving.bundle import load_bundle
-from serving.inprocess import InProcessEngine
-from serving.train import measure
-from serving.train.data import DEBIAN_DIRECTORY, load_fashion_mnist
+from serving.bundles.bundle import load_bundle
+from serving.engines import measure
+from serving.engines.inprocess import InProcessEngine
+from serving.train.kiosk.data import DEBIAN_DIRECTORY, load_fashion_mnist
 
 ROOT = Path(__file__).parents[2] / "bundles"
 SAMPLES = ROOT / "samples" / "fashion-mnist-1000.safetensors"

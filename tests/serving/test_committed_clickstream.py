@@ -9,11 +9,11 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from serving.bundle import load_bundle
-from serving.inprocess import InProcessEngine
-from serving.train.click_report import outputs_on
-from serving.train.ecom import ECOM, EVENTS, IDS
-from serving.train.measure import rows_apart
+from serving.bundles.bundle import load_bundle
+from serving.engines.inprocess import InProcessEngine
+from serving.engines.measure import rows_apart
+from serving.train.clickstream.ecom import ECOM, EVENTS, IDS
+from serving.train.clickstream.report import outputs_on
 
 ROOT = Path(__file__).parents[2] / "bundles"
 SAMPLES = ROOT / "samples" / "ecom-1000.safetensors"

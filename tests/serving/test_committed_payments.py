@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import safetensors
 
-from serving.bundle import load_bundle
-from serving.inprocess import InProcessEngine
+from serving.bundles.bundle import load_bundle
+from serving.engines.inprocess import InProcessEngine
+from serving.engines.measure import accuracy, calibration_error, ranking_area, rows_apart
 from serving.registry.dataset import read_dataset
-from serving.train.measure import accuracy, calibration_error, ranking_area, rows_apart
-from serving.train.payments_data import DEBIAN_DIRECTORY, load_applications, split
-from serving.train.payments_schema import CREDIT_DATA
+from serving.train.payments.data import DEBIAN_DIRECTORY, load_applications, split
+from serving.train.payments.schema import CREDIT_DATA
 
 ROOT = Path(__file__).parents[2] / "bundles"
 SAMPLES = ROOT / "samples" / "credit-data-891.safetensors"

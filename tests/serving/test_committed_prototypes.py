@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 
 from gateway.cli.main import main
-from serving.bundle import Bundle, load_bundle
-from serving.inprocess import InProcessEngine
+from serving.bundles.bundle import Bundle, load_bundle
+from serving.engines.inprocess import InProcessEngine
 from serving.registry.dataset import Dataset, read_dataset
 from serving.registry.measure import predictions
 

@@ -9,12 +9,12 @@ import pytest
 import safetensors.numpy
 import torch
 
-from serving.bundle import load_bundle
-from serving.inprocess import InProcessEngine
-from serving.train import measure
-from serving.train.data import DEBIAN_DIRECTORY, Labelled, load_fashion_mnist
-from serving.train.kiosk_module import load_kiosk_module
-from serving.train.robustness import Attacked, under_attack
+from serving.bundles.bundle import load_bundle
+from serving.engines import measure
+from serving.engines.inprocess import InProcessEngine
+from serving.train.kiosk.data import DEBIAN_DIRECTORY, Labelled, load_fashion_mnist
+from serving.train.kiosk.module import load_kiosk_module
+from serving.train.kiosk.robustness import Attacked, under_attack
 
 ROOT = Path(__file__).parents[2] / "bundles"
 DIRECTORY = ROOT / "kiosk" / "2"

@@ -6,10 +6,10 @@ from itertools import count
 import numpy as np
 import pytest
 
-from serving.bundle import TensorSpec
+from serving.bundles.bundle import TensorSpec
+from serving.engines.experts import PATHS_APART_MAX, ExpertsEngine, open_engine
+from serving.engines.inprocess import InProcessEngine
 from serving.errors import BackendFailed, EngineClosed, GraphRejected
-from serving.experts import PATHS_APART_MAX, ExpertsEngine, open_engine
-from serving.inprocess import InProcessEngine
 from tests.serving.mixture import EXPERTS, mixture_bundle, mixture_graphs
 from tests.serving.tiny import tiny_bundle
 
@@ -149,7 +149,7 @@ def test_a_row_has_each_expert_once_and_not_more_than_it_may(monkeypatch):
     with pytest.raises(BackendFailed, match="twice"):
         with_choices(engine, [1, 1]).infer({"image": images(3)})
     engine = ExpertsEngine(mixture_bundle(), crossover_rows=ALWAYS_SPARSE)
-    monkeypatch.setattr("serving.experts.EXPERTS_ACTIVE_MAX", 3)
+    monkeypatch.setattr("serving.engines.experts.EXPERTS_ACTIVE_MAX", 3)
     with_choices(engine, [0, 1, 2]).infer({"image": images(1)})
     with pytest.raises(BackendFailed, match="more than 3"):
         with_choices(engine, [0, 1, 2, 3]).infer({"image": images(1)})

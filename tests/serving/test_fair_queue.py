@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from serving.fair_queue import GUARD_EVERY, LANES, FairQueue
+from serving.queue.fair_queue import GUARD_EVERY, LANES, FairQueue
 
 ROWS_MAX, BYTES_MAX = 12, 40
 FLOWS = ("a", "b", "c", "d")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from serving.engines.fallback import FallbackEngine
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable, DeploymentStale
-from serving.fallback import FallbackEngine
 from tests.serving.fake_engine import FakeEngine
 from tests.serving.tiny import tiny_bundle
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from serving.bundles.graph import DEPTH_MAX, check_graph
 from serving.errors import BundleRejected, Rejection
-from serving.graph import DEPTH_MAX, check_graph
 from tests.serving.tiny import tiny_graph
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from serving.bundle import TensorSpec
+from serving.bundles.bundle import TensorSpec
+from serving.engines.inprocess import InProcessEngine
 from serving.errors import BackendFailed, GraphRejected
-from serving.inprocess import InProcessEngine
 from tests.serving.tiny import tiny_bundle
 
 ENGINE = InProcessEngine(tiny_bundle())
@@ -75,7 +75,7 @@ def test_a_failed_run_keeps_the_runtimes_words_for_the_log_only():
 
 def test_the_serving_path_loads_no_training_library():
     code = (
-        "import sys, serving.bundle, serving.catalog, serving.inprocess;"
+        "import sys, serving.bundles.bundle, serving.bundles.catalog, serving.engines.inprocess;"
         "heavy = {'torch', 'onnx', 'sklearn', 'matplotlib', 'model_signing', 'sigstore', 'ray', 'art'};"
         "sys.exit(','.join(sorted(heavy & set(sys.modules))) or 0)"
     )

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.bundles.manifest import MANIFEST_BYTES_MAX, TENSORS_MAX, parse_manifest
 from serving.errors import BundleRejected, Rejection
-from serving.manifest import MANIFEST_BYTES_MAX, TENSORS_MAX, parse_manifest
 from tests.serving.tiny import tiny_manifest
 
 ENTRY = {"bytes": 1, "sha256": "0" * 64}

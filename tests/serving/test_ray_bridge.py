@@ -7,9 +7,9 @@ from itertools import repeat
 
 import pytest
 
-from serving import ray_bridge
-from serving.ray_bridge import Bridge
-from serving.ray_frames import HEADER_BYTES, ApplicationStatus, Kind, parse_header, parse_status
+from serving.engines.ray import bridge as ray_bridge
+from serving.engines.ray.bridge import Bridge
+from serving.engines.ray.frames import HEADER_BYTES, ApplicationStatus, Kind, parse_header, parse_status
 
 WHOLE = {"stockade-tiny-1": ApplicationStatus("RUNNING", 2, wanted=2)}
 SHORT = {"stockade-tiny-1": ApplicationStatus("RUNNING", 1, wanted=2)}

@@ -7,10 +7,10 @@ from enum import Enum
 
 import pytest
 
-from serving import ray_cluster
-from serving.ray_cluster import Cluster, is_of_this_machine, state_of
-from serving.ray_frames import ApplicationStatus
-from serving.ray_settings import RaySettings
+from serving.engines.ray import cluster as ray_cluster
+from serving.engines.ray.cluster import Cluster, is_of_this_machine, state_of
+from serving.engines.ray.frames import ApplicationStatus
+from serving.engines.ray.settings import RaySettings
 
 
 class Said(str, Enum):  # noqa: UP042  as Serve has them: str() of one is not its value

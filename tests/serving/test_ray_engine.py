@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from serving import ray_link
+from serving.engines.ray import link as ray_link
+from serving.engines.ray.engine import RayEngine
+from serving.engines.ray.settings import RaySettings
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable, DeploymentStale, EngineClosed
-from serving.ray_engine import RayEngine
-from serving.ray_settings import RaySettings
 from tests.serving.tiny import tiny_bundle
 
 IMAGES = np.random.default_rng(0).random((3, 28, 28), dtype=np.float32)
@@ -29,7 +29,7 @@ BRIDGE = (
 import os, socket, sys, time
 import msgspec
 import numpy as np
-from serving.ray_frames import *
+from serving.engines.ray.frames import *
 from tests.serving.fake_engine import FakeEngine
 from tests.serving.tiny import tiny_bundle
 sock = socket.socket(fileno=int(sys.argv[1]))
@@ -85,7 +85,7 @@ def bridge(monkeypatch):
         digest = tiny_bundle().digest
 
     def popen(command, **options):
-        assert command[1:4] == ["-P", "-m", "serving.ray_bridge"]
+        assert command[1:4] == ["-P", "-m", "serving.engines.ray.bridge"]
         return real([sys.executable, "-c", BRIDGE, command[4], Told.mode, Told.digest], **options)
 
     real = ray_link.subprocess.Popen
@@ -130,7 +130,7 @@ def test_a_reply_that_is_not_what_the_manifest_declares_is_a_failure(engine, mon
 
     def lie(link, model, target, body):
         kind, reply = real(link, model, target, body)
-        from serving.ray_frames import Verdict, pack_arrays, pack_reply, parse_reply, unpack_arrays
+        from serving.engines.ray.frames import Verdict, pack_arrays, pack_reply, parse_reply, unpack_arrays
 
         digest, _, rest = parse_reply(reply)
         arrays = unpack_arrays(rest)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.manifest import DATATYPES
-from serving.ray_frames import (
+from serving.bundles.manifest import DATATYPES
+from serving.engines.ray.frames import (
     BODY_BYTES_MAX,
     HEADER_BYTES,
     BadFrame,

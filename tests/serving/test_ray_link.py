@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from serving.ray_frames import ApplicationStatus, Status
-from serving.ray_link import NEXT_WORD_S, Link
-from serving.ray_settings import RaySettings
+from serving.engines.ray.frames import ApplicationStatus, Status
+from serving.engines.ray.link import NEXT_WORD_S, Link
+from serving.engines.ray.settings import RaySettings
 
 APPLICATION = "stockade-tiny-1"
 BEGAN_S = 1000.0

@@ -7,12 +7,20 @@ import threading
 import numpy as np
 import pytest
 
-from serving.bundle import load_bundle
+from serving.bundles.bundle import load_bundle
+from serving.engines.inprocess import InProcessEngine
+from serving.engines.ray.frames import Verdict, pack_request, parse_reply, unpack_arrays
+from serving.engines.ray.replica import (
+    DEFAULTS,
+    QUICK_BYTES_MAX,
+    QUICK_S_MAX,
+    Replica,
+    Runs,
+    SharedReplica,
+    settings_of,
+)
+from serving.engines.ray.settings import Deployable, RaySettings, applications
 from serving.errors import ReplicaRefused
-from serving.inprocess import InProcessEngine
-from serving.ray_frames import Verdict, pack_request, parse_reply, unpack_arrays
-from serving.ray_replica import DEFAULTS, QUICK_BYTES_MAX, QUICK_S_MAX, Replica, Runs, SharedReplica, settings_of
-from serving.ray_settings import Deployable, RaySettings, applications
 from serving.train.pack import public_pem
 from tests.serving.tiny import signing_key, tiny_bundle, tiny_sealed, write
 

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from gateway.config.engine import Ray
-from serving import manifest
-from serving.ray_settings import Deployable, RaySettings, applications, serve_config, target_of
+from serving.bundles import manifest
+from serving.engines.ray.settings import Deployable, RaySettings, applications, serve_config, target_of
 
 SETTINGS = RaySettings(address="127.0.0.1:6379")
 BUNDLES = [Deployable("kiosk", "1", "aa", "/b/kiosk/1"), Deployable("tiny", "2", "bb", "/b/tiny/2")]
@@ -53,7 +53,7 @@ def test_the_serve_config_opens_no_other_way_in():
     assert config["proxy_location"] == "Disabled"
     for application in config["applications"]:
         assert application["route_prefix"] is None
-        assert application["import_path"] == "serving.ray_replica:build"
+        assert application["import_path"] == "serving.engines.ray.replica:build"
         assert [each["name"] for each in application["deployments"]] == ["model"]
 
 

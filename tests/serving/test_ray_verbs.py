@@ -8,11 +8,12 @@ import time
 import msgspec
 import pytest
 
-from serving import ray_cluster, ray_verbs
+from serving.engines.ray import cluster as ray_cluster
+from serving.engines.ray import verbs as ray_verbs
+from serving.engines.ray.frames import ApplicationStatus
+from serving.engines.ray.settings import DeployPlan, RaySettings
+from serving.engines.ray.verbs import EX_LOST, EX_NO, EX_UNUSABLE, follow, main
 from serving.errors import ReplicaRefused
-from serving.ray_frames import ApplicationStatus
-from serving.ray_settings import DeployPlan, RaySettings
-from serving.ray_verbs import EX_LOST, EX_NO, EX_UNUSABLE, follow, main
 
 SETTINGS = msgspec.json.encode(RaySettings(address="127.0.0.1:1"))
 STARTING = ApplicationStatus("DEPLOYING", 0, "starts", wanted=1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.bundle import assemble, load_bundle
+from serving.bundles.bundle import assemble, load_bundle
+from serving.engines.inprocess import outputs_of
 from serving.errors import BundleRejected, GraphRejected, Rejection
-from serving.inprocess import outputs_of
 from serving.train.pack import tensor_bytes
 from tests.serving.tiny import CLASSES, WIDTH, remote_bundle, remote_sealed, tiny_graph, trusted, write
 

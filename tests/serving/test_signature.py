@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.bundles.signature import FILES_MAX, SIGNATURE_BYTES_MAX, TrustedKey, sign, verify
 from serving.errors import BundleRejected, Rejection
-from serving.signature import FILES_MAX, SIGNATURE_BYTES_MAX, TrustedKey, sign, verify
 from tests.serving.tiny import signing_key, trusted
 
 DIGESTS = {"a.json": "0" * 64, "b.onnx": "f" * 64}

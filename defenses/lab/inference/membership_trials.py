@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.hardening import HardeningRule, harden
-from defenses.intervals import clopper_pearson
+from defenses.budget.hardening import HardeningRule, harden
+from defenses.budget.intervals import clopper_pearson
 from defenses.lab.attack import ROWS_PER_ASK_MAX, Answers, Lab, Oracle, Refused, Sample, Size, Split, Trial
 from defenses.lab.inference.membership import (
     confidence_of_answers,

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from defenses.evasion.evidence import COMPONENTS, EvidenceScreen, Tail
-from defenses.screen import Evidence
-from serving.bundle import load_bundle
-from serving.inprocess import InProcessEngine
-from serving.train import measure
-from serving.train.data import DEBIAN_DIRECTORY, load_fashion_mnist, split
-from serving.train.letters import development_images
+from defenses.budget.screen import Evidence
+from defenses.screens.evidence import COMPONENTS, EvidenceScreen, Tail
+from serving.bundles.bundle import load_bundle
+from serving.engines import measure
+from serving.engines.inprocess import InProcessEngine
+from serving.train.kiosk.data import DEBIAN_DIRECTORY, load_fashion_mnist, split
+from serving.train.kiosk.letters import development_images
 
 ROOT = Path(__file__).parents[3]
 CHOSEN = "energy + 2 mahalanobis + residual (used)"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from defenses.accounts import direction
+from defenses.accounts.direction import BINS, CONTEXTS, COSINE_BINS, RATIO_BINS, Direction, bin_of, step_of
 from defenses.errors import CalibrationInvalid
-from defenses.evasion import direction
-from defenses.evasion.direction import BINS, CONTEXTS, COSINE_BINS, RATIO_BINS, Direction, bin_of, step_of
 
 BOUNDS = np.full((CONTEXTS, BINS), 0.2)
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defenses.calibration import ConformalCalibration
+from defenses.budget.calibration import ConformalCalibration
+from defenses.budget.policy import Action, Mode, calibrated_rule, decide
+from defenses.budget.screen import Evidence
 from defenses.errors import CalibrationInvalid, CalibrationTooSmall, EvidenceInvalid
-from defenses.evasion.evidence import (
+from defenses.screens.evidence import (
     COMPONENTS,
     FIT_ROWS_MIN,
     FPR_POINTS,
@@ -21,8 +23,6 @@ from defenses.evasion.evidence import (
     load_evidence,
     measure_evidence,
 )
-from defenses.policy import Action, Mode, calibrated_rule, decide
-from defenses.screen import Evidence
 
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses.evasion.lookup import ROWS_MAX, Lookup, lookups
-from defenses.evasion.similarity import Fingerprint
-from defenses.evasion.window import ANCHORS_MAX, CANDIDATES, Window
+from defenses.accounts.lookup import ROWS_MAX, Lookup, lookups
+from defenses.accounts.similarity import Fingerprint
+from defenses.accounts.window import ANCHORS_MAX, CANDIDATES, Window
 from tests.watching import KEY, READER, anchor_of, around, codes, filled, images, watch_arrays
 
 NOTHING = np.zeros(0, np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defenses.evasion.random_search import attack
+from defenses.lab.evasion.random_search import attack
 
 ROWS = 60
 RADIUS = 0.1

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from defenses.accounts.returns import AGE, APART_SHARE, BETS, BOUND, NAME, OTHERS, SLOW, Returns, lies_alone
+from defenses.accounts.window import ANCHORS_MAX
 from defenses.errors import CalibrationInvalid, SnapshotInvalid
-from defenses.evasion.returns import AGE, APART_SHARE, BETS, BOUND, NAME, OTHERS, SLOW, Returns, lies_alone
-from defenses.evasion.window import ANCHORS_MAX
 from tests.watching import KEY, ask, images, new_watch, watch_arrays
 
 RARE = watch_arrays() | {BOUND: np.array([0.002])}

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from defenses.accounts.similarity import CELLS_MAX, MARGIN, SHIFTS, Fingerprint, flatten, medians
 from defenses.errors import CalibrationInvalid, EvidenceInvalid
-from defenses.evasion.similarity import CELLS_MAX, MARGIN, SHIFTS, Fingerprint, flatten, medians
 from tests.watching import KEY, SIDE, around, images, watch_arrays
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses.evasion.window import (
+from defenses.accounts.window import (
     AGAIN_MAX,
     ANCHORS_FIRST,
     ANCHORS_MAX,

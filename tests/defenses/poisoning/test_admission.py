@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from defenses.errors import EvidenceInvalid
-from defenses.poisoning.admission import PATCH, VEIL, Outcome, inspect
-from defenses.poisoning.admission_search import PLACES_MAX, best_marks, patches, turned, veils
+from defenses.screens.inspection import PATCH, VEIL, Outcome, inspect
+from defenses.screens.inspection_search import PLACES_MAX, best_marks, patches, turned, veils
 
 CLASSES, SIDE, TARGET = 4, 12, 3
 MIDDLES = np.random.default_rng(0).random((CLASSES, SIDE, SIDE)).astype(np.float32) * 0.5

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from defenses.poisoning.agreement import FALLEN_ALPHA, LABELS_MAX, fallen
+from defenses.labels.agreement import FALLEN_ALPHA, LABELS_MAX, fallen
 
 MINIMUM = 0.85
 

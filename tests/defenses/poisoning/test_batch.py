@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from defenses.errors import EvidenceInvalid
-from defenses.poisoning.batch import ITEMS_MIN, clustered, spectral
+from defenses.labels.batch import ITEMS_MIN, clustered, spectral
 
 CLASSES, WIDTH, ALPHA = 3, 12, 0.01
 CENTRES = np.random.default_rng(5).normal(size=(CLASSES, WIDTH)) * 3.0

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defenses.errors import CalibrationInvalid, EvidenceInvalid
-from defenses.poisoning.feedback import (
+from defenses.labels.feedback import (
     CALIBRATION_ROWS_MIN,
     SUSPECT_ALPHA,
     Consistency,

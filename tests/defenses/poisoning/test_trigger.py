@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from defenses.budget.screen import Evidence
 from defenses.errors import CalibrationInvalid, CalibrationTooSmall, EvidenceInvalid
-from defenses.poisoning.trigger import NAME, TriggerScreen, load_trigger
-from defenses.poisoning.trigger_fit import CleanRows, fit_trigger, measure_trigger
-from defenses.screen import Evidence
+from defenses.screens.trigger import NAME, TriggerScreen, load_trigger
+from defenses.screens.trigger_fit import CleanRows, fit_trigger, measure_trigger
 
 CLASSES, SIDE, TARGET = 4, 6, 2
 MIDDLES = np.random.default_rng(0).random((CLASSES, SIDE, SIDE))

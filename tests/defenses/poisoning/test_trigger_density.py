@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from defenses.errors import CalibrationInvalid
-from defenses.poisoning.trigger_density import FREEDOM, ROWS_PER_CLASS_MIN, StudentClasses
+from defenses.screens.trigger_density import FREEDOM, ROWS_PER_CLASS_MIN, StudentClasses
 
 CLASSES, WIDTH = 3, 12
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from gateway.bench.confine import Group, confined, memory_group
-from gateway.bench.edge import Asked, bodies, lookups_in, summary
+from gateway.tools.bench.confine import Group, confined, memory_group
+from gateway.tools.bench.edge import Asked, bodies, lookups_in, summary
 
 MIB = 1 << 20
 

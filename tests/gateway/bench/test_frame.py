@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gateway.bench.frame import NotAnAnswer, echo_reply, framed, image_request, read_answer
+from gateway.tools.bench.frame import NotAnAnswer, echo_reply, framed, image_request, read_answer
 from stockade.open_inference import grpc_service_pb2 as oip
 
 

@@ -1,11 +1,11 @@
 import pytest
 import yaml
 
-from gateway.bench.gateway_launch import launch_gateway, parse_handled
 from gateway.config.config import load_config
 from gateway.policy.policy import load_policy
-from gateway.policy.rewrite import UNMET_LIMITS
-from gateway.samples import bundles_directory
+from gateway.tools.bench.gateway_launch import launch_gateway, parse_handled
+from gateway.tools.rewrite import UNMET_LIMITS
+from gateway.tools.samples import bundles_directory
 
 METRICS = """\
 # HELP grpc_server_handled_total Calls that ended, by status.

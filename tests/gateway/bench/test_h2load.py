@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.bench.h2load import (
+from gateway.tools.bench.h2load import (
     PACED_RPS_PER_CONNECTION_MAX,
     SHAPES,
     H2loadFailed,

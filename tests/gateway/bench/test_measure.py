@@ -5,12 +5,12 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from gateway.bench import h2load
-from gateway.bench.frame import FRAME_HEADER_BYTES, METHOD, echo_reply, framed, image_request
-from gateway.bench.h2load import H2loadReport, InFlight, Load
-from gateway.bench.measure import NotServed, measure, require_answers, run_checked
-from gateway.bench.procfs import ProcessTree
-from gateway.bench.running import Endpoint, Running, probe
+from gateway.tools.bench import h2load
+from gateway.tools.bench.frame import FRAME_HEADER_BYTES, METHOD, echo_reply, framed, image_request
+from gateway.tools.bench.h2load import H2loadReport, InFlight, Load
+from gateway.tools.bench.measure import NotServed, measure, require_answers, run_checked
+from gateway.tools.bench.procfs import ProcessTree
+from gateway.tools.bench.running import Endpoint, Running, probe
 
 needs_h2load = pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
 

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.bench.memory import ALL, Drift, drifts
+from gateway.tools.bench.memory import ALL, Drift, drifts
 
 
 @pytest.mark.parametrize(("most", "flat"), [(1000, True), (1100, True), (1101, False)])

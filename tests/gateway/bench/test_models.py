@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from gateway.bench.kept import Kept
-from gateway.bench.models import PARTS
 from gateway.cli.main import main
-from gateway.samples import bundles_directory
-from serving.train import click_bench
+from gateway.tools.bench.kept import Kept
+from gateway.tools.bench.models import PARTS
+from gateway.tools.samples import bundles_directory
+from serving.train.clickstream.recipe import bench as click_bench
 from tests.serving.train.clicks import compressed
 from tests.serving.train.test_loop import one_thread  # noqa: F401 - a fixture
 from tests.serving.train.test_recipe import data  # noqa: F401 - a fixture
@@ -49,7 +49,7 @@ def test_the_sparsity_part_trains_asks_times_and_fits_a_terminal(places, tmp_pat
     found = json.loads(report.read_text())["sparsity"]
     assert found["rows"] == 3000
     assert {"us", "quality", "apart_points", "smallest_equal", "paths", "pruned"} <= found.keys()
-    monkeypatch.setattr("serving.train.regions_bench.train_regions", None)  # nothing is trained again
+    monkeypatch.setattr("serving.train.regions.bench.train_regions", None)  # nothing is trained again
     assert main(["bench", "models", *words, *keep]) == 0
     assert json.loads(report.read_text())["sparsity"] == found
 

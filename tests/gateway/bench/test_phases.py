@@ -5,13 +5,13 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
-from gateway.bench import phases
-from gateway.bench.frame import METHOD, image_request
-from gateway.bench.phases import Phase, PhaseFailed, as_json, asking, wait_for
-from gateway.bench.running import Endpoint, free_ports, running
-from gateway.bench.targets import TARGETS, Place
-from gateway.bench.workspace import first_image
-from gateway.samples import bundles_directory
+from gateway.tools.bench import phases
+from gateway.tools.bench.frame import METHOD, image_request
+from gateway.tools.bench.phases import Phase, PhaseFailed, as_json, asking, wait_for
+from gateway.tools.bench.running import Endpoint, free_ports, running
+from gateway.tools.bench.targets import TARGETS, Place
+from gateway.tools.bench.workspace import first_image
+from gateway.tools.samples import bundles_directory
 
 REQUEST = image_request("kiosk", first_image())
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from gateway.bench.procfs import TICK_US, ProcessTree, machine_busy_us, parse_stat, peak_memory
+from gateway.tools.bench.procfs import TICK_US, ProcessTree, machine_busy_us, parse_stat, peak_memory
 
 STAT = "{pid} ({command}) {state} {parent} 1 1 0 -1 0 0 0 0 0 {utime} {stime} {cutime} {cstime} 20 0 1 0 {start} 0 0"
 

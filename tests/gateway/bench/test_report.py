@@ -5,9 +5,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from gateway.bench.measure import Cell
-from gateway.bench.report import RATIOS, RPS_KEYS, as_json, as_table
-from gateway.bench.targets import TARGETS
+from gateway.tools.bench.measure import Cell
+from gateway.tools.bench.report import RATIOS, RPS_KEYS, as_json, as_table
+from gateway.tools.bench.targets import TARGETS
 
 CELL = Cell(
     rps=1000.0,

@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-from gateway.bench import running as module
-from gateway.bench.frame import echo_reply, image_request
-from gateway.bench.peers import script
-from gateway.bench.running import Endpoint, Launch, StartFailed, free_pair, free_ports, running
+from gateway.tools.bench import running as module
+from gateway.tools.bench.frame import echo_reply, image_request
+from gateway.tools.bench.peers import script
+from gateway.tools.bench.running import Endpoint, Launch, StartFailed, free_pair, free_ports, running
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.bench.screens import Round, summary
+from gateway.tools.bench.screens import Round, summary
 
 
 def test_a_report_has_medians_over_rounds_and_what_is_kept_of_the_throughput():

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from gateway.bench import add_verbs, h2load, peers
-from gateway.bench.serve import Plan, measure_all, run
-from gateway.bench.targets import TARGETS, Place
-from gateway.samples import bundles_directory
+from gateway.tools.bench import add_verbs, h2load, peers
+from gateway.tools.bench.serve import Plan, measure_all, run
+from gateway.tools.bench.targets import TARGETS, Place
+from gateway.tools.samples import bundles_directory
 
 needs_h2load = pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
 
@@ -113,7 +113,7 @@ def test_a_plan_has_limits(arguments, capsys):
 def test_in_a_private_network_there_is_loopback_and_nothing_else():
     code = """
 import json, socket
-from gateway.bench.isolation import enter_private_network
+from gateway.tools.bench.isolation import enter_private_network
 problem = enter_private_network()
 with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
     print(json.dumps([problem, [name for _, name in socket.if_nameindex()]]))

@@ -1,9 +1,9 @@
 import pytest
 
-from gateway.bench.synthetic_log import HEARTBEAT_RECORDS, entries, write_log
-from ops.audit.checkpoint import SignerKey
-from ops.audit.entry import check
-from ops.audit.verify import verify_log
+from gateway.tools.bench.synthetic_log import HEARTBEAT_RECORDS, entries, write_log
+from ops.audit.log.checkpoint import SignerKey
+from ops.audit.log.entry import check
+from ops.audit.verify.verify import verify_log
 
 SIGNER = SignerKey("stockade.local/bench", bytes(range(32)))
 START_NS = 1_800_000_000_000_000_000

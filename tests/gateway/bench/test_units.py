@@ -5,14 +5,14 @@ import tempfile
 
 import pytest
 
-from gateway.bench import h2load
-from gateway.bench.disk import log_bytes
-from gateway.bench.ray_launch import ray_missing
-from gateway.bench.ray_units import ROLES, measure_on_ray, role_on_ray
-from gateway.bench.running import StartFailed
-from gateway.bench.stages import BATCH_STAGES, HALF_US, STAGES, per_request_us
-from gateway.bench.tenants import PRINCIPALS_PER_TENANT, policy_text
 from gateway.policy.policy import parse_policy
+from gateway.tools.bench import h2load
+from gateway.tools.bench.disk import log_bytes
+from gateway.tools.bench.ray_launch import ray_missing
+from gateway.tools.bench.ray_units import ROLES, measure_on_ray, role_on_ray
+from gateway.tools.bench.running import StartFailed
+from gateway.tools.bench.stages import BATCH_STAGES, HALF_US, STAGES, per_request_us
+from gateway.tools.bench.tenants import PRINCIPALS_PER_TENANT, policy_text
 
 needs_h2load = pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
 
@@ -58,13 +58,13 @@ def test_the_policy_that_is_measured_is_one(tmp_path):
     ("command", "role"),
     [
         ("python -m gateway.host.worker 3", "worker"),
-        ("python -m ops.audit.recorder_main x.json", "recorder"),
+        ("python -m ops.audit.store.recorder_main x.json", "recorder"),
         ("python -m gateway serve /d/stockade.yaml", "supervisor"),
-        ('python -m serving.ray_bridge 9 {"address":"127.0.0.1:1"}', "bridge"),
+        ('python -m serving.engines.ray.bridge 9 {"address":"127.0.0.1:1"}', "bridge"),
         ("ray::ServeReplica:stockade-kiosk-1:model", "replica"),
         ("ray::ServeController.listen_for_change", "cluster"),
         ("/lib/ray/core/src/ray/raylet/raylet --store_socket_name=x", "cluster"),
-        ("python -m gateway.bench.ray_launch /d/stockade.yaml /d/r 1", "cluster"),
+        ("python -m gateway.tools.bench.ray_launch /d/stockade.yaml /d/r 1", "cluster"),
     ],
 )
 def test_each_process_of_a_cluster_has_its_part(command, role):

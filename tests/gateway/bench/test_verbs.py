@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from gateway.bench import add_verbs, audit, h2load, peers, verify
-from gateway.bench.workspace import workspace
+from gateway.tools.bench import add_verbs, audit, h2load, peers, verify
+from gateway.tools.bench.workspace import workspace
 
 needs_h2load = pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
 

@@ -3,7 +3,7 @@ import socket
 import numpy as np
 import pytest
 
-from gateway.bench.workspace import filesystem, first_image, workspace
+from gateway.tools.bench.workspace import filesystem, first_image, workspace
 
 HAPROXY_SOCKET_BYTES_MAX = 97
 RAY_DIRECTORY_BYTES = len("/" + "0" * 64 + "/a")
@@ -47,7 +47,7 @@ def test_the_filesystem_is_that_of_the_nearest_mount(tmp_path, mounts, kind):
 
 
 def test_loopback_addresses_stay_on_this_machine():
-    from gateway.bench.running import free_ports
+    from gateway.tools.bench.running import free_ports
 
     ports = free_ports(4)
     assert len(set(ports)) == 4

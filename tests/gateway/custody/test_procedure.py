@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from gateway.custody import procedure
-from gateway.custody.procedure import Custody, names
+from gateway.control.custody import procedure
+from gateway.control.custody.procedure import Custody, names
+from gateway.control.orders import Order
 from gateway.errors import AuditUnavailable
-from gateway.host.orders import Order
-from ops.audit import erasure_log
-from ops.audit.entry import canonical, check
-from ops.audit.erasure import Erasures
 from ops.audit.errors import ErasureRefused, KeyMissing, ReadError
-from ops.audit.keys import KeyStore
+from ops.audit.log.entry import canonical, check
+from ops.audit.payloads import erasure_log
+from ops.audit.payloads.erasure import Erasures
+from ops.audit.payloads.keys import KeyStore
 from ops.metrics import Metrics, expose
 from tests.faults.erasing import BEN, hold, wanted
 from tests.gateway.rig import until

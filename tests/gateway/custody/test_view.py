@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from gateway.custody import verbs
+from gateway.tools.operations import custody as verbs
 from stockade.v1 import custody_pb2
 
 ID = "5f0c3b7e9a1d4c2f8e6b0a9d7c5e3f1b"

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from defenses.poisoning.feedback import fit_consistency
-from gateway.feedback.provenance import Statement, signed_item
-from gateway.feedback.store import FILE, FeedbackStore
+from defenses.labels.feedback import fit_consistency
 from gateway.host.place import place_of
-from serving.bundle import Bundle, assemble
+from gateway.request.labels.provenance import Statement, signed_item
+from gateway.request.labels.store import FILE, FeedbackStore
+from serving.bundles.bundle import Bundle, assemble
 from serving.train.pack import seal, tensor_bytes
 from stockade.v1.feedback_pb2 import FeedbackItem, SubmitFeedbackRequest, SubmitFeedbackResponse
 from tests.e2e.caller import Reply, infer_body

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.feedback.evaluation import (
+from gateway.control.labels.evaluation import (
     RECORD_EVERY_NS,
     Evaluations,
     calibration_noise,
@@ -20,16 +20,16 @@ from gateway.feedback.evaluation import (
     keep_evaluating,
     promised_by,
 )
-from gateway.feedback.rows import CONFIDENCE_BINS, Draft, Outcomes
-from gateway.feedback.store import FILE, FeedbackStore
-from gateway.samples import bundles_directory
-from ops.audit.entry import canonical, parse
+from gateway.request.labels.rows import CONFIDENCE_BINS, Draft, Outcomes
+from gateway.request.labels.store import FILE, FeedbackStore
+from gateway.tools.samples import bundles_directory
+from ops.audit.log.entry import canonical, parse
 from ops.metrics import LabelFigures
 from ops.metrics.gateway import Metrics
 from ops.metrics.page import expose
-from serving.bundle import load_bundle
-from serving.catalog import find_bundles
-from serving.train.measure import calibration_error
+from serving.bundles.bundle import load_bundle
+from serving.bundles.catalog import find_bundles
+from serving.engines.measure import calibration_error
 from tests.gateway.feedback.labelled import MODEL, ask, item, labelled_rig, results, store_of
 from tests.ops.audit.test_entry import OWN
 
@@ -272,7 +272,7 @@ async def test_the_supervisor_keeps_looking(tmp_path):
 
 
 async def test_a_file_that_cannot_be_read_is_said_and_asked_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("gateway.feedback.evaluation.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("gateway.control.labels.evaluation.LOOK_EVERY_S", 0.0)
     (tmp_path / FILE).write_bytes(b"not a database, but as long as one's header has to be" * 20)
     said = asyncio.Queue()
     gw = SimpleNamespace(wall_ns=time.time_ns)

@@ -8,11 +8,11 @@ import numpy as np
 from rich.console import Console
 from safetensors.numpy import load, load_file
 
-from gateway.feedback.refit import fitted_again
-from gateway.registry.calibrate import heads
-from gateway.samples import bundles_directory, sample_images
-from serving.bundle import load_bundle, read_bundle
-from serving.train.data import Labelled, Splits
+from gateway.tools.registry.calibrate import heads
+from gateway.tools.registry.refit import fitted_again
+from gateway.tools.samples import bundles_directory, sample_images
+from serving.bundles.bundle import load_bundle, read_bundle
+from serving.train.kiosk.data import Labelled, Splits
 from tests.serving.tiny import signing_key
 
 QUIET = Console(quiet=True)

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gateway.feedback.evaluation import Evaluation
-from gateway.feedback.rows import Draft
-from gateway.feedback.store import FILE, FeedbackStore
+from gateway.control.labels.evaluation import Evaluation
+from gateway.control.release.rollout import Rollout
+from gateway.models.canary import Evidence, Labels, Limits, Plan, begin, decide
 from gateway.policy.feedback import Feedback, feedback_faults, label_faults
 from gateway.policy.release import Canary
-from gateway.release.canary import Evidence, Labels, Limits, Plan, begin, decide
-from gateway.release.rollout import Rollout
+from gateway.request.labels.rows import Draft
+from gateway.request.labels.store import FILE, FeedbackStore
 
 LEAST = 0.85
 PLAN = Plan((0.5, 1.0), 1_000, 10, Limits(0.01, agreement_min=LEAST))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gateway.feedback import training
+from gateway.tools.registry import label_training as training
 from serving.train.feedback import Head, LearnSettings, Rows, fine_tune, measured
 from stockade.v1 import feedback_pb2 as pb
 

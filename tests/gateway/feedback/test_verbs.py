@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from gateway.cli.console import terminal
 from gateway.cli.main import main as cli
-from gateway.cli.operator import OperatorFailed
+from gateway.tools.operator import OperatorFailed
+from gateway.tools.terminal import terminal
 from stockade.v1 import feedback_pb2 as pb
 
 ITEM = pb.HeldItem(
@@ -38,7 +38,7 @@ def gateway(monkeypatch):
             raise OperatorFailed("there is no gateway")
         return replies[method].SerializeToString()
 
-    monkeypatch.setattr("gateway.segmentation.verbs.ask", ask)
+    monkeypatch.setattr("gateway.tools.operations.tenants.ask", ask)
     return asked, replies
 
 

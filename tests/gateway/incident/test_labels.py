@@ -6,11 +6,11 @@ from argparse import Namespace
 
 import pytest
 
-from gateway.incident import labels
-from gateway.incident.labels import reject_labels, suspect_labels
-from gateway.incident.read import Story
-from ops.incident import Timeline
-from ops.incident_register import Opened
+from gateway.tools.incident import labels
+from gateway.tools.incident.labels import reject_labels, suspect_labels
+from gateway.tools.incident.read import Story
+from ops.incidents.register import Opened
+from ops.incidents.timeline import Timeline
 from stockade.v1 import feedback_pb2
 
 OPTIONS = Namespace(incident="inc-1")

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.auth.principal import Principal
+from gateway.control.operators import operator_methods
+from gateway.control.quarantine.store import Finding, Quarantine
 from gateway.errors import ArgumentInvalid, AuditUnavailable
-from gateway.host.operators import operator_methods
 from gateway.host.supervisor import Child
-from gateway.quarantine.store import Finding, Quarantine
 from stockade.v1 import admin_pb2 as pb
 from tests.gateway.test_admin import controlled
 
@@ -68,7 +68,7 @@ async def test_isolations_that_cannot_be(made_site, tmp_path, request_, field):
 
 
 async def test_at_most_64_at_a_time(made_site, tmp_path, monkeypatch):
-    monkeypatch.setattr("gateway.segmentation.methods.SUBJECTS_MAX", 2)
+    monkeypatch.setattr("gateway.control.tenants.methods.SUBJECTS_MAX", 2)
     async with operated(made_site, tmp_path) as (_, __, ask):
         two = [tenant("plenty"), tenant("rival")]
         assert (await ask("Isolate", pb.IsolateRequest(subjects=[*two, *two], **WHY), pb.IsolateResponse)).accepted
@@ -184,7 +184,7 @@ async def test_who_is_forgiven_is_recorded_and_every_worker_is_told(made_site, t
     async with operated(made_site, tmp_path) as (rig, control, ask):
         told = []
         monkeypatch.setattr(Child, "tell", lambda self, **command: told.append((self.name, command)))
-        monkeypatch.setattr("gateway.segmentation.segments.FORGIVEN_AT_ONCE", 3)
+        monkeypatch.setattr("gateway.control.tenants.segments.FORGIVEN_AT_ONCE", 3)
         one = pb.ForgiveAccountsRequest(subjects=[pb.Subject(principal="rival")], incident="inc-1", **WHY)
         assert (await ask("ForgiveAccounts", one, pb.ForgiveAccountsResponse)).principals == 1
         assert told == [("worker-0", {"do": "forgive", "principals": ["rival"]})]

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.config.document import PolicyRejected
-from gateway.incident.read import Story
-from gateway.incident.recover import model_steps, policy_of_before, restored, suspect_steps
 from gateway.policy.policy import load_policy, parse_policy
-from ops.incident import Timeline
-from ops.incident_register import Opened
+from gateway.tools.incident.read import Story
+from gateway.tools.incident.recover import model_steps, policy_of_before, restored, suspect_steps
+from ops.incidents.register import Opened
+from ops.incidents.timeline import Timeline
 
 A, B = "a" * 32, "b" * 32
 

@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from defenses.hardening import HardeningRule
+from defenses.accounts.watch import Observed
+from defenses.budget.hardening import HardeningRule
+from defenses.budget.policy import Action
+from defenses.budget.steps import Step
 from defenses.lab.attack import Reason, Refused, Split
 from defenses.lab.offline import Defended, OfflineOracle
-from defenses.policy import Action
-from defenses.steps import Step
-from defenses.watch import Observed
-from gateway.cli.init import RELEASE_KEY
-from gateway.lab.models import BundleModel, Rows
-from gateway.samples import bundles_directory
+from gateway.tools.init.init import RELEASE_KEY
+from gateway.tools.lab.models import BundleModel, Rows
+from gateway.tools.samples import bundles_directory
 
 FOREVER_NS = 10**18
 

@@ -9,10 +9,10 @@ import pytest
 
 from defenses.lab.attack import Size, Trial
 from defenses.lab.trial import Line
-from gateway.lab.figures import CURVES
-from gateway.lab.policy import policy_under_test
-from gateway.lab.report import write_report
-from gateway.lab.whitebox import rates_of
+from gateway.tools.lab.figures import CURVES
+from gateway.tools.lab.policy import policy_under_test
+from gateway.tools.lab.report import write_report
+from gateway.tools.lab.whitebox import rates_of
 
 NAME = "whitebox/<i>x</i>|y/fpr-1/right"
 

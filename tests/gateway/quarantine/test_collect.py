@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gateway.quarantine import collect as collecting
-from gateway.quarantine.collect import Seen, collect, findings
-from gateway.quarantine.store import Quarantine
-from ops.audit.entry import check
+from gateway.control.quarantine import collect as collecting
+from gateway.control.quarantine.collect import Seen, collect, findings
+from gateway.control.quarantine.store import Quarantine
+from ops.audit.log.entry import check
 from tests.ops.test_incident import FLAGGED, asked
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.quarantine import store
-from gateway.quarantine.store import Decided, Finding, Quarantine, QuarantineError
+from gateway.control.quarantine import store
+from gateway.control.quarantine.store import Decided, Finding, Quarantine, QuarantineError
 
 ONE = Finding(7, "a" * 32, 10, "store", "b" * 32, "kiosk", "1", "flag", ("evidence flag p=0.001 T", "x"), payload=True)
 RELEASED = Decided("released", "anna", "a product of ours", 99)

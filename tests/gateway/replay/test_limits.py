@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from gateway.admission.limiter import Bucket, Rule
 from gateway.admission.memory import MemoryLimiter
-from gateway.replay.history import History, Scope
-from gateway.replay.limits import OPEN, Bounds, spends_of
-from ops.audit.entry import canonical
-from ops.audit.schemas.requests import Limit
+from gateway.tools.replay.history import History, Scope
+from gateway.tools.replay.limits import OPEN, Bounds, spends_of
+from ops.audit.log.entry import canonical
+from ops.audit.log.schemas.requests import Limit
 from tests.ops.audit.samples import number_id, request, small
 
 BUCKETS = (Bucket("principal-requests/a", Rule("principal-requests", 70, 5)), Bucket("tenant/t", Rule("tenant", 30, 9)))

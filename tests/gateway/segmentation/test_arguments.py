@@ -7,7 +7,7 @@ from argparse import ArgumentTypeError
 import pytest
 
 from gateway.cli.main import main
-from gateway.segmentation.arguments import Moment, ago, called, lasting, moment
+from gateway.tools.tenant_arguments import Moment, ago, called, lasting, moment
 
 S = 1_000_000_000
 

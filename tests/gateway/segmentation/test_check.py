@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gateway.auth.isolation import ISOLATIONS, Isolations
 from gateway.config.config import load_config
 from gateway.host.place import place_of
-from gateway.segmentation.isolation import ISOLATIONS, Isolations
 from tests.gateway.segmentation.test_isolation import ALL, ONE
 from tests.gateway.test_config_check import at, found, good
 

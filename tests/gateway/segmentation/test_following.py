@@ -10,9 +10,9 @@ import sys
 from dataclasses import replace
 from types import MappingProxyType
 
-from gateway.host.link import HostLink
+from gateway.auth.isolation import Isolation, Isolations
 from gateway.host.worker import Control, say, until_told_to_stop
-from gateway.segmentation.isolation import Isolation, Isolations
+from gateway.models.host_link import HostLink
 from tests.e2e.caller import infer_body
 from tests.gateway.rig import image, open_rig, tiny_body, until
 from tests.serving.tiny import tiny_bundle

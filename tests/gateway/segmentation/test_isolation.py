@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.auth import isolation
+from gateway.auth.isolation import NOBODY, Isolation, IsolationRefused, Isolations, read_isolations
 from gateway.auth.principal import Principal
 from gateway.config.document import PolicyRejected
-from gateway.segmentation import isolation
-from gateway.segmentation.isolation import NOBODY, Isolation, IsolationRefused, Isolations, read_isolations
 
 ONE = Isolation("1" * 32, "store", "kiosk", "spiffe://o", "asks too much", 10, 0, "i-1")
 ALL = Isolation("2" * 32, "lab", "", "spiffe://o", "", 20, 100, "")

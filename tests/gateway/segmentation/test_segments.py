@@ -8,10 +8,10 @@ import json
 import grpc
 import pytest
 
-import gateway.segmentation.segments
+import gateway.control.tenants.segments
+from gateway.auth.isolation import IsolationRefused, read_isolations
+from gateway.control.orders import Order
 from gateway.errors import AuditUnavailable
-from gateway.host.orders import Order
-from gateway.segmentation.isolation import IsolationRefused, read_isolations
 from tests.gateway.rig import image, tiny_body, until
 from tests.gateway.test_admin import controlled
 
@@ -79,14 +79,14 @@ async def test_what_cannot_be_written_down_is_not_in_force_and_the_log_says_so(m
         raise OSError(28, "No space left on device")
 
     async with controlled(made_site, tmp_path) as (rig, control):
-        monkeypatch.setattr(gateway.segmentation.segments, "keep_file", full)
+        monkeypatch.setattr(gateway.control.tenants.segments, "keep_file", full)
         with pytest.raises(IsolationRefused, match="No space left"):
             await control.host.segments.isolate([SOMEBODY], ANNA)
         assert [entry["action"] for entry in entries(rig)] == ["isolated", "failed"]
         assert not rig.gw.isolations.listed
         monkeypatch.undo()
         (made,) = await control.host.segments.isolate([SOMEBODY], ANNA)
-        monkeypatch.setattr(gateway.segmentation.segments, "keep_file", full)
+        monkeypatch.setattr(gateway.control.tenants.segments, "keep_file", full)
         with pytest.raises(IsolationRefused, match="No space left"):
             await control.host.segments.lift([made.id], BEN)
         assert [entry["action"] for entry in entries(rig)][2:] == ["isolated", "released", "failed"]
@@ -119,7 +119,7 @@ async def test_a_longer_isolation_replaces_a_shorter_one_and_not_the_other_way_r
 
 
 async def test_all_subjects_or_none(made_site, tmp_path, monkeypatch):
-    monkeypatch.setattr("gateway.segmentation.isolation.ISOLATIONS_MAX", 1)
+    monkeypatch.setattr("gateway.auth.isolation.ISOLATIONS_MAX", 1)
     async with controlled(made_site, tmp_path) as (rig, control):
         with pytest.raises(IsolationRefused, match="at most 1"):
             await control.host.segments.isolate([SOMEBODY, ("rival", "")], ANNA)
@@ -171,7 +171,7 @@ async def test_a_worker_that_does_not_follow_is_named(made_site, tmp_path, monke
     class Process:
         returncode, stdin = None, None
 
-    monkeypatch.setattr(gateway.segmentation.segments, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(gateway.control.tenants.segments, "PATIENCE_S", 0.02)
     async with controlled(made_site, tmp_path) as (_, control):
         segments, (worker,) = control.host.segments, control.host.workers
         await segments.isolate([SOMEBODY], ANNA)

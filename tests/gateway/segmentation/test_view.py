@@ -7,12 +7,12 @@ import io
 import pytest
 from rich.console import Console
 
-import gateway.quarantine.verbs
-from gateway.incident.read import Story
-from gateway.incident.view import as_json, render_incidents, render_steps, render_story
-from gateway.segmentation.view import render_isolations, render_shown, render_tenants
-from ops.incident import Scope, Timeline
-from ops.incident_register import Register
+import gateway.tools.operations.quarantine
+from gateway.tools.incident.read import Story
+from gateway.tools.incident.view import as_json, render_incidents, render_steps, render_story
+from gateway.tools.operations.tenants_view import render_isolations, render_shown, render_tenants
+from ops.incidents.register import Register
+from ops.incidents.timeline import Scope, Timeline
 from stockade.v1 import admin_pb2
 from tests.ops.test_incident import FLAGGED, T, asked, other
 from tests.ops.test_incident_report import HEAD
@@ -25,7 +25,7 @@ OPERATOR = "spiffe://stockade.local/operator"
 @pytest.fixture
 def console(monkeypatch):
     made = Console(file=io.StringIO(), width=WIDTH, highlight=False)
-    monkeypatch.setattr(gateway.quarantine.verbs, "terminal", made)
+    monkeypatch.setattr(gateway.tools.operations.quarantine, "terminal", made)
     return made
 
 
@@ -84,7 +84,7 @@ def test_what_waits_for_review(console):
     item = admin_pb2.Quarantined(entry=48_211, unix_ns=T, tenant="store-7", model="kiosk", version="2", payload=True)
     item.decision, item.state, item.administrator, item.reason = "refuse", "rejected", OPERATOR, HOSTILE
     item.found.append("evidence refuse p=0.000100 AML.T0015")
-    gateway.quarantine.verbs.render([item])
+    gateway.tools.operations.quarantine.render([item])
     text = seen(console)
     for word in ("48211", "payload kept", "p=0.000100", "rejected", "[red]near[/red]"):
         assert word in text, word

@@ -2,12 +2,12 @@
 
 import pytest
 
-from ops.audit.appender import GATEWAY_KINDS, check_append, own_append
-from ops.audit.entry import KINDS, canonical
 from ops.audit.errors import EntryError
-from ops.audit.merkle import leaf_hashes
-from ops.audit.shapes import Shapes
-from ops.audit.tiles import frame_entry, join_pack
+from ops.audit.log.entry import KINDS, canonical
+from ops.audit.log.merkle import leaf_hashes
+from ops.audit.log.shapes import Shapes
+from ops.audit.log.tiles import frame_entry, join_pack
+from ops.audit.store.appender import GATEWAY_KINDS, check_append, own_append
 from tests.ops.audit.samples import captured, request, small
 from tests.ops.audit.test_entry import KINDS as FIELDS
 from tests.ops.audit.test_entry import OWN

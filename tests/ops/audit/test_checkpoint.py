@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.audit.checkpoint import (
+from ops.audit.errors import CheckpointError, NoteError, SignatureInvalid, SignatureMissing, VerifierKeyError
+from ops.audit.log.checkpoint import (
     NOTE_BYTES_MAX,
     SIGNATURES_MAX,
     Checkpoint,
@@ -18,7 +19,6 @@ from ops.audit.checkpoint import (
     parse_vkey,
     sign_note,
 )
-from ops.audit.errors import CheckpointError, NoteError, SignatureInvalid, SignatureMissing, VerifierKeyError
 from tests.ops.audit.vectors import vector
 
 ONE = SignerKey("one.test/log", bytes(range(32)))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ops.audit import client as client_module
-from ops.audit import protocol
-from ops.audit.client import AuditClient, Receipt
 from ops.audit.errors import AuditUnavailable
+from ops.audit.store import client as client_module
+from ops.audit.store import protocol
+from ops.audit.store.client import AuditClient, Receipt
 from tests.ops.audit.samples import small
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

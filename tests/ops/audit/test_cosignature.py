@@ -8,8 +8,9 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.audit.checkpoint import Checkpoint, SignerKey, open_checkpoint, open_note, sign_note
-from ops.audit.cosignature import (
+from ops.audit.errors import CheckpointError, NoteError, SignatureInvalid, SignatureMissing, VerifierKeyError
+from ops.audit.log.checkpoint import Checkpoint, SignerKey, open_checkpoint, open_note, sign_note
+from ops.audit.log.cosignature import (
     COSIGN_ED25519,
     COSIGN_ML_DSA_44,
     Cosigner,
@@ -17,7 +18,6 @@ from ops.audit.cosignature import (
     parse_cosigner_secret,
     time_of,
 )
-from ops.audit.errors import CheckpointError, NoteError, SignatureInvalid, SignatureMissing, VerifierKeyError
 
 LOG = SignerKey("log.test/one", bytes(range(32)))
 HEAD = Checkpoint(LOG.name, 20852163, bytes(range(32)))

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from ops.audit.publish_thread import RESUME_POINTS, appends_stop, disk_used_percent, used_percent
+from ops.audit.store.publish_thread import RESUME_POINTS, appends_stop, disk_used_percent, used_percent
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from ops.audit import erasure as erasing
-from ops.audit import key_database
-from ops.audit.erasure import KEYS_MAX, VALID_NS, Erasures
-from ops.audit.erasure_rows import Erasure, Hold, Owed, Word
 from ops.audit.errors import ErasureRefused, KeyMissing, KeyStoreError
-from ops.audit.key_database import traces
-from ops.audit.keys import KeyStore
+from ops.audit.payloads import erasure as erasing
+from ops.audit.payloads import key_database
+from ops.audit.payloads.erasure import KEYS_MAX, VALID_NS, Erasures
+from ops.audit.payloads.erasure_rows import Erasure, Hold, Owed, Word
+from ops.audit.payloads.key_database import traces
+from ops.audit.payloads.keys import KeyStore
 
 MASTER = bytes(range(32))
 RECORD = bytes(16)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit import erasure_log
-from ops.audit.entry import canonical
-from ops.audit.erasure import Erasures
-from ops.audit.erasure_log import Followed, said_in
 from ops.audit.errors import ErasureRefused, KeyMissing
-from ops.audit.keys import KeyStore
-from ops.audit.read import LogReader
+from ops.audit.log.entry import canonical
+from ops.audit.payloads import erasure_log
+from ops.audit.payloads.erasure import Erasures
+from ops.audit.payloads.erasure_log import Followed, said_in
+from ops.audit.payloads.keys import KeyStore
+from ops.audit.reader.read import LogReader
 from tests.faults.erasing import BEN, hold, wanted
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import OpenLog, open_log

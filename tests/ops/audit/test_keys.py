@@ -7,7 +7,7 @@ from hashlib import sha256
 import pytest
 
 from ops.audit.errors import KeyMissing, KeyStoreError, SealBroken
-from ops.audit.keys import KeyStore
+from ops.audit.payloads.keys import KeyStore
 
 MASTER = bytes(range(32))
 RECORD = bytes(16)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.audit import merkle
 from ops.audit.errors import ProofError
+from ops.audit.log import merkle
 from tests.ops.audit.vectors import vector
 
 LEAVES = [merkle.leaf_hash(b"%d" % n) for n in range(300)]

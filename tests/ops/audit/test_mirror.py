@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit import mirror as module
-from ops.audit.checkpoint import Checkpoint, SignerKey, open_checkpoint, sign_note
+from ops.audit.copies import mirror as module
+from ops.audit.copies.mirror import mirror_log
 from ops.audit.errors import CopyRejected, MirrorBusy, MirrorError, MirrorRefused, ReadError
-from ops.audit.merkle import fold, leaf_hash, tree_root
-from ops.audit.mirror import mirror_log
-from ops.audit.read import LogReader
-from ops.audit.tiles import (
+from ops.audit.log.checkpoint import Checkpoint, SignerKey, open_checkpoint, sign_note
+from ops.audit.log.merkle import fold, leaf_hash, tree_root
+from ops.audit.log.tiles import (
     ENTRIES,
     TILE_WIDTH,
     frame_entry,
@@ -21,8 +20,9 @@ from ops.audit.tiles import (
     split_pack,
     tiles_between,
 )
-from ops.audit.verify import verify_log
-from ops.exclusive import exclusive
+from ops.audit.reader.read import LogReader
+from ops.audit.verify.verify import verify_log
+from ops.process.exclusive import exclusive
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.crashing import Crash, CrashAfter
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log

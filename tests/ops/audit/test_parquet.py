@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit import parquet
-from ops.audit.entry import canonical
 from ops.audit.errors import EntryError, IndexRejected, ProofError, QueryRefused
-from ops.audit.merkle import leaf_hash
-from ops.audit.parquet import check_index, file_of, index_files, update_index
-from ops.audit.query import QueryLimits, ask
-from ops.audit.read import LogReader
-from ops.audit.verify_report import Report
+from ops.audit.export import parquet
+from ops.audit.export.parquet import check_index, file_of, index_files, update_index
+from ops.audit.export.query import QueryLimits, ask
+from ops.audit.log.entry import canonical
+from ops.audit.log.merkle import leaf_hash
+from ops.audit.reader.read import LogReader
+from ops.audit.verify.report import Report
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import open_log
 from tests.ops.audit.samples import request, small

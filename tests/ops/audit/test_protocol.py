@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.audit import protocol
 from ops.audit.errors import ProtocolError
-from ops.audit.tiles import split_bundle, split_pack
+from ops.audit.log.tiles import split_bundle, split_pack
+from ops.audit.store import protocol
 
 payloads = st.lists(st.binary(max_size=50), max_size=4)
 

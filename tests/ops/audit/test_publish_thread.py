@@ -4,10 +4,10 @@ import errno
 
 import pytest
 
-from ops.audit.edge import Edge
 from ops.audit.errors import AppenderRunning, Poisoned
-from ops.audit.publish_thread import PublishThread
-from ops.audit.settings import RecorderSettings
+from ops.audit.store.edge import Edge
+from ops.audit.store.publish_thread import PublishThread
+from ops.audit.store.settings import RecorderSettings
 
 
 class Publisher:

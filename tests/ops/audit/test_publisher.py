@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit import publisher as module
-from ops.audit.checkpoint import open_checkpoint
 from ops.audit.errors import AppenderRunning, ForkRefused, LogCorrupted, ReadError
-from ops.audit.lock import AppenderFlock, LockDatabase
-from ops.audit.merkle import leaf_hash, verify_consistency, verify_inclusion
-from ops.audit.publisher import Publisher
-from ops.audit.read import LogReader
-from ops.audit.signer import Signer
-from ops.audit.verify import verify_log
+from ops.audit.log.checkpoint import open_checkpoint
+from ops.audit.log.merkle import leaf_hash, verify_consistency, verify_inclusion
+from ops.audit.reader.read import LogReader
+from ops.audit.store import publisher as module
+from ops.audit.store.lock import AppenderFlock, LockDatabase
+from ops.audit.store.publisher import Publisher
+from ops.audit.store.signer import Signer
+from ops.audit.verify.verify import verify_log
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.crashing import Crash, CrashAfter
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log

@@ -14,13 +14,13 @@ from threading import Event, Thread
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ops.audit import protocol
 from ops.audit.errors import RecorderError
-from ops.audit.own_entries import OwnEntries
-from ops.audit.publish_thread import PublishThread
-from ops.audit.recorder import Recorder
-from ops.audit.recorder_main import listen
-from ops.audit.writing import Writing
+from ops.audit.store import protocol
+from ops.audit.store.own_entries import OwnEntries
+from ops.audit.store.publish_thread import PublishThread
+from ops.audit.store.recorder import Recorder
+from ops.audit.store.recorder_main import listen
+from ops.audit.store.writing import Writing
 from ops.metrics import expose
 from tests.faults.recorder_process import KEY, RECORDER, launch, settings_in, written
 from tests.ops.audit.samples import small

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from ops.audit.checkpoint import SignerKey, open_checkpoint
+from ops.audit.copies.fetch_log import fetch_log
+from ops.audit.copies.object_store import Inspected, Lock, Place, checkpoint_key, open_store, read_credentials
+from ops.audit.copies.replicator import Behind, Replicator
 from ops.audit.errors import (
     LogRejected,
     ReadError,
@@ -22,10 +24,8 @@ from ops.audit.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from ops.audit.fetch_log import fetch_log
-from ops.audit.object_store import Inspected, Lock, Place, checkpoint_key, open_store, read_credentials
-from ops.audit.replicator import Behind, Replicator
-from ops.audit.verify import verify_log
+from ops.audit.log.checkpoint import SignerKey, open_checkpoint
+from ops.audit.verify.verify import verify_log
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
 from tests.ops.audit.samples import small

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from ops.audit.copies.object_store import Inspected, Place, checkpoint_key, open_store
+from ops.audit.copies.replicator import Replicator
+from ops.audit.copies.restore import Target, restore_log
+from ops.audit.copies.sources import StoreSource
 from ops.audit.errors import ReplicaDiffers, ReplicaUnlocked, StoreRefused, StoreUnavailable
-from ops.audit.object_store import Inspected, Place, checkpoint_key, open_store
-from ops.audit.replicator import Replicator
-from ops.audit.restore import Target, restore_log
-from ops.audit.sources import StoreSource
-from ops.audit.verify import verify_log
+from ops.audit.verify.verify import verify_log
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import OpenLog, open_log
 from tests.ops.audit.stores import held_in

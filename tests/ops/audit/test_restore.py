@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from ops.audit import restore_files
-from ops.audit.checkpoint import Checkpoint, SignerKey, sign_note
-from ops.audit.durable import sync_file
+from ops.audit.copies import restore_files
+from ops.audit.copies.object_store import Listed, checkpoint_key
+from ops.audit.copies.replicator import Replicator
+from ops.audit.copies.restore import Restoration, Target, restore_log, seen_in
+from ops.audit.copies.restore_files import ahead
+from ops.audit.copies.sources import DirectorySource, StoreSource
 from ops.audit.errors import HistoriesDiffer, NothingToRestore, RestoreIncomplete, RestoreRefused, StoreUnavailable
-from ops.audit.object_store import Listed, checkpoint_key
-from ops.audit.read import LogReader
-from ops.audit.replicator import Replicator
-from ops.audit.restore import Restoration, Target, restore_log, seen_in
-from ops.audit.restore_files import ahead
-from ops.audit.sources import DirectorySource, StoreSource
-from ops.audit.verify import verify_log
+from ops.audit.log.checkpoint import Checkpoint, SignerKey, sign_note
+from ops.audit.reader.read import LogReader
+from ops.audit.verify.verify import verify_log
+from ops.process.durable import sync_file
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
 from tests.ops.audit.samples import captured, small

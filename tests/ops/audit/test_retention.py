@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit.entry import canonical
-from ops.audit.epochs import place_of
+from ops.audit.copies.restore import restore_log
+from ops.audit.copies.sources import DirectorySource
 from ops.audit.errors import ReadError, RestoreIncomplete
-from ops.audit.merkle import verify_consistency
-from ops.audit.read import LogReader
-from ops.audit.receipt import make_proof
-from ops.audit.restore import restore_log
-from ops.audit.retention import Kept, drop, is_due, survey, sweep, tenants_in
-from ops.audit.sources import DirectorySource
-from ops.audit.tlog_proof import parse_proof
-from ops.audit.trust_policy import TrustedLog, TrustPolicy
-from ops.audit.verify_epochs import verify_epochs
+from ops.audit.log.entry import canonical
+from ops.audit.log.epochs import place_of
+from ops.audit.log.merkle import verify_consistency
+from ops.audit.log.tlog_proof import parse_proof
+from ops.audit.log.trust_policy import TrustedLog, TrustPolicy
+from ops.audit.reader.read import LogReader
+from ops.audit.reader.receipt import make_proof
+from ops.audit.store.retention import Kept, drop, is_due, survey, sweep, tenants_in
+from ops.audit.verify.epochs import verify_epochs
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import VKEY
 from tests.ops.audit.samples import request, small

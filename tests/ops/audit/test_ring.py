@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.audit.errors import RingError
-from ops.audit.ring import (
+from ops.audit.store.ring import (
     CONTEXT_BYTES_MAX,
     HEADER_BYTES,
     NOTE_BYTES_MAX,

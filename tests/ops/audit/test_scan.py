@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ops.audit import scan as scanning
 from ops.audit.errors import NoteError, ProofError, ReadError
-from ops.audit.scan import scan
+from ops.audit.reader import scan as scanning
+from ops.audit.reader.scan import scan
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import open_log
 from tests.ops.audit.samples import small

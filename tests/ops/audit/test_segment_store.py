@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit import segment_store
-from ops.audit.durable import sync_directory
 from ops.audit.errors import LogFull, Poisoned
+from ops.audit.store import segment_store
+from ops.process.durable import sync_directory
 from tests.ops.audit.open_log import open_log
 from tests.ops.audit.samples import small
 

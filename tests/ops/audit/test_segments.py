@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ops.audit.errors import LogCorrupted, LogFull, Poisoned
-from ops.audit.merkle import Frontier
-from ops.audit.segments import FIRST_TRAILER, HEADER_BYTES, Header, check_tail, parse_header, read, scan
+from ops.audit.log.merkle import Frontier
+from ops.audit.store.segments import FIRST_TRAILER, HEADER_BYTES, Header, check_tail, parse_header, read, scan
 from tests.ops.audit.open_log import OpenLog, open_log
 from tests.ops.audit.samples import captured, small
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.audit.errors import SettingsError
-from ops.audit.settings import RecorderSettings
+from ops.audit.store.settings import RecorderSettings
 from tests.faults.recorder_process import settings_in
 
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.audit.entry import ENTRY_BYTES_MAX, canonical, check
 from ops.audit.errors import EntryError
-from ops.audit.schemas.fields import INTEGER_MAX
-from ops.audit.shapes import SHAPES_MAX, Shapes
+from ops.audit.log.entry import ENTRY_BYTES_MAX, canonical, check
+from ops.audit.log.schemas.fields import INTEGER_MAX
+from ops.audit.log.shapes import SHAPES_MAX, Shapes
 from tests.ops.audit.samples import captured, number_id, request, sized, small
 
 ACCOUNT = {"evidence_milli": -7, "mode": "shadow", "repeats": 0, "step": "flag"}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from ops.audit.copies.sources import UNANSWERED_MAX, DirectorySource, Source, StoreSource, numbers, versions
 from ops.audit.errors import StoreRefused, StoreUnavailable
-from ops.audit.sources import UNANSWERED_MAX, DirectorySource, Source, StoreSource, numbers, versions
-from ops.audit.tiles import ENTRIES, Tile
+from ops.audit.log.tiles import ENTRIES, Tile
 from tests.ops.audit.stores import Spoiled, directory_store
 
 PLACES = {

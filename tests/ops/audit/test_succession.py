@@ -8,16 +8,16 @@ from pathlib import Path
 import orjson
 import pytest
 
-from ops.audit.checkpoint import SignerKey, VerifierKey, open_checkpoint, parse_checkpoint
-from ops.audit.epochs import origin_of
+from ops.audit.copies.restore import restore_log
+from ops.audit.copies.sources import DirectorySource
 from ops.audit.errors import ForkRefused, RestoreRefused, SuccessionRefused
-from ops.audit.own_entries import OwnEntries
-from ops.audit.read import LogReader
-from ops.audit.restore import restore_log
-from ops.audit.signer import SEALED, demand_unsealed
-from ops.audit.sources import DirectorySource
-from ops.audit.succession import begin_next, go_on, remember, seal
-from ops.audit.verify import verify_log
+from ops.audit.log.checkpoint import SignerKey, VerifierKey, open_checkpoint, parse_checkpoint
+from ops.audit.log.epochs import origin_of
+from ops.audit.reader.read import LogReader
+from ops.audit.store.own_entries import OwnEntries
+from ops.audit.store.signer import SEALED, demand_unsealed
+from ops.audit.store.succession import begin_next, go_on, remember, seal
+from ops.audit.verify.verify import verify_log
 from tests.faults.recorder_process import KEY, launch, settings_in
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.ops.audit.samples import small

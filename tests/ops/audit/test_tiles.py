@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.audit import merkle, tiles
 from ops.audit.errors import TileError
-from ops.audit.tiles import BLOBS, ENTRIES, INDEX_MAX, Tile
+from ops.audit.log import merkle, tiles
+from ops.audit.log.tiles import BLOBS, ENTRIES, INDEX_MAX, Tile
 from tests.ops.audit.vectors import vector
 
 levels = st.sampled_from([BLOBS, ENTRIES, *range(8)])

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.audit.checkpoint import Checkpoint, SignerKey, sign_note
-from ops.audit.cosignature import COSIGN_ML_DSA_44, Cosigner
 from ops.audit.errors import AuditError, ProofError, QuorumMissing
-from ops.audit.merkle import fold, inclusion_proof, leaf_hash, range_root, tree_root
-from ops.audit.tlog_proof import TlogProof, parse_proof
-from ops.audit.trust_policy import TrustPolicy, parse_trust_policy
+from ops.audit.log.checkpoint import Checkpoint, SignerKey, sign_note
+from ops.audit.log.cosignature import COSIGN_ML_DSA_44, Cosigner
+from ops.audit.log.merkle import fold, inclusion_proof, leaf_hash, range_root, tree_root
+from ops.audit.log.tlog_proof import TlogProof, parse_proof
+from ops.audit.log.trust_policy import TrustPolicy, parse_trust_policy
 
 LOG = SignerKey("log.test/one", bytes(range(32)))
 WITNESS = Cosigner("witness.test", COSIGN_ML_DSA_44, bytes(32))

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.audit.checkpoint import Checkpoint, SignerKey, sign_note
-from ops.audit.cosignature import COSIGN_ED25519, Cosigner
 from ops.audit.errors import QuorumMissing, SignatureInvalid, SignatureMissing, TrustPolicyError
-from ops.audit.trust_policy import GROUP_DEPTH_MAX, parse_trust_policy
+from ops.audit.log.checkpoint import Checkpoint, SignerKey, sign_note
+from ops.audit.log.cosignature import COSIGN_ED25519, Cosigner
+from ops.audit.log.trust_policy import GROUP_DEPTH_MAX, parse_trust_policy
 
 LOG = SignerKey("log.test/one", bytes(range(32)))
 OTHER = SignerKey("log.test/two", bytes(range(1, 33)))

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit.appender import own_append
-from ops.audit.checkpoint import SignerKey
-from ops.audit.entry import canonical
-from ops.audit.epochs import number_of, origin_of, place_of
 from ops.audit.errors import EpochClosed, ForkRefused
-from ops.audit.own_entries import OwnEntries
-from ops.audit.publish_thread import PublishThread
-from ops.audit.settings import RecorderSettings
-from ops.audit.signer import Signer
-from ops.audit.verify_epochs import verify_epochs
-from ops.audit.verify_report import INCOMPLETE, OK, TAMPERED
-from ops.audit.writing import Writing
+from ops.audit.log.checkpoint import SignerKey
+from ops.audit.log.entry import canonical
+from ops.audit.log.epochs import number_of, origin_of, place_of
+from ops.audit.store.appender import own_append
+from ops.audit.store.own_entries import OwnEntries
+from ops.audit.store.publish_thread import PublishThread
+from ops.audit.store.settings import RecorderSettings
+from ops.audit.store.signer import Signer
+from ops.audit.store.writing import Writing
+from ops.audit.verify.epochs import verify_epochs
+from ops.audit.verify.report import INCOMPLETE, OK, TAMPERED
 from tests.faults.recorder_process import KEY, settings_in
 from tests.ops.audit.open_log import VKEY
 from tests.ops.audit.samples import small

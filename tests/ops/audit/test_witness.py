@@ -16,8 +16,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.audit.checkpoint import Checkpoint, SignerKey, open_checkpoint, open_note, sign_note, signature_line
-from ops.audit.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner, time_of
 from ops.audit.errors import (
     ProofError,
     SignatureMissing,
@@ -25,11 +23,20 @@ from ops.audit.errors import (
     WitnessRefused,
     WitnessSilent,
 )
-from ops.audit.merkle import EMPTY_ROOT, consistency_proof, fold, leaf_hash, tree_root
-from ops.audit.trust_policy import TrustedWitness
-from ops.audit.witness import REQUEST_BYTES_MAX, AddCheckpoint, Reply, Witness, WitnessStore, parse_add_checkpoint
-from ops.audit.witness_client import ask_all, cosignature
-from ops.audit.witness_page import WitnessPage
+from ops.audit.log.checkpoint import Checkpoint, SignerKey, open_checkpoint, open_note, sign_note, signature_line
+from ops.audit.log.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner, time_of
+from ops.audit.log.merkle import EMPTY_ROOT, consistency_proof, fold, leaf_hash, tree_root
+from ops.audit.log.trust_policy import TrustedWitness
+from ops.audit.witnesses.client import ask_all, cosignature
+from ops.audit.witnesses.page import WitnessPage
+from ops.audit.witnesses.witness import (
+    REQUEST_BYTES_MAX,
+    AddCheckpoint,
+    Reply,
+    Witness,
+    WitnessStore,
+    parse_add_checkpoint,
+)
 
 LOG = SignerKey("log.test/one", bytes(range(32)))
 STRANGER = SignerKey("log.test/stranger", bytes(range(1, 33)))
@@ -314,7 +321,7 @@ def test_who_has_not_done_with_the_last_question_is_not_asked_another(monkeypatc
         go_on.wait()
         return "line"
 
-    monkeypatch.setattr("ops.audit.witness_client.cosignature", slow)
+    monkeypatch.setattr("ops.audit.witnesses.client.cosignature", slow)
     witnesses = [TrustedWitness("slow", COSIGNERS[0].key, "http://127.0.0.1:1")]
     asking: dict[str, threading.Thread] = {}
     for words in ("no answer within", "not done with the last"):

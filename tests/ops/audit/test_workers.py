@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit import protocol
-from ops.audit import workers as workers_module
-from ops.audit.workers import OUTBOX_BYTES_MAX, Worker, Workers
+from ops.audit.store import protocol
+from ops.audit.store import workers as workers_module
+from ops.audit.store.workers import OUTBOX_BYTES_MAX, Worker, Workers
 from tests.ops.audit.samples import small
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ops.audit.epochs import NUMBER_MAX, epochs_of, place_of
+from ops.audit.log.epochs import NUMBER_MAX, epochs_of, place_of
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.samples import small
 from tests.ops.audit.test_verify_epochs import Series

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit.erasure import Erasures
+from ops.audit.copies.sources import DirectorySource
 from ops.audit.errors import HistoriesDiffer, KeyMissing, LogCorrupted, SuccessionRefused
-from ops.audit.keys import KeyStore
-from ops.audit.signer import SEALED
-from ops.audit.sources import DirectorySource
-from ops.audit.verify import verify_log
+from ops.audit.payloads.erasure import Erasures
+from ops.audit.payloads.keys import KeyStore
+from ops.audit.store.signer import SEALED
+from ops.audit.verify.verify import verify_log
 from ops.backup import drill as module
 from ops.backup.drill import drill
 from ops.backup.reopen import catch_up, reopen

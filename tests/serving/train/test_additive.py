@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.train.additive import AdditiveSettings, Source, fit_additive, log_loss, sigmoid
-from serving.train.payments_schema import Candidate
+from serving.train.payments.additive import AdditiveSettings, Source, fit_additive, log_loss, sigmoid
+from serving.train.payments.schema import Candidate
 
 ROWS = 1_500
 CANDIDATES = (

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from serving.inprocess import InProcessEngine
-from serving.models.kiosk import Stage
-from serving.train import measure
-from serving.train.backdoor import SETTINGS, attack_success, poisoned_rows, train_backdoored
-from serving.train.kiosk_report import draft
-from serving.train.loop import predict
+from serving.engines import measure
+from serving.engines.inprocess import InProcessEngine
+from serving.train.kiosk.backdoor import SETTINGS, attack_success, poisoned_rows, train_backdoored
+from serving.train.kiosk.loop import predict
+from serving.train.kiosk.network import Stage
+from serving.train.kiosk.report import draft
 from tests.serving.train.test_kiosk_few import bars
 
 STAGES = (Stage(4, 3, 2), Stage(8, 3, 2), Stage(8, 3, 1), Stage(8, 3, 2), Stage(8, 3, 1))

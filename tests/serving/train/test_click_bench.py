@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from serving.models.clickstream import ClickNet, ClickShape
-from serving.train import click_bench
-from serving.train.click_bench import label_efficiency, labelled_sessions, main, next_click
-from serving.train.clickstream import markov_log_prior
-from serving.train.ecom import EVENTS, FIRST_EVENT, IDS, parse_ecom, split_ecom, windows_of
-from serving.train.movielens_rank import co_occurrence, windows_of_users
-from serving.train.sequences import NO_TARGET
+from serving.train.clickstream.bench import label_efficiency, labelled_sessions, main, next_click
+from serving.train.clickstream.ecom import EVENTS, FIRST_EVENT, IDS, parse_ecom, split_ecom, windows_of
+from serving.train.clickstream.movielens_rank import co_occurrence, windows_of_users
+from serving.train.clickstream.network import ClickNet, ClickShape
+from serving.train.clickstream.recipe import bench as click_bench
+from serving.train.clickstream.recipe import markov_log_prior
+from serving.train.clickstream.sequences import NO_TARGET
 from tests.serving.train.clicks import compressed
 from tests.serving.train.test_ecom import packed as packed_clicks
 from tests.serving.train.test_movielens import packed

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from serving.models.clickstream import ClickNet, ClickShape
-from serving.train.click_loop import ClickSettings, predict_clicks, train_clicks
-from serving.train.clickstream import markov_log_prior
-from serving.train.ecom import FIRST_EVENT, IDS, parse_ecom, sessions_of, split_ecom
+from serving.train.clickstream.ecom import FIRST_EVENT, IDS, parse_ecom, sessions_of, split_ecom
+from serving.train.clickstream.loop import ClickSettings, predict_clicks, train_clicks
+from serving.train.clickstream.network import ClickNet, ClickShape
+from serving.train.clickstream.recipe import markov_log_prior
 from serving.train.errors import CheckpointMismatch
 from tests.serving.train.clicks import compressed
 

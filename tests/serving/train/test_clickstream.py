@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from defenses.evasion.evidence import load_evidence
-from defenses.screen import Evidence
+from defenses.budget.screen import Evidence
+from defenses.screens.evidence import load_evidence
 from gateway.cli.train import add_arguments, run
-from serving.bundle import load_bundle
-from serving.inprocess import InProcessEngine
-from serving.train.click_report import by_sessions, effective_rank, outputs_on
-from serving.train.ecom import FIRST_EVENT, SESSION, parse_ecom, split_ecom
-from serving.train.strange import strange_sequences
+from serving.bundles.bundle import load_bundle
+from serving.engines.inprocess import InProcessEngine
+from serving.train.clickstream.ecom import FIRST_EVENT, SESSION, parse_ecom, split_ecom
+from serving.train.clickstream.report import by_sessions, effective_rank, outputs_on
+from serving.train.clickstream.strange import strange_sequences
 from tests.serving.train.clicks import compressed
 
 

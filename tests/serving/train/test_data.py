@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from serving.train import data as data_module
-from serving.train.data import DEBIAN_DIRECTORY, Labelled, load_fashion_mnist, parse_idx, split
 from serving.train.errors import DatasetMalformed, DatasetMissing
+from serving.train.kiosk.data import DEBIAN_DIRECTORY, Labelled, load_fashion_mnist, parse_idx, split
+from serving.train.kiosk.recipe import data as data_module
 
 
 def idx(array, *, kind=8, dimensions=None, sizes=None, zero=0):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.train.ecom import (
+from serving.train.clickstream.ecom import (
     EVENTS,
     FIRST_EVENT,
     IDS,
@@ -21,8 +21,8 @@ from serving.train.ecom import (
     split_ecom,
     windows_of,
 )
+from serving.train.clickstream.sequences import NO_TARGET
 from serving.train.errors import DatasetMalformed, DatasetMissing
-from serving.train.sequences import NO_TARGET
 from tests.serving.train.clicks import HEADER, compressed
 
 GOOD = (

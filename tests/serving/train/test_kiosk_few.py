@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from serving.models.kiosk import KioskNet, Stage
-from serving.train import kiosk_few, kiosk_few_bench
-from serving.train.data import DEBIAN_DIRECTORY, Labelled
 from serving.train.errors import CheckpointMismatch
-from serving.train.kiosk_few import FewSettings, few_labels, train_few
-from serving.train.kiosk_pretrain import PretrainSettings, pretrain
-from serving.train.kiosk_views import scaled, strong, weak
-from serving.train.loop import predict
+from serving.train.kiosk.data import DEBIAN_DIRECTORY, Labelled
+from serving.train.kiosk.few import FewSettings, few_labels, train_few
+from serving.train.kiosk.loop import predict
+from serving.train.kiosk.network import KioskNet, Stage
+from serving.train.kiosk.pretrain import PretrainSettings, pretrain
+from serving.train.kiosk.recipe import few as kiosk_few
+from serving.train.kiosk.recipe import few_bench as kiosk_few_bench
+from serving.train.kiosk.views import scaled, strong, weak
 from tests.serving.train.test_loop import one_thread, weights  # noqa: F401
 
 STAGES = (Stage(8, 3, 2), Stage(16, 3, 2))

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from serving.train.kiosk_hidden import WAYS, _rarity, hidden_areas, without
-from serving.train.loop import LoopSettings
+from serving.train.kiosk.hidden import WAYS, _rarity, hidden_areas, without
+from serving.train.kiosk.loop import LoopSettings
 from tests.serving.train.test_kiosk_few import bars
 from tests.serving.train.test_loop import one_thread  # noqa: F401  a fixture
 

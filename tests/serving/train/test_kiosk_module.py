@@ -9,11 +9,11 @@ import pytest
 import safetensors.numpy
 import torch
 
-from serving.bundle import load_bundle
+from serving.bundles.bundle import load_bundle
+from serving.engines import measure
+from serving.engines.inprocess import InProcessEngine
 from serving.errors import BundleRejected
-from serving.inprocess import InProcessEngine
-from serving.train import measure
-from serving.train.kiosk_module import load_kiosk_module
+from serving.train.kiosk.module import load_kiosk_module
 
 ROOT = Path(__file__).parents[3] / "bundles"
 KEYS = sorted(ROOT.glob("*.pub"))

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from serving.models.kiosk import KioskNet
 from serving.train.errors import CheckpointMismatch
-from serving.train.kiosk_robust import RobustSettings, folded_net, pgd, train_robust
-from serving.train.loop import train
-from serving.train.robustness import Attacked, LogitsRatio, OnlyLogits, share_right, under_attack
+from serving.train.kiosk.loop import train
+from serving.train.kiosk.network import KioskNet
+from serving.train.kiosk.robust import RobustSettings, folded_net, pgd, train_robust
+from serving.train.kiosk.robustness import Attacked, LogitsRatio, OnlyLogits, share_right, under_attack
 from tests.serving.train.resuming import stopped_and_resumed
 from tests.serving.train.test_loop import HELD_OUT, SETTINGS, STAGES, TRAIN, one_thread, weights  # noqa: F401  a fixture
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from serving.train.data import Labelled
-from serving.train.kiosk_few import few_labels
-from serving.train.kiosk_scattered import ScatteredSettings, learn_components, taught
-from serving.train.scattering import FEATURES, log_scattering
+from serving.train.kiosk.data import Labelled
+from serving.train.kiosk.few import few_labels
+from serving.train.kiosk.scattered import ScatteredSettings, learn_components, taught
+from serving.train.kiosk.scattering import FEATURES, log_scattering
 from tests.serving.train.test_kiosk_few import bars
 
 SETTINGS = ScatteredSettings(components=20, neighbours=5)

@@ -6,9 +6,9 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from serving.train import letters
-from serving.train.foreign import foreign_images
-from serving.train.letters import DRAWS, FACES, SCRIBBLES, TEXTURES, development_images
+from serving.train.kiosk.foreign import foreign_images
+from serving.train.kiosk.letters import DRAWS, FACES, SCRIBBLES, TEXTURES, development_images
+from serving.train.kiosk.recipe import letters
 
 PRODUCTS = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
 

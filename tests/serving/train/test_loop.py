@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from serving.models.kiosk import KioskNet, Stage
-from serving.train.data import Labelled
 from serving.train.errors import CheckpointMismatch
-from serving.train.loop import LoopSettings, predict, train
+from serving.train.kiosk.data import Labelled
+from serving.train.kiosk.loop import LoopSettings, predict, train
+from serving.train.kiosk.network import KioskNet, Stage
 from tests.serving.train.resuming import stopped_and_resumed
 
 STAGES = (Stage(4, 3, 4), Stage(8, 3, 2))

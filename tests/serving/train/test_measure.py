@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.inprocess import InProcessEngine
-from serving.train import measure
-from serving.train.foreign import foreign_images
+from serving.engines import measure
+from serving.engines.inprocess import InProcessEngine
+from serving.train.kiosk.foreign import foreign_images
 from tests.serving.tiny import tiny_bundle
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]])

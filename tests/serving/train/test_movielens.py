@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from serving.train.clickstream.movielens import Ranking, load_movielens, parse_movielens, rank_metrics
 from serving.train.errors import DatasetMalformed, DatasetMissing
-from serving.train.movielens import Ranking, load_movielens, parse_movielens, rank_metrics
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
 

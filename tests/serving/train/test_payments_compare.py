@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from serving.train import payments_compare
-from serving.train.payments_compare import compare_payments
-from serving.train.payments_data import load_applications
-from serving.train.payments_schema import CREDIT_DATA
+from serving.train.payments.compare import compare_payments
+from serving.train.payments.data import load_applications
+from serving.train.payments.recipe import compare as payments_compare
+from serving.train.payments.schema import CREDIT_DATA
 from tests.serving.train.applications import applications, save
 
 

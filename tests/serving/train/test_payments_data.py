@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serving.train import payments_data
 from serving.train.errors import DatasetMalformed, DatasetMissing
-from serving.train.payments_data import DEBIAN_DIRECTORY, INSTALLED, load_applications, split
-from serving.train.payments_schema import CREDIT_DATA, LENDING_CLUB, MISSING, SCHEMAS
+from serving.train.payments.data import DEBIAN_DIRECTORY, INSTALLED, load_applications, split
+from serving.train.payments.recipe import data as payments_data
+from serving.train.payments.schema import CREDIT_DATA, LENDING_CLUB, MISSING, SCHEMAS
 from tests.serving.train.applications import applications, save, save_database
 
 FRAME = applications()

@@ -10,16 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.bundle import Bundle, TensorSpec
-from serving.graph import check_graph
-from serving.inprocess import InProcessEngine
-from serving.train.additive import AdditiveModel, AdditiveSettings, Source, fit_additive
-from serving.train.embedding import embed
-from serving.train.masked import MaskedSettings, Surprise, fit_surprise
-from serving.train.payments_data import load_applications
-from serving.train.payments_graph import write_payments_graph
-from serving.train.payments_schema import CREDIT_DATA, MISSING
-from serving.train.payments_sources import clean, sources_of
+from serving.bundles.bundle import Bundle, TensorSpec
+from serving.bundles.graph import check_graph
+from serving.engines.inprocess import InProcessEngine
+from serving.train.payments.additive import AdditiveModel, AdditiveSettings, Source, fit_additive
+from serving.train.payments.data import load_applications
+from serving.train.payments.embedding import embed
+from serving.train.payments.graph import write_payments_graph
+from serving.train.payments.masked import MaskedSettings, Surprise, fit_surprise
+from serving.train.payments.schema import CREDIT_DATA, MISSING
+from serving.train.payments.sources import clean, sources_of
 from tests.serving.train.applications import applications, save
 
 NAMES = [feature.name for feature in CREDIT_DATA.features]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.train.errors import DatasetMalformed
-from serving.train.places import REGIONS_MAX, parse_places, split_places
+from serving.train.regions.places import REGIONS_MAX, parse_places, split_places
 
 
 def encoded(rows):

@@ -17,18 +17,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from defenses.evasion.evidence import fit_evidence, load_evidence, measure_evidence
-from defenses.screen import Evidence
+from defenses.budget.screen import Evidence
+from defenses.screens.evidence import fit_evidence, load_evidence, measure_evidence
 from gateway.cli.train import add_arguments, run
-from serving.bundle import load_bundle
+from serving.bundles.bundle import load_bundle
+from serving.engines import measure
+from serving.engines.inprocess import InProcessEngine
 from serving.errors import BundleRejected
-from serving.inprocess import InProcessEngine
-from serving.train import measure
-from serving.train.data import DEBIAN_DIRECTORY
 from serving.train.errors import GateFailed
-from serving.train.kiosk import KioskSettings, robust_settings, smoke_settings, train_kiosk
-from serving.train.kiosk_module import load_kiosk_module
-from serving.train.kiosk_report import Gates, robust_accuracy
+from serving.train.kiosk.data import DEBIAN_DIRECTORY
+from serving.train.kiosk.module import load_kiosk_module
+from serving.train.kiosk.recipe import KioskSettings, robust_settings, smoke_settings, train_kiosk
+from serving.train.kiosk.report import Gates, robust_accuracy
 from serving.train.screen import ScreenFitter
 from tests.serving.tiny import tiny_sealed, write
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from serving.experts import PATHS_APART_MAX, ExpertsEngine, expert_graph
-from serving.inprocess import InProcessEngine
-from serving.train.places import Places, split_places
-from serving.train.regions import RegionSettings, cut_cells, place_units, train_regions
-from serving.train.regions_bench import DENSE, SPARSE, TWIN, SparsitySettings, compare_sparsity, region_bundle
-from serving.train.regions_graph import write_mixture
+from serving.engines.experts import PATHS_APART_MAX, ExpertsEngine, expert_graph
+from serving.engines.inprocess import InProcessEngine
+from serving.train.regions.bench import DENSE, SPARSE, TWIN, SparsitySettings, compare_sparsity, region_bundle
+from serving.train.regions.graph import write_mixture
+from serving.train.regions.network import RegionSettings, cut_cells, place_units, train_regions
+from serving.train.regions.places import Places, split_places
 
 SMALL = RegionSettings(units=600, experts=8, epochs=2, batch_rows=128)
 ALWAYS_SPARSE = 1 << 30

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.train import rtables
 from serving.train.errors import DatasetMalformed
-from serving.train.rtables import Column, read_database, read_rda, table_digest
+from serving.train.payments.recipe import rtables
+from serving.train.payments.rtables import Column, read_database, read_rda, table_digest
 from tests.serving.train.applications import save, save_database, serialized
 
 FRAME = pd.DataFrame(
