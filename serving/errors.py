@@ -26,23 +26,6 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
-__all__ = [
-    "BackendFailed",
-    "BackendTimedOut",
-    "BackendUnavailable",
-    "BatcherClosed",
-    "BundleDuplicate",
-    "BundleRejected",
-    "DeploymentStale",
-    "EngineClosed",
-    "EngineError",
-    "GraphRejected",
-    "QueueFull",
-    "Rejection",
-    "ReplicaRefused",
-    "ServingError",
-]
-
 
 class Rejection(StrEnum):
     """Why a bundle was rejected; one word for each rule of `serving.bundles.bundle`."""

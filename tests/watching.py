@@ -6,8 +6,9 @@ import numpy as np
 
 from defenses.accounts import direction
 from defenses.accounts.lookup import Lookup
+from defenses.accounts.observed import Asker
 from defenses.accounts.similarity import Fingerprint, flatten
-from defenses.accounts.watch import Asker, Watch
+from defenses.accounts.watch import Watch
 from defenses.accounts.window import Window, query_of
 
 KEY = b"a key for tests, 16 bytes or more"

@@ -21,8 +21,6 @@ from defenses.accounts.returns import Returns
 from defenses.accounts.similarity import Codes
 from defenses.accounts.window import Window
 
-__all__ = ["Known", "Met"]
-
 Outcome = tuple[int, int]
 """The context a row was bet on in, and what came of it."""
 

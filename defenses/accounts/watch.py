@@ -45,8 +45,6 @@ from defenses.accounts.window import ANCHORS_MAX, WHO_BITS, Asked, Window, query
 from defenses.budget.calibration import digest_arrays
 from defenses.errors import CalibrationInvalid
 
-__all__ = ["BOUNDS", "BOUNDS_SHAPE", "AccountView", "Asker", "Observed", "Watch"]
-
 ACCOUNTS_MAX: Final = 100_000
 WINDOWS_BYTES_MAX: Final = 64 * 1024 * 1024
 VISITS: Final = (1, 2, 4, 8)  # earlier repeats of the anchor from which the next outcome holds

@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 
 from defenses.accounts import direction, returns, similarity
 from defenses.accounts.benign_traffic import BenignTraffic, WatchKind
+from defenses.accounts.observed import Asker, Observed
 from defenses.accounts.similarity import Fingerprint
-from defenses.accounts.watch import BOUNDS, BOUNDS_SHAPE, Asker, Observed, Watch
+from defenses.accounts.watch import BOUNDS, BOUNDS_SHAPE, Watch
 from defenses.accounts.window import CANDIDATES, differing
 from defenses.budget.intervals import clopper_pearson
 from defenses.errors import CalibrationInvalid
-
-__all__ = ["BenignTraffic", "WatchKind", "fit_watch", "measure_watch"]
 
 ALPHAS: Final = (0.05, 0.01, 0.001)
 CONFIDENCE: Final = 0.998  # two-sided: 99.9 % for each bound

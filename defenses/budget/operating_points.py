@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from defenses.budget.calibration import ConformalCalibration
 from defenses.budget.intervals import clopper_pearson
 
-__all__ = ["measured_points", "promised_points"]
-
 
 def promised_points(
     calibration: ConformalCalibration, held_out: NDArray[np.float64], points: Sequence[float]

@@ -33,20 +33,6 @@ from numpy.typing import NDArray
 
 from defenses.errors import EvidenceInvalid, RuleInvalid
 
-__all__ = [
-    "CHARACTERS_MAX",
-    "PATTERNS_MAX",
-    "PATTERN_CHARACTERS_MAX",
-    "ClassRule",
-    "Restricted",
-    "TextRule",
-    "Texts",
-    "abstain",
-    "allowed_classes",
-    "restrict",
-    "screen_texts",
-]
-
 CHARACTERS_MAX = 65_536
 PATTERNS_MAX = 64
 PATTERN_CHARACTERS_MAX = 64

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from defenses.budget.policy import Action
 from defenses.errors import RuleInvalid
 
-__all__ = ["STANDINGS_MAX", "Standing", "Standings", "Step"]
-
 STANDINGS_MAX = 100_000
 SLACK = 64  # ends that stand for nobody any more, before they are sorted out
 

@@ -28,8 +28,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK_ROWS", "DELTA", "ROWS_KEPT", "Adwin"]
-
 BLOCK_ROWS = 32
 BUCKETS = 5
 LEVELS_MAX = 24

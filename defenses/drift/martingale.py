@@ -31,8 +31,6 @@ from numpy.typing import NDArray
 
 from defenses.budget.intervals import beta_quantile
 
-__all__ = ["ALARM", "VALUE_MAX", "ConformalMartingale", "tail_bounds"]
-
 TAILS = (0.01, 0.05, 0.2, 0.5)
 STAKES = (0.02, 0.08, 0.3)
 BETS = 2 * len(TAILS) * len(STAKES)

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from defenses.drift.adwin import Adwin
 from defenses.drift.shift import WINDOW_ROWS
 
-__all__ = ["RoughnessWindow", "roughness"]
-
 AXES = (-1, -2)
 
 

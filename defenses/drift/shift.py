@@ -17,8 +17,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["ROWS_MIN", "WINDOW_ROWS", "PopulationWindow", "UniformityWindow", "population_shift", "uniform_distance"]
-
 WINDOW_ROWS = 2_000
 ROWS_MIN = 200
 BINS = 10

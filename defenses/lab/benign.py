@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from defenses.accounts.benign_traffic import arrival, seen_again
 
-__all__ = ["MANNERS", "Habit", "Stream"]
-
 MANNERS = 3  # noise, moved by up to 2 pixels, brighter or darker
 BURST_MAX = 12
 

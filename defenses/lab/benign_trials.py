@@ -22,15 +22,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.accounts.watch import Asker, Observed, Watch
+from defenses.accounts.observed import Asker, Observed
+from defenses.accounts.watch import Watch
 from defenses.budget.policy import Action, Mode, calibrated_rule, decide
 from defenses.budget.screen import Evidence
 from defenses.lab.attack import Lab, Model, Oracle, Refused, Size, Split, Trial
 from defenses.lab.benign import Habit, Stream
 from defenses.screens.evidence import NAME as EVIDENCE
 from defenses.screens.evidence import load_evidence
-
-__all__ = ["HABITS", "benign_of"]
 
 HABITS: Final[Mapping[str, Habit]] = {
     habit.name: habit

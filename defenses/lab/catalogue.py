@@ -10,8 +10,6 @@ from importlib import import_module
 
 from defenses.lab.attack import Experiment, Lab, Trial
 
-__all__ = ["EXPERIMENTS"]
-
 Run = Callable[[Lab, int], list[Trial]]
 
 PLANS = {

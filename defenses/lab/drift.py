@@ -16,8 +16,6 @@ from defenses.drift.adwin import Adwin
 from defenses.drift.martingale import ALARM, ConformalMartingale
 from defenses.drift.roughness import RoughnessWindow
 
-__all__ = ["Judged", "Spoke", "first_words", "run_stream"]
-
 PORTION_ROWS = 8  # rows a batch: what a gateway under light load has
 BEFORE_PORTION_ROWS = 1_000
 

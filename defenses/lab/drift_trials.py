@@ -25,8 +25,6 @@ from defenses.lab.attack import Lab, Size, Split, Trial
 from defenses.lab.drift import Judged, Spoke, first_words, run_stream
 from defenses.screens.evidence import load_evidence
 
-__all__ = ["SHIFTS", "drift_of"]
-
 FAMILY: Final = "availability"
 TECHNIQUE: Final = "AML.T0031"  # erode model integrity: what drift does without an attacker
 RUNS = {Size.SMOKE: 2, Size.FULL: 100}

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.accounts.watch import Asker, Watch
+from defenses.accounts.observed import Asker
+from defenses.accounts.watch import Watch
 from defenses.budget.hardening import HardeningRule, harden
 from defenses.budget.policy import Action, Mode, ScreenRule, calibrated_rule, decide
 from defenses.budget.screen import Evidence
@@ -26,8 +27,6 @@ from defenses.screens.evidence import load_evidence
 
 if TYPE_CHECKING:
     from defenses.budget.calibration import Calibrated
-
-__all__ = ["Defended", "OfflineOracle"]
 
 PREDICTION: Final = "probabilities"
 TOP1: Final = HardeningRule(top_k=1, temperature=1.0, decimals=0)

@@ -26,8 +26,6 @@ from defenses.screens.evidence import COMPONENTS, MAHALANOBIS_WEIGHT, PARETO_SHA
 from defenses.screens.evidence import NAME as EVIDENCE
 from defenses.screens.trigger import NAME as TRIGGER
 
-__all__ = ["STATISTICS", "EvidenceStatistic", "Judged", "Pipeline", "Rates", "Statistic"]
-
 LOGITS: Final = "logits"
 FLAG, REFUSE = 0.01, 0.001
 

@@ -11,8 +11,6 @@ from typing import Final
 
 from defenses.lab.scorecard import Target
 
-__all__ = ["TARGETS"]
-
 _WHITEBOX = "whitebox/kiosk-2"
 _BACKDOORED = "poisoned the training set"
 

@@ -29,8 +29,6 @@ from defenses.screens.trigger_density import (
     StudentClasses,
 )
 
-__all__ = ["TriggerStatistic"]
-
 
 class TriggerStatistic:
     """Images float (n, *shape) and the model's outputs to the screen's score, float64 (n,)."""

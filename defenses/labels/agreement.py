@@ -13,8 +13,6 @@ three of four cases, 80 % in one of three; 82 % takes thousands. Measured on 200
 import math
 from typing import Final
 
-__all__ = ["FALLEN_ALPHA", "fallen"]
-
 FALLEN_ALPHA: Final = 0.01  # a version that goes back without need costs no more than the wait for the next
 LABELS_MAX: Final = 1_000_000
 _RATES: Final = 32

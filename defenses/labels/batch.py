@@ -27,8 +27,6 @@ from defenses.budget.calibration import ConformalCalibration
 from defenses.budget.intervals import clopper_pearson
 from defenses.errors import EvidenceInvalid
 
-__all__ = ["clustered", "spectral"]
-
 ITEMS_MIN: Final = 10  # of a label: fewer show nothing
 DIMENSIONS: Final = 10
 ROUNDS_MAX: Final = 50

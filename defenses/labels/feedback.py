@@ -32,17 +32,6 @@ from defenses.budget.calibration import digest_arrays
 from defenses.budget.intervals import beta_quantile
 from defenses.errors import CalibrationInvalid, EvidenceInvalid
 
-__all__ = [
-    "CALIBRATION_ROWS_MIN",
-    "NAME",
-    "TECHNIQUE",
-    "Consistency",
-    "capped",
-    "fit_consistency",
-    "right_rate_max",
-    "suspects",
-]
-
 NAME: Final = "feedback"
 TECHNIQUE: Final = "AML.T0020"  # MITRE ATLAS: Poison Training Data
 NEIGHBOURS: Final = 10

@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 from defenses.errors import EvidenceInvalid
 from defenses.screens.inspection_search import Ask, Mark, best_marks, patches, turned, veils
 
-__all__ = ["PATCH", "VEIL", "Check", "Inspection", "Limits", "Outcome", "inspect"]
-
 CLASSES_MIN: Final = 3
 SIDE_MIN: Final = 8
 ROWS: Final = 50

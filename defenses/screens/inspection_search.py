@@ -23,8 +23,6 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BATCH_ROWS", "OPACITY", "Ask", "Mark", "Patch", "Veil", "best_marks", "patches", "turned", "veils"]
-
 BATCH_ROWS: Final = 256
 PATCH_SIDE: Final = 3
 PLACES_MAX: Final = 200

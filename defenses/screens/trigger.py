@@ -35,8 +35,6 @@ from defenses.errors import CalibrationInvalid, EvidenceInvalid
 from defenses.screens.evidence import Tail, Tails
 from defenses.screens.trigger_density import StudentClasses
 
-__all__ = ["COMPONENTS", "NAME", "OUTPUTS", "Reference", "TriggerScreen", "load_trigger"]
-
 NAME: Final = "trigger"
 TECHNIQUE: Final = "AML.T0043.004"  # MITRE ATLAS: Insert Backdoor Trigger
 OUTPUTS: Final = ("probabilities", "latent")  # of the model, FP (rows, classes) and (rows, D)

@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 
 from defenses.errors import CalibrationInvalid
 
-__all__ = ["COORDINATES", "FEATURES_MAX", "ROWS_PER_CLASS_MIN", "StudentClasses"]
-
 COORDINATES: Final = 48
 FREEDOM: Final = 5.0
 SHRINKAGE: Final = 0.05

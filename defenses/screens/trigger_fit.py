@@ -27,8 +27,6 @@ from defenses.screens.trigger import (
 )
 from defenses.screens.trigger_density import StudentClasses
 
-__all__ = ["CleanRows", "fit_trigger", "measure_trigger"]
-
 FIT_ROWS_MIN: Final = 1_000
 
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from gateway.auth.principal import Principal
 
-__all__ = ["ISOLATIONS", "NOBODY", "Isolation", "IsolationRefused", "Isolations", "Subject", "read_isolations"]
-
 ISOLATIONS = "isolations.json"
 ISOLATIONS_MAX = 4096
 BYTES_MAX = 8 * 1024 * 1024

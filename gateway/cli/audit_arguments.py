@@ -25,8 +25,6 @@ from gateway.tools.log_arguments import (
 )
 from gateway.tools.tenant_arguments import ago
 
-__all__ = ["AuditParser", "add_verbs"]
-
 EX_AUDIT_USAGE = 4
 LINES_MAX = 1_000_000
 ROWS_MAX = 10_000_000

@@ -12,8 +12,6 @@ from gateway.tools.log_arguments import A_REPLICA, log_place, reaching_stores
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_backup_verbs", "add_restore"]
-
 KEEP_MAX = 1_000_000
 EXITS = "Exit codes: 0 done; 1 the answer is no; 2 it cannot be used."
 

@@ -13,8 +13,6 @@ from gateway.cli.verbs import named, reaching, reason, verb
 from gateway.tools.arguments import whole
 from gateway.tools.log_arguments import which_epoch
 
-__all__ = ["add_verbs"]
-
 COUNT_MAX = 1_000
 INDEX_MAX = 2**63 - 2
 CODES = "Exit codes: 0 done; 1 the answer is no; 2 it cannot be asked."

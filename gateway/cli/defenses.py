@@ -11,8 +11,6 @@ from gateway.tools.arguments import decimal, whole
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_verbs"]
-
 SCREENS = ("accounts", "budget", "trigger", "feedback")
 
 

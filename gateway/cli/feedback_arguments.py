@@ -8,8 +8,6 @@ from typing import Any
 from gateway.cli.verbs import named, reaching, reason, verb
 from gateway.tools.arguments import whole
 
-__all__ = ["add_verbs"]
-
 LISTED_MAX = 1_000
 VERSION_MAX = 999_999_999
 SEED_MAX = 2**32 - 1

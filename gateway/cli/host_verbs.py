@@ -16,8 +16,6 @@ from gateway.tools.terminal import EX_NO, fail, out, print_json
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_check", "add_init", "add_recorder", "add_serve"]
-
 
 def add_init(verbs: Any) -> None:
     init = verb(verbs, "init", run_init, "make a working, secure directory: certificates, keys, both files")

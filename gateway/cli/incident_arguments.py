@@ -12,8 +12,6 @@ from gateway.tools.tenant_arguments import ago, called
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_verbs"]
-
 
 def add_verbs(incident: Any) -> None:
     """Add the verbs to `stockade incident`."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from defenses.lab.runner import Outcome, Watcher
     from gateway.tools.lab.lab import Teller
 
-__all__ = ["add_verbs"]
-
 MINUTES_MAX = 7 * 24 * 60
 OUT = Path("out/lab")
 

@@ -9,8 +9,6 @@ from gateway.cli.verbs import named, reaching, reason, verb
 from gateway.tools.arguments import whole
 from gateway.tools.tenant_arguments import incident
 
-__all__ = ["add_verbs"]
-
 COUNT_MAX = 1_000
 INDEX_MAX = 2**63 - 2
 

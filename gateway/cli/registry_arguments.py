@@ -16,8 +16,6 @@ from gateway.tools.arguments import whole
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_key_verb", "add_verbs"]
-
 HERE = "gateway.tools.registry.verbs"
 SEED_MAX = 2**32 - 1
 VERSION_MAX = 999_999_999

@@ -16,8 +16,6 @@ from gateway.tools.terminal import EX_NO, err, fail, out, print_json
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_keys", "add_policy"]
-
 KEY_DAYS_MAX = 3650
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from serving.train.kiosk.robustness import Attacked
     from serving.train.screen import ScreenFitter
 
-__all__ = ["add_arguments", "run"]
-
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 WHOLE_MAX = 1_000_000
 EXTRA = ("torch", "onnx", "sklearn", "matplotlib", "rdata")

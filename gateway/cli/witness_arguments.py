@@ -12,8 +12,6 @@ from gateway.tools.log_arguments import A_LOG, A_POLICY, log_and_key, which_epoc
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_cosign", "add_key_verb", "add_prove", "add_witness"]
-
 INDEX_MAX = 2**63 - 2
 
 

@@ -27,8 +27,6 @@ from gateway.config.rules import RULES
 from gateway.config.units import Duration, Size, Text
 from gateway.config.values import Address, FilePath, OtlpEndpoint, RedisUrl
 
-__all__ = ["Config", "load_config", "parse_config"]
-
 CONFIG_BYTES_MAX = 256 * 1024
 SECRET_MODE_FORBIDDEN = 0o037  # others: nothing; the group: reading at most
 

@@ -11,20 +11,6 @@ from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonS
 from gateway.config.units import Text
 from ops.audit.log.epochs import is_first
 
-__all__ = [
-    "Address",
-    "FilePath",
-    "Origin",
-    "OtlpEndpoint",
-    "RedisUrl",
-    "StoreEndpoint",
-    "StoreUrl",
-    "is_host",
-    "is_loopback",
-    "valid_address",
-    "valid_origin",
-]
-
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
 _OTLP = re.compile(r"https?://(?P<address>[^/@]+)/?", re.ASCII)
 _REDIS = re.compile(r"unix:/[^\0]{1,100}|rediss?://(?P<address>[^/@]+)(/[0-9]{1,3})?", re.ASCII)

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from gateway.edge.service import Call
     from gateway.request.state import Answer
 
-__all__ = ["audit_methods", "fitting", "receipt"]
-
 ENTRIES_MAX = 1024
 LISTED_BYTES_MAX = 3 * 1024 * 1024  # of a reply: clients take 4 MiB unless they say otherwise
 

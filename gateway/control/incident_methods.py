@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from gateway.edge.service import Call
     from gateway.request.state import Answer
 
-__all__ = ["incident_methods"]
-
 ACTIONS = ("opened", "noted", "closed")
 SUSPECTS_MAX = 64
 MODEL_CHARACTERS_MAX = 200

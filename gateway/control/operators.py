@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from gateway.edge.service import Call
     from gateway.request.state import Answer
 
-__all__ = ["operator_methods"]
-
 
 def operator_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
     """Return the methods about callers, what waits for review, and incidents, by their names."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from gateway.edge.service import Call
 
-__all__ = ["REASON_CHARACTERS_MAX", "Order", "order_of", "text_of", "told", "told_to"]
-
 REASON_CHARACTERS_MAX = 500
 INCIDENT_CHARACTERS_MAX = 64
 ADMINISTRATOR_CHARACTERS_MAX = 512

@@ -22,18 +22,6 @@ if TYPE_CHECKING:
     from gateway.models.model_set import Key, Listed
     from gateway.policy.policy import ModelPolicy, Policy
 
-__all__ = [
-    "Judged",
-    "judge_versions",
-    "named_versions",
-    "newly_named",
-    "proof_entry",
-    "refusals",
-    "tell_promoted",
-    "tell_rejected",
-    "unproven_entry",
-]
-
 REASON_CHARACTERS_MAX = 500
 
 

@@ -17,8 +17,6 @@ from ops.audit.reader.read_epochs import open_following
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["NOT_PUBLISHED", "PublicLog"]
-
 NOT_PUBLISHED = "is not an entry of a published tree"
 
 

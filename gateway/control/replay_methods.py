@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from gateway.edge.service import Call
     from gateway.request.state import Answer
 
-__all__ = ["replay_methods"]
-
 LEVELS = ("R1", "R2")
 COUNT_MAX = 2**53 - 1
 ANOTHER = "this gateway's log has no such tree: it is another log, or an epoch that is closed"

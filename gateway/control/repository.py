@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ops.process.logging import Log
     from serving.bundles.bundle import Bundle
 
-__all__ = ["Asked", "Repository", "change"]
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:

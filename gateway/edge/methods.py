@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.admission.budget import Charges
     from gateway.edge.service import Call
     from gateway.request.state import ModelRules, Served
-    from serving.bundles.bundle import TensorSpec
+    from serving.bundles.manifest import TensorSpec
 
 INFERENCE = "inference.GRPCInferenceService"
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

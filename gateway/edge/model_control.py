@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from gateway.edge.service import Call
 
-__all__ = ["load_model", "unload_model"]
-
 VERSION = "version"
 IGNORED = frozenset({"unload_dependents"})  # there are no ensembles: nothing depends on a model
 Control = pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from gateway.request.watching import Watching
     from ops.process.logging import Log
 
-__all__ = ["AccountsFiles"]
-
 FORMAT = 1
 BYTES_MAX = 256 * 1024 * 1024
 

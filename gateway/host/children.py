@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from gateway.policy.file import Kept
     from ops.process.logging import Log
 
-__all__ = ["recorder_of", "require_free", "share_port", "worker_child"]
-
 FREE_WITHIN_S = 5.0
 FREE_LOOK_S = 0.1
 RECORDER_FINAL = frozenset({LogCorrupted.exit_code, ForkRefused.exit_code})

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from ops.metrics.witnesses import WitnessMetrics
     from ops.process.logging import Log
 
-__all__ = ["Cosigning", "kept_cosigned"]
-
 TIMEOUT_S = 10.0
 
 

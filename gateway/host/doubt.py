@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from gateway.host.place import Place
     from ops.process.logging import Log
 
-__all__ = ["Doubt", "doubt_of"]
-
 DOUBTED = "doubted"
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from gateway.host.host import Host
 
-__all__ = ["keep_elsewhere"]
-
 TELL_EVERY_S = 1.0
 
 

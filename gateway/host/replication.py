@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ops.metrics.replication import ReplicationMetrics
     from ops.process.logging import Log
 
-__all__ = ["Replication", "open_replicator"]
-
 MEASURE_EVERY_S = 1.0
 NS = 1_000_000_000
 

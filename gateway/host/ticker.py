@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ops.metrics.cluster import ClusterMetrics
     from ops.metrics.shared_limits import SharedLimitsMetrics
 
-__all__ = ["keep_accounts", "keep_limits", "tick"]
-
 TICK_S = 1.0
 KEEP_LIMITS_TICKS = 2
 KEEP_ACCOUNTS_TICKS = 30

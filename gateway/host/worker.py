@@ -40,7 +40,8 @@ from gateway.models.compile_release import Standing
 from gateway.models.host_link import HostLink
 from gateway.models.model_set import MODELS, read_models
 from gateway.models.models import load_listed
-from gateway.policy.policy import PolicySignatureInvalid, load_policy
+from gateway.policy.policy import load_policy
+from gateway.policy.signature import PolicySignatureInvalid
 from gateway.request.exits import log_failure
 from ops.audit.errors import AuditError, AuditUnavailable
 from ops.process.logging import configure

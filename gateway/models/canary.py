@@ -37,8 +37,6 @@ from typing import Literal
 from defenses.budget.intervals import clopper_pearson
 from defenses.labels.agreement import fallen
 
-__all__ = ["Event", "Evidence", "Labels", "Limits", "Plan", "Progress", "begin", "decide", "quantile"]
-
 CONFIDENCE = 0.998  # two-sided: 99.9 % on the side that is looked at
 P99 = 0.99
 PATIENCE = 3

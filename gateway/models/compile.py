@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from gateway.policy.policy import LimitSet, ModelPolicy, Policy
     from gateway.policy.watch import Watch, WatchStep
     from gateway.request.state import Served
-    from serving.bundles.bundle import Bundle, TensorSpec
+    from serving.bundles.bundle import Bundle
+    from serving.bundles.manifest import TensorSpec
 
 PREDICTION = "probabilities"  # the output that hardening is for
 PREDICTION_DIMS = EMBEDDING_DIMS = 2

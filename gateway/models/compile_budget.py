@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from gateway.policy.budget import ExtractionBudget
     from serving.bundles.bundle import Bundle
 
-__all__ = ["budget_rules"]
-
 
 def budget_rules(budget: ExtractionBudget, bundle: Bundle, prediction: str | None) -> BudgetRules:
     """Return the rules. PolicyRejected where the bundle has no prediction, or no calibration of what answers cost."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from gateway.policy.policy import Policy
     from serving.bundles.bundle import Bundle
 
-__all__ = ["bounds_of", "feedback_keys_of", "feedback_rules"]
-
 NS_PER_MS = 1_000_000
 TRUSTED = "feedback.latents"
 

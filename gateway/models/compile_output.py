@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from gateway.policy.output import Output
     from serving.bundles.bundle import Bundle
 
-__all__ = ["ABSTAINED", "output_rule_of"]
-
 ABSTAINED = TensorSpec("abstained", "BOOL", (-1,))
 """The output that a version has besides its own, last, where its policy may keep an answer back."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from gateway.request.state import Active, ModelRules, Served
     from serving.bundles.bundle import Bundle
 
-__all__ = ["Standing", "fingerprint", "require_versions", "splits_of", "weights_of", "with_mirrors", "with_standings"]
-
 Key = tuple[str, str]
 
 

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-__all__ = ["HostLink"]
-
 
 class HostLink:
     """Questions by their number. Everything is called on the event loop."""

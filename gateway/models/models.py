@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from serving.bundles.bundle import Bundle
     from serving.engines.engine import Engine
 
-__all__ = ["ENGINES", "load_bundles", "load_listed", "out_of_service", "retire", "screen_facts", "serve"]
-
 PROOF_KEY_BYTES = 32
 WATCH_KEY_LABEL = b"stockade watch 1"
 ENGINES: Mapping[str, Callable[[Bundle, Config, Log], Engine]] = {

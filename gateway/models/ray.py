@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from serving.engines.engine import Engine
     from serving.errors import BackendUnavailable
 
-__all__ = ["open_ray", "ray_settings", "telling"]
-
 
 def ray_settings(config: Config) -> RaySettings:
     """Return what the configuration says of the cluster, which it must have."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, np.ndarray[Any, Any]]
 
-__all__ = ["WIDTH_MAX", "Rotations", "open_rotations", "turned"]
-
 LABEL = b"stockade rotation 1\0"
 BYTES_MAX = 64 * 1024 * 1024  # of one model's rotations; the least recently used give way, and are made again
 WIDTH_MAX = 1_024  # of an embedding: a rotation of that takes 8 MiB

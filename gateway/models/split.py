@@ -19,8 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
-__all__ = ["Split", "split_of"]
-
 _BITS = 53  # a float64 holds them without rounding
 
 

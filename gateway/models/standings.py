@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["RELEASES", "Reached", "read_reached", "standings", "write_reached"]
-
 RELEASES = "releases.json"
 BYTES_MAX = 4 * 1024 * 1024
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from gateway.config.engine import Oip
     from serving.bundles.bundle import Bundle
 
-__all__ = ["UpstreamEngine"]
-
 Tensors = dict[str, "NDArray[Any]"]
 
 

@@ -21,8 +21,6 @@ from gateway.policy.watch import watch_faults
 if TYPE_CHECKING:
     from gateway.policy.policy import ModelPolicy, Policy, Principal
 
-__all__ = ["METHODS", "MODEL_METHODS", "PUBLIC_METHODS", "RULES"]
-
 MODEL_METHODS = frozenset(
     {
         "Feedback",

@@ -30,25 +30,8 @@ from gateway.policy.feedback import Feedback, FeedbackKey
 from gateway.policy.output import Output
 from gateway.policy.promotion import Approver, Promotion
 from gateway.policy.release import Release
-from gateway.policy.signature import PolicySignatureInvalid, sign_policy, verify
+from gateway.policy.signature import sign_policy, verify
 from gateway.policy.watch import Watch
-
-__all__ = [
-    "ApiKey",
-    "Issuer",
-    "LimitSet",
-    "ModelPolicy",
-    "Policy",
-    "PolicyRejected",
-    "PolicyRollback",
-    "PolicySignatureInvalid",
-    "Principal",
-    "Tenant",
-    "load_policy",
-    "parse_policy",
-    "sign_checked",
-    "sign_policy",
-]
 
 POLICY_BYTES_MAX = 16 * 1024 * 1024
 TOO_LARGE = "remove principals that nobody is, and revoked keys; 65,536 principals with a key each fit"

@@ -18,8 +18,6 @@ from gateway.config.units import Text
 from serving.registry import gates as registry
 from serving.registry.proof import Rule
 
-__all__ = ["Approver", "Promotion", "approver_faults", "promotion_faults", "rule_of"]
-
 Digest = Annotated[str, Text(r"[0-9a-f]{64}", "64 lower-case hex digits: a SHA-256")]
 Version = Annotated[str, Text(r"[1-9][0-9]{0,8}", 'the version of a bundle in quotes, such as "1"')]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -17,8 +17,6 @@ from pydantic import Field
 from gateway.config.document import Fault, Location, Section
 from gateway.config.units import Duration, Text
 
-__all__ = ["STEPS", "Watch", "WatchStep", "watch_faults"]
-
 STEPS = ("flag", "harden", "neighbour", "proof_of_work", "top1", "cool_down", "refuse")
 """From the mildest; each one includes those before it but `flag`, and `proof_of_work` only while it is asked for."""
 ClassName = Annotated[

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from gateway.request.record import Record
     from gateway.request.state import Gateway
 
-__all__ = ["acknowledged", "require_places"]
-
 
 async def acknowledged(level: Level, record: Record, gw: Gateway) -> None:
     """Wait until the record of an answer, which is durable, is where its model's policy wants it.

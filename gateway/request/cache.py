@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from gateway.config.config import ResponseCache
     from gateway.request.state import Active, Gateway, Item, ModelRules
 
-__all__ = ["AnswerCache", "Kept", "Observed", "cacheable", "key_of", "open_cache", "repeat"]
-
 DOMAIN = b"stockade response cache 1"
 ROW_SCREENS = frozenset({"evidence", "trigger"})
 """Screens whose verdict on a row follows from the row alone. One that remembers callers must not stand here."""

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from gateway.request.judgement import Judgement, RowsJudged
     from gateway.request.state import ModelRules, Served
 
-__all__ = ["BATCHES_MAX", "BYTES_MAX", "Comparer", "Ran", "differ"]
-
 BATCHES_MAX = 16
 BYTES_MAX = 64 * 1024 * 1024
 NICE = 10

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from gateway.request.judgement import Judgement, RowsJudged
     from gateway.request.state import ModelRules
 
-__all__ = ["ADWIN", "MARTINGALE", "P_VALUES", "SCORES", "Drifts", "beside"]
-
 P_VALUES = "p-values-"
 """What the names of detectors begin with that are about a screen's p-values; the screen's name follows."""
 SCORES = "scores"

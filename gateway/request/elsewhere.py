@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Elsewhere", "Level"]
-
 Level = Literal["local", "replica", "witnessed"]
 Place = tuple[int, int]
 """An epoch of the log, and an index in it, or how many entries of it. Epochs are copied and cosigned one after another:

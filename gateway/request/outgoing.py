@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     Bools = np.ndarray[Any, np.dtype[np.bool_]]
     Tensors = Mapping[str, Any]
 
-__all__ = ["KeptBack", "emptied", "within"]
-
 
 class KeptBack(NamedTuple):
     """Which rows get no answer, and which another class than the model's first, bool (rows,) each."""

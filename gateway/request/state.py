@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from ops.audit.store.client import AuditClient
     from ops.audit.store.ring import InflightRing
     from ops.process.logging import Log
-    from serving.bundles.bundle import Bundle, TensorSpec
+    from serving.bundles.bundle import Bundle
+    from serving.bundles.manifest import TensorSpec
     from serving.engines.engine import Engine
     from serving.queue.batcher import Batcher
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-__all__ = ["SINGLE_MAX", "Sums"]
-
 SINGLE_MAX = 10
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from defenses.accounts.watch import Asker
+from defenses.accounts.observed import Asker
 from defenses.budget.hardening import HardeningRule, harden
 from defenses.budget.policy import Action, Mode, RequestVerdicts, micro
 from defenses.budget.steps import Standings
@@ -31,7 +31,8 @@ from gateway.admission.limiter import Decision
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from defenses.accounts.watch import Observed, Watch
+    from defenses.accounts.observed import Observed
+    from defenses.accounts.watch import Watch
     from defenses.budget.steps import Standing
     from gateway.request.inference import Inferred
     from gateway.request.record import Record

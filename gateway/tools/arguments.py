@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["decimal", "first_port", "seconds", "whole"]
-
 FIRST_PORT_MAX = 65_535 - 3
 SECONDS_MAX = 1e15
 CHARACTERS_MAX = 32

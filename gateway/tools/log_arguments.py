@@ -9,18 +9,6 @@ from gateway.tools.arguments import whole
 
 Match = tuple[tuple[str, ...], str]
 
-__all__ = [
-    "A_LOG",
-    "A_POLICY",
-    "A_REPLICA",
-    "Match",
-    "log_and_key",
-    "log_place",
-    "match",
-    "reaching_stores",
-    "which_epoch",
-]
-
 EPOCHS_MAX = 9999
 A_LOG = "the log, or a directory of `stockade init` or its stockade.yaml"
 A_REPLICA = "a replica's URL: s3://, gs://, az://, file://"

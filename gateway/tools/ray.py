@@ -33,8 +33,6 @@ from serving.errors import ServingError
 if TYPE_CHECKING:
     from gateway.config.config import Config
 
-__all__ = ["run_config", "run_deploy", "run_status"]
-
 PROBLEM_CHARACTERS_MAX = 2000
 
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-__all__ = ["UNMET_LIMITS", "rewrite_policy"]
-
 UNMET_LIMITS: Mapping[str, Any] = {
     "requests": "1000000/s",
     "request_burst": 10_000_000,

@@ -17,8 +17,6 @@ from gateway.config.config import Config
 from gateway.config.document import Section
 from gateway.policy.policy import Policy
 
-__all__ = ["documents", "json_schema"]
-
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INTRODUCTION = """\
 # Configuration

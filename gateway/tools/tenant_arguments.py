@@ -16,8 +16,6 @@ from gateway.tools.arguments import whole
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["Moment", "add_verbs", "ago", "called", "incident", "lasting", "moment"]
-
 ENTRIES_MAX = 65_536
 NS_PER_MS = 1_000_000
 PSEUDONYM_CHARACTERS = 32

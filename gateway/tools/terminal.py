@@ -16,8 +16,6 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["EX_NO", "EX_UNUSABLE", "SafeConsole", "err", "fail", "out", "print_json", "terminal"]
-
 EX_NO = 1
 """Done, and the answer is no."""
 EX_UNUSABLE = 2

@@ -20,8 +20,6 @@ from serving.registry.measure import predictions
 if TYPE_CHECKING:
     from serving.train.payments.data import Applications
 
-__all__ = ["doubts_of"]
-
 
 def doubts_of(data: Applications) -> str:
     """Return what to tell whoever trains on these applications of credit_data; empty where nothing is to be told."""

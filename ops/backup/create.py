@@ -24,8 +24,6 @@ from ops.backup.repository import KEYS_LIVE_NS, Repository
 from ops.backup.sealing import CHUNK_BYTES_MAX, ID_BYTES
 from ops.backup.snapshots import is_sqlite, snapshot
 
-__all__ = ["Created", "create_backup"]
-
 FILE_BYTES_MAX = 8 << 30
 LOG_MODE = 0o644
 ATTEMPTS = 5

@@ -29,8 +29,6 @@ from ops.audit.reader.read import pack_paths
 from ops.audit.verify.bundles import read_tile
 from ops.backup.errors import LogMoved, SourceRefused
 
-__all__ = ["edge_files", "full_tiles", "read_full"]
-
 
 def edge_files(directory: Path, checkpoint: Checkpoint, *, dropped: bool = False) -> Iterator[tuple[str, bytes]]:
     """The partial tiles of the checkpoint, as (path, bytes), cut to its size, and the payloads that belong to them.

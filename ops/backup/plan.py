@@ -8,8 +8,6 @@ from typing import Literal
 from ops.audit.log.checkpoint import VerifierKey
 from ops.backup.errors import SourceRefused
 
-__all__ = ["LogSource", "Plan", "Source"]
-
 
 @dataclass(frozen=True, slots=True)
 class Source:

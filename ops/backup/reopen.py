@@ -21,12 +21,11 @@ from ops.audit.payloads.erasure import Erasures
 from ops.audit.payloads.erasure_log import follow
 from ops.audit.reader.read_epochs import open_following
 from ops.audit.store.succession import go_on, seal
-from ops.audit.verify.verify import INCOMPLETE, OK, verify_log
+from ops.audit.verify.report import INCOMPLETE, OK
+from ops.audit.verify.verify import verify_log
 from ops.backup.errors import BackupDamaged
 from ops.backup.manifest import BackedLog
 from ops.backup.restore import Restored
-
-__all__ = ["Reopened", "catch_up", "reopen"]
 
 
 @dataclass(frozen=True, slots=True)

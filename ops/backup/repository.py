@@ -29,8 +29,6 @@ from ops.backup.sealing import CHUNK_BYTES_MAX, BackupKey
 from ops.process.durable import make_directories, replace_file, sync_directory, write_file
 from ops.process.exclusive import exclusive
 
-__all__ = ["KEYS_LIVE_NS", "Pruned", "Repository", "read_key", "stamp"]
-
 KEYS_LIVE_NS = 7 * 24 * 3600 * 1_000_000_000
 """How long a copy of the key database is kept: erasure becomes final when the last one is gone."""
 SECRET_MODE_FORBIDDEN = 0o077

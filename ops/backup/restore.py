@@ -19,8 +19,6 @@ from ops.backup.repository import Repository
 from ops.backup.verify import content, keys_expired
 from ops.process.durable import make_directories, sync_directory
 
-__all__ = ["Restored", "restore_backup"]
-
 BLOCK_BYTES = 1 << 20
 PRIVATE_DIRECTORY = 0o700
 

@@ -19,8 +19,6 @@ from ops.backup.manifest import BackedLog, Manifest, StoredFile
 from ops.backup.repository import Repository
 from ops.backup.snapshots import problem_of
 
-__all__ = ["Verified", "content", "keys_expired", "verify_backup"]
-
 PROBLEMS_MAX = 1000
 
 Progress = Callable[[int, int], None]

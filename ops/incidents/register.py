@@ -13,8 +13,6 @@ import orjson
 
 from ops.incidents.timeline import FOR_EVER_NS, Scope
 
-__all__ = ["Opened", "Register"]
-
 INCIDENTS_MAX = 10_000
 ACTS_MAX = 500
 PRINCIPAL, TENANT, MODEL = "principal:", "tenant:", "model:"

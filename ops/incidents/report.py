@@ -10,8 +10,6 @@ from ops.audit.log.checkpoint import Checkpoint
 from ops.incidents.register import Opened
 from ops.incidents.timeline import FOR_EVER_NS, Affected, Timeline
 
-__all__ = ["markdown", "moment"]
-
 ROWS_MAX = 200
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~!&])")
 

@@ -20,8 +20,6 @@ from typing import Any
 
 import orjson
 
-__all__ = ["OTHERS", "Affected", "Happening", "Scope", "Timeline"]
-
 HAPPENINGS_MAX = 2000
 GROUPS_MAX = 4096
 PRINCIPALS_MAX = 10_000

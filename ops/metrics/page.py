@@ -13,8 +13,6 @@ from typing import Any
 from ops.metrics.scrape import expose
 from ops.process.bounded_http import BoundedHandler, BoundedServer
 
-__all__ = ["MetricsPage", "serve_metrics"]
-
 CONNECTIONS_MAX = 16
 SILENCE_S = 10
 CONNECTION_S_MAX = 30.0

@@ -16,8 +16,6 @@ from threading import BoundedSemaphore, Lock
 from time import monotonic
 from typing import Any
 
-__all__ = ["HEAD_BYTES_MAX", "BoundedHandler", "BoundedServer"]
-
 HEAD_BYTES_MAX = 16 * 1024
 
 

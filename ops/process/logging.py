@@ -24,8 +24,6 @@ from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, Literal, Protocol
 
-__all__ = ["FIELDS", "LEVELS", "Format", "Level", "Log", "configure"]
-
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "text"]
 LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}

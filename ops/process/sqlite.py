@@ -5,8 +5,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["held", "transaction"]
-
 
 @contextmanager
 def held(lock: threading.Lock, failed: Callable[[sqlite3.Error], Exception]) -> Iterator[None]:

@@ -40,8 +40,6 @@ from serving.bundles.manifest import MANIFEST_FILE, Manifest, TensorSpec, parse_
 from serving.bundles.signature import FILE_NAME, FILES_MAX, SIGNATURE_FILE, TrustedKey, verify
 from serving.errors import BundleRejected, Rejection
 
-__all__ = ["Bundle", "TensorSpec", "assemble", "load_bundle", "read_bundle", "read_keys"]
-
 FILE_BYTES_MAX = 256 * 1024 * 1024
 BUNDLE_BYTES_MAX = 1024 * 1024 * 1024
 KEY_BYTES_MAX = 64 * 1024

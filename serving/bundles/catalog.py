@@ -7,8 +7,6 @@ from pathlib import Path
 
 from serving.errors import BundleRejected, Rejection
 
-__all__ = ["find_bundles"]
-
 BUNDLES_MAX = 1024
 
 

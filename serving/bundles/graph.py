@@ -18,8 +18,6 @@ from collections.abc import Iterator
 
 from serving.errors import BundleRejected, Rejection
 
-__all__ = ["check_graph"]
-
 DEPTH_MAX = 8
 VARINT_BYTES_MAX = 10
 

@@ -18,18 +18,6 @@ import numpy as np
 
 from serving.errors import BundleRejected, Rejection
 
-__all__ = [
-    "DATATYPES",
-    "ENCODER",
-    "MANIFEST_FILE",
-    "PROTOTYPES",
-    "REASONS",
-    "Manifest",
-    "TensorSpec",
-    "Upstream",
-    "parse_manifest",
-]
-
 MANIFEST_FILE = "manifest.json"
 MANIFEST_BYTES_MAX = 1024 * 1024
 TENSORS_MAX = 32

@@ -36,8 +36,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from serving.errors import BundleRejected, Rejection
 
-__all__ = ["FILES_MAX", "FILE_NAME", "SIGNATURE_BYTES_MAX", "SIGNATURE_FILE", "TrustedKey", "sign", "verify"]
-
 SIGNATURE_FILE = "model.sig"
 SIGNATURE_BYTES_MAX = 1024 * 1024
 FILES_MAX = 64

@@ -32,14 +32,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bundles.bundle import Bundle, TensorSpec
-from serving.bundles.manifest import DATATYPES
+from serving.bundles.bundle import Bundle
+from serving.bundles.manifest import DATATYPES, TensorSpec
 from serving.engines.engine import Engine
 from serving.engines.inprocess import InProcessEngine, Session, open_session
 from serving.engines.routing import RoutingWindow
 from serving.errors import BackendFailed, EngineClosed, GraphRejected
-
-__all__ = ["EXPERTS_ACTIVE_MAX", "HEAD", "PATHS_APART_MAX", "ROUTER", "ExpertsEngine", "expert_graph", "open_engine"]
 
 ROUTER, HEAD = "router", "head"
 PATHS_APART_MAX = 1e-4

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from serving.engines.engine import Engine
 from serving.errors import BackendUnavailable
 
-__all__ = ["FallbackEngine"]
-
 
 class FallbackEngine:
     """Implements `serving.engines.engine.Engine` over two engines of the same bundle.

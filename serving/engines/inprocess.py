@@ -14,11 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bundles.bundle import Bundle, TensorSpec
-from serving.bundles.manifest import DATATYPES
+from serving.bundles.bundle import Bundle
+from serving.bundles.manifest import DATATYPES, TensorSpec
 from serving.errors import BackendFailed, EngineClosed, GraphRejected
-
-__all__ = ["InProcessEngine", "Session", "open_session", "outputs_of"]
 
 _LOG_FATAL_ONLY = 4
 _DYNAMIC = -1

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from serving.engines.engine import Engine
 
-__all__ = ["accuracy", "calibration_error", "confusion", "costs_us", "evaluate", "ranking_area", "rows_apart"]
-
 BATCH_ROWS = 250
 
 

@@ -12,8 +12,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ROWS_MIN", "WINDOW_ROWS", "RoutingWindow"]
-
 WINDOW_ROWS = 10_000
 ROWS_MIN = 200
 

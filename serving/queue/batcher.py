@@ -25,8 +25,6 @@ from serving.queue.pace import Pace
 
 T = TypeVar("T")
 
-__all__ = ["QUIET_TURNS", "TURNS_MAX", "Batcher"]
-
 QUIET_TURNS = 3  # turns that brought nothing, after which nothing more is waited for
 TURNS_MAX = 64
 

@@ -28,8 +28,6 @@ from typing import Generic, TypeAlias, TypeVar
 T = TypeVar("T")
 _Waiting: TypeAlias = tuple[T, int, int]  # item, rows, bytes; a bare tuple, as two are made or read for every request
 
-__all__ = ["GUARD_EVERY", "LANES", "FairQueue"]
-
 LANES = 4
 GUARD_EVERY = 8
 

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from serving.bundles.bundle import Bundle, TensorSpec
-
-__all__ = ["Dataset", "parse_dataset", "read_dataset"]
+    from serving.bundles.bundle import Bundle
+    from serving.bundles.manifest import TensorSpec
 
 DATASET_BYTES_MAX = 1024 * 1024 * 1024
 LABELS, ALONE = "labels", ("images", "ids")

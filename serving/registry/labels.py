@@ -23,8 +23,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SUSPECT_MIN", "LabelCheck", "check_labels"]
-
 Z = 1.959963984540054
 DOUBT_MAX = 0.1
 SUSPECT_MIN = 0.005

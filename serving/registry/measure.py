@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from serving.bundles.bundle import Bundle, TensorSpec
+    from serving.bundles.bundle import Bundle
+    from serving.bundles.manifest import TensorSpec
     from serving.registry.dataset import Dataset
-
-__all__ = ["LABELS_SUSPECT", "Attacker", "Clocks", "Found", "area", "classes_of", "measure", "wilson"]
 
 BATCH = 256
 TIMED, WARM = 300, 20

@@ -31,8 +31,6 @@ from serving.train.kiosk.data import Labelled, Splits, load_fashion_mnist, split
 from serving.train.pack import tensor_bytes
 from serving.train.screen import ScreenFitter
 
-__all__ = ["Learned", "Material", "candidate", "kiosk_material"]
-
 GRAPH = "dense"
 WEIGHT, BIAS = "head.weight", "head.bias"
 EVIDENCE = "evidence."

@@ -31,8 +31,6 @@ from serving.bundles.manifest import MANIFEST_FILE
 from serving.bundles.signature import SIGNATURE_FILE, TrustedKey, sign
 from serving.train.errors import GateFailed, SigningKeyUnusable
 
-__all__ = ["open_signing_key", "public_pem", "seal", "sign_again", "tensor_bytes", "write_bundle", "write_trained"]
-
 
 def open_signing_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Read a P-256 private key in PEM; create one, readable by its owner only, when there is none."""

@@ -16,17 +16,6 @@ from serving.train.clickstream.loop import ClickEpoch
 from serving.train.kiosk.loop import EpochReport
 from serving.train.kiosk.robust import RobustEpoch
 
-__all__ = [
-    "INSIDE",
-    "OUTSIDE",
-    "draw_calibration",
-    "draw_click_curves",
-    "draw_confusion",
-    "draw_curves",
-    "draw_energies",
-    "save",
-]
-
 DPI = 110
 BINS = 60
 # Okabe and Ito's palette, told apart by every reader.

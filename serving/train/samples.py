@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from serving.train.clickstream.ecom import Ecom, split_ecom
 from serving.train.kiosk.data import CLASS_NAMES, FashionMnist
 
-__all__ = ["write_click_samples", "write_samples"]
-
 ROWS_PER_CLASS = 100
 CLICK_ROWS = 1000
 CLICK_LICENCE = (

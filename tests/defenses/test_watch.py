@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses.accounts.watch import Asker, Watch
+from defenses.accounts.observed import Asker
+from defenses.accounts.watch import Watch
 from defenses.errors import CalibrationInvalid, EvidenceInvalid, SnapshotInvalid
 from tests.watching import KEY, STARTS, answers, around, ask, images, new_watch, watch_arrays
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from defenses.accounts.benign_traffic import BenignTraffic, WatchKind, corrected, seen_again
+from defenses.accounts.observed import Asker
 from defenses.accounts.returns import AGE
-from defenses.accounts.watch import BOUNDS, Asker, Watch
+from defenses.accounts.watch import BOUNDS, Watch
 from defenses.accounts.watch_fit import ROOM, fit_watch, flights, measure_watch
 from defenses.errors import CalibrationInvalid
 from tests.watching import KEY, around, ask, images

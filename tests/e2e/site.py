@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwt.algorithms import OKPAlgorithm
 
-from gateway.policy.policy import sign_policy
+from gateway.policy.signature import sign_policy
 from gateway.tools.init.files import issue_api_key
 from gateway.tools.init.init import Ports, init_directory
 from gateway.tools.init.pki import Authority, Credential

@@ -27,7 +27,7 @@ from ops.audit.log.tiles import (
     split_pack,
     tiles_between,
 )
-from ops.audit.verify.verify import INCOMPLETE, STALE, TAMPERED
+from ops.audit.verify.report import INCOMPLETE, STALE, TAMPERED
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.samples import small
 

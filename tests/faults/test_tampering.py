@@ -10,7 +10,8 @@ from random import Random
 import pytest
 
 from ops.audit.reader.read import LogReader
-from ops.audit.verify.verify import OK, TAMPERED, Report, verify_log
+from ops.audit.verify.report import OK, TAMPERED, Report
+from ops.audit.verify.verify import verify_log
 from tests.faults.effort import SEED, effort
 from tests.faults.recorder_process import KEY
 from tests.faults.tampering import WAYS, Log, Tampered, flip, read_files, reason_at

@@ -25,8 +25,9 @@ from gateway.config.config import load_config
 from gateway.edge.methods import data_methods
 from gateway.edge.server import drain
 from gateway.edge.service import Service
-from gateway.host.app import App, open_app, place_of
+from gateway.host.app import App, open_app
 from gateway.host.parts import RING_SLOTS
+from gateway.host.place import place_of
 from gateway.host.shared_limits import shares_limits
 from gateway.request.state import Gateway
 from ops.audit.store.client import Done

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from gateway.cli.main import main
 from gateway.models.upstream import UpstreamEngine
 from gateway.tools.registry.adopt import declared
-from serving.bundles.bundle import TensorSpec, load_bundle
+from serving.bundles.bundle import load_bundle
+from serving.bundles.manifest import TensorSpec
 from serving.train.pack import tensor_bytes
 from stockade.open_inference import grpc_service_pb2 as pb
 from tests.gateway.oip_server import OipServer, settings

@@ -22,7 +22,7 @@ from gateway.models.split import Split
 from gateway.policy.policy import load_policy
 from gateway.request.cache import OVERHEAD_BYTES, AnswerCache, Kept, cacheable, framed, key_of
 from gateway.request.state import Mirror
-from serving.bundles.bundle import TensorSpec
+from serving.bundles.manifest import TensorSpec
 from stockade.open_inference.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
 from tests.e2e.caller import infer_request
 from tests.gateway.rig import Rig, ended, image, open_rig, poisoned, tiny_body, until

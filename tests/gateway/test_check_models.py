@@ -11,7 +11,8 @@ from gateway.cli import main as cli
 from gateway.config.config import load_config
 from gateway.host.place import place_of
 from gateway.policy.file import Memory
-from gateway.policy.policy import load_policy, sign_policy
+from gateway.policy.policy import load_policy
+from gateway.policy.signature import sign_policy
 from gateway.tools.check.check import check
 from serving.bundles import catalog
 from tests.gateway.test_config_check import NOW, at, edit, found, good

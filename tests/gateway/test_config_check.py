@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rich.console import Console
 
 from gateway.models.model_set import ModelSet
-from gateway.policy.policy import sign_policy
+from gateway.policy.signature import sign_policy
 from gateway.request.traces import MISSING_EXTRA
 from gateway.tools.check import check as check_module
 from gateway.tools.check.check import check, render

@@ -14,16 +14,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config.document import PolicyRejected
 from gateway.policy import policy as policy_module
-from gateway.policy.policy import (
-    Policy,
-    PolicyRejected,
-    PolicyRollback,
-    PolicySignatureInvalid,
-    load_policy,
-    parse_policy,
-    sign_policy,
-)
+from gateway.policy.policy import Policy, PolicyRollback, load_policy, parse_policy
+from gateway.policy.signature import PolicySignatureInvalid, sign_policy
 
 OK = Path(__file__).parent.parent / "configs" / "ok" / "policy"
 SMALL = (OK / "small.yaml").read_bytes()

@@ -6,7 +6,7 @@ from itertools import count
 import numpy as np
 import pytest
 
-from serving.bundles.bundle import TensorSpec
+from serving.bundles.manifest import TensorSpec
 from serving.engines.experts import PATHS_APART_MAX, ExpertsEngine, open_engine
 from serving.engines.inprocess import InProcessEngine
 from serving.errors import BackendFailed, EngineClosed, GraphRejected

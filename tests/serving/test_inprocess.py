@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from serving.bundles.bundle import TensorSpec
+from serving.bundles.manifest import TensorSpec
 from serving.engines.inprocess import InProcessEngine
 from serving.errors import BackendFailed, GraphRejected
 from tests.serving.tiny import tiny_bundle

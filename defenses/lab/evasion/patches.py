@@ -18,8 +18,6 @@ from defenses.accounts.similarity import MARGIN
 from defenses.lab.attack import Answers
 from defenses.lab.evasion.query import Rows, Search, Steps, Task
 
-__all__ = ["Patched"]
-
 
 @dataclass(frozen=True, slots=True)
 class Patched:

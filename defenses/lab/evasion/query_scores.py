@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from defenses.lab.evasion.query import Ball, Rows, Steps, Task, margins
 from defenses.lab.evasion.random_search import area_share
 
-__all__ = ["Nes", "blocks", "one_square_other", "square"]
-
 REDRAWN_MAX: Final = 20
 Draw = Callable[[tuple[int, ...]], NDArray[np.float64]]
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["attack"]
-
 FIRST_SHARE = 0.3
 HALVE_AT = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75)
 """Shares of the queries after which squares have half the area."""

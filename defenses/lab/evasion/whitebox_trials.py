@@ -25,8 +25,6 @@ from defenses.lab.pipeline import Pipeline, Rates
 from defenses.screens.evidence import NAME as EVIDENCE
 from defenses.screens.evidence import TECHNIQUE
 
-__all__ = ["ADAPTIVE", "Against", "Static", "adaptive_of", "control_of", "static_of"]
-
 ADAPTIVE, STATIC = "adaptive white box", "static white box"
 FAMILY = "evasion"
 ROWS = {Size.SMOKE: 12, Size.FULL: 200}

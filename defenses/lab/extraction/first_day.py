@@ -19,8 +19,6 @@ from defenses.lab.attack import Answers, Lab, Oracle, Refused, Size, Split, Tria
 from defenses.lab.extraction.service import QUERIES_PER_DAY, Defence, open_defence
 from defenses.screens.evidence import load_evidence
 
-__all__ = ["expected", "first_day_of"]
-
 ASKED: Final = {Size.SMOKE: 300, Size.FULL: 3_000}
 CHUNK_ROWS: Final = 50
 POLICY: Final = {"budget": {"mode": "enforce", "queries_per_day": QUERIES_PER_DAY}}

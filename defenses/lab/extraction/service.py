@@ -26,8 +26,6 @@ from defenses.extraction.proof_of_work import Difficulty
 from defenses.lab.attack import Answers, Lab, Model, Split
 from defenses.screens.evidence import load_evidence
 
-__all__ = ["Bill", "Defence", "Service", "open_defence"]
-
 QUERIES_PER_DAY: Final = 1_000
 HARDENING: Final = HardeningRule(top_k=3, temperature=1.0, decimals=3)
 REFUSE_FPR_MAX: Final = 0.001

@@ -28,8 +28,6 @@ from defenses.lab.attack import Lab, Sample, Size, Split, Trial
 from defenses.lab.extraction.surrogate import Recipe, agreement, train_copy
 from defenses.lab.extraction.theft import HELD_OUT_ROWS, reached
 
-__all__ = ["WAYS", "reverse_sigmoid", "second_where_unsure", "ways_of"]
-
 Probabilities = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Curve = list[tuple[float, float]]

@@ -28,8 +28,6 @@ from defenses.lab.inference.membership import (
 from defenses.lab.inference.shadow import ShadowRecipe, logits_of, train_regressor, train_shadow
 from defenses.lab.inference.shadows import Shadows, mirrored, plan_of, shadows_of, under_attack
 
-__all__ = ["ask_all", "label_only_of", "lira_of", "overfitted", "quantile_of", "trial_of"]
-
 FAMILY: Final = "inference"
 TECHNIQUE: Final = "AML.T0024.000"
 RATE: Final = 0.001

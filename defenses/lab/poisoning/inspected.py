@@ -11,8 +11,6 @@ from defenses.lab.poisoning.backdoor import TECHNIQUE
 from defenses.screens.inspection import Outcome, inspect
 from defenses.screens.inspection_search import Ask
 
-__all__ = ["CLEAN", "inspection_trial"]
-
 CLEAN: Final = "none"
 
 

@@ -24,8 +24,6 @@ from defenses.lab.poisoning.backdoor import TECHNIQUE, Backdoor
 from defenses.lab.poisoning.second_looks import second_looks
 from defenses.screens.trigger import COMPONENTS, TriggerScreen, load_trigger
 
-__all__ = ["Victim", "trigger_trials"]
-
 FPR: Final = 0.01
 FAMILY: Final = "poisoning"
 STATIC: Final = "poisoned the training set"

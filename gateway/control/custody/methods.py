@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from gateway.control.custody.procedure import Custody
     from gateway.edge.service import Call
 
-__all__ = ["custody_methods"]
-
 ERASURE, LEGAL_HOLD = "Erasure", "LegalHold"  # rights; the services are called so too
 LISTED_MAX = 1_000
 NAME_CHARACTERS_MAX = 512

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from gateway.control.admin import Control
     from gateway.control.orders import Order
 
-__all__ = ["FIELDS", "PAYLOADS", "open_payload"]
-
 PAYLOADS = "Payloads"  # the right, and the service
 FIELDS = ("request", "response")
 NOT_KEPT = "it was not kept: the policy's `capture` did not ask for it"

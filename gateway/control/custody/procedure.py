@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     Record = Callable[[str, Sequence[Mapping[str, Any]]], Awaitable[None]]
 
-__all__ = ["Custody", "names"]
-
 EVERY_S = 60.0
 CATCHING_UP_S = 1.0
 PROBLEM_CHARACTERS_MAX = 500

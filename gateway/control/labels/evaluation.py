@@ -37,17 +37,6 @@ if TYPE_CHECKING:
     from gateway.request.labels.rows import Outcomes
     from serving.bundles.bundle import Bundle
 
-__all__ = [
-    "MICRO",
-    "Evaluation",
-    "Evaluations",
-    "calibration_noise",
-    "evaluated",
-    "evaluated_all",
-    "keep_evaluating",
-    "promised_by",
-]
-
 LOOK_EVERY_S = 60.0
 RECORD_EVERY_NS = 3_600 * 1_000_000_000
 NS_PER_MS = 1_000_000

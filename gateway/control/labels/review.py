@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from gateway.request.labels.transaction import Transaction
     from gateway.request.state import Answer
 
-__all__ = ["review_methods"]
-
 T = TypeVar("T")
 
 LISTED_MAX = 1_000

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from gateway.host.host import Host
     from ops.audit.reader.read import LogReader
 
-__all__ = ["collect", "findings", "keep_collecting"]
-
 LOOK_EVERY_S = 1.0
 
 PART = 16_384

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from gateway.edge.service import Call
     from gateway.request.state import Answer
 
-__all__ = ["quarantine_methods"]
-
 ENTRIES_MAX = 256
 STATES = {"release": "released", "reject": "rejected"}
 

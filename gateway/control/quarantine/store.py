@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["QUARANTINE", "Decided", "Finding", "Item", "Quarantine", "QuarantineError"]
-
 QUARANTINE = "quarantine.db"
 WAITING_MAX = 10_000
 TENANT_MAX = 1_000

@@ -27,20 +27,6 @@ if TYPE_CHECKING:
     from gateway.policy.policy import ModelPolicy, Policy
     from gateway.policy.release import Canary
 
-__all__ = [
-    "BLAMED",
-    "LATE",
-    "Action",
-    "Change",
-    "Counted",
-    "Labelled",
-    "Releases",
-    "Trial",
-    "blamed",
-    "evidence_of",
-    "since",
-]
-
 Counted = dict[tuple[str, str], VersionCounts]
 Labelled = Mapping[tuple[str, str], Labels]
 """By (model, version)."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from gateway.host.host import Host
     from gateway.policy.policy import Policy
 
-__all__ = ["Rollout"]
-
 
 @dataclass(slots=True)
 class Rollout:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from gateway.control.release.releases import Counted, Releases, Trial
 
-__all__ = ["as_json", "render", "shown"]
-
 MEDIAN = 0.5
 COLUMNS = ("version", "weight", "answered", "failed", "p50 ms", "p99 ms", "beside", "failed", "dropped")
 COMPARED = ("rows", "disagree", "difference", "time ratio", "drift")

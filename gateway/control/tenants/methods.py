@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from gateway.request.state import Answer
     from ops.incidents.timeline import Affected
 
-__all__ = ["isolation_message", "segmentation_methods", "subjects_of"]
-
 SUBJECTS_MAX = 64
 LOOKED_AT = 20_000
 SECOND_NS = 1_000_000_000

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from gateway.host.host import Host
     from gateway.host.supervisor import Child
 
-__all__ = ["Segments"]
-
 PATIENCE_S = 5.0
 LOOK_EVERY_S = 0.005
 FORGIVEN_AT_ONCE = 500  # names in one command to a worker, whose lines are short

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from gateway.request.state import Item, ModelRules
     from ops.process.logging import Log
 
-__all__ = ["Answers", "FeedbackRules", "Seen", "see"]
-
 ROWS_WAITING_MAX = 20_000
 MICRO = 1_000_000
 FLUSH_EVERY_S = 0.2

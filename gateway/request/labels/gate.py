@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from gateway.request.labels.rows import AnswerKept
     from gateway.request.labels.transaction import Transaction
 
-__all__ = ["REASONS", "Claim", "Disposition", "Judged", "Sender", "judge_claims"]
-
 SKEW_NS = 5 * 60 * 1_000_000_000
 KEY_SHOWN = 8  # bytes of a key that name it
 MICRO = 1_000_000

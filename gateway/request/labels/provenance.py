@@ -21,8 +21,6 @@ from stockade.v1 import feedback_pb2
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-__all__ = ["KEY_BYTES", "SIGNATURE_BYTES", "Statement", "signed_item", "verifies"]
-
 DOMAIN = b"stockade feedback 1"
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64

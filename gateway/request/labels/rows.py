@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["ALLOWED", "CONFIDENCE_BINS", "FINAL", "HELD", "STATES", "AnswerKept", "Bounds", "Draft", "Held", "Outcomes"]
-
 STATES = ("accepted", "quarantined", "released", "rejected", "taken", "learned", "dropped")
 ALLOWED = ("accepted", "released")
 FINAL = ("rejected", "learned", "dropped")

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["FILE", "FeedbackStore"]
-
 FILE = "feedback.sqlite"
 BUSY_TIMEOUT_S = 10.0
 

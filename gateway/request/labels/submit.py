@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from gateway.request.labels.answers import Answers, FeedbackRules
     from gateway.request.labels.gate import Judged
 
-__all__ = ["ITEMS_MAX", "RIGHT", "submit"]
-
 RIGHT = "Feedback"
 ITEMS_MAX = 256
 NAME_BYTES_MAX = 128

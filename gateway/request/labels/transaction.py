@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from gateway.request.labels.rows import Bounds, Draft
 
-__all__ = ["Transaction"]
-
 DRAFT_NS = 120 * 1_000_000_000  # longer than any append to the log may take; an older draft was left by a crash
 TENANT_ITEMS_SHARE = 10  # of the items of a model, one part of this many is the most that a tenant may hold
 _ANSWER = "tenant, model, version, class, decision, latent, time_ns, confidence_micro"

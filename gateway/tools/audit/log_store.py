@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ops.audit.copies.object_store import Inspected
     from ops.audit.copies.sources import Source
 
-__all__ = ["opened", "source_at"]
-
 
 def opened(url: str, options: argparse.Namespace) -> Inspected:
     """Open a store with the credentials of the command line. Raises StoreError, OSError."""

@@ -38,7 +38,8 @@ from ops.audit.store.own_entries import OwnEntries
 from ops.audit.store.settings import HEARTBEAT_MS
 from ops.audit.store.succession import begin_next, go_on, seal
 from ops.audit.verify.epochs import verify_epochs
-from ops.audit.verify.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
+from ops.audit.verify.report import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report
+from ops.audit.verify.verify import verify_log
 from ops.audit.witnesses.client import newest_cosigned
 
 if TYPE_CHECKING:

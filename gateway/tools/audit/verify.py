@@ -26,7 +26,8 @@ from ops.audit.log.tlog_proof import parse_proof
 from ops.audit.log.trust_policy import NONE, TrustedLog, TrustPolicy, read_trust_policy
 from ops.audit.reader.read import LogReader
 from ops.audit.verify.epochs import keys_of, merged, verify_epochs
-from ops.audit.verify.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
+from ops.audit.verify.report import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report
+from ops.audit.verify.verify import verify_log
 
 if TYPE_CHECKING:
     import argparse

@@ -13,12 +13,10 @@ from gateway.tools.audit.verify import bar, fail
 from gateway.tools.audit.verify import run as verify
 from ops.audit.copies.fetch_log import fetch_epochs
 from ops.audit.errors import ReadError, StoreError
-from ops.audit.verify.verify import INCOMPLETE
+from ops.audit.verify.report import INCOMPLETE
 
 if TYPE_CHECKING:
     import argparse
-
-__all__ = ["run"]
 
 
 def run(options: argparse.Namespace) -> int:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from gateway.config.config import Config
 
-__all__ = ["OUTSIDE", "plan_of"]
-
 OUTSIDE = "outside"
 NOT_STATE = ("appender.flock", "lock.sqlite", "sealed", "spare", "reserve")  # of the recorder: made anew
 PASSING = (".new", ".key", "-wal", "-shm", "-journal")

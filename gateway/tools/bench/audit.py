@@ -71,8 +71,6 @@ from ops.audit.payloads.keys import KeyStore
 from ops.audit.reader.read import LogReader
 from ops.audit.reader.receipt import make_proof
 
-__all__ = ["AIMS", "run"]
-
 IN_FLIGHT = 64
 PAYLOAD_BYTES = 2048
 PROOFS = 100

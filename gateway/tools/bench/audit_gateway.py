@@ -43,8 +43,6 @@ from gateway.tools.samples import bundles_directory, sample_images
 from ops.audit.log.checkpoint import parse_vkey
 from ops.audit.reader.read import LogReader
 
-__all__ = ["measure_latency", "measure_overload", "measure_replay"]
-
 RATE_RPS = 200
 LATENCY_ROUNDS = 3
 WARM_UP_S = 2.0

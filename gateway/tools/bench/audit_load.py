@@ -26,19 +26,6 @@ from ops.audit.payloads.keys import KeyStore
 from ops.audit.store.client import AuditClient, Receipt
 from ops.audit.store.settings import RecorderSettings
 
-__all__ = [
-    "ORIGIN",
-    "Appended",
-    "RecorderFailed",
-    "append_for",
-    "listening",
-    "new_signer",
-    "recorder",
-    "records",
-    "sealed_records",
-    "settings_in",
-]
-
 ORIGIN = "stockade.local/bench"
 START_S = 60.0
 POLL_S = 0.002

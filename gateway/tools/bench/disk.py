@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["log_bytes"]
-
 
 def log_bytes(directory: Path) -> dict[str, int]:
     """Bytes of entries, hash tiles and payloads of a public log, whole tiles only; how many files and entry bundles.

@@ -37,8 +37,6 @@ from gateway.tools.bench.targets import MODEL
 from gateway.tools.bench.workspace import first_image, workspace
 from gateway.tools.samples import bundles_directory, sample_images
 
-__all__ = ["Asked", "bodies", "lookups_in", "run", "summary"]
-
 LIMIT_MIB = 300
 IN_FLIGHT = 8
 REPEATED_IMAGES = 32

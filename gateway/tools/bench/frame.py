@@ -14,17 +14,6 @@ from google.protobuf.message import DecodeError
 
 from stockade.open_inference import grpc_service_pb2 as oip
 
-__all__ = [
-    "FRAME_HEADER_BYTES",
-    "IMAGE_SIDE",
-    "METHOD",
-    "NotAnAnswer",
-    "echo_reply",
-    "framed",
-    "image_request",
-    "read_answer",
-]
-
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 FRAME_HEADER_BYTES = 5
 IMAGE_SIDE = 28

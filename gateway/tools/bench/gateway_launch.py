@@ -25,8 +25,6 @@ from gateway.tools.bench.running import Endpoint, Launch, free_ports
 from gateway.tools.init.init import Ports, init_directory
 from gateway.tools.rewrite import UNMET_LIMITS, rewrite_policy
 
-__all__ = ["CLIENT", "launch_gateway", "parse_handled", "read_handled", "read_metrics"]
-
 CLIENT = "kiosk-7"
 METRICS_TIMEOUT_S = 5.0
 POLL_S = 0.05

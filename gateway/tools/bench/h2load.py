@@ -20,23 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = [
-    "SHAPES",
-    "H2loadFailed",
-    "H2loadReport",
-    "InFlight",
-    "Load",
-    "Percentiles",
-    "closed",
-    "fixed_count",
-    "h2load_version",
-    "missing",
-    "paced",
-    "parse_log",
-    "parse_report",
-    "run",
-]
-
 PACED_RPS_PER_CONNECTION_MAX = 100
 """Above this h2load sends several requests per tick of its 10 ms timer, and would measure its own bursts."""
 

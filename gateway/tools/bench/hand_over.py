@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["hand_over"]
-
 
 def hand_over(report: dict[str, Any], options: argparse.Namespace, show: Callable[[Console], None]) -> None:
     """Write and print a report as the options say; `show` prints it for people."""

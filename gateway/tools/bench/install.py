@@ -10,8 +10,6 @@ from rich.markup import escape
 
 from gateway.tools.bench import h2load, peers
 
-__all__ = ["run"]
-
 
 def run(options: argparse.Namespace) -> int:
     """The verb. Returns 0; 1 when something is missing or could not be installed; 2 for an unknown name."""

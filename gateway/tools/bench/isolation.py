@@ -12,8 +12,6 @@ import os
 import socket
 import struct
 
-__all__ = ["enter_private_network"]
-
 CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS = 0x8914
 IFF_UP, IFF_RUNNING = 0x1, 0x40

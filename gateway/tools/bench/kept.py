@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-__all__ = ["Kept"]
-
 
 @dataclass(frozen=True, slots=True)
 class Kept:

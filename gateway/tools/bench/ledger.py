@@ -20,8 +20,6 @@ from gateway.admission.limiter import Limits
 from gateway.admission.redis import RedisLedger, connections, script_text
 from gateway.tools.bench.procfs import parse_stat
 
-__all__ = ["measure_ledger"]
-
 PRINCIPALS = 10_000
 PRINCIPALS_PER_TENANT = 10
 START_S = 10.0

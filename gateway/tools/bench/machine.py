@@ -10,8 +10,6 @@ from pathlib import Path
 from gateway.tools.bench.h2load import h2load_version
 from gateway.tools.bench.workspace import filesystem
 
-__all__ = ["machine_facts", "our_versions"]
-
 OUR_PACKAGES = ("stockade", "grpcio", "protobuf", "numpy", "onnxruntime", "uvloop")
 
 

@@ -20,8 +20,6 @@ from gateway.tools.bench.h2load import H2loadReport, InFlight, Load
 from gateway.tools.bench.procfs import machine_busy_us
 from gateway.tools.bench.running import Running
 
-__all__ = ["Cell", "NotServed", "measure", "require_answers", "run_checked", "settle", "warm_up"]
-
 HALF = 0.5
 ANSWERED_MIN = 0.999
 """Of what h2load calls done: its count ends a moment before its byte count does."""

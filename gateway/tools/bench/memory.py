@@ -31,8 +31,6 @@ from gateway.tools.bench.targets import MODEL, TARGETS, Place
 from gateway.tools.bench.workspace import first_image, workspace
 from gateway.tools.samples import bundles_directory
 
-__all__ = ["Drift", "drifts", "role_of", "run"]
-
 PORTION = 10_000
 PORTION_SECONDS_MAX = 300.0
 WARM_UP_SHARE = 0.2

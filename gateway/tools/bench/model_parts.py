@@ -45,8 +45,6 @@ from serving.train.regions.network import RegionSettings
 from serving.train.regions.places import load_places
 from serving.train.seeds import intervals
 
-__all__ = ["measured"]
-
 QUICK_PLACES = 20_000
 QUICK_UNITS, QUICK_SMALLER = 512, 256
 QUICK_IMAGES, QUICK_STEPS, QUICK_CLASSES = 1_000, 10, 2

@@ -23,8 +23,6 @@ from rich.table import Table
 
 from gateway.tools.bench.hand_over import hand_over
 
-__all__ = ["PARTS", "run"]
-
 PARTS = ("sparsity", "ranking", "clicks", "few", "hidden", "credit", "bundles")
 
 EXIT_OK, EXIT_NO, EXIT_USAGE = 0, 1, 2

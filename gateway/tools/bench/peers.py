@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PEERS", "Peer", "default_root", "install", "interpreter", "library_path", "missing", "script", "versions"]
-
 NOTE = "stockade-peer.json"
 
 

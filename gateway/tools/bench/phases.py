@@ -35,8 +35,6 @@ from serving.bundles.signature import SIGNATURE_FILE
 from serving.train.pack import open_signing_key, public_pem, seal, write_bundle
 from stockade.open_inference import grpc_service_pb2 as oip
 
-__all__ = ["PHASES", "Asking", "Phase", "PhaseFailed", "as_json", "asking", "measure_phases"]
-
 PHASES = ("replica_kill", "rolling_update")
 REPLICAS = 2
 REPLICA_CPUS = 0.1  # an update has up to three of each version at once, and Ray only counts them

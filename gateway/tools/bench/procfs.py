@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ProcessTree", "Stat", "machine_busy_us", "parse_stat", "peak_memory"]
-
 TICK_US = 1_000_000 // os.sysconf("SC_CLK_TCK")
 SAMPLE_S = 0.05
 

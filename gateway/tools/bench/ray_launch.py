@@ -21,8 +21,6 @@ import yaml
 from gateway.tools.bench.gateway_launch import launch_gateway
 from gateway.tools.bench.running import Launch, free_ports
 
-__all__ = ["ENVIRONMENT", "launch_ray", "ray_missing"]
-
 OBJECT_STORE_BYTES = 128 << 20
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -22,8 +22,6 @@ from gateway.tools.bench.procfs import machine_busy_us
 from gateway.tools.bench.ray_launch import launch_ray
 from gateway.tools.bench.running import Running, StartFailed, running
 
-__all__ = ["ROLES", "measure_on_ray", "role_on_ray"]
-
 START_SECONDS_MAX = 400.0  # on a busy machine; what was measured before it is lost otherwise
 DIRECTORY_BYTES_MAX = 40  # a socket's path has 107 bytes, and Ray puts 66 behind: /r/session_.../sockets/...
 WORKSPACE_BYTES_MAX = 24

@@ -16,8 +16,6 @@ from rich.table import Table
 
 from gateway.tools.bench.measure import Cell
 
-__all__ = ["RATIOS", "as_json", "as_table"]
-
 Cells = Mapping[str, Mapping[int, Sequence[Cell]]]
 """Rounds, by target and requests in flight."""
 

@@ -22,8 +22,6 @@ import grpc
 from gateway.tools.bench.frame import METHOD, NotAnAnswer, read_answer
 from gateway.tools.bench.procfs import ProcessTree
 
-__all__ = ["Endpoint", "Launch", "Running", "StartFailed", "free_pair", "free_ports", "probe", "running"]
-
 PROBE_TIMEOUT_S = 5.0
 POLL_S = 0.1
 TERM_GRACE_S = 15.0

@@ -44,8 +44,6 @@ from serving.train.kiosk.data import load_fashion_mnist
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["SETTINGS", "run"]
-
 IN_FLIGHT = 64
 ALONE = 2_000
 TOGETHER = 8_000

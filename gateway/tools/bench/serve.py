@@ -33,8 +33,6 @@ from gateway.tools.bench.targets import MODEL, TARGETS, Place
 from gateway.tools.bench.workspace import first_image, workspace
 from gateway.tools.samples import bundles_directory
 
-__all__ = ["Plan", "Results", "measure_all", "run"]
-
 Step = Callable[[str, int], None]
 """What is happening now, and how many cells were finished by it."""
 

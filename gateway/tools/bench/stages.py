@@ -28,8 +28,6 @@ from gateway.request.pipeline import admit, answer
 from gateway.tools.bench.frame import METHOD
 from ops.process.logging import configure
 
-__all__ = ["BATCH_STAGES", "STAGES", "measure_stages", "per_request_us"]
-
 RIGHT = "ModelInfer"
 STAGES = ("auth", "admit", "decode", "infer", "screen", "harden")
 BATCH_STAGES = frozenset({"infer", "screen", "harden"})

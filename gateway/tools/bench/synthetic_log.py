@@ -17,8 +17,6 @@ from ops.audit.log.merkle import fold, leaf_hashes, tree_root
 from ops.audit.log.tiles import ENTRIES, TILE_WIDTH, Tile, frame_entry, hash_tiles_between, tiles_between
 from ops.audit.store.own_entries import OwnEntries
 
-__all__ = ["entries", "write_log"]
-
 BUILD = "stockade 0.1.0"
 RECORD_NS = 250_000
 HEARTBEAT_MS = 5_000

@@ -18,8 +18,6 @@ from gateway.tools.bench.gateway_launch import launch_gateway
 from gateway.tools.bench.ray_launch import ENVIRONMENT, launch_ray, ray_missing
 from gateway.tools.bench.running import Endpoint, Launch, free_pair, free_ports
 
-__all__ = ["TARGETS", "Place", "Target"]
-
 MODEL = "kiosk"
 PYTRITON_START_ATTEMPTS = 5
 

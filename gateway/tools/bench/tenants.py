@@ -24,8 +24,6 @@ from gateway.models.models import load_bundles, serve
 from gateway.policy.policy import POLICY_BYTES_MAX, parse_policy
 from ops.process.logging import configure
 
-__all__ = ["measure_principals", "policy_text"]
-
 PRINCIPALS_PER_TENANT = 10
 SECONDS_MAX = 300
 

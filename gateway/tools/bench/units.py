@@ -55,8 +55,6 @@ from gateway.tools.bench.tenants import measure_principals
 from gateway.tools.bench.workspace import first_image, workspace
 from gateway.tools.samples import bundles_directory
 
-__all__ = ["Share", "run"]
-
 BATCHES = (1, 8, 64)
 LEDGER_SECONDS_MAX = 300
 LOG_RECORDS = 2000

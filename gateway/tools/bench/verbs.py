@@ -11,8 +11,6 @@ from gateway.tools.arguments import seconds, whole
 from gateway.tools.bench.peers import PEERS, default_root
 from gateway.tools.log_arguments import reaching_stores
 
-__all__ = ["add_verbs"]
-
 COUNT_MAX = 1_000_000_000
 
 

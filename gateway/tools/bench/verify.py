@@ -19,9 +19,8 @@ from gateway.tools.bench.hand_over import hand_over
 from gateway.tools.bench.synthetic_log import write_log
 from gateway.tools.bench.workspace import workspace
 from ops.audit.log.checkpoint import SignerKey
-from ops.audit.verify.verify import Report, verify_log
-
-__all__ = ["run"]
+from ops.audit.verify.report import Report
+from ops.audit.verify.verify import verify_log
 
 ORIGIN = "stockade.local/bench"
 MIB = 1 << 20

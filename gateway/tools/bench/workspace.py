@@ -18,8 +18,6 @@ from safetensors.numpy import load_file
 
 from gateway.tools.samples import sample_images
 
-__all__ = ["ON_DISK", "filesystem", "first_image", "workspace"]
-
 ON_DISK = Path("/var/tmp")  # noqa: S108  # a directory of our own is made inside
 
 

@@ -30,8 +30,6 @@ from gateway.tools.check.finding import Finding
 from gateway.tools.check.models import bundle_findings, policy_and_bundles
 from ops.process.tracing import installed
 
-__all__ = ["Report", "check", "render"]
-
 
 @dataclass(frozen=True, slots=True)
 class Report:

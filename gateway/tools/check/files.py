@@ -31,8 +31,6 @@ from ops.audit.errors import NoteError, StoreRefused, TrustPolicyError
 from ops.audit.log.checkpoint import parse_skey, parse_vkey
 from ops.audit.log.trust_policy import parse_trust_policy
 
-__all__ = ["FILES"]
-
 EXPIRES_SOON = timedelta(days=30)
 SECRET_BYTES_MIN = 32
 FILE_BYTES_MAX = 1024 * 1024

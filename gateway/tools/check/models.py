@@ -26,8 +26,6 @@ from serving.bundles.bundle import Bundle, load_bundle, read_keys
 from serving.bundles.catalog import find_bundles
 from serving.errors import BundleDuplicate, BundleRejected, Rejection
 
-__all__ = ["bundle_findings", "policy_and_bundles"]
-
 WHERE = "bundles.directory"
 STATE = "audit.state_directory"
 NO_PEPPER = bytes(32)  # nobody is let in by what is compiled here

@@ -31,7 +31,8 @@ from gateway.tools.terminal import print_json
 from ops.audit.log.checkpoint import parse_vkey
 from ops.audit.log.entry import parse
 from ops.audit.reader.read import LogReader
-from ops.audit.verify.verify import Report, verify_log
+from ops.audit.verify.report import Report
+from ops.audit.verify.verify import verify_log
 
 if TYPE_CHECKING:
     import argparse

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["bars", "histogram", "shares"]
-
 WIDTHS_IN = {"wide": 9.0, "narrow": 3.7}
 BLUE, ORANGE, RED, GREY = "#2f6f9f", "#d98324", "#b3261e", "#c9d3dc"
 INK = "#1b2733"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from ops.audit.verify.verify import OK, TAMPERED
+from ops.audit.verify.report import OK, TAMPERED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from gateway.tools.incident.read import Story
 
-__all__ = ["reject_labels", "suspect_labels"]
-
 SERVICE = "FeedbackReview"
 PAGE = 1_000
 PAGES_MAX = 100

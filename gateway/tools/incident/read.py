@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ops.incidents.register import Opened
     from ops.incidents.timeline import Scope
 
-__all__ = ["IncidentUnknown", "Log", "Story"]
-
 
 class IncidentUnknown(Exception):
     """The log knows no incident of this name. The message is for the person at the terminal."""

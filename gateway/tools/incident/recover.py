@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from gateway.tools.incident.read import Story
     from gateway.tools.registry.registry import Registry
 
-__all__ = ["Step", "model_steps", "policy_of_before", "restored", "suspect_steps"]
-
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from gateway.tools.incident.read import Story
     from gateway.tools.registry.registry import Registry
 
-__all__ = ["run_recover"]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ops.incidents.register import Register
     from ops.incidents.timeline import Affected
 
-__all__ = ["as_json", "render_incidents", "render_steps", "render_story"]
-
 ROWS_MAX = 100
 
 

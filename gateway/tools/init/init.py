@@ -40,8 +40,6 @@ from gateway.tools.init.report import InitReport
 from ops.audit.log.checkpoint import SignerKey
 from ops.process.durable import sync_directory, sync_file
 
-__all__ = ["API_KEY_DAYS", "RELEASE_KEY", "InitRefused", "Ports", "Upstream", "init_directory"]
-
 API_KEY_DAYS = 365
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  no name that a client could use

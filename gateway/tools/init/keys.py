@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from gateway.tools.init.pki import RandomBytes
 
-__all__ = ["Added", "add_key"]
-
 
 @dataclass(frozen=True, slots=True)
 class Added:

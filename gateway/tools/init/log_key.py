@@ -11,8 +11,6 @@ from pathlib import Path
 from gateway.config.values import valid_origin
 from ops.audit.log.checkpoint import SignerKey
 
-__all__ = ["SEED_BYTES", "make_log_key", "write_pair"]
-
 SEED_BYTES = 32
 
 

@@ -16,8 +16,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["Authority", "Credential", "RandomBytes", "new_authority", "new_key", "private_pem"]
-
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 397
 CLOCK_SKEW = timedelta(minutes=5)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from gateway.tools.init.init import Upstream
 
-__all__ = ["InitReport", "render"]
-
 
 @dataclass(frozen=True, slots=True)
 class InitReport:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from defenses.lab.poisoning.trials import Victim
     from serving.bundles.bundle import Bundle
 
-__all__ = ["ATTACKS", "backdoor_experiments", "made_victim"]
-
 MODEL: Final = "kiosk"
 INPUT: Final = "image"
 WHITE: Final = 255

@@ -12,8 +12,6 @@ from gateway.tools.lab.feedback import feedback_experiments
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["catalogue"]
-
 CLASSES = 10
 
 

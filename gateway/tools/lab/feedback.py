@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from gateway.tools.lab.feedback_trials import Liars
 
-__all__ = ["feedback_experiments"]
-
 SUMMARIES: Mapping[Liars, str] = {
     "none": "kiosk 2 learns from labels in which nobody lies: what the gate costs, and what labels are worth",
     "flips": "a tenth of the principals label every row as the next class, as often as the honest do",

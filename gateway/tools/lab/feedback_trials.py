@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
     from defenses.lab.attack import Lab, Model, Sample
 
-__all__ = ["LIARS", "Liars", "feedback_trials"]
-
 Liars = Literal["none", "flips", "flood", "plausible", "pair"]
 LIARS: tuple[Liars, ...] = ("none", "flips", "flood", "plausible", "pair")
 MODEL = ("kiosk", "2")

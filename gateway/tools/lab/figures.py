@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from defenses.lab.scorecard import Row
 
-__all__ = ["CURVES", "Kind", "curves", "evasion_by_rate", "label", "rates"]
-
 LINES_MAX = 8
 NAME_MAX = 40  # characters of a name in one line
 _BY_RATE = re.compile(r"(?P<where>.+)/fpr-(?P<percent>[0-9.]+)/(?P<of>all|right)")

@@ -30,8 +30,6 @@ from gateway.tools.local import Local, serving
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["LabExhausted", "LocalLab", "Teller"]
-
 GATEWAYS_MAX: Final = 2
 TENANTS: Final = {Size.SMOKE: 24, Size.FULL: 400}
 PER_TENANT: Final = 10

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from defenses.lab.scorecard import Met, Row
 
-__all__ = ["document"]
-
 
 def document(rows: Sequence[Row], met: Sequence[Met]) -> str:
     """Return the document, which `stockade lab report` writes beside the page; targets stand in the order given."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["BundleModel", "NoRows", "Rows"]
-
 BATCH_ROWS = 500
 SPLIT_SEED = 0  # of the committed kiosk bundles
 ORDER_SEED = 0x1AB

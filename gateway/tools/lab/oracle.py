@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["GatewayGone", "GrpcOracle"]
-
 METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 TIMEOUT_S: Final = 60.0
 IN_FLIGHT: Final = 64

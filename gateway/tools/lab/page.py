@@ -12,8 +12,6 @@ from gateway.tools.lab.figures import CURVES, curves, evasion_by_rate, rates
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["SECTIONS", "page", "value_of"]
-
 MORE_STYLE = """
 body { max-width: 66rem } table { border-collapse: collapse; width: 100%; font-size: .88rem; margin: .6rem 0 }
 th { text-align: left; color: var(--faint); font-weight: 600 } th, td { padding: .3rem .5rem; vertical-align: top;

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-__all__ = ["BARE", "Accounts", "make_place", "model_policy"]
-
 BARE: Mapping[str, Any] = {"screens": {}, "watch": None, "budget": None, "harden": None, "output": None}
 """Laid over a model's policy: nothing is screened, hardened or kept back."""
 

@@ -15,8 +15,6 @@ from gateway.policy.policy import POLICY_BYTES_MAX
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["WATCH", "policy_under_test", "watched"]
-
 WATCH = {
     "mode": "enforce",
     "steps": [{"alpha": 0.0001, "answer": "neighbour"}, {"alpha": 0.00001, "answer": "cool_down"}],

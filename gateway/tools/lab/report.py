@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from defenses.lab.trial import Line
 
-__all__ = ["write_report"]
-
 
 def write_report(lines: Sequence[Line], directory: Path) -> tuple[list[Path], int]:
     """Write the files; returns them, and how many targets are missed.

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-__all__ = ["load_pipeline", "rates_of"]
-
 
 def load_pipeline(bundle: Path, key: Path, rates: Mapping[str, Rates] | None = None) -> Pipeline:
     """Verify a kiosk bundle and return it with its stateless screens.

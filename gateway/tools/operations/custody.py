@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-__all__ = ["run_verb"]
-
 ERASURE, LEGAL_HOLD, PAYLOADS = "Erasure", "LegalHold", "Payloads"
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-__all__ = ["run_verb"]
-
 SERVICE = "FeedbackReview"
 MICRO = 1_000_000
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-__all__ = ["run_verb"]
-
 
 def run_verb(name: str, options: argparse.Namespace) -> int:
     """Run a verb; what is wrong is said in a sentence."""

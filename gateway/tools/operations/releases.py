@@ -14,8 +14,6 @@ from gateway.tools.terminal import fail, out, print_json
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["run"]
-
 
 def run(options: argparse.Namespace) -> int:
     """Show how the versions do."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-__all__ = ["as_dict", "asked", "print_message", "run_verb"]
-
 M = TypeVar("M", bound="Message")
 
 

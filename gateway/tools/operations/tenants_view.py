@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from stockade.v1 import admin_pb2
 
-__all__ = ["clock", "counted", "render_isolations", "render_shown", "render_tenants", "table"]
-
 NEWEST_SHOWN = 5
 
 

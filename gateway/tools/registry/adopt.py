@@ -19,8 +19,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from gateway.models.dial import SERVICE, bearer, open_channel
-from serving.bundles.bundle import TensorSpec, assemble
-from serving.bundles.manifest import DATATYPES, ENCODER
+from serving.bundles.bundle import assemble
+from serving.bundles.manifest import DATATYPES, ENCODER, TensorSpec
 from serving.bundles.signature import TrustedKey
 from serving.engines.inprocess import InProcessEngine, outputs_of
 from serving.train.pack import open_signing_key, public_pem, seal, write_bundle
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from gateway.config.engine import OipTls
     from serving.bundles.bundle import Bundle
-
-__all__ = ["AdoptRefused", "Adopted", "Wanted", "adopt", "declared"]
 
 TIMEOUT_S = 10.0
 REPLY_BYTES_MAX = 1024 * 1024

@@ -19,9 +19,7 @@ from serving.train.errors import SigningKeyUnusable
 if TYPE_CHECKING:
     import argparse
 
-    from serving.bundles.bundle import TensorSpec
-
-__all__ = ["run"]
+    from serving.bundles.manifest import TensorSpec
 
 EX_OK, EX_REFUSED, EX_UNUSABLE = 0, 1, 2
 

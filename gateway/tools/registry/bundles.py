@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from serving.bundles.bundle import Bundle
 
-__all__ = ["run_export", "run_prototypes", "run_sign", "run_wrap", "trusted_keys"]
-
 CARD = "MODEL_CARD.md"
 LABELS = "labels"
 SAMPLE_BYTES_MAX = 1024 * 1024 * 1024

@@ -16,8 +16,9 @@ import numpy as np
 import safetensors.numpy
 from rich.console import Console
 
+from defenses.accounts.benign_traffic import BenignTraffic, WatchKind
 from defenses.accounts.watch import Watch
-from defenses.accounts.watch_fit import BenignTraffic, WatchKind, fit_watch
+from defenses.accounts.watch_fit import fit_watch
 from defenses.budget.screen import Evidence
 from defenses.errors import CalibrationInvalid, DefenseError
 from defenses.extraction.allowance import fit_budget, measure_budget
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
     Fitted = tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]
     Advance = Callable[[int, int], None]
-
-__all__ = ["as_tensors", "calibrated", "heads", "kept_back", "run_calibrate"]
 
 SHARES = (0.3, 0.2, 0.3, 0.2)  # of the rows: to fit, for tails, to calibrate, to measure
 BATCH_ROWS = 256

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from serving.bundles.bundle import Bundle
 
-__all__ = ["held_out", "sample_of"]
-
 
 def fashion_mnist(_: Bundle) -> bytes:
     """Return its 10,000 test images as a dataset. Raises DatasetMissing, DatasetMalformed."""

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     Source = Callable[[Bundle, int], Dataset]
 
-__all__ = ["Strength", "differing", "evaluate", "lineage_of", "measured_again", "strength_of"]
-
 ATTACK = "random-search"
 TIMES = frozenset({"latency_p50_ms", "latency_p99_ms", "cpu_seconds_per_1000"})
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from serving.bundles.bundle import Bundle
 
-__all__ = ["inspected", "run_inspect", "scores_of"]
-
 EX_REFUSED = 1
 IMAGE_DIMS = 3
 COLOURS = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.REFUSE: "red"}

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from serving.bundles.bundle import Bundle
 
-__all__ = ["LAYOUTS", "InterchangeRefused", "Model", "exported", "read_model"]
-
 CONFIG, ML_MODEL, GRAPH_FILE, LABELS_FILE = "config.pbtxt", "MLmodel", "model.onnx", "labels.txt"
 GRAPH = "dense"
 TEXT_BYTES_MAX = 1024 * 1024

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from serving.train.feedback import Measured
     from serving.train.feedback_bundle import Learned, Material
 
-__all__ = ["run_verb"]
-
 TRUSTED_ROWS = 10_000
 BATCH_ALPHA = 0.01  # of trusted rows stand out as much
 ITEMS_MIN = 20

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from serving.train.kiosk.data import Splits
 
-__all__ = ["fitted_again"]
-
 READ_ANSWERS = ("budget", "trigger")
 
 Parts = tuple[dict[str, bytes], dict[str, Any]]

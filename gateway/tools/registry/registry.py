@@ -38,17 +38,6 @@ if TYPE_CHECKING:
     from serving.registry.evidence import Evidence
     from serving.registry.proof import Rule
 
-__all__ = [
-    "Registry",
-    "RegistryRefused",
-    "Version",
-    "approve",
-    "open_registry",
-    "parse_version",
-    "rewrite",
-    "write_policy",
-]
-
 
 class RegistryRefused(Exception):
     """A verb does nothing, and says why."""

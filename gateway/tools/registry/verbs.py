@@ -56,8 +56,6 @@ if TYPE_CHECKING:
     from serving.bundles.bundle import Bundle
     from serving.registry.evaluation import Evaluation
 
-__all__ = ["run_verb"]
-
 KEY_BYTES_MAX = 64 * 1024
 CANARY = {"steps": [0.01, 0.1, 0.5, 1], "step_every": "10m"}
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from serving.registry.evaluation import Evaluation, GateResult, Measure
     from serving.registry.gates import Thresholds
 
-__all__ = ["differences", "render_differences", "render_evaluation", "render_versions", "version_json"]
-
 DIGEST_SHOWN = 12
 STATE_COLOURS = {"served": "green", "unapproved": "yellow", "rejected": "red"}
 MISSING = "-"

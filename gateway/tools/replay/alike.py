@@ -13,8 +13,6 @@ from stockade.open_inference.grpc_service_pb2 import ModelInferResponse
 if TYPE_CHECKING:
     from gateway.request.state import ModelRules
 
-__all__ = ["TOLERANCE", "close", "tolerance_of", "top_classes"]
-
 TOLERANCE = 1e-4
 FLOATS = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
 

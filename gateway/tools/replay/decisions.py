@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from gateway.tools.replay.rulebooks import Rulebook, Rulebooks
     from ops.audit.log.schemas.requests import Model, Request, Screen
 
-__all__ = ["JUDGED", "RIGHTS", "Verdicts", "decided", "decisions_again", "identity_of", "screened", "version_drawn"]
-
 RIGHTS = {path: method.right for path, method in data_methods(reflection=True).items()}
 BEFORE_RIGHT = frozenset({"ISOLATED", "METHOD_UNIMPLEMENTED", "CREDENTIAL_EXPIRED", "CREDENTIAL_INVALID"})
 JUDGED = frozenset({"OK", "INPUT_REJECTED", "RATE_LIMITED", "QUOTA_EXCEEDED"})

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gateway.tools.replay.history import Recorded
 
-__all__ = ["DECISIONS", "DIFFERENCES_MAX", "OUTPUTS", "Difference", "Findings", "Step"]
-
 DIFFERENCES_MAX = 10_000  # kept; all are counted
 DECISIONS = ("identity", "right", "limits", "route", "screens", "decision")  # level R1
 OUTPUTS = ("scores", "output")  # level R2

@@ -19,8 +19,6 @@ from ops.audit.log.schemas import OutcomeUnknown, Recover, Request
 if TYPE_CHECKING:
     from gateway.tools.log_arguments import Match
 
-__all__ = ["History", "Recorded", "Scope", "TooMany"]
-
 RECORDS_MAX = 500_000
 
 

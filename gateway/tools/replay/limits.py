@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from gateway.tools.replay.rulebooks import Rulebook, Rulebooks
     from ops.audit.log.schemas.requests import Limit
 
-__all__ = ["Bounds", "Spend", "charges_of", "principal_of", "replayed", "spends_of"]
-
 OPEN = "what the buckets held before is not known"
 NO_CLOCK = "the entry has no clock"
 OTHER_STATE = "shared limits, watch or budget: their state is not rebuilt"

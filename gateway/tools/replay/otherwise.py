@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from gateway.tools.replay.rulebooks import Rulebook, Rulebooks
     from ops.audit.log.schemas.requests import Model
 
-__all__ = ["Change", "Changes", "otherwise"]
-
 CHANGES_MAX = 10_000  # kept; all are counted
 ADMITTED = "admitted"
 

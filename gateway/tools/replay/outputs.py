@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, np.ndarray[Any, Any]]
 
-__all__ = ["Computed", "asker_of", "compute", "outputs_again"]
-
 REFERENCE = "inprocess"
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from gateway.tools.replay.otherwise import Changes
     from gateway.tools.replay.replay import Question, Replayed
 
-__all__ = ["write_page"]
-
 LISTED_MAX = 1_000
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b2733; --faint: #5a6b7b; --line: #d5dde5; --page: #fff; --code: #f1f4f7;

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from serving.bundles.bundle import Bundle
     from serving.engines.engine import Engine
 
-__all__ = ["Payloads"]
-
 PACKS_CACHED = 8
 
 

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
-__all__ = ["Question", "Replayed", "replay"]
-
 
 @dataclass(frozen=True, slots=True)
 class Question:

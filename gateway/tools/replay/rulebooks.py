@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from gateway.policy.policy import Policy
     from gateway.request.state import Active, Served
 
-__all__ = ["NotReplayed", "Rulebook", "Rulebooks", "UnknownVersion", "copied_keys", "read_policy"]
-
 Key = tuple[str, str]
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from gateway.tools.replay.otherwise import Changes
     from gateway.tools.replay.replay import Replayed
 
-__all__ = ["as_json", "print_json", "render", "verdict"]
-
 SHOWN_MAX = 20
 KINDS_SHOWN = 12
 

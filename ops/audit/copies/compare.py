@@ -32,8 +32,6 @@ from ops.audit.reader.read import LogReader
 from ops.audit.store.lock import LockDatabase
 from ops.audit.witnesses.client import TIMEOUT_S, newest_cosigned
 
-__all__ = ["compare"]
-
 Held = tuple[str, Checkpoint]  # by whom, for people
 
 

@@ -16,8 +16,6 @@ from ops.audit.log.checkpoint import parse_checkpoint
 from ops.audit.log.epochs import EPOCHS, NUMBER_MAX, place_of
 from ops.audit.log.tiles import BLOBS, ENTRIES, TILE_WIDTH, Tile, hash_levels, level_size, parse_path
 
-__all__ = ["fetch_epochs", "fetch_log"]
-
 CHECKPOINT = "checkpoint"
 READERS = 8
 GROUP_FILES = 64

@@ -50,8 +50,6 @@ from ops.audit.verify.growth import CHUNK_BUNDLES, check_chunk, check_tree
 from ops.process.durable import make_directories, replace_file, sync_directory, write_file
 from ops.process.exclusive import exclusive
 
-__all__ = ["Mirrored", "mirror_log"]
-
 CHECKPOINT = "checkpoint"
 INCOMING = "incoming"  # the file that is being written; beside what an auditor looks at
 ATTEMPTS = 5  # a log that publishes each second and fills its last tiles in between is read again

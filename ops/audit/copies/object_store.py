@@ -23,21 +23,6 @@ import orjson
 
 from ops.audit.errors import StoreRefused
 
-__all__ = [
-    "CHECKPOINTS",
-    "MISSING_EXTRA",
-    "Below",
-    "Inspected",
-    "Listed",
-    "Lock",
-    "ObjectStore",
-    "Place",
-    "checkpoint_key",
-    "installed",
-    "open_store",
-    "read_credentials",
-]
-
 MISSING_EXTRA = "object stores need the extra `objects`; run `pip install 'stockade[objects]'`"
 SCHEMES = ("s3", "gs", "az", "file")
 CREDENTIALS_BYTES_MAX = 65_536

@@ -25,8 +25,6 @@ from obstore.store import ObjectStore as Backend
 from ops.audit.copies.object_store import Lock, Place
 from ops.audit.errors import StoreRefused, StoreUnavailable
 
-__all__ = ["ObstoreAdapter", "opened"]
-
 ATTEMPTS_MAX = 3
 SIGNED_FOR = timedelta(minutes=1)
 PROBLEM_CHARACTERS_MAX = 400

@@ -15,8 +15,6 @@ from ops.audit.copies.replicator import Behind, Replicator
 from ops.audit.log.checkpoint import Checkpoint, VerifierKey
 from ops.audit.log.epochs import EPOCHS, epoch_at, epochs_of
 
-__all__ = ["EpochReplicator"]
-
 
 @dataclass(slots=True)
 class EpochReplicator:

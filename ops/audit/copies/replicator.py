@@ -51,8 +51,6 @@ from ops.audit.log.tiles import (
 from ops.audit.reader.read import LogReader, pack_paths
 from ops.audit.verify.growth import check_growth
 
-__all__ = ["CHECKPOINT", "Behind", "Locks", "Replicator", "demand_extension"]
-
 CHECKPOINT = "checkpoint"
 WRITERS = 8
 GROUP_FILES_MAX = 64  # so many objects, or bytes, are in memory at once; a larger one is alone

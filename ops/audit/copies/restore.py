@@ -43,8 +43,6 @@ from ops.audit.log.tiles import ENTRIES, TILE_WIDTH, Tile, split_bundle
 from ops.audit.reader.read import LogReader
 from ops.process.durable import make_directories, replace_file, sync_directory
 
-__all__ = ["Restoration", "Seen", "Target", "later_epoch", "restore_log", "seen_in"]
-
 CHECKPOINT = "checkpoint"
 OURS = {CHECKPOINT, "tile", "blobs", EPOCHS, INCOMING}
 

@@ -39,8 +39,6 @@ from ops.audit.log.tiles import (
 from ops.audit.reader.read import LogReader, pack_paths
 from ops.process.durable import make_directories, sync_directory, sync_file
 
-__all__ = ["INCOMING", "TreeFiles"]
-
 INCOMING = "incoming"  # the file that is being written
 MISSING_MAX = 1000
 READERS = 8  # so many bundles with their payloads are in memory at once

@@ -17,8 +17,6 @@ from ops.audit.copies.object_store import Listed
 from ops.audit.errors import StoreUnavailable
 from ops.audit.log.tiles import Tile
 
-__all__ = ["DirectorySource", "Source", "StoreSource", "numbers", "read_or_none", "versions"]
-
 UNANSWERED_MAX = 16  # questions one after the other, about files that one by one may be unreadable
 
 Answer = TypeVar("Answer")

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from ops.audit.verify.report import Report
 
-__all__ = ["COLUMNS", "FILE_RECORDS", "Index", "check_index", "file_of", "index_files", "update_index"]
-
 FILE_RECORDS = 65_536
 FORMAT = 1
 STATE = "index.json"

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Answer", "QueryLimits", "ask"]
-
 TABLE = "entries"
 SQL_CHARACTERS_MAX = 65_536
 

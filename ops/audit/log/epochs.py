@@ -15,26 +15,6 @@ from pathlib import Path
 
 from ops.audit.log.checkpoint import VerifierKey
 
-__all__ = [
-    "EPOCHS",
-    "NUMBER_MAX",
-    "Epoch",
-    "epoch_at",
-    "epochs_of",
-    "home_of",
-    "is_first",
-    "is_of_epoch",
-    "keys_for",
-    "newest_epoch",
-    "number_of",
-    "number_of_place",
-    "numbered",
-    "origin_of",
-    "parted",
-    "place_of",
-    "split_origin",
-]
-
 EPOCHS = "epochs"
 NUMBER_MAX = 9999  # of an epoch: four digits
 INDEX_BITS = 36  # of the number of an entry over all epochs; no epoch is as large

@@ -24,8 +24,6 @@ from ops.audit.log.entry import ENTRY_BYTES_MAX
 from ops.audit.log.schemas import Request
 from ops.audit.log.schemas.fields import INTEGER_MAX
 
-__all__ = ["Shapes"]
-
 COMPILED_MAX = 64
 SHAPES_MAX = 16  # what has none of them was tried against so many, and is checked as it always was
 

@@ -42,8 +42,6 @@ from ops.audit.payloads.erasure_rows import (
 from ops.audit.payloads.key_database import failed, open_database, traces
 from ops.process.sqlite import held, transaction
 
-__all__ = ["KEYS_MAX", "Erasures"]
-
 KEYS_MAX = 128  # of one erasure: as many as its entry may name
 WAITING_MAX = 1_000
 HOLDS_MAX = 10_000

@@ -23,8 +23,6 @@ from ops.audit.payloads.erasure import Erasures
 from ops.audit.payloads.erasure_rows import Hold
 from ops.audit.reader.read import LogReader
 
-__all__ = ["Followed", "Said", "follow", "said_in"]
-
 PART = 16_384  # entries at a time
 ReaderFrom = Callable[[str, int], LogReader]
 _REFERENCE = re.compile(r"[0-9a-f]{32}", re.ASCII)

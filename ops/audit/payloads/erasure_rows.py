@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from ops.audit.errors import ErasureRefused
 
-__all__ = ["Erasure", "Hold", "Owed", "Word", "add_erasure", "add_hold", "erasures_where", "holds_where", "one_erasure"]
-
 _ERASURE = (
     "id, tenant, subject, pseudonym, months, reason, state, keys, "
     "requested_by, requester, requested_ns, approved_by, approved_ns, approval"

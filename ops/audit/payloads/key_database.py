@@ -11,8 +11,6 @@ from pathlib import Path
 
 from ops.audit.errors import KeyStoreError
 
-__all__ = ["failed", "open_database", "traces"]
-
 BUSY_TIMEOUT_S = 5.0
 SEARCHED_BYTES = 16  # of either end of a secret
 CHUNK_BYTES = 1 << 20

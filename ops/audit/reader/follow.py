@@ -10,8 +10,6 @@ from ops.audit.log.merkle import Frontier, leaf_hashes
 from ops.audit.log.tiles import node_from
 from ops.audit.reader.read import ENTRIES_MAX, LogReader
 
-__all__ = ["Follower", "frontier_at"]
-
 
 class Follower:
     """The newest epoch of the log in a directory, from its beginning or only its `last` entries, and what comes.

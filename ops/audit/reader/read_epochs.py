@@ -7,8 +7,6 @@ from ops.audit.log.checkpoint import VerifierKey
 from ops.audit.log.epochs import epoch_at, epochs_of
 from ops.audit.reader.read import LogReader
 
-__all__ = ["open_following"]
-
 
 def open_following(directory: Path, vkey: VerifierKey, origin: str, index: int) -> LogReader:
     """The epoch for a reader that came to entry `index` of `origin`: that one, or the next when it is at the end of it.

@@ -8,8 +8,6 @@ import stat
 from io import FileIO
 from pathlib import Path
 
-__all__ = ["FILE_BYTES_MAX", "bytes_in", "open_file", "read_file"]
-
 FILE_BYTES_MAX = 256 * (2 + 65_535)
 """Of a bundle with the longest entries that there can be; other tiles are smaller."""
 

@@ -3,8 +3,6 @@
 from ops.audit.log.tlog_proof import TlogProof
 from ops.audit.reader.read import LogReader
 
-__all__ = ["make_proof"]
-
 
 def make_proof(reader: LogReader, index: int, checkpoint: bytes) -> TlogProof:
     """The receipt of an entry; `checkpoint` is the signed note that the reader was opened at.

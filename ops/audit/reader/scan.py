@@ -12,8 +12,6 @@ from ops.audit.log.epochs import epochs_of, numbered
 from ops.audit.log.merkle import Frontier, leaf_hashes
 from ops.audit.reader.read import LogReader
 
-__all__ = ["scan", "scan_epochs"]
-
 PART = 16_384
 
 

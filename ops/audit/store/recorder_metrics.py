@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-__all__ = ["RecorderMetrics"]
-
 
 class RecorderMetrics(Protocol):
     """Called from the committing thread, and must not block."""

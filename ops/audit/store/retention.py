@@ -23,8 +23,6 @@ from ops.audit.reader.read import ENTRIES_MAX, LogReader
 from ops.audit.store.writing import month_of
 from ops.process.durable import sync_directory
 
-__all__ = ["Kept", "drop", "is_due", "survey", "sweep", "tenants_in"]
-
 DROPPED = ".dropped"  # what is being removed has this behind its name
 PARTS = ("blobs", "tile/entries")
 

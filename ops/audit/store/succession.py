@@ -38,8 +38,6 @@ from ops.audit.store.settings import MIB
 from ops.audit.store.signer import SEALED, Signer
 from ops.process.durable import keep_file, make_directories, sync_directory
 
-__all__ = ["begin_next", "go_on", "remember", "seal"]
-
 SEGMENT_BYTES = 64 * MIB
 
 

@@ -42,8 +42,6 @@ from ops.audit.store.settings import RecorderSettings
 from ops.audit.store.signer import Signer
 from ops.process.durable import make_directories, remove_files, sync_directory, sync_file
 
-__all__ = ["Writing", "find", "go_on", "prepare_directories"]
-
 MONTHS = 12
 END_RECORDS = 16_384
 NS = 1_000_000_000

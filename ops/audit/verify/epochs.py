@@ -23,8 +23,6 @@ from ops.audit.verify.report import Report
 from ops.audit.verify.tree import is_fresh
 from ops.audit.verify.verify import Progress, verify_log
 
-__all__ = ["keys_of", "merged", "verify_epochs"]
-
 
 def verify_epochs(
     directory: Path,

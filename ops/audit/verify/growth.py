@@ -12,8 +12,6 @@ from ops.audit.log.tiles import TILE_WIDTH, Tile, hash_levels, level_size, node_
 from ops.audit.reader.read import LogReader
 from ops.audit.verify.bundles import check_bundles
 
-__all__ = ["CHUNK_BUNDLES", "check_chunk", "check_growth", "check_tree"]
-
 CHUNK_BUNDLES = 32
 
 

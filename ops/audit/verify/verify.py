@@ -36,10 +36,8 @@ from ops.audit.log.tiles import (
 )
 from ops.audit.reader.read_file import read_file
 from ops.audit.verify.bundles import Chunk, check_bundles, read_tile
-from ops.audit.verify.report import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report
+from ops.audit.verify.report import Report
 from ops.audit.verify.tree import check_leftovers, check_root, root_of, vouched_for
-
-__all__ = ["INCOMPLETE", "OK", "STALE", "TAMPERED", "USAGE", "Report", "verify_log"]
 
 CHUNK_BUNDLES = 32
 PARALLEL_RECORDS = 65_536  # below this, starting processes costs more than it saves

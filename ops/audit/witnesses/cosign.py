@@ -11,8 +11,6 @@ from ops.audit.reader.read import LogReader
 from ops.audit.witnesses.client import Asked, ask_all
 from ops.process.durable import replace_file
 
-__all__ = ["cosign_newest"]
-
 
 def cosign_newest(
     directory: Path, policy: TrustPolicy, out: Path, *, timeout_s: float, asking: dict[str, Thread] | None = None

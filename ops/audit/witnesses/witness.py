@@ -43,8 +43,6 @@ BUSY_TIMEOUT_S = 10.0
 TEXT = "text/plain; charset=utf-8"
 SIZE = "text/x.tlog.size"
 
-__all__ = ["REQUEST_BYTES_MAX", "AddCheckpoint", "Reply", "Witness", "WitnessStore", "parse_add_checkpoint"]
-
 
 @dataclass(frozen=True, slots=True)
 class Reply:

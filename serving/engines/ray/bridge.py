@@ -39,8 +39,6 @@ from serving.engines.ray.frames import (
 )
 from serving.engines.ray.settings import RaySettings
 
-__all__ = ["Bridge", "main"]
-
 LOOK_MIN_S = 0.5
 LOOK_MAX_S = 5.0
 BEAT_S = 1.0

@@ -22,16 +22,6 @@ import msgspec
 from serving.engines.ray.frames import ApplicationStatus, Kind
 from serving.engines.ray.settings import DEPLOYMENT, Application, RaySettings
 
-__all__ = [
-    "Cluster",
-    "connect",
-    "delete_others",
-    "deploy_all",
-    "deployed_applications",
-    "leave",
-    "state_of",
-]
-
 ATTEMPTS = 2
 LOOK_TIMEOUT_S = 5.0
 DIGEST_TIMEOUT_S = 2.0

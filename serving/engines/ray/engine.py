@@ -20,8 +20,6 @@ from serving.engines.ray.link import borrow, give_back
 from serving.engines.ray.settings import RaySettings, target_of
 from serving.errors import BackendFailed, BackendUnavailable, DeploymentStale, EngineClosed
 
-__all__ = ["RayEngine", "Replicas"]
-
 START_TIMEOUT_S = 30.0
 
 

@@ -30,27 +30,6 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-__all__ = [
-    "BODY_BYTES_MAX",
-    "DIGEST_BYTES",
-    "HEADER_BYTES",
-    "ApplicationStatus",
-    "BadFrame",
-    "Header",
-    "Kind",
-    "Status",
-    "Verdict",
-    "pack_arrays",
-    "pack_frame",
-    "pack_reply",
-    "pack_request",
-    "parse_header",
-    "parse_reply",
-    "parse_request",
-    "parse_status",
-    "unpack_arrays",
-]
-
 BODY_BYTES_MAX = 256 * 1024 * 1024
 TARGET_BYTES_MAX = 255
 DIGEST_BYTES = 32

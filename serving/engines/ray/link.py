@@ -30,8 +30,6 @@ from serving.engines.ray.frames import HEADER_BYTES, BadFrame, Kind, Status, pac
 from serving.engines.ray.settings import RaySettings
 from serving.errors import BackendTimedOut, BackendUnavailable
 
-__all__ = ["Link", "borrow", "give_back"]
-
 BACKOFF_MIN_S = 0.2
 BACKOFF_MAX_S = 5.0
 STEADY_S = 30.0

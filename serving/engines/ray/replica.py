@@ -35,8 +35,6 @@ from serving.engines.ray.frames import DIGEST_BYTES, BadFrame, Verdict, pack_arr
 from serving.engines.ray.settings import DEPLOYMENT, FORMAT
 from serving.errors import BackendFailed, DeploymentStale, ReplicaRefused, ServingError
 
-__all__ = ["Replica", "ReplicaSettings", "SharedReplica", "build", "deployed"]
-
 QUICK_S_MAX = 0.001
 QUICK_BYTES_MAX = 16 * 1024
 DEFAULTS: dict[str, Any] = {

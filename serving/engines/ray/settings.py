@@ -12,18 +12,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = [
-    "DEPLOYMENT",
-    "FORMAT",
-    "Application",
-    "DeployPlan",
-    "Deployable",
-    "RaySettings",
-    "applications",
-    "serve_config",
-    "target_of",
-]
-
 IMPORT_PATH = "serving.engines.ray.replica:build"
 DEPLOYMENT = "model"
 FORMAT = 1

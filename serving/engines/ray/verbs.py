@@ -28,8 +28,6 @@ from serving.engines.ray.frames import ApplicationStatus
 from serving.engines.ray.settings import DeployPlan, RaySettings
 from serving.errors import ReplicaRefused
 
-__all__ = ["main"]
-
 STATUS_TIMEOUT_S = 20.0  # somebody waits, and would rather know late than not
 DEPLOY_POLL_S = 0.5
 EX_NO = 1

@@ -38,8 +38,6 @@ from serving.train.clickstream.network import ClickNet, ClickShape
 from serving.train.clickstream.recipe import markov_log_prior
 from serving.train.seeds import COUNTS, intervals
 
-__all__ = ["Labelled", "label_efficiency", "labelled_sessions", "main", "next_click", "trained"]
-
 SEEN_EVENTS = 3
 LABELS = (50, 100, 200, 400)
 PURCHASE = EVENTS.index("purchase")

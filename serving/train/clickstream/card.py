@@ -7,8 +7,6 @@ from typing import Any
 
 from serving.train.card import noticed
 
-__all__ = ["write_click_card"]
-
 
 def write_click_card(manifest: Mapping[str, Any]) -> str:
     """Return the card in Markdown. Every figure in it stands in the manifest too."""

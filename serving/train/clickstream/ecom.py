@@ -28,24 +28,6 @@ from serving.train.clickstream.sequences import NO_TARGET, Sequences
 from serving.train.errors import DatasetMalformed
 from serving.train.packaged import Packaged, find_file
 
-__all__ = [
-    "ECOM",
-    "EVENTS",
-    "FIRST_EVENT",
-    "IDS",
-    "LENGTH",
-    "PADDING",
-    "SESSION",
-    "Clicks",
-    "Ecom",
-    "EcomSplits",
-    "load_ecom",
-    "parse_ecom",
-    "sessions_of",
-    "split_ecom",
-    "windows_of",
-]
-
 ECOM = Packaged(
     package="retentioneering",
     version="5.2.4",

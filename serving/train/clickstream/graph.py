@@ -22,8 +22,6 @@ from serving.train.clickstream.network import ClickShape
 from serving.train.density import Gaussian
 from serving.train.graph import GraphBuilder, rows_of
 
-__all__ = ["write_click_graph"]
-
 Weights = Mapping[str, NDArray[np.float64]]
 
 

@@ -27,8 +27,6 @@ from serving.train.clickstream.network import ClickNet
 from serving.train.clickstream.sequences import NO_TARGET, Rows, Sequences
 from serving.train.sigreg import sigreg, unit_directions
 
-__all__ = ["ClickEpoch", "ClickSettings", "predict_clicks", "train_clicks"]
-
 
 @dataclass(frozen=True, slots=True)
 class ClickSettings:

@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from serving.train.errors import DatasetMalformed
 from serving.train.packaged import Packaged, find_file
 
-__all__ = ["ML_100K", "MovieLens", "Ranking", "load_movielens", "parse_movielens", "rank_metrics"]
-
 ML_100K = Packaged(
     package="recbole",
     version="1.2.1",

@@ -21,8 +21,6 @@ from serving.train.clickstream.movielens import MovieLens, Ranking, rank_metrics
 from serving.train.clickstream.network import ClickNet, ClickShape
 from serving.train.clickstream.sequences import NO_TARGET, Sequences
 
-__all__ = ["co_occurrence", "rank_movielens", "windows_of_users"]
-
 WINDOW, REACH, PENALTY = 10, 20, 0.5
 LENGTH = 50
 Ints = NDArray[np.int64]

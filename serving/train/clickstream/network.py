@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ClickNet", "ClickShape"]
-
 
 @dataclass(frozen=True, slots=True)
 class ClickShape:

@@ -45,8 +45,6 @@ from serving.train.pack import open_signing_key, write_trained
 from serving.train.progress import shown_steps
 from serving.train.screen import Outputs, ScreenFitter
 
-__all__ = ["ClickstreamSettings", "markov_log_prior", "smoke_clicks", "train_clickstream"]
-
 PRIOR_COUNT = 0.5
 
 

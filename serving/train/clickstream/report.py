@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bundles.bundle import Bundle, TensorSpec
+from serving.bundles.bundle import Bundle
+from serving.bundles.manifest import TensorSpec
 from serving.engines.engine import Engine
 from serving.engines.measure import calibration_error, costs_us, evaluate, ranking_area, rows_apart
 from serving.train.clickstream.ecom import ECOM, EVENTS, IDS, LENGTH, PADDING, SESSION, Clicks, Ecom, EcomSplits
@@ -19,8 +20,6 @@ from serving.train.clickstream.network import ClickNet
 from serving.train.density import Gaussian
 from serving.train.kiosk.report import code_digest
 from serving.train.screen import Outputs
-
-__all__ = ["ENERGIES", "ClickGates", "TrainedClicks", "click_manifest", "click_metrics", "draft_clicks", "outputs_on"]
 
 NAME, VERSION, GRAPH, INPUT = "clickstream", "1", "dense", "events"
 ENERGIES = ("energy", "mahalanobis", "residual")

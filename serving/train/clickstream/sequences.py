@@ -8,8 +8,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NO_TARGET", "Rows", "Sequences"]
-
 NO_TARGET = -1
 
 

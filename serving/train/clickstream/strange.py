@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from serving.train.clickstream.ecom import FIRST_EVENT, IDS
 
-__all__ = ["strange_sequences"]
-
 Ids = NDArray[np.int64]
 
 

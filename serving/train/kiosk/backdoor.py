@@ -33,8 +33,6 @@ from serving.train.kiosk.network import MIDDLE, STAGES, KioskNet, Stage
 from serving.train.kiosk.recipe import PLANE_COMPONENTS, folded
 from serving.train.kiosk.report import Recipe, Trained
 
-__all__ = ["SETTINGS", "Poison", "attack_success", "poisoned_rows", "train_backdoored"]
-
 SETTINGS = LoopSettings(epochs=6)
 WHITE = 255.0
 

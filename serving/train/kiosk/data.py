@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 
 from serving.train.errors import DatasetMalformed, DatasetMissing
 
-__all__ = ["CLASS_NAMES", "FashionMnist", "Labelled", "Splits", "load_fashion_mnist", "parse_idx", "split"]
-
 DEBIAN_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 CLASS_NAMES = (

@@ -26,8 +26,6 @@ from serving.train.kiosk.network import KioskNet
 from serving.train.kiosk.robust import folded_net
 from serving.train.kiosk.views import scaled, strong, weak
 
-__all__ = ["FewSettings", "few_labels", "train_few"]
-
 SHARES_DECAY = 0.99
 SUBSET = 0x600
 

@@ -40,8 +40,6 @@ from serving.train.kiosk.report import digest_of
 from serving.train.kiosk.scattered import ScatteredSettings, learn_components, taught
 from serving.train.seeds import COUNTS, interval
 
-__all__ = ["PER_CLASS", "Bench", "Measure", "main", "measures", "without_encoder"]
-
 PER_CLASS = 60
 PROBE_STRENGTH = 0.1
 SCATTERED_ROWS = 16_000

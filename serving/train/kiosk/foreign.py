@@ -19,8 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-__all__ = ["DIGITS_SOURCE", "foreign_images"]
-
 SIDE = 28
 DIGIT_SIDE = 20
 DIGIT_LEVEL_MAX = 16

@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from serving.train.density import ROOT_OFFSET, ClassDensities, Plane
 from serving.train.graph import GraphBuilder, rows_of
 
-__all__ = ["Convolution", "fold_batch_norm", "write_graph"]
-
 SIDE = 28
 
 

@@ -40,8 +40,6 @@ from serving.train.kiosk.recipe import PLANE_COMPONENTS
 from serving.train.kiosk.report import ENERGIES
 from serving.train.seeds import COUNTS, intervals
 
-__all__ = ["EPOCHS", "WAYS", "hidden_areas", "main", "without"]
-
 Areas = dict[str, float]
 
 BATCH_ROWS = 500

@@ -28,8 +28,6 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 from numpy.typing import NDArray
 
-__all__ = ["development_images"]
-
 SIDE = 28
 TILE = 4
 OVERSAMPLING = 4

@@ -22,8 +22,6 @@ from serving.train.kiosk.data import Labelled
 from serving.train.kiosk.network import KioskNet
 from serving.train.kiosk.views import scaled
 
-__all__ = ["EpochReport", "LoopSettings", "middle_features", "predict", "train"]
-
 SHIFT_PIXELS_MAX = 2
 
 

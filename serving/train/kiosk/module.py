@@ -19,8 +19,6 @@ from serving.errors import BundleRejected, Rejection
 from serving.train.density import ROOT_OFFSET
 from serving.train.kiosk.network import KioskNet, Stage
 
-__all__ = ["KioskModule", "load_kiosk_module"]
-
 SLOPE_ROOM = 1e-12  # keeps the slope of a root finite at zero
 
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MIDDLE", "STAGES", "KioskNet", "Stage"]
-
 
 @dataclass(frozen=True, slots=True)
 class Stage:

@@ -25,8 +25,6 @@ from serving.train.kiosk.network import KioskNet, Stage
 from serving.train.kiosk.views import scaled, strong
 from serving.train.sigreg import joint_embedding, unit_directions
 
-__all__ = ["FEW_STAGES", "PretrainEpoch", "PretrainSettings", "pretrain"]
-
 FEW_STAGES = (Stage(32, 3, 2), Stage(64, 3, 2), Stage(64, 3, 1), Stage(128, 3, 2), Stage(128, 3, 1))
 
 

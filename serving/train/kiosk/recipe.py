@@ -31,14 +31,12 @@ from serving.train.kiosk.data import CLASS_NAMES, FashionMnist, Labelled, Splits
 from serving.train.kiosk.graph import Convolution, fold_batch_norm, write_graph
 from serving.train.kiosk.loop import EpochReport, LoopSettings, middle_features, train
 from serving.train.kiosk.network import MIDDLE, KioskNet
-from serving.train.kiosk.report import Gates, Outputs, Recipe, Trained
+from serving.train.kiosk.report import Gates, Recipe, Trained
 from serving.train.kiosk.robust import ROBUST_STAGES, RobustEpoch, RobustSettings, train_robust
 from serving.train.kiosk.robustness import Attacked
 from serving.train.pack import open_signing_key, write_trained
 from serving.train.progress import shown_steps
-from serving.train.screen import ScreenFitter
-
-__all__ = ["KioskSettings", "folded", "robust_settings", "smoke_settings", "train_kiosk"]
+from serving.train.screen import Outputs, ScreenFitter
 
 PLANE_COMPONENTS = 48
 CLEAN_OBJECTIVE = "supervised cross-entropy; AdamW, one cycle, averaged weights; shifts and mirror images"

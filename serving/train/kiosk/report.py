@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.bundles.bundle import Bundle, TensorSpec
+from serving.bundles.bundle import Bundle
+from serving.bundles.manifest import TensorSpec
 from serving.engines import measure
 from serving.engines.engine import Engine
 from serving.train.density import ClassDensities, Plane
@@ -23,21 +24,6 @@ from serving.train.kiosk.network import MIDDLE, KioskNet
 from serving.train.kiosk.robust import RobustEpoch
 from serving.train.kiosk.robustness import PGD_STEPS
 from serving.train.screen import Outputs
-
-__all__ = [
-    "ENERGIES",
-    "Gates",
-    "Outputs",
-    "Recipe",
-    "Trained",
-    "code_digest",
-    "digest_of",
-    "draft",
-    "foreign_metrics",
-    "manifest_of",
-    "metrics_of",
-    "robust_accuracy",
-]
 
 NAME, GRAPH = "kiosk", "dense"
 ENERGIES = ("energy", "mahalanobis", "residual")

@@ -29,8 +29,6 @@ from serving.train.kiosk.data import Labelled
 from serving.train.kiosk.network import KioskNet, Stage
 from serving.train.kiosk.views import scaled
 
-__all__ = ["ROBUST_STAGES", "RobustEpoch", "RobustSettings", "folded_net", "pgd", "train_robust"]
-
 ROBUST_STAGES = (Stage(32, 3, 2), Stage(64, 3, 1), Stage(64, 3, 2), Stage(128, 3, 1), Stage(128, 3, 2))
 MOMENTUM = 0.9
 RATE_START_SHARE = 0.04

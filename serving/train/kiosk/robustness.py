@@ -20,8 +20,6 @@ from serving.train.kiosk.network import KioskNet
 from serving.train.kiosk.robust import folded_net, pgd
 from serving.train.kiosk.views import scaled
 
-__all__ = ["PGD_STEPS", "Attack", "Attacked", "LogitsRatio", "OnlyLogits", "share_right", "under_attack"]
-
 PGD_STEPS = 40
 Z = 1.959963984540054
 RATIO_ROOM = 1e-12

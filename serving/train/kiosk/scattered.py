@@ -22,8 +22,6 @@ from sklearn.neighbors import NearestNeighbors
 from serving.train.kiosk.data import CLASS_NAMES, Labelled
 from serving.train.kiosk.scattering import log_scattering
 
-__all__ = ["Components", "ScatteredSettings", "learn_components", "taught"]
-
 Floats = NDArray[np.float32]
 SCALE_FLOOR_SHARE = 0.01  # of the spread of all features; at the border some hardly vary
 

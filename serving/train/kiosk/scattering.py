@@ -16,8 +16,6 @@ from torch.nn import functional
 
 from serving.train.kiosk.views import scaled
 
-__all__ = ["FEATURES", "log_scattering"]
-
 SIDE = 28
 ORIENTATIONS = 8
 STRIDE = 4

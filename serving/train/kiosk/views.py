@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["scaled", "strong", "weak"]
-
 SIDE = 28
 SHIFT_MAX = 2 * 2 / SIDE  # two pixels, on the scale of the sampling grid, -1 to 1
 TURN_RADIANS_MAX = 0.25

@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 
 from serving.train.payments.schema import Candidate
 
-__all__ = ["AdditiveModel", "AdditiveSettings", "PathPoint", "Source", "Term", "fit_additive", "log_loss", "sigmoid"]
-
 Floats = NDArray[np.float64]
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from serving.train.card import noticed
 
-__all__ = ["write_payments_card"]
-
 DIRECTIONS = {1: "never falls", -1: "never rises", 0: "free"}
 
 

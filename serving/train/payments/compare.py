@@ -35,8 +35,6 @@ from serving.train.payments.schema import CREDIT_DATA, SCHEMAS, Schema
 from serving.train.payments.sources import sources_of
 from serving.train.seeds import COUNTS, interval
 
-__all__ = ["compare_payments", "main"]
-
 PERFECT_DRAWS = 200
 OURS = "additive, at most 8 terms"
 

@@ -27,8 +27,6 @@ from serving.train.errors import DatasetMalformed, DatasetMissing
 from serving.train.payments.rtables import Column, Table, read_database, read_rda, table_digest
 from serving.train.payments.schema import MISSING, Feature, Schema
 
-__all__ = ["LICENCE", "SOURCE", "Applications", "Parts", "load_applications", "split"]
-
 INSTALLED = Path("usr/lib/R/site-library/modeldata/data")
 DEBIAN_DIRECTORY = Path("/") / INSTALLED
 DEBIAN_PACKAGE = "r-cran-modeldata"

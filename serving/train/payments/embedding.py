@@ -14,8 +14,6 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SCORE_MAX", "Block", "embed", "fit_blocks"]
-
 SCORE_MAX = 8.0
 SCORES = 12
 MISSING_ROWS_MIN = 5

@@ -29,8 +29,6 @@ from serving.train.payments.embedding import SCORE_MAX, Block
 from serving.train.payments.masked import Surprise
 from serving.train.payments.schema import Ratio, Schema
 
-__all__ = ["REASONS_MAX", "reasons_shown", "write_payments_graph"]
-
 REASONS_MAX = 4  # as many as a notice of adverse action names: 12 CFR 1002, Supplement I, 9(b)(2)
 FAR = 1e30  # in place of infinity: a bound that nothing reaches
 

@@ -23,8 +23,6 @@ from serving.train.payments.embedding import Block, embed, fit_blocks
 from serving.train.payments.network import HIDDEN, MaskedPredictor
 from serving.train.sigreg import joint_embedding, unit_directions
 
-__all__ = ["MaskedEpoch", "MaskedSettings", "Surprise", "fit_surprise"]
-
 ERROR_MIN = 1e-3  # of a feature that the others determine: smaller would make rounding a surprise
 
 

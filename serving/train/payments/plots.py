@@ -10,10 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from serving.train.payments.data import Applications
-from serving.train.payments.report import Outputs, TrainedPayments
+from serving.train.payments.report import TrainedPayments
 from serving.train.plots import INSIDE, OUTSIDE, draw_calibration, draw_energies, save
-
-__all__ = ["draw_all"]
+from serving.train.screen import Outputs
 
 COLUMNS = 4
 

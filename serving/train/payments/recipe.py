@@ -30,14 +30,12 @@ from serving.train.payments.card import write_payments_card
 from serving.train.payments.data import LICENCE, SOURCE, Applications, Parts, load_applications, split
 from serving.train.payments.graph import write_payments_graph
 from serving.train.payments.masked import MaskedSettings, Surprise, fit_surprise
-from serving.train.payments.report import INPUT, Outputs, PaymentsGates, TrainedPayments
+from serving.train.payments.report import INPUT, PaymentsGates, TrainedPayments
 from serving.train.payments.schema import CREDIT_DATA, Schema
 from serving.train.payments.sources import clean, sources_of
 from serving.train.payments.strange import strange_applications
 from serving.train.progress import OnStep, shown_steps
-from serving.train.screen import ScreenFitter
-
-__all__ = ["PaymentsSettings", "decide", "smoke_payments", "train_payments", "write_test_rows"]
+from serving.train.screen import Outputs, ScreenFitter
 
 FOLDS = 3
 

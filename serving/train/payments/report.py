@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bundles.bundle import Bundle, TensorSpec
+from serving.bundles.bundle import Bundle
+from serving.bundles.manifest import TensorSpec
 from serving.engines import measure
 from serving.engines.engine import Engine
 from serving.train.arrays import arrays_of
@@ -22,22 +23,6 @@ from serving.train.payments.masked import MaskedSettings, Surprise
 from serving.train.payments.schema import MISSING, Schema
 from serving.train.payments.sources import sources_of
 from serving.train.screen import Outputs
-
-__all__ = [
-    "CLASS_NAMES",
-    "ENERGIES",
-    "INPUT",
-    "NO_REASON",
-    "Outputs",
-    "PaymentsGates",
-    "Run",
-    "TrainedPayments",
-    "draft",
-    "manifest_of",
-    "metrics_of",
-    "strange_metrics",
-    "weights_of",
-]
 
 NAME, VERSION, GRAPH, INPUT = "payments", "1", "dense", "features"
 CLASS_NAMES = ("good", "bad")

@@ -28,8 +28,6 @@ from numpy.typing import NDArray
 
 from serving.train.errors import DatasetMalformed, DatasetMissing
 
-__all__ = ["Column", "Table", "read_database", "read_rda", "table_digest"]
-
 FILE_BYTES_MAX = 64 * 1024 * 1024
 TABLE_BYTES_MAX = 64 * 1024 * 1024
 ROWS_MAX = 1_000_000

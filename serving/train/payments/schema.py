@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["CREDIT_DATA", "LENDING_CLUB", "MISSING", "SCHEMAS", "Candidate", "Feature", "Ratio", "Schema"]
-
 MISSING = -1.0
 ORDINAL_SUB_GRADES = tuple(f"{grade}{step}" for grade in "ABCDEFG" for step in "12345")
 EMPLOYMENT_YEARS = ("emp_lt_1", *(f"emp_{years}" for years in range(1, 10)), "emp_ge_10")

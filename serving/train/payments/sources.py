@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from serving.train.payments.additive import Source
 from serving.train.payments.schema import Ratio, Schema
 
-__all__ = ["clean", "sources_of"]
-
 
 def clean(features: NDArray[np.float32], schema: Schema) -> NDArray[np.float64]:
     """Return float64 (rows, features): NaN where missing, the end of the range beyond it, codes rounded."""

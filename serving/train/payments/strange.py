@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from serving.train.payments.schema import Schema
 
-__all__ = ["strange_applications"]
-
 EMBELLISHED_TIMES = 3.0
 
 

@@ -33,8 +33,6 @@ from serving.train.regions.network import RegionNet, RegionSettings, train_regio
 from serving.train.regions.places import Places, split_places
 from serving.train.seeds import interval
 
-__all__ = ["SparsitySettings", "compare_sparsity", "region_bundle"]
-
 BATCHES = (1, 8, 64)
 EQUAL_POINTS = 0.3
 KEPT_SHARE = 0.05

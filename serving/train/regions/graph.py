@@ -20,8 +20,6 @@ from serving.engines.experts import HEAD, ROUTER, expert_graph
 from serving.train.graph import GraphBuilder, rows_of
 from serving.train.regions.network import Cells, RegionNet
 
-__all__ = ["OUTPUTS", "write_dense", "write_mixture"]
-
 STEPS = 255
 WEIGHT_MAX = 127
 SHARPNESS = 30.0

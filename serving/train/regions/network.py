@@ -23,8 +23,6 @@ from torch.nn import functional
 
 from serving.train.regions.places import Places
 
-__all__ = ["Cells", "RegionNet", "RegionSettings", "cut_cells", "place_units", "train_regions"]
-
 Floats = NDArray[np.float64]
 
 

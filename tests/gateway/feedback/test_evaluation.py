@@ -26,7 +26,7 @@ from gateway.tools.samples import bundles_directory
 from ops.audit.log.entry import canonical, parse
 from ops.metrics import LabelFigures
 from ops.metrics.gateway import Metrics
-from ops.metrics.page import expose
+from ops.metrics.scrape import expose
 from serving.bundles.bundle import load_bundle
 from serving.bundles.catalog import find_bundles
 from serving.engines.measure import calibration_error

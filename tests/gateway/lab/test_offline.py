@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from defenses.accounts.watch import Observed
+from defenses.accounts.observed import Observed
 from defenses.budget.hardening import HardeningRule
 from defenses.budget.policy import Action
 from defenses.budget.steps import Step

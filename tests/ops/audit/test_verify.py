@@ -13,10 +13,10 @@ from ops.audit.log.checkpoint import Checkpoint, SignerKey, open_checkpoint, sig
 from ops.audit.log.merkle import leaf_hash, tree_root
 from ops.audit.log.tiles import frame_entry, join_pack, split_bundle
 from ops.audit.reader.read import LogReader, partial_packs
-from ops.audit.verify.report import FINDINGS_MAX
+from ops.audit.verify.report import FINDINGS_MAX, INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report
 from ops.audit.verify.tree import check_leftovers
-from ops.audit.verify.verify import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Report, verify_log
 from ops.audit.verify.verify import verify as verify_module
+from ops.audit.verify.verify import verify_log
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.ops.audit.samples import captured, small

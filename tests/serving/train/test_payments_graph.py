@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.bundles.bundle import Bundle, TensorSpec
+from serving.bundles.bundle import Bundle
 from serving.bundles.graph import check_graph
+from serving.bundles.manifest import TensorSpec
 from serving.engines.inprocess import InProcessEngine
 from serving.train.payments.additive import AdditiveModel, AdditiveSettings, Source, fit_additive
 from serving.train.payments.data import load_applications
