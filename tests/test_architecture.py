@@ -32,7 +32,7 @@ HOMES = {
     "tritonclient": ("gateway/tools/demo/triton_client.py",),
     "onnxruntime": ("serving/engines/inprocess.py",),
     "onnx": ("serving/train/",),
-    "torch": ("serving/train/", "serving/train/", "defenses/lab/"),
+    "torch": ("serving/train/", "defenses/lab/"),
     "ray": ("serving/engines/ray/cluster.py", "serving/engines/ray/replica.py"),
     "art": ("defenses/art_adapter.py",),
     "rdata": ("serving/train/payments/rtables.py",),

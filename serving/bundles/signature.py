@@ -3,7 +3,7 @@
 The format (https://github.com/ossf/model-signing-spec, v1.0): a Sigstore bundle v0.3 in JSON, whose DSSE envelope
 (https://github.com/secure-systems-lab/dsse) carries an in-toto statement v1, whose predicate lists the SHA-256 of each
 file. Signed with ECDSA P-256 over SHA-256; the key is named by the SHA-256 of its PEM. `model_signing` accepts what
-`sign` writes and `verify` accepts what `model_signing` writes (tests/serving/test_signature.py).
+`sign` writes and `verify` accepts what `model_signing` writes (tests/serving/bundles/test_signature.py).
 
 Why not `model_signing` itself: importing it loads some 600 modules and takes 0.7 s here, release 1.1.1 does not import
 without an undeclared pyOpenSSL, and it hashes files by path, which leaves a gap between the check and the use.

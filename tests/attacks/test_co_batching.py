@@ -25,7 +25,7 @@ from gateway.request.outgoing import emptied, within
 from serving.bundles.bundle import load_bundle
 from serving.engines.experts import ExpertsEngine
 from serving.engines.inprocess import InProcessEngine
-from tests.gateway.test_judgement import rules as bare_rules
+from tests.gateway.request.test_judgement import rules as bare_rules
 from tests.serving.mixture import mixture_bundle
 
 ROOT = Path(__file__).parents[2] / "bundles"

@@ -16,7 +16,7 @@ from gateway.control.labels.review import rate_max_of, take_batch
 from gateway.policy.feedback import Feedback
 from gateway.request.labels.gate import SKEW_NS
 from gateway.request.labels.rows import ALLOWED, AnswerKept, Bounds
-from tests.gateway.feedback.labelled import (
+from tests.gateway.request.labels.labelled import (
     MODEL,
     NAMES,
     ask,
@@ -252,6 +252,6 @@ async def test_nothing_reaches_a_batch_that_is_not_signed_answered_and_in_the_lo
 
 async def ask_unrecorded(rig):
     from tests.e2e.caller import infer_body
-    from tests.gateway.feedback.labelled import shown
+    from tests.gateway.request.labels.labelled import shown
 
     return (await rig.ask(infer_body(shown("b"), model=MODEL), caller="plenty")).reason

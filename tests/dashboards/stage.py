@@ -35,8 +35,8 @@ from gateway.tools.samples import bundles_directory
 from tests.e2e.caller import Caller, calling, images, infer_body
 from tests.e2e.running import Running, serving, until
 from tests.e2e.site import UNLIMITED, Site, make_site
-from tests.gateway.feedback.labelled import MODEL as LABELLED
-from tests.gateway.feedback.labelled import labelled_sealed
+from tests.gateway.request.labels.labelled import MODEL as LABELLED
+from tests.gateway.request.labels.labelled import labelled_sealed
 from tests.gateway.rig import image, tiny_body
 from tests.serving.tiny import write
 

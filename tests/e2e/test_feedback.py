@@ -19,7 +19,7 @@ from stockade.v1.feedback_pb2 import SubmitFeedbackRequest, SubmitFeedbackRespon
 from tests.e2e.caller import calling, images, infer_body, labels
 from tests.e2e.running import serving, until, verified
 from tests.e2e.site import copy_site
-from tests.gateway.feedback.labelled import SUBMIT, signer
+from tests.gateway.request.labels.labelled import SUBMIT, signer
 from tests.serving.tiny import signing_key, write
 
 CALLERS = ("plenty", "single", "lapsed")

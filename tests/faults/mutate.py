@@ -22,11 +22,11 @@ SIMULATION = "tests/faults/test_simulation.py"
 ORDER = "tests/faults/test_sync_order.py"
 ERRORS = "tests/faults/test_sync_errors.py"
 TAMPERING = "tests/faults/test_tampering.py"
-PUBLISHER = "tests/ops/audit/test_publisher.py"
+PUBLISHER = "tests/ops/audit/store/test_publisher.py"
 EPOCHS = "tests/faults/test_epochs.py"
 KILLS = "tests/faults/test_kill_recorder.py"
-WRITING = "tests/ops/audit/test_writing.py"
-CHAIN = "tests/ops/audit/test_verify_epochs.py"
+WRITING = "tests/ops/audit/store/test_writing.py"
+CHAIN = "tests/ops/audit/verify/test_epochs.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ MUTANTS = (
         "ops/audit/store/segment_store.py",
         "if error.errno in _NO_ROOM and not path.exists():",
         "if error.errno in _NO_ROOM:",
-        ("tests/ops/audit/test_segment_store.py",),
+        ("tests/ops/audit/store/test_segment_store.py",),
     ),
     Mutant(
         "segments are retired in no durable order",
@@ -82,7 +82,7 @@ MUTANTS = (
         "ops/audit/store/segment_store.py",
         "if end <= published_size and number != newest",
         "if number != newest",
-        ("tests/ops/audit/test_segment_store.py",),
+        ("tests/ops/audit/store/test_segment_store.py",),
     ),
     Mutant(
         "no sync of staged files",

@@ -20,8 +20,8 @@ from ops.backup.restore import restore_backup
 from tests.faults.erasing import hold
 from tests.faults.recorder_process import KEY, launch, settings_in
 from tests.ops.audit.open_log import VKEY, open_log
+from tests.ops.audit.payloads.test_erasure_log import erased, held
 from tests.ops.audit.samples import small
-from tests.ops.audit.test_erasure_log import erased, held
 from tests.ops.backup.made import NOW_NS, Made, made_in
 
 
