@@ -19,17 +19,20 @@ from gateway.config.document import canonical_json
 from gateway.control.audit_methods import audit_methods
 from gateway.control.custody.methods import custody_methods
 from gateway.control.custody.procedure import Custody
+from gateway.control.incident_methods import incident_methods
 from gateway.control.labels.review import review_methods
-from gateway.control.operators import operator_methods
 from gateway.control.orders import told
 from gateway.control.promotions import proof_entry, unproven_entry
 from gateway.control.public_log import PublicLog
+from gateway.control.quarantine.methods import quarantine_methods
 from gateway.control.quarantine.store import QUARANTINE, Quarantine
 from gateway.control.release.view import shown
+from gateway.control.replay_methods import replay_methods
+from gateway.control.tenants.methods import tenant_methods
 from gateway.edge.server import drain, listen, open_server
 from gateway.edge.service import Service, Unary
 from gateway.host.app import App, open_app
-from gateway.request.settlement import append_awaited
+from gateway.request.completion import append_awaited
 from ops.audit.log.entry import VERSION, canonical
 from ops.audit.payloads.erasure import Erasures
 from stockade.v1 import admin_pb2
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from gateway.host.host import Host
     from gateway.models.model_set import Listed
     from gateway.policy.policy import Policy
+    from gateway.request.gateway import Gateway
+    from ops.audit.payloads.keys import KeyStore
 
 DRAIN_S = 5.0
 PROBLEM_CHARACTERS_MAX = 500
@@ -59,6 +64,21 @@ class Control:
     custody: Custody = field(init=False)
     owed: deque[tuple[str, dict[str, Any]]] = field(default_factory=deque)
     recording: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def fleet(self) -> Host:
+        """The host that it speaks for."""
+        return self.host
+
+    @property
+    def gw(self) -> Gateway:
+        """The control process's own gateway."""
+        return self.app.gw
+
+    @property
+    def keys(self) -> KeyStore:
+        """The keys of payloads and pseudonyms."""
+        return self.app.keys
 
     async def open(self, stack: contextlib.AsyncExitStack) -> str | None:
         """Say in the log what is in force, and open the admin port if there is to be one. Returns its address."""
@@ -180,6 +200,12 @@ class Control:
 
     def methods(self) -> dict[str, Unary]:
         """Return every method of the admin port by its gRPC path."""
+        operators = {
+            **tenant_methods(self, self.host.segments),
+            **quarantine_methods(self),
+            **incident_methods(self),
+            **replay_methods(self),
+        }
         admin, audit, feedback = "/stockade.v1.Admin/", "/stockade.v1.Audit/", "/stockade.v1.FeedbackReview/"
         return {
             admin + "Status": Unary("Admin", told(admin_pb2.StatusRequest, self.status)),
@@ -187,7 +213,7 @@ class Control:
             admin + "ReloadPolicy": Unary("Admin", told(admin_pb2.ReloadPolicyRequest, self.reload_policy)),
             **{audit + name: Unary("Audit", run) for name, run in audit_methods(self).items()},
             **{feedback + name: Unary("Admin", run) for name, run in review_methods(self).items()},
-            **{admin + name: Unary("Admin", run) for name, run in operator_methods(self).items()},
+            **{admin + name: Unary("Admin", run) for name, run in operators.items()},
             **custody_methods(self),
         }
 
