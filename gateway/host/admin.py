@@ -38,15 +38,17 @@ from ops.audit.payloads.erasure import Erasures
 from stockade.v1 import admin_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from google.protobuf.message import Message
 
     from gateway.control.release.releases import Change
+    from gateway.edge.service import Call
     from gateway.host.host import Host
     from gateway.models.model_set import Listed
     from gateway.policy.policy import Policy
     from gateway.request.gateway import Gateway
+    from gateway.request.item import Answer
     from ops.audit.payloads.keys import KeyStore
 
 DRAIN_S = 5.0
@@ -200,12 +202,6 @@ class Control:
 
     def methods(self) -> dict[str, Unary]:
         """Return every method of the admin port by its gRPC path."""
-        operators = {
-            **tenant_methods(self, self.host.segments),
-            **quarantine_methods(self),
-            **incident_methods(self),
-            **replay_methods(self),
-        }
         admin, audit, feedback = "/stockade.v1.Admin/", "/stockade.v1.Audit/", "/stockade.v1.FeedbackReview/"
         return {
             admin + "Status": Unary("Admin", told(admin_pb2.StatusRequest, self.status)),
@@ -213,7 +209,7 @@ class Control:
             admin + "ReloadPolicy": Unary("Admin", told(admin_pb2.ReloadPolicyRequest, self.reload_policy)),
             **{audit + name: Unary("Audit", run) for name, run in audit_methods(self).items()},
             **{feedback + name: Unary("Admin", run) for name, run in review_methods(self).items()},
-            **{admin + name: Unary("Admin", run) for name, run in operators.items()},
+            **{admin + name: Unary("Admin", run) for name, run in operator_methods(self).items()},
             **custody_methods(self),
         }
 
@@ -266,3 +262,13 @@ def model_entry(action: str, listed: Listed) -> dict[str, str]:
 def digest_of(fields: Mapping[str, Any]) -> str | None:
     """Return the digest of the policy or model that an entry is about."""
     return fields.get("digest") or fields.get("policy")
+
+
+def operator_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
+    """Return the methods about callers, what waits for review, incidents and replays, by their names."""
+    return {
+        **tenant_methods(control, control.host.segments),
+        **quarantine_methods(control),
+        **incident_methods(control),
+        **replay_methods(control),
+    }
