@@ -73,7 +73,7 @@ check: $(VENV)/.dev  ## style, types, layering, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate_proto.py --check
-	$(BIN)/python -m gateway.config.schema --check
+	$(BIN)/python -m gateway.tools.schema --check
 	$(BIN)/python scripts/generate_dashboards.py --check
 	$(BIN)/python scripts/generate_kubernetes.py --check
 
@@ -85,7 +85,7 @@ proto: $(VENV)/.dev  ## generate the wire types from proto/
 	$(BIN)/python scripts/generate_proto.py
 
 schema: $(VENV)/.dev  ## generate docs/schema/ from the configuration models
-	$(BIN)/python -m gateway.config.schema
+	$(BIN)/python -m gateway.tools.schema
 
 dashboards: $(VENV)/.dev  ## generate the Grafana dashboards
 	$(BIN)/python scripts/generate_dashboards.py

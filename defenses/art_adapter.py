@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["QUERY_ATTACKS", "SMOKE_BUDGET", "AutoAttackBudget", "auto_attack", "query_attack"]
-
 BATCH_ROWS = 256
 ITERATIONS = 1_000_000  # of attacks that are stopped from outside
 QUERY_ATTACKS = ("boundary", "hop-skip-jump", "sign-opt", "zoo")

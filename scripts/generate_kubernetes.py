@@ -19,12 +19,12 @@ from typing import Any
 
 import yaml
 
-from gateway.cli.init import RELEASE_KEY
 from gateway.config.config import parse_config
 from gateway.models.ray import ray_settings
-from serving.bundle import load_bundle
-from serving.catalog import find_bundles
-from serving.ray_settings import Deployable, applications, serve_config
+from gateway.tools.init.init import RELEASE_KEY
+from serving.bundles.bundle import load_bundle
+from serving.bundles.catalog import find_bundles
+from serving.engines.ray.settings import Deployable, applications, serve_config
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFESTS = ROOT / "ops/deploy/kubernetes"

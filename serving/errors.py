@@ -26,26 +26,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
-__all__ = [
-    "BackendFailed",
-    "BackendTimedOut",
-    "BackendUnavailable",
-    "BatcherClosed",
-    "BundleDuplicate",
-    "BundleRejected",
-    "DeploymentStale",
-    "EngineClosed",
-    "EngineError",
-    "GraphRejected",
-    "QueueFull",
-    "Rejection",
-    "ReplicaRefused",
-    "ServingError",
-]
-
 
 class Rejection(StrEnum):
-    """Why a bundle was rejected; one word for each rule of `serving.bundle`."""
+    """Why a bundle was rejected; one word for each rule of `serving.bundles.bundle`."""
 
     UNREADABLE = "unreadable"
     NOT_A_FILE = "not_a_file"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from serving.bundle import Bundle
-    from serving.engine import Engine
+    from serving.bundles.bundle import Bundle
+    from serving.engines.engine import Engine
     from tests.cluster.standing import Stand
     from tests.e2e.running import Running
     from tests.e2e.site import Site

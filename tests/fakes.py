@@ -5,12 +5,12 @@ import threading
 from collections.abc import Sequence
 from hashlib import sha256
 
-from ops.audit import entry
-from ops.audit.appender import check_append
-from ops.audit.client import Done, Receipt
 from ops.audit.errors import AuditError, AuditUnavailable, Unavailability
-from ops.audit.shapes import Shapes
-from ops.audit.tiles import frame_entry, join_pack
+from ops.audit.log import entry
+from ops.audit.log.shapes import Shapes
+from ops.audit.log.tiles import frame_entry, join_pack
+from ops.audit.store.appender import check_append
+from ops.audit.store.client import Done, Receipt
 
 
 class FakeAuditSink:

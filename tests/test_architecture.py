@@ -22,26 +22,26 @@ SOURCES = {
     "ops": ROOT / "ops",
     "stockade": ROOT / "proto" / "stockade",
 }
-OTHER_INTERPRETERS = "gateway/bench/servers/"  # scripts that the peers' own interpreters run
+OTHER_INTERPRETERS = "gateway/tools/bench/servers/"  # scripts that the peers' own interpreters run
 
 HOMES = {
     "grpc": ("gateway/",),
     "grpc_health": ("gateway/",),
     "grpc_reflection": ("gateway/",),
     "grpc_channelz": ("gateway/",),
-    "tritonclient": ("gateway/demo/triton_client.py",),
-    "onnxruntime": ("serving/inprocess.py",),
+    "tritonclient": ("gateway/tools/demo/triton_client.py",),
+    "onnxruntime": ("serving/engines/inprocess.py",),
     "onnx": ("serving/train/",),
-    "torch": ("serving/train/", "serving/models/", "defenses/lab/"),
-    "ray": ("serving/ray_cluster.py", "serving/ray_replica.py"),
+    "torch": ("serving/train/", "defenses/lab/"),
+    "ray": ("serving/engines/ray/cluster.py", "serving/engines/ray/replica.py"),
     "art": ("defenses/art_adapter.py",),
-    "rdata": ("serving/train/rtables.py",),
-    "opentelemetry": ("ops/tracing.py",),
+    "rdata": ("serving/train/payments/rtables.py",),
+    "opentelemetry": ("ops/process/tracing.py",),
     "redis": ("gateway/admission/redis.py",),
-    "duckdb": ("ops/audit/query.py",),
-    "pyarrow": ("ops/audit/parquet.py", "ops/audit/query.py"),
+    "duckdb": ("ops/audit/export/query.py",),
+    "pyarrow": ("ops/audit/export/parquet.py", "ops/audit/export/query.py"),
     "prometheus_client": ("ops/metrics/",),
-    "prometheus_client.parser": ("ops/metrics/", "gateway/local.py"),  # reads the page as any client would
+    "prometheus_client.parser": ("ops/metrics/", "gateway/tools/local.py"),  # reads the page as any client would
 }
 """Where a library may be imported: folders and files. A longer name stands before a shorter one."""
 
@@ -106,21 +106,21 @@ def test_libraries_stay_in_their_homes():
 @pytest.mark.parametrize(
     ("source", "where", "stray"),
     [
-        ("import grpc", "ops/audit/client.py", ["grpc"]),
-        ("import grpc", "gateway/rpc/service.py", []),
-        ("from grpc_health.v1 import health_pb2", "serving/engine.py", ["grpc_health.v1.health_pb2"]),
-        ("def run():\n    import torch.nn", "serving/batcher.py", ["torch.nn"]),
-        ("import torch", "serving/train/loop.py", []),
-        ("import onnxruntime as ort", "serving/graph.py", ["onnxruntime"]),
-        ("from ray import serve", "gateway/bench/servers/ray_proxy.py", []),
-        ("from ray import serve", "gateway/bench/targets.py", ["ray.serve"]),
-        ("from art.attacks import evasion", "defenses/evasion/evidence.py", ["art.attacks.evasion"]),
-        ("from prometheus_client import Counter", "gateway/local.py", ["prometheus_client.Counter"]),
-        ("from prometheus_client.parser import text_string_to_metric_families", "gateway/local.py", []),
-        ("if TYPE_CHECKING:\n    import grpc", "defenses/policy.py", ["grpc"]),
-        ("from . import torch", "defenses/policy.py", []),
-        ("import raygun, artful", "defenses/policy.py", []),
-        ("from redis.asyncio import Connection", "gateway/shared_limits.py", ["redis.asyncio.Connection"]),
+        ("import grpc", "ops/audit/store/client.py", ["grpc"]),
+        ("import grpc", "gateway/edge/service.py", []),
+        ("from grpc_health.v1 import health_pb2", "serving/engines/engine.py", ["grpc_health.v1.health_pb2"]),
+        ("def run():\n    import torch.nn", "serving/queue/batcher.py", ["torch.nn"]),
+        ("import torch", "serving/train/kiosk/loop.py", []),
+        ("import onnxruntime as ort", "serving/bundles/graph.py", ["onnxruntime"]),
+        ("from ray import serve", "gateway/tools/bench/servers/ray_proxy.py", []),
+        ("from ray import serve", "gateway/tools/bench/targets.py", ["ray.serve"]),
+        ("from art.attacks import evasion", "defenses/screens/evidence.py", ["art.attacks.evasion"]),
+        ("from prometheus_client import Counter", "gateway/tools/local.py", ["prometheus_client.Counter"]),
+        ("from prometheus_client.parser import text_string_to_metric_families", "gateway/tools/local.py", []),
+        ("if TYPE_CHECKING:\n    import grpc", "defenses/budget/policy.py", ["grpc"]),
+        ("from . import torch", "defenses/budget/policy.py", []),
+        ("import raygun, artful", "defenses/budget/policy.py", []),
+        ("from redis.asyncio import Connection", "gateway/host/shared_limits.py", ["redis.asyncio.Connection"]),
         ("from redis.asyncio import Connection", "gateway/admission/redis.py", []),
     ],
 )
@@ -143,8 +143,11 @@ def test_the_folder_of_the_wire_contracts_is_no_package():
         ),
         ("gateway.host.serve", ["torch", "art", "ray", "sklearn", "matplotlib", "tritonclient", "onnx", "onnxruntime"]),
         ("gateway.cli.main", ["torch", "grpc", "onnxruntime", "numpy", "pydantic", "prometheus_client"]),
-        ("ops.audit.recorder_main", ["grpc", "gateway", "stockade", "serving", "defenses", "numpy", "pydantic"]),
-        ("ops.audit.verify", ["grpc", "gateway", "stockade", "serving", "defenses", "sqlite3", "prometheus_client"]),
+        ("ops.audit.store.recorder_main", ["grpc", "gateway", "stockade", "serving", "defenses", "numpy", "pydantic"]),
+        (
+            "ops.audit.verify.verify",
+            ["grpc", "gateway", "stockade", "serving", "defenses", "sqlite3", "prometheus_client"],
+        ),
     ],
 )
 def test_a_process_loads_no_more_than_it_needs(module, forbidden):
@@ -156,7 +159,7 @@ def test_a_process_loads_no_more_than_it_needs(module, forbidden):
 
 def test_the_verifier_stands_on_pure_modules_alone():
     """This, and they, are all there is to read for whoever audits the audit."""
-    program = "import json, sys, ops.audit.verify_epochs; print(json.dumps([*sys.modules]))"
+    program = "import json, sys, ops.audit.verify.epochs; print(json.dumps([*sys.modules]))"
     loaded = {name for name in json.loads(run_python(program)) if name.startswith("ops.")}
     parts = {"verify", "verify_bundles", "verify_epochs", "verify_report", "verify_tree", "read_file"}
     kinds = {"schemas", *(f"schemas.{name}" for name in ("fields", "log", "models", "operators", "requests"))}

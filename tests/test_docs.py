@@ -20,8 +20,8 @@ from markdown_it.token import Token
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.cli.main import command_line
-from ops.audit.entry import KINDS
-from ops.audit.erasure_rows import Owed
+from ops.audit.log.entry import KINDS
+from ops.audit.payloads.erasure_rows import Owed
 from ops.metrics import BatchesDone, LabelFigures, Metrics, RecorderMetrics, RetentionMetrics, ScreenFacts, expose
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.bundle import load_bundle
+from serving.bundles.bundle import load_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("defenses", "gateway", "ops", "serving", "stockade")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from defenses.evasion import direction
-from defenses.evasion.lookup import Lookup
-from defenses.evasion.similarity import Fingerprint, flatten
-from defenses.evasion.window import Window, query_of
-from defenses.watch import Asker, Watch
+from defenses.accounts import direction
+from defenses.accounts.lookup import Lookup
+from defenses.accounts.observed import Asker
+from defenses.accounts.similarity import Fingerprint, flatten
+from defenses.accounts.watch import Watch
+from defenses.accounts.window import Window, query_of
 
 KEY = b"a key for tests, 16 bytes or more"
 SIDE = 28

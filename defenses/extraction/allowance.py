@@ -4,11 +4,11 @@ The promise, for a rate of q queries in any 24 hours: with 95 % confidence, an a
 the calibration rows ever leaves the first step in a stream of q queries with probability at most `beyond_max`. Why it
 holds: with a burst of one day's allowance and a refill of as much a day, an account that spends at most the allowance
 in each window of 24 hours is never in debt for a day, however its queries are spread (GCRA conformance). So what has to
-be bounded is the price of q answers. The bound is a guaranteed rank (`defenses.intervals`) over streams of q rows: the
-larger one of streams drawn from the rows' prices, and of streams in which the two parts of a price depend on each other
-in the worst way, since the few dearest rows, which decide, are too few in any set. On top comes what a set of this size
-does not know of the mean price, times q: the distance to the upper end of its bootstrap interval and, independent of
-it, what the margins' own chance moves it by.
+be bounded is the price of q answers. The bound is a guaranteed rank (`defenses.budget.intervals`) over streams of q
+rows: the larger one of streams drawn from the rows' prices, and of streams in which the two parts of a price depend on
+each other in the worst way, since the few dearest rows, which decide, are too few in any set. On top comes what a set
+of this size does not know of the mean price, times q: the distance to the upper end of its bootstrap interval and,
+independent of it, what the margins' own chance moves it by.
 
 The level of prices is taken from one half of the rows, priced by the margins of the other: among the rows that it is
 ranked with, the dearest is never as dear as a new one may be.
@@ -28,10 +28,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.calibration import CONFIDENCE, ConformalCalibration
+from defenses.budget.calibration import CONFIDENCE, ConformalCalibration
+from defenses.budget.intervals import clopper_pearson
 from defenses.errors import CalibrationInvalid
 from defenses.extraction.budget import CLASSES_MAX, MILLI, NAME, ROWS_MIN, TECHNIQUE, Prices, e_value, margins_of
-from defenses.intervals import clopper_pearson
 
 QUERIES_PER_DAY: Final = (100, 300, 1_000, 3_000, 10_000)
 BEYOND_MAX: Final = 0.001

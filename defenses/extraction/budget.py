@@ -35,7 +35,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.calibration import digest_arrays
+from defenses.budget.calibration import digest_arrays
 from defenses.errors import BudgetStateInvalid, CalibrationInvalid, EvidenceInvalid, RuleInvalid
 
 NAME: Final = "budget"

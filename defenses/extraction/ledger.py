@@ -19,8 +19,6 @@ from typing import Any, Final
 from defenses.errors import BudgetStateInvalid
 from defenses.extraction.budget import FRESH, Account, Budget, BudgetStep
 
-__all__ = ["ACCOUNTS_MAX", "SNAPSHOT_BYTES_MAX", "Ledger"]
-
 ACCOUNTS_MAX: Final = 100_000
 SNAPSHOT_BYTES_MAX: Final = 64 * 1024 * 1024
 

@@ -24,23 +24,6 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Answers",
-    "Attempt",
-    "BudgetSpent",
-    "Experiment",
-    "Lab",
-    "Model",
-    "Oracle",
-    "QueryAttack",
-    "Reason",
-    "Refused",
-    "Sample",
-    "Size",
-    "Split",
-    "Trial",
-]
-
 ACCOUNTS_MAX: Final = 64
 ROWS_PER_ASK_MAX: Final = 10_000
 

@@ -1,8 +1,8 @@
 """What innocent accounts ask, with what is true of it: so that the cost of answering as before can be counted.
 
-Like `defenses.benign_traffic`, from which watches are calibrated, but of rows that took no part in that, and knowing of
-each row which image it shows. `mixed` is unlike the calibration on purpose: near duplicates of one thing come in all
-manners at once, and in longer bursts.
+Like `defenses.accounts.benign_traffic`, from which watches are calibrated, but of rows that took no part in that, and
+knowing of each row which image it shows. `mixed` is unlike the calibration on purpose: near duplicates of one thing
+come in all manners at once, and in longer bursts.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.benign_traffic import arrival, seen_again
-
-__all__ = ["MANNERS", "Habit", "Stream"]
+from defenses.accounts.benign_traffic import arrival, seen_again
 
 MANNERS = 3  # noise, moved by up to 2 pixels, brighter or darker
 BURST_MAX = 12

@@ -3,9 +3,9 @@
 An account has 16 questions on the way at once, as many as the watch is calibrated for. Its stream runs through screens
 and watch in this process, in an order in which a gateway may see it; some also run through a gateway that has the watch
 alone in force, and both counts stand side by side. They differ by the order in which the questions arrive
-(docs/explanation/defenses.md), and little by the watch's secret cells. An account is acted upon where its evidence reaches 1/alpha
-once; the count is at ACTED_ALPHA, the first step of the policy under test (gateway/lab/policy.py), and stands beside
-those at other alphas.
+(docs/explanation/defenses.md), and little by the watch's secret cells. An account is acted upon where its evidence
+reaches 1/alpha once; the count is at ACTED_ALPHA, the first step of the policy under test
+(gateway/tools/lab/policy.py), and stands beside those at other alphas.
 
 Stale answers: a row near an earlier one gets the earlier answer where the policy has consistent answers. Counted are
 all such rows, as if these were in force from the first question on.
@@ -22,15 +22,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.evasion.evidence import NAME as EVIDENCE
-from defenses.evasion.evidence import load_evidence
+from defenses.accounts.observed import Asker, Observed
+from defenses.accounts.watch import Watch
+from defenses.budget.policy import Action, Mode, calibrated_rule, decide
+from defenses.budget.screen import Evidence
 from defenses.lab.attack import Lab, Model, Oracle, Refused, Size, Split, Trial
 from defenses.lab.benign import Habit, Stream
-from defenses.policy import Action, Mode, calibrated_rule, decide
-from defenses.screen import Evidence
-from defenses.watch import Asker, Observed, Watch
-
-__all__ = ["HABITS", "benign_of"]
+from defenses.screens.evidence import NAME as EVIDENCE
+from defenses.screens.evidence import load_evidence
 
 HABITS: Final[Mapping[str, Habit]] = {
     habit.name: habit

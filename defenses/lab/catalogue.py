@@ -1,4 +1,4 @@
-"""The experiments of `stockade lab run` by name. Those that need `serving` stand in gateway/lab/catalogue.py.
+"""The experiments of `stockade lab run` by name. Those that need `serving` stand in gateway/tools/lab/catalogue.py.
 
 Modules of attacks load when their experiment runs, so that listing them needs no extra.
 """
@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 
 from defenses.lab.attack import Experiment, Lab, Trial
-
-__all__ = ["EXPERIMENTS"]
 
 Run = Callable[[Lab, int], list[Trial]]
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from defenses.lab.attack import Answers, BudgetSpent, Oracle, Refused
 
-__all__ = ["Counted"]
-
 UNIQUE_MAX = 1_000_000
 
 

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.adwin import Adwin
-from defenses.martingale import ALARM, ConformalMartingale
-from defenses.roughness import RoughnessWindow
-
-__all__ = ["Judged", "Spoke", "first_words", "run_stream"]
+from defenses.drift.adwin import Adwin
+from defenses.drift.martingale import ALARM, ConformalMartingale
+from defenses.drift.roughness import RoughnessWindow
 
 PORTION_ROWS = 8  # rows a batch: what a gateway under light load has
 BEFORE_PORTION_ROWS = 1_000

@@ -18,14 +18,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.calibration import ConformalCalibration
-from defenses.evasion.evidence import load_evidence
+from defenses.budget.calibration import ConformalCalibration
+from defenses.budget.screen import Evidence
+from defenses.drift.roughness import roughness
 from defenses.lab.attack import Lab, Size, Split, Trial
 from defenses.lab.drift import Judged, Spoke, first_words, run_stream
-from defenses.roughness import roughness
-from defenses.screen import Evidence
-
-__all__ = ["SHIFTS", "drift_of"]
+from defenses.screens.evidence import load_evidence
 
 FAMILY: Final = "availability"
 TECHNIQUE: Final = "AML.T0031"  # erode model integrity: what drift does without an attacker

@@ -3,7 +3,7 @@
 It answers as a gateway with the same policy answers, batch by batch: screens and watch see every row, then the answer
 is hardened, given again, cut to its top class, or refused. Not here: credentials, limits, records, proofs of work (an
 account on that step is refused), and time, which goes on by a microsecond a row. What is published about black boxes
-goes through a real gateway (gateway/lab/oracle.py).
+goes through a real gateway (gateway/tools/lab/oracle.py).
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.evasion.evidence import NAME as EVIDENCE
-from defenses.evasion.evidence import load_evidence
-from defenses.hardening import HardeningRule, harden
+from defenses.accounts.observed import Asker
+from defenses.accounts.watch import Watch
+from defenses.budget.hardening import HardeningRule, harden
+from defenses.budget.policy import Action, Mode, ScreenRule, calibrated_rule, decide
+from defenses.budget.screen import Evidence
+from defenses.budget.steps import Standings, Step
 from defenses.lab.attack import ROWS_PER_ASK_MAX, Answers, Model, Reason, Refused
-from defenses.policy import Action, Mode, ScreenRule, calibrated_rule, decide
-from defenses.screen import Evidence
-from defenses.steps import Standings, Step
-from defenses.watch import Asker, Watch
+from defenses.screens.evidence import NAME as EVIDENCE
+from defenses.screens.evidence import load_evidence
 
 if TYPE_CHECKING:
-    from defenses.calibration import Calibrated
-
-__all__ = ["Defended", "OfflineOracle"]
+    from defenses.budget.calibration import Calibrated
 
 PREDICTION: Final = "probabilities"
 TOP1: Final = HardeningRule(top_k=1, temperature=1.0, decimals=0)

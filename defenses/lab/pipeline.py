@@ -19,14 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from defenses.calibration import ConformalCalibration
+from defenses.budget.calibration import ConformalCalibration
 from defenses.errors import EvidenceInvalid, ScreenMissing
-from defenses.evasion.evidence import COMPONENTS, MAHALANOBIS_WEIGHT, PARETO_SHAPE, EvidenceScreen
-from defenses.evasion.evidence import NAME as EVIDENCE
 from defenses.lab.trigger_statistic import TriggerStatistic
-from defenses.poisoning.trigger import NAME as TRIGGER
-
-__all__ = ["STATISTICS", "EvidenceStatistic", "Judged", "Pipeline", "Rates", "Statistic"]
+from defenses.screens.evidence import COMPONENTS, MAHALANOBIS_WEIGHT, PARETO_SHAPE, EvidenceScreen
+from defenses.screens.evidence import NAME as EVIDENCE
+from defenses.screens.trigger import NAME as TRIGGER
 
 LOGITS: Final = "logits"
 FLAG, REFUSE = 0.01, 0.001
@@ -47,7 +45,7 @@ class Statistic(Protocol):
 
 
 class EvidenceStatistic:
-    """S1 in torch: the weighted sum of surprises of defenses/evasion/evidence.py, from the arrays of a bundle.
+    """S1 in torch: the weighted sum of surprises of defenses/screens/evidence.py, from the arrays of a bundle.
 
     A surprise is constant below a witness's least knot and linear between knots; its slope is that of the segment.
     """

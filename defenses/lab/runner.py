@@ -16,8 +16,6 @@ from defenses.lab.attack import Experiment, Lab, Size
 from defenses.lab.errors import ExperimentUnknown
 from defenses.lab.trial import TRIALS_FILE, Line, append_lines, read_lines
 
-__all__ = ["Outcome", "Watcher", "chosen", "run_all"]
-
 SEEDS_MAX = 100
 
 

@@ -17,10 +17,8 @@ from enum import StrEnum
 from statistics import median
 from typing import Any, Final, Literal
 
-from defenses.intervals import Interval, clopper_pearson
+from defenses.budget.intervals import Interval, clopper_pearson
 from defenses.lab.attack import Trial
-
-__all__ = ["Met", "Row", "Spread", "Target", "Verdict", "as_json", "judge", "rows_of"]
 
 RATE: Final = "rate"
 """The measure that is successes over samples."""

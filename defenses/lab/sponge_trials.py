@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from defenses.lab.attack import Lab, Size, Split, Trial
 
-__all__ = ["sponge_of", "sponges"]
-
 FAMILY: Final = "availability"
 TECHNIQUE: Final = "AML.T0034"
 CALLS = {Size.SMOKE: 20, Size.FULL: 2_000}

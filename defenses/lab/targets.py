@@ -1,4 +1,5 @@
-"""What the defenses are to reach, from docs/explanation/threat-model.md: the goal, and the floor below which they are no defense.
+"""What the defenses are to reach, from docs/explanation/threat-model.md: the goal, and the floor below which they are
+no defense.
 
 Written before anything was measured, and not moved since. A control is a target too: where it does not fail, the
 attack is too weak to prove anything.
@@ -9,8 +10,6 @@ from __future__ import annotations
 from typing import Final
 
 from defenses.lab.scorecard import Target
-
-__all__ = ["TARGETS"]
 
 _WHITEBOX = "whitebox/kiosk-2"
 _BACKDOORED = "poisoned the training set"

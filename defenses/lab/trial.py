@@ -18,8 +18,6 @@ import orjson
 from defenses.lab.attack import Size, Trial
 from defenses.lab.errors import TrialsUnreadable
 
-__all__ = ["TRIALS_FILE", "TRIALS_MAX", "Line", "append_lines", "read_lines"]
-
 TRIALS_FILE: Final = "trials.jsonl"
 TRIALS_MAX: Final = 100_000
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024

@@ -1,6 +1,6 @@
 """S6 in torch, for the differentiable pipeline: the trigger screen's score with slopes, from the arrays of a bundle.
 
-Roundings to the grid (defenses/poisoning/trigger_density.py) are kept, so that scores are the screen's, and passed
+Roundings to the grid (defenses/screens/trigger_density.py) are kept, so that scores are the screen's, and passed
 straight through by gradients, which see the densities as if they were smooth. The class that is answered is what it is:
 no slope leads from one answer to another, as in the screen.
 """
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from defenses.errors import EvidenceInvalid
-from defenses.evasion.evidence import PARETO_SHAPE, Tail
-from defenses.poisoning.trigger import OUTPUTS, TriggerScreen
-from defenses.poisoning.trigger_density import (
+from defenses.screens.evidence import PARETO_SHAPE, Tail
+from defenses.screens.trigger import OUTPUTS, TriggerScreen
+from defenses.screens.trigger_density import (
     COORDINATE_BITS,
     COORDINATE_MAX,
     FREEDOM,
@@ -28,8 +28,6 @@ from defenses.poisoning.trigger_density import (
     WHITE_MAX,
     StudentClasses,
 )
-
-__all__ = ["TriggerStatistic"]
 
 
 class TriggerStatistic:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from gateway.admission.budget import Charges
     from gateway.admission.memory import MemoryLimiter
-    from ops.logging import Log
+    from ops.process.logging import Log
 
 LOCAL_SHARE = "local-share"
 FAILURES = ("timeout", "unreachable", "tls", "credentials", "wrong-answer", "refused", "internal")

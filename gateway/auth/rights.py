@@ -5,7 +5,7 @@ version, also for those that come later; there are no other patterns. Each quest
 test, whatever the number of roles, and the same ones whether the answer is yes or no.
 
 A model that does not exist and one that is not yours are the same refusal, found in the same way
-(`gateway.pipeline.route`).
+(`gateway.request.pipeline.route`).
 """
 
 from __future__ import annotations

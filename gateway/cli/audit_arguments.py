@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gateway.cli.arguments import seconds, whole
-from gateway.cli.log_arguments import (
+from gateway.cli.verbs import lazy, verb
+from gateway.cli.witness_arguments import add_cosign, add_prove, add_witness
+from gateway.tools.arguments import seconds, whole
+from gateway.tools.log_arguments import (
     A_LOG,
     A_POLICY,
     A_REPLICA,
@@ -21,11 +23,7 @@ from gateway.cli.log_arguments import (
     reaching_stores,
     which_epoch,
 )
-from gateway.cli.verbs import lazy, verb
-from gateway.cli.witness_arguments import add_cosign, add_prove, add_witness
-from gateway.segmentation.arguments import ago
-
-__all__ = ["AuditParser", "add_verbs"]
+from gateway.tools.tenant_arguments import ago
 
 EX_AUDIT_USAGE = 4
 LINES_MAX = 1_000_000
@@ -68,7 +66,10 @@ def add_verbs(audit: Any) -> None:
 def add_verify(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit verify`."""
     verify = verb(
-        audit, "verify", lazy("gateway.cli.verify_url"), "verify a log, or a receipt, with nothing but its public key"
+        audit,
+        "verify",
+        lazy("gateway.tools.audit.verify_url"),
+        "verify a log, or a receipt, with nothing but its public key",
     )
     place = f"or {A_REPLICA}"
     verify.add_argument("directory", type=log_place, metavar="DIR", help=f"{A_LOG}; or a .tlog-proof file; {place}")
@@ -92,7 +93,7 @@ def add_verify(audit: Any) -> argparse.ArgumentParser:
 def add_tail(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit tail`."""
     tail = verb(
-        audit, "tail", lazy("gateway.cli.tail"), "print the newest entries, and those that come; each is proved"
+        audit, "tail", lazy("gateway.tools.audit.tail"), "print the newest entries, and those that come; each is proved"
     )
     tail.epilog = "Exit codes: 0 fine; 1 what lies there does not lead to a signed root; 4 usage."
     log_and_key(tail)
@@ -114,7 +115,10 @@ def add_tail(audit: Any) -> argparse.ArgumentParser:
 def add_mirror(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit mirror`."""
     mirror = verb(
-        audit, "mirror", lazy("gateway.cli.mirror"), "bring a copy of a log up to date, checked, and only ever forward"
+        audit,
+        "mirror",
+        lazy("gateway.tools.audit.mirror"),
+        "bring a copy of a log up to date, checked, and only ever forward",
     )
     mirror.epilog = (
         "Exit codes: 0 up to date; 1 refused: a fork, an older copy, or tampered with; 2 incomplete; 4 usage."
@@ -127,7 +131,10 @@ def add_mirror(audit: Any) -> argparse.ArgumentParser:
 def add_epochs(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit epochs`."""
     epochs = verb(
-        audit, "epochs", lazy("gateway.cli.epochs", "run_list"), "list the epochs of a log, and what is here of each"
+        audit,
+        "epochs",
+        lazy("gateway.tools.audit.epochs", "run_list"),
+        "list the epochs of a log, and what is here of each",
     )
     log_and_key(epochs)
     epochs.add_argument(
@@ -142,7 +149,10 @@ def add_epochs(audit: Any) -> argparse.ArgumentParser:
 def add_retain(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit retain`."""
     retain = verb(
-        audit, "retain", lazy("gateway.cli.epochs", "run_retain"), "drop the entries of epochs that are old enough"
+        audit,
+        "retain",
+        lazy("gateway.tools.audit.epochs", "run_retain"),
+        "drop the entries of epochs that are old enough",
     )
     retain.epilog = "Exit codes: 0 nothing more is due; 2 something keeps an epoch that is due; 4 usage."
     retain.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
@@ -153,7 +163,7 @@ def add_retain(audit: Any) -> argparse.ArgumentParser:
 def add_query(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit query`."""
     query = verb(
-        audit, "query", lazy("gateway.cli.audit_query"), "ask the log in SQL: one SELECT over the table `entries`"
+        audit, "query", lazy("gateway.tools.audit.query"), "ask the log in SQL: one SELECT over the table `entries`"
     )
     query.epilog = (
         "Exit codes: 0 answered; 1 what lies there does not lead to a signed root; 4 usage, or a question refused."
@@ -178,7 +188,7 @@ def add_query(audit: Any) -> argparse.ArgumentParser:
 def add_restore(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit restore`."""
     restore = verb(
-        audit, "restore", lazy("gateway.cli.audit_restore"), "bring a log back from what is left of it, by hash"
+        audit, "restore", lazy("gateway.tools.audit.restore"), "bring a log back from what is left of it, by hash"
     )
     restore.epilog = (
         "Exit codes: 0 restored, nothing newer is known; 1 a fork, or tampered with; 2 incomplete: call again with "

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli.arguments import whole
-from gateway.cli.log_arguments import A_REPLICA, log_place, reaching_stores
 from gateway.cli.verbs import lazy, verb
+from gateway.tools.arguments import whole
+from gateway.tools.log_arguments import A_REPLICA, log_place, reaching_stores
 
 if TYPE_CHECKING:
     import argparse
-
-__all__ = ["add_backup_verbs", "add_restore"]
 
 KEEP_MAX = 1_000_000
 EXITS = "Exit codes: 0 done; 1 the answer is no; 2 it cannot be used."
@@ -20,24 +18,33 @@ EXITS = "Exit codes: 0 done; 1 the answer is no; 2 it cannot be used."
 
 def add_backup_verbs(backup: Any) -> None:
     """Add the verbs to `stockade backup`."""
-    key = verb(backup, "key", lazy("gateway.cli.backup", "make_key"), "make the key that backups are encrypted with")
+    key = verb(
+        backup, "key", lazy("gateway.tools.backup.backup", "make_key"), "make the key that backups are encrypted with"
+    )
     key.add_argument("--out", type=Path, required=True, metavar="FILE", help="mode 0600; keep it off the machine too")
-    create = verb(backup, "create", lazy("gateway.cli.backup", "create"), "back up a gateway, which may be running")
+    create = verb(
+        backup, "create", lazy("gateway.tools.backup.backup", "create"), "back up a gateway, which may be running"
+    )
     create.add_argument("file", type=Path, metavar="FILE", help="stockade.yaml")
-    listed = verb(backup, "list", lazy("gateway.cli.backup", "listed"), "show the backups in a repository")
-    verify = verb(backup, "verify", lazy("gateway.cli.backup", "verify"), "read backups back, every byte of them")
+    listed = verb(backup, "list", lazy("gateway.tools.backup.backup", "listed"), "show the backups in a repository")
+    verify = verb(
+        backup, "verify", lazy("gateway.tools.backup.backup", "verify"), "read backups back, every byte of them"
+    )
     verify.add_argument("--all", action="store_true", help="every backup (default: the newest)")
     drill = verb(
         backup,
         "drill",
-        lazy("gateway.cli.backup", "drill_one"),
+        lazy("gateway.tools.backup.backup", "drill_one"),
         "restore beside the running gateway and prove equality",
     )
     drill.add_argument(
         "--beside", type=Path, required=True, metavar="DIR", help="where it is restored, and removed again; must be new"
     )
     prune = verb(
-        backup, "prune", lazy("gateway.cli.backup", "prune"), "remove old backups, and the chunks that no other has"
+        backup,
+        "prune",
+        lazy("gateway.tools.backup.backup", "prune"),
+        "remove old backups, and the chunks that no other has",
     )
     prune.add_argument("--keep", type=whole(1, KEEP_MAX), required=True, metavar="N", help="the newest, that stay")
     for each in (create, listed, verify, drill, prune):
@@ -53,7 +60,9 @@ def add_backup_verbs(backup: Any) -> None:
 
 def add_restore(verbs: Any) -> None:
     """Add `stockade restore`."""
-    restore = verb(verbs, "restore", lazy("gateway.cli.backup", "restore"), "put a backup into a new directory")
+    restore = verb(
+        verbs, "restore", lazy("gateway.tools.backup.backup", "restore"), "put a backup into a new directory"
+    )
     restore.epilog = f"{EXITS} 1 also: the log may not go on, because more of it is known than there is."
     reaching(restore)
     choosing(restore)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli.arguments import decimal, whole
 from gateway.cli.verbs import named, verb
+from gateway.tools.arguments import decimal, whole
 
 if TYPE_CHECKING:
     import argparse
-
-__all__ = ["add_verbs"]
 
 SCREENS = ("accounts", "budget", "trigger", "feedback")
 
@@ -21,7 +19,7 @@ def add_verbs(defenses: Any) -> None:
     calibrate = verb(
         defenses,
         "calibrate",
-        named("gateway.registry.verbs", "calibrate"),
+        named("gateway.tools.registry.verbs", "calibrate"),
         "write a version of a bundle whose screens know your benign traffic",
     )
     calibrate.add_argument("directory", type=Path, metavar="DIR", help="the bundle, such as bundles/kiosk/2")

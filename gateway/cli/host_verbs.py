@@ -9,14 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli.arguments import first_port
-from gateway.cli.console import EX_NO, fail, out, print_json
 from gateway.cli.verbs import verb
+from gateway.tools.arguments import first_port
+from gateway.tools.terminal import EX_NO, fail, out, print_json
 
 if TYPE_CHECKING:
     import argparse
-
-__all__ = ["add_check", "add_init", "add_recorder", "add_serve"]
 
 
 def add_init(verbs: Any) -> None:
@@ -41,9 +39,9 @@ def add_init(verbs: Any) -> None:
 
 
 def run_init(options: argparse.Namespace) -> int:
-    from gateway.cli.init import InitRefused, Ports, Upstream, init_directory
-    from gateway.cli.init_report import render
-    from gateway.samples import bundles_directory
+    from gateway.tools.init.init import InitRefused, Ports, Upstream, init_directory
+    from gateway.tools.init.report import render
+    from gateway.tools.samples import bundles_directory
 
     if (options.upstream is None) != (options.model is None):
         return fail("--upstream and --model belong together")
@@ -80,7 +78,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
 
 
 def run_check(options: argparse.Namespace) -> int:
-    from gateway.check.check import check, render
+    from gateway.tools.check.check import check, render
 
     report = check(options.file, datetime.now(UTC), options.profile)
     if options.json:
@@ -101,10 +99,10 @@ def run_serve(options: argparse.Namespace) -> int:
     import uvloop
 
     from gateway.config.document import FileRejected
+    from gateway.edge.server import ListenFailed
     from gateway.host.occupancy import DirectoryInUse
     from gateway.host.serve import WentDown, serve
     from gateway.host.supervisor import StartFailed
-    from gateway.rpc.server import ListenFailed
     from ops.audit.errors import AuditError
     from serving.errors import ServingError
 

@@ -14,17 +14,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from gateway.cli.arguments import whole
-from gateway.cli.console import EX_NO, fail, print_json, terminal
 from gateway.cli.verbs import verb
+from gateway.tools.arguments import whole
+from gateway.tools.terminal import EX_NO, fail, print_json, terminal
 
 if TYPE_CHECKING:
     import argparse
 
     from defenses.lab.runner import Outcome, Watcher
-    from gateway.lab.lab import Teller
-
-__all__ = ["add_verbs"]
+    from gateway.tools.lab.lab import Teller
 
 MINUTES_MAX = 7 * 24 * 60
 OUT = Path("out/lab")
@@ -62,7 +60,7 @@ def add_verbs(verbs: Any) -> None:
 
 def run_list(options: argparse.Namespace) -> int:
     """Print the catalogue."""
-    from gateway.lab.catalogue import catalogue
+    from gateway.tools.lab.catalogue import catalogue
 
     experiments = [*catalogue().values()]
     if options.json:
@@ -81,10 +79,10 @@ def run_run(options: argparse.Namespace) -> int:
     from defenses.lab.attack import Size
     from defenses.lab.errors import LabError
     from defenses.lab.runner import chosen, run_all
-    from gateway.lab.catalogue import catalogue
-    from gateway.lab.lab import LocalLab
-    from gateway.lab.policy import policy_under_test
-    from gateway.samples import bundles_directory
+    from gateway.tools.lab.catalogue import catalogue
+    from gateway.tools.lab.lab import LocalLab
+    from gateway.tools.lab.policy import policy_under_test
+    from gateway.tools.samples import bundles_directory
 
     console = Console(stderr=True, highlight=False)
     try:
@@ -157,7 +155,7 @@ def run_report(options: argparse.Namespace) -> int:
     from defenses.lab.attack import Size
     from defenses.lab.errors import LabError
     from defenses.lab.trial import TRIALS_FILE, read_lines
-    from gateway.lab.report import write_report
+    from gateway.tools.lab.report import write_report
 
     console = Console(stderr=True, highlight=False)
     size = Size.SMOKE if options.smoke else Size.FULL

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli.arguments import seconds, whole
 from gateway.cli.host_verbs import add_check, add_init, add_recorder, add_serve
 from gateway.cli.signing_verbs import add_keys, add_policy
 from gateway.cli.verbs import group, lazy, verb
+from gateway.tools.arguments import seconds, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +82,7 @@ class ShowVersion(argparse.Action):
 
 
 def add_client(verbs: Any) -> None:
-    client = verb(verbs, "client", lazy("gateway.cli.client"), "send images to a gateway and show its answers")
+    client = verb(verbs, "client", lazy("gateway.tools.client"), "send images to a gateway and show its answers")
     client.add_argument("directory", type=Path, metavar="DIR", help="a directory of `stockade init`")
     client.add_argument("--address", help="host:port (default: the data port of DIR/stockade.yaml)")
     client.add_argument("--key", type=Path, help="API key file (default: DIR/clients/kiosk-7.key)")
@@ -94,7 +94,7 @@ def add_client(verbs: Any) -> None:
 
 
 def add_demo(verbs: Any) -> None:
-    demo = verb(verbs, "demo", lazy("gateway.demo"), "show the whole job: serve, attack, measure, verify, tamper")
+    demo = verb(verbs, "demo", lazy("gateway.tools.demo"), "show the whole job: serve, attack, measure, verify, tamper")
     demo.add_argument("--report", type=Path, metavar="FILE", help="write the results as JSON")
     demo.add_argument(
         "--page", type=Path, default=Path("out/demo.html"), help="page with plots (default: out/demo.html)"
@@ -107,8 +107,8 @@ def add_demo(verbs: Any) -> None:
 
 
 def add_audit(verbs: Any) -> None:
+    from gateway.cli import custody_arguments
     from gateway.cli.audit_arguments import AuditParser, add_verbs
-    from gateway.custody import arguments as custody_arguments
 
     text = "the tamper-evident log"
     audit = verbs.add_parser("audit", help=text, description=text)
@@ -125,9 +125,8 @@ def add_backup(verbs: Any) -> None:
 
 
 def add_operators(verbs: Any) -> None:
-    from gateway.incident import arguments as incident_arguments
-    from gateway.quarantine import arguments as quarantine_arguments
-    from gateway.segmentation import arguments as segmentation_arguments
+    from gateway.cli import incident_arguments, quarantine_arguments
+    from gateway.tools import tenant_arguments as segmentation_arguments
 
     tenants = group(verbs, "tenants", "who calls a running gateway, and who is kept out")
     segmentation_arguments.add_verbs(tenants)
@@ -136,14 +135,14 @@ def add_operators(verbs: Any) -> None:
 
 
 def add_models(verbs: Any) -> None:
-    from gateway.registry.arguments import add_verbs
+    from gateway.cli.registry_arguments import add_verbs
 
     models = group(verbs, "models", "signed models: what they have proven, who said so, which of them answer")
     add_verbs(models)
 
 
 def add_feedback(verbs: Any) -> None:
-    from gateway.feedback.arguments import add_verbs
+    from gateway.cli.feedback_arguments import add_verbs
 
     feedback = group(verbs, "feedback", "labels that clients sent: see them, decide on them, learn from them")
     add_verbs(feedback)
@@ -151,7 +150,7 @@ def add_feedback(verbs: Any) -> None:
 
 def add_ray(verbs: Any) -> None:
     ray = group(verbs, "ray", "the Serve applications that run the models of a gateway with `engine.kind: ray`")
-    here = "gateway.cli.ray"
+    here = "gateway.tools.ray"
     config = verb(ray, "config", lazy(here, "run_config"), "print them as a plain Serve config file")
     deploy = verb(
         ray, "deploy", lazy(here, "run_deploy"), "deploy or update them, one replica after the other, and wait"
@@ -188,7 +187,7 @@ def add_defenses(verbs: Any) -> None:
 
 
 def add_bench(verbs: Any) -> None:
-    from gateway.bench import add_verbs
+    from gateway.tools.bench import add_verbs
 
     add_verbs(group(verbs, "bench", "measure, beside the named peers"))
 

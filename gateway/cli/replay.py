@@ -1,5 +1,1 @@
-"""`stockade audit replay`: what runs it is in `gateway.replay`."""
-
-from gateway.replay.verbs import run
-
-__all__ = ["run"]
+"""`stockade audit replay`: what runs it is in `gateway.tools.replay`."""

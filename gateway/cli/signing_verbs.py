@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from gateway.cli.arguments import whole
-from gateway.cli.console import EX_NO, err, fail, out, print_json
 from gateway.cli.verbs import group, verb
+from gateway.tools.arguments import whole
+from gateway.tools.terminal import EX_NO, err, fail, out, print_json
 
 if TYPE_CHECKING:
     import argparse
-
-__all__ = ["add_keys", "add_policy"]
 
 KEY_DAYS_MAX = 3650
 
@@ -58,7 +56,7 @@ def run_policy_sign(options: argparse.Namespace) -> int:
 
 
 def run_policy_reload(options: argparse.Namespace) -> int:
-    from gateway.cli.operator import OperatorFailed, reload_policy
+    from gateway.tools.operator import OperatorFailed, reload_policy
 
     try:
         reply = reload_policy(options.file, options.identity, options.ca)
@@ -75,8 +73,7 @@ def run_policy_reload(options: argparse.Namespace) -> int:
 
 
 def add_keys(verbs: Any) -> None:
-    from gateway.cli import witness_arguments
-    from gateway.registry import arguments as registry_arguments
+    from gateway.cli import registry_arguments, witness_arguments
 
     keys = group(verbs, "keys", "API keys, and the keys of approvers, logs and witnesses")
     registry_arguments.add_key_verb(keys)
@@ -97,8 +94,8 @@ def add_keys(verbs: Any) -> None:
 
 
 def run_keys_add(options: argparse.Namespace) -> int:
-    from gateway.cli.keys import add_key
     from gateway.config.document import FileRejected, unusable
+    from gateway.tools.init.keys import add_key
 
     expires = datetime.now(UTC) + timedelta(days=options.days)
     try:
@@ -118,8 +115,8 @@ def run_keys_add(options: argparse.Namespace) -> int:
 
 
 def run_keys_log(options: argparse.Namespace) -> int:
-    from gateway.cli.log_key import SEED_BYTES, make_log_key
     from gateway.config.document import unusable
+    from gateway.tools.init.log_key import SEED_BYTES, make_log_key
 
     try:
         vkey = make_log_key(options.origin, os.urandom(SEED_BYTES), options.out)

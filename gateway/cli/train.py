@@ -18,15 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from defenses.errors import DefenseError
-from gateway.cli.arguments import whole
+from gateway.tools.arguments import whole
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
-    from serving.bundle import Bundle
-    from serving.train.robustness import Attacked
+    from serving.bundles.bundle import Bundle
+    from serving.train.kiosk.robustness import Attacked
     from serving.train.screen import ScreenFitter
-
-__all__ = ["add_arguments", "run"]
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 WHOLE_MAX = 1_000_000
@@ -104,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _kiosk(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
-    from serving.train.data import load_fashion_mnist
-    from serving.train.kiosk import (
+    from serving.train.kiosk.data import load_fashion_mnist
+    from serving.train.kiosk.recipe import (
         KioskSettings,
         robust_settings,
         smoke_settings,
@@ -141,7 +139,7 @@ def _attacked(attacked: Attacked, args: argparse.Namespace) -> Attacked:
 
     if importlib.util.find_spec("art") is None:
         return attacked
-    from serving.train.data import CLASS_NAMES
+    from serving.train.kiosk.data import CLASS_NAMES
 
     budget = SMOKE_BUDGET if args.smoke else AutoAttackBudget()
     attack = partial(auto_attack, classes=len(CLASS_NAMES), radius=attacked.radius, budget=budget, seed=args.seed)
@@ -149,15 +147,15 @@ def _attacked(attacked: Attacked, args: argparse.Namespace) -> Attacked:
 
 
 def _screen_fitter(**settings: Any) -> ScreenFitter:
-    from defenses.evasion.evidence import fit_evidence, measure_evidence
+    from defenses.screens.evidence import fit_evidence, measure_evidence
     from serving.train.screen import ScreenFitter
 
     return ScreenFitter(partial(fit_evidence, **settings), partial(measure_evidence, **settings))
 
 
 def _clickstream(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
-    from serving.train.clickstream import ClickstreamSettings, smoke_clicks, train_clickstream
-    from serving.train.ecom import load_ecom
+    from serving.train.clickstream.ecom import load_ecom
+    from serving.train.clickstream.recipe import ClickstreamSettings, smoke_clicks, train_clickstream
     from serving.train.samples import write_click_samples
 
     settings = ClickstreamSettings(
@@ -179,15 +177,15 @@ def _clickstream(args: argparse.Namespace, directory: Path, console: Console) ->
 
 
 def _payments(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
-    from gateway.cli.train_labels import doubts_of
-    from serving.train.payments import (
+    from gateway.tools.train_labels import doubts_of
+    from serving.train.payments.data import load_applications
+    from serving.train.payments.recipe import (
         PaymentsSettings,
         smoke_payments,
         train_payments,
         write_test_rows,
     )
-    from serving.train.payments_data import load_applications
-    from serving.train.payments_schema import CREDIT_DATA, SCHEMAS
+    from serving.train.payments.schema import CREDIT_DATA, SCHEMAS
 
     settings = PaymentsSettings(
         bundle=directory,

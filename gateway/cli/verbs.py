@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-__all__ = ["group", "lazy", "named", "reaching", "reason", "verb"]
-
 
 def verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
     """Add a verb with its one-line help."""

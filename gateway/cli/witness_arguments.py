@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli.arguments import seconds, whole
-from gateway.cli.log_arguments import A_LOG, A_POLICY, log_and_key, which_epoch
 from gateway.cli.verbs import lazy, verb
+from gateway.tools.arguments import seconds, whole
+from gateway.tools.log_arguments import A_LOG, A_POLICY, log_and_key, which_epoch
 
 if TYPE_CHECKING:
     import argparse
-
-__all__ = ["add_cosign", "add_key_verb", "add_prove", "add_witness"]
 
 INDEX_MAX = 2**63 - 2
 
 
 def add_prove(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit prove`."""
-    prove = verb(audit, "prove", lazy("gateway.cli.witness", "prove"), "write the receipt of an entry (.tlog-proof)")
+    prove = verb(
+        audit, "prove", lazy("gateway.tools.audit.witness", "prove"), "write the receipt of an entry (.tlog-proof)"
+    )
     prove.epilog = "Exit codes: 0 written; 2 the checkpoint has no such entry; 4 usage."
     log_and_key(prove)
     prove.add_argument("index", type=whole(0, INDEX_MAX), metavar="INDEX", help="the entry's number, from 0")
@@ -31,7 +31,9 @@ def add_prove(audit: Any) -> argparse.ArgumentParser:
 
 def add_cosign(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit cosign`."""
-    cosign = verb(audit, "cosign", lazy("gateway.cli.witness", "cosign"), "have witnesses cosign the newest checkpoint")
+    cosign = verb(
+        audit, "cosign", lazy("gateway.tools.audit.witness", "cosign"), "have witnesses cosign the newest checkpoint"
+    )
     cosign.epilog = "Exit codes: 0 cosigned by the quorum; 1 a witness has seen another log; 2 no quorum; 4 usage."
     cosign.add_argument("log", type=Path, metavar="LOG", help=A_LOG)
     cosign.add_argument("--policy", type=Path, required=True, metavar="FILE", help=f"{A_POLICY}, with their URLs")
@@ -45,7 +47,7 @@ def add_cosign(audit: Any) -> argparse.ArgumentParser:
 def add_witness(audit: Any) -> None:
     """Add `stockade audit witness`."""
     witness = verb(
-        audit, "witness", lazy("gateway.cli.witness", "witness"), "watch other people's logs, and cosign them"
+        audit, "witness", lazy("gateway.tools.audit.witness", "witness"), "watch other people's logs, and cosign them"
     )
     witness.add_argument("--key", type=Path, action="append", required=True, metavar="FILE", help="of `keys witness`")
     witness.add_argument(
@@ -60,7 +62,7 @@ def add_witness(audit: Any) -> None:
 def add_key_verb(keys: Any) -> argparse.ArgumentParser:
     """Add `stockade keys witness`; returns it."""
     made = verb(
-        keys, "witness", lazy("gateway.cli.witness", "make_key"), "make a witness's key; prints its public half"
+        keys, "witness", lazy("gateway.tools.audit.witness", "make_key"), "make a witness's key; prints its public half"
     )
     made.add_argument("name", metavar="NAME", help="the witness's name, such as example.org/witness")
     made.add_argument("--out", type=Path, required=True, help="file for the key, mode 0600; a .vkey is put beside it")

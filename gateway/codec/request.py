@@ -23,7 +23,7 @@ class CodecLimits:
 
 
 class Spec(Protocol):
-    """A declared tensor: `serving.bundle.TensorSpec`, and whatever else has these."""
+    """A declared tensor: `serving.bundles.bundle.TensorSpec`, and whatever else has these."""
 
     @property
     def name(self) -> str: ...

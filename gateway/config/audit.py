@@ -8,8 +8,6 @@ from gateway.config.document import Section
 from gateway.config.units import Duration, Size, Text
 from gateway.config.values import FilePath, Origin, StoreEndpoint, StoreUrl
 
-__all__ = ["Audit", "Epochs", "Replication", "Witnesses"]
-
 
 class Witnesses(Section):
     """Who else signs the log's checkpoints, so that nobody can show two people two histories."""

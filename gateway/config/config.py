@@ -4,7 +4,7 @@ Rules: unknown keys are refused; relative paths are relative to the file; secret
 choice has a loud name (`unsafe_...`); values carry units and come out as integers with the unit in the name.
 `parse_config` is pure; `load_config` adds the one thing that needs the disk: nobody but the owner may read a secret
 (its group may, read-only: that is how secrets are mounted into containers). Whether files exist and hold what they
-should is `gateway.check.check`'s business, because a recorder and a worker do not see the same files.
+should is `gateway.tools.check.check`'s business, because a recorder and a worker do not see the same files.
 """
 
 import hashlib
@@ -26,8 +26,6 @@ from gateway.config.profiles import laid_under
 from gateway.config.rules import RULES
 from gateway.config.units import Duration, Size, Text
 from gateway.config.values import Address, FilePath, OtlpEndpoint, RedisUrl
-
-__all__ = ["Config", "load_config", "parse_config"]
 
 CONFIG_BYTES_MAX = 256 * 1024
 SECRET_MODE_FORBIDDEN = 0o037  # others: nothing; the group: reading at most
@@ -185,8 +183,8 @@ class Config(Section):
     version: Literal[1]
     """The format of this file."""
     profile: Literal["standard", "edge"] = "standard"
-    """Other defaults for other machines: `edge` is for one core and 300 MiB ([what it sets](../how-to/edge.md#the-profile)).
-    `--profile` counts before it, and every key that stands here before both."""
+    """Other defaults for other machines: `edge` is for one core and 300 MiB ([what it
+    sets](../how-to/edge.md#the-profile)). `--profile` counts before it, and every key that stands here before both."""
     state_dir: FilePath
     """Socket, in-flight rings, metrics, accepted policy; may be deleted after a clean stop. One gateway at a time."""
     listen: Listen

@@ -20,19 +20,6 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-__all__ = [
-    "ConfigRejected",
-    "Document",
-    "Fault",
-    "FileRejected",
-    "PolicyRejected",
-    "Section",
-    "canonical_json",
-    "fill",
-    "read_bounded",
-    "unusable",
-]
-
 _SENTENCES: Mapping[str, str] = {
     "missing": "is missing; add it",
     "literal_error": "{value!r} is not known here; write {expected}",

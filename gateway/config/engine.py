@@ -9,8 +9,6 @@ from gateway.config.document import Section
 from gateway.config.units import Duration, Size
 from gateway.config.values import Address, FilePath
 
-__all__ = ["Engine", "Oip", "OipModel", "OipTls", "Ray", "RayReplicas"]
-
 
 class OipTls(Section):
     """TLS to the servers that run the models."""

@@ -13,8 +13,6 @@ import yaml
 
 from gateway.config.document import Document, FileRejected, Location
 
-__all__ = ["parse"]
-
 DEPTH_MAX = 16
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?", re.ASCII)

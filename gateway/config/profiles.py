@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["PROFILES", "laid_under"]
-
 PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "standard": {},

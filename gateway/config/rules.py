@@ -15,8 +15,6 @@ from gateway.config.values import is_loopback
 if TYPE_CHECKING:
     from gateway.config.config import Config
 
-__all__ = ["RULES"]
-
 
 def _addresses(config: Config) -> Iterator[tuple[str, str]]:
     for name in ("data", "data_mtls", "metrics", "admin"):

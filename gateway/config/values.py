@@ -9,21 +9,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from gateway.config.units import Text
-from ops.audit.epochs import is_first
-
-__all__ = [
-    "Address",
-    "FilePath",
-    "Origin",
-    "OtlpEndpoint",
-    "RedisUrl",
-    "StoreEndpoint",
-    "StoreUrl",
-    "is_host",
-    "is_loopback",
-    "valid_address",
-    "valid_origin",
-]
+from ops.audit.log.epochs import is_first
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
 _OTLP = re.compile(r"https?://(?P<address>[^/@]+)/?", re.ASCII)

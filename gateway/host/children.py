@@ -7,11 +7,11 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from gateway.edge.server import ListenFailed
 from gateway.host.doubt import doubt_of
 from gateway.host.neighbour import Neighbour, greets
 from gateway.host.recorder import RECORDER, recorder_settings
 from gateway.host.supervisor import Child
-from gateway.rpc.server import ListenFailed
 from ops.audit.errors import ForkRefused, LogCorrupted, Poisoned, RecorderError
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from gateway.config.config import Config
     from gateway.host.place import Place
     from gateway.policy.file import Kept
-    from ops.logging import Log
-
-__all__ = ["recorder_of", "require_free", "share_port", "worker_child"]
+    from ops.process.logging import Log
 
 FREE_WITHIN_S = 5.0
 FREE_LOOK_S = 0.1
@@ -50,7 +48,7 @@ def recorder_child(config: Config, place: Place, log: Log) -> Child:
     doubt = doubt_of(config, place, log)
     return Child(
         RECORDER,
-        ["-m", "ops.audit.recorder_main", str(file)],
+        ["-m", "ops.audit.store.recorder_main", str(file)],
         log,
         probe=lambda: accepts(place.socket),
         may_start=doubt.may_start,

@@ -2,8 +2,8 @@
 
 Epochs are cosigned one after another: the last checkpoint of a closed one first, which is kept in `cosigned.<n>` then.
 What the quorum has cosigned is kept in `cosigned`, in the state directory, and stands in receipts from the admin port.
-Answers wait for it where the policy says `acknowledge: witnessed` (`gateway.acknowledgement`). A witness that gives no
-cosignature is logged when that begins and when it ends.
+Answers wait for it where the policy says `acknowledge: witnessed` (`gateway.request.acknowledgement`). A witness that
+gives no cosignature is logged when that begins and when it ends.
 """
 
 from __future__ import annotations
@@ -13,23 +13,21 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ops.audit.cosign import cosign_newest
-from ops.audit.durable import replace_file
-from ops.audit.epochs import Epoch, epoch_at, epochs_of
 from ops.audit.errors import AuditError, WitnessAhead
+from ops.audit.log.epochs import Epoch, epoch_at, epochs_of
+from ops.audit.witnesses.cosign import cosign_newest
+from ops.process.durable import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from threading import Thread
 
-    from ops.audit.checkpoint import VerifierKey
-    from ops.audit.trust_policy import TrustPolicy
-    from ops.audit.witness_client import Asked
-    from ops.logging import Log
+    from ops.audit.log.checkpoint import VerifierKey
+    from ops.audit.log.trust_policy import TrustPolicy
+    from ops.audit.witnesses.client import Asked
     from ops.metrics.witnesses import WitnessMetrics
-
-__all__ = ["Cosigning", "kept_cosigned"]
+    from ops.process.logging import Log
 
 TIMEOUT_S = 10.0
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from gateway.config.document import ConfigRejected
 from gateway.host.replication import open_replicator
 from gateway.host.supervisor import StartFailed
-from ops.audit.checkpoint import parse_vkey
-from ops.audit.compare import compare
-from ops.audit.durable import keep_file
+from ops.audit.copies.compare import compare
 from ops.audit.errors import AuditError, ForkRefused, Poisoned, RecorderError, ReplicationError
-from ops.audit.trust_policy import TrustPolicy, read_trust_policy
+from ops.audit.log.checkpoint import parse_vkey
+from ops.audit.log.trust_policy import TrustPolicy, read_trust_policy
+from ops.process.durable import keep_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
     from gateway.config.config import Config
     from gateway.host.place import Place
-    from ops.logging import Log
-
-__all__ = ["Doubt", "doubt_of"]
+    from ops.process.logging import Log
 
 DOUBTED = "doubted"
 
@@ -38,7 +36,7 @@ DOUBTED = "doubted"
 @dataclass(slots=True)
 class Doubt:
     """Whether a log is in doubt: `file` says so, or we have `heard` it. `compare` holds it against what is known of it
-    elsewhere, as `ops.audit.compare` does, and raises what that raises.
+    elsewhere, as `ops.audit.copies.compare` does, and raises what that raises.
     """
 
     file: Path

@@ -1,7 +1,8 @@
 """What is known of the log elsewhere, by a replica or by witnesses: asked for here, and told to the workers.
 
 Workers hold back answers until their records are there, and refuse calls while the replica is too far behind
-(`gateway.acknowledgement`). They are told each second, also when nothing has changed: one may just have started.
+(`gateway.request.acknowledgement`). They are told each second, also when nothing has changed: one may just have
+started.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gateway.host.host import Host
-
-__all__ = ["keep_elsewhere"]
 
 TELL_EVERY_S = 1.0
 

@@ -12,21 +12,21 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from gateway.auth.isolation import ISOLATIONS, read_isolations
 from gateway.config.document import FileRejected
-from gateway.feedback.evaluation import Evaluations
-from gateway.feedback.store import FILE
-from gateway.host.admin import Control
-from gateway.host.promotions import newly_named, refusals, tell_promoted, tell_rejected
-from gateway.host.repository import Asked, Repository, change
+from gateway.control.admin import Control
+from gateway.control.labels.evaluation import Evaluations
+from gateway.control.promotions import newly_named, refusals, tell_promoted, tell_rejected
+from gateway.control.release.releases import Releases
+from gateway.control.release.rollout import Rollout
+from gateway.control.repository import Asked, Repository, change
+from gateway.control.tenants.segments import Segments
 from gateway.host.supervisor import Child, Target, reload_everywhere
 from gateway.models.model_set import Listed, ModelSet
+from gateway.models.standings import RELEASES
 from gateway.policy.file import Kept, awaits_signature, stamp
 from gateway.policy.policy import load_policy
-from gateway.release.file import RELEASES
-from gateway.release.releases import Releases
-from gateway.release.rollout import Rollout
-from gateway.segmentation.isolation import ISOLATIONS, read_isolations
-from gateway.segmentation.segments import Segments
+from gateway.request.labels.store import FILE
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from gateway.host.neighbour import Neighbour
     from gateway.host.place import Place
     from gateway.policy.policy import Policy
-    from ops.audit.replicate_epochs import EpochReplicator
-    from ops.audit.trust_policy import TrustPolicy
-    from ops.logging import Log
+    from ops.audit.copies.replicate_epochs import EpochReplicator
+    from ops.audit.log.trust_policy import TrustPolicy
+    from ops.process.logging import Log
     from serving.registry.proof import Unproven
 
 RELOAD_TIMEOUT_S = 45.0  # 65,536 principals take each worker ten seconds of a core

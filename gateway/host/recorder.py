@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from gateway.config.config import load_config
 from gateway.host.doubt import doubt_of
 from gateway.host.place import place_of
-from ops.audit.recorder_main import run
-from ops.audit.settings import RecorderSettings
-from ops.logging import configure
+from ops.audit.store.recorder_main import run
+from ops.audit.store.settings import RecorderSettings
+from ops.process.logging import configure
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,20 +17,18 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from gateway.config.document import ConfigRejected
-from ops.audit.checkpoint import parse_vkey
+from ops.audit.copies.object_store import Place, open_store, read_credentials
+from ops.audit.copies.replicate_epochs import EpochReplicator
 from ops.audit.errors import AuditError, NoteError, ReplicationError, StoreError
-from ops.audit.object_store import Place, open_store, read_credentials
-from ops.audit.replicate_epochs import EpochReplicator
+from ops.audit.log.checkpoint import parse_vkey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.config.config import Config
-    from ops.audit.replicator import Behind
-    from ops.logging import Log
+    from ops.audit.copies.replicator import Behind
     from ops.metrics.replication import ReplicationMetrics
-
-__all__ = ["Replication", "open_replicator"]
+    from ops.process.logging import Log
 
 MEASURE_EVERY_S = 1.0
 NS = 1_000_000_000

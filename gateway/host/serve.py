@@ -15,8 +15,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gateway.config.config import load_config
-from gateway.feedback.evaluation import keep_evaluating
-from gateway.host.admin import Control
+from gateway.control.admin import Control
+from gateway.control.labels.evaluation import keep_evaluating
+from gateway.control.quarantine.collect import keep_collecting
+from gateway.control.repository import Repository
 from gateway.host.children import recorder_of, require_free, share_port, worker_child
 from gateway.host.elsewhere import keep_elsewhere
 from gateway.host.host import Host
@@ -24,16 +26,14 @@ from gateway.host.occupancy import PRIVATE, occupied
 from gateway.host.place import place_of
 from gateway.host.recorder import RECORDER
 from gateway.host.replication import open_replicator
-from gateway.host.repository import Repository
 from gateway.host.supervisor import Child, StartFailed, all_ready
 from gateway.models.model_set import MODELS
 from gateway.policy.file import Kept, Memory, stamp
-from gateway.quarantine.collect import keep_collecting
-from gateway.traces import require_tracing
-from ops.audit.trust_policy import read_trust_policy
-from ops.logging import configure
+from gateway.request.traces import require_tracing
+from ops.audit.log.trust_policy import read_trust_policy
 from ops.metrics import RETENTION, prepare_directory, serve_metrics
-from serving.ray_link import GRACE_S
+from ops.process.logging import configure
+from serving.engines.ray.link import GRACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,24 +26,25 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from gateway.app import open_app
+from gateway.auth.isolation import ISOLATIONS, read_isolations
 from gateway.config.config import load_config
 from gateway.config.document import FileRejected
-from gateway.exits import log_failure
-from gateway.host.link import HostLink
+from gateway.edge.health import serving
+from gateway.edge.methods import data_methods
+from gateway.edge.server import ListenFailed, drain, listen, open_server
+from gateway.edge.service import Service
+from gateway.host.app import open_app
 from gateway.host.place import place_of
+from gateway.host.shared_limits import shares_limits
+from gateway.models.compile_release import Standing
+from gateway.models.host_link import HostLink
 from gateway.models.model_set import MODELS, read_models
 from gateway.models.models import load_listed
-from gateway.policy.compile_release import Standing
-from gateway.policy.policy import PolicySignatureInvalid, load_policy
-from gateway.rpc.health import serving
-from gateway.rpc.methods import data_methods
-from gateway.rpc.server import ListenFailed, drain, listen, open_server
-from gateway.rpc.service import Service
-from gateway.segmentation.isolation import ISOLATIONS, read_isolations
-from gateway.shared_limits import shares_limits
+from gateway.policy.policy import load_policy
+from gateway.policy.signature import PolicySignatureInvalid
+from gateway.request.exits import log_failure
 from ops.audit.errors import AuditError, AuditUnavailable
-from ops.logging import configure
+from ops.process.logging import configure
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
@@ -51,10 +52,10 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from gateway.app import App, Staged
-    from gateway.rpc.service import Stream, Unary
-    from gateway.state import Gateway
-    from ops.logging import Log
+    from gateway.edge.service import Stream, Unary
+    from gateway.host.app import App, Staged
+    from gateway.request.state import Gateway
+    from ops.process.logging import Log
 
 EX_TEMPFAIL = 75
 EX_CONFIG = 78

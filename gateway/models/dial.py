@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from gateway.config.engine import Oip, OipTls
 
-__all__ = ["SERVICE", "Servers", "open_channel"]
-
 SERVICE = "/inference.GRPCInferenceService"
 PROBE_EVERY_S = 2.0
 PROBE_TIMEOUT_S = 2.0

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["MODELS", "Key", "Listed", "ModelSet", "read_models"]
-
 MODELS = "models.json"
 BYTES_MAX = 4 * 1024 * 1024
 

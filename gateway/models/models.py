@@ -6,25 +6,25 @@ import hmac
 import os
 from typing import TYPE_CHECKING
 
-from defenses.evasion import similarity
+from defenses.accounts import similarity
+from defenses.accounts.watch import Watch
 from defenses.extraction import budget
 from defenses.extraction.proof_of_work import Toll
-from defenses.watch import Watch
-from gateway.metering import Metering
-from gateway.models.batching import end_batching
+from gateway.models.compile import PREDICTION
 from gateway.models.measured import measured_fpr
 from gateway.models.ray import open_ray
 from gateway.models.statistics import ModelCounters, ServiceTime
 from gateway.models.upstream import UpstreamEngine, required
-from gateway.policy.compile import PREDICTION
-from gateway.record import model_fragment
-from gateway.state import Served
-from gateway.watching import Watching
+from gateway.request.batching import end_batching
+from gateway.request.metering import Metering
+from gateway.request.record import model_fragment
+from gateway.request.state import Served
+from gateway.request.watching import Watching
 from ops.metrics import ScreenFacts
-from serving.bundle import load_bundle
-from serving.catalog import find_bundles
+from serving.bundles.bundle import load_bundle
+from serving.bundles.catalog import find_bundles
+from serving.engines.experts import open_engine
 from serving.errors import BundleDuplicate, BundleRejected, EngineClosed, Rejection
-from serving.experts import open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,12 +33,10 @@ if TYPE_CHECKING:
 
     from gateway.config.config import Config
     from gateway.models.model_set import Listed
-    from gateway.state import Active
-    from ops.logging import Log
-    from serving.bundle import Bundle
-    from serving.engine import Engine
-
-__all__ = ["ENGINES", "load_bundles", "load_listed", "out_of_service", "retire", "screen_facts", "serve"]
+    from gateway.request.state import Active
+    from ops.process.logging import Log
+    from serving.bundles.bundle import Bundle
+    from serving.engines.engine import Engine
 
 PROOF_KEY_BYTES = 32
 WATCH_KEY_LABEL = b"stockade watch 1"
@@ -50,7 +48,7 @@ ENGINES: Mapping[str, Callable[[Bundle, Config, Log], Engine]] = {
 
 
 class NoEngine:
-    """Implements `serving.engine.Engine` for a version that is out of service: it is never ready."""
+    """Implements `serving.engines.engine.Engine` for a version that is out of service: it is never ready."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._label = f"{bundle.name}/{bundle.version}"

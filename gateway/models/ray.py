@@ -1,27 +1,25 @@
 """The Ray engine from the configuration: what it is told, and what `stockade ray` deploys.
 
-No Ray here: `serving.ray_bridge` runs in a process of its own.
+No Ray here: `serving.engines.ray.bridge` runs in a process of its own.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving.fallback import FallbackEngine
-from serving.inprocess import InProcessEngine
-from serving.ray_engine import RayEngine
-from serving.ray_settings import RaySettings
+from serving.engines.fallback import FallbackEngine
+from serving.engines.inprocess import InProcessEngine
+from serving.engines.ray.engine import RayEngine
+from serving.engines.ray.settings import RaySettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.config.config import Config
-    from ops.logging import Log
-    from serving.bundle import Bundle
-    from serving.engine import Engine
+    from ops.process.logging import Log
+    from serving.bundles.bundle import Bundle
+    from serving.engines.engine import Engine
     from serving.errors import BackendUnavailable
-
-__all__ = ["open_ray", "ray_settings", "telling"]
 
 
 def ray_settings(config: Config) -> RaySettings:

@@ -14,7 +14,7 @@ from gateway import errors
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gateway.state import Item
+    from gateway.request.state import Item
 
 SMOOTHING = 0.1  # weight of the newest batch in the running means
 HALF_LIFE_NS = 1_000_000_000

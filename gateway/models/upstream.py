@@ -23,23 +23,21 @@ from gateway.codec.request import CodecLimits
 from gateway.config.engine import OipModel
 from gateway.errors import MalformedMessage, RequestTooLarge, TensorInvalid
 from gateway.models.dial import Servers
+from serving.bundles.manifest import DATATYPES, ENCODER
+from serving.engines.inprocess import InProcessEngine
 from serving.errors import BackendFailed, EngineClosed
-from serving.inprocess import InProcessEngine
-from serving.manifest import DATATYPES, ENCODER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gateway.config.engine import Oip
-    from serving.bundle import Bundle
-
-__all__ = ["UpstreamEngine"]
+    from serving.bundles.bundle import Bundle
 
 Tensors = dict[str, "NDArray[Any]"]
 
 
 class UpstreamEngine:
-    """Implements `serving.engine.Engine` for one bundle."""
+    """Implements `serving.engines.engine.Engine` for one bundle."""
 
     def __init__(self, bundle: Bundle, oip: Oip) -> None:
         """Open the connections; a server that is away now may come later.

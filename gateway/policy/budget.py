@@ -15,8 +15,6 @@ from pydantic import Field
 from gateway.config.document import Fault, Location, Section
 from gateway.config.units import Text
 
-__all__ = ["ExtractionBudget", "Puzzle", "budget_faults"]
-
 ClassName = Annotated[
     str, Text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "1 to 64 letters, digits, dots, hyphens and underscores")
 ]

@@ -20,8 +20,6 @@ from gateway.config.parse import parse
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Edited", "edit"]
-
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 Pair = tuple[yaml.Node, yaml.Node]

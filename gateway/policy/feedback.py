@@ -12,8 +12,6 @@ from gateway.config.document import Fault, Location, Section
 from gateway.config.units import Duration, Text
 from gateway.policy.release import Canary
 
-__all__ = ["Feedback", "FeedbackKey", "feedback_faults", "label_faults"]
-
 FeedbackKey = Annotated[str, Text(r"[0-9a-f]{64}", "64 lower-case hex digits, as `stockade feedback key` prints them")]
 Share = Annotated[float, Field(gt=0, le=1)]
 

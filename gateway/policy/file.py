@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from gateway.config.document import FileRejected, PolicyRejected, read_bounded
 from gateway.policy.policy import PolicyRollback, load_policy
 from gateway.policy.signature import verify
-from ops.audit.durable import keep_file
+from ops.process.durable import keep_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from gateway.config.config import PolicySource
     from gateway.policy.policy import Policy
-    from ops.logging import Log
+    from ops.process.logging import Log
 
 ACCEPTED = "accepted.yaml"
 DRAFT = "draft.yaml"

@@ -9,8 +9,6 @@ from pydantic import Field, StringConstraints
 
 from gateway.config.document import Fault, Location, Section
 
-__all__ = ["Output", "TextRules", "output_faults"]
-
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Classes = Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=10_000)]

@@ -3,7 +3,7 @@
 Rules: the signature over the exact bytes is verified before a byte is parsed; every name that is referred to exists; an
 identity (API key, subject, SPIFFE id) belongs to one principal; `revision` only goes up, so that nobody can bring back
 an old policy by copying its file (going back means signing the old content under a higher revision).
-This module says what the policy is; `gateway.policy.rules` says what is wrong with one. What follows from it (rights
+This module says what the policy is; `gateway.policy.checks` says what is wrong with one. What follows from it (rights
 tables, limiters, screens) is built elsewhere.
 
     PolicyRejected
@@ -24,31 +24,14 @@ from pydantic import Field, StringConstraints
 from gateway.config.document import PolicyRejected, Section, canonical_json, fill, read_bounded
 from gateway.config.parse import parse
 from gateway.config.units import Date, Rate, Text
-from gateway.policy import rules as policy_rules
+from gateway.policy import checks as policy_rules
 from gateway.policy.budget import ExtractionBudget
 from gateway.policy.feedback import Feedback, FeedbackKey
 from gateway.policy.output import Output
 from gateway.policy.promotion import Approver, Promotion
 from gateway.policy.release import Release
-from gateway.policy.signature import PolicySignatureInvalid, sign_policy, verify
+from gateway.policy.signature import sign_policy, verify
 from gateway.policy.watch import Watch
-
-__all__ = [
-    "ApiKey",
-    "Issuer",
-    "LimitSet",
-    "ModelPolicy",
-    "Policy",
-    "PolicyRejected",
-    "PolicyRollback",
-    "PolicySignatureInvalid",
-    "Principal",
-    "Tenant",
-    "load_policy",
-    "parse_policy",
-    "sign_checked",
-    "sign_policy",
-]
 
 POLICY_BYTES_MAX = 16 * 1024 * 1024
 TOO_LARGE = "remove principals that nobody is, and revoked keys; 65,536 principals with a key each fit"

@@ -12,13 +12,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from defenses.poisoning.admission import PATCH, VEIL
+from defenses.screens.inspection import PATCH, VEIL
 from gateway.config.document import Fault, Location, Section
 from gateway.config.units import Text
 from serving.registry import gates as registry
 from serving.registry.proof import Rule
-
-__all__ = ["Approver", "Promotion", "approver_faults", "promotion_faults", "rule_of"]
 
 Digest = Annotated[str, Text(r"[0-9a-f]{64}", "64 lower-case hex digits: a SHA-256")]
 Version = Annotated[str, Text(r"[1-9][0-9]{0,8}", 'the version of a bundle in quotes, such as "1"')]

@@ -1,7 +1,8 @@
 """`models.<name>.release` of `policy.yaml`: which version answers whom, and how a new one is tried.
 
 Everything about a rollout stands here, under the policy's signature. What a canary has reached by itself is not part of
-the file: it moves only between the shares that the signed `steps` name (`canary` and `releases` in `gateway.release`).
+the file: it moves only between the shares that the signed `steps` name (`canary` and `releases` in
+`gateway.control.release`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from pydantic import Field
 
 from gateway.config.document import Fault, Location, Section
 from gateway.config.units import Duration, Text
-
-__all__ = ["AbortOn", "Canary", "Release", "Shadow", "release_faults"]
 
 Version = Annotated[
     str, Text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "1 to 64 letters, digits, dots, hyphens and underscores")

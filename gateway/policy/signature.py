@@ -12,8 +12,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from gateway.config.document import PolicyRejected, read_bounded
 
-__all__ = ["KEY_BYTES_MAX", "PolicySignatureInvalid", "read_public_key", "sign_policy", "signature_path", "verify"]
-
 KEY_BYTES_MAX = 16 * 1024
 SIGNATURE_BYTES = 64
 

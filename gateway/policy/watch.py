@@ -1,9 +1,9 @@
 """`models.<name>.watch` of `policy.yaml`: what becomes of an account whose questions look like an attack.
 
-A screen judges a row; a watch judges an account by all that it asked (`defenses.watch`). Its evidence is a number that
-a benign account ever reaches with a known probability at most, its `alpha`; at each alpha named here the account goes a
-step further. Nobody is told that there are steps: but for `proof_of_work` and `refuse` the answers of each look like
-ordinary ones.
+A screen judges a row; a watch judges an account by all that it asked (`defenses.accounts.watch`). Its evidence is a
+number that a benign account ever reaches with a known probability at most, its `alpha`; at each alpha named here the
+account goes a step further. Nobody is told that there are steps: but for `proof_of_work` and `refuse` the answers of
+each look like ordinary ones.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from pydantic import Field
 
 from gateway.config.document import Fault, Location, Section
 from gateway.config.units import Duration, Text
-
-__all__ = ["STEPS", "Watch", "WatchStep", "watch_faults"]
 
 STEPS = ("flag", "harden", "neighbour", "proof_of_work", "top1", "cool_down", "refuse")
 """From the mildest; each one includes those before it but `flag`, and `proof_of_work` only while it is asked for."""

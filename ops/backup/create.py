@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from ops.audit.checkpoint import Checkpoint, open_checkpoint
-from ops.audit.epochs import epoch_at, newest_epoch, place_of
 from ops.audit.errors import NoteError, ProofError, ReadError, TileError
-from ops.audit.merkle import verify_consistency
-from ops.audit.read import LogReader
+from ops.audit.log.checkpoint import Checkpoint, open_checkpoint
+from ops.audit.log.epochs import epoch_at, newest_epoch, place_of
+from ops.audit.log.merkle import verify_consistency
+from ops.audit.reader.read import LogReader
 from ops.backup.errors import BackupDamaged, LogMoved, SourceRefused
 from ops.backup.log_files import edge_files, full_tiles, read_full
 from ops.backup.manifest import FORMAT, BackedLog, Kind, Manifest, StoredFile, check_path, encode_index
@@ -23,8 +23,6 @@ from ops.backup.plan import LogSource, Plan, Source
 from ops.backup.repository import KEYS_LIVE_NS, Repository
 from ops.backup.sealing import CHUNK_BYTES_MAX, ID_BYTES
 from ops.backup.snapshots import is_sqlite, snapshot
-
-__all__ = ["Created", "create_backup"]
 
 FILE_BYTES_MAX = 8 << 30
 LOG_MODE = 0o644

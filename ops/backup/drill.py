@@ -11,17 +11,16 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from ops.audit.checkpoint import open_checkpoint, parse_vkey
 from ops.audit.errors import AuditError
-from ops.audit.succession import go_on
-from ops.audit.verify import OK, verify_log
+from ops.audit.log.checkpoint import open_checkpoint, parse_vkey
+from ops.audit.store.succession import go_on
+from ops.audit.verify.report import OK
+from ops.audit.verify.verify import verify_log
 from ops.backup.errors import BackupDamaged
 from ops.backup.manifest import BackedLog, StoredFile
 from ops.backup.repository import Repository
 from ops.backup.restore import restore_backup
 from ops.backup.snapshots import problem_of
-
-__all__ = ["Drilled", "drill"]
 
 BLOCK_BYTES = 1 << 20
 

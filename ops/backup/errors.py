@@ -14,17 +14,6 @@ BackupError
 
 from collections.abc import Sequence
 
-__all__ = [
-    "BackupDamaged",
-    "BackupError",
-    "BackupKeyRefused",
-    "LogMoved",
-    "RepositoryBusy",
-    "RepositoryRefused",
-    "RestoreRefused",
-    "SourceRefused",
-]
-
 
 class BackupError(Exception):
     """The root. The message is for the person at the terminal."""

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from ops.audit.checkpoint import Checkpoint
-from ops.audit.entry import check, payload_hashes
 from ops.audit.errors import EntryError, TileError
-from ops.audit.merkle import HASH_BYTES
-from ops.audit.read import pack_paths
-from ops.audit.tiles import (
+from ops.audit.log.checkpoint import Checkpoint
+from ops.audit.log.entry import check, payload_hashes
+from ops.audit.log.merkle import HASH_BYTES
+from ops.audit.log.tiles import (
     BLOBS,
     ENTRIES,
     TILE_WIDTH,
@@ -26,10 +25,9 @@ from ops.audit.tiles import (
     split_pack,
     tiles_between,
 )
-from ops.audit.verify_bundles import read_tile
+from ops.audit.reader.read import pack_paths
+from ops.audit.verify.bundles import read_tile
 from ops.backup.errors import LogMoved, SourceRefused
-
-__all__ = ["edge_files", "full_tiles", "read_full"]
 
 
 def edge_files(directory: Path, checkpoint: Checkpoint, *, dropped: bool = False) -> Iterator[tuple[str, bytes]]:

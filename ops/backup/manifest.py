@@ -16,18 +16,6 @@ from msgspec import Meta, Struct
 from ops.backup.errors import BackupDamaged, RestoreRefused
 from ops.backup.sealing import CHUNK_BYTES_MAX
 
-__all__ = [
-    "FORMAT",
-    "BackedLog",
-    "Kind",
-    "Manifest",
-    "StoredFile",
-    "check_path",
-    "encode_index",
-    "parse_index",
-    "parse_manifest",
-]
-
 FORMAT: Literal[1] = 1
 FILES_MAX = 16_777_216
 PATH_CHARACTERS_MAX = 1024

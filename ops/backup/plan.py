@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ops.audit.checkpoint import VerifierKey
+from ops.audit.log.checkpoint import VerifierKey
 from ops.backup.errors import SourceRefused
-
-__all__ = ["LogSource", "Plan", "Source"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 A backup ends where its checkpoint does, and the gateway went on. So the log in it is completed from whatever else there
 is (mirrors, what the disk still gives), held against every checkpoint that is known, and verified. Its origin goes on
 only where that was asked for *and* nothing is known to be missing; otherwise it is sealed, which the recorder respects
-(`ops.audit.succession`).
+(`ops.audit.store.succession`).
 """
 
 from collections.abc import Sequence
@@ -12,21 +12,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ops.audit.checkpoint import Checkpoint, VerifierKey, parse_checkpoint, parse_vkey
-from ops.audit.epochs import home_of, split_origin
-from ops.audit.erasure import Erasures
-from ops.audit.erasure_log import follow
+from ops.audit.copies.restore import Restoration, Seen, later_epoch, restore_log
+from ops.audit.copies.sources import Source
 from ops.audit.errors import CheckpointError, SuccessionRefused
-from ops.audit.read_epochs import open_following
-from ops.audit.restore import Restoration, Seen, later_epoch, restore_log
-from ops.audit.sources import Source
-from ops.audit.succession import go_on, seal
-from ops.audit.verify import INCOMPLETE, OK, verify_log
+from ops.audit.log.checkpoint import Checkpoint, VerifierKey, parse_checkpoint, parse_vkey
+from ops.audit.log.epochs import home_of, split_origin
+from ops.audit.payloads.erasure import Erasures
+from ops.audit.payloads.erasure_log import follow
+from ops.audit.reader.read_epochs import open_following
+from ops.audit.store.succession import go_on, seal
+from ops.audit.verify.report import INCOMPLETE, OK
+from ops.audit.verify.verify import verify_log
 from ops.backup.errors import BackupDamaged
 from ops.backup.manifest import BackedLog
 from ops.backup.restore import Restored
-
-__all__ = ["Reopened", "catch_up", "reopen"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ops.audit.durable import make_directories, replace_file, sync_directory, write_file
 from ops.backup.errors import BackupDamaged, BackupKeyRefused, RepositoryBusy, RepositoryRefused
 from ops.backup.manifest import FORMAT, Manifest, StoredFile, parse_index, parse_manifest
 from ops.backup.sealing import CHUNK_BYTES_MAX, BackupKey
-from ops.exclusive import exclusive
-
-__all__ = ["KEYS_LIVE_NS", "Pruned", "Repository", "read_key", "stamp"]
+from ops.process.durable import make_directories, replace_file, sync_directory, write_file
+from ops.process.exclusive import exclusive
 
 KEYS_LIVE_NS = 7 * 24 * 3600 * 1_000_000_000
 """How long a copy of the key database is kept: erasure becomes final when the last one is gone."""

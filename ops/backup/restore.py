@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from ops.audit.durable import make_directories, sync_directory
 from ops.backup.errors import RestoreRefused
 from ops.backup.manifest import Manifest, StoredFile
 from ops.backup.repository import Repository
 from ops.backup.verify import content, keys_expired
-
-__all__ = ["Restored", "restore_backup"]
+from ops.process.durable import make_directories, sync_directory
 
 BLOCK_BYTES = 1 << 20
 PRIVATE_DIRECTORY = 0o700

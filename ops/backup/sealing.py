@@ -24,8 +24,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ops.backup.errors import BackupDamaged, BackupKeyRefused
 
-__all__ = ["CHUNK_BYTES_MAX", "ID_BYTES", "KEY_BYTES", "BackupKey"]
-
 KEY_BYTES = 32
 ID_BYTES = 16
 CHUNK_BYTES_MAX = 1 << 20

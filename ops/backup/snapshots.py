@@ -9,8 +9,6 @@ from pathlib import Path
 
 from ops.backup.errors import SourceRefused
 
-__all__ = ["is_sqlite", "problem_of", "snapshot"]
-
 MAGIC = b"SQLite format 3\x00"
 ROLLBACK_JOURNAL = b"\x01\x01"  # at byte 18 of the header (sqlite.org/fileformat2.html, section 1.3.3)
 SNAPSHOT_BYTES_MAX = 1 << 30

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from ops.audit.checkpoint import Checkpoint, open_checkpoint, parse_vkey
 from ops.audit.errors import NoteError, TileError
-from ops.audit.merkle import Frontier, leaf_hashes
-from ops.audit.tiles import ENTRIES, split_bundle, tiles_between
+from ops.audit.log.checkpoint import Checkpoint, open_checkpoint, parse_vkey
+from ops.audit.log.merkle import Frontier, leaf_hashes
+from ops.audit.log.tiles import ENTRIES, split_bundle, tiles_between
 from ops.backup.errors import BackupDamaged
 from ops.backup.manifest import BackedLog, Manifest, StoredFile
 from ops.backup.repository import Repository
 from ops.backup.snapshots import problem_of
-
-__all__ = ["Verified", "content", "keys_expired", "verify_backup"]
 
 PROBLEMS_MAX = 1000
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 
 from ops.metrics.store import Store, counter, gauge
 
-__all__ = ["CacheMetrics"]
-
 RESULTS = ("hit", "miss")
 
 

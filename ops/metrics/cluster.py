@@ -4,8 +4,6 @@ from collections.abc import Mapping
 
 from ops.metrics.store import Store, gauge
 
-__all__ = ["ClusterMetrics"]
-
 STATES = ("wanted", "running")
 
 

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 
-from ops.audit.erasure_rows import Owed
+from ops.audit.payloads.erasure_rows import Owed
 from ops.metrics.store import Store, gauge
-
-__all__ = ["ErasureMetrics"]
 
 STATES = ("requested", "agreed")
 NS = 1_000_000_000

@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 from ops.metrics.store import Store, gauge
 
-__all__ = ["EvaluationMetrics", "LabelFigures"]
-
 SOURCES = ("trusted", "others")
 
 

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 from ops.metrics.store import Store, counter
 
-__all__ = ["FeedbackMetrics"]
-
 DISPOSITIONS = ("accepted", "quarantined", "refused")
 
 

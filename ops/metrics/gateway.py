@@ -21,8 +21,6 @@ from ops.metrics.shared_limits import SharedLimitsMetrics
 from ops.metrics.store import OTHER, Cell, Family, Histogram, HistogramCells, Store, counter, gauge
 from ops.metrics.witnesses import WitnessMetrics
 
-__all__ = ["Metrics", "RequestDone"]
-
 MICRO = 1e-6
 STAGES = ("auth", "admit", "decode", "limits", "screen", "queue", "infer", "harden", "audit", "total")
 OUTCOMES = ("served", "refused", "failed", "outcome-unknown")

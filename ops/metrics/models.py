@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 from ops.metrics.store import Family, Histogram, Store, counter, gauge
 
-__all__ = ["BatchesDone", "ModelMetrics"]
-
 MICRO = 1e-6
 EFFECTS = ("abstained", "moved")
 STEPS = ("flag", "harden", "neighbour", "proof_of_work", "top1", "cool_down", "refuse")

@@ -10,10 +10,8 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
-from ops.bounded_http import BoundedHandler, BoundedServer
 from ops.metrics.scrape import expose
-
-__all__ = ["MetricsPage", "serve_metrics"]
+from ops.process.bounded_http import BoundedHandler, BoundedServer
 
 CONNECTIONS_MAX = 16
 SILENCE_S = 10

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from ops.metrics.store import Store, counter, gauge
 
-__all__ = ["RecorderMetrics"]
-
 BEGUN = ("serving", "start")
 
 

@@ -13,8 +13,6 @@ from typing import NamedTuple
 from ops.metrics.scrape import read_samples
 from ops.metrics.store import Family, Histogram, Store, counter, gauge
 
-__all__ = ["TIMES", "Compared", "ReleaseMetrics", "VersionCounts", "read_versions"]
-
 MICRO = 1e-6
 TIMES = tuple(round(10 ** (step / 10) * 1e-4, 7) for step in range(51))
 """Upper bounds of response times: 100 us to 10 s."""

@@ -2,8 +2,6 @@
 
 from ops.metrics.store import Store, counter, gauge
 
-__all__ = ["ReplicationMetrics"]
-
 RESULTS = ("failed", "stopped")
 
 

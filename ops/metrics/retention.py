@@ -5,8 +5,6 @@ from pathlib import Path
 
 from ops.metrics.store import Store, gauge
 
-__all__ = ["KEEPERS", "RETENTION", "RetentionMetrics"]
-
 RETENTION = "retention"
 """Its name among the processes of a host."""
 KEEPERS = ("hold", "replica", "quorum")

@@ -13,8 +13,6 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-__all__ = ["expose", "prepare_directory", "read_samples"]
-
 IN_FORCE = frozenset({"stockade_policy_info", "stockade_screen_info"})
 """Facts told by labels: a sample of 0 is one that is no longer so, and is left out."""
 

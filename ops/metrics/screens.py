@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 from ops.metrics.store import Cell, Family, Histogram, Store, counter, gauge
 
-__all__ = ["ScreenFacts", "ScreenMetrics"]
-
 VERDICTS = ("pass", "flag", "refuse")
 P_VALUES = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 OBSERVED_ROWS = 10_000

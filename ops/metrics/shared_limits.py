@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from ops.metrics.store import Family, Histogram, Store, counter, gauge
 
-__all__ = ["SharedLimitsMetrics"]
-
 MICRO = 1e-6
 DECISIONS = ("admit", "refuse", "local-share", "unavailable")
 SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)

@@ -26,18 +26,6 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import mark_process_dead
 from prometheus_client.utils import floatToGoString
 
-__all__ = [
-    "Cell",
-    "Family",
-    "Histogram",
-    "HistogramCells",
-    "MetricsInUse",
-    "Store",
-    "counter",
-    "forget_process",
-    "gauge",
-]
-
 OTHER = "other"
 VALUES_PER_LABEL_MAX = 1024
 

@@ -4,8 +4,6 @@ from collections.abc import Iterable
 
 from ops.metrics.store import Store, counter, gauge
 
-__all__ = ["WitnessMetrics"]
-
 RESULTS = ("failed", "ahead")
 
 

@@ -1,1 +1,3 @@
-"""What a model version has proven: evaluations, gates, approvals, and what they come to. See docs/how-to/promotion.md."""
+"""What a model version has proven: evaluations, gates, approvals, and what they come to. See
+docs/how-to/promotion.md.
+"""

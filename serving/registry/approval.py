@@ -30,20 +30,6 @@ from serving.registry.errors import EvidenceRejected, KeyRejected
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = [
-    "APPROVAL_BYTES_MAX",
-    "REASON_CHARACTERS_MAX",
-    "Approval",
-    "Decision",
-    "Statement",
-    "key_hex",
-    "make_key",
-    "parse_approval",
-    "read_key",
-    "sign",
-    "signed_by",
-]
-
 APPROVAL_BYTES_MAX = 16 * 1024
 REASON_CHARACTERS_MAX = 200
 DOMAIN = b"stockade.approval/1\0"

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from serving.manifest import DATATYPES
+from serving.bundles.manifest import DATATYPES
 from serving.registry.errors import DatasetRejected
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from serving.bundle import Bundle, TensorSpec
-
-__all__ = ["Dataset", "parse_dataset", "read_dataset"]
+    from serving.bundles.bundle import Bundle
+    from serving.bundles.manifest import TensorSpec
 
 DATASET_BYTES_MAX = 1024 * 1024 * 1024
 LABELS, ALONE = "labels", ("images", "ids")

@@ -13,8 +13,6 @@ Messages are whole sentences for the person who runs the verb, or reads the log.
 
 from __future__ import annotations
 
-__all__ = ["DatasetRejected", "EvidenceRejected", "KeyRejected", "NotMeasurable", "RegistryError"]
-
 
 class RegistryError(Exception):
     """Root of this package's errors."""

@@ -16,20 +16,6 @@ from msgspec import Meta, Struct
 
 from serving.registry.errors import EvidenceRejected
 
-__all__ = [
-    "EVALUATION_BYTES_MAX",
-    "Attacked",
-    "Baseline",
-    "Decided",
-    "Evaluation",
-    "GateResult",
-    "Measure",
-    "Measured",
-    "digest_of",
-    "encode",
-    "parse_evaluation",
-]
-
 EVALUATION_BYTES_MAX = 1024 * 1024
 
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]

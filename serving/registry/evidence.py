@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from serving.registry.approval import Approval
     from serving.registry.evaluation import Evaluation
 
-__all__ = ["EVALUATION_FILE", "Evidence", "directory_of", "read_evidence", "write_file"]
-
 EVALUATION_FILE = "evaluation.json"
 FILES_MAX = 64
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\.json")

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from serving.registry.evaluation import Attacked, Decided, Measure
 
-__all__ = ["Robustness", "Thresholds", "Value", "Worth", "cost_per_1000", "judge", "value_per_1000"]
-
 Z = 1.959963984540054
 PER = 1000
 S_PER_HOUR = 3600

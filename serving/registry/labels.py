@@ -23,12 +23,12 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SUSPECT_MIN", "LabelCheck", "check_labels"]
-
 Z = 1.959963984540054
 DOUBT_MAX = 0.1
 SUSPECT_MIN = 0.005
-"""What the lower end of the excess stays below on clean data, and is above with 5 % changed: docs/how-to/promotion.md."""
+"""What the lower end of the excess stays below on clean data, and is above with 5 % changed:
+docs/how-to/promotion.md.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

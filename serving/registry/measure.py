@@ -13,22 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving.inprocess import InProcessEngine
-from serving.manifest import DATATYPES
+from serving.bundles.manifest import DATATYPES
+from serving.engines.inprocess import InProcessEngine
+from serving.engines.measure import calibration_error, ranking_area
 from serving.registry.errors import NotMeasurable
 from serving.registry.evaluation import Attacked, Decided, Measure
 from serving.registry.labels import check_labels
-from serving.train.measure import calibration_error, ranking_area
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-    from serving.bundle import Bundle, TensorSpec
+    from serving.bundles.bundle import Bundle
+    from serving.bundles.manifest import TensorSpec
     from serving.registry.dataset import Dataset
-
-__all__ = ["LABELS_SUSPECT", "Attacker", "Clocks", "Found", "area", "classes_of", "measure", "wilson"]
 
 BATCH = 256
 TIMED, WARM = 300, 20

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from serving.registry.evidence import Evidence
     from serving.registry.gates import Thresholds
 
-__all__ = ["About", "Proof", "Rule", "Unproven", "decide", "faults_of"]
-
 SHOWN = 12
 
 

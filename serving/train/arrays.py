@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-__all__ = ["arrays_of", "doubles_of"]
-
 
 def arrays_of(net: nn.Module) -> dict[str, NDArray[Any]]:
     """Return them as they are, C-contiguous: what a bundle keeps."""

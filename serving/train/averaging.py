@@ -7,8 +7,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["average"]
-
 
 def average(kept: Iterable[Tensor], new: Iterable[Tensor], step: int, decay: float) -> None:
     """Move averages towards the values after a step (from 0), with a warm-up so that the first steps are forgotten.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["noticed", "write_card"]
-
 
 def write_card(manifest: Mapping[str, Any]) -> str:
     """Return the card in Markdown. Every figure in it stands in the manifest too."""

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from serving.train.errors import CheckpointMismatch
 
-__all__ = ["Run", "restore_run", "save_run"]
-
 
 class Run(Protocol):
     """Everything that changes during training. `history` holds a flat dataclass an epoch."""

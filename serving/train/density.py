@@ -19,18 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "ROOT_OFFSET",
-    "ClassDensities",
-    "Gaussian",
-    "Plane",
-    "fit_classes",
-    "fit_gaussian",
-    "fit_plane",
-    "leading_plane",
-    "rooted",
-]
-
 ROOT_OFFSET = 1e-3
 
 

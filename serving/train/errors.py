@@ -18,18 +18,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = [
-    "CheckpointMismatch",
-    "DatasetMalformed",
-    "DatasetMissing",
-    "FeedbackRefused",
-    "GateFailed",
-    "PrototypesRefused",
-    "SigningKeyUnusable",
-    "TrainingError",
-    "WrapRefused",
-]
-
 
 class TrainingError(Exception):
     """Root of the recipes' errors."""

@@ -21,18 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Head",
-    "LearnSettings",
-    "Limits",
-    "Measured",
-    "Rows",
-    "canary_triggers",
-    "fine_tune",
-    "measured",
-    "objection",
-]
-
 Floats = NDArray[np.float64]
 BETAS = (0.9, 0.999)
 TINY = 1e-8

@@ -20,18 +20,16 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from serving.bundle import Bundle, assemble, read_bundle, read_keys
-from serving.inprocess import InProcessEngine
-from serving.manifest import MANIFEST_FILE
-from serving.signature import SIGNATURE_FILE
-from serving.train import measure
-from serving.train.data import Labelled, Splits, load_fashion_mnist, split
+from serving.bundles.bundle import Bundle, assemble, read_bundle, read_keys
+from serving.bundles.manifest import MANIFEST_FILE
+from serving.bundles.signature import SIGNATURE_FILE
+from serving.engines import measure
+from serving.engines.inprocess import InProcessEngine
 from serving.train.errors import FeedbackRefused
 from serving.train.feedback import Head, LearnSettings, Measured, Rows, canary_triggers
+from serving.train.kiosk.data import Labelled, Splits, load_fashion_mnist, split
 from serving.train.pack import tensor_bytes
 from serving.train.screen import ScreenFitter
-
-__all__ = ["Learned", "Material", "candidate", "kiosk_material"]
 
 GRAPH = "dense"
 WEIGHT, BIAS = "head.weight", "head.bias"

@@ -11,8 +11,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["GraphBuilder", "rows_of"]
-
 OPERATOR_SET = 17
 IR_VERSION = 8
 

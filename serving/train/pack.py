@@ -26,12 +26,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from numpy.typing import NDArray
 
-from serving.bundle import Bundle, assemble, read_bundle
-from serving.manifest import MANIFEST_FILE
-from serving.signature import SIGNATURE_FILE, TrustedKey, sign
+from serving.bundles.bundle import Bundle, assemble, read_bundle
+from serving.bundles.manifest import MANIFEST_FILE
+from serving.bundles.signature import SIGNATURE_FILE, TrustedKey, sign
 from serving.train.errors import GateFailed, SigningKeyUnusable
-
-__all__ = ["open_signing_key", "public_pem", "seal", "sign_again", "tensor_bytes", "write_bundle", "write_trained"]
 
 
 def open_signing_key(path: Path) -> ec.EllipticCurvePrivateKey:

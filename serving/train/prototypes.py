@@ -19,16 +19,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.bundle import Bundle, TensorSpec
-from serving.inprocess import InProcessEngine
-from serving.manifest import MANIFEST_FILE, PROTOTYPES
+from serving.bundles.bundle import Bundle
+from serving.bundles.manifest import MANIFEST_FILE, PROTOTYPES, TensorSpec
+from serving.bundles.signature import SIGNATURE_FILE
+from serving.engines.inprocess import InProcessEngine
 from serving.registry.dataset import Dataset
 from serving.registry.measure import predictions
-from serving.signature import SIGNATURE_FILE
 from serving.train.errors import PrototypesRefused
 from serving.train.pack import tensor_bytes
-
-__all__ = ["DISTANCES", "PLACES", "PROTOTYPES_FILE", "Wanted", "medoids", "with_prototypes"]
 
 PLACES, DISTANCES = "prototypes", "prototype_distances"
 PROTOTYPES_FILE = "prototypes.safetensors"

@@ -9,10 +9,8 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from serving.train.data import CLASS_NAMES, FashionMnist
-from serving.train.ecom import Ecom, split_ecom
-
-__all__ = ["write_click_samples", "write_samples"]
+from serving.train.clickstream.ecom import Ecom, split_ecom
+from serving.train.kiosk.data import CLASS_NAMES, FashionMnist
 
 ROWS_PER_CLASS = 100
 CLICK_ROWS = 1000

@@ -8,8 +8,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["Outputs", "ScreenFitter"]
-
 Outputs = Mapping[str, NDArray[Any]]
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["COUNTS", "interval", "intervals"]
-
 _QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}  # 97.5 %, one degree of freedom less than values
 COUNTS = tuple(_QUANTILES)
 """How many values there may be."""

@@ -15,8 +15,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["joint_embedding", "sigreg", "unit_directions"]
-
 KNOTS = 17
 END = 3.0
 

@@ -26,18 +26,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, shape_inference
 
-from serving.bundle import Bundle, TensorSpec
-from serving.graph import check_graph
-from serving.inprocess import InProcessEngine, outputs_of
+from serving.bundles.bundle import Bundle
+from serving.bundles.graph import check_graph
+from serving.bundles.manifest import TensorSpec
+from serving.engines import measure
+from serving.engines.inprocess import InProcessEngine, outputs_of
 from serving.registry.measure import predictions
-from serving.train import measure
 from serving.train.density import Gaussian, Plane, fit_gaussian, leading_plane
 from serving.train.errors import WrapRefused
 from serving.train.pack import tensor_bytes
 from serving.train.screen import ScreenFitter
 from serving.train.wrap_graph import ENERGIES, Fitted, Tensors, write_energies
-
-__all__ = ["ROWS_MIN", "Foreign", "Sample", "wrap"]
 
 GRAPH, FILE = "dense", "model.onnx"
 ROWS_MIN = 2_000

@@ -15,12 +15,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from serving.bundle import TensorSpec
+from serving.bundles.manifest import TensorSpec
 from serving.train.density import Gaussian, Plane
 from serving.train.errors import WrapRefused
 from serving.train.graph import GraphBuilder
-
-__all__ = ["ENERGIES", "Fitted", "Tensors", "write_energies"]
 
 ENERGIES = ("energy", "mahalanobis", "residual")
 PROBABILITIES = "probabilities"

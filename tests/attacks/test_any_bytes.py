@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.rpc.methods import data_methods
-from gateway.rpc.service import Unary
+from gateway.edge.methods import data_methods
+from gateway.edge.service import Unary
 from tests.e2e.caller import STREAM, calling, infer_body
 from tests.e2e.running import until
 

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from defenses.hardening import HardeningRule
-from defenses.output import ClassRule, OutputRule
-from defenses.policy import Action, Mode, calibrated_rule
-from gateway.judgement import judge, soften
-from gateway.outgoing import emptied, within
-from gateway.policy.compile import screen_of
-from serving.bundle import load_bundle
-from serving.experts import ExpertsEngine
-from serving.inprocess import InProcessEngine
-from tests.gateway.test_judgement import rules as bare_rules
+from defenses.budget.hardening import HardeningRule
+from defenses.budget.output import ClassRule, OutputRule
+from defenses.budget.policy import Action, Mode, calibrated_rule
+from gateway.models.compile import screen_of
+from gateway.request.judgement import judge, soften
+from gateway.request.outgoing import emptied, within
+from serving.bundles.bundle import load_bundle
+from serving.engines.experts import ExpertsEngine
+from serving.engines.inprocess import InProcessEngine
+from tests.gateway.request.test_judgement import rules as bare_rules
 from tests.serving.mixture import mixture_bundle
 
 ROOT = Path(__file__).parents[2] / "bundles"

@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from defenses.poisoning.feedback import CALIBRATION_ROWS_MIN, right_rate_max
-from gateway.feedback.gate import SKEW_NS
-from gateway.feedback.review import rate_max_of, take_batch
-from gateway.feedback.rows import ALLOWED, AnswerKept, Bounds
+from defenses.labels.feedback import CALIBRATION_ROWS_MIN, right_rate_max
+from gateway.control.labels.review import rate_max_of, take_batch
 from gateway.policy.feedback import Feedback
-from tests.gateway.feedback.labelled import (
+from gateway.request.labels.gate import SKEW_NS
+from gateway.request.labels.rows import ALLOWED, AnswerKept, Bounds
+from tests.gateway.request.labels.labelled import (
     MODEL,
     NAMES,
     ask,
@@ -149,7 +149,7 @@ async def test_a_flood_of_good_items_holds_a_tenth_of_the_room(made_site, tmp_pa
 
 def test_a_flood_of_answers_forgets_its_own(tmp_path):
     """A tenant that asks a million times cannot make the gateway forget what it answered another."""
-    from gateway.feedback.store import FeedbackStore
+    from gateway.request.labels.store import FeedbackStore
 
     store = FeedbackStore(tmp_path / "feedback.sqlite")
     bounds = Bounds(answers_max=50, items_max=100, window_ns=HOUR_NS)
@@ -252,6 +252,6 @@ async def test_nothing_reaches_a_batch_that_is_not_signed_answered_and_in_the_lo
 
 async def ask_unrecorded(rig):
     from tests.e2e.caller import infer_body
-    from tests.gateway.feedback.labelled import shown
+    from tests.gateway.request.labels.labelled import shown
 
     return (await rig.ask(infer_body(shown("b"), model=MODEL), caller="plenty")).reason

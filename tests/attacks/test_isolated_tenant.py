@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from gateway.segmentation.isolation import Isolation, Isolations
+from gateway.auth.isolation import Isolation, Isolations
 from stockade.open_inference import grpc_service_pb2 as pb
 from tests.gateway.rig import ended, image, open_rig, tiny_body, until
 

@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 
 from defenses.errors import CalibrationInvalid
-from defenses.evasion.evidence import NAME, fit_evidence, load_evidence, measure_evidence
-from serving.bundle import assemble, read_bundle, read_keys
+from defenses.screens.evidence import NAME, fit_evidence, load_evidence, measure_evidence
+from serving.bundles.bundle import assemble, read_bundle, read_keys
 from serving.errors import BundleRejected, Rejection
 from serving.train.pack import seal
 from tests.serving.tiny import signing_key, tiny_manifest

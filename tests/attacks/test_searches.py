@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from defenses.account import LOG_EVIDENCE_MAX
-from defenses.archive import KEPT_MIN
-from defenses.evasion.returns import BOUND
-from defenses.watch import ACCOUNTS_MAX, WINDOWS_BYTES_MAX, Asker
+from defenses.accounts.account import LOG_EVIDENCE_MAX
+from defenses.accounts.archive import KEPT_MIN
+from defenses.accounts.observed import Asker
+from defenses.accounts.returns import BOUND
+from defenses.accounts.watch import ACCOUNTS_MAX, WINDOWS_BYTES_MAX
 from tests.watching import answers, around, ask, images, new_watch, watch_arrays
 
 TARGET = images(1, 1)[0]

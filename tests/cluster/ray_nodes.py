@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.bench.procfs import ProcessTree
-from gateway.bench.running import free_ports
-from serving.catalog import find_bundles
-from serving.ray_settings import Deployable, DeployPlan, RaySettings, applications
+from gateway.tools.bench.procfs import ProcessTree
+from gateway.tools.bench.running import free_ports
+from serving.bundles.catalog import find_bundles
+from serving.engines.ray.settings import Deployable, DeployPlan, RaySettings, applications
 from tests.e2e.running import until
 
 OBJECT_STORE_BYTES = 100 * 1000 * 1000
@@ -110,7 +110,7 @@ class Cluster:
         self, settings: RaySettings, bundles: Path, keys: Sequence[Path], **changes: Any
     ) -> list[dict[str, Any]]:
         """Deploy every bundle of a directory as `stockade ray deploy` does; returns what it said."""
-        from serving.bundle import load_bundle
+        from serving.bundles.bundle import load_bundle
 
         found = [(directory, load_bundle(directory, keys)) for directory in find_bundles(bundles)]
         named = [Deployable(bundle.name, bundle.version, bundle.digest, str(path)) for path, bundle in found]
@@ -139,7 +139,7 @@ def deploy(plan: DeployPlan, timeout_s: float = DEPLOY_S) -> list[dict[str, Any]
     import msgspec
 
     done = subprocess.run(
-        [sys.executable, "-m", "serving.ray_verbs", "deploy", str(timeout_s)],
+        [sys.executable, "-m", "serving.engines.ray.verbs", "deploy", str(timeout_s)],
         input=msgspec.json.encode(plan), capture_output=True, timeout=timeout_s + 60, check=False,
     )  # fmt: skip
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.samples import bundles_directory
-from serving.bundle import Bundle
-from serving.ray_engine import RayEngine
-from serving.ray_link import borrow, give_back
-from serving.ray_settings import RaySettings
+from gateway.tools.samples import bundles_directory
+from serving.bundles.bundle import Bundle
+from serving.engines.ray.engine import RayEngine
+from serving.engines.ray.link import borrow, give_back
+from serving.engines.ray.settings import RaySettings
 from serving.train.pack import public_pem
 from tests.cluster.ray_nodes import Cluster, ray_cluster
 from tests.serving.tiny import signing_key, tiny_sealed, write

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from gateway.rpc.health import serving
-from gateway.rpc.methods import data_methods
-from gateway.rpc.server import server_credentials
-from gateway.rpc.service import Service
+from gateway.edge.health import serving
+from gateway.edge.methods import data_methods
+from gateway.edge.server import server_credentials
+from gateway.edge.service import Service
 from ops.metrics.page import serve_metrics
 from tests.e2e.caller import INFER, Reply
 from tests.gateway.rig import Rig, ended, image, open_rig, tiny_body, until

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gateway.bench.frame import image_request
-from gateway.bench.phases import PHASES, REQUESTS_BESIDE, measure_phases
-from gateway.bench.workspace import first_image, workspace
-from gateway.samples import bundles_directory
+from gateway.tools.bench.frame import image_request
+from gateway.tools.bench.phases import PHASES, REQUESTS_BESIDE, measure_phases
+from gateway.tools.bench.workspace import first_image, workspace
+from gateway.tools.samples import bundles_directory
 
 
 def test_both_phases_are_gone_through_and_no_call_fails():

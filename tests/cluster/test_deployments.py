@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import yaml
 
-from serving.bundle import load_bundle
+from serving.bundles.bundle import load_bundle
+from serving.engines.inprocess import InProcessEngine
+from serving.engines.ray.engine import RayEngine
+from serving.engines.ray.settings import Deployable, DeployPlan, RaySettings, applications
 from serving.errors import DeploymentStale
-from serving.inprocess import InProcessEngine
-from serving.ray_engine import RayEngine
-from serving.ray_settings import Deployable, DeployPlan, RaySettings, applications
 from serving.train.pack import seal
 from tests.cluster.gateways import deploy, ray_site, stockade
 from tests.cluster.ray_nodes import deploy as bridge_deploy

@@ -114,7 +114,7 @@ def test_a_bridge_that_dies_comes_back(whole):
         found = []
         for entry in Path("/proc").iterdir():
             try:
-                if b"serving.ray_bridge\0" in (entry / "cmdline").read_bytes():
+                if b"serving.engines.ray.bridge\0" in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
             except (OSError, ValueError):
                 continue

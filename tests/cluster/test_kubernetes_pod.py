@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.cli.init import init_directory
-from gateway.cli.log_key import make_log_key
-from ops.audit.verify import verify_log
+from gateway.tools.init.init import init_directory
+from gateway.tools.init.log_key import make_log_key
+from ops.audit.verify.verify import verify_log
 from tests.e2e.running import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.samples import bundles_directory
-from serving.catalog import find_bundles
+from gateway.tools.samples import bundles_directory
+from serving.bundles.catalog import find_bundles
 
 OVERLAY = Path(__file__).resolve().parent.parent.parent / "ops/deploy/kubernetes/overlays/ray"
 
@@ -21,5 +21,5 @@ def test_ray_takes_the_applications_of_the_ray_service():
     assert [each.name for each in deploy.applications] == [f"stockade-{at.parent.name}-{at.name}" for at in bundles]
     for application in deploy.applications:
         assert application.route_prefix is None
-        assert application.import_path == "serving.ray_replica:build"
+        assert application.import_path == "serving.engines.ray.replica:build"
         assert application.deployments[0].name == "model"

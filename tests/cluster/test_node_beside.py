@@ -10,7 +10,7 @@ import sys
 import msgspec
 import pytest
 
-from serving.ray_settings import RaySettings
+from serving.engines.ray.settings import RaySettings
 from tests.cluster.ray_nodes import ray_cluster
 
 CANNOT_SEE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -25,7 +25,7 @@ pytestmark = [
 def test_a_node_is_found_whose_processes_cannot_be_seen():
     with ray_cluster(cpus=0) as cluster:
         done = subprocess.run(
-            [*CANNOT_SEE, sys.executable, "-m", "serving.ray_verbs", "status"],
+            [*CANNOT_SEE, sys.executable, "-m", "serving.engines.ray.verbs", "status"],
             input=msgspec.json.encode(RaySettings(address=cluster.address)),
             capture_output=True,
             timeout=END_S,

@@ -18,15 +18,15 @@ import grpc
 import numpy as np
 import pytest
 
-from gateway.bench import peers
-from gateway.bench.running import Launch
-from gateway.bench.running import Running as Peer
-from gateway.bench.running import running as peer_running
-from gateway.bench.targets import TARGETS, Place
 from gateway.cli.main import main
-from gateway.samples import bundles_directory
-from serving.bundle import load_bundle
-from serving.inprocess import InProcessEngine
+from gateway.tools.bench import peers
+from gateway.tools.bench.running import Launch
+from gateway.tools.bench.running import Running as Peer
+from gateway.tools.bench.running import running as peer_running
+from gateway.tools.bench.targets import TARGETS, Place
+from gateway.tools.samples import bundles_directory
+from serving.bundles.bundle import load_bundle
+from serving.engines.inprocess import InProcessEngine
 from stockade.open_inference import grpc_service_pb2 as pb
 from tests.e2e.caller import Caller, calling, images, infer_body, labels
 from tests.e2e.running import Running, entries_of, serving, until, verified

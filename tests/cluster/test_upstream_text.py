@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway.bench import peers
-from gateway.bench.procfs import ProcessTree
-from gateway.bench.running import free_pair
 from gateway.cli.main import main
 from gateway.models.upstream import UpstreamEngine
-from serving.bundle import load_bundle
+from gateway.tools.bench import peers
+from gateway.tools.bench.procfs import ProcessTree
+from gateway.tools.bench.running import free_pair
+from serving.bundles.bundle import load_bundle
 from tests.e2e.running import until
 from tests.gateway.oip_server import settings
 

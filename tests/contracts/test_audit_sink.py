@@ -9,11 +9,11 @@ from typing import Protocol
 
 import pytest
 
-from ops.audit.checkpoint import parse_vkey
-from ops.audit.client import AuditSink, Receipt
-from ops.audit.entry import ENTRY_BYTES_MAX
 from ops.audit.errors import AuditUnavailable
-from ops.audit.read import LogReader
+from ops.audit.log.checkpoint import parse_vkey
+from ops.audit.log.entry import ENTRY_BYTES_MAX
+from ops.audit.reader.read import LogReader
+from ops.audit.store.client import AuditSink, Receipt
 from tests.fakes import FakeAuditSink
 from tests.faults.recorder_process import KEY, client_of, launch, settings_in
 from tests.ops.audit.samples import captured, sized, small

@@ -1,4 +1,4 @@
-"""The contract of `serving.engine.Engine`, over every implementation. A new engine adds one line to ENGINES."""
+"""The contract of `serving.engines.engine.Engine`, over every implementation. A new engine adds one line to ENGINES."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from serving.bundles.manifest import DATATYPES
+from serving.engines.experts import ExpertsEngine
+from serving.engines.fallback import FallbackEngine
+from serving.engines.inprocess import InProcessEngine
 from serving.errors import BackendFailed, EngineClosed
-from serving.experts import ExpertsEngine
-from serving.fallback import FallbackEngine
-from serving.inprocess import InProcessEngine
-from serving.manifest import DATATYPES
 from tests.gateway.oip_server import LoopbackEngine
 from tests.serving.fake_engine import FakeEngine
 from tests.serving.mixture import mixture_bundle

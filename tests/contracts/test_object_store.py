@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit.object_store import Inspected, open_store
+from ops.audit.copies.object_store import Inspected, open_store
 from tests.ops.audit.stores import Spoiled, directory_store
 from tests.seaweed import common_server, needs_seaweed
 

@@ -1,4 +1,4 @@
-"""The contract of `defenses.screen.Screen`, over every screen. A new screen adds one line to SCREENS."""
+"""The contract of `defenses.budget.screen.Screen`, over every screen. A new screen adds one line to SCREENS."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from defenses.budget.screen import Evidence
 from defenses.errors import EvidenceInvalid
-from defenses.evasion.evidence import EvidenceScreen, fit_evidence
-from defenses.poisoning.trigger import TriggerScreen
-from defenses.poisoning.trigger_fit import CleanRows, fit_trigger
-from defenses.screen import Evidence
+from defenses.screens.evidence import EvidenceScreen, fit_evidence
+from defenses.screens.trigger import TriggerScreen
+from defenses.screens.trigger_fit import CleanRows, fit_trigger
 
 WIDTH, SIDE = 5, 3
 

@@ -28,15 +28,15 @@ import numpy as np
 
 from gateway.cli.main import main
 from gateway.config.config import load_config
-from gateway.feedback.rows import Draft
-from gateway.feedback.store import FILE, FeedbackStore
 from gateway.host.place import place_of
-from gateway.samples import bundles_directory
+from gateway.request.labels.rows import Draft
+from gateway.request.labels.store import FILE, FeedbackStore
+from gateway.tools.samples import bundles_directory
 from tests.e2e.caller import Caller, calling, images, infer_body
 from tests.e2e.running import Running, serving, until
 from tests.e2e.site import UNLIMITED, Site, make_site
-from tests.gateway.feedback.labelled import MODEL as LABELLED
-from tests.gateway.feedback.labelled import labelled_sealed
+from tests.gateway.request.labels.labelled import MODEL as LABELLED
+from tests.gateway.request.labels.labelled import labelled_sealed
 from tests.gateway.rig import image, tiny_body
 from tests.serving.tiny import write
 

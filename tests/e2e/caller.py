@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from safetensors.numpy import load_file
 
-from gateway.samples import sample_images
+from gateway.tools.samples import sample_images
 from stockade.open_inference.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 from tests.e2e.site import Site
 

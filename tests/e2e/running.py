@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from ops.audit.checkpoint import parse_vkey
 from ops.audit.errors import ReadError
-from ops.audit.read import LogReader
-from ops.audit.verify import Report, verify_log
+from ops.audit.log.checkpoint import parse_vkey
+from ops.audit.reader.read import LogReader
+from ops.audit.verify.report import Report
+from ops.audit.verify.verify import verify_log
 from tests.e2e.site import Site
 
 START_S = 60.0

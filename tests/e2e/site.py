@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwt.algorithms import OKPAlgorithm
 
-from gateway.cli.init import Ports, init_directory
-from gateway.cli.init_files import issue_api_key
-from gateway.cli.pki import Authority, Credential
-from gateway.policy.policy import sign_policy
-from gateway.samples import bundles_directory
+from gateway.policy.signature import sign_policy
+from gateway.tools.init.files import issue_api_key
+from gateway.tools.init.init import Ports, init_directory
+from gateway.tools.init.pki import Authority, Credential
+from gateway.tools.samples import bundles_directory
 from serving.train.pack import public_pem
 from tests.serving.tiny import signing_key, tiny_sealed, write
 

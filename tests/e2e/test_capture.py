@@ -10,9 +10,9 @@ import grpc
 import numpy as np
 import pytest
 
-from ops.audit.checkpoint import parse_vkey
-from ops.audit.keys import KeyStore
-from ops.audit.read import LogReader
+from ops.audit.log.checkpoint import parse_vkey
+from ops.audit.payloads.keys import KeyStore
+from ops.audit.reader.read import LogReader
 from tests.e2e.caller import calling, images, infer_body
 from tests.e2e.running import entries_of, serving, verified
 from tests.e2e.site import copy_site

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from gateway.samples import bundles_directory
-from serving.bundle import load_bundle
-from serving.inprocess import InProcessEngine
+from gateway.tools.samples import bundles_directory
+from serving.bundles.bundle import load_bundle
+from serving.engines.inprocess import InProcessEngine
 from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
 from tests.e2e.caller import calling
 from tests.e2e.running import serving

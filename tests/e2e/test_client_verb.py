@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from gateway.cli.client import class_names
 from gateway.cli.main import main
+from gateway.tools.client import class_names
 from tests.e2e.caller import labels
 
 

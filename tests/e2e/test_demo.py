@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from gateway.cli.main import main
-from gateway.demo.scenes import scenes
-from gateway.demo.tamper import flip_one_byte
-from ops.audit.checkpoint import parse_vkey
-from ops.audit.entry import parse
-from ops.audit.read import LogReader
+from gateway.tools.demo.scenes import scenes
+from gateway.tools.demo.tamper import flip_one_byte
+from ops.audit.log.checkpoint import parse_vkey
+from ops.audit.log.entry import parse
+from ops.audit.reader.read import LogReader
 from tests.e2e.clients import program
 
 REASONS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.bench.procfs import ProcessTree
-from ops.audit.verify import verify_log
+from gateway.tools.bench.procfs import ProcessTree
+from ops.audit.verify.verify import verify_log
 from tests.e2e.caller import calling, images, infer_body
 from tests.e2e.running import serving, until
 from tests.e2e.site import copy_site

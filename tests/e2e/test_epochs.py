@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from ops.audit.checkpoint import open_checkpoint, parse_vkey
-from ops.audit.epochs import epoch_at, epochs_of, number_of, numbered, place_of
-from ops.audit.read import LogReader
-from ops.audit.tlog_proof import parse_proof
-from ops.audit.trust_policy import TrustedLog, TrustPolicy
+from ops.audit.log.checkpoint import open_checkpoint, parse_vkey
+from ops.audit.log.epochs import epoch_at, epochs_of, number_of, numbered, place_of
+from ops.audit.log.tlog_proof import parse_proof
+from ops.audit.log.trust_policy import TrustedLog, TrustPolicy
+from ops.audit.reader.read import LogReader
 from tests.e2e.caller import INFER, Reply, calling, images, infer_body
 from tests.e2e.running import Running, Series, serving, total, until
 from tests.e2e.site import Site, copy_site

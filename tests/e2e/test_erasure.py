@@ -8,12 +8,12 @@ import shutil
 import numpy as np
 import pytest
 
-from gateway.cli.init_files import OPERATOR_SPIFFE
 from gateway.cli.main import main
-from ops.audit.checkpoint import parse_vkey
+from gateway.tools.init.files import OPERATOR_SPIFFE
 from ops.audit.errors import KeyMissing
-from ops.audit.keys import KeyStore
-from ops.audit.read import LogReader
+from ops.audit.log.checkpoint import parse_vkey
+from ops.audit.payloads.keys import KeyStore
+from ops.audit.reader.read import LogReader
 from tests.e2e.caller import calling, images, infer_body
 from tests.e2e.running import serving, until
 from tests.e2e.site import copy_site

@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 import pytest
 
-from ops.audit.ring import ring_files
+from ops.audit.store.ring import ring_files
 from tests.e2e.caller import Reply, calling, images, infer_body
 from tests.e2e.running import Running, end_all, start, until, verified
 from tests.e2e.site import Site, copy_site
@@ -30,7 +30,7 @@ GATEWAY, RECORDER, STRANGER, GROUP = 61_001, 61_002, 61_003, 61_000
 RING_OF_THE_DEAD = """
 import os, sys
 from pathlib import Path
-from ops.audit.ring import InflightRing
+from ops.audit.store.ring import InflightRing
 ring = InflightRing.open(Path(sys.argv[1]) / "worker-9.ring", 4, b'{"gateway":"host/worker-9"}', mode=0o640)
 ring.enter(bytes.fromhex(sys.argv[2]), b'{"method":"/m/Infer"}')
 os._exit(9)

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from gateway.cli.main import main as cli
-from serving.bundle import assemble, load_bundle, read_bundle, read_keys
-from serving.inprocess import InProcessEngine
-from serving.train import measure
-from serving.train.data import load_fashion_mnist, split
+from serving.bundles.bundle import assemble, load_bundle, read_bundle, read_keys
+from serving.engines import measure
+from serving.engines.inprocess import InProcessEngine
 from serving.train.errors import DatasetMissing
+from serving.train.kiosk.data import load_fashion_mnist, split
 from serving.train.pack import seal, tensor_bytes
 from stockade.v1.feedback_pb2 import SubmitFeedbackRequest, SubmitFeedbackResponse
 from tests.e2e.caller import calling, images, infer_body, labels
 from tests.e2e.running import serving, until, verified
 from tests.e2e.site import copy_site
-from tests.gateway.feedback.labelled import SUBMIT, signer
+from tests.gateway.request.labels.labelled import SUBMIT, signer
 from tests.serving.tiny import signing_key, write
 
 CALLERS = ("plenty", "single", "lapsed")
@@ -30,7 +30,7 @@ LIES = 6
 @pytest.fixture(scope="module")
 def site(made_site, tmp_path_factory):
     """A site whose kiosk brings trusted rows, and takes labels."""
-    from defenses.poisoning.feedback import fit_consistency
+    from defenses.labels.feedback import fit_consistency
 
     try:
         parts = split(load_fashion_mnist().pool, 0)
@@ -86,7 +86,7 @@ def command(capsys, site, *arguments):
 
 
 def statement(request_id, row, label, name):
-    from gateway.feedback.provenance import Statement, signed_item
+    from gateway.request.labels.provenance import Statement, signed_item
 
     now = time.time_ns()
     said = Statement(bytes.fromhex(request_id), row, "kiosk", "7", label, 0, now, now)

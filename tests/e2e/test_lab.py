@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from defenses.hardening import HardeningRule
+from defenses.budget.hardening import HardeningRule
 from defenses.lab.attack import Refused, Size, Split
 from defenses.lab.offline import Defended, OfflineOracle
 from defenses.lab.trial import read_lines
-from gateway.lab import lab as lab_module
-from gateway.lab.catalogue import catalogue
-from gateway.lab.lab import LabExhausted, LocalLab
-from gateway.lab.policy import policy_under_test
-from gateway.samples import bundles_directory
+from gateway.tools.lab import lab as lab_module
+from gateway.tools.lab.catalogue import catalogue
+from gateway.tools.lab.lab import LabExhausted, LocalLab
+from gateway.tools.lab.policy import policy_under_test
+from gateway.tools.samples import bundles_directory
 
 HARD = HardeningRule(top_k=3, temperature=1.0, decimals=3)
 WITHOUT_WATCH = {"watch": None}

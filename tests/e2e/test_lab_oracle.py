@@ -12,8 +12,8 @@ import pytest
 
 from defenses.extraction.proof_of_work import zero_bits
 from defenses.lab.attack import Reason, Refused
-from gateway.lab import oracle as oracle_module
-from gateway.lab.oracle import METHOD, GatewayGone, GrpcOracle
+from gateway.tools.lab import oracle as oracle_module
+from gateway.tools.lab.oracle import METHOD, GatewayGone, GrpcOracle
 from stockade.open_inference import grpc_service_pb2 as pb
 
 BITS = 6

@@ -12,8 +12,8 @@ import sys
 import grpc
 import pytest
 
-from ops.audit.checkpoint import SignerKey
 from ops.audit.errors import ForkRefused, LogCorrupted, RecorderError
+from ops.audit.log.checkpoint import SignerKey
 from tests.e2e.caller import calling, infer_body
 from tests.e2e.running import serving, until
 from tests.e2e.site import copy_site

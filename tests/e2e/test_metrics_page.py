@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from gateway.samples import bundles_directory
+from gateway.tools.samples import bundles_directory
 from tests.e2e.running import until
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from gateway.cli.train import add_arguments, run
-from serving.bundle import load_bundle
-from serving.inprocess import InProcessEngine
+from serving.bundles.bundle import load_bundle
+from serving.engines.inprocess import InProcessEngine
+from serving.engines.measure import ranking_area
 from serving.registry.dataset import read_dataset
-from serving.train.measure import ranking_area
-from serving.train.payments_data import load_applications
-from serving.train.payments_schema import CREDIT_DATA, MISSING
+from serving.train.payments.data import load_applications
+from serving.train.payments.schema import CREDIT_DATA, MISSING
 from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
 from tests.e2e.caller import calling
 from tests.e2e.running import serving

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.samples import bundles_directory
-from serving.bundle import load_bundle
+from gateway.tools.samples import bundles_directory
+from serving.bundles.bundle import load_bundle
 from tests.e2e.running import serving
 from tests.e2e.site import make_site
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import grpc
 import pytest
 
-from gateway.cli.init import init_directory
-from gateway.policy.policy import sign_policy
+from gateway.policy.signature import sign_policy
+from gateway.tools.init.init import init_directory
 from stockade.v1 import admin_pb2
 from tests.e2e.caller import calling, infer_body
 from tests.e2e.running import serving, until

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 import grpc
 import pytest
 
-from ops.audit.checkpoint import open_checkpoint, parse_vkey
-from ops.audit.merkle import leaf_hash, verify_inclusion
-from ops.audit.tlog_proof import parse_proof
-from ops.audit.trust_policy import parse_trust_policy
+from ops.audit.log.checkpoint import open_checkpoint, parse_vkey
+from ops.audit.log.merkle import leaf_hash, verify_inclusion
+from ops.audit.log.tlog_proof import parse_proof
+from ops.audit.log.trust_policy import parse_trust_policy
 from stockade.open_inference.grpc_service_pb2 import ModelStreamInferResponse
 from stockade.v1 import admin_pb2, audit_pb2
 from tests.e2e.caller import calling, infer_body

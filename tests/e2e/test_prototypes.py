@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from gateway.samples import bundles_directory
+from gateway.tools.samples import bundles_directory
 from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
 from tests.e2e.caller import calling, images, infer_request, labels
 from tests.e2e.running import serving

@@ -14,10 +14,10 @@ import yaml
 from safetensors.numpy import load_file
 
 from gateway.cli.main import main
-from gateway.local import serving
-from gateway.samples import sample_images
-from ops.audit.checkpoint import parse_vkey
-from ops.audit.read import LogReader
+from gateway.tools.local import serving
+from gateway.tools.samples import sample_images
+from ops.audit.log.checkpoint import parse_vkey
+from ops.audit.reader.read import LogReader
 from tests.e2e.clients import program
 from tests.e2e.running import until
 
@@ -99,7 +99,7 @@ def published(directory: Path) -> int:
 def test_the_log_verifies_while_it_is_written_and_a_changed_one_does_not(gateway, monkeypatch, tmp_path):
     import shutil
 
-    from gateway.demo.tamper import flip_one_byte
+    from gateway.tools.demo.tamper import flip_one_byte
 
     monkeypatch.chdir(gateway.directory.parent)
     assert main(["client", "gateway", "--address", gateway.addresses["data"]]) == 0

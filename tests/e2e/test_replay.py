@@ -14,15 +14,15 @@ import pytest
 import yaml
 
 from gateway.cli.main import main
-from gateway.cli.operator import ask
-from gateway.replay.findings import DECISIONS
-from gateway.samples import bundles_directory
-from ops.audit.checkpoint import parse_vkey
-from ops.audit.entry import canonical
-from ops.audit.keys import KeyStore
-from ops.audit.merkle import range_root
-from ops.audit.read import LogReader
-from ops.audit.tiles import node_from
+from gateway.tools.operator import ask
+from gateway.tools.replay.findings import DECISIONS
+from gateway.tools.samples import bundles_directory
+from ops.audit.log.checkpoint import parse_vkey
+from ops.audit.log.entry import canonical
+from ops.audit.log.merkle import range_root
+from ops.audit.log.tiles import node_from
+from ops.audit.payloads.keys import KeyStore
+from ops.audit.reader.read import LogReader
 from stockade.open_inference.grpc_service_pb2 import ModelInferResponse
 from stockade.v1 import admin_pb2
 from tests.e2e.caller import INFER, calling, images, infer_body
@@ -162,8 +162,8 @@ def test_a_threshold_that_is_another_changes_exactly_what_it_should(site, tmp_pa
 
 
 def level(site, rate: float) -> float:
-    from defenses.evasion.evidence import load_evidence
-    from serving.bundle import load_bundle
+    from defenses.screens.evidence import load_evidence
+    from serving.bundles.bundle import load_bundle
 
     bundle = load_bundle(site.directory / "bundles/kiosk/1", [bundles_directory() / "stockade-release.pub"])
     return load_evidence(bundle.calibration).calibration.level(rate) * 1_000_000

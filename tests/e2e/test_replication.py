@@ -12,8 +12,8 @@ import pytest
 
 from gateway.cli.main import main
 from gateway.config.config import load_config
-from ops.audit.checkpoint import open_checkpoint, parse_vkey
-from ops.audit.object_store import Place, open_store
+from ops.audit.copies.object_store import Place, open_store
+from ops.audit.log.checkpoint import open_checkpoint, parse_vkey
 from tests.e2e.caller import calling, infer_body
 from tests.e2e.running import serving, until
 from tests.e2e.site import Site, copy_site

@@ -11,7 +11,7 @@ from typing import Self
 import grpc
 import pytest
 
-from ops.audit.ring import parse
+from ops.audit.store.ring import parse
 from tests.e2e.caller import Reply, calling, images, infer_body
 from tests.e2e.running import STOP_S, Running, entries_of, serving, until, verified
 from tests.e2e.site import copy_site

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from gateway.cli.init import init_directory
 from gateway.policy.file import UNSIGNED_NS
+from gateway.tools.init.init import init_directory
 from ops.audit.errors import LogCorrupted
 from tests.e2e.running import serving, until
 from tests.e2e.site import copy_site

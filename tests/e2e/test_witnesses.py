@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.check.check import check
 from gateway.cli.main import main
 from gateway.config.config import load_config
-from ops.audit.tlog_proof import parse_proof
-from ops.audit.trust_policy import read_trust_policy
+from gateway.tools.check.check import check
+from ops.audit.log.tlog_proof import parse_proof
+from ops.audit.log.trust_policy import read_trust_policy
 from stockade.v1 import audit_pb2
 from tests.e2e.caller import calling, infer_body
 from tests.e2e.running import serving, until

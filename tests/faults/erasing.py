@@ -13,12 +13,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.custody.procedure import Custody
-from ops.audit.client import Receipt
-from ops.audit.entry import canonical
-from ops.audit.erasure import Erasures
-from ops.audit.erasure_rows import Erasure, Hold, Word
-from ops.audit.read import LogReader
+from gateway.control.custody.procedure import Custody
+from ops.audit.log.entry import canonical
+from ops.audit.payloads.erasure import Erasures
+from ops.audit.payloads.erasure_rows import Erasure, Hold, Word
+from ops.audit.reader.read import LogReader
+from ops.audit.store.client import Receipt
 from tests.faults.recorder_process import KEY, client_of, settings_in
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import sys
 from multiprocessing import get_context
 from pathlib import Path
 
-from ops.audit.recorder_main import main
-from ops.audit.settings import RecorderSettings
+from ops.audit.store.recorder_main import main
+from ops.audit.store.settings import RecorderSettings
 from tests.faults.recorder_process import RecorderProcess, launched, written
 
 SERVER = get_context("forkserver")

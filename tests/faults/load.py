@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from ops.audit.client import AuditClient, Receipt
 from ops.audit.errors import AuditUnavailable
+from ops.audit.store.client import AuditClient, Receipt
 from tests.faults.oracle import Oracle
 from tests.ops.audit.samples import captured, small
 

@@ -22,11 +22,11 @@ SIMULATION = "tests/faults/test_simulation.py"
 ORDER = "tests/faults/test_sync_order.py"
 ERRORS = "tests/faults/test_sync_errors.py"
 TAMPERING = "tests/faults/test_tampering.py"
-PUBLISHER = "tests/ops/audit/test_publisher.py"
+PUBLISHER = "tests/ops/audit/store/test_publisher.py"
 EPOCHS = "tests/faults/test_epochs.py"
 KILLS = "tests/faults/test_kill_recorder.py"
-WRITING = "tests/ops/audit/test_writing.py"
-CHAIN = "tests/ops/audit/test_verify_epochs.py"
+WRITING = "tests/ops/audit/store/test_writing.py"
+CHAIN = "tests/ops/audit/verify/test_epochs.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,14 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "no fdatasync of a group",
-        "ops/audit/segment_store.py",
+        "ops/audit/store/segment_store.py",
         "            os.fdatasync(self._descriptor)\n",
         "",
         (SIMULATION,),
     ),
     Mutant(
         "a failed fdatasync is tried again",
-        "ops/audit/segment_store.py",
+        "ops/audit/store/segment_store.py",
         "            os.fdatasync(self._descriptor)\n",
         "            try:\n                os.fdatasync(self._descriptor)\n"
         "            except OSError:\n                os.fdatasync(self._descriptor)\n",
@@ -58,70 +58,70 @@ MUTANTS = (
     ),
     Mutant(
         "no sync of a new segment's name",
-        "ops/audit/segment_store.py",
+        "ops/audit/store/segment_store.py",
         "                    self._spare.rename(path)\n                    sync_directory(self._directory)\n",
         "                    self._spare.rename(path)\n",
         (SIMULATION,),
     ),
     Mutant(
         "goes on before a segment that has a name",
-        "ops/audit/segment_store.py",
+        "ops/audit/store/segment_store.py",
         "if error.errno in _NO_ROOM and not path.exists():",
         "if error.errno in _NO_ROOM:",
-        ("tests/ops/audit/test_segment_store.py",),
+        ("tests/ops/audit/store/test_segment_store.py",),
     ),
     Mutant(
         "segments are retired in no durable order",
-        "ops/audit/segment_store.py",
+        "ops/audit/store/segment_store.py",
         "                sync_directory(self._directory)\n                del self._ends[number]\n",
         "                del self._ends[number]\n",
         (SIMULATION,),
     ),
     Mutant(
         "segments are retired before they are public",
-        "ops/audit/segment_store.py",
+        "ops/audit/store/segment_store.py",
         "if end <= published_size and number != newest",
         "if number != newest",
-        ("tests/ops/audit/test_segment_store.py",),
+        ("tests/ops/audit/store/test_segment_store.py",),
     ),
     Mutant(
         "no sync of staged files",
-        "ops/audit/durable.py",
+        "ops/process/durable.py",
         "            list(pool.map(os.fsync, descriptors))\n",
         "",
         (SIMULATION,),
     ),
     Mutant(
         "short writes are taken for whole ones",
-        "ops/audit/durable.py",
+        "ops/process/durable.py",
         "        while views:\n            written = os.pwritev(descriptor, views, offset)\n",
         "        if views:\n            written = os.pwritev(descriptor, views, offset)\n",
         (SIMULATION,),
     ),
     Mutant(
         "no sync of the directories of tiles",
-        "ops/audit/publisher.py",
+        "ops/audit/store/publisher.py",
         "        list(self._pool.map(sync_directory, touched | {each.parent for each in fresh}))\n",
         "",
         (SIMULATION, ORDER),
     ),
     Mutant(
         "no sync of the directories above those of tiles",
-        "ops/audit/publisher.py",
+        "ops/audit/store/publisher.py",
         "touched | {each.parent for each in fresh}",
         "touched",
         (SIMULATION,),
     ),
     Mutant(
         "no sync of the public checkpoint's name",
-        "ops/audit/publisher.py",
+        "ops/audit/store/publisher.py",
         '        staged.rename(self._directory / "checkpoint")\n        sync_directory(self._directory)\n',
         '        staged.rename(self._directory / "checkpoint")\n',
         (SIMULATION, ORDER),
     ),
     Mutant(
         "the checkpoint is revealed before the lock holds it",
-        "ops/audit/publisher.py",
+        "ops/audit/store/publisher.py",
         "        self._lock.swap(current, note)\n"
         "        # Commit point: this is the log's checkpoint now, whatever happens.\n"
         "        self._ours = {note}\n        self._reveal(published, size, note)\n",
@@ -131,49 +131,49 @@ MUTANTS = (
     ),
     Mutant(
         "no compare in the compare-and-swap",
-        "ops/audit/lock.py",
+        "ops/audit/store/lock.py",
         'statement = "UPDATE checkpoint SET note = ? WHERE origin = ? AND note = ?"',
         'statement = "UPDATE checkpoint SET note = ? WHERE origin = ? AND ? IS NOT NULL"',
         (PUBLISHER,),
     ),
     Mutant(
         "the signer demands no proof",
-        "ops/audit/signer.py",
+        "ops/audit/store/signer.py",
         "            verify_consistency(last.size, size, proof, last.root, root)\n",
         "            proof = list(proof)\n",
         (PUBLISHER,),
     ),
     Mutant(
         "a start builds on what may be in memory alone",
-        "ops/audit/writing.py",
+        "ops/audit/store/writing.py",
         "    for path in segments:\n        sync_file(path)\n",
         "",
         (SIMULATION,),
     ),
     Mutant(
         "frames are taken without their checksum",
-        "ops/audit/segments.py",
+        "ops/audit/store/segments.py",
         "    if crc32c(payload, crc32c(_SEED.pack(number, offset, kind, length))) != crc:\n        return None\n",
         "",
         (SIMULATION,),
     ),
     Mutant(
         "a start cuts what is whole",
-        "ops/audit/segments.py",
+        "ops/audit/store/segments.py",
         "    return Segment(header, groups, _torn_bytes(data, end, header.number))\n",
         "    return Segment(header, groups[:-1], _torn_bytes(data, end, header.number))\n",
         (KILLS,),
     ),
     Mutant(
         "a group that was being written is taken for damage",
-        "ops/audit/segments.py",
+        "ops/audit/store/segments.py",
         "    if not in_flight:\n",
         "    if beyond:\n",
         (SIMULATION,),
     ),
     Mutant(
         "acknowledged before committed",
-        "ops/audit/recorder.py",
+        "ops/audit/store/recorder.py",
         "        group, answers = self._next_group()\n",
         "        group, answers = self._next_group()\n        for worker, answer in answers:\n"
         "            self._workers.send(worker, answer)\n        answers = []\n",
@@ -181,7 +181,7 @@ MUTANTS = (
     ),
     Mutant(
         "no sync of the names of a new epoch",
-        "ops/audit/writing.py",
+        "ops/audit/store/writing.py",
         "        for each in (self.settings.directory, self.settings.state_directory):\n"
         "            sync_directory(each)\n",
         "",
@@ -189,77 +189,77 @@ MUTANTS = (
     ),
     Mutant(
         "appends are committed between two epochs",
-        "ops/audit/recorder.py",
+        "ops/audit/store/recorder.py",
         "            if self._between_epochs():\n                continue\n",
         "            self._between_epochs()\n",
         (EPOCHS,),
     ),
     Mutant(
         "workers are not told of the next epoch",
-        "ops/audit/recorder.py",
+        "ops/audit/store/recorder.py",
         "            self._workers.send(worker, protocol.reply(protocol.EPOCH, 1, writing.number))\n",
         "            pass\n",
         (EPOCHS,),
     ),
     Mutant(
         "a start goes on with an epoch that is closed in its segments",
-        "ops/audit/writing.py",
+        "ops/audit/store/writing.py",
         "        if ends_closed(found):\n",
         "        if not found:\n",
         (EPOCHS,),
     ),
     Mutant(
         "a start does not look whether the newest epoch is closed",
-        "ops/audit/writing.py",
+        "ops/audit/store/writing.py",
         "        self.changing = closed_in_public(newest)\n",
         "        self.changing = False\n",
         (EPOCHS,),
     ),
     Mutant(
         "an epoch does not say what it follows",
-        "ops/audit/writing.py",
+        "ops/audit/store/writing.py",
         "previous=self._previous(number))",
         'previous="")',
         (EPOCHS,),
     ),
     Mutant(
         "segments are numbered anew in each epoch",
-        "ops/audit/writing.py",
+        "ops/audit/store/writing.py",
         "next_number=max(found.next_number, self._last_segment(number - 1) + 1))",
         "next_number=found.next_number)",
         (WRITING,),
     ),
     Mutant(
         "the signer signs for an epoch that is closed",
-        "ops/audit/signer.py",
+        "ops/audit/store/signer.py",
         "    if now < before:\n",
         "    if now == before:\n",
         (CHAIN,),
     ),
     Mutant(
         "the verifier does not look what an epoch follows",
-        "ops/audit/verify_epochs.py",
+        "ops/audit/verify/epochs.py",
         "        elif before.root and (last.size, last.root.hex()) != (before.size, before.root):\n",
         "        elif not last.root:\n",
         (CHAIN,),
     ),
     Mutant(
         "the verifier does not compare the root",
-        "ops/audit/verify_tree.py",
+        "ops/audit/verify/tree.py",
         "    if by_entries not in (None, checkpoint.root):\n",
         "    if by_entries is None:\n",
         (TAMPERING,),
     ),
     Mutant(
         "the verifier forgets what was remembered",
-        "ops/audit/verify.py",
+        "ops/audit/verify/verify.py",
         "    elif root != seen.root:\n",
         "    elif root is seen.root:\n",
         (TAMPERING,),
     ),
     Mutant(
         "the verifier takes any signature",
-        "ops/audit/checkpoint.py",
+        "ops/audit/log/checkpoint.py",
         "        if not key.verify(text.encode(), signature):\n",
         "        if not signature:\n",
         (TAMPERING,),

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 
-from ops.audit.checkpoint import Checkpoint, open_checkpoint
-from ops.audit.client import Receipt
-from ops.audit.epochs import Epoch, epochs_of, newest_epoch
-from ops.audit.merkle import Frontier, leaf_hash
-from ops.audit.read import LogReader
-from ops.audit.verify_epochs import verify_epochs
+from ops.audit.log.checkpoint import Checkpoint, open_checkpoint
+from ops.audit.log.epochs import Epoch, epochs_of, newest_epoch
+from ops.audit.log.merkle import Frontier, leaf_hash
+from ops.audit.reader.read import LogReader
+from ops.audit.store.client import Receipt
+from ops.audit.verify.epochs import verify_epochs
 from tests.faults.recorder_process import KEY
 
 PART = 256

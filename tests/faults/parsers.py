@@ -9,18 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ops.audit import entry, protocol, ring
-from ops.audit.appender import check_append
-from ops.audit.checkpoint import (
-    Checkpoint,
-    open_checkpoint,
-    open_note,
-    parse_checkpoint,
-    parse_skey,
-    parse_vkey,
-    sign_note,
-)
-from ops.audit.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner, parse_cosigner, parse_cosigner_secret
 from ops.audit.errors import (
     EntryError,
     LogCorrupted,
@@ -31,8 +19,25 @@ from ops.audit.errors import (
     TrustPolicyError,
     VerifierKeyError,
 )
-from ops.audit.merkle import Frontier, leaf_hash, verify_consistency, verify_inclusion
-from ops.audit.segments import (
+from ops.audit.log import entry
+from ops.audit.log.checkpoint import (
+    Checkpoint,
+    open_checkpoint,
+    open_note,
+    parse_checkpoint,
+    parse_skey,
+    parse_vkey,
+    sign_note,
+)
+from ops.audit.log.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner, parse_cosigner, parse_cosigner_secret
+from ops.audit.log.merkle import Frontier, leaf_hash, verify_consistency, verify_inclusion
+from ops.audit.log.shapes import Shapes
+from ops.audit.log.tiles import frame_entry, join_pack, parse_path, split_bundle, split_hashes, split_pack
+from ops.audit.log.tlog_proof import TlogProof, parse_proof
+from ops.audit.log.trust_policy import parse_trust_policy
+from ops.audit.store import protocol, ring
+from ops.audit.store.appender import check_append
+from ops.audit.store.segments import (
     FIRST_TRAILER,
     HEADER_BYTES,
     RECORDS,
@@ -44,11 +49,7 @@ from ops.audit.segments import (
     parse_header,
     scan,
 )
-from ops.audit.shapes import Shapes
-from ops.audit.tiles import frame_entry, join_pack, parse_path, split_bundle, split_hashes, split_pack
-from ops.audit.tlog_proof import TlogProof, parse_proof
-from ops.audit.trust_policy import parse_trust_policy
-from ops.audit.witness import AddCheckpoint, parse_add_checkpoint
+from ops.audit.witnesses.witness import AddCheckpoint, parse_add_checkpoint
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.samples import captured, small
 

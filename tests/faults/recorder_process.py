@@ -16,13 +16,13 @@ from pathlib import Path
 from subprocess import DEVNULL
 from typing import Protocol
 
-from ops.audit.checkpoint import SignerKey
-from ops.audit.client import AuditClient
-from ops.audit.settings import RecorderSettings
+from ops.audit.log.checkpoint import SignerKey
+from ops.audit.store.client import AuditClient
+from ops.audit.store.settings import RecorderSettings
 
 ORIGIN = "example.test/log"
 KEY = SignerKey(ORIGIN, sha256(b"a key for tests").digest())
-RECORDER = "ops.audit.recorder_main"
+RECORDER = "ops.audit.store.recorder_main"
 SEGMENT_BYTES = 1 << 20
 
 launched: list["RecorderProcess"] = []  # in this test, so that a failing test leaves none behind

@@ -10,8 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
-from ops.audit.recorder_main import run
-from ops.audit.settings import RecorderSettings
+from ops.audit.store.recorder_main import run
+from ops.audit.store.settings import RecorderSettings
 from tests.faults.cut_mount import cut_power
 
 

@@ -15,7 +15,7 @@ import time
 
 from gateway.admission.limiter import Bucket, Rule
 from gateway.errors import LimitsUnavailable
-from ops.logging import configure
+from ops.process.logging import configure
 from tests.gateway.admission.stepped import ledger_at, limiter_at
 
 AT_ONCE = 16

@@ -344,7 +344,9 @@ class SimulatedDisk:
 
 
 class LockRow:
-    """The lock database on a simulated disk: one row, durable when `swap` returns. As `ops.audit.lock.LockDatabase`."""
+    """The lock database on a simulated disk: one row, durable when `swap` returns. As
+    `ops.audit.store.lock.LockDatabase`.
+    """
 
     def __init__(self, disk: SimulatedDisk) -> None:
         self._disk = disk

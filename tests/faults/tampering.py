@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from ops.audit.checkpoint import Checkpoint, SignerKey, sign_note
-from ops.audit.merkle import fold, leaf_hash, tree_root
-from ops.audit.tiles import (
+from ops.audit.log.checkpoint import Checkpoint, SignerKey, sign_note
+from ops.audit.log.merkle import fold, leaf_hash, tree_root
+from ops.audit.log.tiles import (
     BLOBS,
     ENTRIES,
     TILE_WIDTH,
@@ -27,7 +27,7 @@ from ops.audit.tiles import (
     split_pack,
     tiles_between,
 )
-from ops.audit.verify import INCOMPLETE, STALE, TAMPERED
+from ops.audit.verify.report import INCOMPLETE, STALE, TAMPERED
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.samples import small
 

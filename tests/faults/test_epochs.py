@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ops.audit.epochs import Epoch, epochs_of
-from ops.audit.settings import RecorderSettings
+from ops.audit.log.epochs import Epoch, epochs_of
+from ops.audit.store.settings import RecorderSettings
 from ops.metrics import expose
 from tests.faults import cut_mount
 from tests.faults.load import Load

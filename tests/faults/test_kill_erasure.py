@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit.erasure import Erasures
 from ops.audit.errors import KeyMissing
-from ops.audit.key_database import traces
-from ops.audit.keys import KeyStore
-from ops.audit.read import LogReader
-from ops.audit.verify import verify_log
+from ops.audit.payloads.erasure import Erasures
+from ops.audit.payloads.key_database import traces
+from ops.audit.payloads.keys import KeyStore
+from ops.audit.reader.read import LogReader
+from ops.audit.verify.verify import verify_log
 from tests.faults.erasing import wanted
 from tests.faults.recorder_process import KEY, ORIGIN, eventually, launch, settings_in
 

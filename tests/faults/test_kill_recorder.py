@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit.epochs import epochs_of
+from ops.audit.log.epochs import epochs_of
 from tests.faults.effort import SEED, effort
 from tests.faults.forked import fork
 from tests.faults.load import Load

@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ops.audit.errors import ProofError, SettingsError
-from ops.audit.settings import RecorderSettings
-from ops.audit.witness import Witness, WitnessStore
+from ops.audit.store.settings import RecorderSettings
+from ops.audit.witnesses.witness import Witness, WitnessStore
 from tests.faults.effort import effort
 from tests.faults.parsers import COSIGNERS, PARSERS, REQUEST, Parser
 from tests.faults.recorder_process import KEY, settings_in

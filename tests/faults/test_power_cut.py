@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit.epochs import epochs_of
 from ops.audit.errors import Poisoned
+from ops.audit.log.epochs import epochs_of
 from tests.faults import cut_mount
 from tests.faults.effort import FULL, SEED, effort
 from tests.faults.forked import fork

@@ -16,17 +16,17 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ops.audit.checkpoint import SignerKey
-from ops.audit.client import AuditClient, Receipt
-from ops.audit.entry import parse
 from ops.audit.errors import AppenderRunning, AuditUnavailable, ForkRefused, LogCorrupted, RecorderError
-from ops.audit.own_entries import OwnEntries
-from ops.audit.read import LogReader
-from ops.audit.segments import HEADER_BYTES
-from ops.audit.settings import RecorderSettings
-from ops.audit.verify import verify_log
-from ops.logging import FIELDS
+from ops.audit.log.checkpoint import SignerKey
+from ops.audit.log.entry import parse
+from ops.audit.reader.read import LogReader
+from ops.audit.store.client import AuditClient, Receipt
+from ops.audit.store.own_entries import OwnEntries
+from ops.audit.store.segments import HEADER_BYTES
+from ops.audit.store.settings import RecorderSettings
+from ops.audit.verify.verify import verify_log
 from ops.metrics import RecorderMetrics, expose
+from ops.process.logging import FIELDS
 from tests.faults.recorder_process import KEY, SEGMENT_BYTES, client_of, eventually, launch, settings_in
 from tests.ops.audit.samples import number_id, small
 
@@ -135,7 +135,7 @@ def series(metrics: Path) -> dict[tuple[str, str | None], float]:
 
 SUPERVISOR = """
 import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-m", "ops.audit.recorder_main", sys.argv[1]], stdin=subprocess.PIPE)
+child = subprocess.Popen([sys.executable, "-m", "ops.audit.store.recorder_main", sys.argv[1]], stdin=subprocess.PIPE)
 print(child.pid, flush=True)
 time.sleep(600)
 """
@@ -209,7 +209,7 @@ async def test_a_second_appender_is_refused_and_the_first_goes_on(tmp_path):
     config = settings.signing_key.with_name("settings.json")
     second = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "ops.audit.recorder_main", os.fspath(config)],
+        [sys.executable, "-m", "ops.audit.store.recorder_main", os.fspath(config)],
         capture_output=True,
         text=True,
         timeout=30,
@@ -372,7 +372,7 @@ async def test_a_frozen_recorder_is_not_available_until_it_goes_on(tmp_path):
 WORKER = """
 import os, sys
 from pathlib import Path
-from ops.audit.ring import InflightRing
+from ops.audit.store.ring import InflightRing
 context = b'{"build":"9.9","gateway":"host/0","config":"%s"}' % (b"c" * 64)
 ring = InflightRing.open(Path(sys.argv[1]) / "0.ring", 8, context)
 for number in sys.argv[2].split(","):
@@ -404,7 +404,7 @@ SENDER = """
 import os, socket, sys
 from pathlib import Path
 from ops.audit import protocol
-from ops.audit.ring import InflightRing
+from ops.audit.store.ring import InflightRing
 from tests.ops.audit.samples import number_id, small
 directory, path = sys.argv[1:]
 sock = socket.socket(socket.AF_UNIX)
@@ -454,7 +454,7 @@ def heartbeats(settings: RecorderSettings) -> int:
     ids=["none", "two", "missing"],
 )
 def test_wrong_usage_ends_with_its_own_code(arguments, code):
-    command = [sys.executable, "-m", "ops.audit.recorder_main", *arguments]
+    command = [sys.executable, "-m", "ops.audit.store.recorder_main", *arguments]
     assert subprocess.run(command, capture_output=True, check=False).returncode == code
 
 

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
+from ops.audit.copies.object_store import open_store
 from ops.audit.errors import StoreUnavailable
-from ops.audit.object_store import open_store
+from tests.ops.audit.copies.test_replicator import grow, sound
+from tests.ops.audit.copies.test_replicator_s3 import of
 from tests.ops.audit.open_log import open_log
-from tests.ops.audit.test_replicator import grow, sound
-from tests.ops.audit.test_replicator_s3 import of
 from tests.seaweed import SeaweedFS, needs_seaweed
 
 pytestmark = [

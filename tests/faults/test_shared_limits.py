@@ -16,7 +16,7 @@ from gateway.admission import shared
 from gateway.admission.limiter import Bucket, Rule
 from gateway.admission.shared import LedgerFailed, SharedLimiter, share_of
 from gateway.errors import LimitsUnavailable
-from ops.logging import configure
+from ops.process.logging import configure
 from tests.gateway.admission.stepped import ledger_at, limiter_at
 from tests.gateway.rig import until
 from tests.redis_server import RedisServer, common_server, needs_redis, redis_server

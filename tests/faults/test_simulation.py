@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from ops.audit import publisher as publisher_module
 from ops.audit.errors import LogFull, Poisoned
+from ops.audit.store import publisher as publisher_module
 from tests.faults.effort import SEED, effort
 from tests.faults.oracle import Oracle
 from tests.faults.recorder_process import settings_in

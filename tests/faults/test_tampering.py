@@ -9,8 +9,9 @@ from random import Random
 
 import pytest
 
-from ops.audit.read import LogReader
-from ops.audit.verify import OK, TAMPERED, Report, verify_log
+from ops.audit.reader.read import LogReader
+from ops.audit.verify.report import OK, TAMPERED, Report
+from ops.audit.verify.verify import verify_log
 from tests.faults.effort import SEED, effort
 from tests.faults.recorder_process import KEY
 from tests.faults.tampering import WAYS, Log, Tampered, flip, read_files, reason_at

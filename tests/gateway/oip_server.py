@@ -17,8 +17,8 @@ import numpy as np
 
 from gateway.config.engine import Oip
 from gateway.models.upstream import UpstreamEngine
-from serving.bundle import Bundle
-from serving.inprocess import InProcessEngine
+from serving.bundles.bundle import Bundle
+from serving.engines.inprocess import InProcessEngine
 from stockade.open_inference import grpc_service_pb2 as pb
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]

@@ -19,21 +19,22 @@ import grpc
 import numpy as np
 import pytest
 
-import gateway.app
+import gateway.host.app
 import gateway.models.models
-from gateway.app import App, open_app, place_of
 from gateway.config.config import load_config
-from gateway.parts import RING_SLOTS
-from gateway.rpc.methods import data_methods
-from gateway.rpc.server import drain
-from gateway.rpc.service import Service
-from gateway.shared_limits import shares_limits
-from gateway.state import Gateway
-from ops.audit.client import Done
-from ops.logging import configure
+from gateway.edge.methods import data_methods
+from gateway.edge.server import drain
+from gateway.edge.service import Service
+from gateway.host.app import App, open_app
+from gateway.host.parts import RING_SLOTS
+from gateway.host.place import place_of
+from gateway.host.shared_limits import shares_limits
+from gateway.request.state import Gateway
+from ops.audit.store.client import Done
 from ops.metrics import prepare_directory
 from ops.metrics.scrape import expose
-from serving.bundle import Bundle
+from ops.process.logging import configure
+from serving.bundles.bundle import Bundle
 from serving.errors import BackendFailed
 from tests.e2e.caller import INFER, STREAM, Reply, infer_body
 from tests.e2e.running import samples, total
@@ -231,7 +232,7 @@ async def open_rig(
 
     methods = data_methods(reflection=True, shared_limits=shares_limits(loaded))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gateway.app, "open_sink", open_sink)
+        patch.setattr(gateway.host.app, "open_sink", open_sink)
         patch.setattr(gateway.models.models, "ENGINES", {"inprocess": lambda bundle, *_: HeldEngine(bundle)})
         app = await open_app(
             loaded, site.policy, process="worker-0", log=log, methods=methods, bundles=[tiny_bundle(), *bundles]

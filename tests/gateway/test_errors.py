@@ -24,7 +24,7 @@ OFFLINE = {
     "serving.errors.BundleRejected": "bundles are verified before the gateway listens",
     "serving.errors.BundleDuplicate": "bundles are loaded before the gateway listens",
     "serving.errors.ReplicaRefused": "a replica's start",
-    "serving.ray_frames.BadFrame": "of a reply it becomes BackendFailed, of a bridge its end",
+    "serving.engines.ray.frames.BadFrame": "of a reply it becomes BackendFailed, of a bridge its end",
     "serving.registry.errors.RegistryError": "root, of what the supervisor and the verbs ask",
     "serving.registry.errors.DatasetRejected": "raised by `models evaluate`",
     "serving.registry.errors.NotMeasurable": "raised by `models evaluate`",

@@ -29,8 +29,8 @@ sys.exit(main())
     [
         ("gateway.__main__", "gateway.cli.main"),
         ("gateway.__main__", "rich.console"),
-        ("gateway.cli.main", "gateway.bench"),
-        ("gateway.cli.main", "gateway.check.check"),
+        ("gateway.cli.main", "gateway.tools.bench"),
+        ("gateway.cli.main", "gateway.tools.check.check"),
     ],
 )
 def test_while_it_loads(begins, module):

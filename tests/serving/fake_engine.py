@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bundle import Bundle
+from serving.bundles.bundle import Bundle
+from serving.bundles.manifest import DATATYPES
 from serving.errors import BackendFailed, EngineClosed
-from serving.manifest import DATATYPES
 
 
 class FakeEngine:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto, helper
 
-from serving.bundle import Bundle, assemble
-from serving.experts import HEAD, ROUTER, expert_graph
+from serving.bundles.bundle import Bundle, assemble
+from serving.engines.experts import HEAD, ROUTER, expert_graph
 from serving.train.graph import GraphBuilder, rows_of
 from serving.train.pack import seal, tensor_bytes
 from tests.serving.tiny import CLASSES, WIDTH, signing_key, tiny_manifest, trusted

@@ -7,10 +7,10 @@ from functools import cache
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from serving.bundle import Bundle, assemble
-from serving.signature import TrustedKey
+from serving.bundles.bundle import Bundle, assemble
+from serving.bundles.signature import TrustedKey
 from serving.train.density import ClassDensities, Plane
-from serving.train.kiosk_graph import Convolution, write_graph
+from serving.train.kiosk.graph import Convolution, write_graph
 from serving.train.pack import public_pem, seal, tensor_bytes
 
 CLASSES, WIDTH = 3, 4

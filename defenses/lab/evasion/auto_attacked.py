@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from defenses.lab.evasion.whitebox_trials import Static
     from defenses.lab.pipeline import Pipeline
 
-__all__ = ["auto_attacked"]
-
 
 def auto_attacked(size: Size, ratio: nn.Module) -> Static:
     """Return the attack at the budget of this size; a row that withstands every stage is given back untouched."""

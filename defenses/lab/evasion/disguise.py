@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from defenses.lab.attack import Answers, Attempt, Oracle, Reason, Refused
 from defenses.lab.evasion.query import Best, Found, Rows, Search, Steps, Task, silence
 
-__all__ = ["Between", "Spread", "rotate"]
-
 REFUSALS_MAX: Final = 3  # rounds of which nothing was answered: then the account is lost
 
 

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from defenses.lab.evasion.query import Ball, Rows, Steps, Task, margins
 
-__all__ = ["Fit", "Fresh", "patterns"]
-
 SIDES: Final = (2, 4, 7)
 PART: Final = 50  # rows asked at once
 FAR: Final = 10.0  # margins beyond tell no more

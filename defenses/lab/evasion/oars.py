@@ -25,8 +25,6 @@ from defenses.lab.attack import Answers
 from defenses.lab.evasion.query import Rows, Steps, Task, margins
 from defenses.lab.evasion.query_scores import blocks, one_square_other
 
-__all__ = ["Collisions", "OarsNes", "OarsSquare"]
-
 SigmaSteps = Generator[Rows, Answers, float]
 MoveSteps = Generator[Rows, Answers, tuple[float, Rows]]
 

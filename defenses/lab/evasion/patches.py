@@ -14,11 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.evasion.similarity import MARGIN
+from defenses.accounts.similarity import MARGIN
 from defenses.lab.attack import Answers
 from defenses.lab.evasion.query import Rows, Search, Steps, Task
-
-__all__ = ["Patched"]
 
 
 @dataclass(frozen=True, slots=True)

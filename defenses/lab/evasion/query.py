@@ -19,21 +19,6 @@ from numpy.typing import NDArray
 
 from defenses.lab.attack import Answers, Attempt, BudgetSpent, Oracle, Refused
 
-__all__ = [
-    "TECHNIQUE",
-    "Attacker",
-    "Ball",
-    "Best",
-    "Found",
-    "Rows",
-    "Search",
-    "Searching",
-    "Steps",
-    "Task",
-    "margins",
-    "silence",
-]
-
 TECHNIQUE: Final = "AML.T0043.001"  # MITRE ATLAS: Craft Adversarial Data, black-box optimization
 REFUSALS_MAX: Final = 100  # asks in a row of which nothing was answered: then an attack has lost its account
 UNSEEN: Final = 5e-4  # a probability that was rounded away

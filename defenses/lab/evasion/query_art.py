@@ -19,8 +19,6 @@ from defenses.art_adapter import query_attack
 from defenses.lab.attack import Attempt, BudgetSpent, Oracle, Reason, Refused, Sample
 from defenses.lab.evasion.query import REFUSALS_MAX, TECHNIQUE, Ball, Best, Found, Rows
 
-__all__ = ["ArtQueries"]
-
 SEED_MAX: Final = 2**32
 
 

@@ -15,8 +15,6 @@ from defenses.lab.evasion.query_art import ArtQueries
 from defenses.lab.evasion.query_scores import Nes, square
 from defenses.lab.evasion.query_trials import InTurn, Plan, plan_of, rotation_of
 
-__all__ = ["IN_TURN", "PLANS", "in_turn_of", "query_of"]
-
 LONG: Final = 5_000
 SHORT: Final = 1_000
 

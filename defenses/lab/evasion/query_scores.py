@@ -15,10 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.evasion.random_search import area_share
 from defenses.lab.evasion.query import Ball, Rows, Steps, Task, margins
-
-__all__ = ["Nes", "blocks", "one_square_other", "square"]
+from defenses.lab.evasion.random_search import area_share
 
 REDRAWN_MAX: Final = 20
 Draw = Callable[[tuple[int, ...]], NDArray[np.float64]]

@@ -25,8 +25,6 @@ from defenses.lab.counted import Counted
 from defenses.lab.evasion.disguise import Between, Spread, rotate
 from defenses.lab.evasion.query import TECHNIQUE, Attacker, Ball, Rows, Search, Task
 
-__all__ = ["VARIANTS", "InTurn", "Plan", "Target", "TrialLine", "answered_right", "plan_of", "rotation_of"]
-
 SAMPLES: Final = {Size.SMOKE: 4, Size.FULL: 70}
 DRAWN: Final = 1.5  # rows drawn for one that is wanted: some are answered wrong untouched
 TOGETHER: Final = 16  # attempts at a time

@@ -21,8 +21,6 @@ from defenses.lab.evasion.whitebox import static_pgd
 from defenses.lab.inference.shadow import ShadowRecipe, train_shadow
 from defenses.lab.pipeline import Pipeline
 
-__all__ = ["robust_transfer_of", "transfer_of"]
-
 TECHNIQUE = "AML.T0043.002"  # MITRE ATLAS: Craft Adversarial Data, black-box transfer
 LEARNED = {Size.SMOKE: 500, Size.FULL: 12_000}  # public images
 EPOCHS = 6

@@ -25,8 +25,6 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from defenses.lab.pipeline import Judged, Pipeline
 
-__all__ = ["AdaptivePgd", "Evaded", "evades", "static_pgd"]
-
 STATIC_STEPS = 40
 STATIC_STEP_SHARE = 0.25
 MARGIN_ENOUGH = 2.0  # logits beyond which being wrong is worth no more, so that the detectors get their say

@@ -19,13 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defenses.evasion.evidence import NAME as EVIDENCE
-from defenses.evasion.evidence import TECHNIQUE
 from defenses.lab.attack import Lab, Size, Split, Trial
 from defenses.lab.evasion.whitebox import AdaptivePgd, evades, static_pgd
 from defenses.lab.pipeline import Pipeline, Rates
-
-__all__ = ["ADAPTIVE", "Against", "Static", "adaptive_of", "control_of", "static_of"]
+from defenses.screens.evidence import NAME as EVIDENCE
+from defenses.screens.evidence import TECHNIQUE
 
 ADAPTIVE, STATIC = "adaptive white box", "static white box"
 FAMILY = "evasion"

@@ -13,13 +13,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.evasion.evidence import load_evidence
+from defenses.budget.screen import Evidence
 from defenses.extraction.budget import MILLI, TECHNIQUE, TOP1_SHARE
 from defenses.lab.attack import Answers, Lab, Oracle, Refused, Size, Split, Trial
 from defenses.lab.extraction.service import QUERIES_PER_DAY, Defence, open_defence
-from defenses.screen import Evidence
-
-__all__ = ["expected", "first_day_of"]
+from defenses.screens.evidence import load_evidence
 
 ASKED: Final = {Size.SMOKE: 300, Size.FULL: 3_000}
 CHUNK_ROWS: Final = 50

@@ -2,7 +2,7 @@
 
 A theft takes days, so its cost is taken on a clock of its own: the same prices, accounts, steps and puzzles as in the
 gateway (`defenses.extraction`), the model by its bundle, S1 refusing what it refuses, hardening. A gateway over gRPC
-shows what an account gets in its first hour (`gateway.lab`); both must agree on that.
+shows what an account gets in its first hour (`gateway.tools.lab`); both must agree on that.
 
 What the thief pays is kept in `Bill`:
     answered        rows that were answered
@@ -18,15 +18,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.evasion.evidence import load_evidence
+from defenses.budget.hardening import HardeningRule, harden
+from defenses.budget.screen import Evidence
 from defenses.extraction.allowance import fit_budget
 from defenses.extraction.budget import DAY_NS, FRESH, MILLI, TOP1_SHARE, Account, Budget, BudgetStep, Prices
 from defenses.extraction.proof_of_work import Difficulty
-from defenses.hardening import HardeningRule, harden
 from defenses.lab.attack import Answers, Lab, Model, Split
-from defenses.screen import Evidence
-
-__all__ = ["Bill", "Defence", "Service", "open_defence"]
+from defenses.screens.evidence import load_evidence
 
 QUERIES_PER_DAY: Final = 1_000
 HARDENING: Final = HardeningRule(top_k=3, temperature=1.0, decimals=3)

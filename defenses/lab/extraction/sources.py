@@ -20,8 +20,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FOREIGN_SOURCE", "foreign", "synthetic"]
-
 FOREIGN_SOURCE: Final = "UCI Optical Recognition of Handwritten Digits (CC BY 4.0), from scikit-learn"
 LEAVES: Final = (3, 12)
 DIGIT_LEVEL_MAX: Final = 16.0

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Recipe", "agreement", "labels_of", "slopes_of", "train_copy"]
-
 BATCH_ROWS = 512
 
 

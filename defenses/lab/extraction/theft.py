@@ -31,8 +31,6 @@ from defenses.lab.extraction.service import Bill, Defence, Service, open_defence
 from defenses.lab.extraction.sources import foreign, synthetic
 from defenses.lab.extraction.surrogate import Recipe, agreement, slopes_of, train_copy
 
-__all__ = ["THIEVES", "Mark", "Thief", "reached", "steal", "theft_of"]
-
 Images = NDArray[np.float32]
 
 HELD_OUT_ROWS: Final = 2_000

@@ -22,13 +22,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from defenses.budget.hardening import HardeningRule, harden
 from defenses.extraction.budget import TECHNIQUE, margins_of
-from defenses.hardening import HardeningRule, harden
 from defenses.lab.attack import Lab, Sample, Size, Split, Trial
 from defenses.lab.extraction.surrogate import Recipe, agreement, train_copy
 from defenses.lab.extraction.theft import HELD_OUT_ROWS, reached
-
-__all__ = ["WAYS", "reverse_sigmoid", "second_where_unsure", "ways_of"]
 
 Probabilities = NDArray[np.float32]
 Labels = NDArray[np.int64]

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 
 from defenses.lab.attack import BudgetSpent, Oracle, Refused
 
-__all__ = ["Evolution", "MiFace", "evolve", "miface", "starts_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class MiFace:

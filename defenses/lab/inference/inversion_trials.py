@@ -17,8 +17,6 @@ from defenses.lab.attack import Lab, Size, Split, Trial
 from defenses.lab.inference.inversion import Evolution, MiFace, evolve, miface, starts_of
 from defenses.lab.inference.shadow import ShadowRecipe, logits_of, train_shadow
 
-__all__ = ["evolution_of", "miface_of"]
-
 FAMILY: Final = "inference"
 TECHNIQUE: Final = "AML.T0024.001"
 EACH = {Size.SMOKE: 1, Size.FULL: 20}

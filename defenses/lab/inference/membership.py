@@ -22,17 +22,6 @@ from numpy.typing import NDArray
 
 from defenses.lab.attack import Answers
 
-__all__ = [
-    "CLIP",
-    "Told",
-    "confidence_of_answers",
-    "confidence_of_logits",
-    "likelihood_ratio",
-    "quantile_score",
-    "steadiness",
-    "told",
-]
-
 CLIP = 5e-4
 """Half a unit of three decimals: a confidence nearer to 0 or 1 than that is taken as that near."""
 NORMAL_95 = 1.959963984540054

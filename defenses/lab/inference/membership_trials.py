@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.hardening import HardeningRule, harden
-from defenses.intervals import clopper_pearson
+from defenses.budget.hardening import HardeningRule, harden
+from defenses.budget.intervals import clopper_pearson
 from defenses.lab.attack import ROWS_PER_ASK_MAX, Answers, Lab, Oracle, Refused, Sample, Size, Split, Trial
 from defenses.lab.inference.membership import (
     confidence_of_answers,
@@ -27,8 +27,6 @@ from defenses.lab.inference.membership import (
 )
 from defenses.lab.inference.shadow import ShadowRecipe, logits_of, train_regressor, train_shadow
 from defenses.lab.inference.shadows import Shadows, mirrored, plan_of, shadows_of, under_attack
-
-__all__ = ["ask_all", "label_only_of", "lira_of", "overfitted", "quantile_of", "trial_of"]
 
 FAMILY: Final = "inference"
 TECHNIQUE: Final = "AML.T0024.000"

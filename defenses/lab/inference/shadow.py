@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ShadowRecipe", "logits_of", "train_regressor", "train_shadow"]
-
 CHANNELS = (1, 16, 32, 32, 64, 64)
 STRIDES = (2, 2, 1, 2, 1)
 BATCH_ROWS = 500

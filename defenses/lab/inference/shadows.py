@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from defenses.lab.attack import Lab, Sample, Size, Split
 from defenses.lab.inference.shadow import ShadowRecipe, logits_of, train_shadow
 
-__all__ = ["FULL", "SMOKE", "Plan", "Shadows", "Under", "mirrored", "plan_of", "shadows_of", "under_attack"]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -18,8 +18,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TECHNIQUE", "Backdoor", "Poisoned", "poison"]
-
 TECHNIQUE = "AML.T0018"  # MITRE ATLAS: Manipulate AI Model (the backdoor), by way of AML.T0020, poisoned training data
 
 Rows = NDArray[np.float32]

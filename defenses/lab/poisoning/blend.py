@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AdaptiveBlend", "Blend", "random_pattern"]
-
 Rows = NDArray[np.float32]
 
 

@@ -8,10 +8,8 @@ import numpy as np
 
 from defenses.lab.attack import Sample, Trial
 from defenses.lab.poisoning.backdoor import TECHNIQUE
-from defenses.poisoning.admission import Outcome, inspect
-from defenses.poisoning.admission_search import Ask
-
-__all__ = ["CLEAN", "inspection_trial"]
+from defenses.screens.inspection import Outcome, inspect
+from defenses.screens.inspection_search import Ask
 
 CLEAN: Final = "none"
 

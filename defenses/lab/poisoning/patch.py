@@ -8,8 +8,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BadNets"]
-
 CHEQUERED: Final = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]], np.float32)
 
 

@@ -20,8 +20,6 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Change", "Purifier", "blurred", "consistent", "median", "scaled", "second_looks", "shifted", "strip"]
-
 LOWEST: Final = 1e-12  # of a probability whose logarithm is taken
 OVERLAYS: Final = 12
 AMPLIFIED: Final = (1.5, 2.0, 3.0)

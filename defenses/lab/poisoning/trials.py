@@ -18,13 +18,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from defenses.budget.screen import Evidence
 from defenses.lab.attack import Sample, Trial
 from defenses.lab.poisoning.backdoor import TECHNIQUE, Backdoor
 from defenses.lab.poisoning.second_looks import second_looks
-from defenses.poisoning.trigger import COMPONENTS, TriggerScreen, load_trigger
-from defenses.screen import Evidence
-
-__all__ = ["Victim", "trigger_trials"]
+from defenses.screens.trigger import COMPONENTS, TriggerScreen, load_trigger
 
 FPR: Final = 0.01
 FAMILY: Final = "poisoning"

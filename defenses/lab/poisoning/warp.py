@@ -16,8 +16,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WaNet"]
-
 Rows = NDArray[np.float32]
 Field = NDArray[np.float32]  # (2, height, width): rows down, columns right, in pixels
 NOISE_PIXELS_MAX = 0.5  # what noise mode adds at most, in pixels: the paper's 1 / side of a grid from -1 to 1

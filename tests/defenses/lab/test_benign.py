@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from defenses.hardening import HardeningRule
+from defenses.accounts.watch import Watch
+from defenses.budget.hardening import HardeningRule
+from defenses.budget.policy import Action
+from defenses.budget.steps import Step
 from defenses.lab import benign_trials
 from defenses.lab.attack import Size, Split
 from defenses.lab.benign import Habit, Stream
 from defenses.lab.benign_trials import HABITS, benign_of, stale
 from defenses.lab.offline import Defended, OfflineOracle
-from defenses.policy import Action
-from defenses.steps import Step
-from defenses.watch import Watch
-from gateway.cli.init import RELEASE_KEY
-from gateway.lab.models import BundleModel, Rows
-from gateway.samples import bundles_directory
+from gateway.tools.init.init import RELEASE_KEY
+from gateway.tools.lab.models import BundleModel, Rows
+from gateway.tools.samples import bundles_directory
 from tests.watching import KEY, images, watch_arrays
 
 QUERIES = 400

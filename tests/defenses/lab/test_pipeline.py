@@ -9,11 +9,11 @@ import pytest
 import safetensors.numpy
 import torch
 
+from defenses.budget.policy import Mode, Verdict, calibrated_rule, decide
+from defenses.budget.screen import Evidence
 from defenses.errors import EvidenceInvalid, ScreenMissing
-from defenses.evasion.evidence import COMPONENTS, load_evidence
 from defenses.lab.pipeline import EvidenceStatistic, Pipeline, Rates
-from defenses.policy import Mode, Verdict, calibrated_rule, decide
-from defenses.screen import Evidence
+from defenses.screens.evidence import COMPONENTS, load_evidence
 
 BUNDLES = Path(__file__).parents[3] / "bundles"
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from defenses.intervals import clopper_pearson
+from defenses.budget.intervals import clopper_pearson
 from defenses.lab.attack import Trial
 from defenses.lab.catalogue import EXPERIMENTS
 from defenses.lab.scorecard import Target, Verdict, as_json, judge, rows_of

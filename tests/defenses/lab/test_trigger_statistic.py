@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from defenses.budget.screen import Evidence
 from defenses.errors import EvidenceInvalid
 from defenses.lab.pipeline import STATISTICS
 from defenses.lab.trigger_statistic import TriggerStatistic
-from defenses.poisoning.trigger import TriggerScreen
-from defenses.poisoning.trigger_fit import CleanRows, fit_trigger
-from defenses.screen import Evidence
+from defenses.screens.trigger import TriggerScreen
+from defenses.screens.trigger_fit import CleanRows, fit_trigger
 
 CLASSES, SIDE, WIDTH = 3, 5, 6
 MIDDLES = np.random.default_rng(0).random((CLASSES, SIDE, SIDE))

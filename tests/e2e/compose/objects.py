@@ -82,7 +82,9 @@ def beside_objects(*program: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_replica(least: int) -> None:
-    """All entries arrive, and what is there verifies: as docs/how-to/deploy-compose.md says, in a container of its own."""
+    """All entries arrive, and what is there verifies: as docs/how-to/deploy-compose.md says, in a container of its
+    own.
+    """
     size = eventually(lambda: (found := verified()) >= least and found, f"{least} entries do not arrive", COPIED_S)
     metrics = inside("gateway", "python", "-c", METRICS_PAGE).stdout
     stopped = [line for line in metrics.splitlines() if line.startswith(STOPPED) and not line.endswith(" 0.0")]

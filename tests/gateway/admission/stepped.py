@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.redis import RedisLedger, connections, script_text
 from gateway.admission.shared import SharedLimiter
-from ops.logging import Log, configure
+from ops.process.logging import Log, configure
 from tests.redis_server import common_server
 
 if TYPE_CHECKING:

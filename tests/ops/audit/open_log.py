@@ -4,16 +4,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ops.audit.appender import check_append, own_append
-from ops.audit.lock import LockDatabase
-from ops.audit.own_entries import OwnEntries
-from ops.audit.publisher import Publisher
-from ops.audit.segment_store import SegmentStore
-from ops.audit.settings import RecorderSettings
-from ops.audit.shapes import Shapes
-from ops.audit.signer import Signer
-from ops.audit.tiles import frame_entry, join_pack
-from ops.audit.writing import find, go_on, prepare_directories
+from ops.audit.log.shapes import Shapes
+from ops.audit.log.tiles import frame_entry, join_pack
+from ops.audit.store.appender import check_append, own_append
+from ops.audit.store.lock import LockDatabase
+from ops.audit.store.own_entries import OwnEntries
+from ops.audit.store.publisher import Publisher
+from ops.audit.store.segment_store import SegmentStore
+from ops.audit.store.settings import RecorderSettings
+from ops.audit.store.signer import Signer
+from ops.audit.store.writing import find, go_on, prepare_directories
 from tests.faults.recorder_process import KEY, ORIGIN, settings_in
 
 VKEY = str(KEY.verifier)

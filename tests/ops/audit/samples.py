@@ -3,7 +3,7 @@
 from hashlib import sha256
 from typing import Any
 
-from ops.audit.entry import canonical
+from ops.audit.log.entry import canonical
 
 
 def number_id(number: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ops.audit.object_store import Inspected, Lock, Place, open_store
+from ops.audit.copies.object_store import Inspected, Lock, Place, open_store
 
 
 @dataclass

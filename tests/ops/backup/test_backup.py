@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ops.audit.verify import verify_log
+from ops.audit.verify.verify import verify_log
 from ops.backup.errors import (
     BackupDamaged,
     BackupKeyRefused,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ops.audit.erasure import Erasures
+from ops.audit.copies.sources import DirectorySource
 from ops.audit.errors import HistoriesDiffer, KeyMissing, LogCorrupted, SuccessionRefused
-from ops.audit.keys import KeyStore
-from ops.audit.signer import SEALED
-from ops.audit.sources import DirectorySource
-from ops.audit.verify import verify_log
+from ops.audit.payloads.erasure import Erasures
+from ops.audit.payloads.keys import KeyStore
+from ops.audit.store.signer import SEALED
+from ops.audit.verify.verify import verify_log
 from ops.backup import drill as module
 from ops.backup.drill import drill
 from ops.backup.reopen import catch_up, reopen
@@ -20,8 +20,8 @@ from ops.backup.restore import restore_backup
 from tests.faults.erasing import hold
 from tests.faults.recorder_process import KEY, launch, settings_in
 from tests.ops.audit.open_log import VKEY, open_log
+from tests.ops.audit.payloads.test_erasure_log import erased, held
 from tests.ops.audit.samples import small
-from tests.ops.audit.test_erasure_log import erased, held
 from tests.ops.backup.made import NOW_NS, Made, made_in
 
 

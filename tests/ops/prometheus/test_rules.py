@@ -110,7 +110,7 @@ def test_inhibition_names_alerts_that_exist():
 
 
 def test_the_reasons_that_burn_the_budget_are_reasons_of_the_gateway():
-    from gateway.app import REASONS
+    from gateway.host.app import REASONS
 
     burning = [set(found.split("|")) for rule in EVERY_RULE for found in re.findall(r'reason=~"([^"]+)"', rule["expr"])]
     assert burning

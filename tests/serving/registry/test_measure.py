@@ -9,8 +9,9 @@ from itertools import count
 import numpy as np
 import pytest
 
-from defenses.intervals import clopper_pearson
-from serving.bundle import TensorSpec, assemble
+from defenses.budget.intervals import clopper_pearson
+from serving.bundles.bundle import assemble
+from serving.bundles.manifest import TensorSpec
 from serving.registry.dataset import read_dataset
 from serving.registry.errors import DatasetRejected, NotMeasurable
 from serving.registry.evaluation import Attacked, Decided

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from serving.train.ecom import EVENTS
+from serving.train.clickstream.ecom import EVENTS
 
 HEADER = "user_id,session_id,event,timestamp,platform"
 

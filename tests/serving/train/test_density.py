@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.inprocess import InProcessEngine
+from serving.engines.inprocess import InProcessEngine
 from serving.train.density import fit_classes, fit_plane, rooted
 from tests.serving.tiny import CLASSES, WIDTH, tiny_bundle, tiny_graph
 

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
-from serving.bundle import load_bundle
+from serving.bundles.bundle import load_bundle
 from serving.errors import BundleRejected
 from serving.train.errors import SigningKeyUnusable
 from serving.train.pack import open_signing_key, public_pem, seal, sign_again, write_bundle

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gateway.samples import bundles_directory
-from serving.bundle import assemble, read_bundle, read_keys
-from serving.inprocess import InProcessEngine
+from gateway.tools.samples import bundles_directory
+from serving.bundles.bundle import assemble, read_bundle, read_keys
+from serving.engines.inprocess import InProcessEngine
+from serving.engines.measure import rows_apart
 from serving.registry.dataset import read_dataset
 from serving.train.errors import PrototypesRefused
-from serving.train.measure import rows_apart
 from serving.train.pack import seal
 from serving.train.prototypes import DISTANCES, PLACES, PROTOTYPES_FILE, Wanted, medoids, with_prototypes
 from tests.serving.tiny import signing_key, trusted

@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto
 from scipy.special import logsumexp
 
-from defenses.evasion.evidence import fit_evidence, measure_evidence
-from serving.bundle import assemble
+from defenses.screens.evidence import fit_evidence, measure_evidence
+from serving.bundles.bundle import assemble
+from serving.engines.inprocess import InProcessEngine
+from serving.engines.measure import evaluate, rows_apart
 from serving.errors import BundleRejected, GraphRejected
-from serving.inprocess import InProcessEngine
 from serving.train.errors import WrapRefused
-from serving.train.measure import evaluate, rows_apart
 from serving.train.pack import seal
 from serving.train.screen import ScreenFitter
 from serving.train.wrap import Foreign, Sample, wrap

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from defenses.accounts.watch import Watch
 from defenses.lab.attack import Answers, Split
 from defenses.lab.counted import Counted
 from defenses.lab.evasion.fresh import Fresh
@@ -15,10 +16,9 @@ from defenses.lab.evasion.patches import Patched
 from defenses.lab.evasion.query import Ball, Searching, Task, silence
 from defenses.lab.evasion.query_scores import square
 from defenses.lab.offline import Defended, OfflineOracle
-from defenses.watch import Watch
-from gateway.cli.init import RELEASE_KEY
-from gateway.lab.models import BundleModel, Rows
-from gateway.samples import bundles_directory
+from gateway.tools.init.init import RELEASE_KEY
+from gateway.tools.lab.models import BundleModel, Rows
+from gateway.tools.samples import bundles_directory
 from tests.defenses.lab.evasion.linear import SIDE, Linear, middle
 
 SMALL = partial(Patched, side=2, by=0.45, patches=1)

@@ -10,9 +10,9 @@ import pytest
 from defenses.lab.attack import Size
 from defenses.lab.evasion.transfer import robust_transfer_of, transfer_of
 from defenses.lab.offline import OfflineOracle
-from gateway.cli.init import RELEASE_KEY
-from gateway.lab.models import BundleModel, Rows
-from gateway.samples import bundles_directory
+from gateway.tools.init.init import RELEASE_KEY
+from gateway.tools.lab.models import BundleModel, Rows
+from gateway.tools.samples import bundles_directory
 
 pytest.importorskip("torch")
 

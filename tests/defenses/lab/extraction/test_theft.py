@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from defenses.evasion.evidence import fit_evidence
 from defenses.extraction.budget import Budget, BudgetStep
 from defenses.lab.attack import Sample, Size, Split
 from defenses.lab.extraction.service import Service, open_defence
 from defenses.lab.extraction.sources import foreign, synthetic
 from defenses.lab.extraction.surrogate import Recipe, agreement, slopes_of, train_copy
 from defenses.lab.extraction.theft import Thief, reached, steal, theft_of
+from defenses.screens.evidence import fit_evidence
 
 SIDE, CLASSES = 12, 3
 RECIPE = Recipe(steps=60, batch_rows=32, shift_pixels=0, mirror=False)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from defenses.calibration import ConformalCalibration
-from defenses.hardening import HardeningRule, harden
+from defenses.budget.calibration import ConformalCalibration
+from defenses.budget.hardening import HardeningRule, harden
 from defenses.lab.attack import Answers, Sample, Size, Split
 
 CLASSES, SIDE = 4, 28

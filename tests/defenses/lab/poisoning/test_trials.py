@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from defenses.lab.attack import Sample
+from defenses.lab.attack import Sample, Size
 from defenses.lab.poisoning.inspected import inspection_trial
 from defenses.lab.poisoning.patch import BadNets
 from defenses.lab.poisoning.trials import ADAPTIVE, STATIC, Victim, trigger_trials
-from defenses.lab.trial import Line, Size, append_lines, read_lines
-from defenses.poisoning.trigger_fit import CleanRows, fit_trigger
+from defenses.lab.trial import Line, append_lines, read_lines
+from defenses.screens.trigger_fit import CleanRows, fit_trigger
 
 CLASSES, SIDE, TARGET = 4, 12, 1
 MIDDLES = np.random.default_rng(0).random((CLASSES, SIDE, SIDE)).astype(np.float32) * 0.6

@@ -1,0 +1,1 @@
+"""From scores to p-values to actions: calibration, false-positive guarantees, policy, hardening."""

@@ -1,0 +1,1 @@
+"""S8: drift detectors."""

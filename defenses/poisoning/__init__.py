@@ -1,1 +1,0 @@
-"""Against poisoned data and the models that were trained on it."""

@@ -1,1 +1,0 @@
-"""`stockade check`: what can be known about a configuration without starting it."""

@@ -1,0 +1,1 @@
+"""What operators do over the admin port: tenants, custody, quarantine, releases, labels, incidents."""

@@ -1,0 +1,1 @@
+"""Stored payloads: who may read one, erasure of a subject, legal holds."""

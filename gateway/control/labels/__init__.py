@@ -1,0 +1,1 @@
+"""Labels under review, and what they say of each model version."""

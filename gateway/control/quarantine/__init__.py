@@ -1,0 +1,1 @@
+"""Requests that a screen flagged or refused, and their review."""

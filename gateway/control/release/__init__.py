@@ -1,0 +1,1 @@
+"""Releases of model versions: canaries and shadows over time."""

@@ -1,0 +1,1 @@
+"""Isolation of tenants and principals by an operator."""

@@ -1,1 +1,0 @@
-"""Requests that screens flagged or refused, waiting for somebody to look at them."""

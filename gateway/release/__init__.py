@@ -1,1 +1,0 @@
-"""Which version of a model answers whom, and how a new one comes into its place."""

@@ -1,0 +1,1 @@
+"""Labels that clients send later: which are accepted, and the file that holds them (S7)."""

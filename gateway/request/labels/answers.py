@@ -1,0 +1,147 @@
+"""Remembers, for as long as labels may come, what a worker answered: off the way of the answer.
+
+The pipeline notes what it saw (`see`), and once the record of a request is durable its rows wait here (`note`) to be
+written by a thread, many at once. A label that comes at once at another worker may come before them; it is then of an
+unknown request, and may be sent again. What waits is bounded: beyond ROWS_WAITING_MAX rows are not remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gateway.request.labels.rows import AnswerKept, Bounds
+from gateway.request.labels.store import FeedbackStore
+from gateway.request.state import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from defenses.labels.feedback import Consistency
+    from gateway.request.state import Item, ModelRules
+    from ops.process.logging import Log
+
+ROWS_WAITING_MAX = 20_000
+MICRO = 1_000_000
+FLUSH_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeedbackRules:
+    """What the policy says about labels of one model version; `consistency` is what its bundle brings.
+
+    `latent` and `prediction` are outputs. Of a request with more than `rows_max` rows, only those first are remembered.
+    """
+
+    consistency: Consistency
+    latent: str
+    prediction: str
+    classes: tuple[str, ...]
+    inconsistent_alpha: float
+    rows_max: int
+    bounds: Bounds
+    trusted: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """Of the first rows of a request: classes int64 (n,), their probabilities (n,), latents float16 (n, width)."""
+
+    classes: np.ndarray[Any, np.dtype[np.int64]]
+    confidences: np.ndarray[Any, np.dtype[np.float64]]
+    latents: np.ndarray[Any, np.dtype[np.float16]]
+
+
+def see(items: Sequence[Item], outputs: Mapping[str, np.ndarray[Any, Any]], rules: ModelRules) -> None:
+    """Note what the model saw in each request of a batch, whose rows lie one request after the other."""
+    feedback = rules.feedback
+    if feedback is None:
+        return
+    first = 0
+    for item in items:
+        rows = slice(first, first + min(item.request.rows, feedback.rows_max))
+        first += item.request.rows
+        latents = outputs[feedback.latent][rows].astype("<f2")  # a copy: the batch's outputs need not stay
+        probabilities = outputs[feedback.prediction][rows]
+        item.seen = Seen(probabilities.argmax(axis=1), probabilities.max(axis=1).astype(np.float64), latents)
+
+
+@dataclass(slots=True)
+class Answers:
+    """What waits to be written, of one worker. Used on the event loop."""
+
+    path: Path
+    log: Log
+    wall_ns: Callable[[], int]
+    waiting: deque[tuple[AnswerKept, Bounds]] = field(default_factory=deque)
+    dropped: int = 0
+    _store: FeedbackStore | None = None
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _due: asyncio.TimerHandle | None = None
+    _flushing: asyncio.Task[None] | None = None
+
+    def store(self) -> FeedbackStore:
+        """Return the file, made when it is first needed. Blocks; raises sqlite3.Error or OSError."""
+        if self._store is None:
+            self._store = FeedbackStore(self.path)
+        return self._store
+
+    def note(self, item: Item) -> None:
+        """Let the rows of a request wait, whose record is durable; none where it was not answered."""
+        seen, feedback, outcome = item.seen, item.rules.feedback, item.outcome
+        if seen is None or feedback is None or not isinstance(outcome, Answer):
+            return
+        record = item.record
+        confidences = np.rint(np.clip(seen.confidences, 0, 1) * MICRO).astype(int).tolist()
+        told = zip(seen.classes.tolist(), confidences, seen.latents, strict=True)
+        for row, (label, confidence_micro, latent) in enumerate(told):
+            if len(self.waiting) >= ROWS_WAITING_MAX:
+                self.dropped += 1
+                continue
+            kept = AnswerKept(
+                record.id_bytes,
+                row,
+                record.caller().tenant,
+                record.model_name,
+                record.model_version,
+                label,
+                outcome.decision,
+                latent.tobytes(),
+                record.time_ns,
+                confidence_micro,
+            )
+            self.waiting.append((kept, feedback.bounds))
+        if self._due is None and self.waiting:
+            self._due = asyncio.get_running_loop().call_later(FLUSH_EVERY_S, self._begin)
+
+    def _begin(self) -> None:
+        self._flushing = asyncio.get_running_loop().create_task(self.flush())
+
+    async def flush(self) -> None:
+        """Write everything that waits. What cannot be written is given up: its labels will be of unknown requests."""
+        async with self._writing:
+            if self._due is not None:
+                self._due.cancel()
+                self._due = None
+            by_model: dict[str, tuple[list[AnswerKept], Bounds]] = {}
+            while self.waiting:
+                kept, bounds = self.waiting.popleft()
+                by_model.setdefault(kept.model, ([], bounds))[0].append(kept)
+            dropped, self.dropped = self.dropped, 0
+            if dropped:
+                self.log("answers-not-remembered", level="warning", rows=dropped)
+            for rows, bounds in by_model.values():
+                try:
+                    await asyncio.to_thread(self._write, rows, bounds)
+                except (sqlite3.Error, OSError) as problem:
+                    facts = {"rows": len(rows), "error": type(problem).__name__}
+                    self.log("answers-not-remembered", level="warning", **facts)
+
+    def _write(self, rows: Sequence[AnswerKept], bounds: Bounds) -> None:
+        self.store().remember(rows, bounds, self.wall_ns())

@@ -1,1 +1,0 @@
-"""Who is kept out, by an operator's word."""

@@ -1,0 +1,1 @@
+"""`stockade audit`: verify, query, mirror, restore, epochs and witnesses, for people."""

@@ -1,0 +1,1 @@
+"""`stockade backup` and `stockade restore`."""

@@ -1,0 +1,1 @@
+"""`stockade check`: validates a configuration without starting it."""

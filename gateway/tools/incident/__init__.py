@@ -1,0 +1,1 @@
+"""`stockade incident`: list, timeline, recovery, report."""

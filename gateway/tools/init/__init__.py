@@ -1,0 +1,1 @@
+"""`stockade init` and `stockade keys`: a working, secure directory."""

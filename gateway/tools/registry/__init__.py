@@ -1,0 +1,1 @@
+"""`stockade models`: versions, evidence, and the layouts that other tools use."""

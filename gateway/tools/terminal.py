@@ -1,0 +1,54 @@
+"""What verbs say at the terminal: results on standard output, everything else on standard error.
+
+Much of it was written by others: entries of a log, names of files beside one, what a server answers. On these consoles
+no text does anything but be read.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+EX_NO = 1
+"""Done, and the answer is no."""
+EX_UNUSABLE = 2
+"""Wrong usage, or something that cannot be used or is not there."""
+
+
+class SafeConsole(Console):
+    """A console that writes out, as Python does, what a terminal would obey or not show: controls, directions, gaps."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """See `Console`."""
+        return super().render_str("".join(map(_shown, text)), **how)
+
+
+def _shown(char: str) -> str:
+    return char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
+
+
+out = SafeConsole(soft_wrap=True, highlight=False)
+terminal = SafeConsole(highlight=False)
+"""Standard output, wrapped where the terminal ends."""
+err = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
+
+
+def fail(problem: object, code: int = EX_UNUSABLE) -> int:
+    """Say what is wrong, on standard error, and return the exit code for it."""
+    from gateway.config.document import unusable  # noqa: PLC0415  it loads pydantic
+
+    text = unusable(problem) if isinstance(problem, OSError) else str(problem)
+    err.print(f"[red]stockade:[/red] {escape(text)}")
+    return code
+
+
+def print_json(value: object) -> None:
+    """Print a value for machines."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")

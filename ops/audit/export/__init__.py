@@ -1,0 +1,1 @@
+"""The log as Parquet, and SQL over it."""

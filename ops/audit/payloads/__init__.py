@@ -1,0 +1,1 @@
+"""Payload keys, erasure and holds."""

@@ -1,0 +1,1 @@
+"""Writing the log: the recorder, its segments, publication, recovery and retention."""

@@ -1,0 +1,1 @@
+"""Witnesses: cosigning a log's checkpoints."""

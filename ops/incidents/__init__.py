@@ -1,0 +1,1 @@
+"""Incidents, read from the audit log: timeline, register, report."""

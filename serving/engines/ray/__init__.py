@@ -1,0 +1,1 @@
+"""The engine whose models run in Ray Serve replicas."""

@@ -1,1 +1,0 @@
-"""Architectures as torch modules. Only recipes import them; a served model is its ONNX graph."""

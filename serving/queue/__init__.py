@@ -1,0 +1,1 @@
+"""Batching: who goes next, and when a batch closes."""

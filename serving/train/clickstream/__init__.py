@@ -1,0 +1,1 @@
+"""The clickstream case: predict the next item of a session."""

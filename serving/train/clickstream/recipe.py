@@ -1,0 +1,170 @@
+"""The clickstream recipe: a shop's events to a signed bundle, in one function.
+
+The bundle's screen is fitted by a callable that is handed in, because serving knows models and nothing of screens.
+Every split has one use: `train` the weights, the prior and the density, `fit` early stopping and the screen's tails,
+`calibrate` the conformal threshold, `test` (later sessions) the published figures and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from serving.bundles.bundle import Bundle
+from serving.engines.inprocess import InProcessEngine
+from serving.train import plots
+from serving.train.arrays import arrays_of, doubles_of
+from serving.train.clickstream import report as click_report
+from serving.train.clickstream.card import write_click_card
+from serving.train.clickstream.ecom import (
+    EVENTS,
+    FIRST_EVENT,
+    IDS,
+    LENGTH,
+    Clicks,
+    EcomSplits,
+    load_ecom,
+    sessions_of,
+    split_ecom,
+)
+from serving.train.clickstream.graph import write_click_graph
+from serving.train.clickstream.loop import ClickSettings, predict_clicks, train_clicks
+from serving.train.clickstream.network import ClickNet, ClickShape
+from serving.train.clickstream.report import ClickGates, TrainedClicks
+from serving.train.clickstream.strange import strange_sequences
+from serving.train.density import fit_gaussian
+from serving.train.kiosk.report import digest_of
+from serving.train.pack import open_signing_key, write_trained
+from serving.train.progress import shown_steps
+from serving.train.screen import Outputs, ScreenFitter
+
+PRIOR_COUNT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ClickstreamSettings:
+    """Paths and sizes of a run; `rows_max` cuts the rows that are measured in a smoke run."""
+
+    bundle: Path
+    signing_key: Path
+    data: Path | None = None
+    checkpoint: Path | None = None
+    plots: Path | None = None
+    loop: ClickSettings = field(default_factory=ClickSettings)
+    gates: ClickGates = field(default_factory=ClickGates)
+    smoke: bool = False
+    rows_max: int | None = None
+
+
+def smoke_clicks(settings: ClickstreamSettings) -> ClickstreamSettings:
+    """The same recipe in seconds: two epochs, few directions, and gates that only show that it learned something."""
+    loop = replace(settings.loop, epochs=2, directions=8)
+    gates = ClickGates(gain_min=-2.0, latent_rank_min=1.0, false_alarms_max=0.05)
+    return replace(settings, loop=loop, gates=gates, smoke=True, rows_max=500)
+
+
+def train_clickstream(settings: ClickstreamSettings, screen: ScreenFitter, console: Console) -> Bundle:
+    """Train, measure, calibrate, gate, sign and write the bundle; return it as it was verified.
+
+    Raises:
+        TrainingError: the data, the key, the checkpoint or a gate; nothing has been written in place of a bundle.
+    """
+    key = open_signing_key(settings.signing_key)
+    data = load_ecom(settings.data)
+    parts = split_ecom(data, settings.loop.seed)
+    parts = replace(parts, test=parts.test.take(np.arange(len(parts.test))[: settings.rows_max]))
+    model = _fit(parts, settings, data.sha256, console)
+    engine = InProcessEngine(click_report.draft_clicks(model))
+    with console.status("measuring"):
+        outputs = {
+            name: click_report.outputs_on(engine, rows.ids)
+            for name, rows in (("fit", parts.fit), ("calibrate", parts.calibrate), ("test", parts.test))
+        }
+        sequences = strange_sequences(parts.test.ids, settings.loop.seed)
+        strange = {kind: click_report.outputs_on(engine, ids) for kind, ids in sequences.items()}
+        calibration, report = screen.fit(outputs["fit"], outputs["calibrate"], outputs["test"])
+        metrics = click_report.click_metrics(
+            model,
+            engine,
+            test=parts.test,
+            outputs=outputs["test"],
+            strange=strange,
+            flag=lambda seen: screen.measure(calibration, seen),
+        )
+    manifest = click_report.click_manifest(
+        model,
+        loop=settings.loop,
+        gates=settings.gates,
+        smoke=settings.smoke,
+        data=data,
+        parts=parts,
+        metrics=metrics,
+        report=report,
+    )
+    if settings.plots is not None:
+        _draw(settings.plots, model=model, metrics=metrics, test=parts.test, outputs=outputs["test"], strange=strange)
+    return write_trained(
+        settings.bundle,
+        manifest,
+        graph=model.graph,
+        weights=_weights(model),
+        calibration=calibration,
+        card=write_click_card(manifest),
+        key=key,
+        public=settings.signing_key.with_suffix(".pub"),
+    )
+
+
+def markov_log_prior(train: Clicks) -> NDArray[np.float64]:
+    """Return the log-probability of each event given the id before it, (IDS, classes), counted on the train rows."""
+    counts = np.full((IDS, len(EVENTS)), PRIOR_COUNT)
+    np.add.at(counts, (train.ids[:, -1], train.labels), 1)
+    return np.asarray(np.log(counts / counts.sum(1, keepdims=True)))
+
+
+def _fit(parts: EcomSplits, settings: ClickstreamSettings, data_digest: str, console: Console) -> TrainedClicks:
+    prior = torch.from_numpy(markov_log_prior(parts.train)).float()
+    shape = ClickShape(IDS, FIRST_EVENT)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.loop.seed)
+        net = ClickNet(shape, prior)
+    with shown_steps(console) as shown:
+        best, history = train_clicks(
+            net,
+            sessions_of(parts.train),
+            parts.fit,
+            settings.loop,
+            checkpoint=settings.checkpoint,
+            data_digest=digest_of([data_digest, len(parts.train), len(parts.fit)]),
+            on_step=shown("training"),
+        )
+    density = fit_gaussian(predict_clicks(best, parts.train)[0].double().numpy())
+    return TrainedClicks(best, history, density, write_click_graph(doubles_of(best), shape, density, LENGTH))
+
+
+def _weights(model: TrainedClicks) -> dict[str, NDArray[np.float32]]:
+    """Return the averaged network and the density: what another recipe would go on from."""
+    density = {"density.whitening": model.density.whitening, "density.mean": model.density.mean}
+    return arrays_of(model.net) | {name: value.astype(np.float32) for name, value in density.items()}
+
+
+def _draw(
+    directory: Path,
+    *,
+    model: TrainedClicks,
+    metrics: Mapping[str, Any],
+    test: Clicks,
+    outputs: Outputs,
+    strange: Mapping[str, Outputs],
+) -> None:
+    plots.draw_click_curves(model.history, directory / "clickstream-curves.png")
+    plots.draw_energies(outputs, strange, directory / "clickstream-energies.png", "test sessions")
+    error, reliability = metrics["next_click"]["calibration_error"], directory / "clickstream-reliability.png"
+    plots.draw_calibration(outputs["probabilities"], test.labels, error, reliability, "test events")

@@ -1,0 +1,1 @@
+"""The kiosk case: classify product images."""

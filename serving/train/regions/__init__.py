@@ -1,0 +1,1 @@
+"""The mixture of experts that sparsity is measured on."""

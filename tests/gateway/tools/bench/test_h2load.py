@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import pytest
+
+from gateway.tools.bench.h2load import (
+    PACED_RPS_PER_CONNECTION_MAX,
+    SHAPES,
+    H2loadFailed,
+    H2loadReport,
+    InFlight,
+    Load,
+    closed,
+    fixed_count,
+    paced,
+    parse_log,
+    parse_report,
+    run,
+)
+
+PRINTED = """\
+starting benchmark...
+Main benchmark duration is over for thread #0. Stopping all clients.
+
+finished in 3.01s, 4198.33 req/s, 739.51KB/s
+requests: 12595 total, 12851 started, 12595 done, 12594 succeeded, 1 failed, 2 errored, 3 timeout
+status codes: 12594 2xx, 0 3xx, 0 4xx, 1 5xx
+traffic: 2.17MB (2271784) total, 234.39KB (240017) headers (space savings 81.85%), 1.50MB (1574375) data
+                     min         max         mean         sd        +/- sd
+time for request:      337us    116.28ms     60.17ms     18.79ms    80.21%
+"""
+LOAD = Load("http://127.0.0.1:1/x", Path("body"), (("authorization", "Bearer k"),))
+
+
+def test_a_report_is_read_to_the_byte():
+    assert parse_report(PRINTED) == H2loadReport(
+        seconds=3.01,
+        requests_per_s=4198.33,
+        done=12595,
+        succeeded=12594,
+        failed=1,
+        errored=2,
+        timeout=3,
+        data_bytes=1574375,
+    )
+
+
+@pytest.mark.parametrize(
+    ("printed", "seconds"),
+    [("340us", 0.00034), ("12.50ms", 0.0125), ("3s", 3.0), ("1.50m", 90.0), ("2h", 7200.0)],
+)
+def test_every_unit_of_time_is_read(printed, seconds):
+    assert parse_report(PRINTED.replace("3.01s", printed)).seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("line", ["finished in", "requests:", "traffic:"])
+def test_a_report_without_one_of_its_lines_is_refused(line):
+    kept = "\n".join(each for each in PRINTED.splitlines() if not each.startswith(line))
+    with pytest.raises(H2loadFailed, match="no report"):
+        parse_report(kept)
+
+
+@pytest.mark.parametrize("number", ["3.0.1s", "..s"])
+def test_a_report_whose_time_is_no_number_is_refused(number):
+    with pytest.raises(H2loadFailed, match="no report"):
+        parse_report(PRINTED.replace("3.01s", number))
+
+
+def test_percentiles_come_from_single_requests_that_succeeded():
+    lines = [f"1795507986737822\t200\t{micros}\n" for micros in range(1000, 101_000, 1000)]
+    found = parse_log([*lines, "1795507986737822\t503\t9\n", "1795507986737822\t-1\t9\n"])
+    assert (found.count, found.p50_ms, found.p99_ms) == (100, 50.5, pytest.approx(99.01))
+
+
+def test_a_log_may_gain_columns():
+    assert parse_log(["1\t200\t1500\tmore\n"]).p50_ms == 1.5
+
+
+@pytest.mark.parametrize("line", ["", "1\t200\n", "1\t200\tslow\n"])
+def test_a_log_line_of_another_form_is_refused(line):
+    with pytest.raises(H2loadFailed, match="another form"):
+        parse_log(["1\t200\t1\n", line])
+
+
+@pytest.mark.parametrize("lines", [[], ["1\t503\t1\n"]])
+def test_a_log_without_success_has_no_percentiles(lines):
+    with pytest.raises(H2loadFailed, match="no successful"):
+        parse_log(lines)
+
+
+def test_the_shapes_are_one_thirty_two_and_two_hundred_fifty_six_in_flight():
+    assert [shape.total for shape in SHAPES] == [1, 32, 256]
+
+
+def option(command, name):
+    return command[command.index(name) + 1]
+
+
+def test_a_closed_loop_keeps_its_shape_for_its_time():
+    command = closed(LOAD, InFlight(4, 8), 2.5, Path("log"))
+    assert (option(command, "-c"), option(command, "-m"), option(command, "-D")) == ("4", "8", "2500ms")
+    assert command[-1] == LOAD.url
+    assert {"content-type: application/grpc", "te: trailers", "authorization: Bearer k"} <= set(command)
+    assert option(command, "-d") == "body"
+
+
+def test_a_fixed_count_sends_so_many():
+    assert option(fixed_count(LOAD, InFlight(8, 32), 10_000, Path("log")), "-n") == "10000"
+
+
+@pytest.mark.parametrize("rate", [0.5, 99.0, 100.0, 101.0, 2499.5, 40_000.0])
+def test_a_paced_run_keeps_each_connection_below_the_bursts_of_the_timer(rate):
+    command = paced(LOAD, InFlight(1, 1), rate, 3, Path("log"))
+    connections, per_connection = int(option(command, "-c")), float(option(command, "--rps"))
+    assert per_connection <= PACED_RPS_PER_CONNECTION_MAX
+    assert connections * per_connection == pytest.approx(rate, rel=0.01)
+
+
+def test_a_paced_run_never_has_more_in_flight_than_its_shape_rounded_up_to_its_connections():
+    command = paced(LOAD, InFlight(8, 32), 2400, 3, Path("log"))
+    connections, streams = int(option(command, "-c")), int(option(command, "-m"))
+    assert connections == 24
+    assert 256 <= connections * streams < 256 + connections
+
+
+def test_a_paced_run_opens_all_its_connections_also_when_it_is_slow():
+    command = paced(LOAD, InFlight(8, 32), 0.1, 1, Path("log"))
+    assert (option(command, "-c"), option(command, "-n")) == ("8", "8")
+
+
+def test_a_load_generator_that_fails_is_no_result(tmp_path):
+    with pytest.raises(H2loadFailed, match="ended with 3") as caught:
+        run(["sh", "-c", "echo nothing; exit 3"], 5)
+    assert "nothing" in caught.value.output
