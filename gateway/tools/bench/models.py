@@ -10,54 +10,35 @@ The full run trains, which takes long; `--quick` shows that everything works, wi
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from gateway.tools.bench.hand_over import hand_over
+from gateway.tools.bench.runner import Bench, NotMeasured, Result, table
+from gateway.tools.terminal import EX_NO
 
 PARTS = ("sparsity", "ranking", "clicks", "few", "hidden", "credit", "bundles")
-
-EXIT_OK, EXIT_NO, EXIT_USAGE = 0, 1, 2
 EXTRA = ("torch", "onnx", "sklearn", "rdata")
 
-Say = Callable[[str], None]
 
-
-def run(options: argparse.Namespace) -> int:
-    """The verb. Returns 0 when every part was measured, 1 when one was not, 2 when none can be."""
-    err = Console(stderr=True, highlight=False)
-    if unknown := [name for name in options.only or () if name not in PARTS]:
-        err.print(f"[red]stockade:[/red] no part is called {escape(unknown[0])}: {', '.join(PARTS)}", soft_wrap=True)
-        return EXIT_USAGE
+def models(bench: Bench) -> Result:
+    """The measure. Its exit code is 1 when a part was not measured."""
     if missing := [name for name in EXTRA if importlib.util.find_spec(name) is None]:
-        err.print(f"this bench trains, and needs {', '.join(missing)}: pip install 'stockade\\[train]'", soft_wrap=True)
-        return EXIT_USAGE
+        raise NotMeasured(f"this bench trains, and needs {', '.join(missing)}: pip install 'stockade[train]'")
     from gateway.tools.bench.model_parts import measured  # noqa: PLC0415 - torch loads only when something is measured
 
+    options = bench.options
     chosen = options.only or PARTS
-    report: dict[str, Any] = {"quick": options.quick, "load_average": round(os.getloadavg()[0], 2)}
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task("", total=len(chosen))
-        for name in chosen:
-            say = _saying(progress, task, name)
-            say("reading data")
-            report[name] = measured(name, options, say)
-            progress.advance(task)
-    hand_over(report, options, lambda out: _show(report, out))
-    return EXIT_NO if any("not_measured" in report[name] for name in chosen) else EXIT_OK
-
-
-def _saying(progress: Progress, task: Any, part: str) -> Say:
-    return lambda text: progress.update(task, description=f"{part}: {text}")
+    report: dict[str, Any] = {"quick": options.quick, "load_average": bench.machine["load_average_before"]}
+    for number, name in enumerate(chosen):
+        bench.step(f"{name}: reading data", number, len(chosen))
+        report[name] = measured(name, options, lambda text, name=name: bench.step(f"{name}: {text}"))  # type: ignore[misc]
+    code = EX_NO if any("not_measured" in report[name] for name in chosen) else 0
+    return Result(report, partial(_show, report), code)
 
 
 def _show(report: Mapping[str, Any], out: Console) -> None:
@@ -72,30 +53,21 @@ def _show(report: Mapping[str, Any], out: Console) -> None:
         out.print("--quick: these figures show that it works, and nothing more")
 
 
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left")
-    return table
-
-
 def _spread(found: Mapping[str, Any], scale: float, digits: int) -> str:
     return f"{scale * found['mean']:.{digits}f} ± {scale * found['half']:.{digits}f}"
 
 
 def _show_sparsity(part: Mapping[str, Any], out: Console) -> None:
-    table = _table(
-        f"region of a place, {part['experts']}, one thread", "model", "right, %", "us 1", "us 8", "us 64", "x"
-    )
+    rows = []
     for name, quality in part["quality"].items():
         us = part["us"].get(name)
         times = [f"{us[rows]:,.0f}" for rows in ("1", "8", "64")] if us else [""] * 3
         faster = f"{part['times_faster_than_dense'][name]['1']:.2f}" if us else ""
-        table.add_row(name, _spread(quality, 100, 2), *times, faster)
-    pruned = part["pruned"]
-    table.add_row("dense, 1 weight in 20, CSR", f"{100 * pruned['quality']:.2f}", f"{pruned['us']:,.0f}", "", "", "")
-    out.print(table)
-    smallest = part["smallest_equal"]
+        rows.append((name, _spread(quality, 100, 2), *times, faster))
+    pruned, smallest = part["pruned"], part["smallest_equal"]
+    rows.append(("dense, 1 weight in 20, CSR", f"{100 * pruned['quality']:.2f}", f"{pruned['us']:,.0f}", "", "", ""))
+    title = f"region of a place, {part['experts']}, one thread"
+    out.print(table(("model", "right, %", "us 1", "us 8", "us 64", "x"), rows, title))
     out.print(
         f"smallest dense within {smallest['points']} points: {smallest['model']};"
         f" the sparse path is {smallest['times_faster_than_it']} times as fast"
@@ -103,78 +75,77 @@ def _show_sparsity(part: Mapping[str, Any], out: Console) -> None:
 
 
 def _show_ranking(part: Mapping[str, Any], out: Console) -> None:
-    table = _table("MovieLens-100k, the next film, full ranking", "", "NDCG@10", "HR@10")
-    for name in ("markov", "prior", "encoder", "product"):
-        table.add_row(name, _spread(part[f"{name}_ndcg"], 1, 3), _spread(part[f"{name}_hit_rate"], 1, 3))
-    out.print(table)
+    rows = [
+        (name, _spread(part[f"{name}_ndcg"], 1, 3), _spread(part[f"{name}_hit_rate"], 1, 3))
+        for name in ("markov", "prior", "encoder", "product")
+    ]
+    out.print(table(("", "NDCG@10", "HR@10"), rows, "MovieLens-100k, the next film, full ranking"))
 
 
 def _show_clicks(part: Mapping[str, Any], out: Console) -> None:
-    table = _table("ecom, the next event", "", "right, %", "log-loss, nats")
-    for name in ("model", "markov", "popular"):
-        table.add_row(name, _spread(part[f"{name}_accuracy"], 100, 2), _spread(part[f"{name}_log_loss"], 1, 3))
-    out.print(table)
+    rows = [
+        (name, _spread(part[f"{name}_accuracy"], 100, 2), _spread(part[f"{name}_log_loss"], 1, 3))
+        for name in ("model", "markov", "popular")
+    ]
+    out.print(table(("", "right, %", "log-loss, nats"), rows, "ecom, the next event"))
     ways = ("embedding", "counts", "supervised")
-    table = _table("ecom, who will buy, AUC by labelled sessions", "", *ways)
-    for labels in [name.removeprefix("embedding_") for name in part if name.startswith("embedding_")]:
-        table.add_row(labels, *(_spread(part[f"{way}_{labels}"], 1, 3) for way in ways))
-    out.print(table)
+    labelled = [name.removeprefix("embedding_") for name in part if name.startswith("embedding_")]
+    by_labels = [(labels, *(_spread(part[f"{way}_{labels}"], 1, 3) for way in ways)) for labels in labelled]
+    out.print(table(("", *ways), by_labels, "ecom, who will buy, AUC by labelled sessions"))
 
 
 def _show_few(part: Mapping[str, Any], out: Console) -> None:
-    table = _table(f"kiosk from {part['labels']} labels", "", "right, %")
-    table.add_row("no network: scattering, ridge regression", _spread(part["scattered"], 100, 2))
-    table.add_row("a network, the labels alone", _spread(part["supervised"], 100, 2))
-    out.print(table)
+    rows = [
+        ("no network: scattering, ridge regression", _spread(part["scattered"], 100, 2)),
+        ("a network, the labels alone", _spread(part["supervised"], 100, 2)),
+    ]
+    out.print(table(("", "right, %"), rows, f"kiosk from {part['labels']} labels"))
 
 
 def _show_hidden(part: Mapping[str, Any], out: Console) -> None:
-    table = _table(f"kiosk, one of {len(part['classes'])} classes hidden, AUROC", "", "mean", "least", "most")
-    for way, found in part["means"].items():
-        table.add_row(way, _spread(found, 1, 3), *(f"{end(found['values']):.3f}" for end in (min, max)))
-    out.print(table)
+    rows = [
+        (way, _spread(found, 1, 3), *(f"{end(found['values']):.3f}" for end in (min, max)))
+        for way, found in part["means"].items()
+    ]
+    title = f"kiosk, one of {len(part['classes'])} classes hidden, AUROC"
+    out.print(table(("", "mean", "least", "most"), rows, title))
 
 
 def _show_credit(part: Mapping[str, Any], out: Console) -> None:
-    table = _table(f"{part['table']}, {part['rounds']} rounds", "model", "AUC", "calibration error, %", "all rows")
+    rows = []
     for name, found in part["models"].items():
         auc, error = found["auc"], found["calibration_error"]
+        low, high = auc["interval"]
         pooled = f"{100 * part['pooled'][name]:.1f}" if part["pooled"] else ""
-        table.add_row(
-            name,
-            f"{auc['mean']:.3f} ({auc['interval'][0]:.3f}-{auc['interval'][1]:.3f})",
-            f"{100 * error['mean']:.1f}",
-            pooled,
-        )
-    out.print(table)
+        rows.append((name, f"{auc['mean']:.3f} ({low:.3f}-{high:.3f})", f"{100 * error['mean']:.1f}", pooled))
+    headings = ("model", "AUC", "calibration error, %", "all rows")
+    out.print(table(headings, rows, f"{part['table']}, {part['rounds']} rounds"))
     out.print(f"terms of the additive model: {', '.join(str(len(terms)) for terms in part['terms'])}")
 
 
 def _show_bundles(part: Mapping[str, Any], out: Console) -> None:
-    table = _table(
-        "signed models, on rows they never saw (95 %)", "bundle", "rows", "right, %", "AUROC", "alarms at 5 %"
-    )
+    rows = []
     for name, found in part.items():
         alarms = next((one for one in found.get("alarms", ()) if one["fpr_max"] == 0.05), None)
-        table.add_row(
-            name,
-            f"{found['rows']:,}",
-            _bounded(found["accuracy"], 100, 2),
-            _bounded(area, 1, 3) if (area := _area(found)) else "",
-            _bounded({"value": alarms["rate"], **alarms}, 100, 2) if alarms else "",
+        areas = (found["auc"],) if "auc" in found else found.get("digits_auroc", {}).values()
+        area = max(areas, key=lambda each: each["value"], default=None)
+        rows.append(
+            (
+                name,
+                f"{found['rows']:,}",
+                _bounded(found["accuracy"], 100, 2),
+                _bounded(area, 1, 3) if area else "",
+                _bounded({"value": alarms["rate"], **alarms}, 100, 2) if alarms else "",
+            )
         )
-    out.print(table)
+    headings = ("bundle", "rows", "right, %", "AUROC", "alarms at 5 %")
+    out.print(table(headings, rows, "signed models, on rows they never saw (95 %)"))
     out.print("AUROC: of two classes, or of the best energy, handwritten digits (UCI) beside products", soft_wrap=True)
     for name, found in part.items():
         if attacked := found["told"].get("robustness", {}).get("auto_attack"):
             right = _bounded({"value": attacked["right"], **attacked}, 100, 2)
             said = f"{name}: {right} % of {attacked['rows']} right under AutoAttack, as its manifest says"
             out.print(said, soft_wrap=True)
-
-
-def _area(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    areas = (found["auc"],) if "auc" in found else found.get("digits_auroc", {}).values()
-    return max(areas, key=lambda area: area["value"], default=None)
 
 
 def _bounded(found: Mapping[str, Any], scale: float, digits: int) -> str:
