@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gateway.config.config import load_config
-from gateway.host.place import place_of
+from gateway.config.load import load_config
+from gateway.config.place import place_of
 from gateway.tools.bench import load as h2load
 from gateway.tools.bench.audit_load import listening
 from gateway.tools.bench.load import MODEL, SHAPES, ask, first_request, image_request, load_of, sample_floats

@@ -29,14 +29,15 @@ from gateway.admission.budget import compile_budget
 from gateway.admission.limiter import Limits
 from gateway.admission.memory import MemoryLimiter
 from gateway.auth.principal import Presented
-from gateway.config.config import load_config
+from gateway.config.load import load_config
 from gateway.edge.methods import data_methods
 from gateway.host.app import App, open_app
 from gateway.models.compile import compile_policy
 from gateway.models.models import load_bundles, serve
-from gateway.policy.policy import POLICY_BYTES_MAX, parse_policy
-from gateway.request.exits import finish, open_record, trailers
+from gateway.policy.load import POLICY_BYTES_MAX, parse_policy
+from gateway.request.completion import finish, open_record
 from gateway.request.pipeline import admit, answer
+from gateway.request.record import trailers
 from gateway.tools.bench.load import METHOD
 from gateway.tools.bench.machine import process_cpu_us
 from gateway.tools.bench.runner import medians

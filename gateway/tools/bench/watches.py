@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from gateway.config.config import load_config
+from gateway.config.load import load_config
 from gateway.tools.bench.load import (
     MODEL,
     SHAPES,

@@ -11,7 +11,7 @@ from gateway.tools.replay.rulebooks import NotReplayed
 from stockade.open_inference.grpc_service_pb2 import ModelInferResponse
 
 if TYPE_CHECKING:
-    from gateway.request.state import ModelRules
+    from gateway.models.rules import ModelRules
 
 TOLERANCE = 1e-4
 FLOATS = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}

@@ -16,13 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from gateway.auth.principal import Account
+from gateway.auth.principal import PUBLIC, Account
 from gateway.config.document import FileRejected, PolicyRejected, read_bounded
-from gateway.host.place import place_of
+from gateway.config.place import place_of
 from gateway.models.compile import compile_policy
 from gateway.policy.file import ACCEPTED, former_policies
-from gateway.policy.policy import POLICY_BYTES_MAX, parse_policy
-from gateway.request.state import PUBLIC
+from gateway.policy.load import POLICY_BYTES_MAX, parse_policy
 from ops.audit.log.entry import pseudonym
 from ops.audit.payloads.keys import KeyStore
 
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from gateway.config.config import Config
+    from gateway.models.rules import Active
+    from gateway.models.served import Served
     from gateway.policy.policy import Policy
-    from gateway.request.state import Active, Served
 
 Key = tuple[str, str]
 

@@ -3,8 +3,8 @@ import json
 import pytest
 import yaml
 
-from gateway.config.config import load_config
-from gateway.policy.policy import load_policy
+from gateway.config.load import load_config
+from gateway.policy.load import load_policy
 from gateway.tools.bench import peers
 from gateway.tools.bench.targets import TARGETS, Place, launch_gateway
 from gateway.tools.rewrite import UNMET_LIMITS

@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from gateway.policy.policy import parse_policy
+from gateway.policy.load import parse_policy
 from gateway.tools.bench.costs import BATCH_STAGES, HALF_US, PRINCIPALS_PER_TENANT, STAGES, per_request_us, policy_text
 from gateway.tools.bench.machine import h2load_missing
 from gateway.tools.bench.runner import StartFailed
