@@ -17,11 +17,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
-from gateway.tools.bench.runner import Bench, NotMeasured, Result, table
+from gateway.tools.bench.runner import Bench, NotMeasured, Result
 from gateway.tools.terminal import EX_NO
 
 PARTS = ("sparsity", "ranking", "clicks", "few", "hidden", "credit", "bundles")
+
 EXTRA = ("torch", "onnx", "sklearn", "rdata")
 
 
@@ -53,21 +55,30 @@ def _show(report: Mapping[str, Any], out: Console) -> None:
         out.print("--quick: these figures show that it works, and nothing more")
 
 
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left")
+    return table
+
+
 def _spread(found: Mapping[str, Any], scale: float, digits: int) -> str:
     return f"{scale * found['mean']:.{digits}f} ± {scale * found['half']:.{digits}f}"
 
 
 def _show_sparsity(part: Mapping[str, Any], out: Console) -> None:
-    rows = []
+    table = _table(
+        f"region of a place, {part['experts']}, one thread", "model", "right, %", "us 1", "us 8", "us 64", "x"
+    )
     for name, quality in part["quality"].items():
         us = part["us"].get(name)
         times = [f"{us[rows]:,.0f}" for rows in ("1", "8", "64")] if us else [""] * 3
         faster = f"{part['times_faster_than_dense'][name]['1']:.2f}" if us else ""
-        rows.append((name, _spread(quality, 100, 2), *times, faster))
-    pruned, smallest = part["pruned"], part["smallest_equal"]
-    rows.append(("dense, 1 weight in 20, CSR", f"{100 * pruned['quality']:.2f}", f"{pruned['us']:,.0f}", "", "", ""))
-    title = f"region of a place, {part['experts']}, one thread"
-    out.print(table(("model", "right, %", "us 1", "us 8", "us 64", "x"), rows, title))
+        table.add_row(name, _spread(quality, 100, 2), *times, faster)
+    pruned = part["pruned"]
+    table.add_row("dense, 1 weight in 20, CSR", f"{100 * pruned['quality']:.2f}", f"{pruned['us']:,.0f}", "", "", "")
+    out.print(table)
+    smallest = part["smallest_equal"]
     out.print(
         f"smallest dense within {smallest['points']} points: {smallest['model']};"
         f" the sparse path is {smallest['times_faster_than_it']} times as fast"
@@ -75,77 +86,78 @@ def _show_sparsity(part: Mapping[str, Any], out: Console) -> None:
 
 
 def _show_ranking(part: Mapping[str, Any], out: Console) -> None:
-    rows = [
-        (name, _spread(part[f"{name}_ndcg"], 1, 3), _spread(part[f"{name}_hit_rate"], 1, 3))
-        for name in ("markov", "prior", "encoder", "product")
-    ]
-    out.print(table(("", "NDCG@10", "HR@10"), rows, "MovieLens-100k, the next film, full ranking"))
+    table = _table("MovieLens-100k, the next film, full ranking", "", "NDCG@10", "HR@10")
+    for name in ("markov", "prior", "encoder", "product"):
+        table.add_row(name, _spread(part[f"{name}_ndcg"], 1, 3), _spread(part[f"{name}_hit_rate"], 1, 3))
+    out.print(table)
 
 
 def _show_clicks(part: Mapping[str, Any], out: Console) -> None:
-    rows = [
-        (name, _spread(part[f"{name}_accuracy"], 100, 2), _spread(part[f"{name}_log_loss"], 1, 3))
-        for name in ("model", "markov", "popular")
-    ]
-    out.print(table(("", "right, %", "log-loss, nats"), rows, "ecom, the next event"))
+    table = _table("ecom, the next event", "", "right, %", "log-loss, nats")
+    for name in ("model", "markov", "popular"):
+        table.add_row(name, _spread(part[f"{name}_accuracy"], 100, 2), _spread(part[f"{name}_log_loss"], 1, 3))
+    out.print(table)
     ways = ("embedding", "counts", "supervised")
-    labelled = [name.removeprefix("embedding_") for name in part if name.startswith("embedding_")]
-    by_labels = [(labels, *(_spread(part[f"{way}_{labels}"], 1, 3) for way in ways)) for labels in labelled]
-    out.print(table(("", *ways), by_labels, "ecom, who will buy, AUC by labelled sessions"))
+    table = _table("ecom, who will buy, AUC by labelled sessions", "", *ways)
+    for labels in [name.removeprefix("embedding_") for name in part if name.startswith("embedding_")]:
+        table.add_row(labels, *(_spread(part[f"{way}_{labels}"], 1, 3) for way in ways))
+    out.print(table)
 
 
 def _show_few(part: Mapping[str, Any], out: Console) -> None:
-    rows = [
-        ("no network: scattering, ridge regression", _spread(part["scattered"], 100, 2)),
-        ("a network, the labels alone", _spread(part["supervised"], 100, 2)),
-    ]
-    out.print(table(("", "right, %"), rows, f"kiosk from {part['labels']} labels"))
+    table = _table(f"kiosk from {part['labels']} labels", "", "right, %")
+    table.add_row("no network: scattering, ridge regression", _spread(part["scattered"], 100, 2))
+    table.add_row("a network, the labels alone", _spread(part["supervised"], 100, 2))
+    out.print(table)
 
 
 def _show_hidden(part: Mapping[str, Any], out: Console) -> None:
-    rows = [
-        (way, _spread(found, 1, 3), *(f"{end(found['values']):.3f}" for end in (min, max)))
-        for way, found in part["means"].items()
-    ]
-    title = f"kiosk, one of {len(part['classes'])} classes hidden, AUROC"
-    out.print(table(("", "mean", "least", "most"), rows, title))
+    table = _table(f"kiosk, one of {len(part['classes'])} classes hidden, AUROC", "", "mean", "least", "most")
+    for way, found in part["means"].items():
+        table.add_row(way, _spread(found, 1, 3), *(f"{end(found['values']):.3f}" for end in (min, max)))
+    out.print(table)
 
 
 def _show_credit(part: Mapping[str, Any], out: Console) -> None:
-    rows = []
+    table = _table(f"{part['table']}, {part['rounds']} rounds", "model", "AUC", "calibration error, %", "all rows")
     for name, found in part["models"].items():
         auc, error = found["auc"], found["calibration_error"]
-        low, high = auc["interval"]
         pooled = f"{100 * part['pooled'][name]:.1f}" if part["pooled"] else ""
-        rows.append((name, f"{auc['mean']:.3f} ({low:.3f}-{high:.3f})", f"{100 * error['mean']:.1f}", pooled))
-    headings = ("model", "AUC", "calibration error, %", "all rows")
-    out.print(table(headings, rows, f"{part['table']}, {part['rounds']} rounds"))
+        table.add_row(
+            name,
+            f"{auc['mean']:.3f} ({auc['interval'][0]:.3f}-{auc['interval'][1]:.3f})",
+            f"{100 * error['mean']:.1f}",
+            pooled,
+        )
+    out.print(table)
     out.print(f"terms of the additive model: {', '.join(str(len(terms)) for terms in part['terms'])}")
 
 
 def _show_bundles(part: Mapping[str, Any], out: Console) -> None:
-    rows = []
+    table = _table(
+        "signed models, on rows they never saw (95 %)", "bundle", "rows", "right, %", "AUROC", "alarms at 5 %"
+    )
     for name, found in part.items():
         alarms = next((one for one in found.get("alarms", ()) if one["fpr_max"] == 0.05), None)
-        areas = (found["auc"],) if "auc" in found else found.get("digits_auroc", {}).values()
-        area = max(areas, key=lambda each: each["value"], default=None)
-        rows.append(
-            (
-                name,
-                f"{found['rows']:,}",
-                _bounded(found["accuracy"], 100, 2),
-                _bounded(area, 1, 3) if area else "",
-                _bounded({"value": alarms["rate"], **alarms}, 100, 2) if alarms else "",
-            )
+        table.add_row(
+            name,
+            f"{found['rows']:,}",
+            _bounded(found["accuracy"], 100, 2),
+            _bounded(area, 1, 3) if (area := _area(found)) else "",
+            _bounded({"value": alarms["rate"], **alarms}, 100, 2) if alarms else "",
         )
-    headings = ("bundle", "rows", "right, %", "AUROC", "alarms at 5 %")
-    out.print(table(headings, rows, "signed models, on rows they never saw (95 %)"))
+    out.print(table)
     out.print("AUROC: of two classes, or of the best energy, handwritten digits (UCI) beside products", soft_wrap=True)
     for name, found in part.items():
         if attacked := found["told"].get("robustness", {}).get("auto_attack"):
             right = _bounded({"value": attacked["right"], **attacked}, 100, 2)
             said = f"{name}: {right} % of {attacked['rows']} right under AutoAttack, as its manifest says"
             out.print(said, soft_wrap=True)
+
+
+def _area(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    areas = (found["auc"],) if "auc" in found else found.get("digits_auroc", {}).values()
+    return max(areas, key=lambda area: area["value"], default=None)
 
 
 def _bounded(found: Mapping[str, Any], scale: float, digits: int) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gateway.cli.main import main
-from gateway.tools.bench.model_parts import Kept
+from gateway.tools.bench.kept import Kept
 from gateway.tools.bench.models import PARTS
 from gateway.tools.samples import bundles_directory
 from serving.train.clickstream import bench as click_bench
@@ -99,6 +99,7 @@ def test_what_an_attack_left_right_is_quoted_from_the_manifest(tmp_path, monkeyp
     assert "…" not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_clicks_are_measured_seed_by_seed_beside_what_is_simpler(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(click_bench, "LABELS", (50,))
