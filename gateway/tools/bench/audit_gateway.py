@@ -28,17 +28,14 @@ from gateway.tools.bench.audit_load import listening
 from gateway.tools.bench.load import MODEL, SHAPES, ask, first_request, image_request, load_of, sample_floats
 from gateway.tools.bench.machine import MIB, peak_memory
 from gateway.tools.bench.runner import NotMeasured, handled_by, running, settle, timed, warm_up
-from gateway.tools.bench.targets import edit_yaml, launch_gateway
+from gateway.tools.bench.targets import edit_yaml, launch_gateway, log_entries
 from gateway.tools.samples import bundles_directory
-from ops.audit.log.checkpoint import parse_vkey
-from ops.audit.reader.read import LogReader
 
 RATE_RPS = 200
 LATENCY_ROUNDS = 3
 WARM_UP_S = 2.0
 ADMITTED_RPS = 50
 REPLAYED_IN_FLIGHT = 32
-READ_RECORDS = 4096
 DECISIONS = ("identity", "right", "limits", "route", "screens", "decision")
 OUTPUTS = ("scores", "output")
 
@@ -93,7 +90,9 @@ def measure_overload(directory: Path, seconds: float) -> dict[str, Any]:
         counted = handled_by(server.endpoint)
     served, hung_up = counted["OK"], counted["CANCELLED"]  # by h2load, when the time is up
     refused = sum(counted.values()) - served - hung_up
-    recorded = _outcomes(directory / "gateway" / "stockade.yaml")
+    recorded: Counter[str] = Counter()
+    for entry in log_entries(directory / "gateway"):
+        recorded[entry["kind"]] += entry.get("count", 1)  # a sum counts as many as it says
     pairs = ((served, recorded["served"]), (hung_up, recorded["failed"]), (refused, recorded["refused"]))
     return {
         "overload_factor": round(flood.requests_per_s / ADMITTED_RPS, 1),
@@ -105,18 +104,6 @@ def measure_overload(directory: Path, seconds: float) -> dict[str, Any]:
 
 def _limit(policy: dict[str, Any]) -> None:
     policy["limits"]["default"] |= {"requests": f"{ADMITTED_RPS}/s", "request_burst": ADMITTED_RPS}
-
-
-def _outcomes(file: Path) -> Counter[str]:
-    """Requests by kind of entry, in the log of a gateway that has stopped. A sum counts as many as it says."""
-    config = load_config(file)
-    reader = LogReader.open(config.audit.directory, parse_vkey(config.audit.vkey.read_text().strip()))
-    kinds: Counter[str] = Counter()
-    for first in range(0, reader.checkpoint.size, READ_RECORDS):
-        for data in reader.entries(first, min(READ_RECORDS, reader.checkpoint.size - first)):
-            entry = json.loads(data)
-            kinds[entry["kind"]] += entry.get("count", 1)
-    return kinds
 
 
 def measure_replay(directory: Path, requests: int) -> dict[str, Any]:

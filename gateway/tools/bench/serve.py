@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -92,16 +91,13 @@ class Plan:
     rounds: int
     seconds: float
     warm_up_s: float
-    directory: Path
-    bundles: Path
-    peers: Path
-    no_private_network: str | None
+    root: Place
 
     def place(self, turn: int, name: str) -> Place:
         """A fresh directory for one start of one target. Short: sockets lie far below it (machine.py)."""
-        directory = self.directory / f"{turn}.{self.targets.index(name)}"
+        directory = self.root.directory / f"{turn}.{self.targets.index(name)}"
         directory.mkdir()
-        return Place(directory, self.bundles, self.peers, self.no_private_network)
+        return replace(self.root, directory=directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +118,7 @@ def serve(bench: Bench) -> Result:
         rounds=1 if options.quick else options.rounds,
         seconds=2.0 if options.quick else options.seconds,
         warm_up_s=1.0 if options.quick else 2.0,
-        directory=bench.directory,
-        bundles=bench.bundles,
-        peers=options.peers,
-        no_private_network=bench.alone,
+        root=Place(bench.directory, bench.bundles, options.peers, bench.alone),
     )
     bench.step("starting", 0, plan.rounds * len(plan.targets) * len(SHAPES) + len(PHASES) * (OVER_RAY in plan.targets))
 
@@ -164,10 +157,8 @@ def measure_all(plan: Plan, step: Step) -> Results:
 
 def _measure_failures(plan: Plan, results: Results, step: Step) -> None:
     """Kill replicas and change the model under load, once, after all rounds; `results` gets what came of it."""
-    directory = plan.directory / "f"
-    directory.mkdir()
     try:
-        results.phases.update(measure_phases(directory, plan.bundles, first_request(), step))
+        results.phases.update(measure_phases(plan.root.directory / "f", plan.root.bundles, first_request(), step))
     except NotMeasured as problem:
         results.failed[OVER_RAY] = str(problem)
 
@@ -212,9 +203,9 @@ def _facts(plan: Plan, results: Results) -> dict[str, Any]:
             "seconds": plan.seconds,
             "warm_up_s": plan.warm_up_s,
             "in_flight": {str(shape.total): f"{shape.connections} connections x {shape.streams}" for shape in SHAPES},
-            "private_network": plan.no_private_network is None,
+            "private_network": plan.root.no_private_network is None,
         },
-        "versions": our_versions() | {name: peers.versions(plan.peers, name) for name in environments},
+        "versions": our_versions() | {name: peers.versions(plan.root.peers, name) for name in environments},
         "setup": {name: TARGETS[name].setup for name in results.cells},
         "skipped": results.skipped,
         "failed": results.failed,

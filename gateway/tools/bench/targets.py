@@ -9,10 +9,11 @@ docs/reference/benchmarks.md has what was tried.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,14 +23,18 @@ from typing import Any
 
 import yaml
 
+from gateway.config.load import load_config
 from gateway.tools.bench import peers
 from gateway.tools.bench.load import MODEL, Endpoint, echo_reply
 from gateway.tools.bench.machine import free_pair, free_ports
 from gateway.tools.bench.runner import Launch
 from gateway.tools.init.init import Ports, init_directory
 from gateway.tools.rewrite import UNMET_LIMITS, rewrite_policy
+from ops.audit.log.checkpoint import parse_vkey
+from ops.audit.reader.read import LogReader
 
 CLIENT = "kiosk-7"
+READ_RECORDS = 4096
 PYTRITON_START_ATTEMPTS = 5
 RAY_THROUGHPUT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -102,6 +107,15 @@ def launch_gateway(
         endpoint=Endpoint(data, (("authorization", f"Bearer {key}"),), authority, metrics),
         directory=directory,
     )
+
+
+def log_entries(home: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a gateway's public log, as far as published. `home` holds its stockade.yaml."""
+    config = load_config(home / "stockade.yaml")
+    reader = LogReader.open(config.audit.directory, parse_vkey(config.audit.vkey.read_text().strip()))
+    for first in range(0, reader.checkpoint.size, READ_RECORDS):
+        for data in reader.entries(first, min(READ_RECORDS, reader.checkpoint.size - first)):
+            yield json.loads(data)
 
 
 def ray_missing() -> str | None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import re
@@ -29,7 +28,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from gateway.config.load import load_config
 from gateway.tools.bench.load import (
     MODEL,
     SHAPES,
@@ -54,10 +52,8 @@ from gateway.tools.bench.runner import (
     running,
     table,
 )
-from gateway.tools.bench.targets import launch_gateway
+from gateway.tools.bench.targets import launch_gateway, log_entries
 from gateway.tools.terminal import EX_NO
-from ops.audit.log.checkpoint import parse_vkey
-from ops.audit.reader.read import LogReader
 from serving.train.errors import DatasetMissing
 from serving.train.kiosk.data import load_fashion_mnist
 
@@ -308,13 +304,13 @@ def _screens_round(bench: Bench, directory: Path, setting: str, bodies: Sequence
         policy["models"][MODEL] |= {"serve": version, **SETTINGS[setting]}
 
     launch = launch_gateway(directory, bench.bundles, change=change, version=version)
-    file = directory / "gateway" / "stockade.yaml"
+    home = directory / "gateway"
     together = bodies[1 + ALONE : 1 + ALONE + TOGETHER]
     with running(launch, bodies[0]):
         alone = _asked(launch.endpoint, bodies[1 : 1 + ALONE], 1)
-        screen_us = screening_us(file, ALONE)[-ALONE:]
+        screen_us = _screening_us(home, ALONE)[-ALONE:]
         many = _asked(launch.endpoint, together, SCREENS_IN_FLIGHT)
-        shared_us = screening_us(file, ALONE + len(together))[-len(together) :]
+        shared_us = _screening_us(home, ALONE + len(together))[-len(together) :]
     return screens_summary(len(together) / many.seconds, alone.taken_ms, screen_us, shared_us)
 
 
@@ -338,19 +334,15 @@ def screens_summary(
     return {"rps": rps, "p50_ms": float(np.quantile(total_ms, 0.5)), **quantiles}
 
 
-def screening_us(file: Path, served: int) -> list[float]:
+def _screening_us(home: Path, served: int) -> list[float]:
     """Return the microseconds of screening and hardening of each request served, at least so many, as the public log
     has them: of a batch those of all its rows by their number.
     """
-    config = load_config(file)
-    vkey = parse_vkey(config.audit.vkey.read_text().strip())
     give_up_s = time.monotonic() + PUBLISHED_TIMEOUT_S
     found: list[float] = []
     while len(found) < served and time.monotonic() < give_up_s:
         time.sleep(0.5)
-        reader = LogReader.open(config.audit.directory, vkey)
-        entries = (json.loads(entry) for entry in reader.entries(0, reader.checkpoint.size))
-        done = [entry for entry in entries if entry.get("kind") == "served" and "rows" in entry]
+        done = [entry for entry in log_entries(home) if entry["kind"] == "served" and "rows" in entry]
         found = [
             (entry["timings_us"]["screen"] + entry["timings_us"]["harden"]) / entry["batch"]["rows"] for entry in done
         ]

@@ -11,7 +11,7 @@ from rich.console import Console
 from gateway.tools.bench import add_verbs, peers
 from gateway.tools.bench.machine import h2load_missing
 from gateway.tools.bench.serve import FIGURES, IN_FLIGHT, RATIOS, Cell, Plan, as_json, as_table, measure_all
-from gateway.tools.bench.targets import TARGETS
+from gateway.tools.bench.targets import TARGETS, Place
 from gateway.tools.samples import bundles_directory
 
 needs_h2load = pytest.mark.skipif(h2load_missing() is not None, reason=str(h2load_missing()))
@@ -29,10 +29,7 @@ def plan(tmp_path, *targets, rounds=1):
         rounds=rounds,
         seconds=0.3,
         warm_up_s=0.2,
-        directory=tmp_path,
-        bundles=bundles_directory(),
-        peers=tmp_path / "peers",
-        no_private_network="no network of its own",
+        root=Place(tmp_path, bundles_directory(), tmp_path / "peers", "no network of its own"),
     )
 
 
