@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.tools.bench.procfs import ProcessTree
-from gateway.tools.bench.running import free_ports
+from gateway.tools.bench.machine import ProcessTree, free_ports
 from serving.bundles.catalog import find_bundles
 from serving.engines.ray.settings import Deployable, DeployPlan, RaySettings, applications
 from tests.e2e.running import until

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from gateway.tools.bench.frame import image_request
+from gateway.tools.bench.load import first_request
+from gateway.tools.bench.machine import workspace
 from gateway.tools.bench.phases import PHASES, REQUESTS_BESIDE, measure_phases
-from gateway.tools.bench.workspace import first_image, workspace
 from gateway.tools.samples import bundles_directory
 
 
 def test_both_phases_are_gone_through_and_no_call_fails():
     steps = []
     with workspace(None) as directory:
-        request = image_request("kiosk", first_image())
-        found = measure_phases(directory, bundles_directory(), request, lambda text, cells: steps.append(cells))
+        found = measure_phases(directory, bundles_directory(), first_request(), lambda text, cells: steps.append(cells))
     assert tuple(found) == PHASES
     assert sum(steps) == len(PHASES)
     assert [phase.errors for phase in found.values()] == [{}, {}]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.tools.bench.procfs import parse_stat
+from gateway.tools.bench.machine import parse_stat
 from tests.cluster.gateways import asking, deploy, ray_gateway, ray_site, recorded_once, replicas_that_run
 from tests.cluster.ray_nodes import ray_cluster, replicas_of
 from tests.e2e.caller import calling, images, infer_body

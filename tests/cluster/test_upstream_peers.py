@@ -20,9 +20,9 @@ import pytest
 
 from gateway.cli.main import main
 from gateway.tools.bench import peers
-from gateway.tools.bench.running import Launch
-from gateway.tools.bench.running import Running as Peer
-from gateway.tools.bench.running import running as peer_running
+from gateway.tools.bench.runner import Launch
+from gateway.tools.bench.runner import Running as Peer
+from gateway.tools.bench.runner import running as peer_running
 from gateway.tools.bench.targets import TARGETS, Place
 from gateway.tools.samples import bundles_directory
 from serving.bundles.bundle import load_bundle

@@ -13,8 +13,7 @@ import pytest
 from gateway.cli.main import main
 from gateway.models.upstream import UpstreamEngine
 from gateway.tools.bench import peers
-from gateway.tools.bench.procfs import ProcessTree
-from gateway.tools.bench.running import free_pair
+from gateway.tools.bench.machine import ProcessTree, free_pair
 from serving.bundles.bundle import load_bundle
 from tests.e2e.running import until
 from tests.gateway.oip_server import settings

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from gateway.cli.main import main
+from gateway.tools.demo.play import flip_one_byte
 from gateway.tools.demo.scenes import scenes
-from gateway.tools.demo.tamper import flip_one_byte
 from ops.audit.log.checkpoint import parse_vkey
 from ops.audit.log.entry import parse
 from ops.audit.reader.read import LogReader

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.tools.bench.procfs import ProcessTree
+from gateway.tools.bench.machine import ProcessTree
 from ops.audit.verify.verify import verify_log
 from tests.e2e.caller import calling, images, infer_body
 from tests.e2e.running import serving, until

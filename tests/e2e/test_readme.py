@@ -99,7 +99,7 @@ def published(directory: Path) -> int:
 def test_the_log_verifies_while_it_is_written_and_a_changed_one_does_not(gateway, monkeypatch, tmp_path):
     import shutil
 
-    from gateway.tools.demo.tamper import flip_one_byte
+    from gateway.tools.demo.play import flip_one_byte
 
     monkeypatch.chdir(gateway.directory.parent)
     assert main(["client", "gateway", "--address", gateway.addresses["data"]]) == 0

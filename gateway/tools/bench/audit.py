@@ -8,21 +8,18 @@ acknowledgement; `stockade audit verify` in a process of its own, whose memory a
 - `crash_start_s`: a recorder is killed with 64 MiB of log that no checkpoint covers; from start to accepting.
 - `verify_*`, `restore_1m_s`: a log written beforehand, as large as asked for, its pages still in memory. Restoring is
   what `stockade audit restore` does from a directory, by hash and to the disk, and then verifying what came of it.
-
 - `restore_store_1m_s`: likewise from an object store, `--store`, to which the log is copied before; what it adds there
   stays there, below a name of its own.
 - `proof_check_ms`: CPU time of the receipt of one entry of that log, parsed and verified.
-- `gateway_*`, `overload_*`, `replay_*`: whole gateways (gateway/tools/bench/audit_gateway.py), where h2load is
-  installed.
+- `gateway_*`, `overload_*`, `replay_*`: whole gateways (audit_gateway.py), where h2load is installed.
 
-On a machine with other work the CPU times beside them say more.
+`stockade bench verify` times the verifier alone, in this process, on a log whose pages are in memory. On a machine with
+other work the CPU times beside the figures say more.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -33,59 +30,46 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import grpc
 import uvloop
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from gateway.tools.audit.log_store import opened
-from gateway.tools.bench import h2load
 from gateway.tools.bench.audit_gateway import measure_latency, measure_overload, measure_replay
 from gateway.tools.bench.audit_load import (
     Appended,
-    RecorderFailed,
     append_for,
     new_signer,
     recorder,
     records,
     sealed_records,
     settings_in,
+    write_log,
 )
-from gateway.tools.bench.h2load import H2loadFailed
-from gateway.tools.bench.hand_over import hand_over
-from gateway.tools.bench.machine import machine_facts
-from gateway.tools.bench.measure import NotServed
-from gateway.tools.bench.procfs import ProcessTree, parse_stat, peak_memory
-from gateway.tools.bench.running import StartFailed
-from gateway.tools.bench.synthetic_log import write_log
-from gateway.tools.bench.workspace import workspace
+from gateway.tools.bench.machine import (
+    MIB,
+    ProcessTree,
+    children_cpu_us,
+    h2load_missing,
+    peak_memory,
+    process_cpu_us,
+)
+from gateway.tools.bench.runner import Bench, NotMeasured, Result, table
+from gateway.tools.terminal import EX_NO
 from ops.audit.copies.replicator import Replicator
 from ops.audit.copies.restore import restore_log
 from ops.audit.copies.sources import DirectorySource, Source, StoreSource
-from ops.audit.errors import AuditError
 from ops.audit.log.checkpoint import SignerKey
 from ops.audit.log.tlog_proof import parse_proof
 from ops.audit.log.trust_policy import TrustedLog, TrustPolicy
 from ops.audit.payloads.keys import KeyStore
 from ops.audit.reader.read import LogReader
 from ops.audit.reader.receipt import make_proof
+from ops.audit.verify.verify import verify_log
 
 IN_FLIGHT = 64
 PAYLOAD_BYTES = 2048
 PROOFS = 100
-MIB = 1 << 20
-
-UNMEASURED = (
-    AuditError,
-    H2loadFailed,
-    NotServed,
-    RecorderFailed,
-    StartFailed,
-    grpc.RpcError,
-    subprocess.SubprocessError,
-    OSError,
-)
 
 AIMS: Mapping[str, tuple[str, float]] = {
     "append_per_s": (">=", 20_000),
@@ -105,25 +89,35 @@ AIMS: Mapping[str, tuple[str, float]] = {
 }
 
 
-def run(options: argparse.Namespace) -> int:
-    """The verb. Returns 0, or 2 when it could not be measured. Whether an aim was reached stands in the table."""
-    err = Console(stderr=True, highlight=False)
-    report: dict[str, Any] = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    with workspace(options.workspace) as directory:
-        report["machine"] = machine_facts(directory)
-        try:
-            for name, figures in _parts(options, directory):
-                err.print(f"measured {name}")
-                report |= figures
-        except UNMEASURED as problem:
-            err.print(f"[red]stockade:[/red] {escape(str(problem))}")
-            return 2
-    hand_over(report, options, lambda out: _show(report, out))
-    return 0
+def audit(bench: Bench) -> Result:
+    """The measure `audit`. Whether an aim was reached stands in the table."""
+    report: dict[str, Any] = {}
+    for figures in bench.parts(_parts(bench)).values():
+        report |= figures
+    machine = bench.machine
+
+    def show(out: Console) -> None:
+        out.print(table(("figure", "measured", "aim", ""), [_row(name, report.get(name)) for name in AIMS]))
+        for name in report.keys() - AIMS.keys():
+            out.print(f"{name}: {report[name]:,}")
+        load = machine["load_average_before"]
+        out.print(f"{machine['cores']} cores, {machine['processor']}, {machine['filesystem']}, load average {load}")
+
+    return Result(report, show)
 
 
-def _parts(options: argparse.Namespace, directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    signer = new_signer()
+def _row(name: str, value: float | None) -> tuple[str, ...]:
+    """A line of the table: the figure, its aim, and what is to be said of it."""
+    sign, aim = AIMS[name]
+    if value is None:
+        missing = "no --store" if name.startswith("restore_store") else "h2load is not installed"
+        return name, "not measured", f"{sign} {aim:,}", missing
+    reached = value >= aim if sign == ">=" else value <= aim
+    return name, f"{value:,}", f"{sign} {aim:,}", "" if reached else "[yellow]missed[/yellow]"
+
+
+def _parts(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
+    signer, options, directory = new_signer(), bench.options, bench.directory
     yield "append", _append(directory / "append", signer, options.seconds)
     yield "append with payloads", _append_sealed(directory / "payload", signer, options.payloads)
     yield "start after a crash", _crash_start(directory / "crash", signer, options.tail_mib * MIB)
@@ -133,10 +127,14 @@ def _parts(options: argparse.Namespace, directory: Path) -> Iterator[tuple[str, 
     yield "a proof", _prove(log, signer, options.records)
     yield "restore", _restore("restore", DirectorySource(log), directory / "restored", signer, options.records)
     if options.store is not None:
-        source, replicated_s = _replicated(log, signer, options)
-        found = _restore("restore_store", source, directory / "fetched", signer, options.records)
-        yield "restore from the store", found | {"replicate_s": round(replicated_s, 1)}
-    if h2load.missing() is None:
+        url = f"{options.store.rstrip('/')}/bench-{os.urandom(4).hex()}"
+        store = opened(url, options)
+        began_s = time.perf_counter()
+        Replicator(log, store, signer.verifier, lambda: datetime.now(UTC)).replicate()
+        copied_s = round(time.perf_counter() - began_s, 1)
+        found = _restore("restore_store", StoreSource(store, url), directory / "fetched", signer, options.records)
+        yield "restore from the store", found | {"replicate_s": copied_s}
+    if h2load_missing() is None:
         yield "replay", measure_replay(directory / "r", options.requests)
         yield "latency", measure_latency(directory / "l", options.seconds)
         yield "overload", measure_overload(directory / "o", options.overload)
@@ -146,14 +144,14 @@ def _append(home: Path, signer: SignerKey, seconds: float) -> dict[str, Any]:
     settings = settings_in(home, signer)
     with recorder(settings) as process:
         _timed(settings.socket, signer, seconds / 5)  # the first segment, and every code path once
-        before_s = _cpu_s(process.pid)
+        before_us = process_cpu_us(process.pid)
         found = _timed(settings.socket, signer, seconds)
-        spent_s = _cpu_s(process.pid) - before_s
+        spent_us = process_cpu_us(process.pid) - before_us
     return {
         "append_per_s": round(found.per_s),
         "append_p50_ms": round(found.quantile_ms(0.5), 2),
         "append_p99_ms": round(found.quantile_ms(0.99), 2),
-        "append_recorder_cpu_us": round(spent_s * 1e6 / found.count, 1),
+        "append_recorder_cpu_us": round(spent_us / found.count, 1),
     }
 
 
@@ -202,17 +200,17 @@ def _verify(log: Path, signer: SignerKey, count: int) -> dict[str, Any]:
     vkey = log.with_name("log.vkey")
     vkey.write_text(f"{signer.verifier}\n")
     command = [sys.executable, "-m", "gateway", "audit", "verify", str(log), "--vkey", str(vkey), "--json"]
-    began_s, before_s = time.perf_counter(), _children_s()
+    began_s, before_us = time.perf_counter(), children_cpu_us()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     with peak_memory(ProcessTree(process.pid)) as peak:
         said, _ = process.communicate()
     took_s = time.perf_counter() - began_s
     if process.returncode != 0:
-        raise RecorderFailed(f"a clean log does not verify: {said.strip()[:500]}")
+        raise NotMeasured(f"a clean log does not verify: {said.strip()[:500]}")
     return {
         "verify_per_s": round(count / took_s),
-        "verify_rss_mib": round(peak() / MIB),
-        "verify_cpu_us": round((_children_s() - before_s) * 1e6 / count, 1),
+        "verify_rss_mib": round(peak()["all"] / MIB),
+        "verify_cpu_us": round((children_cpu_us() - before_us) / count, 1),
         "verify_records": count,
         "verify_s": round(took_s, 2),
     }
@@ -244,39 +242,37 @@ def _restore(name: str, source: Source, target: Path, signer: SignerKey, count: 
     }
 
 
-def _replicated(log: Path, signer: SignerKey, options: argparse.Namespace) -> tuple[StoreSource, float]:
-    """The log in the store, in a place where nothing was, and how many seconds that took."""
-    url = f"{options.store.rstrip('/')}/bench-{os.urandom(4).hex()}"
-    store = opened(url, options)
-    began_s = time.perf_counter()
-    Replicator(log, store, signer.verifier, lambda: datetime.now(UTC)).replicate()
-    return StoreSource(store, url), time.perf_counter() - began_s
+def verify(bench: Bench) -> Result:
+    """The measure `verify`: how many records a second an auditor verifies. Its exit code is 1 when a log does not."""
+    signer, count = new_signer(), bench.options.records
+    bench.step("writing a log", 0, count)
+    write_log(bench.directory, count, signer, time.time_ns(), lambda done: bench.step("writing a log", done))
+    stored = sum(path.stat().st_size for path in bench.directory.rglob("*") if path.is_file())
+    bench.step("verifying it", 0)
+    began_s = time.process_time() + children_cpu_us() / 1e6
+    verified = verify_log(
+        bench.directory, [str(signer.verifier)], progress=lambda done, _all: bench.step("verifying it", done)
+    )
+    cpu_s = time.process_time() + children_cpu_us() / 1e6 - began_s
+    report = {
+        "verify_records_per_s": round(verified.records_per_s),
+        "verify_mib_per_s": round(stored / MIB / verified.seconds, 1),
+        "cpu_us_per_record": round(cpu_s * 1e6 / verified.size, 2) if verified.size else None,
+        "records": verified.size,
+        "bytes_per_record": round(stored / verified.size) if verified.size else 0,
+        "seconds": round(verified.seconds, 3),
+        "exit_code": verified.exit_code,
+        "findings": [f"{finding.severity}: {finding.what} ({finding.where})" for finding in verified.findings],
+        "cores": len(os.sched_getaffinity(0)),
+    }
 
+    def show(out: Console) -> None:
+        out.print(
+            f"{verified.size:,} records of {report['bytes_per_record']:,} bytes verified in {report['seconds']} s "
+            f"on {report['cores']} cores: {report['verify_records_per_s']:,} records/s, "
+            f"{report['verify_mib_per_s']} MiB/s, {report['cpu_us_per_record']} CPU us a record"
+        )
+        for finding in verified.findings:
+            out.print(f"[red]{escape(f'{finding.severity}: {finding.what} ({finding.where})')}[/red]")
 
-def _children_s() -> float:
-    """CPU seconds of all that this process started and that has ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def _cpu_s(pid: int) -> float:
-    return parse_stat(Path(f"/proc/{pid}/stat").read_text()).cpu_us / 1e6
-
-
-def _show(report: Mapping[str, Any], out: Console) -> None:
-    table = Table("figure", "measured", "aim", "")
-    for name, (sign, aim) in AIMS.items():
-        value = report.get(name)
-        if value is None:
-            missing = "no --store" if name.startswith("restore_store") else "h2load is not installed"
-            table.add_row(name, "not measured", f"{sign} {aim:,}", missing)
-            continue
-        reached = value >= aim if sign == ">=" else value <= aim
-        table.add_row(name, f"{value:,}", f"{sign} {aim:,}", "" if reached else "[yellow]missed[/yellow]")
-    out.print(table)
-    others = {name: value for name, value in report.items() if name not in {*AIMS, "machine", "measured_at"}}
-    for name, value in others.items():
-        out.print(f"{name}: {value:,}")
-    machine = report["machine"]
-    load = machine["load_average_before"]
-    out.print(f"{machine['cores']} cores, {machine['processor']}, {machine['filesystem']}, load average {load}")
+    return Result(report, show, 0 if verified.exit_code == 0 and verified.size == count else EX_NO)

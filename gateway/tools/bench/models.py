@@ -10,54 +10,37 @@ The full run trains, which takes long; `--quick` shows that everything works, wi
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gateway.tools.bench.hand_over import hand_over
+from gateway.tools.bench.runner import Bench, NotMeasured, Result
+from gateway.tools.terminal import EX_NO
 
 PARTS = ("sparsity", "ranking", "clicks", "few", "hidden", "credit", "bundles")
 
-EXIT_OK, EXIT_NO, EXIT_USAGE = 0, 1, 2
 EXTRA = ("torch", "onnx", "sklearn", "rdata")
 
-Say = Callable[[str], None]
 
-
-def run(options: argparse.Namespace) -> int:
-    """The verb. Returns 0 when every part was measured, 1 when one was not, 2 when none can be."""
-    err = Console(stderr=True, highlight=False)
-    if unknown := [name for name in options.only or () if name not in PARTS]:
-        err.print(f"[red]stockade:[/red] no part is called {escape(unknown[0])}: {', '.join(PARTS)}", soft_wrap=True)
-        return EXIT_USAGE
+def models(bench: Bench) -> Result:
+    """The measure. Its exit code is 1 when a part was not measured."""
     if missing := [name for name in EXTRA if importlib.util.find_spec(name) is None]:
-        err.print(f"this bench trains, and needs {', '.join(missing)}: pip install 'stockade\\[train]'", soft_wrap=True)
-        return EXIT_USAGE
+        raise NotMeasured(f"this bench trains, and needs {', '.join(missing)}: pip install 'stockade[train]'")
     from gateway.tools.bench.model_parts import measured  # noqa: PLC0415 - torch loads only when something is measured
 
+    options = bench.options
     chosen = options.only or PARTS
-    report: dict[str, Any] = {"quick": options.quick, "load_average": round(os.getloadavg()[0], 2)}
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task("", total=len(chosen))
-        for name in chosen:
-            say = _saying(progress, task, name)
-            say("reading data")
-            report[name] = measured(name, options, say)
-            progress.advance(task)
-    hand_over(report, options, lambda out: _show(report, out))
-    return EXIT_NO if any("not_measured" in report[name] for name in chosen) else EXIT_OK
-
-
-def _saying(progress: Progress, task: Any, part: str) -> Say:
-    return lambda text: progress.update(task, description=f"{part}: {text}")
+    report: dict[str, Any] = {"quick": options.quick, "load_average": bench.machine["load_average_before"]}
+    for number, name in enumerate(chosen):
+        bench.step(f"{name}: reading data", number, len(chosen))
+        report[name] = measured(name, options, lambda text, name=name: bench.step(f"{name}: {text}"))  # type: ignore[misc]
+    code = EX_NO if any("not_measured" in report[name] for name in chosen) else 0
+    return Result(report, partial(_show, report), code)
 
 
 def _show(report: Mapping[str, Any], out: Console) -> None:

@@ -7,6 +7,7 @@ comparison is of versions, not of names.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -15,6 +16,11 @@ import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.markup import escape
+
+from gateway.tools.bench.machine import h2load_missing
+from gateway.tools.terminal import EX_NO, out
 
 NOTE = "stockade-peer.json"
 
@@ -93,3 +99,20 @@ def versions(root: Path, name: str) -> dict[str, str]:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, str] = json.loads(done.stdout)
     return found
+
+
+def run(options: argparse.Namespace) -> int:
+    """The verb `peers`. Returns 0; 1 when something is missing or could not be installed."""
+    names = options.only or tuple(PEERS)
+    root = options.install or default_root()
+    for name in names if options.install else ():
+        try:
+            install(root, name, out.print)
+        except (subprocess.CalledProcessError, OSError) as problem:
+            out.print(f"[red]{name}:[/red] {escape(str(problem))}")
+            return EX_NO
+    sentences = [missing(root, name) for name in names] + [h2load_missing()]
+    for name, sentence in zip((*names, "h2load"), sentences, strict=True):
+        if sentence or name in PEERS:
+            out.print(escape(sentence) if sentence else f"{name}: {versions(root, name)}")
+    return EX_NO if any(sentences) else 0

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import yaml
 
-from gateway.tools.bench.frame import METHOD, NotAnAnswer, read_answer
-from gateway.tools.bench.procfs import ProcessTree
-from gateway.tools.bench.ray_launch import launch_ray
-from gateway.tools.bench.running import Endpoint, Running, running
+from gateway.tools.bench.load import METHOD, Endpoint, NotAnAnswer, read_answer
+from gateway.tools.bench.machine import ProcessTree
+from gateway.tools.bench.runner import NotMeasured, Running, running
+from gateway.tools.bench.targets import edit_yaml, launch_ray
 from gateway.tools.rewrite import rewrite_policy
 from serving.bundles.bundle import read_bundle
 from serving.bundles.manifest import MANIFEST_FILE
@@ -48,10 +47,7 @@ POLL_S = 0.05
 NEXT_VERSION = "2"
 NEXT_KEY = "keys/next"
 Step = Callable[[str, int], None]
-
-
-class PhaseFailed(Exception):
-    """The cluster did not become what it should: there is no figure. The message says what was waited for."""
+"""What is happening now, and how many parts were finished by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,7 @@ class Asking:
                 self.versions[version] += 1
 
     def more(self, requests: int) -> None:
-        """Wait until that many further calls have ended. Raises PhaseFailed."""
+        """Wait until that many further calls have ended. Raises NotMeasured."""
         goal = self.total + requests
         wait_for(lambda: self.total >= goal, f"{requests} further replies")
 
@@ -118,7 +114,7 @@ def _ask(endpoint: Endpoint, request: bytes, seen: Asking) -> None:
             except grpc.RpcError as error:
                 seen.count(_problem(error), "")
             except NotAnAnswer as error:
-                seen.count(error.problem, "")
+                seen.count(str(error), "")
             else:
                 seen.count("", oip.ModelInferResponse.FromString(reply).model_version)
 
@@ -129,26 +125,21 @@ def _problem(error: Any) -> str:
     return f"{error.code().name} {reason}{bracket}" if bracket else str(error.code().name)
 
 
-Change = Callable[[Running, Path, Asking], None]
-"""What is done to a server, whose gateway's directory is given, while its callers go on."""
-
-
 def measure_phases(directory: Path, bundles: Path, request: bytes, step: Step) -> dict[str, Phase]:
-    """Start the gateway and its cluster, and go through both phases. Raises StartFailed, PhaseFailed."""
+    """Start the gateway and its cluster, and go through both phases. Raises NotMeasured."""
     step("Replicas that fail: starting", 0)
     launch = launch_ray(directory, bundles, replicas=REPLICAS, cpus=REPLICA_CPUS)
     _trust_next_key(directory / "gateway")
     with running(launch, request) as server:
-        changes = {"replica_kill": _kill_replicas, "rolling_update": _update}
         found = {}
-        for name in PHASES:
+        for name, change in (("replica_kill", _kill_replicas), ("rolling_update", _update)):
             step(f"Replicas that fail: {name.replace('_', ' ')}", 0)
-            found[name] = _phase(server, request, directory / "gateway", changes[name])
+            found[name] = _phase(server, request, directory / "gateway", change)
             step(name, 1)
         return found
 
 
-def _phase(server: Running, request: bytes, home: Path, change: Change) -> Phase:
+def _phase(server: Running, request: bytes, home: Path, change: Callable[[Running, Path, Asking], None]) -> Phase:
     began_s = time.monotonic()
     with asking(server.endpoint, request) as seen:
         seen.more(REQUESTS_BESIDE)
@@ -174,7 +165,7 @@ def _update(server: Running, home: Path, seen: Asking) -> None:
     command = [sys.executable, "-m", "gateway", "ray", "deploy", str(home / "stockade.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=CHANGE_S_MAX, check=False)
     if done.returncode:
-        raise PhaseFailed(f"`stockade ray deploy` ended with {done.returncode}: {done.stderr}")
+        raise NotMeasured(f"`stockade ray deploy` ended with {done.returncode}: {done.stderr}")
     wait_for(lambda: not before & replicas_of(server.tree), "end of the old replicas")
     _serve(NEXT_VERSION, home)
     (supervisor,) = [pid for pid in server.tree.living() if "gateway serve" in server.tree.command(pid)]
@@ -186,10 +177,7 @@ def _trust_next_key(home: Path) -> None:
     """Make the key that will sign the new version, and have the gateway and its replicas trust it."""
     key = open_signing_key(home / f"{NEXT_KEY}.key")
     (home / f"{NEXT_KEY}.pub").write_bytes(public_pem(key))
-    file = home / "stockade.yaml"
-    config: dict[str, Any] = yaml.safe_load(file.read_text())
-    config["bundles"]["trusted_keys"].append(f"{NEXT_KEY}.pub")
-    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    edit_yaml(home / "stockade.yaml", lambda config: config["bundles"]["trusted_keys"].append(f"{NEXT_KEY}.pub"))
 
 
 def _write_next_version(bundle: Path, key: Path) -> None:
@@ -217,11 +205,11 @@ def replicas_of(tree: ProcessTree, application: str = "stockade-kiosk-1") -> set
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Return when the condition holds. Raises PhaseFailed when it does not within CHANGE_S_MAX."""
+    """Return when the condition holds. Raises NotMeasured when it does not within CHANGE_S_MAX."""
     give_up = time.monotonic() + CHANGE_S_MAX
     while not condition():
         if time.monotonic() > give_up:
-            raise PhaseFailed(f"no {what} within {CHANGE_S_MAX:g} s")
+            raise NotMeasured(f"no {what} within {CHANGE_S_MAX:g} s")
         time.sleep(POLL_S)
 
 

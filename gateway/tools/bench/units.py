@@ -2,65 +2,62 @@
 these.
 
 Counted is CPU time, by process and by stage, not time on the clock: on a machine with other work it is the steadier
-figure. Medians over rounds. What each part does:
+figure. Medians over rounds. The parts:
 
 - `processes`: CPU microseconds a request of worker and recorder, and the rows of a batch, by requests in flight and by
-  workers; bytes of log a request.
+  workers; `log`: bytes of log a request.
 - `seconds`: CPU milliseconds a second of each process at rest, and when every second has something to publish.
-- `stages`: CPU microseconds a request inside a worker (gateway/tools/bench/stages.py).
-- `principals`: memory and loading time by the number of principals (gateway/tools/bench/tenants.py).
-- `ray`: the same as `processes` where the model runs in a replica on a Ray cluster (gateway/tools/bench/ray_units.py);
-  null without Ray.
-- `ledger`: CPU microseconds a request of a Redis that keeps shared limits (gateway/tools/bench/ledger.py); null without
-  one.
+- `ray`: the same as `processes` with one worker, where the model runs in one replica on a Ray cluster of one node, all
+  on this machine; null without Ray. `cluster` is what of Ray is neither bridge nor replica: the raylet, the store of
+  its head (GCS), Serve's controller, agents.
+- `stages`, `principals`, `ledger` (null without Redis): costs.py.
 """
 
 from __future__ import annotations
 
-import argparse
+import asyncio
 import json
+import os
 import shutil
-import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from gateway.tools.bench import h2load
-from gateway.tools.bench.disk import log_bytes
-from gateway.tools.bench.frame import framed, image_request
-from gateway.tools.bench.gateway_launch import CLIENT, launch_gateway, read_metrics
-from gateway.tools.bench.h2load import SHAPES, H2loadFailed, InFlight, Load
-from gateway.tools.bench.hand_over import hand_over
-from gateway.tools.bench.isolation import enter_private_network
-from gateway.tools.bench.machine import machine_facts, our_versions
-from gateway.tools.bench.measure import NotServed, run_checked, settle, warm_up
-from gateway.tools.bench.memory import role_of
-from gateway.tools.bench.procfs import machine_busy_us
-from gateway.tools.bench.ray_launch import ray_missing
-from gateway.tools.bench.ray_units import ROLES, measure_on_ray
-from gateway.tools.bench.running import Running, StartFailed, running
-from gateway.tools.bench.stages import measure_stages
-from gateway.tools.bench.targets import MODEL
-from gateway.tools.bench.tenants import measure_principals
-from gateway.tools.bench.workspace import first_image, workspace
-from gateway.tools.samples import bundles_directory
+from gateway.tools.bench.costs import measure_ledger, measure_principals, measure_stages
+from gateway.tools.bench.load import SHAPES, InFlight, Load, closed, first_request, fixed_count, load_of, paced
+from gateway.tools.bench.runner import (
+    Bench,
+    Launch,
+    Result,
+    Running,
+    StartFailed,
+    medians,
+    read_metrics,
+    run_checked,
+    running,
+    settle,
+    table,
+    timed,
+    warm_up,
+)
+from gateway.tools.bench.targets import CLIENT, launch_gateway, launch_ray, ray_missing
 
 BATCHES = (1, 8, 64)
-LEDGER_SECONDS_MAX = 300
 LOG_RECORDS = 2000
 LOG_SECONDS_MAX = 60.0
 BUNDLE_RECORDS = 256
 TRICKLE_RPS = 20.0
+OUR_ROLES = ("worker", "recorder", "supervisor")
+RAY_ROLES = ("worker", "bridge", "replica", "cluster", "recorder", "supervisor")
+RAY_START_SECONDS_MAX = 400.0  # on a busy machine; what was measured before it is lost otherwise
+RAY_DIRECTORY_BYTES_MAX = 40  # a socket's path has 107 bytes, and Ray puts 66 behind: /r/session_.../sockets/...
+WORKSPACE_BYTES_MAX = 24
 
 
 class Effort(NamedTuple):
@@ -81,220 +78,183 @@ QUICK = Effort(
 )
 
 
-class Share(NamedTuple):
-    """What a run of requests took: CPU microseconds a request by role. `foreign_cores` is what others used."""
+class Site(NamedTuple):
+    """A server under measurement: its directory, what is sent to it, and the roles of its processes."""
 
-    requests: int
-    requests_per_s: float
-    worker_us: float
-    recorder_us: float
-    supervisor_us: float
-    batch_rows: float
-    p50_ms: float
-    foreign_cores: float
+    server: Running
+    home: Path
+    load: Load
+    roles: tuple[str, ...]
 
+    @property
+    def other(self) -> str:
+        """The role of processes that are none of a gateway's."""
+        return "cluster" if "cluster" in self.roles else "supervisor"
 
-def run(options: argparse.Namespace) -> int:
-    """The verb. Returns 0, or 2 when it could not be measured."""
-    err = Console(stderr=True, highlight=False)
-    if sentence := h2load.missing():
-        err.print(f"[red]stockade:[/red] {escape(sentence)}")
-        return 2
-    enter_private_network()
-    effort = QUICK if options.quick else Effort(options.rounds, options.seconds)
-    report: dict[str, Any] = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    with workspace(options.workspace) as directory:
-        report |= {"machine": machine_facts(directory), "versions": our_versions(), "effort": effort._asdict()}
-        try:
-            for name, part in _parts(options, effort, directory):
-                err.print(f"measured {name}")
-                report[name] = part
-        except (StartFailed, NotServed, H2loadFailed) as problem:
-            err.print(f"[red]stockade:[/red] {escape(str(problem))}")
-            return 2
-    hand_over(report, options, lambda out: _show(report, out))
-    return 0
+    def spent_us(self) -> Counter[str]:
+        return self.server.tree.cpu_us_by_role(self.other)
 
 
-def _parts(options: argparse.Namespace, effort: Effort, directory: Path) -> Iterator[tuple[str, Any]]:
+def units(bench: Bench) -> Result:
+    """The measure."""
+    effort = QUICK if bench.options.quick else Effort(bench.options.rounds, bench.options.seconds)
+    report = {"effort": effort._asdict(), **bench.parts(_parts(bench, effort))}
+    return Result(report, lambda out: _show(report, out))
+
+
+def _parts(bench: Bench, effort: Effort) -> Iterator[tuple[str, Any]]:
     """Every part of the report, by name."""
-    bundles = options.bundles or bundles_directory()
-    request = image_request(MODEL, first_image())
-    body = directory / "body"
-    body.write_bytes(framed(request))
+    directory = bench.directory
     processes: dict[str, Any] = {}
     for workers in effort.workers:
-        launch = launch_gateway(directory / str(workers), bundles, tls=options.tls, protected=True)
+        launch = launch_gateway(
+            directory / str(workers),
+            bench.bundles,
+            tls=bench.options.tls,
+            configure=lambda config, workers=workers: config.update(workers=workers),  # type: ignore[misc]
+        )
         home = launch.directory / "gateway"
-        _set_workers(home / "stockade.yaml", workers)
+        request = first_request()
         with running(launch, request) as server:
-            load = Load(server.endpoint.url, body, server.endpoint.headers)
-            warm_up(load, effort.warm_up_s, directory)
-            by_shape = {
-                str(shape.total): _median(
-                    [_share(server, load, shape, effort.seconds, home) for _ in range(effort.rounds)]
-                )
-                for shape in SHAPES
-            }
-            processes[str(workers)] = {name: share._asdict() for name, share in by_shape.items()}
+            site = _site(server, launch, OUR_ROLES)
+            warm_up(site.load, effort.warm_up_s)
+            processes[str(workers)] = _by_shape(site, effort)
             if workers > 1:
                 continue
-            yield "log", _log_share(server, load, home)
-            yield (
-                "seconds",
-                {
-                    "at_rest": _at_rest(server, effort.rest_s),
-                    "trickle": _trickle(server, load, effort.rest_s, directory),
-                },
-            )
+            yield "log", _log_share(site)
+            yield "seconds", {"at_rest": _at_rest(site, effort.rest_s), "trickle": _trickle(site, effort.rest_s)}
             key = (home / "clients" / f"{CLIENT}.key").read_text().strip()
-            stages = measure_stages(home, request, key, BATCHES, requests=effort.stage_requests, rounds=effort.rounds)
-            yield "stages", {str(size): found for size, found in stages.items()}
+            sizes = {"requests": effort.stage_requests, "rounds": effort.rounds}
+            yield "stages", asyncio.run(measure_stages(home, request, key, BATCHES, **sizes))
     yield "processes", processes
-    yield "ray", _on_ray(directory, bundles, request, body, effort)
-    yield "ledger", _ledger(directory, effort.ledger_requests)
+    yield "ray", None if ray_missing() else measure_on_ray(directory / "ray", bench.bundles, effort)
+    redis = shutil.which("redis-server") and find_spec("redis")
+    yield "ledger", measure_ledger(directory, BATCHES, requests=effort.ledger_requests) if redis else None
     yield "principals", [measure_principals(home, count) for count in effort.principals]
 
 
-def _on_ray(directory: Path, bundles: Path, request: bytes, body: Path, effort: Effort) -> dict[str, Any] | None:
-    """What it costs on a cluster, where Ray is installed."""
-    if ray_missing() is not None:
-        return None
-    return measure_on_ray(
-        directory / "ray",
-        bundles,
-        request,
-        body,
-        rounds=effort.rounds,
-        seconds=effort.seconds,
-        rest_s=effort.rest_s,
-        batches=_batches,
-    )
+def measure_on_ray(directory: Path, bundles: Path, effort: Effort) -> dict[str, Any]:
+    """Return CPU microseconds a request by role and requests in flight, and CPU milliseconds a second at rest.
+
+    Raises StartFailed, NotMeasured, H2loadFailed.
+    """
+    if len(os.fsencode(directory)) > RAY_DIRECTORY_BYTES_MAX:
+        advice = f"take a --workspace of {WORKSPACE_BYTES_MAX} bytes at most"
+        raise StartFailed(f"{directory} is too long a path for the sockets of Ray; {advice}", "")
+    launch = replace(launch_ray(directory, bundles), start_seconds_max=RAY_START_SECONDS_MAX)
+    with running(launch, first_request()) as server:
+        site = _site(server, launch, RAY_ROLES)
+        warm_up(site.load, effort.seconds)
+        return {"in_flight": _by_shape(site, effort), "at_rest_ms": _at_rest(site, effort.rest_s)}
 
 
-def _set_workers(path: Path, workers: int) -> None:
-    config: dict[str, Any] = yaml.safe_load(path.read_text())
-    config["workers"] = workers
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+def _site(server: Running, launch: Launch, roles: tuple[str, ...]) -> Site:
+    load = load_of(server.endpoint, first_request(), launch.directory)
+    return Site(server, launch.directory / "gateway", load, roles)
 
 
-def _by_role(server: Running) -> dict[str, int]:
-    """CPU microseconds so far; workers added up."""
-    spent: dict[str, int] = {"worker": 0, "recorder": 0, "supervisor": 0}
-    for pid, stat in server.tree.living().items():
-        spent[role_of(server.tree.command(pid))] += stat.cpu_us
-    return spent
+def _by_shape(site: Site, effort: Effort) -> dict[str, dict[str, float]]:
+    return {
+        str(shape.total): medians([_share(site, shape, effort.seconds) for _ in range(effort.rounds)])
+        for shape in SHAPES
+    }
 
 
-def _since(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
-    return {role: after[role] - before[role] for role in before}
+def _share(site: Site, shape: InFlight, seconds: float) -> dict[str, float]:
+    """One run in a closed loop: CPU microseconds a request by role. `foreign_cores` includes h2load."""
+    server = site.server
+    rows, batches = _batches(server)
+    run = timed(server, site.load, closed(site.load, shape, seconds), seconds, settled=True, other=site.other)
+    rows_after, batches_after = _batches(server)
+    return {
+        "requests": run.report.done,
+        "requests_per_s": run.report.requests_per_s,
+        **{f"{role}_us": run.roles_us[role] / run.report.done for role in site.roles},
+        "batch_rows": (rows_after - rows) / max(1.0, batches_after - batches),
+        "p50_ms": run.latency.p50_ms,
+        "foreign_cores": max(0.0, (run.machine_us - run.roles_us.total()) / 1e6 / run.seconds),
+    }
 
 
-def _share(server: Running, load: Load, shape: InFlight, seconds: float, home: Path) -> Share:
-    """Measure one run in a closed loop."""
-    log = home.parent / "units.log"
-    log.unlink(missing_ok=True)  # h2load appends
-    settle(server)
-    rows, batches = _batches(home)
-    before, busy_us, began_s = _by_role(server), machine_busy_us(), time.monotonic()
-    report = run_checked(server, h2load.closed(load, shape, seconds, log), seconds)
-    settle(server)  # what was asked for is answered, recorded and published
-    spent, busy_us, took_s = _since(before, _by_role(server)), machine_busy_us() - busy_us, time.monotonic() - began_s
-    rows_after, batches_after = _batches(home)
-    with log.open() as lines:
-        latency = h2load.parse_log(lines)
-    return Share(
-        requests=report.done,
-        requests_per_s=report.requests_per_s,
-        worker_us=spent["worker"] / report.done,
-        recorder_us=spent["recorder"] / report.done,
-        supervisor_us=spent["supervisor"] / report.done,
-        batch_rows=(rows_after - rows) / max(1.0, batches_after - batches),
-        p50_ms=latency.p50_ms,
-        foreign_cores=max(0.0, (busy_us - sum(spent.values())) / 1e6 / took_s),
-    )
-
-
-def _median(rounds: Sequence[Share]) -> Share:
-    return Share(*(statistics.median(each) for each in zip(*rounds, strict=True)))
-
-
-def _batches(home: Path) -> tuple[float, float]:
+def _batches(server: Running) -> tuple[float, float]:
     """Rows and batches so far, from the gateway's own metrics."""
-    rows = batches = 0.0
-    for line in _page(home).splitlines():
-        if line.startswith("stockade_batch_rows_sum"):
-            rows += float(line.rpartition(" ")[2])
-        elif line.startswith("stockade_batch_rows_count"):
-            batches += float(line.rpartition(" ")[2])
+    totals = {"stockade_batch_rows_sum": 0.0, "stockade_batch_rows_count": 0.0}
+    for line in read_metrics(server.endpoint.metrics or 0).splitlines():
+        for name in totals:
+            if line.startswith(name):
+                totals[name] += float(line.rpartition(" ")[2])
+    rows, batches = totals.values()
     return rows, batches
 
 
-def _page(home: Path) -> str:
-    config: dict[str, Any] = yaml.safe_load((home / "stockade.yaml").read_text())
-    return read_metrics(int(config["listen"]["metrics"].rpartition(":")[2]))
-
-
-def _log_share(server: Running, load: Load, home: Path) -> dict[str, float]:
+def _log_share(site: Site) -> dict[str, float]:
     """Bytes of the log a record, by what they are, and files: of whole tiles, as it is in the long run."""
-    run_checked(server, h2load.fixed_count(load, SHAPES[-1], LOG_RECORDS, home.parent / "log.log"), LOG_SECONDS_MAX)
-    settle(server)
-    found = log_bytes(home / "log")
+    run_checked(site.server, fixed_count(site.load, SHAPES[-1], LOG_RECORDS), LOG_SECONDS_MAX)
+    settle(site.server)
+    found = log_bytes(site.home / "log")
     records = found["bundles"] * BUNDLE_RECORDS
     return {"records": records} | {kind: count / records for kind, count in found.items() if kind != "bundles"}
 
 
-def _at_rest(server: Running, seconds: float) -> dict[str, float]:
+def log_bytes(directory: Path) -> dict[str, int]:
+    """Bytes of entries, hash tiles and payloads of a public log, whole tiles only; how many files and entry bundles.
+
+    Narrower copies of a tile (`.p/`) go when the tile is full, so they are no part of what a request costs.
+    """
+    found = {"entries_bytes": 0, "tiles_bytes": 0, "payloads_bytes": 0, "files": 0, "bundles": 0}
+    for path in directory.rglob("*"):
+        parts = path.relative_to(directory).parts
+        if parts[0] not in {"blobs", "tile"} or any(part.endswith(".p") for part in parts) or not path.is_file():
+            continue
+        entries = parts[:2] == ("tile", "entries")
+        kind = "payloads_bytes" if parts[0] == "blobs" else "entries_bytes" if entries else "tiles_bytes"
+        found[kind] += path.stat().st_size
+        found["files"] += 1
+        found["bundles"] += entries
+    return found
+
+
+def _at_rest(site: Site, seconds: float) -> dict[str, float]:
     """CPU milliseconds a second by role, while nobody calls."""
-    settle(server)
-    before, began_s = _by_role(server), time.monotonic()
+    settle(site.server)
+    before, began_s = site.spent_us(), time.monotonic()
     time.sleep(seconds)
-    spent, took_s = _since(before, _by_role(server)), time.monotonic() - began_s
-    return {role: us / 1000 / took_s for role, us in spent.items()}
+    return _ms_a_second(site, before, time.monotonic() - began_s)
 
 
-def _trickle(server: Running, load: Load, seconds: float, directory: Path) -> dict[str, float]:
+def _trickle(site: Site, seconds: float) -> dict[str, float]:
     """The same while TRICKLE_RPS requests a second come, so that every second has something to publish."""
-    settle(server)
-    before, began_s = _by_role(server), time.monotonic()
-    command = h2load.paced(load, InFlight(1, 1), TRICKLE_RPS, seconds, directory / "trickle.log")
-    run_checked(server, command, 4 * seconds)
-    spent, took_s = _since(before, _by_role(server)), time.monotonic() - began_s
-    return {"requests_per_s": TRICKLE_RPS} | {role: us / 1000 / took_s for role, us in spent.items()}
+    settle(site.server)
+    before, began_s = site.spent_us(), time.monotonic()
+    run_checked(site.server, paced(site.load, InFlight(1, 1), TRICKLE_RPS, seconds), 4 * seconds)
+    return {"requests_per_s": TRICKLE_RPS} | _ms_a_second(site, before, time.monotonic() - began_s)
 
 
-def _ledger(directory: Path, requests: int) -> Any:
-    """What shared limits cost, where Redis and redis-py are installed."""
-    if shutil.which("redis-server") is None or find_spec("redis") is None:
-        return None
-    arguments = [str(directory), str(requests), *map(str, BATCHES)]
-    command = [sys.executable, "-m", "gateway.tools.bench.ledger", *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=LEDGER_SECONDS_MAX)
-    return json.loads(done.stdout)
+def _ms_a_second(site: Site, before: Mapping[str, int], seconds: float) -> dict[str, float]:
+    after = site.spent_us()
+    return {role: (after[role] - before[role]) / 1000 / seconds for role in site.roles}
 
 
 def _show(report: Mapping[str, Any], out: Console) -> None:
-    shares = Table("workers", "in flight", "req/s", "worker us", "recorder us", "rows a batch", "others' cores")
-    for workers, by_shape in report["processes"].items():
-        for in_flight, share in by_shape.items():
-            figures = (share["worker_us"], share["recorder_us"], share["batch_rows"], share["foreign_cores"])
-            shares.add_row(workers, in_flight, f"{share['requests_per_s']:,.0f}", *(f"{each:.1f}" for each in figures))
-    out.print(shares)
+    names = ("worker_us", "recorder_us", "batch_rows", "foreign_cores")
+    rows = [
+        (workers, in_flight, f"{share['requests_per_s']:,.0f}", *(f"{share[name]:.1f}" for name in names))
+        for workers, by_shape in report["processes"].items()
+        for in_flight, share in by_shape.items()
+    ]
+    headings = ("workers", "in flight", "req/s", "worker us", "recorder us", "rows a batch", "others' cores")
+    out.print(table(headings, rows))
     if report["ray"] is not None:
-        _show_ray(report["ray"]["in_flight"], report["processes"]["1"], out)
-    stages = Table("rows a batch", *next(iter(report["stages"].values())))
-    for size, found in report["stages"].items():
-        stages.add_row(size, *(f"{each:.1f}" for each in found.values()))
-    out.print(stages)
+        rows = []
+        for in_flight, share in report["ray"]["in_flight"].items():
+            spent = [share[f"{role}_us"] for role in RAY_ROLES]
+            alone = sum(report["processes"]["1"][in_flight][f"{role}_us"] for role in OUR_ROLES)
+            figures = (*(f"{each:.0f}" for each in spent), f"{share['batch_rows']:.1f}", f"{sum(spent) / alone:.1f}")
+            rows.append((in_flight, f"{share['requests_per_s']:,.0f}", *figures))
+        roles = (f"{role} us" for role in RAY_ROLES)
+        out.print(table(("on Ray, in flight", "req/s", *roles, "rows a batch", "x in process"), rows))
+    stages = report["stages"]
+    rows = [(size, *(f"{each:.1f}" for each in found.values())) for size, found in stages.items()]
+    out.print(table(("rows a batch", *next(iter(stages.values()))), rows))
     for name in ("log", "seconds", "principals", "ledger"):
         out.print(f"{name}: {json.dumps(report[name])}")
-
-
-def _show_ray(on_ray: Mapping[str, Any], in_process: Mapping[str, Any], out: Console) -> None:
-    table = Table("on Ray, in flight", "req/s", *(f"{role} us" for role in ROLES), "rows a batch", "x in process")
-    for in_flight, share in on_ray.items():
-        spent = [share[f"{role}_us"] for role in ROLES]
-        alone = sum(in_process[in_flight][f"{role}_us"] for role in ("worker", "recorder", "supervisor"))
-        figures = (*(f"{each:.0f}" for each in spent), f"{share['batch_rows']:.1f}", f"{sum(spent) / alone:.1f}")
-        table.add_row(in_flight, f"{share['requests_per_s']:,.0f}", *figures)
-    out.print(table)

@@ -6,13 +6,13 @@ import html
 from typing import TYPE_CHECKING, Any
 
 from gateway.tools.demo.plots import bars, histogram, shares
-from gateway.tools.demo.report import caught, easier, tally
+from gateway.tools.demo.report import easier, tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from gateway.tools.demo.play import Evidence, Played
+    from gateway.tools.demo.play import Played
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b2733; --faint: #5a6b7b; --line: #d5dde5; --page: #fff; --code: #f1f4f7;
@@ -34,7 +34,7 @@ svg { width: 100%; height: auto } code { background: var(--code); padding: 0 .25
 """
 
 
-def write_page(path: Path, played: Sequence[Played], evidence: Evidence, report: dict[str, Any]) -> None:
+def write_page(path: Path, played: Sequence[Played], report: dict[str, Any]) -> None:
     """Write the page."""
     audit = report["audit"]
     facts = [
@@ -59,14 +59,14 @@ after its record was on disk.</p>
 <h2>What the evidence screen said</h2>
 <p>Calibrated so that at most 1 % of honest images are flagged. Flagged images are answered and recorded; the farthest
 are refused. Beside each bar: the share that was flagged or refused.</p>
-{verdicts(played)}
+{verdicts(played, report)}
 <h2>What was refused, and why</h2>
 {bars(report["refused"], "requests")}
 <h2>The audit log</h2>
 <p>{tally(report)}</p>
 <p>Verified offline with nothing but the public key: {mark(ok=audit["verified"], good="verified", bad="NOT VERIFIED")}.
 Root <code>{audit["root"]}</code>.</p>
-<p>Then one byte was flipped in a copy ({html.escape(evidence.flipped)}):
+<p>Then one byte was flipped in a copy ({html.escape(audit["flipped"])}):
 {mark(ok=audit["tamper_detected"], good="found", bad="NOT FOUND")}, <code>{html.escape(first)}</code>.</p>
 """
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Stockade demo</title>'
@@ -79,12 +79,10 @@ def mark(*, ok: bool, good: str, bad: str) -> str:
     return f'<b class="{"good" if ok else "bad"}">{good if ok else bad}</b>'
 
 
-def verdicts(played: Sequence[Played]) -> str:
+def verdicts(played: Sequence[Played], report: dict[str, Any]) -> str:
     """Plot the share of rows that were flagged and refused, scene by scene."""
-    shown = [one for one in played if one.scene.foreign or one is played[0]]
-    rows = {}
-    for one in shown:
-        total = max(1, sum(one.verdicts.values()))
-        passed, flagged, refused = (100 * one.verdicts[verdict] / total for verdict in ("pass", "flag", "refuse"))
-        rows[one.scene.title] = (passed, flagged, refused)
-    return shares(rows, [f"{caught(one):.1%}" for one in shown], "% of rows")
+    titles, rows = {one.scene.name: one.scene.title for one in played}, {}
+    for name, found in report["screens"].items():
+        flagged, refused = (100 * found[verdict] / max(1, found["rows"]) for verdict in ("flagged", "refused"))
+        rows[titles[name]] = (100 - flagged - refused, flagged, refused)
+    return shares(rows, [f"{found['caught_share']:.1%}" for found in report["screens"].values()], "% of rows")

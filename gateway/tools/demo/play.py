@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,7 +24,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from gateway.tools.demo.page import write_page
 from gateway.tools.demo.report import as_json, show
 from gateway.tools.demo.scenes import Scene, scenes
-from gateway.tools.demo.tamper import flip_one_byte
 from gateway.tools.init.init import Ports, init_directory
 from gateway.tools.local import Local, NotServing, serving
 from gateway.tools.samples import bundles_directory
@@ -45,6 +45,7 @@ NO_CLIENT = """there is no client at {}: run `make demo`, or make one with
 EX_FAILED = 1
 EX_UNUSABLE = 2
 SEED = 7
+STATUS = re.compile(rb'"status":(\d+)')
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -60,25 +61,27 @@ class Played:
     refused: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
 
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """What the log's entries are of: requests with one of their own, sums of refusals, and the gateway itself."""
-
-    requests: int
-    sums: int
-    summed: int
-    own: int
+    def note(self, line: dict[str, Any]) -> None:
+        """Take in one line of the client."""
+        if "seconds" in line:
+            self.seconds = line["seconds"]
+        elif "details" in line:
+            self.refused[line["details"].removeprefix("[").partition("]")[0]] += 1
+        else:
+            self.answered += 1
+            self.latencies_ms.append(line["ms"])
+            labels = self.scene.labels
+            self.correct += bool(labels is not None and labels[line["number"]] == line["class"])
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the log says: verified as it stands, and with one byte flipped in a copy."""
+    """What the log says: verified as it stands, and with one byte flipped in a copy; entries by what they are of."""
 
     whole: Report
     tampered: Report
     flipped: str
-    records: Records
+    records: dict[str, int]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -105,14 +108,14 @@ def run(options: argparse.Namespace) -> int:
             return EX_FAILED
         evidence = examine(directory)
         report = as_json(played, evidence, measured_accuracy(directory), time.monotonic() - began)
-        write_page(options.page, played, evidence, report)
+        write_page(options.page, played, report)
     if options.report:
         options.report.parent.mkdir(parents=True, exist_ok=True)
         options.report.write_text(json.dumps(report, indent=2) + "\n")
     if options.json:
         print_json(report)
     else:
-        show(played, evidence, report, console)
+        show(played, report, console)
         console.print(f"\nA page with plots: [bold]{options.page}[/bold]")
     return 0 if report["audit"]["verified"] and report["audit"]["tamper_detected"] else EX_FAILED
 
@@ -156,24 +159,8 @@ def play(scene: Scene, gateway: Local, python: Path, scratch: Path) -> Played:
         raise NotServing(f"the client failed:\n{sent.stderr[-2000:]}")
     played = Played(scene, verdicts=verdicts(gateway) - before)
     for line in sent.stdout.splitlines():
-        note(json.loads(line), played)
+        played.note(json.loads(line))
     return played
-
-
-def note(line: dict[str, Any], played: Played) -> None:
-    """Take in one line of the client."""
-    if "seconds" in line:
-        played.seconds = line["seconds"]
-        return
-    if "details" in line:
-        reason = line["details"].removeprefix("[").partition("]")[0]
-        played.refused[reason] += 1
-        return
-    played.answered += 1
-    played.latencies_ms.append(line["ms"])
-    labels = played.scene.labels
-    if labels is not None and labels[line["number"]] == line["class"]:
-        played.correct += 1
 
 
 def verdicts(gateway: Local) -> Counter[str]:
@@ -198,13 +185,31 @@ def examine(directory: Path) -> Evidence:
         return Evidence(whole, verify_log(copy, [vkey], processes=0), flipped, count_records(log, vkey))
 
 
-def count_records(log: Path, vkey: str) -> Records:
-    """Count what the entries of a log are of."""
+def flip_one_byte(log: Path) -> str:
+    """Change one bit of a recorded status, so that the record still reads like one. Returns what was done.
+
+    Only the Merkle tree can tell: the entry stays well-formed. Raises ValueError for a log without requests.
+    """
+    for bundle in sorted(path for path in (log / "tile" / "entries").rglob("*") if path.is_file()):
+        data = bytearray(bundle.read_bytes())
+        found = STATUS.search(data)
+        if found:
+            at = found.end() - 1
+            was = chr(data[at])
+            data[at] ^= 1
+            bundle.write_bytes(data)
+            return f"byte {at} of {bundle.relative_to(log)}, a status {was} into {chr(data[at])}"
+    raise ValueError("the log holds no request")
+
+
+def count_records(log: Path, vkey: str) -> dict[str, int]:
+    """Count what a log's entries are of: requests with one of their own, sums of refusals, and the gateway itself."""
     reader = LogReader.open(log, parse_vkey(vkey))
     entries = [parse(entry) for entry in reader.entries(0, reader.checkpoint.size)]
     sums = [entry["count"] for entry in entries if "count" in entry]
     requests = sum(entry.get("method") == INFER for entry in entries)
-    return Records(requests, len(sums), sum(sums), len(entries) - len(sums) - requests)
+    own = len(entries) - len(sums) - requests
+    return {"requests": requests, "sums": len(sums), "summed": sum(sums), "own": own}
 
 
 def measured_accuracy(directory: Path) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,19 +35,10 @@ def as_json(played: Sequence[Played], evidence: Evidence, measured: float, secon
         "p50_ms": round(float(np.percentile(products.latencies_ms, 50)), 3),
         "p99_ms": round(float(np.percentile(products.latencies_ms, 99)), 3),
         "refused": dict(sorted(refused.items())),
-        "screens": {
-            one.scene.name: {
-                "rows": sum(one.verdicts.values()),
-                "flagged": one.verdicts["flag"],
-                "refused": one.verdicts["refuse"],
-                "caught_share": round(caught(one), 4),
-            }
-            for one in played
-            if one.scene.foreign or one is products
-        },
+        "screens": {one.scene.name: screened(one) for one in played if one.scene.foreign or one is products},
         "audit": {
             "size": evidence.whole.size,
-            "records": asdict(evidence.records),
+            "records": evidence.records,
             "root": evidence.whole.root,
             "verified": evidence.whole.exit_code == OK,
             "tamper_detected": evidence.tampered.exit_code == TAMPERED,
@@ -59,10 +49,11 @@ def as_json(played: Sequence[Played], evidence: Evidence, measured: float, secon
     }
 
 
-def caught(one: Played) -> float:
-    """Return the share of a scene's rows that a screen flagged or refused."""
-    rows = sum(one.verdicts.values())
-    return (one.verdicts["flag"] + one.verdicts["refuse"]) / rows if rows else 0.0
+def screened(one: Played) -> dict[str, float]:
+    """Return what a screen said of a scene's rows: `caught_share` of them it flagged or refused."""
+    rows, flagged, refused = one.verdicts.total(), one.verdicts["flag"], one.verdicts["refuse"]
+    caught = round((flagged + refused) / rows, 4) if rows else 0.0
+    return {"rows": rows, "flagged": flagged, "refused": refused, "caught_share": caught}
 
 
 def easier(report: dict[str, Any]) -> str:
@@ -81,41 +72,43 @@ def tally(report: dict[str, Any]) -> str:
     )
 
 
-def show(played: Sequence[Played], evidence: Evidence, report: dict[str, Any], console: Console) -> None:
+def show(played: Sequence[Played], report: dict[str, Any], console: Console) -> None:
     """Print the results as tables that fit a terminal of 80 columns."""
-    served = Table(title="1,000 product images from an unmodified tritonclient, over TLS", title_justify="left")
-    for column in ("accuracy", "requests/s", "p50", "p99"):
-        served.add_column(column, justify="right")
-    served.add_row(
-        f"{report['accuracy']:.1%}", f"{report['rps']:,.0f}", f"{report['p50_ms']:.1f} ms", f"{report['p99_ms']:.1f} ms"
-    )
-    console.print(served)
+    served = [f"{report['accuracy']:.1%}", f"{report['rps']:,.0f}"]
+    served += [f"{report['p50_ms']:.1f} ms", f"{report['p99_ms']:.1f} ms"]
+    title = "1,000 product images from an unmodified tritonclient, over TLS"
+    console.print(table(title, ["accuracy", "requests/s", "p50", "p99"], [served], left=()))
     console.print(easier(report))
-    screens = Table("shown to the model", title="What the evidence screen said", title_justify="left")
-    for column in ("rows", "passed", "flagged", "refused", "caught"):
-        screens.add_column(column, justify="right")
-    for one in played:
-        if not one.scene.foreign and one is not played[0]:
-            continue
-        counts = [str(one.verdicts[verdict]) for verdict in ("pass", "flag", "refuse")]
-        screens.add_row(one.scene.title, str(sum(one.verdicts.values())), *counts, f"{caught(one):.1%}")
-    console.print(screens)
-    refusals = Table("who", title="What was refused, and why", title_justify="left")
-    refusals.add_column("sent", justify="right")
-    refusals.add_column("answered", justify="right")
-    refusals.add_column("refused")
+    titles, screens, refusals = {one.scene.name: one.scene.title for one in played}, [], []
+    for name, found in report["screens"].items():
+        counts = (
+            found["rows"],
+            found["rows"] - found["flagged"] - found["refused"],
+            found["flagged"],
+            found["refused"],
+        )
+        screens.append([titles[name], *map(str, counts), f"{found['caught_share']:.1%}"])
+    headings = ["shown to the model", "rows", "passed", "flagged", "refused", "caught"]
+    console.print(table("What the evidence screen said", headings, screens))
     for one in played[1:]:
         if not one.scene.foreign:
             reasons = ", ".join(f"{count} {reason}" for reason, count in one.refused.most_common())
-            refusals.add_row(one.scene.title, str(len(one.scene.images)), str(one.answered), reasons)
-    console.print(refusals)
-    whole, tampered = evidence.whole, evidence.tampered
-    verdict = "[green]verified[/green]" if report["audit"]["verified"] else "[red]NOT VERIFIED[/red]"
-    console.print(f"Audit log: {whole.size:,} records, {verdict}, root {whole.root[:16]}...")
+            refusals.append([one.scene.title, str(len(one.scene.images)), str(one.answered), reasons])
+    console.print(table("What was refused, and why", ["who", "sent", "answered", "refused"], refusals, left=(0, 3)))
+    audit = report["audit"]
+    verdict = "[green]verified[/green]" if audit["verified"] else "[red]NOT VERIFIED[/red]"
+    console.print(f"Audit log: {audit['size']:,} records, {verdict}, root {audit['root'][:16]}...")
     console.print(tally(report))
-    found = "[green]found[/green]" if report["audit"]["tamper_detected"] else "[red]NOT FOUND[/red]"
-    first = tampered.findings[0] if tampered.findings else None
-    console.print(
-        f"One byte flipped in a copy ({evidence.flipped}): {found}"
-        + (f": {first.what} ({first.where})" if first is not None else "")
-    )
+    found = "[green]found[/green]" if audit["tamper_detected"] else "[red]NOT FOUND[/red]"
+    first = "".join(f": {finding}" for finding in audit["tamper_findings"][:1])
+    console.print(f"One byte flipped in a copy ({audit['flipped']}): {found}{first}")
+
+
+def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> Table:
+    """Return a table whose figures stand at the right; `left` are the columns of words."""
+    made = Table(title=title, title_justify="left")
+    for place, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if place in left else "right")
+    for row in rows:
+        made.add_row(*row)
+    return made

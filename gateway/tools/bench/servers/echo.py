@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--reply", type=Path, required=True, help="file with the serialized ModelInferResponse")
-    args = parser.parse_args()
+    args, _ = parser.parse_known_args()
     uvloop.run(serve(args.port, args.reply.read_bytes()))
 
 

@@ -46,16 +46,13 @@ def write_settings(directory: Path, args: argparse.Namespace) -> None:
         "grpc_port": args.port,
         "http_port": args.port + 1,
         "metrics_endpoint": None,
-        "parallel_workers": args.workers,
+        "parallel_workers": 0,  # infer in the server's own process
     }
     model = {
         "name": "kiosk",
         "implementation": "mlserver_kiosk.KioskRuntime",
         "parameters": {"uri": str(args.model.resolve()), "version": "1"},
     }
-    if args.batch_rows_max > 1:
-        model["max_batch_size"] = args.batch_rows_max
-        model["max_batch_time"] = args.batch_time_max_s
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "settings.json").write_text(json.dumps(server))
     (directory / "model-settings.json").write_text(json.dumps(model))
@@ -67,10 +64,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=0, help="0 = infer in the server's own process")
-    parser.add_argument("--batch-rows-max", type=int, default=1, help="above 1 turns adaptive batching on")
-    parser.add_argument("--batch-time-max-s", type=float, default=0.001)
-    args = parser.parse_args()
+    args, _ = parser.parse_known_args()
     write_settings(args.directory, args)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-m", "mlserver.cli.main", "start", str(args.directory)]

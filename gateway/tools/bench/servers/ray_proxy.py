@@ -4,7 +4,7 @@ Runs under the interpreter of the `ray` peer environment. Everything the documen
 RAY_SERVE_THROUGHPUT_OPTIMIZED, no access log, no dashboard, no limit on ongoing requests that the load could meet; with
 RAY_SERVE_ENABLE_HA_PROXY the same runs behind HAProxy, Ray's opt-in ingress. The handlers have no (de)serializers, so
 Ray is spared protobuf: the figure flatters it. Ray listens on every interface and offers no setting for that: start it
-where there is only loopback (gateway/tools/bench/isolation.py).
+where there is only loopback (gateway/tools/bench/machine.py).
 """
 
 from __future__ import annotations
@@ -80,7 +80,6 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--reply", type=Path, required=True, help="file with the serialized ModelInferResponse")
     parser.add_argument("--directory", type=Path, required=True, help="Ray's session files; a short path")
-    parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--model", help="ONNX graph that the replica runs; without it, it answers with --reply")
     args = parser.parse_args()
     stop = threading.Event()
@@ -101,9 +100,9 @@ def main() -> None:
             grpc_options=gRPCOptions(port=args.port, grpc_servicer_functions=["ray_proxy.add_servicer"]),
             logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         )
-        deployment = serve.deployment(
-            num_replicas=args.replicas, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}
-        )(Kiosk if args.model else Echo)
+        deployment = serve.deployment(num_replicas=1, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0})(
+            Kiosk if args.model else Echo
+        )
         told = (args.reply.read_bytes(), *([args.model] if args.model else []))
         serve.run(deployment.bind(*told), route_prefix="/")
         stop.wait()

@@ -37,9 +37,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--instances", type=int, default=1)
-    parser.add_argument("--queue-delay-us", type=int, default=0)
-    args = parser.parse_args()
+    args, _ = parser.parse_known_args()
     config = TritonConfig(
         grpc_address="127.0.0.1",
         grpc_port=args.port,
@@ -51,13 +49,10 @@ def main() -> None:
     with Triton(config=config, workspace=workspace) as triton:
         triton.bind(
             model_name="kiosk",
-            infer_func=[Kiosk(args.model).infer for _ in range(args.instances)],
+            infer_func=Kiosk(args.model).infer,
             inputs=[Tensor(name="image", dtype=np.float32, shape=(28, 28))],
             outputs=[Tensor(name="probabilities", dtype=np.float32, shape=(10,))],
-            config=ModelConfig(
-                max_batch_size=64,
-                batcher=DynamicBatcher(max_queue_delay_microseconds=args.queue_delay_us),
-            ),
+            config=ModelConfig(max_batch_size=64, batcher=DynamicBatcher(max_queue_delay_microseconds=0)),
             strict=False,
         )
         triton.serve()

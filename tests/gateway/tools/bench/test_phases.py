@@ -6,14 +6,14 @@ import grpc
 import pytest
 
 from gateway.tools.bench import phases
-from gateway.tools.bench.frame import METHOD, image_request
-from gateway.tools.bench.phases import Phase, PhaseFailed, as_json, asking, wait_for
-from gateway.tools.bench.running import Endpoint, free_ports, running
+from gateway.tools.bench.load import METHOD, Endpoint, first_request
+from gateway.tools.bench.machine import free_ports
+from gateway.tools.bench.phases import Phase, as_json, asking, wait_for
+from gateway.tools.bench.runner import NotMeasured, running
 from gateway.tools.bench.targets import TARGETS, Place
-from gateway.tools.bench.workspace import first_image
 from gateway.tools.samples import bundles_directory
 
-REQUEST = image_request("kiosk", first_image())
+REQUEST = first_request()
 
 
 def test_callers_count_answers_by_version_and_every_other_end_as_an_error(tmp_path):
@@ -64,7 +64,7 @@ def test_a_refusal_is_an_error_by_its_reason_and_so_is_an_answer_that_is_no_pred
 
 def test_what_does_not_come_is_named(monkeypatch):
     monkeypatch.setattr(phases, "CHANGE_S_MAX", 0.0)
-    with asking(Endpoint(free_ports(1)[0]), REQUEST, callers=1) as seen, pytest.raises(PhaseFailed, match="no tea"):
+    with asking(Endpoint(free_ports(1)[0]), REQUEST, callers=1) as seen, pytest.raises(NotMeasured, match="no tea"):
         wait_for(lambda: seen.versions["1"] > 0, "tea")
 
 

@@ -2,15 +2,19 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
-from gateway.tools.bench import add_verbs, h2load, peers
-from gateway.tools.bench.serve import Plan, measure_all, run
+from gateway.tools.bench import add_verbs, peers
+from gateway.tools.bench.machine import h2load_missing
+from gateway.tools.bench.serve import FIGURES, IN_FLIGHT, RATIOS, Cell, Plan, as_json, as_table, measure_all
 from gateway.tools.bench.targets import TARGETS, Place
 from gateway.tools.samples import bundles_directory
 
-needs_h2load = pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
+needs_h2load = pytest.mark.skipif(h2load_missing() is not None, reason=str(h2load_missing()))
 
 
 def command_line(*arguments):
@@ -25,10 +29,7 @@ def plan(tmp_path, *targets, rounds=1):
         rounds=rounds,
         seconds=0.3,
         warm_up_s=0.2,
-        directory=tmp_path,
-        bundles=bundles_directory(),
-        peers=tmp_path / "peers",
-        no_private_network="no network of its own",
+        root=Place(tmp_path, bundles_directory(), tmp_path / "peers", "no network of its own"),
     )
 
 
@@ -74,31 +75,9 @@ def test_the_verb_writes_a_report(tmp_path):
 
 
 def test_a_target_that_does_not_exist_is_named(capsys):
-    assert run(command_line("serve", "--targets", "echo,tensorflow")) == 2
+    options = command_line("serve", "--targets", "echo,tensorflow")
+    assert options.run(options) == 2
     assert "tensorflow" in capsys.readouterr().err
-
-
-def test_what_listens_everywhere_needs_a_network_of_its_own(tmp_path):
-    directory = tmp_path / "ray"
-    directory.mkdir()
-    (directory / peers.NOTE).write_text(json.dumps(peers.PEERS["ray"].requirements))
-    open_place = Place(tmp_path, bundles_directory(), tmp_path, "no network of its own (operation not permitted)")
-    assert "every interface" in TARGETS["ray_proxy"].missing(open_place)
-    assert TARGETS["ray_proxy"].missing(Place(tmp_path, bundles_directory(), tmp_path, None)) is None
-
-
-def test_a_peer_with_other_pins_asks_to_be_installed_again(tmp_path):
-    assert "not installed" in peers.missing(tmp_path, "mlserver")
-    (tmp_path / "mlserver").mkdir()
-    (tmp_path / "mlserver" / peers.NOTE).write_text('["mlserver==1.6.0"]')
-    assert "other pins" in peers.missing(tmp_path, "mlserver")
-    (tmp_path / "mlserver" / peers.NOTE).write_text("{")
-    assert "not installed" in peers.missing(tmp_path, "mlserver")
-
-
-@pytest.mark.parametrize("name", TARGETS)
-def test_every_target_says_how_it_is_set_up(name):
-    assert len(TARGETS[name].setup) > 40
 
 
 @pytest.mark.parametrize(
@@ -110,14 +89,88 @@ def test_a_plan_has_limits(arguments, capsys):
     assert "is not a" in capsys.readouterr().err
 
 
-def test_in_a_private_network_there_is_loopback_and_nothing_else():
-    code = """
-import json, socket
-from gateway.tools.bench.isolation import enter_private_network
-problem = enter_private_network()
-with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
-    print(json.dumps([problem, [name for _, name in socket.if_nameindex()]]))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    problem, interfaces = json.loads(done.stdout)
-    assert interfaces == ["lo"] if problem is None else "unshare" in problem
+CELL = Cell(
+    rps=1000.0,
+    p50_ms=1.0,
+    p99_ms=2.0,
+    cpu_us=300.0,
+    half_load_rps=500.0,
+    half_load_p50_ms=0.5,
+    half_load_p99_ms=1.5,
+    foreign_cores=0.1,
+)
+
+
+def cells(**rps):
+    """The same rounds at every number in flight."""
+    rounds = {name: [replace(CELL, rps=float(value)) for value in values] for name, values in rps.items()}
+    return {name: dict.fromkeys(IN_FLIGHT, each) for name, each in rounds.items()}
+
+
+def test_a_figure_is_the_median_of_its_rounds_and_the_spread_stands_beside_it():
+    report = as_json(cells(protected=(900, 4000, 1000)), {})
+    assert report["protected_rps"] == {"1": 1000.0, "32": 1000.0, "256": 1000.0}
+    assert report["details"]["protected"]["256"]["rps"] == {
+        "median": 1000.0,
+        "min": 900.0,
+        "max": 4000.0,
+        "rounds": [900.0, 4000.0, 1000.0],
+    }
+
+
+def test_a_ratio_is_the_quotient_of_the_figures_shown():
+    report = as_json(cells(protected=(4000, 4100), ray_proxy=(400, 410)), {})
+    shown = report["protected_rps"]["256"] / report["ray_proxy_rps"]["256"]
+    assert report["protected_over_ray"]["256"] == pytest.approx(shown)
+
+
+def test_latency_with_one_in_flight_over_ray_stands_beside_the_proxys():
+    measured = cells(ray_engine=(1,), ray_model=(1,))
+    measured["ray_model"] = {each: [replace(CELL, p50_ms=2.5)] for each in IN_FLIGHT}
+    report = as_json(measured, {})
+    assert (report["p50_ms_1_ray_engine"], report["p50_ms_1_ray_model"]) == (1.0, 2.5)
+
+
+def test_what_was_not_measured_is_null():
+    report = as_json(cells(protected=(1,)), {"skipped": {"triton": "not installed"}})
+    assert report["triton_rps"] == {"1": None, "32": None, "256": None}
+    assert report["protected_over_triton"] == {"1": None, "32": None, "256": None}
+    assert report["p50_ms_1_tls"] is None
+    assert report["p50_ms_1_ray_engine"] is None
+    assert report["skipped"] == {"triton": "not installed"}
+
+
+def test_the_keys_that_others_read_are_there():
+    report = as_json({}, {})
+    assert {
+        "protected_rps",
+        "protected_tls_rps",
+        "unprotected_rps",
+        "echo_rps",
+        "ray_proxy_rps",
+        "mlserver_rps",
+        "triton_rps",
+        "protected_cpu_us",
+        "p50_ms_1",
+        "p99_ms_half_load",
+        "protected_over_ray",
+        "protected_over_mlserver",
+        "protected_over_triton",
+        "on_over_off",
+    } <= set(report)
+    json.dumps(report)
+
+
+def test_every_name_in_the_report_is_a_target():
+    assert {name for name, *_ in FIGURES.values()} == set(TARGETS)
+    assert {name for pair in RATIOS.values() for name in pair} <= set(TARGETS)
+
+
+def test_the_table_fits_a_terminal_and_leaves_out_what_was_not_measured():
+    console = Console(width=80, record=True, file=StringIO())
+    measured = cells(**{name: (12_340,) for name in TARGETS if name != "echo"})
+    console.print(as_table(measured))
+    text = console.export_text()
+    for name, target in TARGETS.items():
+        assert (target.title in text) is (name != "echo")
+    assert text.count("12,340") == 3 * (len(TARGETS) - 1)

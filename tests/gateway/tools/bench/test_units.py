@@ -6,15 +6,13 @@ import tempfile
 import pytest
 
 from gateway.policy.load import parse_policy
-from gateway.tools.bench import h2load
-from gateway.tools.bench.disk import log_bytes
-from gateway.tools.bench.ray_launch import ray_missing
-from gateway.tools.bench.ray_units import ROLES, measure_on_ray, role_on_ray
-from gateway.tools.bench.running import StartFailed
-from gateway.tools.bench.stages import BATCH_STAGES, HALF_US, STAGES, per_request_us
-from gateway.tools.bench.tenants import PRINCIPALS_PER_TENANT, policy_text
+from gateway.tools.bench.costs import BATCH_STAGES, HALF_US, PRINCIPALS_PER_TENANT, STAGES, per_request_us, policy_text
+from gateway.tools.bench.machine import h2load_missing
+from gateway.tools.bench.runner import StartFailed
+from gateway.tools.bench.targets import ray_missing
+from gateway.tools.bench.units import QUICK, RAY_ROLES, log_bytes, measure_on_ray
 
-needs_h2load = pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
+needs_h2load = pytest.mark.skipif(h2load_missing() is not None, reason=str(h2load_missing()))
 
 
 def test_a_stage_of_a_batch_is_shared_by_its_requests():
@@ -54,27 +52,10 @@ def test_the_policy_that_is_measured_is_one(tmp_path):
     assert len(list(policy.api_keys())) == 25
 
 
-@pytest.mark.parametrize(
-    ("command", "role"),
-    [
-        ("python -m gateway.host.worker 3", "worker"),
-        ("python -m ops.audit.store.recorder_main x.json", "recorder"),
-        ("python -m gateway serve /d/stockade.yaml", "supervisor"),
-        ('python -m serving.engines.ray.bridge 9 {"address":"127.0.0.1:1"}', "bridge"),
-        ("ray::ServeReplica:stockade-kiosk-1:model", "replica"),
-        ("ray::ServeController.listen_for_change", "cluster"),
-        ("/lib/ray/core/src/ray/raylet/raylet --store_socket_name=x", "cluster"),
-        ("python -m gateway.tools.bench.ray_launch /d/stockade.yaml /d/r 1", "cluster"),
-    ],
-)
-def test_each_process_of_a_cluster_has_its_part(command, role):
-    assert role_on_ray(command) == role
-
-
 def test_a_directory_that_is_too_long_for_sockets_is_said_to_be(tmp_path):
     directory = tmp_path / ("x" * 40)
     with pytest.raises(StartFailed, match="take a --workspace of 24 bytes at most"):
-        measure_on_ray(directory, directory, b"", directory, rounds=1, seconds=1, rest_s=1, batches=lambda _: (0, 0))
+        measure_on_ray(directory, directory, QUICK)
 
 
 @needs_h2load
@@ -96,7 +77,7 @@ def test_units_are_measured_on_a_real_gateway():
         on_ray = report["ray"]["in_flight"]
         assert on_ray.keys() == report["processes"]["1"].keys()
         assert all(share[f"{role}_us"] > 0 for share in on_ray.values() for role in ("worker", "bridge", "replica"))
-        assert report["ray"]["at_rest_ms"].keys() == set(ROLES)
+        assert report["ray"]["at_rest_ms"].keys() == set(RAY_ROLES)
     assert report["log"]["entries_bytes"] > 500
     assert report["seconds"]["trickle"]["worker"] > 0
     assert [each["fits"] for each in report["principals"]] == [True] * len(report["principals"])

@@ -1,10 +1,30 @@
+import json
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
 
-from gateway.tools.bench.procfs import TICK_US, ProcessTree, machine_busy_us, parse_stat, peak_memory
+from gateway.tools.bench.machine import (
+    MIB,
+    TICK_US,
+    Group,
+    ProcessTree,
+    confined,
+    filesystem,
+    free_pair,
+    free_ports,
+    machine_busy_us,
+    memory_group,
+    parse_stat,
+    peak_memory,
+    role_of,
+    workspace,
+)
+
+HAPROXY_SOCKET_BYTES_MAX = 97
+RAY_DIRECTORY_BYTES = len("/" + "0" * 64 + "/a")
 
 STAT = "{pid} ({command}) {state} {parent} 1 1 0 -1 0 0 0 0 0 {utime} {stime} {cutime} {cstime} 20 0 1 0 {start} 0 0"
 
@@ -138,7 +158,108 @@ def test_the_peak_stays_when_the_memory_is_given_back():
     enough = rest + (48 << 20)
     with peak_memory(tree) as peak:
         held = b"\x01" * (64 << 20)
-        while peak() < enough:
+        while peak()["all"] < enough:
             pass
         del held
-    assert peak() >= enough
+    assert peak()["all"] >= enough
+    assert peak().keys() == {"all", "supervisor"}
+
+
+def test_a_workspace_is_gone_afterwards(tmp_path):
+    with workspace(tmp_path) as directory:
+        (directory / "file").write_text("x")
+        assert directory.parent == tmp_path
+    assert not directory.exists()
+
+
+def test_the_default_leaves_room_for_the_sockets_of_the_deepest_peer():
+    with workspace(None) as directory:
+        assert len(str(directory / "0.0")) + RAY_DIRECTORY_BYTES <= HAPROXY_SOCKET_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    ("mounts", "kind"),
+    [
+        ("/dev/a / ext4 rw 0 0\n", "ext4"),
+        ("/dev/a / ext4 rw 0 0\ntmpfs {here} tmpfs rw 0 0\n", "tmpfs"),
+        ("/dev/a / ext4 rw 0 0\ntmpfs {here}x tmpfs rw 0 0\n", "ext4"),
+        ("/dev/a / ext4 rw 0 0\ntmpfs {here} tmpfs rw 0 0\n/dev/b {here} xfs rw 0 0\n", "xfs"),
+        ("/dev/a / ext4 rw 0 0\ntmpfs {here}/a\\040b tmpfs rw 0 0\n", "tmpfs"),
+    ],
+)
+def test_the_filesystem_is_that_of_the_nearest_mount(tmp_path, mounts, kind):
+    table = tmp_path / "mounts"
+    table.write_text(mounts.format(here=tmp_path))
+    spaced = tmp_path / "a b"
+    spaced.mkdir()
+    assert filesystem(spaced, table) == kind
+
+
+def test_loopback_addresses_stay_on_this_machine():
+    ports = free_ports(4)
+    assert len(set(ports)) == 4
+    for port in ports:
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", port))
+
+
+def test_a_port_whose_neighbour_is_taken_is_not_one_of_a_pair(monkeypatch):
+    good = free_pair()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        offered = iter([[taken.getsockname()[1] - 1], [65535], [good]])
+        monkeypatch.setattr("gateway.tools.bench.machine.free_ports", lambda _: next(offered))
+        assert free_pair() == good
+
+
+def test_a_command_gets_one_core_and_its_group(tmp_path):
+    assert confined(["serve", "a b"], 1, None) == ["taskset", "-c", "1", "serve", "a b"]
+    (tmp_path / "cgroup.procs").touch()
+    program = "import os; print(os.getpid(), len(os.sched_getaffinity(0)))"
+    command = confined([sys.executable, "-c", program], 0, Group(tmp_path, 1))
+    pid, cores = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert (tmp_path / "cgroup.procs").read_text().strip() == pid
+    assert cores == "1"
+
+
+def test_a_group_keeps_its_limit_and_is_gone_afterwards():
+    with memory_group(64 * MIB) as group:
+        if group is None:
+            pytest.skip("no control group can be made here")
+        program = "held = bytearray(128 << 20); print(len(held))"
+        done = subprocess.run(confined([sys.executable, "-c", program], 0, group), capture_output=True, check=False)
+        assert done.returncode != 0
+        assert group.killed() == 1
+        peak = group.peak_bytes()
+        assert peak is not None
+        assert peak <= 64 * MIB
+    assert not group.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "role"),
+    [
+        ("python -m gateway.host.worker 3", "worker"),
+        ("python -m ops.audit.store.recorder_main x.json", "recorder"),
+        ("python -m gateway serve /d/stockade.yaml", "supervisor"),
+        ('python -m serving.engines.ray.bridge 9 {"address":"127.0.0.1:1"}', "bridge"),
+        ("ray::ServeReplica:stockade-kiosk-1:model", "replica"),
+        ("ray::ServeController.listen_for_change", "cluster"),
+        ("/lib/ray/core/src/ray/raylet/raylet --store_socket_name=x", "cluster"),
+        ("python /gateway/tools/bench/servers/ray_stand.py /d/stockade.yaml /d/r 1", "cluster"),
+    ],
+)
+def test_each_process_of_a_cluster_has_its_part(command, role):
+    assert role_of(command, "cluster") == role
+
+
+def test_in_a_private_network_there_is_loopback_and_nothing_else():
+    code = """
+import json, socket
+from gateway.tools.bench.machine import enter_private_network
+problem = enter_private_network()
+with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+    print(json.dumps([problem, [name for _, name in socket.if_nameindex()]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    problem, interfaces = json.loads(done.stdout)
+    assert interfaces == ["lo"] if problem is None else "unshare" in problem

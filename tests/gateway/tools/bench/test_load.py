@@ -1,21 +1,29 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from gateway.tools.bench.h2load import (
+from gateway.tools.bench.load import (
     PACED_RPS_PER_CONNECTION_MAX,
     SHAPES,
     H2loadFailed,
     H2loadReport,
     InFlight,
     Load,
+    NotAnAnswer,
     closed,
+    echo_reply,
     fixed_count,
+    framed,
+    image_request,
     paced,
     parse_log,
     parse_report,
+    read_answer,
     run,
+    sample_floats,
 )
+from stockade.open_inference import grpc_service_pb2 as oip
 
 PRINTED = """\
 starting benchmark...
@@ -29,6 +37,69 @@ traffic: 2.17MB (2271784) total, 234.39KB (240017) headers (space savings 81.85%
 time for request:      337us    116.28ms     60.17ms     18.79ms    80.21%
 """
 LOAD = Load("http://127.0.0.1:1/x", Path("body"), (("authorization", "Bearer k"),))
+
+
+def reply(**changes):
+    response = oip.ModelInferResponse.FromString(echo_reply())
+    changes["edit"](response)
+    return response.SerializeToString()
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 70_000])
+def test_a_frame_is_five_bytes_and_the_message(size):
+    body = framed(b"x" * size)
+    assert body[0] == 0
+    assert int.from_bytes(body[1:5], "big") == size
+    assert body[5:] == b"x" * size
+
+
+def test_the_request_carries_one_raw_image():
+    image = np.arange(784, dtype=np.float64).reshape(28, 28) / 784
+    request = oip.ModelInferRequest.FromString(image_request(image))
+    (tensor,) = request.inputs
+    assert (request.model_name, tensor.name, tensor.datatype) == ("kiosk", "image", "FP32")
+    assert list(tensor.shape) == [1, 28, 28]
+    sent = np.frombuffer(request.raw_input_contents[0], dtype="<f4").reshape(28, 28)
+    np.testing.assert_array_equal(sent, image.astype(np.float32))
+
+
+def test_the_echo_is_an_answer():
+    assert read_answer(echo_reply()).tolist() == pytest.approx([0.1] * 10)
+
+
+def test_the_probabilities_may_stand_beside_other_outputs():
+    def more(response):
+        response.outputs.add(name="energy", datatype="FP32", shape=[1])
+        response.raw_output_contents.append(b"\0\0\0\0")
+
+    assert read_answer(reply(edit=more)).shape == (10,)
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda response: response.ClearField("outputs"), "not the probabilities"),
+        (lambda response: response.ClearField("raw_output_contents"), "not raw"),
+        (lambda response: response.outputs[0].shape.__setitem__(1, 9), "shape"),
+        (lambda response: response.raw_output_contents.__setitem__(0, b"\0" * 36), "36 bytes"),
+        (lambda response: response.raw_output_contents.__setitem__(0, b"\0" * 40), "sum to one"),
+    ],
+)
+def test_what_is_no_prediction_is_refused(edit, problem):
+    with pytest.raises(NotAnAnswer, match=problem):
+        read_answer(reply(edit=edit))
+
+
+def test_bytes_that_are_no_message_are_refused():
+    with pytest.raises(NotAnAnswer, match="no ModelInferResponse"):
+        read_answer(b"\xff\xff\xff")
+
+
+def test_the_images_are_real_ones_in_range():
+    image = sample_floats()[0]
+    assert (image.shape, image.dtype) == ((28, 28), np.float32)
+    assert image.min() == 0.0
+    assert 0.5 < image.max() <= 1.0
 
 
 def test_a_report_is_read_to_the_byte():
@@ -96,7 +167,7 @@ def option(command, name):
 
 
 def test_a_closed_loop_keeps_its_shape_for_its_time():
-    command = closed(LOAD, InFlight(4, 8), 2.5, Path("log"))
+    command = closed(LOAD, InFlight(4, 8), 2.5)
     assert (option(command, "-c"), option(command, "-m"), option(command, "-D")) == ("4", "8", "2500ms")
     assert command[-1] == LOAD.url
     assert {"content-type: application/grpc", "te: trailers", "authorization: Bearer k"} <= set(command)
@@ -104,26 +175,26 @@ def test_a_closed_loop_keeps_its_shape_for_its_time():
 
 
 def test_a_fixed_count_sends_so_many():
-    assert option(fixed_count(LOAD, InFlight(8, 32), 10_000, Path("log")), "-n") == "10000"
+    assert option(fixed_count(LOAD, InFlight(8, 32), 10_000), "-n") == "10000"
 
 
 @pytest.mark.parametrize("rate", [0.5, 99.0, 100.0, 101.0, 2499.5, 40_000.0])
 def test_a_paced_run_keeps_each_connection_below_the_bursts_of_the_timer(rate):
-    command = paced(LOAD, InFlight(1, 1), rate, 3, Path("log"))
+    command = paced(LOAD, InFlight(1, 1), rate, 3)
     connections, per_connection = int(option(command, "-c")), float(option(command, "--rps"))
     assert per_connection <= PACED_RPS_PER_CONNECTION_MAX
     assert connections * per_connection == pytest.approx(rate, rel=0.01)
 
 
 def test_a_paced_run_never_has_more_in_flight_than_its_shape_rounded_up_to_its_connections():
-    command = paced(LOAD, InFlight(8, 32), 2400, 3, Path("log"))
+    command = paced(LOAD, InFlight(8, 32), 2400, 3)
     connections, streams = int(option(command, "-c")), int(option(command, "-m"))
     assert connections == 24
     assert 256 <= connections * streams < 256 + connections
 
 
 def test_a_paced_run_opens_all_its_connections_also_when_it_is_slow():
-    command = paced(LOAD, InFlight(8, 32), 0.1, 1, Path("log"))
+    command = paced(LOAD, InFlight(8, 32), 0.1, 1)
     assert (option(command, "-c"), option(command, "-n")) == ("8", "8")
 
 
