@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ops.audit.log.checkpoint import VerifierKey
     from ops.audit.log.trust_policy import TrustPolicy
     from ops.audit.witnesses.client import Asked
-    from ops.metrics.witnesses import WitnessMetrics
+    from ops.metrics.parts import WitnessMetrics
     from ops.process.logging import Log
 
 TIMEOUT_S = 10.0

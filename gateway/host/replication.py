@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from gateway.config.config import Config
     from ops.audit.copies.replicator import Behind
-    from ops.metrics.replication import ReplicationMetrics
+    from ops.metrics.parts import ReplicationMetrics
     from ops.process.logging import Log
 
 MEASURE_EVERY_S = 1.0

@@ -19,9 +19,7 @@ from serving.engines.ray.engine import RayEngine
 
 if TYPE_CHECKING:
     from gateway.host.app import App
-    from ops.metrics.cache import CacheMetrics
-    from ops.metrics.cluster import ClusterMetrics
-    from ops.metrics.shared_limits import SharedLimitsMetrics
+    from ops.metrics.parts import CacheMetrics, ClusterMetrics, SharedLimitsMetrics
 
 TICK_S = 1.0
 KEEP_LIMITS_TICKS = 2
