@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from gateway.config.document import ConfigRejected
 from ops.audit.copies.object_store import Place, open_store, read_credentials
-from ops.audit.copies.replicate_epochs import EpochReplicator
+from ops.audit.copies.replicator import EpochReplicator
 from ops.audit.errors import AuditError, NoteError, ReplicationError, StoreError
 from ops.audit.log.checkpoint import parse_vkey
 

@@ -18,7 +18,7 @@ from gateway.config.document import PolicyRejected
 from gateway.config.parse import parse
 from gateway.policy.edit import mapping, replaced, value_of
 from gateway.policy.policy import Policy, parse_policy
-from ops.incidents.register import MODEL, PRINCIPAL, TENANT
+from ops.incidents.timeline import MODEL, PRINCIPAL, TENANT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

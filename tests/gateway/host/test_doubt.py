@@ -39,7 +39,7 @@ from ops.audit.log.checkpoint import Checkpoint, SignerKey, parse_vkey, sign_not
 from ops.audit.log.epochs import origin_of
 from ops.audit.log.trust_policy import Group, TrustedLog, TrustedWitness, TrustPolicy
 from ops.audit.store.lock import LockDatabase
-from ops.audit.witnesses.cosign import cosign_newest
+from ops.audit.witnesses.client import cosign_newest
 from ops.audit.witnesses.witness import Reply
 from tests.faults import tracing
 from tests.faults.load import Load

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from ops.audit.verify.verify import verify_log
+from ops.backup.create import Source
 from ops.backup.errors import (
     BackupDamaged,
     BackupKeyRefused,
@@ -24,7 +25,6 @@ from ops.backup.errors import (
     SourceRefused,
 )
 from ops.backup.manifest import Manifest, StoredFile, encode_index
-from ops.backup.plan import Source
 from ops.backup.repository import KEYS_LIVE_NS, Pruned, Repository, read_key
 from ops.backup.restore import restore_backup
 from ops.backup.sealing import BackupKey

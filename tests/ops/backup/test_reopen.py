@@ -13,10 +13,9 @@ from ops.audit.payloads.erasure import Erasures
 from ops.audit.payloads.keys import KeyStore
 from ops.audit.store.signer import SEALED
 from ops.audit.verify.verify import verify_log
-from ops.backup import drill as module
-from ops.backup.drill import drill
+from ops.backup import restore as module
 from ops.backup.reopen import catch_up, reopen
-from ops.backup.restore import restore_backup
+from ops.backup.restore import drill, restore_backup
 from tests.faults.erasing import hold
 from tests.faults.recorder_process import KEY, launch, settings_in
 from tests.ops.audit.open_log import VKEY, open_log

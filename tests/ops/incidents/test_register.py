@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ops.audit.log.entry import canonical, parse
-from ops.incidents import register as incident_register
-from ops.incidents.register import Register
-from ops.incidents.timeline import FOR_EVER_NS
+from ops.incidents import timeline as incident_register
+from ops.incidents.timeline import FOR_EVER_NS, Register
 from tests.ops.incidents.test_timeline import T, asked, other
 
 

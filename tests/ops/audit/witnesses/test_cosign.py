@@ -13,10 +13,8 @@ from ops.audit.errors import WitnessAhead, WitnessRefused, WitnessSilent
 from ops.audit.log.checkpoint import open_checkpoint, open_note
 from ops.audit.log.cosignature import COSIGN_ED25519, Cosigner
 from ops.audit.log.trust_policy import TrustedLog, TrustedWitness, TrustPolicy
-from ops.audit.witnesses.client import ask_all
-from ops.audit.witnesses.cosign import cosign_newest, overtaken
-from ops.audit.witnesses.page import WitnessPage
-from ops.audit.witnesses.witness import Reply, Witness, WitnessStore
+from ops.audit.witnesses.client import ask_all, cosign_newest, overtaken
+from ops.audit.witnesses.witness import Reply, Witness, WitnessPage, WitnessStore
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import OpenLog, open_log
 from tests.ops.audit.samples import small
