@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # Demo and tests start processes by the hundred: every module is compiled once, not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow coverage test-faults test-lab test-cluster test-compose test-dashboards check fix lock proto schema manifests dashboards bench bench-peers clean
+.PHONY: help setup demo test test-slow coverage test-faults test-lab test-cluster test-compose test-dashboards check fix lock proto schema manifests dashboards docs bench bench-peers clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,14 @@ dashboards: $(VENV)/.dev  ## generate the Grafana dashboards
 
 manifests: $(VENV)/.dev  ## generate what the Kubernetes manifests take from configuration and alerts
 	$(BIN)/python scripts/generate_kubernetes.py
+
+docs: $(BIN)/mkdocs  ## the documentation as a site, in out/site; strict: a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --site-dir out/site
+
+$(BIN)/mkdocs: pyproject.toml
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	@touch $@
 
 bench-peers: $(BIN)/stockade  ## install the servers that `make bench` compares with (2 GB, in ~/.cache/stockade)
 	$(BIN)/stockade bench peers --install

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from gateway.config.config import parse_config
+from gateway.config.load import parse_config
 from gateway.models.ray import ray_settings
 from gateway.tools.init.init import RELEASE_KEY
 from serving.bundles.bundle import load_bundle

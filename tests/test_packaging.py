@@ -91,8 +91,8 @@ def test_the_wheel_holds_the_script_of_shared_limits(unpacked):
 
 @pytest.mark.parametrize("name", ["stockade.yaml", "policy.yaml"])
 def test_the_wheel_holds_the_templates_of_both_files(unpacked, name):
-    assert (unpacked / "gateway" / "templates" / name).read_bytes() == (
-        ROOT / "gateway" / "templates" / name
+    assert (unpacked / "gateway/tools/init/templates" / name).read_bytes() == (
+        ROOT / "gateway/tools/init/templates" / name
     ).read_bytes()
 
 

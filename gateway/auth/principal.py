@@ -76,3 +76,17 @@ def bearer(authorization: str | None) -> str | None:
     if authorization is None or authorization[:7].lower() != "bearer ":
         return None
     return authorization[7:]
+
+
+NOTHING = Presented()
+PUBLIC = Principal(
+    name="(public)",
+    tenant="(public)",
+    priority_class="(public)",
+    lane=3,
+    roles=frozenset(),
+    credential="(public)",
+    method="none",
+    expires_ns=None,
+)
+"""Who calls a method that the policy made public, without a credential."""

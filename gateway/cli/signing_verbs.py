@@ -39,9 +39,9 @@ def add_policy(verbs: Any) -> None:
 
 
 def run_policy_sign(options: argparse.Namespace) -> int:
-    from gateway.config.config import load_config
     from gateway.config.document import FileRejected
-    from gateway.policy.policy import sign_checked
+    from gateway.config.load import load_config
+    from gateway.policy.load import sign_checked
 
     try:
         source = load_config(options.file).policy

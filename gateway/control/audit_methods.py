@@ -7,10 +7,10 @@ import contextlib
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from gateway.control.cosigning import kept_cosigned
 from gateway.control.orders import told
 from gateway.control.public_log import NOT_PUBLISHED
 from gateway.errors import ArgumentInvalid
-from gateway.host.cosigning import kept_cosigned
 from ops.audit.errors import NoteError
 from ops.audit.log.epochs import parted
 from ops.audit.log.merkle import inclusion_proof
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from gateway.control.admin import Control
+    from gateway.control.desk import Desk
     from gateway.control.public_log import PublicLog
     from gateway.edge.service import Call
-    from gateway.request.state import Answer
+    from gateway.request.item import Answer
 
 ENTRIES_MAX = 1024
 LISTED_BYTES_MAX = 3 * 1024 * 1024  # of a reply: clients take 4 MiB unless they say otherwise
 
 
-def audit_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
+def audit_methods(desk: Desk) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
     """Return the methods about the log, by their names."""
 
     def method(
         request_class: type[Message], read: Callable[[PublicLog, Any], Message]
     ) -> Callable[[Call, bytes], Awaitable[Answer]]:
-        return told(request_class, lambda request: asyncio.to_thread(read, control.public_log(), request))
+        return told(request_class, lambda request: asyncio.to_thread(read, desk.public_log(), request))
 
     return {
         "GetCheckpoint": method(audit_pb2.GetCheckpointRequest, checkpoint),

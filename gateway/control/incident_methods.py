@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from gateway.control.admin import Control
+    from gateway.control.desk import Desk
     from gateway.edge.service import Call
-    from gateway.request.state import Answer
+    from gateway.request.item import Answer
 
 ACTIONS = ("opened", "noted", "closed")
 SUSPECTS_MAX = 64
@@ -27,7 +27,7 @@ KEY_CHARACTERS_MAX = 64
 VALUE_CHARACTERS_MAX = 500
 
 
-def incident_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
+def incident_methods(desk: Desk) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
     """Return the methods by their names."""
 
     async def note(request: admin_pb2.NoteIncidentRequest, call: Call) -> Message:
@@ -35,7 +35,7 @@ def incident_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awai
         if request.action not in ACTIONS:
             raise ArgumentInvalid("action", "must be opened, noted or closed")
         name = text_of("incident", request.incident, INCIDENT_CHARACTERS_MAX, empty=request.action == "opened")
-        name = name or f"inc-{control.app.gw.new_id().hex()[:8]}"
+        name = name or f"inc-{desk.gw.new_id().hex()[:8]}"
         entry: dict[str, Any] = {
             "action": request.action,
             "administrator": order.administrator,
@@ -46,22 +46,22 @@ def incident_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awai
         for field, value in (("from_ns", request.from_unix_ns), ("until_ns", request.until_unix_ns)):
             if value > 0:
                 entry[field] = str(value)
-        if found := list(suspects_of(control, request)):
+        if found := list(suspects_of(desk, request)):
             entry["suspects"] = found
         if request.detail:
             entry["detail"] = detail_of(request.detail)
-        await control.record("incident", **entry)
+        await desk.record("incident", **entry)
         return admin_pb2.NoteIncidentResponse(accepted=True, incident=name)
 
     return {"NoteIncident": told_to(admin_pb2.NoteIncidentRequest, note)}
 
 
-def suspects_of(control: Control, request: admin_pb2.NoteIncidentRequest) -> Iterator[str]:
+def suspects_of(desk: Desk, request: admin_pb2.NoteIncidentRequest) -> Iterator[str]:
     """Yield who and what is suspected, as the log names it. Raises ArgumentInvalid."""
     if len(request.suspects) + len(request.models) > SUSPECTS_MAX:
         raise ArgumentInvalid("suspects", f"must be {SUSPECTS_MAX} at most, models included")
-    keys = control.app.keys
-    for tenant, principal in subjects_of(request.suspects, control) if request.suspects else ():
+    keys = desk.keys
+    for tenant, principal in subjects_of(request.suspects, desk) if request.suspects else ():
         known = pseudonym(keys.tenant_key(tenant), principal) if principal else ""
         yield f"principal:{tenant}/{known}" if principal else f"tenant:{tenant}"
     for model in request.models:

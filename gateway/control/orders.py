@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.codec import parse_as
 from gateway.errors import ArgumentInvalid
-from gateway.request.state import Answer
+from gateway.request.item import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -15,10 +15,9 @@ from serving.registry.evidence import directory_of, read_evidence
 from serving.registry.proof import About, Proof, Unproven, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from gateway.host.host import Host
     from gateway.models.model_set import Key, Listed
     from gateway.policy.policy import ModelPolicy, Policy
 
@@ -82,37 +81,6 @@ def refusals(policy: Policy, judged: Judged) -> list[tuple[str, Listed, Unproven
                 sentence = f"models.{name}.{where}: version {version!r} may not be served: {unproven.sentence}"
                 found.append((sentence, listed, unproven))
     return found
-
-
-async def tell_promoted(
-    host: Host, proofs: Mapping[Key, Proof], request: str = "", *, named: Collection[Key] = ()
-) -> None:
-    """Remember which versions are proven; log and record those that are newly so, or by another proof.
-
-    Those that the policy has just `named` are news as well.
-    """
-    repository = host.repository
-    known, repository.judged = repository.judged.proofs, Judged(proofs)
-    for listed in repository.models.listed:
-        proof = proofs.get(listed.key)
-        if proof is None or (known.get(listed.key) == proof and listed.key not in named):
-            continue
-        facts = {"model": listed.name, "version": listed.version, "approvers": list(proof.approvers)}
-        loud = bool(proof.override or proof.ignored)
-        host.log("model-promoted", level="warning" if loud else "info", **facts, override=proof.override or None)
-        for problem in proof.ignored:
-            host.log("approval-ignored", level="warning", **facts, problem=problem)
-        if host.control is not None:
-            await host.control.model_judged(proof_entry(listed, proof), request)
-
-
-async def tell_rejected(host: Host, found: Iterable[tuple[Listed, Unproven]], request: str = "") -> None:
-    """Log and record which versions lack proof, and why."""
-    for listed, unproven in found:
-        facts = {"model": listed.name, "version": listed.version, "problem": unproven.sentence}
-        host.log("model-rejected", level="error", request_id=request or None, **facts)
-        if host.control is not None:
-            await host.control.model_judged(unproven_entry(listed, unproven), request)
 
 
 def proof_entry(listed: Listed, proof: Proof) -> dict[str, Any]:

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from gateway.control.admin import Control
+    from gateway.control.desk import Desk
     from gateway.edge.service import Call
-    from gateway.request.state import Answer
+    from gateway.request.item import Answer
 
 LEVELS = ("R1", "R2")
 COUNT_MAX = 2**53 - 1
 ANOTHER = "this gateway's log has no such tree: it is another log, or an epoch that is closed"
 
 
-def replay_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
+def replay_methods(desk: Desk) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
     """Return the methods by their names."""
 
     async def record(request: admin_pb2.RecordReplayRequest, call: Call) -> Message:
@@ -36,7 +36,7 @@ def replay_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaita
         counts = [request.first, *(each.checked for each in request.levels)]
         if max(counts) > COUNT_MAX or any(each.differing > each.checked for each in request.levels):
             raise ArgumentInvalid("levels", "hold counts that cannot be")
-        if not await asyncio.to_thread(has_tree, control, request):
+        if not await asyncio.to_thread(has_tree, desk, request):
             return admin_pb2.RecordReplayResponse(problem=ANOTHER)
         shared = {
             "administrator": caller.credential[:ADMINISTRATOR_CHARACTERS_MAX],
@@ -49,16 +49,16 @@ def replay_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaita
             {**shared, "level": each.level, "checked": each.checked, "differing": each.differing}
             for each in request.levels
         ]
-        await control.record_together("replay-result", entries)
+        await desk.record_together("replay-result", entries)
         return admin_pb2.RecordReplayResponse(accepted=True)
 
     return {"RecordReplay": told_to(admin_pb2.RecordReplayRequest, record)}
 
 
-def has_tree(control: Control, request: admin_pb2.RecordReplayRequest) -> bool:
+def has_tree(desk: Desk, request: admin_pb2.RecordReplayRequest) -> bool:
     """Say whether the public log is, or extends, the tree that was replayed. Blocks."""
     try:
-        reader = control.public_log().reader()
+        reader = desk.public_log().reader()
         head = reader.checkpoint
         if request.origin != head.origin or not 0 < request.size <= head.size:
             return False

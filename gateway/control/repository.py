@@ -6,25 +6,23 @@ to: every worker of the host follows, or none; then it is in the log, with the r
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from gateway.config.document import PolicyRejected
-from gateway.control.promotions import Judged, judge_versions, refusals, tell_promoted, tell_rejected
+from gateway.control.promotions import Judged, judge_versions, refusals
 from gateway.models.model_set import Listed, ModelSet, read_models
 from gateway.models.models import load_bundles
 from ops.process.durable import keep_file
 from serving.bundles.bundle import load_bundle
 from serving.bundles.catalog import find_bundles
-from serving.errors import BundleRejected, Rejection, ServingError
+from serving.errors import BundleRejected, Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from gateway.config.config import Config
-    from gateway.host.host import Host
     from gateway.models.model_set import Key
     from gateway.policy.policy import Policy
     from ops.process.logging import Log
@@ -156,42 +154,3 @@ class Repository:
                 problem = f"it is version {bundle.version} of {bundle.name}, and its directory says otherwise"
                 raise BundleRejected(Rejection.NAME, "/".join(said), problem)
         return found
-
-
-async def change(asked: Asked, host: Host) -> dict[str, Any]:
-    """Put versions of a model into or out of service, everywhere or nowhere. Returns what the worker is told."""
-    repository = host.repository
-    async with host.reloading:
-        if asked.model not in host.policy.models:
-            return {"outcome": "unknown"}
-        try:
-            found = await asyncio.to_thread(repository.new_ones, asked.model, asked.version) if asked.loads else {}
-        except (ServingError, OSError) as problem:
-            return refused(asked, str(problem), host)
-        meant = [listed for listed in repository.having(found).listed if host.permits(asked, listed)]
-        if not meant:
-            return {"outcome": "unknown"}
-        keys = frozenset(listed.key for listed in meant)
-        found = {at: bundle for at, bundle in found.items() if (bundle.name, bundle.version) in keys}
-        before = repository.models
-        unloaded = before.unloaded - keys if asked.loads else before.unloaded | keys
-        models = repository.having(found, unloaded)
-        if models != before:
-            coming = [listed for action, listed in models.changes(before) if action == "loaded"]
-            judged = await asyncio.to_thread(repository.judge, host.policy, coming)
-            if judged.unproven:
-                await tell_rejected(host, judged.unproven.values(), asked.request)
-                return refused(asked, "; ".join(each.sentence for _, each in judged.unproven.values()), host)
-            refusal = await host.bring(host.policy, host.kept.copy, models, lambda: repository.keep(models, found))
-            if refusal is not None:
-                return refused(asked, refusal, host)
-            await host.models_changed(before, asked.request)
-            await tell_promoted(host, {**repository.judged.proofs, **judged.proofs}, asked.request)
-    return {"outcome": "done", "version": meant[0].version}
-
-
-def refused(asked: Asked, problem: str, host: Host) -> dict[str, Any]:
-    """Write down why it was not done; whoever asked learns only that."""
-    facts = {"model": asked.model, "version": asked.version or None, "request_id": asked.request, "problem": problem}
-    host.log(f"model-not-{asked.action}ed", level="error", **facts)
-    return {"outcome": "failed"}

@@ -17,14 +17,14 @@ from grpc_health.v1 import health_pb2
 
 from gateway import errors
 from gateway.codec import parse_as
-from gateway.request.exits import record_alone
-from gateway.request.state import Answer
+from gateway.request.completion import record_alone
+from gateway.request.item import Answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from gateway.edge.service import Call
-    from gateway.request.state import Gateway
+    from gateway.request.gateway import Gateway
 
 WATCH_EVERY_S = 0.5
 _Status = health_pb2.HealthCheckResponse.ServingStatus

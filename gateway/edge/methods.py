@@ -14,15 +14,15 @@ from grpc_health.v1 import health_pb2
 
 from gateway.codec import parse_as
 from gateway.edge import health, metadata
+from gateway.edge.feedback import RIGHT as FEEDBACK_RIGHT
+from gateway.edge.feedback import submit
 from gateway.edge.model_control import load_model, unload_model
 from gateway.edge.reflection import REFLECTION_PATHS, reflect
 from gateway.edge.service import Stream, Unary
 from gateway.edge.streaming import stream_infer
 from gateway.policy.checks import PUBLIC_METHODS
-from gateway.request.labels.submit import RIGHT as FEEDBACK_RIGHT
-from gateway.request.labels.submit import submit
+from gateway.request.item import Answer
 from gateway.request.pipeline import answer, route, share
-from gateway.request.state import Answer
 from stockade.open_inference import grpc_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from gateway.admission.budget import Charges
     from gateway.edge.service import Call
-    from gateway.request.state import ModelRules, Served
+    from gateway.models.rules import ModelRules
+    from gateway.models.served import Served
     from serving.bundles.manifest import TensorSpec
 
 INFERENCE = "inference.GRPCInferenceService"

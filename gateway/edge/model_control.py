@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.codec import parse_as
+from gateway.request.item import Answer
 from gateway.request.pipeline import note_model
-from gateway.request.state import Answer
 from stockade.open_inference import grpc_service_pb2 as pb
 
 if TYPE_CHECKING:

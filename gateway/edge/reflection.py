@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
 
 from gateway.codec import parse_as
-from gateway.request.exits import record_alone
+from gateway.request.completion import record_alone
 from stockade.open_inference import grpc_service_pb2
 from stockade.pool import POOL
 from stockade.v1 import feedback_pb2

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from gateway.config.config import Config, Tls
     from gateway.edge.service import Service
-    from gateway.request.state import Gateway
+    from gateway.request.gateway import Gateway
 
 SLACK_BYTES = 64 * 1024
 METADATA_SLACK_BYTES = 16 * 1024

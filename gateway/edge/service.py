@@ -6,7 +6,7 @@ handler it returns runs the method and sends the answer.
 
 Rules:
 - Handlers get and return bytes; gRPC neither parses nor serialises for us.
-- Every call ends in `gateway.request.exits.finish`, exactly once, whatever happened to it: it is the callback of the
+- Every call ends in `gateway.request.completion.finish`, exactly once, whatever happened to it: the callback of the
   call's own task. One record, one observation in the metrics, ticket and ring slot given back.
 - A caller never sees the text of an exception: `errors.render` knows all that may be said.
 - A reply or refusal leaves after its record is durable. Only a caller who has not said who he is gets his refusal at
@@ -25,15 +25,18 @@ import grpc
 from gateway import errors
 from gateway.auth.mtls import certificate_names
 from gateway.edge.headers import read_headers
-from gateway.request.exits import finish, open_record, record_alone, record_refusal, trailers
+from gateway.request.completion import finish, open_record, record_alone, record_refusal
 from gateway.request.pipeline import admit
+from gateway.request.record import trailers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from gateway.edge.headers import Headers
+    from gateway.models.rules import Active
+    from gateway.request.gateway import Gateway
+    from gateway.request.item import Answer
     from gateway.request.record import Record
-    from gateway.request.state import Active, Answer, Gateway
 
 Handler = Any  # grpc.RpcMethodHandler; its stubs do not cover grpc.aio
 Context = Any  # grpc.aio.ServicerContext, likewise

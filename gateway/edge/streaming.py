@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.edge.stream import stream_answer, stream_refusal
-from gateway.request.exits import finish, message_record, record_refusal
+from gateway.request.completion import finish, message_record, record_refusal
 from gateway.request.pipeline import answer, spend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from gateway.edge.service import Call
+    from gateway.models.rules import Active
+    from gateway.request.gateway import Gateway
     from gateway.request.record import Record
-    from gateway.request.state import Active, Gateway
 
 WINDOW = 32
 

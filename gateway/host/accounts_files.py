@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from gateway.request.metering import Metering
-    from gateway.request.state import Served
-    from gateway.request.watching import Watching
+    from gateway.models.metering import Metering
+    from gateway.models.served import Served
+    from gateway.models.watching import Watching
     from ops.process.logging import Log
 
 FORMAT = 1

@@ -19,8 +19,8 @@ from gateway.admission.concurrency import Concurrency
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.snapshot import LimitsFile
 from gateway.auth.isolation import NOBODY
-from gateway.auth.issuers import Issuers
 from gateway.codec import CodecLimits
+from gateway.config.place import place_of
 from gateway.edge.server import certificates_expire
 from gateway.host.accounts_files import AccountsFiles
 from gateway.host.parts import (
@@ -34,23 +34,23 @@ from gateway.host.parts import (
     remembered_limits,
     serve_all,
 )
-from gateway.host.place import place_of
 from gateway.host.shared_limits import open_shared, shares_limits, worker_share
 from gateway.host.ticker import keep_accounts, keep_limits, tick
 from gateway.host.unprotected import Forgetful, Unlimited
 from gateway.models.compile_release import with_standings
-from gateway.models.models import load_listed, retire, screen_facts, serve
+from gateway.models.models import end_batching, load_listed, retire, screen_facts, serve
 from gateway.models.standings import RELEASES, read_reached, standings
-from gateway.policy.policy import load_policy
+from gateway.policy.issuers import Issuers
+from gateway.policy.load import load_policy
 from gateway.request.acknowledgement import require_places
-from gateway.request.batching import end_batching, start_batching
+from gateway.request.batching import start_batching
 from gateway.request.cache import open_cache
 from gateway.request.capture import BACKLOG_SHARE, Room, Vault
+from gateway.request.completion import BODY_INCOMPLETE, write_sums
 from gateway.request.elsewhere import Elsewhere
-from gateway.request.exits import BODY_INCOMPLETE, write_sums
+from gateway.request.gateway import Gateway
 from gateway.request.labels.gate import REASONS as LABEL_REASONS
 from gateway.request.record import site_of
-from gateway.request.state import Gateway
 from gateway.request.tally import Tally
 from gateway.request.traces import Traces, open_traces, require_tracing
 from ops.audit.payloads.keys import KeyStore
@@ -67,8 +67,9 @@ if TYPE_CHECKING:
     from gateway.models.compile_release import Standing
     from gateway.models.host_link import HostLink
     from gateway.models.model_set import Key, Listed, ModelSet
+    from gateway.models.rules import Active
+    from gateway.models.served import Served
     from gateway.policy.policy import Policy
-    from gateway.request.state import Active, Served
     from ops.process.logging import Log
     from serving.bundles.bundle import Bundle
 

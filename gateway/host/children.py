@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.config.config import Config
-    from gateway.host.place import Place
+    from gateway.config.place import Place
     from gateway.policy.file import Kept
     from ops.process.logging import Log
 

@@ -10,21 +10,21 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from gateway.host.cosigning import Cosigning
+from gateway.control.cosigning import Cosigning
 from gateway.host.replication import Replication
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from gateway.host.admin import Control
     from gateway.host.host import Host
 
 TELL_EVERY_S = 1.0
 
 
-def keep_elsewhere(host: Host) -> Iterator[asyncio.Task[None]]:
+def keep_elsewhere(host: Host, control: Control) -> Iterator[asyncio.Task[None]]:
     """Begin to have the log cosigned and copied, as far as that is configured."""
-    assert host.control is not None, "the control plane has the metrics"
-    audit, metrics = host.config.audit, host.control.app.metrics
+    audit, metrics = host.config.audit, control.app.metrics
     cosigning: Cosigning | None = None
     replication: Replication | None = None
 
@@ -42,7 +42,7 @@ def keep_elsewhere(host: Host) -> Iterator[asyncio.Task[None]]:
         every_s = audit.witnesses.every_ms / 1000
         cosigning = Cosigning(
             audit.directory,
-            host.control.public_log().vkey(),
+            control.public_log().vkey(),
             host.witnesses,
             every_s,
             host.place.cosigned,

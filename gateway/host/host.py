@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.auth.isolation import ISOLATIONS, read_isolations
 from gateway.config.document import FileRejected
-from gateway.control.admin import Control
 from gateway.control.labels.evaluation import Evaluations
-from gateway.control.promotions import newly_named, refusals, tell_promoted, tell_rejected
+from gateway.control.promotions import newly_named, refusals
 from gateway.control.release.releases import Releases
 from gateway.control.release.rollout import Rollout
-from gateway.control.repository import Asked, Repository, change
+from gateway.control.repository import Asked, Repository
 from gateway.control.tenants.segments import Segments
+from gateway.control.versions import change, tell_promoted, tell_rejected
 from gateway.host.supervisor import Child, Target, reload_everywhere
 from gateway.models.model_set import Listed, ModelSet
 from gateway.models.standings import RELEASES
 from gateway.policy.file import Kept, awaits_signature, stamp
-from gateway.policy.policy import load_policy
+from gateway.policy.load import load_policy
 from gateway.request.labels.store import FILE
 from serving.errors import ServingError
 
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.config.config import Config
+    from gateway.config.place import Place
+    from gateway.control.desk import Journal
     from gateway.host.neighbour import Neighbour
-    from gateway.host.place import Place
     from gateway.policy.policy import Policy
     from ops.audit.copies.replicator import EpochReplicator
     from ops.audit.log.trust_policy import TrustPolicy
@@ -64,7 +65,7 @@ class Host:
     problem: str = ""
     told: tuple[tuple[int, int], str] | None = None
     seen: tuple[int, int] = (0, 0)
-    control: Control | None = None
+    control: Journal | None = None
     evaluations: Evaluations = field(init=False)
     rollout: Rollout = field(init=False)
     segments: Segments = field(init=False)
@@ -180,7 +181,7 @@ class Host:
 
     def permits(self, asked: Asked, listed: Listed) -> bool:
         """Say whether a version is one that is meant, and that whoever asked has the right for."""
-        rights = self.control.app.gw.active.rights if self.control is not None else None
+        rights = self.control.gw.active.rights if self.control is not None else None
         meant = listed.name == asked.model and asked.version in ("", listed.version)
         return meant and rights is not None and rights.permits(asked.principal, asked.right, *listed.key)
 

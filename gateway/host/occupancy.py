@@ -7,12 +7,13 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from gateway.config.place import PRIVATE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 LOCK = "serve.lock"
-PRIVATE = 0o700
 
 
 class DirectoryInUse(Exception):

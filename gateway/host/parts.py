@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from gateway.admission.memory import MemoryLimiter
-    from gateway.auth.issuers import Issuers
     from gateway.auth.principal import Principal
     from gateway.config.config import Config
-    from gateway.host.place import Place
+    from gateway.config.place import Place
     from gateway.models.model_set import Key
+    from gateway.models.rules import Active
+    from gateway.models.served import Served
+    from gateway.policy.issuers import Issuers
     from gateway.policy.policy import Policy
     from gateway.request.record import Site
-    from gateway.request.state import Active, Served
     from gateway.request.tally import Tally
     from ops.audit.payloads.keys import KeyStore
     from ops.metrics import Metrics

@@ -10,9 +10,9 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from gateway.config.config import load_config
+from gateway.config.load import load_config
+from gateway.config.place import place_of
 from gateway.host.doubt import doubt_of
-from gateway.host.place import place_of
 from ops.audit.store.recorder_main import run
 from ops.audit.store.settings import RecorderSettings
 from ops.process.logging import configure
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.config.config import Config
-    from gateway.host.place import Place
+    from gateway.config.place import Place
 
 RECORDER = "recorder"
 """Its name among the processes of a host."""

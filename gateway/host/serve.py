@@ -14,16 +14,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from gateway.config.config import load_config
-from gateway.control.admin import Control
-from gateway.control.labels.evaluation import keep_evaluating
-from gateway.control.quarantine.collect import keep_collecting
+from gateway.config.load import load_config
+from gateway.config.place import PRIVATE, place_of
 from gateway.control.repository import Repository
+from gateway.host.admin import Control
 from gateway.host.children import recorder_of, require_free, share_port, worker_child
+from gateway.host.chores import chores
 from gateway.host.elsewhere import keep_elsewhere
 from gateway.host.host import Host
-from gateway.host.occupancy import PRIVATE, occupied
-from gateway.host.place import place_of
+from gateway.host.occupancy import occupied
 from gateway.host.recorder import RECORDER
 from gateway.host.replication import open_replicator
 from gateway.host.supervisor import Child, StartFailed, all_ready
@@ -119,16 +118,14 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
         await all_ready([host.recorder], keeping, READY_TIMEOUT_S)
         keeping += [keep(worker, stack, drain_s) for worker in host.workers]
         await all_ready(host.workers, keeping, READY_TIMEOUT_S)
-        addresses = await open_control(host, stack)
+        control, addresses = await open_control(host, stack)
         host.seen = stamp(host.config.policy.file)
         watching = [
             asyncio.create_task(host.watch(hangup), name="the watch of the policy"),
             asyncio.create_task(host.watch_releases(), name="the watch of releases"),
-            asyncio.create_task(keep_collecting(host), name="the watch of what screens find"),
-            asyncio.create_task(keep_evaluating(host), name="the watch of what labels say"),
-            *custody(host),
+            *chores(host, control),
         ]
-        elsewhere = list(keep_elsewhere(host))  # goes on until the last answer that waits for it has left
+        elsewhere = list(keep_elsewhere(host, control))  # goes on until the last answer that waits for it has left
         for task in (*watching, *elsewhere):
             stack.callback(task.cancel)
         announce({**host.workers[0].facts, **addresses})
@@ -141,12 +138,6 @@ async def run(host: Host, announce: Callable[[dict[str, Any]], None]) -> None:
             task.cancel()
         await asyncio.gather(*(worker.stop(drain_s) for worker in host.workers), host.end_reloads(STOP_SLACK_S))
         await host.rollout.end()
-
-
-def custody(host: Host) -> list[asyncio.Task[None]]:
-    """Begin to complete erasures that are owed, and to follow what the log says was erased."""
-    assert host.control is not None, "it was just opened"
-    return [asyncio.create_task(host.control.custody.keep(), name="the watch of erasures")]
 
 
 def drain_time(config: Config) -> float:
@@ -183,14 +174,14 @@ async def first_of(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None
             raise StartFailed(f"{task.get_name()} stopped")
 
 
-async def open_control(host: Host, stack: contextlib.AsyncExitStack) -> dict[str, Any]:
+async def open_control(host: Host, stack: contextlib.AsyncExitStack) -> tuple[Control, dict[str, Any]]:
     """Open the control plane and the metrics page, as far as they are configured."""
-    host.control = Control(host)
-    listening: dict[str, Any] = {"admin": await host.control.open(stack)}
+    host.control = control = Control(host)
+    listening: dict[str, Any] = {"admin": await control.open(stack)}
     await host.rollout.move([])  # the control plane is there to record what the start has set
     if host.config.listen.metrics is not None:
         name, _, port = host.config.listen.metrics.rpartition(":")
         page = serve_metrics(name.strip("[]"), int(port), host.place.metrics, lambda: True, host.ready)
         stack.callback(page.close)
         listening["metrics"] = f"{name}:{page.port}"
-    return listening
+    return control, listening

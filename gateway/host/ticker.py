@@ -8,23 +8,50 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.admission.shared import FAILURES
-from gateway.request.exits import write_sums
+from gateway.request.completion import write_sums
 from ops.audit.errors import KeyStoreError
 from serving.engines.experts import ExpertsEngine
 from serving.engines.fallback import FallbackEngine
 from serving.engines.ray.engine import RayEngine
 
 if TYPE_CHECKING:
-    from gateway.host.app import App
+    from gateway.admission.snapshot import LimitsFile
+    from gateway.config.config import Config
+    from gateway.host.accounts_files import AccountsFiles
+    from gateway.request.gateway import Gateway
+    from ops.audit.payloads.keys import KeyStore
+    from ops.metrics import Metrics
     from ops.metrics.parts import CacheMetrics, ClusterMetrics, SharedLimitsMetrics
 
 TICK_S = 1.0
 KEEP_LIMITS_TICKS = 2
 KEEP_ACCOUNTS_TICKS = 30
 READY, NOT_READY, UNLOADED = "ready", "not_ready", "unloaded"
+
+
+class App(Protocol):
+    """An open gateway, as far as the ticker looks at it: `gateway.host.app.App`."""
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def gw(self) -> Gateway: ...
+
+    @property
+    def keys(self) -> KeyStore: ...
+
+    @property
+    def metrics(self) -> Metrics: ...
+
+    @property
+    def limits_file(self) -> LimitsFile: ...
+
+    @property
+    def accounts(self) -> AccountsFiles: ...
 
 
 async def tick(app: App) -> None:
@@ -56,7 +83,7 @@ def refresh(app: App, ring_full: int, shared_limits: SharedLimitsMetrics | None)
     """Write the gauges. `ring_full` counts what found no slot in the in-flight ring since the last time."""
     gw = app.gw
     app.metrics.inflight(gw.concurrency.in_flight)
-    app.metrics.audit_backlog(app.sink.backlog_records)
+    app.metrics.audit_backlog(gw.sink.backlog_records)
     app.metrics.release.drift(gw.tally.drifts.values())
     app.metrics.ring_full(ring_full)
     if gw.shared is not None and shared_limits is not None:

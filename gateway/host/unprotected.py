@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from gateway.admission.budget import Budget
     from gateway.admission.limiter import Bucket
     from gateway.auth.principal import Presented
+    from gateway.models.rules import Active, ModelRules
     from gateway.policy.policy import Policy
-    from gateway.request.state import Active, ModelRules
     from ops.audit.store.client import Done
 
 ADMITTED = Decision(admitted=True, rule="none", limit=0, remaining=0, reset_ms=0, retry_after_ms=0)

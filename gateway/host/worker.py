@@ -27,22 +27,22 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from gateway.auth.isolation import ISOLATIONS, read_isolations
-from gateway.config.config import load_config
 from gateway.config.document import FileRejected
+from gateway.config.load import load_config
+from gateway.config.place import place_of
 from gateway.edge.health import serving
 from gateway.edge.methods import data_methods
 from gateway.edge.server import ListenFailed, drain, listen, open_server
 from gateway.edge.service import Service
 from gateway.host.app import open_app
-from gateway.host.place import place_of
 from gateway.host.shared_limits import shares_limits
 from gateway.models.compile_release import Standing
 from gateway.models.host_link import HostLink
 from gateway.models.model_set import MODELS, read_models
 from gateway.models.models import load_listed
-from gateway.policy.policy import load_policy
+from gateway.policy.load import load_policy
 from gateway.policy.signature import PolicySignatureInvalid
-from gateway.request.exits import log_failure
+from gateway.request.completion import log_failure
 from ops.audit.errors import AuditError, AuditUnavailable
 from ops.process.logging import configure
 from serving.errors import ServingError
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from gateway.edge.service import Stream, Unary
     from gateway.host.app import App, Staged
-    from gateway.request.state import Gateway
+    from gateway.request.gateway import Gateway
     from ops.process.logging import Log
 
 EX_TEMPFAIL = 75

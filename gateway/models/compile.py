@@ -23,7 +23,7 @@ from gateway.auth.chain import Chain
 from gateway.auth.errors import IdentitySetupError
 from gateway.auth.jwt import Tokens
 from gateway.auth.mtls import Certificates
-from gateway.auth.principal import Account
+from gateway.auth.principal import PUBLIC, Account
 from gateway.auth.rights import Grant, Rights
 from gateway.config.document import PolicyRejected
 from gateway.models.compile_budget import budget_rules
@@ -31,7 +31,8 @@ from gateway.models.compile_feedback import feedback_keys_of, feedback_rules
 from gateway.models.compile_output import ABSTAINED, output_rule_of
 from gateway.models.compile_release import require_versions, splits_of, with_mirrors
 from gateway.models.rotation import WIDTH_MAX, open_rotations
-from gateway.request.state import PUBLIC, Active, ModelRules, ScreenInForce, WatchRules
+from gateway.models.rules import Active, ModelRules, ScreenInForce
+from gateway.models.watching import WatchRules
 from serving.bundles.manifest import PROTOTYPES
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ if TYPE_CHECKING:
     from gateway.admission.budget import Budget
     from gateway.auth.jwt import Issuer
     from gateway.models.rotation import Rotations
+    from gateway.models.served import Served
     from gateway.policy.policy import LimitSet, ModelPolicy, Policy
     from gateway.policy.watch import Watch, WatchStep
-    from gateway.request.state import Served
     from serving.bundles.bundle import Bundle
     from serving.bundles.manifest import TensorSpec
 

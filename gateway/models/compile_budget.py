@@ -10,7 +10,7 @@ from defenses.errors import RuleInvalid
 from defenses.extraction.budget import NAME, Budget
 from defenses.extraction.proof_of_work import Difficulty
 from gateway.config.document import PolicyRejected
-from gateway.request.metering import BudgetRules
+from gateway.models.metering import BudgetRules
 
 if TYPE_CHECKING:
     from gateway.policy.budget import ExtractionBudget

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from defenses.errors import DefenseError
 from defenses.labels.feedback import Consistency
 from gateway.config.document import PolicyRejected
-from gateway.request.labels.answers import FeedbackRules
-from gateway.request.labels.rows import Bounds
+from gateway.models.rules import Bounds, FeedbackRules
 
 if TYPE_CHECKING:
     from gateway.policy.feedback import Feedback

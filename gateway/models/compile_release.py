@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gateway.config.document import PolicyRejected
+from gateway.models.rules import Mirror
 from gateway.models.split import Split, split_of
-from gateway.request.state import Mirror
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from gateway.models.rules import Active, ModelRules
+    from gateway.models.served import Served
     from gateway.policy.policy import ModelPolicy, Policy
-    from gateway.request.state import Active, ModelRules, Served
     from serving.bundles.bundle import Bundle
 
 Key = tuple[str, str]

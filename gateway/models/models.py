@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from defenses.accounts import similarity
@@ -12,14 +14,13 @@ from defenses.extraction import budget
 from defenses.extraction.proof_of_work import Toll
 from gateway.models.compile import PREDICTION
 from gateway.models.measured import measured_fpr
+from gateway.models.metering import Metering
 from gateway.models.ray import open_ray
+from gateway.models.served import Served
 from gateway.models.statistics import ModelCounters, ServiceTime
 from gateway.models.upstream import UpstreamEngine, required
-from gateway.request.batching import end_batching
-from gateway.request.metering import Metering
-from gateway.request.record import model_fragment
-from gateway.request.state import Served
-from gateway.request.watching import Watching
+from gateway.models.watching import Watching
+from ops.audit.log.entry import canonical
 from ops.metrics import ScreenFacts
 from serving.bundles.bundle import load_bundle
 from serving.bundles.catalog import find_bundles
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from gateway.config.config import Config
     from gateway.models.model_set import Listed
-    from gateway.request.state import Active
+    from gateway.models.rules import Active
     from ops.process.logging import Log
     from serving.bundles.bundle import Bundle
     from serving.engines.engine import Engine
@@ -112,7 +113,9 @@ def served_by(engine: Engine, bundle: Bundle, config: Config, *, unloaded: bool 
     return Served(
         bundle=bundle,
         engine=engine,
-        facts_json=model_fragment(bundle.name, bundle.version, bundle.digest, config.engine.kind),
+        facts_json=canonical(
+            {"digest": bundle.digest, "engine": config.engine.kind, "name": bundle.name, "version": bundle.version}
+        ).decode(),
         service_time=ServiceTime(),
         counters=ModelCounters(),
         unloaded=unloaded,
@@ -145,6 +148,17 @@ def open_metering(bundle: Bundle, watching: Watching | None) -> Metering:
         account_of=str if watching is None else watching.watch.group_of,
         draw=os.urandom,
     )
+
+
+async def end_batching(served: Served) -> None:
+    """Finish what waits for one model, and take nothing more."""
+    if served.unloaded:
+        return
+    served.batcher.close(drain=True)
+    with suppress(RuntimeError):  # it has been ended before
+        # Behind the models that run: what is judged after them may need the pool once more.
+        await asyncio.get_running_loop().run_in_executor(served.pool, lambda: None)
+    await asyncio.to_thread(served.pool.shutdown)
 
 
 async def retire(served: Served) -> None:

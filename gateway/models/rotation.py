@@ -20,8 +20,6 @@ from gateway import errors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from gateway.request.state import ModelRules
-
     Tensors = Mapping[str, np.ndarray[Any, Any]]
 
 LABEL = b"stockade rotation 1\0"
@@ -45,15 +43,14 @@ def open_rotations(model: str, widths: Mapping[str, int], pepper: bytes) -> Rota
     return Rotations(tuple(widths), lru_cache(maxsize=held)(partial(rotation_for, key)))
 
 
-def turned(
-    outputs: Tensors, rules: ModelRules, tenants: Iterable[str], starts: np.ndarray[Any, np.dtype[np.intp]]
+def rotate_outputs(
+    outputs: Tensors, rotations: Rotations | None, tenants: Iterable[str], starts: np.ndarray[Any, np.dtype[np.intp]]
 ) -> Tensors:
     """Return the outputs as tenants get them: one of `tenants` a request, `starts` its first row.
 
     Raises:
         ModelError: an output has not the shape that the policy was checked against.
     """
-    rotations = rules.rotations
     if rotations is None:
         return outputs
     left, owners = dict(outputs), list(tenants)

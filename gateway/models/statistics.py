@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway import errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gateway.request.state import Item
 
 SMOOTHING = 0.1  # weight of the newest batch in the running means
 HALF_LIFE_NS = 1_000_000_000
@@ -35,6 +34,15 @@ class Totals:
     failure_ns: int = 0
     hits: int = 0
     hit_ns: int = 0
+
+
+class Ended(Protocol):
+    """A request of a batch that has ended: when it was queued, and whether it was answered."""
+
+    queued_ns: int
+
+    @property
+    def served(self) -> bool: ...
 
 
 class ModelCounters:
@@ -61,9 +69,9 @@ class ModelCounters:
             totals.screen_ns += stages_ns["screen"] + stages_ns["harden"]
             totals.infer_ns += stages_ns["infer"]
 
-    def ended(self, items: Sequence[Item], taken_ns: int, now_ns: int) -> None:
+    def ended(self, items: Sequence[Ended], taken_ns: int, now_ns: int) -> None:
         """Count the requests of one batch by how they ended."""
-        failed = [item for item in items if item.record.kind != "served"]
+        failed = [item for item in items if not item.served]
         with self._lock:
             totals = self._totals
             totals.requests += len(items) - len(failed)

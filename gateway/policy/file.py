@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.config.document import FileRejected, PolicyRejected, read_bounded
-from gateway.policy.policy import PolicyRollback, load_policy
+from gateway.policy.load import load_policy
+from gateway.policy.policy import PolicyRollback
 from gateway.policy.signature import verify
 from ops.process.durable import keep_file
 

@@ -16,25 +16,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from gateway.config.document import PolicyRejected, Section, canonical_json, fill, read_bounded
-from gateway.config.parse import parse
+from gateway.config.document import PolicyRejected, Section, canonical_json
 from gateway.config.units import Date, Rate, Text
-from gateway.policy import checks as policy_rules
 from gateway.policy.budget import ExtractionBudget
 from gateway.policy.feedback import Feedback, FeedbackKey
 from gateway.policy.output import Output
 from gateway.policy.promotion import Approver, Promotion
 from gateway.policy.release import Release
-from gateway.policy.signature import sign_policy, verify
 from gateway.policy.watch import Watch
 
-POLICY_BYTES_MAX = 16 * 1024 * 1024
-TOO_LARGE = "remove principals that nobody is, and revoked keys; 65,536 principals with a key each fit"
 Name = Annotated[
     str, Text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "1 to 64 letters, digits, dots, hyphens and underscores")
 ]
@@ -288,34 +282,3 @@ class Policy(Section):
         return (
             (name, san) for name, principal in self.principals.items() for san in (*principal.spiffe, *principal.dns)
         )
-
-
-def parse_policy(data: bytes, file: Path) -> Policy:
-    """The bytes of policy.yaml, unverified, to a checked Policy. Raises PolicyRejected with all that is wrong."""
-    return fill(Policy, parse(data, file, PolicyRejected), policy_rules.RULES, PolicyRejected)
-
-
-def load_policy(path: Path, public_key: Path, *, in_force: Policy | None = None) -> Policy:
-    """Read, verify, parse and return the policy. `in_force` is the one that it shall replace.
-
-    Raises PolicySignatureInvalid, PolicyRejected, or PolicyRollback when the revision is not above that in force
-    (the very same policy again is no rollback).
-    """
-    data = read_bounded(path, POLICY_BYTES_MAX, PolicyRejected, TOO_LARGE)
-    verify(data, path, public_key)
-    policy = parse_policy(data, path)
-    if in_force is not None and policy.revision <= in_force.revision and policy.digest != in_force.digest:
-        problem = f"revision {policy.revision} does not replace revision {in_force.revision}, which is in force"
-        raise PolicyRollback([f"{path}: revision: {problem}; raise `revision` and sign again"])
-    return policy
-
-
-def sign_checked(path: Path, private_key: Path, public_key: Path) -> Policy:
-    """Sign the policy, once it is known to be one, with the key that the gateway will ask for. Returns it.
-
-    Raises PolicyRejected, PolicySignatureInvalid, OSError; the signature that was there is then there still.
-    """
-    data = read_bounded(path, POLICY_BYTES_MAX, PolicyRejected, TOO_LARGE)
-    policy = parse_policy(data, path)
-    sign_policy(path, private_key, data=data, public_key=public_key)
-    return policy

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.config.document import PolicyRejected
-from gateway.request.settlement import refuse
+from gateway.request.completion import refuse
 
 if TYPE_CHECKING:
     from gateway.config.audit import Audit
+    from gateway.models.rules import Level
     from gateway.policy.policy import Policy
-    from gateway.request.elsewhere import Level
+    from gateway.request.gateway import Gateway
     from gateway.request.record import Record
-    from gateway.request.state import Gateway
 
 
 async def acknowledged(level: Level, record: Record, gw: Gateway) -> None:

@@ -16,25 +16,27 @@ import numpy as np
 
 from defenses.budget.policy import Action
 from gateway import codec, errors
-from gateway.models.rotation import turned
+from gateway.models.rotation import rotate_outputs
 from gateway.request.comparison import Ran
+from gateway.request.completion import settle
 from gateway.request.inference import infer_alike, refusal_of
+from gateway.request.item import Answer, Item
 from gateway.request.judgement import DECISIONS, judge, soften
 from gateway.request.labels.answers import see
 from gateway.request.metering import budget_spent, meter
 from gateway.request.outgoing import emptied, within
-from gateway.request.settlement import settle
-from gateway.request.state import Answer, Item
 from gateway.request.watching import cooling_down, given_again, top_class_only, watch, with_earlier
 
 if TYPE_CHECKING:
     from gateway.auth.isolation import Isolations
+    from gateway.models.metering import Metered
+    from gateway.models.rules import ModelRules
+    from gateway.models.served import Offload
+    from gateway.models.watching import Watched
+    from gateway.request.gateway import Gateway
     from gateway.request.inference import Batch, Tensors
     from gateway.request.judgement import Judgement
-    from gateway.request.metering import Metered
     from gateway.request.outgoing import KeptBack
-    from gateway.request.state import Gateway, ModelRules, Offload
-    from gateway.request.watching import Watched
 
 T = TypeVar("T")
 
@@ -149,7 +151,7 @@ def harden_alike(batch: Batch, screened: Screened) -> Leaving:
     allowed, kept_back = within(given, rules, inferred.rows)
     softened = soften(allowed, row_actions, rules)
     left = emptied(top_class_only(softened, row_actions, rules.prediction), kept_back, rules)
-    outputs = turned(left, rules, (item.record.caller().tenant for item in items), inferred.starts)
+    outputs = rotate_outputs(left, rules.rotations, (item.record.caller().tenant for item in items), inferred.starts)
     sound = finite_requests(outputs, rules.prediction, inferred.starts)
     return Leaving(outputs, encoded(items, rules, outputs), sound, kept_back)
 
@@ -170,12 +172,12 @@ def note_batch(batch: Batch, screened: Screened, leaving: Leaving, stages: dict[
 
 def note_requests(batch: Batch, screened: Screened, leaving: Leaving, stages: dict[str, int]) -> None:
     """Write what became of each request into its record."""
-    items, inferred = batch.items, batch.inferred
+    items, inferred, judgement = batch.items, batch.inferred, screened.judgement
     metered, kept_back = screened.metered, leaving.kept_back
     kept_json = [None] * len(items) if kept_back is None else kept_back.by_request(inferred.starts)
     for position, item in enumerate(items):
         record = item.record
-        record.judged(screened.judgement, position)
+        record.judged(judgement.screens_json[position], judgement.accounts_json[position])
         record.output_json = kept_json[position]
         record.budget_json = None if metered is None else metered.budget_json(position)
         record.stages(stages)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gateway import errors
+from gateway.models.served import Offload
 from gateway.request.batch import answer_batch
-from gateway.request.exits import log_failure
-from gateway.request.settlement import give_back
-from gateway.request.state import Offload
+from gateway.request.completion import give_back, log_failure
 from serving.bundles.manifest import DATATYPES
 from serving.queue.batcher import Batcher
 
@@ -24,7 +21,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from gateway.config.engine import Engine
-    from gateway.request.state import Gateway, Item, Served
+    from gateway.models.served import Served
+    from gateway.request.gateway import Gateway
+    from gateway.request.item import Item
 
 SLOW_BATCH_MS = 20.0
 RUNS_TIMED = 3
@@ -114,14 +113,3 @@ def time_full_batch(served: Served, rows: int, gw: Gateway) -> float:
         served.engine.infer(zeros)
         took_ns.append(gw.clock_ns() - began_ns)
     return min(took_ns) / 1e6
-
-
-async def end_batching(served: Served) -> None:
-    """Finish what waits for one model, and take nothing more."""
-    if served.unloaded:
-        return
-    served.batcher.close(drain=True)
-    with suppress(RuntimeError):  # it has been ended before
-        # Behind the models that run: what is judged after them may need the pool once more.
-        await asyncio.get_running_loop().run_in_executor(served.pool, lambda: None)
-    await asyncio.to_thread(served.pool.shutdown)

@@ -26,14 +26,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gateway import codec, errors
-from gateway.request.settlement import settle_alone
-from gateway.request.state import Answer
+from gateway import codec
+from gateway.request.item import Answer
 
 if TYPE_CHECKING:
     from gateway.codec import InferRequest
     from gateway.config.config import ResponseCache
-    from gateway.request.state import Active, Gateway, Item, ModelRules
+    from gateway.models.rules import Active, ModelRules
+    from gateway.models.served import Served
+    from gateway.request.item import Item
 
 DOMAIN = b"stockade response cache 1"
 ROW_SCREENS = frozenset({"evidence", "trigger"})
@@ -116,17 +117,20 @@ class AnswerCache:
         while self.entries > self._entries_max or self.bytes > self._bytes_max:
             self._evict(kept.tenant)
 
-    def learn(self, item: Item, gw: Gateway) -> None:
-        """Keep the answer of an item whose record is durable, if it may be given again."""
+    def learn(self, item: Item, policy_digest: str, in_service: Served | None, now_ns: int) -> None:
+        """Keep the answer of an item whose record is durable, if it may be given again.
+
+        `policy_digest` is that of the policy in force, `in_service` what stands for the item's version now.
+        """
         outcome, record, served = item.outcome, item.record, item.rules.served
         if item.cache_key is None or not isinstance(outcome, Answer) or outcome.decision != ALLOWED:
             return
         bundle = served.bundle
-        if record.policy_digest != gw.active.digest or gw.served.get((bundle.name, bundle.version)) is not served:
+        if record.policy_digest != policy_digest or in_service is not served:
             return  # what it was made under is not in force any more
         before, after = codec.without_id(outcome.body, bundle.name, bundle.version, item.request.id)
         kept = Kept(before, after, record.screens_json, record.id, record.caller().tenant, record.output_json)
-        self.keep(item.cache_key, kept, gw.clock_ns())
+        self.keep(item.cache_key, kept, now_ns)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -195,21 +199,3 @@ def framed(*parts: bytes) -> bytes:
     for part in parts:
         pieces += (len(part).to_bytes(8, "big"), part)
     return b"".join(pieces)
-
-
-def repeat(item: Item, kept: Kept, gw: Gateway) -> None:
-    """Answer a request with what is kept. Its record is written like any other's.
-
-    Raises:
-        DeadlinePassed: nobody waits any more.
-    """
-    record, rules = item.record, item.rules
-    if record.late(item.queued_ns):
-        raise errors.DeadlinePassed
-    record.cached = kept.request_id
-    record.screens_json = kept.screens_json
-    record.output_json = kept.output_json
-    body = codec.with_id(kept.before, kept.after, item.request.id)
-    item.outcome = Answer(body, ALLOWED, ALLOWED if rules.reveal_verdict else None)
-    gw.tally.repeated(rules.served.bundle.name, record.caller().priority_class, item.request.rows * rules.cost_per_row)
-    settle_alone(item, gw)

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from gateway import errors
-from gateway.request.state import Answer
+from gateway.request.item import Answer
 
 if TYPE_CHECKING:
+    from gateway.request.item import Item
     from gateway.request.record import Record
-    from gateway.request.state import Item
     from ops.audit.payloads.keys import KeyStore, Sealed
 
 BACKLOG_SHARE = 2  # half of the backlog at most is for payloads, so that plain records always find room

@@ -31,8 +31,9 @@ from serving.errors import BackendTimedOut, BackendUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from gateway.models.rules import ModelRules
+    from gateway.models.served import Served
     from gateway.request.judgement import Judgement, RowsJudged
-    from gateway.request.state import ModelRules, Served
 
 BATCHES_MAX = 16
 BYTES_MAX = 64 * 1024 * 1024

@@ -17,8 +17,8 @@ from defenses.drift.shift import PopulationWindow, UniformityWindow
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from gateway.models.rules import ModelRules
     from gateway.request.judgement import Judgement, RowsJudged
-    from gateway.request.state import ModelRules
 
 P_VALUES = "p-values-"
 """What the names of detectors begin with that are about a screen's p-values; the screen's name follows."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Level = Literal["local", "replica", "witnessed"]
+    from gateway.models.rules import Level
+
 Place = tuple[int, int]
 """An epoch of the log, and an index in it, or how many entries of it. Epochs are copied and cosigned one after another:
 who has something of one has all of those before."""

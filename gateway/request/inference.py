@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gateway import errors
-from gateway.request.exits import log_failure
+from gateway.request.completion import log_failure
 from serving.errors import BackendTimedOut, BackendUnavailable
 
 if TYPE_CHECKING:
-    from gateway.request.state import Gateway, Item, ModelRules
+    from gateway.models.rules import ModelRules
+    from gateway.request.gateway import Gateway
+    from gateway.request.item import Item
     from serving.engines.engine import Engine
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]

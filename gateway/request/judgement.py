@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from defenses.budget.policy import RequestVerdicts
-    from gateway.request.state import ModelRules
-    from gateway.request.watching import Watched
+    from gateway.models.rules import ModelRules
+    from gateway.models.watching import Watched
 
     RowsJudged = Sequence[tuple[str, np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.float64]]]]
 

@@ -19,7 +19,7 @@ from gateway.models.compile_output import ABSTAINED
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway.request.state import ModelRules
+    from gateway.models.rules import ModelRules
 
     Bools = np.ndarray[Any, np.dtype[np.bool_]]
     Tensors = Mapping[str, Any]

@@ -26,10 +26,11 @@ from gateway.admission.budget import refusal_of
 from gateway.admission.shared import kept_here
 from gateway.policy.checks import PUBLIC_METHODS
 from gateway.request.acknowledgement import acknowledged
-from gateway.request.cache import cacheable, key_of, repeat
+from gateway.request.cache import ALLOWED, cacheable, key_of
 from gateway.request.capture import narrower
+from gateway.request.completion import settle_alone
+from gateway.request.item import Answer, Item
 from gateway.request.metering import require_means
-from gateway.request.state import Item
 from gateway.request.watching import require_warm
 
 if TYPE_CHECKING:
@@ -38,8 +39,12 @@ if TYPE_CHECKING:
     from gateway.admission.budget import Charges
     from gateway.auth.principal import Presented
     from gateway.codec import CodecLimits, InferRequest
+    from gateway.models.rules import Active, ModelRules
+    from gateway.models.served import Served
+    from gateway.request.cache import Kept
+    from gateway.request.gateway import Gateway
+    from gateway.request.item import Answer
     from gateway.request.record import Record
-    from gateway.request.state import Active, Answer, Gateway, ModelRules, Served
     from stockade.open_inference.grpc_service_pb2 import ModelInferRequest
 
 
@@ -107,7 +112,7 @@ async def answer(record: Record, body: bytes, active: Active, gw: Gateway) -> An
         served.batcher.submit(item, rows=request.rows, nbytes=len(body), lane=principal.lane, flow=principal.tenant)
     else:
         repeat(item, kept, gw)
-    record.claimed = True
+    record.claim()
     answered = await future
     if rules.acknowledge != "local":
         await acknowledged(rules.acknowledge, record, gw)
@@ -200,3 +205,21 @@ async def share(record: Record, charges: Charges, gw: Gateway) -> int:
 def earlier(deadline_ns: int | None, other_ns: int) -> int:
     """Return the nearer of the call's deadline and the request's own timeout."""
     return other_ns if deadline_ns is None else min(deadline_ns, other_ns)
+
+
+def repeat(item: Item, kept: Kept, gw: Gateway) -> None:
+    """Answer a request with an earlier answer. Its record is written like any other's.
+
+    Raises:
+        DeadlinePassed: nobody waits any more.
+    """
+    record, rules = item.record, item.rules
+    if record.late(item.queued_ns):
+        raise errors.DeadlinePassed
+    record.cached = kept.request_id
+    record.screens_json = kept.screens_json
+    record.output_json = kept.output_json
+    body = codec.with_id(kept.before, kept.after, item.request.id)
+    item.outcome = Answer(body, ALLOWED, ALLOWED if rules.reveal_verdict else None)
+    gw.tally.repeated(rules.served.bundle.name, record.caller().priority_class, item.request.rows * rules.cost_per_row)
+    settle_alone(item, gw)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from gateway import errors
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from gateway.admission.concurrency import Ticket
     from gateway.admission.limiter import Decision
     from gateway.auth.principal import Principal
-    from gateway.request.judgement import Judgement
     from ops.audit.store.client import Receipt
     from ops.process.tracing import TraceParent
 
@@ -61,134 +61,104 @@ def site_of(build: str, config_digest: str, gateway: str) -> Site:
     return Site(build, config_digest, gateway, head, quoted(gateway))
 
 
-def model_fragment(name: str, version: str, digest: str, engine: str) -> str:
-    """Return which model answers, written once when it is loaded."""
-    return f'{{"digest":"{digest}","engine":{quoted(engine)},"name":{quoted(name)},"version":{quoted(version)}}}'
+class Phase(IntEnum):
+    """How far the leaf of a record is. It only goes forward, but for a batch that gives its items back."""
+
+    OPEN = 0  # nobody has taken on the duty to write it
+    CLAIMED = 1  # exactly one has: the batch, or the completion of the call
+    SETTLED = 2  # the sink has said what became of it
 
 
+@dataclass(slots=True, eq=False)
 class Record:
     """One request from its first header to its durable leaf. Times are nanoseconds of the monotonic clock unless named.
-
-    `audit_index` is the leaf's index in the log once it is durable, and None before; it counts within `audit_epoch`, a
-    log of its own whose name is `audit_origin`. `claimed` says that somebody has
-    taken on the duty to write the leaf (the batch, or the exit): exactly one of them does; `settled` that the sink has
-    said what became of it, `finished` that the call is over, `body_there` that its body has arrived (a stream's when it
-    begins). `names` are those of the client's certificate, `client_id` the request's id in the client's words,
-    `parent` the caller's span, `proof` the proof of work that came with the request, `stream_id` the id of the stream a
-    message came in, `body_ns` when the body was there, `room_bytes` what it takes of the room for payloads; none of
-    them is part of the leaf. `cached` is the id of the request whose answer was given again, empty for an answer of
-    its own.
 
     `peer` is known once a handler runs. On the port without client certificates gRPC starts it when the body is there,
     so a record with BODY_INCOMPLETE says "unknown" there: gRPC tells nobody whose headers it has passed on.
     """
 
-    __slots__ = (
-        "account_json",
-        "audit_epoch",
-        "audit_index",
-        "audit_origin",
-        "auth_json",
-        "batch_json",
-        "body_ns",
-        "body_there",
-        "budget_json",
-        "cached",
-        "claimed",
-        "client_id",
-        "deadline_ns",
-        "deadline_us",
-        "decision",
-        "finished",
-        "id",
-        "id_bytes",
-        "in_stream",
-        "kind",
-        "limits",
-        "method",
-        "model_digest",
-        "model_json",
-        "model_name",
-        "model_version",
-        "names",
-        "output_json",
-        "parent",
-        "payload_json",
-        "peer",
-        "pinned",
-        "policy_digest",
-        "principal",
-        "proof",
-        "rate",
-        "reason",
-        "right",
-        "ring_slot",
-        "room_bytes",
-        "rows",
-        "screens_json",
-        "settled",
-        "started_ns",
-        "status",
-        "stream_id",
-        "ticket",
-        "time_ns",
-        "timings_us",
-        "trace",
-    )
+    id_bytes: bytes
+    method: str
+    right: str
+    policy_digest: str
+    time_ns: int
+    """Unix time."""
+    started_ns: int
 
-    def __init__(  # noqa: PLR0917  one call site, in the order of the slots
-        self, id_bytes: bytes, method: str, right: str, policy_digest: str, time_ns: int, started_ns: int
-    ) -> None:
-        self.id_bytes = id_bytes
-        self.id = id_bytes.hex()
-        self.method = method
-        self.right = right
-        self.policy_digest = policy_digest
-        self.time_ns = time_ns
-        self.started_ns = started_ns
-        self.peer = "unknown"
-        self.deadline_ns: int | None = None
-        self.deadline_us: int | None = None
-        self.trace: str | None = None
-        self.parent: TraceParent | None = None
-        self.body_ns = 0
-        self.body_there = False
-        self.principal: Principal | None = None
-        self.auth_json: str | None = None
-        self.rate: Decision | None = None
-        self.limits: list[str] = []
-        self.ticket: Ticket | None = None
-        self.ring_slot = -1
-        self.room_bytes = 0
-        self.pinned = False
-        self.model_name = ""
-        self.model_version = ""
-        self.model_digest = ""
-        self.model_json: str | None = None
-        self.rows = 0
-        self.batch_json: str | None = None
-        self.screens_json: str | None = None
-        self.output_json: str | None = None
-        self.account_json: str | None = None
-        self.budget_json: str | None = None
-        self.cached = ""
-        self.payload_json: str | None = None
-        self.timings_us: dict[str, int] = {}
-        self.kind = "served"
-        self.decision = "allow"
-        self.reason = "OK"
-        self.status = STATUS_OK
-        self.client_id = ""
-        self.names: tuple[str, ...] = ()
-        self.proof = ""
-        self.in_stream = False
-        self.stream_id: bytes | None = None
-        self.claimed = False
-        self.settled = False
-        self.finished = False
-        self.audit_index: int | None = None
-        self.audit_epoch = 1
-        self.audit_origin = ""
+    # Where the call and its leaf are.
+    phase: Phase = Phase.OPEN
+    finished: bool = False
+    """The call is over."""
+    body_there: bool = False
+    """Its body has arrived; a stream's when it begins."""
+    ring_slot: int = -1
+    room_bytes: int = 0
+    """What it takes of the room for payloads."""
+    audit_index: int | None = None
+    """Of the leaf within `audit_epoch`, a log of its own whose name is `audit_origin`; None until it is durable."""
+    audit_epoch: int = 1
+    audit_origin: str = ""
+
+    # Who calls, and what they may have. `client_id` is the request's id in the client's words.
+    peer: str = "unknown"
+    names: tuple[str, ...] = ()
+    """Of the client's certificate."""
+    principal: Principal | None = None
+    auth_json: str | None = None
+    client_id: str = ""
+    proof: str = ""
+    """The proof of work that came with the request."""
+    ticket: Ticket | None = None
+    rate: Decision | None = None
+    limits: list[str] = field(default_factory=list)
+    deadline_ns: int | None = None
+    deadline_us: int | None = None
+    trace: str | None = None
+    parent: TraceParent | None = None
+    """The caller's span."""
+    in_stream: bool = False
+    stream_id: bytes | None = None
+    """Of the stream that the message came in."""
+
+    # What was asked of which model, and what became of it.
+    body_ns: int = 0
+    pinned: bool = False
+    model_name: str = ""
+    model_version: str = ""
+    model_digest: str = ""
+    model_json: str | None = None
+    rows: int = 0
+    batch_json: str | None = None
+    screens_json: str | None = None
+    output_json: str | None = None
+    account_json: str | None = None
+    budget_json: str | None = None
+    payload_json: str | None = None
+    cached: str = ""
+    """The id of the request whose answer was given again; empty for an answer of its own."""
+    timings_us: dict[str, int] = field(default_factory=dict)
+    kind: str = "served"
+    decision: str = "allow"
+    reason: str = "OK"
+    status: int = STATUS_OK
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.id = self.id_bytes.hex()
+
+    @property
+    def claimed(self) -> bool:
+        """Whether somebody has taken on the duty to write the leaf."""
+        return self.phase >= Phase.CLAIMED
+
+    @property
+    def settled(self) -> bool:
+        """Whether the sink has said what became of the leaf."""
+        return self.phase == Phase.SETTLED
+
+    def claim(self) -> None:
+        """Take on the duty to write the leaf."""
+        self.phase = max(self.phase, Phase.CLAIMED)
 
     def durable(self, receipt: Receipt, offset: int = 0) -> None:
         """The leaf is durable, as entry `offset` of those that the receipt is for."""
@@ -232,10 +202,10 @@ class Record:
         """Write down where in which batch the request was answered. Nothing is padded."""
         self.batch_json = f'{{"id":{batch_id},"padded":{rows},"position":{position},"rows":{rows},"size":{size}}}'
 
-    def judged(self, judgement: Judgement, position: int) -> None:
-        """Write down what the screens said of the request at this position of its batch, and of who asks."""
-        self.screens_json = judgement.screens_json[position]
-        self.account_json = judgement.accounts_json[position]
+    def judged(self, screens_json: str | None, account_json: str | None) -> None:
+        """Write down what the screens said of the request, and of who asks: canonical JSON."""
+        self.screens_json = screens_json
+        self.account_json = account_json
 
     def end(self, kind: str, decision: str, reason: str, status: int) -> None:
         """Write down how it ended."""
@@ -304,3 +274,21 @@ def refusal_sum(
         f'"id":"{id_hex}","kind":"refused","policy":"{policy_digest}","reasons":{{{counts}}},'
         f'"time_ns":"{time_ns}","v":1}}'
     ).encode()
+
+
+def trailers(record: Record, verdict: str | None) -> tuple[tuple[str, str], ...]:
+    """Return what every reply and refusal says about itself."""
+    pairs = [("x-request-id", record.id), ("x-stockade-policy", record.policy_digest)]
+    if record.rate is not None:
+        rate = record.rate
+        pairs.append(("x-ratelimit-limit", str(rate.limit)))
+        pairs.append(("x-ratelimit-remaining", str(rate.remaining)))
+        pairs.append(("x-ratelimit-reset", str(-(-rate.reset_ms // 1000))))  # seconds, rounded up
+    if record.model_digest:
+        pairs.append(("x-stockade-model-digest", record.model_digest))
+    if record.audit_index is not None:
+        pairs.append(("x-stockade-audit-origin", record.audit_origin))
+        pairs.append(("x-stockade-audit-index", str(record.audit_index)))
+    if verdict is not None:
+        pairs.append(("x-stockade-verdict", verdict))
+    return tuple(pairs)

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping, Sequence
 
+    from gateway.models.rules import ModelRules
+    from gateway.request.item import Item
     from gateway.request.judgement import Judgement
     from gateway.request.outgoing import KeptBack
     from gateway.request.record import Record
-    from gateway.request.state import Item, ModelRules
     from gateway.request.traces import Traces
     from ops.metrics import Metrics
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.auth.principal import PUBLIC
 from gateway.config.document import ConfigRejected
-from gateway.request.state import PUBLIC
 from ops.metrics.gateway import CODES
 from ops.process.tracing import EndedCall, SpanSender, installed, otlp_exporter, span_factory
 

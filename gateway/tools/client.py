@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from defenses.extraction.proof_of_work import solve
-from gateway.config.config import load_config
 from gateway.config.document import FileRejected, unusable
-from gateway.host.place import from_here
+from gateway.config.load import load_config
+from gateway.config.place import from_here
 from gateway.tools.operator import reason
 from gateway.tools.samples import sample_images
 from gateway.tools.terminal import EX_NO, fail

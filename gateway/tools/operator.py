@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from gateway.config.config import load_config
 from gateway.config.document import FileRejected, unusable
-from gateway.host.place import from_here
+from gateway.config.load import load_config
+from gateway.config.place import from_here
 from stockade.v1 import admin_pb2
 
 if TYPE_CHECKING:

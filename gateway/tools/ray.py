@@ -21,8 +21,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gateway.config.config import load_config
 from gateway.config.document import FileRejected
+from gateway.config.load import load_config
 from gateway.models.ray import ray_settings
 from gateway.tools.terminal import EX_NO, EX_UNUSABLE, err, fail, out, print_json
 from serving.bundles.bundle import load_bundle

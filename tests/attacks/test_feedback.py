@@ -13,9 +13,10 @@ import pytest
 
 from defenses.labels.feedback import CALIBRATION_ROWS_MIN, right_rate_max
 from gateway.control.labels.review import rate_max_of, take_batch
+from gateway.models.rules import Bounds
 from gateway.policy.feedback import Feedback
 from gateway.request.labels.gate import SKEW_NS
-from gateway.request.labels.rows import ALLOWED, AnswerKept, Bounds
+from gateway.request.labels.rows import ALLOWED, AnswerKept
 from tests.gateway.request.labels.labelled import (
     MODEL,
     NAMES,

@@ -59,7 +59,7 @@ async def test_a_name_that_the_policy_gives_it_later_is_kept_out_too(made_site, 
         keep_out(rig)
         site_key = rig.site.new_key("late")
         rig.site.change_policy(newcomer)
-        from gateway.policy.policy import load_policy
+        from gateway.policy.load import load_policy
 
         policy = load_policy(rig.site.policy, rig.app.config.policy.public_key)
         rig.app.put_in_force(rig.app.compile(policy), policy)

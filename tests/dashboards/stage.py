@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from gateway.cli.main import main
-from gateway.config.config import load_config
-from gateway.host.place import place_of
+from gateway.config.load import load_config
+from gateway.config.place import place_of
 from gateway.request.labels.rows import Draft
 from gateway.request.labels.store import FILE, FeedbackStore
 from gateway.tools.samples import bundles_directory

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from gateway.config.config import load_config
+from gateway.config.load import load_config
 from tests.e2e.caller import calling, infer_body
 from tests.e2e.running import entries_of, serving, until, verified
 from tests.e2e.site import Site, copy_site

@@ -11,10 +11,10 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from gateway.control.admin import Control
 from gateway.edge.methods import data_methods
 from gateway.edge.reflection import REFLECTION_PATHS
 from gateway.edge.service import Stream
+from gateway.host.admin import Control
 from stockade.open_inference import grpc_service_pb2
 from stockade.v1 import admin_pb2, audit_pb2, custody_pb2, feedback_pb2
 from tests.e2e.caller import calling, reply_of

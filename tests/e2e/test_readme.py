@@ -23,6 +23,7 @@ from tests.e2e.running import until
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 TEXT = README.read_text()
+COMMANDS = README.with_name("docs") / "reference/commands.md"
 
 
 def block(language: str, containing: str) -> str:
@@ -111,7 +112,7 @@ def test_the_log_verifies_while_it_is_written_and_a_changed_one_does_not(gateway
 
 
 def test_every_verb_of_the_table_is_there(capsys):
-    for row in re.findall(r"^\| (`stockade [^|]+) \|", TEXT, re.MULTILINE):
+    for row in re.findall(r"^\| (`stockade [^|]+) \|", COMMANDS.read_text(), re.MULTILINE):
         for command in re.findall(r"`stockade ([^`]+)`", row):
             with pytest.raises(SystemExit) as stopped:
                 main([*command.split(), "--help"])

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from gateway.cli.main import main
-from gateway.config.config import load_config
+from gateway.config.load import load_config
 from ops.audit.copies.object_store import Place, open_store
 from ops.audit.log.checkpoint import open_checkpoint, parse_vkey
 from tests.e2e.caller import calling, infer_body

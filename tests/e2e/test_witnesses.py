@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from gateway.config.config import load_config
+from gateway.config.load import load_config
 from gateway.tools.check.check import check
 from ops.audit.log.tlog_proof import parse_proof
 from ops.audit.log.trust_policy import read_trust_policy

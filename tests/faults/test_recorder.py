@@ -403,7 +403,7 @@ async def test_what_a_dead_worker_had_in_flight_becomes_outcome_unknown_once(tmp
 SENDER = """
 import os, socket, sys
 from pathlib import Path
-from ops.audit import protocol
+from ops.audit.store import protocol
 from ops.audit.store.ring import InflightRing
 from tests.ops.audit.samples import number_id, small
 directory, path = sys.argv[1:]

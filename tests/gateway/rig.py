@@ -21,15 +21,15 @@ import pytest
 
 import gateway.host.app
 import gateway.models.models
-from gateway.config.config import load_config
+from gateway.config.load import load_config
+from gateway.config.place import place_of
 from gateway.edge.methods import data_methods
 from gateway.edge.server import drain
 from gateway.edge.service import Service
 from gateway.host.app import App, open_app
 from gateway.host.parts import RING_SLOTS
-from gateway.host.place import place_of
 from gateway.host.shared_limits import shares_limits
-from gateway.request.state import Gateway
+from gateway.request.gateway import Gateway
 from ops.audit.store.client import Done
 from ops.metrics import prepare_directory
 from ops.metrics.scrape import expose

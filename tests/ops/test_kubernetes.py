@@ -14,8 +14,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from gateway.config.config import parse_config
-from gateway.host.place import place_of
+from gateway.config.load import parse_config
+from gateway.config.place import place_of
 from gateway.host.serve import RECORDER_STOP_S, STOP_SLACK_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent

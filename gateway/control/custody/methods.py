@@ -24,8 +24,8 @@ from stockade.v1 import custody_pb2
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from gateway.control.admin import Control
     from gateway.control.custody.procedure import Custody
+    from gateway.control.desk import Desk
     from gateway.edge.service import Call
 
 ERASURE, LEGAL_HOLD = "Erasure", "LegalHold"  # rights; the services are called so too
@@ -36,31 +36,31 @@ ENTRY_MAX = 2**63 - 1
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
-def custody_methods(control: Control) -> dict[str, Unary]:
+def custody_methods(desk: Desk) -> dict[str, Unary]:
     """Return the methods by their gRPC paths."""
-    desk = Desk(control)
+    methods = CustodyMethods(desk)
     table = {
-        (ERASURE, "Request"): told_to(custody_pb2.EraseRequest, desk.request),
-        (ERASURE, "Approve"): told_to(custody_pb2.ApproveErasureRequest, desk.approve),
-        (ERASURE, "List"): told_to(custody_pb2.ListErasuresRequest, desk.list_erasures),
-        (ERASURE, "Show"): told_to(custody_pb2.ShowErasureRequest, desk.show),
-        (LEGAL_HOLD, "Set"): told_to(custody_pb2.SetHoldRequest, desk.hold),
-        (LEGAL_HOLD, "Release"): told_to(custody_pb2.ReleaseHoldRequest, desk.release),
-        (LEGAL_HOLD, "List"): told_to(custody_pb2.ListHoldsRequest, desk.list_holds),
-        (PAYLOADS, "Read"): told_to(custody_pb2.ReadPayloadRequest, desk.read),
+        (ERASURE, "Request"): told_to(custody_pb2.EraseRequest, methods.request),
+        (ERASURE, "Approve"): told_to(custody_pb2.ApproveErasureRequest, methods.approve),
+        (ERASURE, "List"): told_to(custody_pb2.ListErasuresRequest, methods.list_erasures),
+        (ERASURE, "Show"): told_to(custody_pb2.ShowErasureRequest, methods.show),
+        (LEGAL_HOLD, "Set"): told_to(custody_pb2.SetHoldRequest, methods.hold),
+        (LEGAL_HOLD, "Release"): told_to(custody_pb2.ReleaseHoldRequest, methods.release),
+        (LEGAL_HOLD, "List"): told_to(custody_pb2.ListHoldsRequest, methods.list_holds),
+        (PAYLOADS, "Read"): told_to(custody_pb2.ReadPayloadRequest, methods.read),
     }
     return {f"/stockade.v1.{service}/{name}": Unary(service, run) for (service, name), run in table.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class CustodyMethods:
     """The methods, for one control plane."""
 
-    control: Control
+    desk: Desk
 
     @property
     def custody(self) -> Custody:
-        return self.control.custody
+        return self.desk.custody
 
     async def request(self, request: custody_pb2.EraseRequest, call: Call) -> Message:
         order = order_of(call, request.reason, "")
@@ -71,7 +71,7 @@ class Desk:
         if len(months) > KEYS_MAX or not all(_MONTH.fullmatch(month) for month in months):
             raise ArgumentInvalid("months", f"must be {KEYS_MAX} at most, each as YYYY-MM")
         wanted = Erasure(
-            id=self.control.app.gw.new_id().hex(),
+            id=self.desk.gw.new_id().hex(),
             tenant=tenant,
             subject=subject,
             pseudonym=known,
@@ -79,7 +79,7 @@ class Desk:
             reason=order.reason,
             requested_by=order.administrator,
             requester=order.principal,
-            requested_ns=self.control.app.gw.wall_ns(),
+            requested_ns=self.desk.gw.wall_ns(),
         )
         try:
             return custody_pb2.EraseResponse(accepted=True, erasure=told(await self.custody.request(wanted)))
@@ -89,7 +89,7 @@ class Desk:
     async def approve(self, request: custody_pb2.ApproveErasureRequest, call: Call) -> Message:
         erasure_id = text_of("id", request.id, ID_CHARACTERS_MAX, empty=False)
         try:
-            done = await self.custody.approve(erasure_id, word_of(call, self.control))
+            done = await self.custody.approve(erasure_id, word_of(call, self.desk))
         except ErasureRefused as problem:
             return custody_pb2.EraseResponse(problem=str(problem))
         return custody_pb2.EraseResponse(accepted=True, erasure=told(done))
@@ -109,7 +109,7 @@ class Desk:
     async def hold(self, request: custody_pb2.SetHoldRequest, call: Call) -> Message:
         order = order_of(call, request.matter, "")
         tenant, subject, known = await self._whom(request.tenant, request.subject, order.reason, "matter")
-        new_id, now_ns = self.control.app.gw.new_id().hex(), self.control.app.gw.wall_ns()
+        new_id, now_ns = self.desk.gw.new_id().hex(), self.desk.gw.wall_ns()
         hold = Hold(new_id, tenant, subject, known, order.reason, order.administrator, order.request, now_ns)
         try:
             await self.custody.place(hold)
@@ -137,7 +137,7 @@ class Desk:
             raise ArgumentInvalid("field", "must be request or response")
         if request.entry > ENTRY_MAX:
             raise ArgumentInvalid("entry", "is not an index")
-        payload, problem = await open_payload(self.control, request.entry, request.field, order)
+        payload, problem = await open_payload(self.desk, request.entry, request.field, order)
         return custody_pb2.ReadPayloadResponse(payload=payload, problem=problem)
 
     async def _whom(self, tenant: str, subject: str, text: str, field: str) -> tuple[str, str, str]:
@@ -149,16 +149,16 @@ class Desk:
         subject = text_of("subject", subject, NAME_CHARACTERS_MAX)
         if names(subject, text):
             raise ArgumentInvalid(field, "names the subject, and stands in the log for good")
-        keys = self.control.app.keys
+        keys = self.desk.keys
         if not await asyncio.to_thread(keys.knows, tenant):
             raise ArgumentInvalid("tenant", "is not a tenant, and was not")
         known = pseudonym(await asyncio.to_thread(keys.tenant_key, tenant), subject) if subject else ""
         return tenant, subject, known
 
 
-def word_of(call: Call, control: Control) -> Word:
+def word_of(call: Call, desk: Desk) -> Word:
     """Return who says so."""
-    caller, now_ns = call.record.caller(), control.app.gw.wall_ns()
+    caller, now_ns = call.record.caller(), desk.gw.wall_ns()
     return Word(caller.credential[:ADMINISTRATOR_CHARACTERS_MAX], caller.name, call.record.id, now_ns)
 
 

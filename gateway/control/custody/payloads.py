@@ -10,7 +10,7 @@ import orjson
 from ops.audit.errors import AuditError, KeyMissing, ReadError, SealBroken
 
 if TYPE_CHECKING:
-    from gateway.control.admin import Control
+    from gateway.control.desk import Desk
     from gateway.control.orders import Order
 
 PAYLOADS = "Payloads"  # the right, and the service
@@ -24,29 +24,27 @@ _PROBLEMS: dict[type[Exception], str] = {
 }
 
 
-async def open_payload(control: Control, index: int, field: str, order: Order) -> tuple[bytes, str]:
+async def open_payload(desk: Desk, index: int, field: str, order: Order) -> tuple[bytes, str]:
     """Return a payload that an entry names, or nothing and why. Either is in the log when this returns.
 
     Raises:
         AuditUnavailable: it could not be recorded, so nobody reads it.
     """
-    payload, problem, key = await asyncio.to_thread(_opened, control, index, field)
+    payload, problem, key = await asyncio.to_thread(_opened, desk, index, field)
     detail = {"entry": str(index), "field": field, "reason": order.reason, "request": order.request}
     detail |= {"key": key} if key else {}
     outcome = "failed" if problem else "done"
-    await control.record(
-        "admin", action="payload-read", administrator=order.administrator, detail=detail, outcome=outcome
-    )
+    await desk.record("admin", action="payload-read", administrator=order.administrator, detail=detail, outcome=outcome)
     return payload, problem
 
 
-def _opened(control: Control, entry_number: int, field: str) -> tuple[bytes, str, str]:
+def _opened(desk: Desk, entry_number: int, field: str) -> tuple[bytes, str, str]:
     """Return the payload, the problem, and the key's reference. `entry_number` counts over all epochs. Blocks."""
-    if not control.custody.caught_up:
+    if not desk.custody.caught_up:
         return b"", CATCHING_UP, ""
     key = ""
     try:
-        reader, index = control.public_log().reader_of(entry_number)
+        reader, index = desk.public_log().reader_of(entry_number)
         (data,) = reader.entries(index, 1)
         entry = orjson.loads(data)
         kept = entry.get("payload", {})
@@ -55,7 +53,7 @@ def _opened(control: Control, entry_number: int, field: str) -> tuple[bytes, str
         sealed, key = kept[field], kept["key"]
         ciphertext = reader.blob(index, bytes.fromhex(sealed["ciphertext_sha256"]))
         record = bytes.fromhex(entry["id"])
-        return control.app.keys.open(key, record, field, ciphertext, sealed["commitment"]), "", key
+        return desk.keys.open(key, record, field, ciphertext, sealed["commitment"]), "", key
     except (AuditError, OSError) as problem:
         said = _PROBLEMS.get(type(problem), f"it cannot be read: {type(problem).__name__}")
         return b"", said, key

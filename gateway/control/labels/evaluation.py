@@ -17,9 +17,7 @@ where it has changed. Nothing is decided here: canaries are judged by it (`gatew
 
 from __future__ import annotations
 
-import asyncio
 import math
-import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,12 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-    from gateway.host.host import Host
     from gateway.policy.policy import Policy
     from gateway.request.labels.rows import Outcomes
     from serving.bundles.bundle import Bundle
 
-LOOK_EVERY_S = 60.0
 RECORD_EVERY_NS = 3_600 * 1_000_000_000
 NS_PER_MS = 1_000_000
 MICRO = 1_000_000
@@ -161,22 +157,3 @@ class Evaluations:
             self.due_ns = now_ns + RECORD_EVERY_NS
         self.recorded = facts
         return [now[key].entry() for key in changed]
-
-
-async def keep_evaluating(host: Host) -> None:
-    """Look again every minute. Ends with the host."""
-    control = host.control
-    assert control is not None, "it is open"
-    found, metrics = host.evaluations, control.app.metrics.evaluations()
-    while True:
-        now_ns = control.app.gw.wall_ns()
-        try:
-            await asyncio.to_thread(found.look, host.policy, now_ns)
-        except (sqlite3.Error, OSError) as problem:
-            host.log("versions-not-evaluated", level="error", problem=str(problem))
-        else:
-            told = promised_by(host.repository.bundles.values())
-            metrics.found(each.figures(*told.get((each.model, each.version), ())) for each in found.found)
-            for entry in found.to_record(now_ns):
-                await control.record_when_possible("evaluation", **entry)
-        await asyncio.sleep(LOOK_EVERY_S)

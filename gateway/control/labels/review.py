@@ -22,7 +22,7 @@ from defenses.labels.feedback import CALIBRATION_ROWS_MIN, capped, right_rate_ma
 from gateway.control.labels.evaluation import MICRO, evaluated_all
 from gateway.control.orders import order_of, text_of, told_to
 from gateway.errors import ArgumentInvalid, ScreenUnavailable
-from gateway.request.exits import log_failure
+from gateway.request.completion import log_failure
 from gateway.request.labels.rows import ALLOWED, STATES
 from gateway.request.labels.store import FILE, FeedbackStore
 from serving.bundles.manifest import CLASSES_MAX
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from gateway.control.admin import Control
+    from gateway.control.desk import Desk
     from gateway.control.orders import Order
     from gateway.edge.service import Call
+    from gateway.models.rules import FeedbackRules
     from gateway.policy.feedback import Feedback
-    from gateway.request.labels.answers import FeedbackRules
+    from gateway.request.item import Answer
     from gateway.request.labels.rows import Held
     from gateway.request.labels.transaction import Transaction
-    from gateway.request.state import Answer
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Taken:
 class Review:
     """The methods, for one control plane."""
 
-    control: Control
+    desk: Desk
 
     async def list_items(self, request: pb.ListFeedbackRequest, call: Call) -> Message:
         if request.state and request.state not in STATES:
@@ -77,7 +77,7 @@ class Review:
         count = min(request.count_max or LISTED_DEFAULT, LISTED_MAX)
 
         def read() -> list[Held]:
-            store = store_of(self.control)
+            store = store_of(self.desk)
             if request.id:
                 found = store.item(request.id)
                 return [found] if found is not None else []
@@ -93,10 +93,10 @@ class Review:
             raise ArgumentInvalid("ids", f"must be 1 to {DECIDED_MAX} ids of items")
         if request.decision not in ("release", "reject"):
             raise ArgumentInvalid("decision", 'must be "release" or "reject"')
-        await say(self.control, order, f"feedback-{request.decision}", {"ids": ",".join(map(str, request.ids))})
+        await say(self.desk, order, f"feedback-{request.decision}", {"ids": ",".join(map(str, request.ids))})
 
         def change() -> int:
-            with store_of(self.control).transaction() as step:
+            with store_of(self.desk).transaction() as step:
                 if request.decision == "reject":
                     return step.reject(request.ids, order.reason)
                 return step.move(request.ids, states=("quarantined",), to="released", reason=order.reason)
@@ -104,7 +104,7 @@ class Review:
         return pb.DecideFeedbackResponse(changed=await in_thread(change, call))
 
     async def take(self, request: pb.TakeFeedbackBatchRequest, call: Call) -> Message:
-        model = self.control.host.policy.models.get(request.model)
+        model = self.desk.fleet.policy.models.get(request.model)
         if model is None or model.feedback is None:
             raise ArgumentInvalid("model", "is not a model that takes labels")
         version = text_of("version", request.version, NAME_CHARACTERS_MAX, empty=False)
@@ -112,13 +112,13 @@ class Review:
             raise ArgumentInvalid("trusted_rows", f"must be at most {TRUSTED_ROWS_MAX}")
         order = order_of(call, "an update", "")
         about = {"model": request.model, "version": version, "trusted_rows": str(request.trusted_rows)}
-        await say(self.control, order, "feedback-batch-taken", about)
-        gw, feedback = self.control.app.gw, model.feedback
+        await say(self.desk, order, "feedback-batch-taken", about)
+        gw, feedback = self.desk.gw, model.feedback
         seed, now_ns, loaded = gw.new_id(), gw.wall_ns(), gw.active.models.get((request.model, version))
         rules = None if loaded is None else loaded.feedback
 
         def change() -> Taken:
-            with store_of(self.control).transaction() as step:
+            with store_of(self.desk).transaction() as step:
                 return take_batch(
                     step,
                     (request.model, version),
@@ -148,10 +148,10 @@ class Review:
         digest = text_of("digest", request.digest, NAME_CHARACTERS_MAX)
         about = {"batch": str(request.batch), "quarantined": str(len(request.quarantined))}
         about |= {name: text for name, text in (("version", candidate), ("digest", digest)) if text}
-        await say(self.control, order, f"feedback-batch-{request.outcome}", about)
+        await say(self.desk, order, f"feedback-batch-{request.outcome}", about)
 
         def change() -> int:
-            with store_of(self.control).transaction() as step:
+            with store_of(self.desk).transaction() as step:
                 step.move(request.quarantined, states=("taken",), to="quarantined", reason=BATCH_CHECK)
                 return step.close_batch(request.batch, request.outcome, order.reason, candidate)
 
@@ -161,10 +161,10 @@ class Review:
         return pb.CloseFeedbackBatchResponse(items=items)
 
     async def status(self, _: pb.FeedbackStatusRequest, call: Call) -> Message:
-        policy, now_ns = self.control.host.policy, self.control.app.gw.wall_ns()
+        policy, now_ns = self.desk.fleet.policy, self.desk.gw.wall_ns()
 
         def read() -> Message:
-            store = store_of(self.control)
+            store = store_of(self.desk)
             reply = pb.FeedbackStatusResponse(answers=store.answers())
             for model, state, items in store.counts():
                 reply.counts.add(model=model, state=state, items=items)
@@ -184,9 +184,9 @@ class Review:
         return await in_thread(read, call)
 
 
-def review_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
+def review_methods(desk: Desk) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
     """Return the methods by their names."""
-    review = Review(control)
+    review = Review(desk)
     return {
         "ListItems": told_to(pb.ListFeedbackRequest, review.list_items),
         "DecideItems": told_to(pb.DecideFeedbackRequest, review.decide),
@@ -196,9 +196,9 @@ def review_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaita
     }
 
 
-def store_of(control: Control) -> FeedbackStore:
+def store_of(desk: Desk) -> FeedbackStore:
     """Return the host's file of labels. Blocks."""
-    return FeedbackStore(control.host.place.memory.with_name(FILE))
+    return FeedbackStore(desk.fleet.place.memory.with_name(FILE))
 
 
 async def in_thread(work: Callable[[], T], call: Call) -> T:
@@ -210,10 +210,10 @@ async def in_thread(work: Callable[[], T], call: Call) -> T:
         raise ScreenUnavailable from problem
 
 
-async def say(control: Control, order: Order, action: str, detail: dict[str, str]) -> None:
+async def say(desk: Desk, order: Order, action: str, detail: dict[str, str]) -> None:
     """Record that an operator asked for something, before it is done. Raises AuditUnavailable."""
     about = {**detail, "reason": order.reason, "request": order.request}
-    await control.record("admin", action=action, administrator=order.administrator, detail=about, outcome="done")
+    await desk.record("admin", action=action, administrator=order.administrator, detail=about, outcome="done")
 
 
 def rate_max_of(feedback: Feedback, rules: FeedbackRules | None) -> float:

@@ -6,52 +6,32 @@ in the log yet is found a second later; what was published while the gateway was
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from gateway.control.quarantine.store import Finding, QuarantineError
-from ops.audit.errors import AuditError, ReadError
+from gateway.control.quarantine.store import Finding
 from ops.audit.log.epochs import numbered, split_origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gateway.control.admin import Control
+    from gateway.control.desk import Desk
     from gateway.control.quarantine.store import Quarantine
-    from gateway.host.host import Host
     from ops.audit.reader.read import LogReader
 
-LOOK_EVERY_S = 1.0
 
 PART = 16_384
 WRITTEN_EVERY = 16_384  # entries without findings, which a restart may read once more
 FIRST_LOOK = 100_000  # entries, where nothing is remembered
 
 
-async def keep_collecting(host: Host) -> None:
-    """Look again every second, and at once where there is more. Ends with the host."""
-    control = host.control
-    assert control is not None, "it is open"
-    seen = Seen()
-    while True:
-        try:
-            more = await asyncio.to_thread(lambda: look(control, seen))
-        except (QuarantineError, AuditError, OSError) as problem:
-            more = False
-            if not isinstance(problem, ReadError):  # there is no log to read yet, or it is being written
-                host.log("quarantine-not-filled", level="error", problem=str(problem))
-        if not more:
-            await asyncio.sleep(LOOK_EVERY_S)
-
-
-def look(control: Control, seen: Seen) -> bool:
+def look(desk: Desk, seen: Seen) -> bool:
     """Take in the next part of the log. Returns whether there is more. Blocks. Raises as `collect`."""
-    quarantine = control.quarantine
+    quarantine = desk.quarantine
     origin, next_ = seen.origin or quarantine.mark("origin"), seen.next or int(quarantine.mark("next") or 0)
-    return collect(quarantine, control.public_log().reader_from(origin, next_), seen)
+    return collect(quarantine, desk.public_log().reader_from(origin, next_), seen)
 
 
 @dataclass(slots=True)

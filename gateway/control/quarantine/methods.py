@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from gateway.control.admin import Control
+    from gateway.control.desk import Desk
     from gateway.control.orders import Order
     from gateway.control.quarantine.store import Item
     from gateway.edge.service import Call
-    from gateway.request.state import Answer
+    from gateway.request.item import Answer
 
 ENTRIES_MAX = 256
 STATES = {"release": "released", "reject": "rejected"}
 
 
-def quarantine_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
+def quarantine_methods(desk: Desk) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
     """Return the methods by their names."""
-    review = Review(control)
+    review = Review(desk)
     return {
         "ListQuarantine": told_to(admin_pb2.ListQuarantineRequest, review.list),
         "ShowQuarantined": told_to(admin_pb2.ShowQuarantinedRequest, review.show),
@@ -45,7 +45,7 @@ def quarantine_methods(control: Control) -> dict[str, Callable[[Call, bytes], Aw
 class Review:
     """The list of a host as operators see it. `deciding`: of two who decide about the same, the second is told."""
 
-    control: Control
+    desk: Desk
     deciding: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def list(self, request: admin_pb2.ListQuarantineRequest, _: Call) -> Message:
@@ -54,7 +54,7 @@ class Review:
         return await asyncio.to_thread(self._listed, request)
 
     def _listed(self, request: admin_pb2.ListQuarantineRequest) -> Message:
-        quarantine = self.control.quarantine
+        quarantine = self.desk.quarantine
         reply = admin_pb2.ListQuarantineResponse(waiting=quarantine.waiting(), dropped=quarantine.dropped())
         count_max = request.count_max or LISTED_MAX
         found = quarantine.items(state=request.state, tenant=request.tenant, model=request.model, count_max=count_max)
@@ -62,7 +62,7 @@ class Review:
         return reply
 
     async def show(self, request: admin_pb2.ShowQuarantinedRequest, call: Call) -> Message:
-        item = await asyncio.to_thread(self.control.quarantine.item, request.entry)
+        item = await asyncio.to_thread(self.desk.quarantine.item, request.entry)
         if item is None:
             raise ArgumentInvalid("entry", "is not in quarantine, and was not")
         reply = admin_pb2.ShowQuarantinedResponse(item=item_message(item))
@@ -73,7 +73,7 @@ class Review:
             reply.problem = f"it takes the right {PAYLOADS} to read it"
             return reply
         order = order_of(call, "quarantine", "")
-        reply.request, reply.problem = await open_payload(self.control, request.entry, "request", order)
+        reply.request, reply.problem = await open_payload(self.desk, request.entry, "request", order)
         return reply
 
     async def decide(self, request: admin_pb2.DecideQuarantinedRequest, call: Call) -> Message:
@@ -86,15 +86,15 @@ class Review:
         async with self.deciding:
             facts = []
             for entry in entries:
-                item = await asyncio.to_thread(self.control.quarantine.item, entry)
+                item = await asyncio.to_thread(self.desk.quarantine.item, entry)
                 if item is None or item[1].state != "waiting":
                     what = "is not in quarantine" if item is None else f"was {item[1].state} by {item[1].administrator}"
                     return admin_pb2.DecideQuarantinedResponse(problem=f"entry {entry} {what}")
                 facts.append({"action": state, "entry": entry, "subject": item[0].request, **said(order)})
-            await self.control.record_together("quarantine", facts)
-            decided = Decided(state, order.administrator, order.reason, self.control.app.gw.wall_ns())
+            await self.desk.record_together("quarantine", facts)
+            decided = Decided(state, order.administrator, order.reason, self.desk.gw.wall_ns())
             try:
-                await asyncio.to_thread(self.control.quarantine.decide, entries, decided)
+                await asyncio.to_thread(self.desk.quarantine.decide, entries, decided)
             except QuarantineError as problem:  # the log says so, and the list still shows it as waiting
                 return admin_pb2.DecideQuarantinedResponse(problem=f"recorded, but not kept: {problem}")
         return admin_pb2.DecideQuarantinedResponse(accepted=True)

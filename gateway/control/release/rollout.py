@@ -18,8 +18,8 @@ from gateway.request.labels.store import FILE, FeedbackStore
 from ops.metrics import VersionCounts, read_versions
 
 if TYPE_CHECKING:
+    from gateway.control.desk import Fleet
     from gateway.control.release.releases import Change, Labelled, Releases
-    from gateway.host.host import Host
     from gateway.policy.policy import Policy
 
 
@@ -30,7 +30,7 @@ class Rollout:
     `followed` is the policy that the releases are those of; `moving` keeps a look and a new policy apart.
     """
 
-    host: Host
+    fleet: Fleet
     releases: Releases
     counted: dict[tuple[str, str], VersionCounts] = field(default_factory=dict)
     untold: list[Change] = field(default_factory=list)
@@ -40,19 +40,19 @@ class Rollout:
     async def count(self) -> None:
         """Read what all workers have counted; what cannot be read now, because a worker just ended, is read later."""
         with contextlib.suppress(OSError, RuntimeError, ValueError):
-            self.counted = await asyncio.to_thread(read_versions, self.host.place.metrics)
+            self.counted = await asyncio.to_thread(read_versions, self.fleet.place.metrics)
 
     async def labelled(self) -> Labelled:
         """Return what trusted labels say of versions, where a canary is judged by it; nothing if unreadable."""
         if not self.releases.labelled:
             return {}
         try:
-            file = self.host.place.memory.with_name(FILE)
+            file = self.fleet.place.memory.with_name(FILE)
             agreements = await asyncio.to_thread(lambda: FeedbackStore(file).agreements())
         except (OSError, sqlite3.Error):
             return {}
         found = {key: Labels(*counts) for key, counts in agreements.items()}
-        for each in self.host.evaluations.found:
+        for each in self.fleet.evaluations.found:
             if each.source == "trusted":
                 key = each.model, each.version
                 counts = agreements.get(key, (0, 0))
@@ -63,7 +63,7 @@ class Rollout:
         """Let the releases follow the policy that is in force."""
         async with self.moving:
             await self.count()
-            self.followed = self.host.policy
+            self.followed = self.fleet.policy
             await self.move(self.releases.follow(self.followed, self.counted, time.monotonic_ns()))
 
     async def look(self) -> None:
@@ -72,7 +72,7 @@ class Rollout:
         async with self.moving:
             if self.releases.watched:
                 await self.count()
-            if self.host.policy is not self.followed:  # one that was just put in force is followed first
+            if self.fleet.policy is not self.followed:  # one that was just put in force is followed first
                 return
             if self.releases.watched:
                 changes = self.releases.look(self.counted, time.monotonic_ns(), await self.labelled())
@@ -87,19 +87,19 @@ class Rollout:
             try:
                 self.releases.keep()
             except OSError as problem:
-                self.host.log("releases-not-kept", level="error", problem=str(problem))
+                self.fleet.log("releases-not-kept", level="error", problem=str(problem))
         standings = {name: asdict(standing) for name, standing in self.releases.standings().items()}
-        for worker in self.host.workers:
+        for worker in self.fleet.workers:
             if worker.ready.is_set() and worker.facts.get("canaries", {}) != standings:
                 worker.tell(do="move", canaries=standings)
         self.untold += changes
-        while self.untold and self.host.control is not None:
+        while self.untold and self.fleet.control is not None:
             change = self.untold.pop(0)
             facts = {"model": change.model, "version": change.version, "problem": change.reason}
-            self.host.log(
+            self.fleet.log(
                 f"release-{change.action}", level="error" if change.action == "rolled-back" else "info", **facts
             )
-            await self.host.control.release_changed(change, self.host.policy)
+            await self.fleet.control.release_changed(change, self.fleet.policy)
 
     async def end(self) -> None:
         """Record what was counted of releases before the host stops."""

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from gateway.auth.isolation import Isolation, Isolations, Subject
-    from gateway.control.admin import Control
+    from gateway.control.desk import Desk
+    from gateway.control.tenants.segments import Segments
     from gateway.edge.service import Call
     from gateway.policy.policy import LimitSet, Policy
-    from gateway.request.state import Answer
+    from gateway.request.item import Answer
     from ops.incidents.timeline import Affected
 
 SUBJECTS_MAX = 64
@@ -38,44 +39,47 @@ SECOND_NS = 1_000_000_000
 TENANTS_MAX = 10_000  # in one reply: clients take 4 MiB unless they say otherwise
 
 
-def segmentation_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
+def tenant_methods(desk: Desk, segments: Segments) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
     """Return the methods by their names."""
-    desk = Desk(control)
+    methods = TenantMethods(desk, segments)
     return {
-        "ForgiveAccounts": told_to(admin_pb2.ForgiveAccountsRequest, desk.forgive),
-        "ListTenants": told_to(admin_pb2.ListTenantsRequest, desk.list_tenants),
-        "ShowTenant": told_to(admin_pb2.ShowTenantRequest, desk.show_tenant),
-        "Isolate": told_to(admin_pb2.IsolateRequest, desk.isolate),
-        "LiftIsolation": told_to(admin_pb2.LiftIsolationRequest, desk.lift),
+        "ForgiveAccounts": told_to(admin_pb2.ForgiveAccountsRequest, methods.forgive),
+        "ListTenants": told_to(admin_pb2.ListTenantsRequest, methods.list_tenants),
+        "ShowTenant": told_to(admin_pb2.ShowTenantRequest, methods.show_tenant),
+        "Isolate": told_to(admin_pb2.IsolateRequest, methods.isolate),
+        "LiftIsolation": told_to(admin_pb2.LiftIsolationRequest, methods.lift),
     }
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class TenantMethods:
     """The methods, for one control plane."""
 
-    control: Control
+    desk: Desk
+    segments: Segments
 
     async def list_tenants(self, _: admin_pb2.ListTenantsRequest, __: Call) -> Message:
-        policy, isolations = self.control.host.policy, self.control.host.segments.isolations
-        now_ns = self.control.app.gw.wall_ns()
+        policy, isolations = self.desk.fleet.policy, self.segments.isolations
+        now_ns = self.desk.gw.wall_ns()
         reply = admin_pb2.ListTenantsResponse()
         reply.tenants.extend(summaries(policy, isolations, now_ns))
         reply.isolations.extend(isolation_message(one) for one in isolations.listed if one.holds(now_ns))
         return reply
 
     async def show_tenant(self, request: admin_pb2.ShowTenantRequest, _: Call) -> Message:
-        if request.tenant not in self.control.host.policy.tenants:
+        if request.tenant not in self.desk.fleet.policy.tenants:
             raise ArgumentInvalid("tenant", "is not a tenant of the policy in force")
-        return await asyncio.to_thread(shown, self.control, request.tenant, request.entries_max or LOOKED_AT)
+        return await asyncio.to_thread(
+            shown, self.desk, self.segments.isolations, request.tenant, request.entries_max or LOOKED_AT
+        )
 
     async def isolate(self, request: admin_pb2.IsolateRequest, call: Call) -> Message:
         order = order_of(call, request.reason, request.incident)
         until_ns = request.until_unix_ns
-        if until_ns and until_ns <= self.control.app.gw.wall_ns():
+        if until_ns and until_ns <= self.desk.gw.wall_ns():
             raise ArgumentInvalid("until_unix_ns", "has passed")
-        subjects = await asyncio.to_thread(subjects_of, request.subjects, self.control)
-        segments = self.control.host.segments
+        subjects = await asyncio.to_thread(subjects_of, request.subjects, self.desk)
+        segments = self.segments
         try:
             made = await segments.isolate(subjects, order, until_ns)
         except IsolationRefused as problem:
@@ -89,7 +93,7 @@ class Desk:
         order = order_of(call, request.reason, request.incident)
         if not 0 < len(request.ids) <= SUBJECTS_MAX:
             raise ArgumentInvalid("ids", f"must be 1 to {SUBJECTS_MAX}")
-        segments = self.control.host.segments
+        segments = self.segments
         try:
             await segments.lift(request.ids, order)
         except IsolationRefused as problem:
@@ -98,22 +102,22 @@ class Desk:
 
     async def forgive(self, request: admin_pb2.ForgiveAccountsRequest, call: Call) -> Message:
         order = order_of(call, request.reason, request.incident)
-        subjects = await asyncio.to_thread(subjects_of, request.subjects, self.control)
-        forgiven = await self.control.host.segments.forgive(subjects, order)
+        subjects = await asyncio.to_thread(subjects_of, request.subjects, self.desk)
+        forgiven = await self.segments.forgive(subjects, order)
         return admin_pb2.ForgiveAccountsResponse(principals=forgiven)
 
 
-def subjects_of(asked: Iterable[admin_pb2.Subject], control: Control) -> list[Subject]:
+def subjects_of(asked: Iterable[admin_pb2.Subject], desk: Desk) -> list[Subject]:
     """Return who is meant, each once. Raises ArgumentInvalid for nobody, too many, or who is not in the policy."""
-    found = dict.fromkeys(subject_of(subject, f"subjects[{number}]", control) for number, subject in enumerate(asked))
+    found = dict.fromkeys(subject_of(subject, f"subjects[{number}]", desk) for number, subject in enumerate(asked))
     if not 0 < len(found) <= SUBJECTS_MAX:
         raise ArgumentInvalid("subjects", f"must be 1 to {SUBJECTS_MAX}")
     return list(found)
 
 
-def subject_of(subject: admin_pb2.Subject, field: str, control: Control) -> Subject:
+def subject_of(subject: admin_pb2.Subject, field: str, desk: Desk) -> Subject:
     """Return who is meant. Raises ArgumentInvalid."""
-    policy = control.host.policy
+    policy = desk.fleet.policy
     if subject.principal:
         if subject.tenant or subject.pseudonym:
             raise ArgumentInvalid(field, "names somebody twice")
@@ -124,7 +128,7 @@ def subject_of(subject: admin_pb2.Subject, field: str, control: Control) -> Subj
         raise ArgumentInvalid(f"{field}.tenant", "is not a tenant of the policy in force")
     if not subject.pseudonym:
         return subject.tenant, ""
-    key = control.app.keys.tenant_key(subject.tenant)
+    key = desk.keys.tenant_key(subject.tenant)
     for name, principal in policy.principals.items():
         if principal.tenant == subject.tenant and pseudonym(key, name) == subject.pseudonym:
             return subject.tenant, name
@@ -165,22 +169,22 @@ def summaries(policy: Policy, isolations: Isolations, now_ns: int) -> Iterator[a
         )
 
 
-def shown(control: Control, tenant: str, entries_max: int) -> admin_pb2.ShowTenantResponse:
+def shown(desk: Desk, isolations: Isolations, tenant: str, entries_max: int) -> admin_pb2.ShowTenantResponse:
     """Return what is known of a tenant. Blocks: it reads the log and the keys of pseudonyms."""
-    policy, isolations, now_ns = control.host.policy, control.host.segments.isolations, control.app.gw.wall_ns()
+    policy, now_ns = desk.fleet.policy, desk.gw.wall_ns()
     (summary,) = (each for each in summaries(policy, isolations, now_ns) if each.name == tenant)
     reply = admin_pb2.ShowTenantResponse(tenant=summary)
     set_limits(reply.limits, policy.tenants[tenant].limits, policy.limits)
     here = [one for one in isolations.listed if one.tenant == tenant and one.holds(now_ns)]
     reply.isolations.extend(map(isolation_message, here))
-    key, out = control.app.keys.tenant_key(tenant), {one.principal for one in here}
+    key, out = desk.keys.tenant_key(tenant), {one.principal for one in here}
     for name, principal in policy.principals.items():
         if principal.tenant == tenant:
             isolated = bool(out & {name, ""})
             known = pseudonym(key, name)
             facts = reply.principals.add(name=name, pseudonym=known, roles=principal.roles, isolated=isolated)
             set_limits(facts.limits, principal.limits, policy.limits)
-    add_asked(reply, control, tenant, entries_max)
+    add_asked(reply, desk, tenant, entries_max)
     return reply
 
 
@@ -196,10 +200,10 @@ def set_limits(message: admin_pb2.LimitSet, name: str, known: Mapping[str, Limit
     message.queries_per_day = limits.queries_per_day or 0
 
 
-def add_asked(reply: admin_pb2.ShowTenantResponse, control: Control, tenant: str, entries_max: int) -> None:
+def add_asked(reply: admin_pb2.ShowTenantResponse, desk: Desk, tenant: str, entries_max: int) -> None:
     """Count what the newest entries of the log say of a tenant."""
     try:
-        reader = control.public_log().reader()
+        reader = desk.public_log().reader()
     except ReadError:  # the host has just started, and nothing is public yet
         return
     size = reader.checkpoint.size

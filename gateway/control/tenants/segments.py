@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.auth.isolation import Isolations, Subject
-    from gateway.host.host import Host
-    from gateway.host.supervisor import Child
+    from gateway.control.desk import Fleet, Worker
 
 PATIENCE_S = 5.0
 LOOK_EVERY_S = 0.005
@@ -42,7 +41,7 @@ FORGIVEN_AT_ONCE = 500  # names in one command to a worker, whose lines are shor
 class Segments:
     """Who is kept out of this host. `file` is where it is written down."""
 
-    host: Host
+    fleet: Fleet
     file: Path
     isolations: Isolations
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -70,21 +69,21 @@ class Segments:
         Raises AuditUnavailable, and then nothing has changed. A worker that dies within half a minute of it may still
         remember (`gateway.request.watching`).
         """
-        control = self.host.control
+        control = self.fleet.control
         assert control is not None, "operators are known by the control plane"
         entries = [await asyncio.to_thread(self._forgiven, subject, order) for subject in subjects]
         await control.record_together("admin", entries)
         meant = set(subjects)
-        policy = self.host.policy.principals.items()
+        policy = self.fleet.policy.principals.items()
         names = [name for name, one in policy if {(one.tenant, name), (one.tenant, "")} & meant]
         for start in range(0, len(names), FORGIVEN_AT_ONCE):
-            for worker in self.host.workers:
+            for worker in self.fleet.workers:
                 worker.tell(do="forgive", principals=names[start : start + FORGIVEN_AT_ONCE])
         return len(names)
 
     async def expire(self) -> None:
         """Take off the list, and record, what has run out. It keeps nobody out since then."""
-        if self.host.control is None or self.changing.locked() or not any(self.isolations.over(self._now_ns())):
+        if self.fleet.control is None or self.changing.locked() or not any(self.isolations.over(self._now_ns())):
             return  # while the host starts there is no log to record it in
         async with self.changing:
             over = list(self.isolations.over(self._now_ns()))
@@ -93,14 +92,14 @@ class Segments:
                 await self._record("expired", over, None)
                 await self._keep(left)
             except (AuditUnavailable, OSError) as problem:  # it is tried again in a second
-                self.host.log("isolation-not-expired", level="error", problem=type(problem).__name__)
+                self.fleet.log("isolation-not-expired", level="error", problem=type(problem).__name__)
 
     async def say_what_holds(self) -> None:
         """Record what is in force when the host starts. Raises AuditUnavailable."""
         if held := [one for one in self.isolations.listed if one.holds(self._now_ns())]:
             await self._record("holds", held, None)
 
-    def tell(self, workers: Sequence[Child]) -> None:
+    def tell(self, workers: Sequence[Worker]) -> None:
         """Tell those workers that do not follow yet."""
         for worker in workers:
             if worker.facts.get("isolations") != self.isolations.digest:
@@ -110,7 +109,7 @@ class Segments:
         """Wait for every worker that runs, not for long. Returns the numbers of those that do not follow yet."""
 
         def late() -> list[int]:
-            running = enumerate(self.host.workers)
+            running = enumerate(self.fleet.workers)
             digest = self.isolations.digest
             return [number for number, child in running if child.alive and child.facts.get("isolations") != digest]
 
@@ -119,7 +118,7 @@ class Segments:
                 while late():  # noqa: ASYNC110  workers answer on their own time; what they said is looked at
                     await asyncio.sleep(LOOK_EVERY_S)
         except TimeoutError:
-            self.host.log("isolation-not-everywhere", level="error", workers=len(late()))
+            self.fleet.log("isolation-not-everywhere", level="error", workers=len(late()))
         return late()
 
     async def _isolate(self, subjects: Sequence[Subject], order: Order, until_ns: int) -> list[Isolation]:
@@ -145,26 +144,26 @@ class Segments:
         self._log(f"callers-{action}", changed, order)
 
     def _made(self, subject: Subject, order: Order, until_ns: int) -> Isolation:
-        assert self.host.control is not None, "operators are known by the control plane"
+        assert self.fleet.control is not None, "operators are known by the control plane"
         now_ns, known = self._now_ns(), self.isolations.by_subject.get(subject)
         since_ns = now_ns
         if known is not None and known.holds(now_ns):
             since_ns = known.since_ns
             until_ns = 0 if 0 in (known.until_ns, until_ns) else max(known.until_ns, until_ns)
-        made = self.host.control.app.gw.new_id().hex()
+        made = self.fleet.control.gw.new_id().hex()
         return Isolation(made, *subject, order.administrator, order.reason, since_ns, until_ns, order.incident)
 
     async def _keep(self, isolations: Isolations) -> None:
         """Write them down, and put them in force in every process. Raises OSError, and then nothing has changed."""
         await asyncio.to_thread(keep_file, self.file, isolations.to_json())
         self.isolations = isolations
-        if self.host.control is not None:
-            self.host.control.app.gw.isolations = isolations
-        self.tell(self.host.workers)
+        if self.fleet.control is not None:
+            self.fleet.control.gw.isolations = isolations
+        self.tell(self.fleet.workers)
 
     async def _record(self, action: str, isolations: Sequence[Isolation], order: Order | None) -> None:
         """Append an entry for each, all at once. Raises AuditUnavailable."""
-        control = self.host.control
+        control = self.fleet.control
         assert control is not None, "the log is written by the control plane"
         entries = [await asyncio.to_thread(self._entry, action, one, order) for one in isolations]
         await control.record_together("isolation", entries)
@@ -192,17 +191,17 @@ class Segments:
         }
 
     def _pseudonym(self, tenant: str, principal: str) -> str:
-        assert self.host.control is not None, "it was there a moment ago"
-        return pseudonym(self.host.control.app.keys.tenant_key(tenant), principal)
+        assert self.fleet.control is not None, "it was there a moment ago"
+        return pseudonym(self.fleet.control.keys.tenant_key(tenant), principal)
 
     def _log(self, event: str, isolations: Sequence[Isolation], order: Order) -> None:
         """Say that it was done; who was meant stands in the audit log."""
         facts = {"count": len(isolations), "credential": order.administrator, "request_id": order.request or None}
-        self.host.log(event, level="warning", **facts)
+        self.fleet.log(event, level="warning", **facts)
 
     def _now_ns(self) -> int:
-        assert self.host.control is not None, "nothing is changed before there is a log"
-        return self.host.control.app.gw.wall_ns()
+        assert self.fleet.control is not None, "nothing is changed before there is a log"
+        return self.fleet.control.gw.wall_ns()
 
     def _failed(self, problem: BaseException) -> None:
-        self.host.log("isolation-not-changed", level="error", error=type(problem).__name__, problem=str(problem))
+        self.fleet.log("isolation-not-changed", level="error", error=type(problem).__name__, problem=str(problem))

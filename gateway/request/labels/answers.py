@@ -15,47 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gateway.request.labels.rows import AnswerKept, Bounds
+from gateway.models.rules import Bounds
+from gateway.request.item import Answer, Seen
+from gateway.request.labels.rows import AnswerKept
 from gateway.request.labels.store import FeedbackStore
-from gateway.request.state import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from defenses.labels.feedback import Consistency
-    from gateway.request.state import Item, ModelRules
+    from gateway.models.rules import ModelRules
+    from gateway.request.item import Item
     from ops.process.logging import Log
 
 ROWS_WAITING_MAX = 20_000
 MICRO = 1_000_000
 FLUSH_EVERY_S = 0.2
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FeedbackRules:
-    """What the policy says about labels of one model version; `consistency` is what its bundle brings.
-
-    `latent` and `prediction` are outputs. Of a request with more than `rows_max` rows, only those first are remembered.
-    """
-
-    consistency: Consistency
-    latent: str
-    prediction: str
-    classes: tuple[str, ...]
-    inconsistent_alpha: float
-    rows_max: int
-    bounds: Bounds
-    trusted: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """Of the first rows of a request: classes int64 (n,), their probabilities (n,), latents float16 (n, width)."""
-
-    classes: np.ndarray[Any, np.dtype[np.int64]]
-    confidences: np.ndarray[Any, np.dtype[np.float64]]
-    latents: np.ndarray[Any, np.dtype[np.float16]]
 
 
 def see(items: Sequence[Item], outputs: Mapping[str, np.ndarray[Any, Any]], rules: ModelRules) -> None:

@@ -32,7 +32,7 @@ from gateway.request.labels.rows import ALLOWED, Draft
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from gateway.request.labels.answers import FeedbackRules
+    from gateway.models.rules import FeedbackRules
     from gateway.request.labels.rows import AnswerKept
     from gateway.request.labels.transaction import Transaction
 

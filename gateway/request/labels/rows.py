@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 STATES = ("accepted", "quarantined", "released", "rejected", "taken", "learned", "dropped")
@@ -90,12 +89,3 @@ class Held(NamedTuple):
     received_ns: int
     key: str
     batch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much is kept of one model, and for how long."""
-
-    answers_max: int
-    items_max: int
-    window_ns: int

@@ -25,7 +25,8 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gateway.request.labels.rows import CONFIDENCE_BINS, FINAL, HELD, AnswerKept, Bounds, Held, Outcomes
+from gateway.models.rules import Bounds
+from gateway.request.labels.rows import CONFIDENCE_BINS, FINAL, HELD, AnswerKept, Held, Outcomes
 from gateway.request.labels.transaction import Transaction
 from ops.process.sqlite import transaction
 

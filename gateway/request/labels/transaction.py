@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from gateway.request.labels.rows import Bounds, Draft
+    from gateway.models.rules import Bounds
+    from gateway.request.labels.rows import Draft
 
 DRAFT_NS = 120 * 1_000_000_000  # longer than any append to the log may take; an older draft was left by a crash
 TENANT_ITEMS_SHARE = 10  # of the items of a model, one part of this many is the most that a tenant may hold

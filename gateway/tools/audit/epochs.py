@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.config.config import load_config
 from gateway.config.document import FileRejected
-from gateway.host.cosigning import kept_cosigned
-from gateway.host.place import place_of
+from gateway.config.load import load_config
+from gateway.config.place import place_of
+from gateway.control.cosigning import kept_cosigned
 from gateway.host.replication import open_replicator
 from gateway.tools.audit.verify import fail, find, read_key
 from gateway.tools.terminal import out, terminal

@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gateway.config.config import load_config
 from gateway.config.document import FileRejected
+from gateway.config.load import load_config
 from gateway.tools.audit.log_store import source_at
 from gateway.tools.backup.plan import OUTSIDE, plan_of
 from gateway.tools.terminal import EX_NO, err, fail, out, print_json

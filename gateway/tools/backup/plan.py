@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from gateway.host.place import place_of
-from gateway.policy.policy import parse_policy
+from gateway.config.place import place_of
+from gateway.policy.load import parse_policy
 from ops.audit.errors import VerifierKeyError
 from ops.audit.log.checkpoint import parse_vkey
 from ops.backup.create import LogSource, Plan, Source

@@ -26,8 +26,8 @@ import numpy as np
 import yaml
 from safetensors.numpy import load_file
 
-from gateway.config.config import load_config
-from gateway.host.place import place_of
+from gateway.config.load import load_config
+from gateway.config.place import place_of
 from gateway.tools.bench import h2load
 from gateway.tools.bench.audit_load import listening
 from gateway.tools.bench.frame import framed, image_request

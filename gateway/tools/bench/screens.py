@@ -26,7 +26,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from gateway.config.config import load_config
+from gateway.config.load import load_config
 from gateway.tools.bench.frame import METHOD, image_request
 from gateway.tools.bench.gateway_launch import launch_gateway
 from gateway.tools.bench.hand_over import hand_over

@@ -19,12 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gateway.auth.principal import Presented
-from gateway.config.config import load_config
+from gateway.config.load import load_config
 from gateway.edge.methods import data_methods
 from gateway.host.app import App, open_app
 from gateway.models.models import load_bundles
-from gateway.request.exits import finish, open_record, trailers
+from gateway.request.completion import finish, open_record
 from gateway.request.pipeline import admit, answer
+from gateway.request.record import trailers
 from gateway.tools.bench.frame import METHOD
 from ops.process.logging import configure
 

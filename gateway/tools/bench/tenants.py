@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from gateway.admission.memory import MemoryLimiter
-from gateway.config.config import load_config
+from gateway.config.load import load_config
 from gateway.models.compile import compile_policy
 from gateway.models.models import load_bundles, serve
-from gateway.policy.policy import POLICY_BYTES_MAX, parse_policy
+from gateway.policy.load import POLICY_BYTES_MAX, parse_policy
 from ops.process.logging import configure
 
 PRINCIPALS_PER_TENANT = 10

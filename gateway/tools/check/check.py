@@ -17,12 +17,14 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.config.config import Config, load_config
+from gateway.config.config import Config
 from gateway.config.document import FileRejected
+from gateway.config.load import load_config
 from gateway.host.shared_limits import MISSING_EXTRA as MISSING_REDIS
 from gateway.host.shared_limits import installed as redis_installed
 from gateway.models.compile import PREDICTION
-from gateway.policy.policy import Policy, load_policy
+from gateway.policy.load import load_policy
+from gateway.policy.policy import Policy
 from gateway.request.acknowledgement import require_places
 from gateway.request.traces import MISSING_EXTRA
 from gateway.tools.check.files import EXPIRES_SOON, FILES

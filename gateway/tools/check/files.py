@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from gateway.config.config import SECRET_MODE_FORBIDDEN, Config
+from gateway.config.config import Config
+from gateway.config.load import SECRET_MODE_FORBIDDEN
 from gateway.host.shared_limits import password_in
 from gateway.models.dial import bearer
 from gateway.tools.check.finding import Finding

@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from gateway.auth.isolation import ISOLATIONS, read_isolations
-from gateway.auth.issuers import without_keys
 from gateway.config.config import Config
 from gateway.config.document import FileRejected, PolicyRejected, unusable
+from gateway.config.place import place_of
 from gateway.control.promotions import judge_versions, refusals
-from gateway.host.place import place_of
 from gateway.models.compile import compile_policy
 from gateway.models.model_set import MODELS, Key, Listed, read_models
 from gateway.models.models import out_of_service
 from gateway.policy.file import Memory
+from gateway.policy.issuers import without_keys
 from gateway.policy.policy import Policy
 from gateway.tools.check.finding import Finding
 from serving.bundles.bundle import Bundle, load_bundle, read_keys

@@ -17,7 +17,8 @@ import yaml
 from gateway.config.document import PolicyRejected
 from gateway.config.parse import parse
 from gateway.policy.edit import mapping, replaced, value_of
-from gateway.policy.policy import Policy, parse_policy
+from gateway.policy.load import parse_policy
+from gateway.policy.policy import Policy
 from ops.incidents.timeline import MODEL, PRINCIPAL, TENANT
 
 if TYPE_CHECKING:

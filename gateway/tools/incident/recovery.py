@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from gateway.host.place import place_of
+from gateway.config.place import place_of
 from gateway.policy.file import former_policies
 from gateway.tools.incident.labels import reject_labels, suspect_labels
 from gateway.tools.incident.recover import Step, model_steps, policy_of_before, restored, suspect_steps

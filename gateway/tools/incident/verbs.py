@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.config.config import load_config
 from gateway.config.document import FileRejected
+from gateway.config.load import load_config
 from gateway.tools.audit.verify import bar, find, read_key
 from gateway.tools.incident.read import IncidentUnknown, Log, Story
 from gateway.tools.incident.recovery import run_recover

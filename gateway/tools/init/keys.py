@@ -10,9 +10,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gateway.config.config import load_config
 from gateway.config.document import PolicyRejected, read_bounded
-from gateway.policy.policy import POLICY_BYTES_MAX, parse_policy
+from gateway.config.load import load_config
+from gateway.policy.load import POLICY_BYTES_MAX, parse_policy
 from gateway.tools.init.files import issue_api_key
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import safetensors
 import yaml
 
 from defenses.accounts import similarity
-from gateway.policy.policy import POLICY_BYTES_MAX
+from gateway.policy.load import POLICY_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

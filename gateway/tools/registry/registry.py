@@ -10,12 +10,12 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gateway.config.config import load_config
+from gateway.config.load import load_config
+from gateway.config.place import place_of
 from gateway.control.promotions import judge_versions, named_versions, refusals
-from gateway.host.place import place_of
 from gateway.models.model_set import MODELS, Listed, read_models
 from gateway.policy.edit import edit
-from gateway.policy.policy import load_policy, parse_policy, sign_checked
+from gateway.policy.load import load_policy, parse_policy, sign_checked
 from gateway.policy.promotion import rule_of
 from gateway.policy.signature import signature_path
 from serving.bundles.bundle import load_bundle

@@ -22,19 +22,20 @@ from msgspec import UnsetType
 from defenses.budget.policy import Action, Mode, decide, micro
 from defenses.extraction.budget import BudgetStep
 from gateway import errors
+from gateway.auth.principal import PUBLIC
 from gateway.edge.methods import data_methods
 from gateway.models.compile_release import fingerprint
+from gateway.models.metering import ACTIONS as BUDGET_ACTIONS
 from gateway.request.batch import outcome_of
+from gateway.request.item import Answer
 from gateway.request.judgement import VERDICTS
-from gateway.request.metering import ACTIONS as BUDGET_ACTIONS
-from gateway.request.state import PUBLIC, Answer
 from gateway.tools.replay import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from gateway.auth.principal import Principal
-    from gateway.request.state import ModelRules
+    from gateway.models.rules import ModelRules
     from gateway.tools.replay.history import Findings, History, Recorded
     from gateway.tools.replay.rulebooks import Rulebook, Rulebooks
     from ops.audit.log.schemas.requests import Model, Request, Screen

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from gateway.auth.principal import Principal
+    from gateway.models.rules import ModelRules
     from gateway.policy.policy import Policy
-    from gateway.request.state import ModelRules
     from gateway.tools.replay.history import History, Recorded
     from gateway.tools.replay.rulebooks import Payloads, Rulebook, Rulebooks
     from ops.audit.log.schemas.requests import Model

@@ -24,9 +24,9 @@ from defenses.budget.policy import Action, Mode
 from defenses.extraction.budget import BudgetStep
 from gateway import codec, errors
 from gateway.models.compile import PREDICTION
-from gateway.models.rotation import turned
+from gateway.models.metering import ACTIONS as BUDGET_ACTIONS
+from gateway.models.rotation import rotate_outputs
 from gateway.request.judgement import judge, soften
-from gateway.request.metering import ACTIONS as BUDGET_ACTIONS
 from gateway.request.outgoing import emptied, within
 from gateway.request.pipeline import requested
 from gateway.request.watching import top_class_only
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from gateway.auth.principal import Principal
     from gateway.codec import InferRequest
+    from gateway.models.rules import ModelRules
     from gateway.request.judgement import Judgement
-    from gateway.request.state import ModelRules
     from gateway.tools.replay.history import Findings, History, Recorded
     from gateway.tools.replay.rulebooks import Payloads, Rulebook, Rulebooks
 
@@ -73,7 +73,7 @@ class Computed:
         actions[span] = np.maximum(actions[span], step)
         allowed, kept_back = within(self.outputs, rules, len(actions))
         left = emptied(top_class_only(soften(allowed, actions, rules), actions, rules.prediction), kept_back, rules)
-        shown = turned(left, rules, self.tenants, self.starts)
+        shown = rotate_outputs(left, rules.rotations, self.tenants, self.starts)
         bundle = rules.served.bundle
         given = {spec.name: shown[spec.name][span] for spec in rules.outputs}
         body = codec.encode(

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import UnsetType
 
-from gateway.auth.principal import Account
+from gateway.auth.principal import PUBLIC, Account
 from gateway.config.document import FileRejected, PolicyRejected, read_bounded
-from gateway.host.place import place_of
+from gateway.config.place import place_of
 from gateway.models.compile import compile_policy
 from gateway.policy.file import ACCEPTED, former_policies
-from gateway.policy.policy import POLICY_BYTES_MAX, parse_policy
-from gateway.request.state import PUBLIC
+from gateway.policy.load import POLICY_BYTES_MAX, parse_policy
 from ops.audit.errors import KeyMissing, KeyStoreError
 from ops.audit.log.entry import pseudonym
 from ops.audit.log.tiles import TILE_WIDTH, split_pack
@@ -37,17 +36,15 @@ from serving.errors import ServingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from gateway.codec import CodecLimits
     from gateway.config.config import Config
+    from gateway.models.rules import Active
+    from gateway.models.served import Served
     from gateway.policy.policy import Policy
-    from gateway.request.state import Active, Served
     from gateway.tools.replay.history import Recorded
-    from ops.audit.payloads.keys import KeyStore
     from serving.bundles.bundle import Bundle
     from serving.engines.engine import Engine
-
 
 Key = tuple[str, str]
 

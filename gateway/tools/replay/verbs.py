@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gateway.config.config import load_config
 from gateway.config.document import FileRejected
+from gateway.config.load import load_config
 from gateway.tools.audit.verify import bar, chosen_epoch, fail, find, read_key
 from gateway.tools.operator import OperatorFailed, ask
 from gateway.tools.replay.history import DECISIONS, OUTPUTS, Scope, TooMany

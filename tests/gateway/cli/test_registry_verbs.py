@@ -11,7 +11,7 @@ import yaml
 from safetensors.numpy import load_file, save
 
 from gateway.cli import main as cli
-from gateway.policy.policy import load_policy
+from gateway.policy.load import load_policy
 from gateway.tools.samples import bundles_directory
 from serving.bundles.bundle import load_bundle
 from serving.registry.evaluation import parse_evaluation

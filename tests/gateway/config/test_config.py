@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import config as config_module
-from gateway.config.config import Config, load_config, parse_config
+from gateway.config import load as config_module
+from gateway.config.config import Config
 from gateway.config.document import ConfigRejected, FileRejected
-from gateway.policy.policy import Policy, parse_policy
+from gateway.config.load import load_config, parse_config
+from gateway.policy.load import parse_policy
+from gateway.policy.policy import Policy
 from gateway.tools.schema import json_schema
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from gateway.cli.main import main
-from gateway.config.config import load_config, parse_config
 from gateway.config.document import ConfigRejected
+from gateway.config.load import load_config, parse_config
+from gateway.config.place import place_of
 from gateway.config.profiles import PROFILES, laid_under
-from gateway.host.place import place_of
 from gateway.host.recorder import recorder_settings
 from gateway.tools.check.check import check
 from gateway.tools.init.init import Ports, init_directory

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.auth.principal import Principal
-from gateway.control.operators import operator_methods
 from gateway.control.quarantine.store import Finding, Quarantine
 from gateway.errors import ArgumentInvalid, AuditUnavailable
+from gateway.host.admin import operator_methods
 from gateway.host.supervisor import Child
 from stockade.v1 import admin_pb2 as pb
-from tests.gateway.control.test_admin import controlled
+from tests.gateway.host.test_admin import controlled
 
 OPERATOR = Principal("operator", "operations", "standard", 0, frozenset(), "spiffe://o", "mtls", None)
 WHY = {"reason": "a test"}

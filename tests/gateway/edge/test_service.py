@@ -11,8 +11,8 @@ from gateway.auth.principal import Presented
 from gateway.edge import health
 from gateway.edge.methods import data_methods
 from gateway.edge.service import Stream, Unary, note_caller
+from gateway.request.completion import refuse
 from gateway.request.record import Record
-from gateway.request.settlement import refuse
 from ops.audit.log import entry as entries
 from tests.gateway.rig import ended, image, open_rig, tiny_body, until
 

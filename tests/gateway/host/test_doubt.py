@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from gateway.config.config import Config, load_config
+from gateway.config.config import Config
+from gateway.config.load import load_config
 from gateway.host.doubt import Doubt
 from gateway.host.supervisor import Child, StartFailed
 from gateway.tools.init.init import init_directory

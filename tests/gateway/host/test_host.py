@@ -8,11 +8,11 @@ import os
 import pytest
 
 import gateway.host.host
-from gateway.config.config import load_config
 from gateway.config.engine import Engine
+from gateway.config.load import load_config
+from gateway.config.place import place_of
 from gateway.control.repository import Repository
 from gateway.host.host import Host
-from gateway.host.place import place_of
 from gateway.host.serve import DRAFT, STOP_SLACK_S, drain_time
 from gateway.host.supervisor import Child
 from gateway.models.model_set import MODELS

@@ -8,7 +8,7 @@ import pytest
 
 import gateway.host.ticker
 from gateway.admission.snapshot import LimitsFile
-from gateway.host.place import place_of
+from gateway.config.place import place_of
 from tests.gateway.rig import image, open_rig, tiny_body, until
 
 ONE = tiny_body(image(0.5))

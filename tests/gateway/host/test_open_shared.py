@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from gateway.admission.memory import MemoryLimiter
-from gateway.config.config import parse_config
 from gateway.config.document import ConfigRejected
+from gateway.config.load import parse_config
 from gateway.host import shared_limits
 from gateway.host.shared_limits import open_shared, shares_limits, worker_share
-from gateway.policy.policy import parse_policy
+from gateway.policy.load import parse_policy
 from ops.process.logging import configure
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from gateway.config.config import load_config
 from gateway.config.document import PolicyRejected
+from gateway.config.load import load_config
+from gateway.config.place import place_of
 from gateway.control.repository import Repository
 from gateway.host.host import Host
-from gateway.host.place import place_of
 from gateway.host.serve import DRAFT
 from gateway.host.supervisor import Child
 from gateway.models.model_set import MODELS

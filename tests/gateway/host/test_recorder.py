@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 import pytest
 
 from gateway.cli.main import main
-from gateway.config.config import load_config
+from gateway.config.load import load_config
+from gateway.config.place import from_here, place_of
 from gateway.host.neighbour import Neighbour, greets
-from gateway.host.place import from_here, place_of
 from gateway.host.recorder import recorder_settings
 from gateway.tools.check.check import check
 from gateway.tools.init.init import init_directory

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.config import load_config
 from gateway.config.document import ConfigRejected
+from gateway.config.load import load_config
 from gateway.host.replication import Replication, open_replicator
 from gateway.tools.check.check import check
 from ops.audit.copies.replicator import EpochReplicator

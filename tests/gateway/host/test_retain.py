@@ -11,9 +11,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.cli.main import main
-from gateway.config.config import load_config
-from gateway.host.cosigning import kept_cosigned
-from gateway.host.place import place_of
+from gateway.config.load import load_config
+from gateway.config.place import place_of
+from gateway.control.cosigning import kept_cosigned
 from gateway.host.recorder import recorder_settings
 from gateway.tools.audit import epochs
 from ops.audit.errors import KeyStoreError

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from gateway.admission import shared
-from gateway.policy.policy import load_policy
+from gateway.policy.load import load_policy
 from stockade.open_inference import grpc_service_pb2 as pb
 from tests.e2e.caller import Reply
 from tests.gateway.rig import Rig, ended, image, open_rig, tiny_body, until

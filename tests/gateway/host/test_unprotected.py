@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gateway.policy.policy import load_policy
+from gateway.policy.load import load_policy
 from tests.e2e.caller import infer_body
 from tests.gateway.request.test_metering import priced, with_budget
 from tests.gateway.rig import ended, image, open_rig

@@ -15,7 +15,7 @@ from gateway.host.app import App
 from gateway.host.worker import COMMAND_BYTES_MAX, PROBLEM_CHARACTERS_MAX, Control, say, until_told_to_stop
 from gateway.models.host_link import HostLink
 from gateway.models.model_set import Key, Listed, ModelSet
-from gateway.policy.policy import load_policy
+from gateway.policy.load import load_policy
 from serving.bundles.bundle import Bundle
 from tests.gateway.rig import image, only_tiny, tiny_body, until
 from tests.serving.tiny import tiny_bundle, tiny_sealed, write

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.config.config import load_config
+from gateway.config.load import load_config
 from gateway.models.models import load_bundles
 from serving.errors import BundleDuplicate
 from tests.e2e.site import copy_site

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from gateway.auth.principal import PUBLIC
 from gateway.config.document import PolicyRejected
 from gateway.models.compile import compile_policy
+from gateway.models.served import Served
 from gateway.models.statistics import ModelCounters, ServiceTime
-from gateway.policy.policy import parse_policy
-from gateway.request.state import PUBLIC, Served
+from gateway.policy.load import parse_policy
 from tests.gateway.rig import only_tiny
 from tests.serving.tiny import tiny_bundle
 

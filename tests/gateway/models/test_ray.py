@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from gateway.cli.main import main
-from gateway.config.config import load_config
+from gateway.config.load import load_config
 from gateway.models.models import ENGINES
 from gateway.models.ray import ray_settings, telling
 from gateway.request.batching import threads_of

@@ -13,7 +13,7 @@ from defenses.budget.policy import Mode
 from gateway.host.app import App
 from gateway.models.compile_release import Standing, fingerprint
 from gateway.models.split import split_of
-from gateway.policy.policy import load_policy
+from gateway.policy.load import load_policy
 from stockade.open_inference.grpc_service_pb2 import ModelStreamInferResponse
 from tests.gateway.request.test_judgement import rules
 from tests.gateway.rig import image, open_rig, poisoned, tiny_body, until

@@ -12,7 +12,7 @@ from defenses.extraction.embedding import rotate
 from gateway import errors
 from gateway.config.document import PolicyRejected
 from gateway.models.compile import rules_of
-from gateway.models.rotation import open_rotations, turned
+from gateway.models.rotation import open_rotations, rotate_outputs
 from gateway.policy.policy import ModelPolicy
 from tests.gateway.rig import image, open_rig, tiny_body
 from tests.serving.tiny import WIDTH, tiny_bundle
@@ -47,18 +47,20 @@ def rows_of(tenants, seed=0):
 
 
 def rules(**widths):
-    return SimpleNamespace(rotations=open_rotations("tiny", widths, PEPPER) if widths else None)
+    return open_rotations("tiny", widths, PEPPER) if widths else None
 
 
 def test_a_request_is_turned_for_its_own_tenant_in_whatever_batch():
     tenants = ["shop", "store", "shop", "mart"]
     outputs, starts = rows_of(tenants)
-    left = turned(outputs, rules(latent=WIDTH), tenants, starts)
+    left = rotate_outputs(outputs, rules(latent=WIDTH), tenants, starts)
     for tenant, first, end in zip(tenants, starts, [*starts[1:], len(outputs["latent"])], strict=True):
-        alone = turned({"latent": outputs["latent"][first:end]}, rules(latent=WIDTH), [tenant], np.zeros(1, np.intp))
+        alone = rotate_outputs(
+            {"latent": outputs["latent"][first:end]}, rules(latent=WIDTH), [tenant], np.zeros(1, np.intp)
+        )
         assert alone["latent"].tobytes() == left["latent"][first:end].tobytes()
     assert left["energy"] is outputs["energy"]
-    assert turned(outputs, rules(), tenants, starts) is outputs
+    assert rotate_outputs(outputs, rules(), tenants, starts) is outputs
 
 
 def test_the_rotation_follows_from_the_pepper_and_the_model():
@@ -73,9 +75,9 @@ def test_the_rotation_follows_from_the_pepper_and_the_model():
 
 def test_an_engine_that_answers_in_another_shape_has_failed():
     with pytest.raises(errors.ModelError):
-        turned({"latent": np.ones((2, 2, 2))}, rules(latent=WIDTH), ["shop"], np.zeros(1, np.intp))
+        rotate_outputs({"latent": np.ones((2, 2, 2))}, rules(latent=WIDTH), ["shop"], np.zeros(1, np.intp))
     with pytest.raises(errors.ModelError):
-        turned({"latent": np.ones(2)}, rules(latent=WIDTH), ["shop"], np.zeros(1, np.intp))
+        rotate_outputs({"latent": np.ones(2)}, rules(latent=WIDTH), ["shop"], np.zeros(1, np.intp))
 
 
 @pytest.mark.parametrize("output", ["probabilities", "energy", "nothing"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
 
@@ -22,8 +21,8 @@ class Ended:
     queued_ns: int
 
     @property
-    def record(self):
-        return SimpleNamespace(kind=self.kind)
+    def served(self):
+        return self.kind == "served"
 
 
 def test_a_run_counts_batches_rows_and_stages():

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.document import PolicyRejected
-from gateway.policy import policy as policy_module
-from gateway.policy.policy import Policy, PolicyRollback, load_policy, parse_policy
+from gateway.policy import load as policy_module
+from gateway.policy.load import load_policy, parse_policy
+from gateway.policy.policy import Policy, PolicyRollback
 from gateway.policy.signature import PolicySignatureInvalid, sign_policy
 
 OK = Path(__file__).parents[2] / "configs" / "ok" / "policy"

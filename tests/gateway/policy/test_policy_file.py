@@ -23,7 +23,8 @@ from gateway.policy.file import (
     signature_of,
     stamp,
 )
-from gateway.policy.policy import PolicyRollback, load_policy
+from gateway.policy.load import load_policy
+from gateway.policy.policy import PolicyRollback
 from gateway.policy.signature import PolicySignatureInvalid, sign_policy
 from gateway.tools.init.init import init_directory
 from tests.e2e.site import copy_site

@@ -18,10 +18,10 @@ from defenses.budget.policy import Mode
 from gateway.codec import InferRequest
 from gateway.host.app import Staged
 from gateway.models.model_set import ModelSet
+from gateway.models.rules import Mirror
 from gateway.models.split import Split
-from gateway.policy.policy import load_policy
+from gateway.policy.load import load_policy
 from gateway.request.cache import OVERHEAD_BYTES, AnswerCache, Kept, cacheable, framed, key_of
-from gateway.request.state import Mirror
 from serving.bundles.manifest import TensorSpec
 from stockade.open_inference.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
 from tests.e2e.caller import infer_request

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from gateway.request.capture import BACKLOG_SHARE, MODES, Vault, narrower, wanted
-from gateway.request.state import Answer
+from gateway.request.item import Answer
 from ops.audit.log import entry
 from ops.audit.payloads.keys import KeyStore
 from tests.gateway.rig import ended, image, open_rig, poisoned, tiny_body, until

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from defenses.drift.shift import ROWS_MIN
+from gateway.models.rules import Mirror
 from gateway.request import comparison
 from gateway.request.comparison import BATCHES_MAX, BYTES_MAX, Comparer, Ran, differ
 from gateway.request.drifts import Drifts, beside
-from gateway.request.state import Mirror
 from serving.errors import BackendFailed, BackendTimedOut, BackendUnavailable
 
 PATIENCE_S = 20

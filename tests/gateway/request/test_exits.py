@@ -11,8 +11,8 @@ import pytest
 import gateway.host.ticker
 from gateway.edge.methods import data_methods
 from gateway.edge.service import Service
-from gateway.request.exits import trailers, write_sums
-from gateway.request.record import Record
+from gateway.request.completion import write_sums
+from gateway.request.record import Record, trailers
 from gateway.request.sums import SINGLE_MAX
 from ops.audit.log import entry
 from tests.e2e.caller import INFER

@@ -13,8 +13,8 @@ from defenses.budget.hardening import HardeningRule
 from defenses.budget.policy import Action, Mode, ScreenRule
 from defenses.errors import EvidenceInvalid
 from gateway import errors
+from gateway.models.rules import ModelRules, ScreenInForce
 from gateway.request.judgement import judge, soften
-from gateway.request.state import ModelRules, ScreenInForce
 from ops.audit.log import entry
 
 HONEST = np.linspace(0, 1, 2_000)

@@ -18,8 +18,8 @@ from defenses.extraction.proof_of_work import Difficulty, Toll, solve
 from gateway import errors
 from gateway.config.document import PolicyRejected
 from gateway.models.compile import rules_of
+from gateway.models.metering import BudgetRules, Metering
 from gateway.policy.policy import ModelPolicy
-from gateway.request.metering import BudgetRules, Metering
 from ops.audit.log import entry
 from tests.e2e.caller import infer_body
 from tests.gateway.rig import alone_only, ended, image, open_rig, until
@@ -239,7 +239,7 @@ def test_what_one_owed_before_he_was_found_to_be_of_a_group_the_group_owes():
     rules = BudgetRules(Mode.ENFORCE, Budget(10.0), {}, Difficulty())
 
     def charged(name):
-        item = SimpleNamespace(record=caller(name), charge=None)
+        item = SimpleNamespace(caller=caller(name).caller, charge=None)
         counting.charge(
             [item], rules, np.ones((4, 2)), np.ones(4), repeated=[], starts=np.zeros(1, np.intp), now_ns=NOW_NS
         )

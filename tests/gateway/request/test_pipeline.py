@@ -15,7 +15,7 @@ import pytest
 import gateway.request.batch
 from gateway import errors
 from gateway.models.models import retire
-from gateway.policy.policy import load_policy
+from gateway.policy.load import load_policy
 from tests.e2e.site import Site
 from tests.gateway.rig import POISON, ended, image, open_rig, poisoned, tiny_body, until
 

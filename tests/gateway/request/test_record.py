@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from gateway.admission.limiter import Decision
 from gateway.auth.principal import Principal
 from gateway.edge.service import note_caller
-from gateway.request.exits import PATH_CHARACTERS_MAX
-from gateway.request.record import Record, auth_fragment, model_fragment, quoted, refusal_sum, site_of
+from gateway.request.completion import PATH_CHARACTERS_MAX
+from gateway.request.record import Record, auth_fragment, quoted, refusal_sum, site_of
 from ops.audit.log import entry
 
 HEX64 = "c0" * 32
@@ -113,7 +113,9 @@ def test_a_leaf_is_the_canonical_form_of_its_facts(  # noqa: PLR0917  hypothesis
         ]
     if model is not None:
         name, version, engine = model
-        record.model_json = model_fragment(name, version, HEX64, engine)
+        record.model_json = entry.canonical(
+            {"digest": HEX64, "engine": engine, "name": name, "version": version}
+        ).decode()
         facts["model"] = {"digest": HEX64, "engine": engine, "name": name, "version": version}
     if caller is not None:
         credential, tenant, how = caller

@@ -150,7 +150,7 @@ async def test_who_hung_up_and_was_then_displaced_has_a_record_all_the_same(made
 
 
 async def test_a_large_batch_is_appended_in_portions_and_every_reply_has_its_own_record(rig, monkeypatch):
-    monkeypatch.setattr("gateway.request.settlement.APPEND_BYTES", 1)  # so that every record goes alone
+    monkeypatch.setattr("gateway.request.completion.APPEND_BYTES", 1)  # so that every record goes alone
     rig.engine.go.clear()
     first = rig.infer(tiny_body(image(0.1)))
     await until(lambda: rig.engine.entered.acquire(blocking=False))

@@ -2,13 +2,13 @@
 
 import pytest
 
-from gateway.auth.principal import Principal
-from gateway.config.config import Tracing, parse_config
+from gateway.auth.principal import PUBLIC, Principal
+from gateway.config.config import Tracing
 from gateway.config.document import ConfigRejected
+from gateway.config.load import parse_config
 from gateway.edge.headers import read_headers, trace_parent
 from gateway.request import traces
 from gateway.request.record import Record
-from gateway.request.state import PUBLIC
 from gateway.request.traces import Traces, call_of, require_tracing
 from ops.process.tracing import TraceParent
 

@@ -11,7 +11,7 @@ import yaml
 from cryptography import x509
 
 from gateway.cli import main as cli
-from gateway.policy.policy import load_policy
+from gateway.policy.load import load_policy
 from gateway.tools.init.init import init_directory
 from gateway.tools.operator import reason
 from gateway.tools.samples import bundles_directory

@@ -120,6 +120,8 @@ def test_the_reasons_that_burn_the_budget_are_reasons_of_the_gateway():
 
 def test_the_manual_lists_every_alert_with_its_severity():
     text = (ROOT / "docs/how-to/monitoring.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| \[(\w+)\]\(\.\./ops/runbooks/\1\.md\) \| (\w+) \| ([\w-]+) \| .+ \|$", text, re.MULTILINE)
+    listed = re.findall(
+        r"^\| \[(\w+)\]\(\.\./\.\./ops/runbooks/\1\.md\) \| (\w+) \| ([\w-]+) \| .+ \|$", text, re.MULTILINE
+    )
     labels = {name: (alert["labels"]["severity"], alert["labels"]["about"]) for name, alert in ALERTS.items()}
     assert {name: (severity, about) for name, severity, about in listed} == labels

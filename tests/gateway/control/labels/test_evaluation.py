@@ -12,14 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.control.labels.evaluation import (
-    RECORD_EVERY_NS,
-    Evaluations,
-    calibration_noise,
-    evaluated,
-    keep_evaluating,
-    promised_by,
-)
+from gateway.control.labels.evaluation import RECORD_EVERY_NS, Evaluations, calibration_noise, evaluated, promised_by
+from gateway.host.chores import keep_evaluating
 from gateway.request.labels.rows import CONFIDENCE_BINS, Draft, Outcomes
 from gateway.request.labels.store import FILE, FeedbackStore
 from gateway.tools.samples import bundles_directory
@@ -261,7 +255,7 @@ async def test_the_supervisor_keeps_looking(tmp_path):
     repository = SimpleNamespace(bundles={"kiosk/2": bundle})
     evaluations = Evaluations(tmp_path / FILE)
     host = SimpleNamespace(control=control, repository=repository, policy=POLICY, evaluations=evaluations)
-    looking = asyncio.create_task(keep_evaluating(host))
+    looking = asyncio.create_task(keep_evaluating(host, control))
     kind, fields = await control.get()
     looking.cancel()
     assert (kind, fields["right"], fields["labels"]) == ("evaluation", 1, 1)
@@ -272,7 +266,7 @@ async def test_the_supervisor_keeps_looking(tmp_path):
 
 
 async def test_a_file_that_cannot_be_read_is_said_and_asked_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("gateway.control.labels.evaluation.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("gateway.host.chores.EVALUATE_EVERY_S", 0.0)
     (tmp_path / FILE).write_bytes(b"not a database, but as long as one's header has to be" * 20)
     said = asyncio.Queue()
     gw = SimpleNamespace(wall_ns=time.time_ns)
@@ -283,7 +277,7 @@ async def test_a_file_that_cannot_be_read_is_said_and_asked_again(tmp_path, monk
 
     control, evaluations = SimpleNamespace(app=app), Evaluations(tmp_path / FILE)
     host = SimpleNamespace(control=control, policy=POLICY, log=log, evaluations=evaluations)
-    looking = asyncio.create_task(keep_evaluating(host))
+    looking = asyncio.create_task(keep_evaluating(host, control))
     assert [await said.get() for _ in range(2)] == ["versions-not-evaluated"] * 2
     looking.cancel()
 

@@ -11,10 +11,10 @@ import pytest
 
 from gateway.cli.main import main
 from gateway.control.audit_methods import receipt
+from gateway.control.cosigning import Cosigning, kept_cosigned
 from gateway.control.public_log import PublicLog
 from gateway.control.quarantine.collect import Seen, collect
 from gateway.control.quarantine.store import Finding, Quarantine
-from gateway.host.cosigning import Cosigning, kept_cosigned
 from ops.audit.copies import sources
 from ops.audit.copies.replicator import Behind, EpochReplicator
 from ops.audit.copies.sources import fetch_epochs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.auth.isolation import ISOLATIONS, Isolations
-from gateway.config.config import load_config
-from gateway.host.place import place_of
+from gateway.config.load import load_config
+from gateway.config.place import place_of
 from tests.gateway.auth.test_isolation import ALL, ONE
 from tests.gateway.tools.check.test_config_check import at, found, good
 

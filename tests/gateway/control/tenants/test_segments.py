@@ -12,7 +12,7 @@ import gateway.control.tenants.segments
 from gateway.auth.isolation import IsolationRefused, read_isolations
 from gateway.control.orders import Order
 from gateway.errors import AuditUnavailable
-from tests.gateway.control.test_admin import controlled
+from tests.gateway.host.test_admin import controlled
 from tests.gateway.rig import image, tiny_body, until
 
 ANNA = Order("spiffe://o/anna", "anna", "ops", "a" * 32, "asks like an attacker", "i-1")

@@ -13,7 +13,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from defenses.labels.feedback import fit_consistency
-from gateway.host.place import place_of
+from gateway.config.place import place_of
 from gateway.request.labels.provenance import Statement, signed_item
 from gateway.request.labels.store import FILE, FeedbackStore
 from serving.bundles.bundle import Bundle, assemble

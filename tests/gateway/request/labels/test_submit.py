@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from gateway.request.labels.submit import ITEMS_MAX
+from gateway.edge.feedback import ITEMS_MAX
 from stockade.v1.feedback_pb2 import SubmitFeedbackRequest
 from tests.gateway.request.labels.labelled import (
     MODEL,

@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
-from gateway.config.config import load_config
-from gateway.policy.policy import load_policy
+from gateway.config.load import load_config
+from gateway.policy.load import load_policy
 from gateway.tools.bench.gateway_launch import launch_gateway, parse_handled
 from gateway.tools.rewrite import UNMET_LIMITS
 from gateway.tools.samples import bundles_directory

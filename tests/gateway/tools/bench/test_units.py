@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from gateway.policy.policy import parse_policy
+from gateway.policy.load import parse_policy
 from gateway.tools.bench import h2load
 from gateway.tools.bench.disk import log_bytes
 from gateway.tools.bench.ray_launch import ray_missing

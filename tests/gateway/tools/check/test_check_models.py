@@ -8,10 +8,10 @@ import threading
 import pytest
 
 from gateway.cli import main as cli
-from gateway.config.config import load_config
-from gateway.host.place import place_of
+from gateway.config.load import load_config
+from gateway.config.place import place_of
 from gateway.policy.file import Memory
-from gateway.policy.policy import load_policy
+from gateway.policy.load import load_policy
 from gateway.policy.signature import sign_policy
 from gateway.tools.check.check import check
 from serving.bundles import catalog

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.config.document import PolicyRejected
-from gateway.policy.policy import load_policy, parse_policy
+from gateway.policy.load import load_policy, parse_policy
 from gateway.tools.incident.read import Story
 from gateway.tools.incident.recover import model_steps, policy_of_before, restored, suspect_steps
 from ops.incidents.timeline import Opened, Timeline

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from rich.console import Console
 
-from gateway.config.config import load_config
-from gateway.policy.policy import load_policy
+from gateway.config.load import load_config
+from gateway.policy.load import load_policy
 from gateway.tools.check.check import check
 from gateway.tools.init.files import issue_api_key
 from gateway.tools.init.init import InitRefused, Ports, init_directory

@@ -13,12 +13,12 @@ import pytest
 from rich.console import Console
 
 from gateway.cli.main import main
-from gateway.config.config import load_config
+from gateway.config.load import load_config
 from gateway.models.compile import compile_policy
+from gateway.models.served import Served
 from gateway.models.statistics import ModelCounters, ServiceTime
 from gateway.models.upstream import UpstreamEngine
-from gateway.policy.policy import load_policy
-from gateway.request.state import Served
+from gateway.policy.load import load_policy
 from gateway.tools.check.check import check
 from gateway.tools.init.init import InitRefused, Upstream, init_directory
 from gateway.tools.init.report import render

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 
-from gateway.control.admin import OWED_MAX, Control
+from gateway.config.place import place_of
 from gateway.control.repository import Repository
+from gateway.host.admin import OWED_MAX, Control
 from gateway.host.host import Host
-from gateway.host.place import place_of
 from gateway.host.serve import DRAFT
 from gateway.host.supervisor import Child
 from gateway.models.model_set import MODELS

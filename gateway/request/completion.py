@@ -1,32 +1,47 @@
-"""From outcomes to durable records to replies: the one exit of every batch.
+"""How a request completes: its outcome, its durable record, then its reply; and where every call is over.
 
 Rules:
-- One entry for each item, in the order of the items, appended in one call.
+- One entry for each item of a batch, in the order of the items, appended in one call. The sink takes an append as a
+  whole or not at all. Where it says that an entry is not one, each is appended alone: one caller's record must not cost
+  its neighbours their answers.
 - A reply's future is settled only when the sink says that its entry is durable; without that it is AUDIT_UNAVAILABLE.
-- A caller who hung up gets nothing, its record is written all the same.
-- The sink takes an append as a whole or not at all. Where it says that an entry is not one, each is appended alone: one
-  caller's record must not cost its neighbours their answers.
+- A record is claimed before its leaf is handed over, so that no path writes it twice.
+- What `finish` finds unclaimed never got an answer: the caller hung up (CANCELLED), or its body never was there
+  (BODY_INCOMPLETE): larger than the transport takes, which gRPC refuses by itself, or cut off. It is recorded all the
+  same, nobody waits for it.
+- Some refusals of who is refused too often stand in a sum (`gateway.request.sums`), written once a second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import traceback
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from gateway import errors
-from gateway.request.state import Answer
+from gateway.auth.principal import PUBLIC
+from gateway.request.item import Answer
+from gateway.request.record import Phase, Record, quoted, refusal_sum
+from gateway.request.sums import SINGLE_MAX
 from ops.audit.errors import AuditUnavailable, KeyStoreError
 from ops.audit.store.client import Receipt
+from serving.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from gateway.request.record import Record
-    from gateway.request.state import Gateway, Item
+    from gateway.request.gateway import Gateway
+    from gateway.request.item import Item
+    from ops.process.logging import Log
 
 APPEND_BYTES = 4 * 1024 * 1024  # of one append; the recorder takes more, but then a small record waits behind it
+BODY_INCOMPLETE = "BODY_INCOMPLETE"
+NO_NOTE = b"{}"
+CANCELLED = 1  # the gRPC status
+PATH_CHARACTERS_MAX = 512  # of a method that is not ours: what an entry of the log may hold
+FAILURES = frozenset({"CANCELLED", "MODEL_ERROR", "BACKEND_UNAVAILABLE", "BACKEND_TIMED_OUT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +130,8 @@ def deliver(  # noqa: PLR0917  the first five are bound where it is made
         for offset, item in enumerate(items):
             item.record.stage("audit", now_ns - appended_ns)
             if gw.cache is not None and durable:
-                gw.cache.learn(item, gw)
+                in_service = gw.served.get((served.bundle.name, served.bundle.version))
+                gw.cache.learn(item, gw.active.digest, in_service, now_ns)
             if gw.answers is not None and durable:
                 gw.answers.note(item)
             reply(item, receipt, gw, offset)
@@ -159,7 +175,7 @@ def settled(record: Record, gw: Gateway, receipt: Receipt | AuditUnavailable, of
     """Note what the sink has said became of the record. On the event loop."""
     if isinstance(receipt, Receipt):
         record.durable(receipt, offset)
-    record.settled = True
+    record.phase = Phase.SETTLED
     if record.finished:
         if record.audit_index is None:  # whoever called has gone, and cannot be told that there is no record
             gw.tally.unrecorded()
@@ -185,14 +201,14 @@ def _give_back(items: Sequence[Item], refusal: errors.Refusal, gw: Gateway) -> N
             refuse(item.record, errors.Cancelled())
             append_unwaited(item.record, gw)
             continue
-        item.record.claimed = False
+        item.record.phase = Phase.OPEN
         if not item.answer.done():
             item.answer.set_exception(refusal)
 
 
 def append_unwaited(record: Record, gw: Gateway) -> None:
     """Append the record of a call that is over: nobody waits for it."""
-    record.claimed = True
+    record.claim()
     gw.sink.append([record.leaf(gw.site)], partial(settled, record, gw))
 
 
@@ -225,4 +241,132 @@ def refuse(record: Record, refusal: BaseException) -> None:
     record.end("failed" if failed else "refused", "error" if failed else "refuse", row.reason, row.code.value[0])
 
 
-FAILURES = frozenset({"CANCELLED", "MODEL_ERROR", "BACKEND_UNAVAILABLE", "BACKEND_TIMED_OUT"})
+@cache
+def note_of(method: str) -> bytes:
+    """Return what the in-flight ring holds of a call of a known method: part of its `outcome-unknown` entry."""
+    return f'{{"method":{quoted(method)}}}'.encode()
+
+
+def open_record(path: str, right: str, gw: Gateway) -> Record:
+    """Begin the record of a call, and leave word in the ring that it is being worked on."""
+    named = path if right else path[:PATH_CHARACTERS_MAX]
+    record = Record(gw.new_id(), named, right, gw.active.digest, gw.wall_ns(), gw.clock_ns())
+    record.ring_slot = gw.ring.enter(record.id_bytes, note_of(path) if right else NO_NOTE)
+    gw.tally.started(path)
+    return record
+
+
+def message_record(stream: Record, gw: Gateway) -> Record:
+    """Begin the record of one message of a stream: the same caller, a request of its own."""
+    record = Record(gw.new_id(), stream.method, stream.right, gw.active.digest, gw.wall_ns(), gw.clock_ns())
+    record.ring_slot = gw.ring.enter(record.id_bytes, note_of(stream.method))
+    record.principal, record.auth_json, record.names = stream.principal, stream.auth_json, stream.names
+    record.peer, record.trace, record.in_stream, record.body_there = stream.peer, stream.trace, True, True
+    record.parent, record.stream_id = stream.parent, stream.id_bytes
+    record.deadline_ns = stream.deadline_ns
+    return record
+
+
+async def record_alone(record: Record, gw: Gateway) -> None:
+    """Append a record that belongs to no batch; returns when it is durable, raises AuditUnavailable otherwise."""
+    record.claim()
+    await append_awaited([record.leaf(gw.site)], gw, partial(settled, record, gw))
+
+
+async def record_refusal(record: Record, problem: Exception, gw: Gateway) -> Exception:
+    """Record why there is no answer; returns what the caller is to be told."""
+    if not isinstance(problem, errors.Refusal):
+        log_failure(gw.log, record.id, problem)
+    forget_frames(problem)
+    if record.claimed:  # by a batch, or by an append that failed
+        if record.audit_index is None:
+            refuse(record, problem)
+        return problem
+    refuse(record, problem)
+    if is_summed(record, gw):
+        count_refusal(record, gw)
+        return problem
+    try:
+        await record_alone(record, gw)
+    except errors.AuditUnavailable as unavailable:
+        refuse(record, unavailable)
+        return unavailable
+    return problem
+
+
+def forget_frames(problem: BaseException) -> None:
+    """Let go of what the frames of an exception hold, such as a refused message, before the record is awaited.
+
+    Otherwise who sends what is refused could fill the memory with it: a parsed message is many times its bytes.
+    """
+    problem.__traceback__ = None
+    problem.__context__ = None
+
+
+def is_stranger(record: Record) -> bool:
+    """Say whether nobody in particular is calling."""
+    return record.principal is None or record.principal is PUBLIC
+
+
+def is_summed(record: Record, gw: Gateway) -> bool:
+    """Say whether this call, which is not answered, is one more in a sum. Asked once a call."""
+    if is_stranger(record):
+        return True
+    paid = record.rate is not None and record.rate.admitted
+    return record.kind == "refused" and not paid and gw.sums.seen(record.caller().name) > SINGLE_MAX
+
+
+def count_refusal(record: Record, gw: Gateway) -> None:
+    """Count a call in the sum of this second, instead of writing a record of its own."""
+    auth = None if is_stranger(record) else record.auth_json
+    gw.sums.add(auth or "", {record.reason: 1})
+    record.phase = Phase.SETTLED
+
+
+def log_failure(log: Log, request_id: str, problem: BaseException) -> None:
+    """Say which exception ended a request, and where it was raised; its text may hold anything, so it stays out."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    file, line = (frames[-1].filename, frames[-1].lineno) if frames else ("", 0)
+    facts = {"request_id": request_id, "error": type(problem).__name__, "file": file, "line": line}
+    if isinstance(problem, EngineError) and problem.remark:
+        facts["problem"] = problem.remark
+    log("request-failed", level="error", **facts)
+
+
+def finish(record: Record, gw: Gateway, _: object = None) -> None:
+    """Close the books on a call. The callback of its task, so it runs once, whatever happened."""
+    record.finished = True
+    if record.ticket is not None:
+        gw.concurrency.leave(record.ticket)
+    if not record.claimed:
+        if record.late(gw.clock_ns()):
+            refuse(record, errors.DeadlinePassed())
+        else:
+            reason = "CANCELLED" if record.body_there else BODY_INCOMPLETE
+            record.end("failed", "error", reason, CANCELLED)
+        if is_summed(record, gw):
+            count_refusal(record, gw)
+        else:
+            append_unwaited(record, gw)
+    record.stage("total", gw.clock_ns() - record.started_ns)
+    if record.settled:
+        close(record, gw)  # otherwise `settled` does, when the sink has answered
+
+
+def write_sums(gw: Gateway) -> None:
+    """Append what was counted since the last time, if there was anything; what cannot be written waits for the next."""
+    for auth_json, reasons in gw.sums.turn().items():
+        entry = refusal_sum(
+            gw.site,
+            auth_json,
+            reasons,
+            id_hex=gw.new_id().hex(),
+            policy_digest=gw.active.digest,
+            time_ns=gw.wall_ns(),
+        )
+
+        def done(receipt: object, auth_json: str = auth_json, reasons: Mapping[str, int] = reasons) -> None:
+            if not isinstance(receipt, Receipt):
+                gw.sums.add(auth_json, reasons)
+
+        gw.sink.append([entry], done)

@@ -19,30 +19,37 @@ from gateway.config.document import canonical_json
 from gateway.control.audit_methods import audit_methods
 from gateway.control.custody.methods import custody_methods
 from gateway.control.custody.procedure import Custody
+from gateway.control.incident_methods import incident_methods
 from gateway.control.labels.review import review_methods
-from gateway.control.operators import operator_methods
 from gateway.control.orders import told
 from gateway.control.promotions import proof_entry, unproven_entry
 from gateway.control.public_log import PublicLog
+from gateway.control.quarantine.methods import quarantine_methods
 from gateway.control.quarantine.store import QUARANTINE, Quarantine
 from gateway.control.release.view import shown
+from gateway.control.replay_methods import replay_methods
+from gateway.control.tenants.methods import tenant_methods
 from gateway.edge.server import drain, listen, open_server
 from gateway.edge.service import Service, Unary
 from gateway.host.app import App, open_app
-from gateway.request.settlement import append_awaited
+from gateway.request.completion import append_awaited
 from ops.audit.log.entry import VERSION, canonical
 from ops.audit.payloads.erasure import Erasures
 from stockade.v1 import admin_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from google.protobuf.message import Message
 
     from gateway.control.release.releases import Change
+    from gateway.edge.service import Call
     from gateway.host.host import Host
     from gateway.models.model_set import Listed
     from gateway.policy.policy import Policy
+    from gateway.request.gateway import Gateway
+    from gateway.request.item import Answer
+    from ops.audit.payloads.keys import KeyStore
 
 DRAIN_S = 5.0
 PROBLEM_CHARACTERS_MAX = 500
@@ -59,6 +66,21 @@ class Control:
     custody: Custody = field(init=False)
     owed: deque[tuple[str, dict[str, Any]]] = field(default_factory=deque)
     recording: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def fleet(self) -> Host:
+        """The host that it speaks for."""
+        return self.host
+
+    @property
+    def gw(self) -> Gateway:
+        """The control process's own gateway."""
+        return self.app.gw
+
+    @property
+    def keys(self) -> KeyStore:
+        """The keys of payloads and pseudonyms."""
+        return self.app.keys
 
     async def open(self, stack: contextlib.AsyncExitStack) -> str | None:
         """Say in the log what is in force, and open the admin port if there is to be one. Returns its address."""
@@ -240,3 +262,13 @@ def model_entry(action: str, listed: Listed) -> dict[str, str]:
 def digest_of(fields: Mapping[str, Any]) -> str | None:
     """Return the digest of the policy or model that an entry is about."""
     return fields.get("digest") or fields.get("policy")
+
+
+def operator_methods(control: Control) -> dict[str, Callable[[Call, bytes], Awaitable[Answer]]]:
+    """Return the methods about callers, what waits for review, incidents and replays, by their names."""
+    return {
+        **tenant_methods(control, control.host.segments),
+        **quarantine_methods(control),
+        **incident_methods(control),
+        **replay_methods(control),
+    }

@@ -13,8 +13,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.host.occupancy import PRIVATE
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
 MEMORY = "policy.revision"
 COSIGNED = "cosigned"
 EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104  what listens there is no name that a certificate could carry
+
+PRIVATE = 0o700
 
 
 @dataclass(frozen=True, slots=True)

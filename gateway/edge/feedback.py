@@ -19,12 +19,11 @@ import orjson
 
 from gateway import errors
 from gateway.codec import parse_as
-from gateway.request.exits import log_failure
+from gateway.request.completion import append_awaited, log_failure
+from gateway.request.item import Answer
 from gateway.request.labels.gate import Claim, Sender, judge_claims
 from gateway.request.labels.provenance import Statement
 from gateway.request.pipeline import share, spend
-from gateway.request.settlement import append_awaited
-from gateway.request.state import Answer
 from ops.audit.log.entry import VERSION, canonical
 from stockade.v1 import feedback_pb2
 
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gateway.edge.service import Call
-    from gateway.request.labels.answers import Answers, FeedbackRules
+    from gateway.models.rules import FeedbackRules
+    from gateway.request.labels.answers import Answers
     from gateway.request.labels.gate import Judged
 
 RIGHT = "Feedback"
