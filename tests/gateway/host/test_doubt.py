@@ -50,7 +50,7 @@ from tests.gateway.rig import until
 from tests.ops.audit.open_log import OpenLog, open_log
 from tests.ops.audit.samples import small
 from tests.ops.audit.stores import Spoiled, directory_store
-from tests.ops.audit.witnesses.test_cosign import COSIGNER, watching
+from tests.ops.audit.witnesses.test_client import COSIGNER, watching
 
 NONE = Path("/nowhere")
 

@@ -82,8 +82,7 @@ def test_the_signers_own_memory_counts_as_well(made, back):
 
 def test_a_copy_of_another_history_is_a_fork(made, back, tmp_path):
     with open_log(tmp_path / "other") as other:
-        other.append([small(number) for number in range(5000, 5700)])
-        other.publish()
+        other.say([small(number) for number in range(5000, 5700)])
         with pytest.raises(HistoriesDiffer):
             reopen(back.target, back.manifest.log, sources=[DirectorySource(other.directory)], wanted=True)
     assert made.log.appender.size == 901

@@ -38,7 +38,7 @@ from tests.ops.audit.samples import small
 from tests.ops.audit.store.test_retention import said_of
 from tests.ops.audit.stores import Spoiled, directory_store
 from tests.ops.audit.verify.test_epochs import Series, series_of
-from tests.ops.audit.witnesses.test_cosign import watching
+from tests.ops.audit.witnesses.test_client import watching
 
 NOW = 1_800_000_000_000_000_000
 

@@ -262,8 +262,7 @@ def test_a_log_that_misses_a_file_waits(log, store):
 
 def test_it_says_how_far_behind_the_store_is(log, store):
     replicator = of(log, store)
-    log.append([small(n) for n in range(20)])
-    log.publish()
+    log.say([small(n) for n in range(20)])
     genesis_ns = log.clock_ns
     assert replicator.behind() == Behind(log.appender.size, genesis_ns)
     replicator.replicate()

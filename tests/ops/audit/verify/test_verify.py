@@ -66,10 +66,8 @@ def test_every_flipped_byte_of_a_small_log_is_flagged(tmp_path):
     with open_log(tmp_path) as small_log:
         sealed = {"bytes": 1, "ciphertext_sha256": sha256(BLOBS[0]).hexdigest(), "commitment": "cc" * 32}
         served = small(1, kind="served", decision="allow", payload={"key": "aa", "request": sealed})
-        small_log.append([served], BLOBS[:1])
-        small_log.publish()
-        small_log.append([small(2)])
-        small_log.publish()
+        small_log.say([served], BLOBS[:1])
+        small_log.say([small(2)])
         directory = small_log.directory
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     assert {path.relative_to(directory).parts[0] for path in files} == {"checkpoint", "tile", "blobs"}
@@ -255,13 +253,11 @@ def test_a_pack_beside_the_one_that_replaced_it_is_a_part_of_it_or_set_aside(log
 
 def test_what_a_live_log_publishes_meanwhile_is_no_stranger(tmp_path):
     with open_log(tmp_path) as live:
-        live.append([small(n) for n in range(300)])
-        live.publish()
+        live.say([small(n) for n in range(300)])
 
         def go_on(done: int, total: int) -> None:
             assert (done, total) == (301, 301)
-            live.append([small(n) for n in range(300, 700)])
-            live.publish()
+            live.say([small(n) for n in range(300, 700)])
 
         report = verify(live.directory, progress=go_on)
         assert set_aside(report) == []
@@ -317,8 +313,7 @@ def test_what_is_called_like_a_narrow_pack_and_is_none_is_set_aside(log, name):
 def test_payloads_are_not_held_in_memory(tmp_path):
     blob = bytes(64 << 20)
     with open_log(tmp_path) as made:
-        made.append([small(1)])
-        made.publish()
+        made.say([small(1)])
         log = made.directory
     (log / "blobs").mkdir()
     (log / "blobs/000.p").mkdir()

@@ -30,8 +30,7 @@ def log(tmp_path: Path) -> Iterator[OpenLog]:
 
 
 def grow(log: OpenLog, count: int) -> None:
-    log.append([small(log.appender.size + number) for number in range(count)])
-    log.publish()
+    log.say([small(log.appender.size + number) for number in range(count)])
 
 
 class Busy(Witness):
@@ -99,8 +98,7 @@ def test_a_witness_that_has_seen_more_than_the_log_has_now_is_ahead(log, tmp_pat
 
 def test_a_fork_stays_a_fork_however_the_log_grew(log, tmp_path):
     with watching(tmp_path) as (witness, policy), open_log(tmp_path / "fork") as fork:
-        fork.append([small(100 + number) for number in range(5)])
-        fork.publish()
+        fork.say([small(100 + number) for number in range(5)])
         note = (fork.directory / "checkpoint").read_bytes()
         head = open_checkpoint(note, [KEY.verifier])
         assert not ask_all(note, head, policy.witnesses.values(), lambda *_: []).failures
