@@ -13,10 +13,8 @@ from ops.audit.errors import WitnessAhead, WitnessRefused, WitnessSilent
 from ops.audit.log.checkpoint import open_checkpoint, open_note
 from ops.audit.log.cosignature import COSIGN_ED25519, Cosigner
 from ops.audit.log.trust_policy import TrustedLog, TrustedWitness, TrustPolicy
-from ops.audit.witnesses.client import ask_all
-from ops.audit.witnesses.cosign import cosign_newest, overtaken
-from ops.audit.witnesses.page import WitnessPage
-from ops.audit.witnesses.witness import Reply, Witness, WitnessStore
+from ops.audit.witnesses.client import ask_all, cosign_newest, overtaken
+from ops.audit.witnesses.witness import Reply, Witness, WitnessPage, WitnessStore
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import OpenLog, open_log
 from tests.ops.audit.samples import small
@@ -32,8 +30,7 @@ def log(tmp_path: Path) -> Iterator[OpenLog]:
 
 
 def grow(log: OpenLog, count: int) -> None:
-    log.append([small(log.appender.size + number) for number in range(count)])
-    log.publish()
+    log.say([small(log.appender.size + number) for number in range(count)])
 
 
 class Busy(Witness):
@@ -101,8 +98,7 @@ def test_a_witness_that_has_seen_more_than_the_log_has_now_is_ahead(log, tmp_pat
 
 def test_a_fork_stays_a_fork_however_the_log_grew(log, tmp_path):
     with watching(tmp_path) as (witness, policy), open_log(tmp_path / "fork") as fork:
-        fork.append([small(100 + number) for number in range(5)])
-        fork.publish()
+        fork.say([small(100 + number) for number in range(5)])
         note = (fork.directory / "checkpoint").read_bytes()
         head = open_checkpoint(note, [KEY.verifier])
         assert not ask_all(note, head, policy.witnesses.values(), lambda *_: []).failures
