@@ -37,13 +37,3 @@ def sigreg(embeddings: Tensor, directions: Tensor) -> Tensor:
     apart = (angles.cos().mean(0) - normal).square() + angles.sin().mean(0).square()
     penalties: Tensor = len(embeddings) * (apart @ (weights * normal))
     return penalties.mean()
-
-
-def joint_embedding(views: Tensor, directions: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return LeJEPA's loss of views (views, rows, width), how far apart a row's views are, and the views' mean SIGReg.
-
-    The loss is (1 - share) of the second and `share` of the third.
-    """
-    apart = (views - views.mean(0)).square().mean()
-    penalty = torch.stack([sigreg(view, directions) for view in views]).mean()
-    return (1 - share) * apart + share * penalty, apart, penalty

@@ -88,22 +88,10 @@ def _add_models(verbs: Any) -> None:
     models.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep figures by part and seed: go on where it stopped"
     )
-    models.add_argument(
-        "--only", type=_names, metavar="A,B", help="of sparsity, ranking, clicks, few, hidden, credit, bundles"
-    )
+    models.add_argument("--only", type=_names, metavar="A,B", help="of clicks, credit, bundles")
     models.add_argument("--seeds", type=int, choices=[2, 3, 4, 5, 10], default=5, help="of each part (default: 5)")
-    models.add_argument(
-        "--units",
-        type=int,
-        choices=[16_384, 24_576, 32_768],
-        default=16_384,
-        help="of the dense one of `sparsity`; an expert has 1,024 (default: 16384)",
-    )
     models.add_argument("--quick", action="store_true", help="little data, one epoch: a look, not figures to quote")
-    models.add_argument("--places", type=Path, metavar="FILE", help="cities1000.json (default: found or downloaded)")
-    models.add_argument("--movielens", type=Path, metavar="FILE", help="ml-100k.inter (default: found or downloaded)")
     models.add_argument("--clicks", type=Path, metavar="FILE", help="ecom.csv.gz (default: found or downloaded)")
-    models.add_argument("--images", type=Path, metavar="DIR", help="as of `stockade train kiosk --data`")
     models.add_argument("--modeldata", type=Path, metavar="PATH", help="as of `stockade train payments --data`")
     models.add_argument("--bundles", type=Path, metavar="DIR", help="signed models (default: those of the project)")
     models.add_argument(

@@ -29,6 +29,7 @@ from serving.train.clickstream.ecom import (
     IDS,
     LENGTH,
     Clicks,
+    Ecom,
     EcomSplits,
     load_ecom,
     sessions_of,
@@ -127,6 +128,24 @@ def markov_log_prior(train: Clicks) -> NDArray[np.float64]:
     counts = np.full((IDS, len(EVENTS)), PRIOR_COUNT)
     np.add.at(counts, (train.ids[:, -1], train.labels), 1)
     return np.asarray(np.log(counts / counts.sum(1, keepdims=True)))
+
+
+def compare_clicks(data: Ecom, loop: ClickSettings) -> dict[str, float]:
+    """Train, and return accuracy and log-loss on the test rows: the model's, Markov's, and the most popular event's."""
+    parts = split_ecom(data, loop.seed)
+    prior, labels = markov_log_prior(parts.train), parts.test.labels
+    torch.manual_seed(loop.seed)
+    net = ClickNet(ClickShape(IDS, FIRST_EVENT), torch.from_numpy(prior).float())
+    best = train_clicks(net, sessions_of(parts.train), parts.fit, loop)[0]
+    counts = np.bincount(parts.train.labels, minlength=len(EVENTS)) + 0.5
+    scores = {
+        "model": predict_clicks(best, parts.test)[2].log_softmax(1).double().numpy(),
+        "markov": prior[parts.test.ids[:, -1]],
+        "popular": np.broadcast_to(np.log(counts / counts.sum()), (len(labels), len(EVENTS))),
+    }
+    own = np.arange(len(labels))
+    accuracies = {f"{name}_accuracy": float((values.argmax(1) == labels).mean()) for name, values in scores.items()}
+    return accuracies | {f"{name}_log_loss": float(-values[own, labels].mean()) for name, values in scores.items()}
 
 
 def _fit(parts: EcomSplits, settings: ClickstreamSettings, data_digest: str, console: Console) -> TrainedClicks:

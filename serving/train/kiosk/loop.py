@@ -19,8 +19,7 @@ from torch.nn import functional
 from serving.train.averaging import average
 from serving.train.checkpoint import restore_run, save_run
 from serving.train.kiosk.data import Labelled
-from serving.train.kiosk.network import KioskNet
-from serving.train.kiosk.views import scaled
+from serving.train.kiosk.network import KioskNet, scaled
 
 SHIFT_PIXELS_MAX = 2
 

@@ -26,8 +26,7 @@ from torch.nn import functional
 from serving.train.averaging import average
 from serving.train.checkpoint import restore_run, save_run
 from serving.train.kiosk.data import Labelled
-from serving.train.kiosk.network import KioskNet, Stage
-from serving.train.kiosk.views import scaled
+from serving.train.kiosk.network import KioskNet, Stage, scaled
 
 ROBUST_STAGES = (Stage(32, 3, 2), Stage(64, 3, 1), Stage(64, 3, 2), Stage(128, 3, 1), Stage(128, 3, 2))
 MOMENTUM = 0.9

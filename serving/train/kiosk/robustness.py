@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from serving.train.kiosk.data import Labelled
-from serving.train.kiosk.network import KioskNet
+from serving.train.kiosk.network import KioskNet, scaled
 from serving.train.kiosk.robust import folded_net, pgd
-from serving.train.kiosk.views import scaled
 
 PGD_STEPS = 40
 Z = 1.959963984540054

@@ -185,23 +185,6 @@ def test_mixed_up_rows_surprise_more_than_real_ones(tmp_path):
     assert np.median(energy(mixed)) > np.quantile(energy(values[1_000:]), 0.7)
 
 
-def test_the_same_row_behind_other_masks_is_brought_together_and_does_not_collapse(world):
-    values = clean(world.features[:600], CREDIT_DATA)
-
-    def latents(joint):
-        settings = MaskedSettings(epochs=15, batch_rows=64, patience=15, joint=joint)
-        surprise = fit_surprise(values, LEVELS, settings)
-        with torch.no_grad():
-            return surprise.predictor(torch.from_numpy(embed(values, surprise.blocks)).float())[0]
-
-    def apart(hidden):
-        return float(hidden.var(dim=1).mean() / hidden.mean(dim=1).var(dim=0).mean())
-
-    alone, joined = latents(0.0), latents(10.0)
-    assert apart(joined) < 0.8 * apart(alone)
-    assert float(joined.mean(dim=1).var(dim=0).mean()) > 0.1 * float(alone.mean(dim=1).var(dim=0).mean())
-
-
 def test_training_stops_early_and_keeps_the_best(world):
     values = clean(world.features[:300], CREDIT_DATA)
     seen = []

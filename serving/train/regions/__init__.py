@@ -1,1 +1,0 @@
-"""The mixture of experts that sparsity is measured on."""
