@@ -24,7 +24,7 @@ from serving.errors import ServingError
 if TYPE_CHECKING:
     from serving.bundles.bundle import Bundle
     from serving.train.kiosk.robustness import Attacked
-    from serving.train.screen import ScreenFitter
+    from serving.train.report import ScreenFitter
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 WHOLE_MAX = 1_000_000
@@ -148,7 +148,7 @@ def _attacked(attacked: Attacked, args: argparse.Namespace) -> Attacked:
 
 def _screen_fitter(**settings: Any) -> ScreenFitter:
     from defenses.screens.evidence import fit_evidence, measure_evidence
-    from serving.train.screen import ScreenFitter
+    from serving.train.report import ScreenFitter
 
     return ScreenFitter(partial(fit_evidence, **settings), partial(measure_evidence, **settings))
 

@@ -35,7 +35,7 @@ from serving.registry.measure import predictions
 from serving.train.density import Gaussian, Plane, fit_gaussian, leading_plane
 from serving.train.errors import WrapRefused
 from serving.train.pack import tensor_bytes
-from serving.train.screen import ScreenFitter
+from serving.train.report import ScreenFitter
 from serving.train.wrap_graph import ENERGIES, Fitted, Tensors, write_energies
 
 GRAPH, FILE = "dense", "model.onnx"

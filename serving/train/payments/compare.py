@@ -23,10 +23,9 @@ from sklearn.preprocessing import StandardScaler
 from serving.engines import measure
 from serving.registry.measure import interval
 from serving.train.payments.additive import AdditiveSettings, Source, sigmoid
-from serving.train.payments.data import Applications, split
+from serving.train.payments.data import Applications, sources_of, split
 from serving.train.payments.recipe import decide
 from serving.train.payments.schema import Schema
-from serving.train.payments.sources import sources_of
 
 PERFECT_DRAWS = 200
 OURS = "additive, at most 8 terms"

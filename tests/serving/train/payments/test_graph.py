@@ -15,12 +15,11 @@ from serving.bundles.graph import check_graph
 from serving.bundles.manifest import TensorSpec
 from serving.engines.inprocess import InProcessEngine
 from serving.train.payments.additive import AdditiveModel, AdditiveSettings, Source, fit_additive
-from serving.train.payments.data import load_applications
+from serving.train.payments.data import clean, load_applications, sources_of
 from serving.train.payments.embedding import embed
 from serving.train.payments.graph import write_payments_graph
 from serving.train.payments.masked import MaskedSettings, Surprise, fit_surprise
 from serving.train.payments.schema import CREDIT_DATA, MISSING
-from serving.train.payments.sources import clean, sources_of
 from tests.serving.train.applications import applications, save
 
 NAMES = [feature.name for feature in CREDIT_DATA.features]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from serving.train.sigreg import sigreg, unit_directions
+from serving.train.clickstream.loop import sigreg, unit_directions
 
 ROWS, WIDTH = 1000, 8
 
