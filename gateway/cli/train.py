@@ -102,14 +102,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _kiosk(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
-    from serving.train.kiosk.data import load_fashion_mnist
+    from serving.train.kiosk.data import load_fashion_mnist, write_samples
     from serving.train.kiosk.recipe import (
         KioskSettings,
         robust_settings,
         smoke_settings,
         train_kiosk,
     )
-    from serving.train.samples import write_samples
 
     settings = KioskSettings(
         bundle=directory,
@@ -154,9 +153,8 @@ def _screen_fitter(**settings: Any) -> ScreenFitter:
 
 
 def _clickstream(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
-    from serving.train.clickstream.ecom import load_ecom
+    from serving.train.clickstream.ecom import load_ecom, write_click_samples
     from serving.train.clickstream.recipe import ClickstreamSettings, smoke_clicks, train_clickstream
-    from serving.train.samples import write_click_samples
 
     settings = ClickstreamSettings(
         bundle=directory,

@@ -18,6 +18,7 @@ from serving.engines.inprocess import InProcessEngine
 from serving.engines.measure import calibration_error, ranking_area
 from serving.registry.errors import NotMeasurable
 from serving.registry.evaluation import Attacked, Decided, Measure
+from serving.registry.gates import Z
 from serving.registry.labels import check_labels
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 BATCH = 256
 TIMED, WARM = 300, 20
-Z = 1.959963984540054
 PREDICTION = "prediction"
 LABELS_SUSPECT = "labels_suspect"
 SUM_APART_MAX = 1e-3

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.train.errors import DatasetMalformed
+from serving.train.pack import write_rows
 from serving.train.packaged import Packaged, find_file
 
 ECOM = Packaged(
@@ -62,6 +63,11 @@ LENGTH = 32
 COLUMNS = ("user_id", "session_id", "event", "timestamp")
 TEXT_BYTES_MAX = 32 * 1024 * 1024
 POOL_SHARE, FIT_SHARE, CALIBRATE_SHARE = 0.8, 0.125, 0.25
+SAMPLES = 1000
+SAMPLES_LICENCE = (
+    "Apache-2.0, (c) 2026 Maxim Godzi, Vladimir Kukushkin, Anatoly Zaytsev; windows made from ecom.csv.gz of "
+    "https://pypi.org/project/retentioneering/5.2.4/"
+)
 _GZIP_WINDOW = 31
 
 
@@ -264,3 +270,15 @@ def _reordered(row: NDArray[np.int64], order: NDArray[np.intp]) -> NDArray[np.in
     changed = row.copy()
     changed[row >= FIRST_EVENT] = row[row >= FIRST_EVENT][order]
     return changed
+
+
+def write_click_samples(data: Ecom, path: Path) -> None:
+    """Write 1,000 test rows, evenly over the time of the test; which ones they are does not depend on a seed.
+
+    Tensors: ids uint8 (1000, 32), labels uint8 (1000,), test_rows int32 (1000,): where each stands in the test part.
+    """
+    test = split_ecom(data, 0).test
+    rows = np.linspace(0, len(test) - 1, min(SAMPLES, len(test))).astype(np.intp)
+    chosen = test.take(rows)
+    tensors = {"ids": chosen.ids.astype(np.uint8), "labels": chosen.labels.astype(np.uint8)}
+    write_rows(path, {**tensors, "test_rows": rows.astype(np.int32)}, SAMPLES_LICENCE)

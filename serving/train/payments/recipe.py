@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -22,7 +21,7 @@ from serving.bundles.bundle import Bundle
 from serving.train import plots
 from serving.train.card import write_card
 from serving.train.errors import GateFailed
-from serving.train.pack import open_signing_key, write_trained
+from serving.train.pack import open_signing_key, write_rows, write_trained
 from serving.train.payments.additive import AdditiveModel, AdditiveSettings, fit_additive
 from serving.train.payments.data import (
     LICENCE,
@@ -137,14 +136,14 @@ def write_test_rows(settings: PaymentsSettings, path: Path) -> None:
     """Write the test rows of a run: features float32 (rows, d), labels uint8 (rows,), test_rows int32: their places."""
     data = load_applications(settings.schema, settings.data, other=settings.other_data)
     rows = split(data.labels, settings.seed).test
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, NDArray[Any]] = {
         INPUT: data.features[rows],
         "labels": data.labels[rows],
         "test_rows": rows.astype(np.int32),
     }
-    licence = f"{LICENCE}; rows of {settings.schema.table} of {SOURCE}" if data.published else "unknown"
-    path.write_bytes(safetensors.numpy.save(tensors, {"licence": licence}))
+    write_rows(
+        path, tensors, f"{LICENCE}; rows of {settings.schema.table} of {SOURCE}" if data.published else "unknown"
+    )
 
 
 def decide(
