@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from serving.train.sigreg import joint_embedding, sigreg, unit_directions
+from serving.train.clickstream.loop import sigreg, unit_directions
 
 ROWS, WIDTH = 1000, 8
 
@@ -77,15 +77,3 @@ def test_directions_are_of_length_one_and_anew_each_time(generator):
     first, second = (unit_directions(WIDTH, 16, generator) for _ in range(2))
     assert torch.allclose(first.norm(dim=0), torch.ones(16))
     assert not torch.allclose(first, second)
-
-
-def test_views_of_a_row_belong_together_and_rows_apart(normal, generator):
-    directions = unit_directions(WIDTH, 64, generator)
-    together = torch.stack([normal, normal])
-    loss, apart, penalty = joint_embedding(together, directions, 0.25)
-    assert float(apart) == 0
-    assert float(penalty) == pytest.approx(float(sigreg(normal, directions)))
-    assert float(loss) == pytest.approx(0.25 * float(penalty))
-    others = torch.stack([normal, normal.flip(0)])
-    assert float(joint_embedding(others, directions, 0.25)[0]) > float(loss) + 0.3
-    assert float(joint_embedding(0 * together, directions, 0.25)[0]) > float(loss) + 10
