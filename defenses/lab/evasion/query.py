@@ -1,8 +1,8 @@
 """Evasion by asking: what the query attacks of the lab have in common. NumPy alone.
 
 A *search* is written as a generator: it yields rows, is sent what was answered to them, and knows nothing of accounts,
-budgets or gateways. `Searching` makes a `QueryAttack` of it; `disguised` runs it through several accounts or between
-innocent questions; the trials run many searches at once. So one search is run in every disguise.
+budgets or gateways. `Searching` makes a `QueryAttack` of it; `disguise` puts it behind several accounts or between
+innocent questions, or runs many searches at once. So one search is run in every disguise.
 
 A search ends when it was told a wrong class for a row within the norm. Whether that is true is the lab's to find out:
 an answer may have been an earlier one, given again.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,21 +115,12 @@ class Best:
         return Attempt(self.won, self.queries, self.row, float(np.abs(self.row - self.ball.row).max()))
 
 
-class Attacker(Protocol):
-    """The part of `QueryAttack` that asks."""
-
-    def run(self, oracle: Oracle, row: Rows, label: int, budget: int, rng: np.random.Generator) -> Attempt: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Searching:
     """Implements QueryAttack: one search through one account."""
 
-    name: str
     search: Search
     radius: float = 0.1
-    family: str = "evasion"
-    technique: str = TECHNIQUE
 
     def run(self, oracle: Oracle, row: Rows, label: int, budget: int, rng: np.random.Generator) -> Attempt:
         """See QueryAttack. An ask of which nothing is answered counts as answered without a word."""

@@ -11,7 +11,7 @@ evades at 5 % evades at 1 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -19,43 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defenses.lab.attack import Lab, Size, Split, Trial
+from defenses.lab.attack import Finding, Run, Size, Split
 from defenses.lab.evasion.whitebox import AdaptivePgd, evades, static_pgd
 from defenses.lab.pipeline import Pipeline, Rates
 from defenses.screens.evidence import NAME as EVIDENCE
-from defenses.screens.evidence import TECHNIQUE
 
-ADAPTIVE, STATIC = "adaptive white box", "static white box"
-FAMILY = "evasion"
 ROWS = {Size.SMOKE: 12, Size.FULL: 200}
 BENIGN_ROWS = {Size.SMOKE: 500, Size.FULL: 10_000}
 BATCH_ROWS = 500
 PROMISES = (0.01, 0.05)
 SMOKE_STEPS, SMOKE_RESTARTS, SMOKE_WEIGHTS = 10, 1, (0.0, 1.0)
 
-Static = Callable[[Pipeline, Tensor, Tensor, float, int], Tensor]
-"""(pipeline, images (n, 28, 28), labels (n,), radius, seed) to the attacked images; knows of no screen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Against:
-    """A model version, and how far a pixel may be changed."""
-
-    model: str
-    version: str
-    radius: float
-
-    @property
-    def name(self) -> str:
-        return f"whitebox/{self.model}-{self.version}/eps-{self.radius}"
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Bench:
     """The images of one seed, and the pipeline at each promised rate."""
 
-    against: Against
-    seed: int
     images: Tensor
     labels: Tensor
     pipelines: Mapping[float, Pipeline]
@@ -63,93 +42,57 @@ class _Bench:
     benign_rows: int
 
 
-def adaptive_of(model: str, version: str, radius: float) -> Callable[[Lab, int], list[Trial]]:
+def adaptive(run: Run, *, radius: float) -> list[Finding]:
     """Projected gradient descent with the screens in its loss, worst case per image."""
-    against = Against(model, version, radius)
-
-    def run(lab: Lab, seed: int) -> list[Trial]:
-        attack = AdaptivePgd(against.radius)
-        if lab.size is Size.SMOKE:
-            attack = AdaptivePgd(against.radius, SMOKE_STEPS, SMOKE_RESTARTS, SMOKE_WEIGHTS)
-        bench = _bench(lab, against, seed)
-        generator = torch.Generator().manual_seed(seed)
-        left = torch.arange(len(bench.labels))
-        trials = []
-        for promise in PROMISES:
-            found = attack.run(
-                bench.pipelines[promise],
-                bench.images[left],
-                bench.labels[left],
-                generator,
-                partial(lab.tell, f"{against.name} at {promise:.0%}"),
-            )
-            evaded = torch.zeros(len(bench.labels), dtype=torch.bool)
-            evaded[left] = found.evaded
-            left = left[found.evaded]
-            trials += _trials(bench, promise, evaded, ADAPTIVE, asdict(attack))
-        return trials
-
-    return run
+    attack = AdaptivePgd(radius)
+    if run.smoke:
+        attack = AdaptivePgd(radius, SMOKE_STEPS, SMOKE_RESTARTS, SMOKE_WEIGHTS)
+    bench = _bench(run)
+    generator = torch.Generator().manual_seed(run.seed)
+    left = torch.arange(len(bench.labels))
+    findings = []
+    for promise in PROMISES:
+        tell = partial(run.lab.tell, f"{run.attack} at {promise:.0%}")
+        found = attack.run(bench.pipelines[promise], bench.images[left], bench.labels[left], generator, tell)
+        evaded = torch.zeros(len(bench.labels), dtype=torch.bool)
+        evaded[left] = found.evaded
+        left = left[found.evaded]
+        findings += _findings(bench, promise, evaded, asdict(attack))
+    return findings
 
 
-def static_of(
-    model: str, version: str, radius: float, name: str = "PGD-40", attack: Static | None = None
-) -> Callable[[Lab, int], list[Trial]]:
-    """An attack on the classifier alone, judged afterwards; PGD-40 where none is given."""
-    against = Against(model, version, radius)
-
-    def run(lab: Lab, seed: int) -> list[Trial]:
-        bench = _bench(lab, against, seed)
-        pipeline = bench.pipelines[PROMISES[0]]
-        moved = (attack or _pgd_40)(pipeline, bench.images, bench.labels, against.radius, seed)
-        _require_within(moved, bench.images, against.radius)
-        trials = []
-        for promise in PROMISES:
-            with torch.no_grad():
-                evaded = evades(bench.pipelines[promise].judged(moved), bench.labels)
-            trials += _trials(bench, promise, evaded, f"{STATIC}, {name}", {"radius": against.radius})
-        return trials
-
-    return run
-
-
-def control_of(model: str, version: str, radius: float) -> Callable[[Lab, int], list[Trial]]:
-    """PGD-40 on a model without screens: has to bring nearly all past, or the lab proves nothing."""
-    against = Against(model, version, radius)
-
-    def run(lab: Lab, seed: int) -> list[Trial]:
-        model = lab.model(against.model, against.version)
-        sample = lab.rows(against.model, Split.TEST, ROWS[lab.size], seed)
-        images, labels = torch.from_numpy(sample.rows), torch.from_numpy(sample.labels)
-        bare = Pipeline(model.module(), model.arrays(), {})
-        moved = _pgd_40(bare, images, labels, against.radius, seed)
+def static(run: Run, *, radius: float) -> list[Finding]:
+    """PGD-40 on the classifier alone, judged afterwards."""
+    bench = _bench(run)
+    moved = _pgd_40(run, bench.pipelines[PROMISES[0]], bench.images, bench.labels, radius)
+    findings = []
+    for promise in PROMISES:
         with torch.no_grad():
-            wrong = evades(bare.judged(moved), labels)
-        trial = Trial(
-            attack=f"{against.name}/all",
-            family=FAMILY,
-            technique=TECHNIQUE,
-            knowledge=f"{STATIC}, PGD-40",
-            defended=False,
-            seed=seed,
-            samples=len(labels),
-            successes=int(wrong.sum()),
-            settings={"norm": "L-inf", "radius": against.radius, "steps": 40, "denominator": "all images"},
-        )
-        return [trial]
-
-    return run
+            evaded = evades(bench.pipelines[promise].judged(moved), bench.labels)
+        findings += _findings(bench, promise, evaded, {"radius": radius})
+    return findings
 
 
-def _bench(lab: Lab, against: Against, seed: int) -> _Bench:
-    model = lab.model(against.model, against.version)
-    sample = lab.rows(against.model, Split.TEST, ROWS[lab.size], seed)
+def control(run: Run, *, radius: float) -> list[Finding]:
+    """PGD-40 on a model without screens: has to bring nearly all past, or the lab proves nothing."""
+    model = run.victim()
+    sample = run.rows(Split.TEST, ROWS[run.lab.size])
+    images, labels = torch.from_numpy(sample.rows), torch.from_numpy(sample.labels)
+    bare = Pipeline(model.module(), model.arrays(), {})
+    moved = _pgd_40(run, bare, images, labels, radius)
+    with torch.no_grad():
+        wrong = evades(bare.judged(moved), labels)
+    settings = {"norm": "L-inf", "radius": radius, "steps": 40, "denominator": "all images"}
+    return [Finding(len(labels), int(wrong.sum()), settings=settings, part="all", defended=False)]
+
+
+def _bench(run: Run) -> _Bench:
+    model = run.victim()
+    sample = run.rows(Split.TEST, ROWS[run.lab.size])
     module, arrays = model.module(), model.arrays()
     pipelines = {promise: Pipeline(module, arrays, {EVIDENCE: Rates(promise)}) for promise in PROMISES}
-    benign = torch.from_numpy(lab.rows(against.model, Split.TEST, BENIGN_ROWS[lab.size], 0).rows)
+    benign = torch.from_numpy(run.rows(Split.TEST, BENIGN_ROWS[run.lab.size], 0).rows)
     return _Bench(
-        against,
-        seed,
         torch.from_numpy(sample.rows),
         torch.from_numpy(sample.labels),
         pipelines,
@@ -164,7 +107,7 @@ def _flagged_share(pipeline: Pipeline, images: Tensor) -> float:
     return float(torch.cat(flagged).double().mean())
 
 
-def _trials(bench: _Bench, promise: float, evaded: Tensor, knowledge: str, attack: dict[str, Any]) -> list[Trial]:
+def _findings(bench: _Bench, promise: float, evaded: Tensor, attack: dict[str, Any]) -> list[Finding]:
     with torch.no_grad():
         clean = bench.pipelines[promise].judged(bench.images)
     right = (clean.outputs["logits"].argmax(1) == bench.labels) & ~clean.flagged
@@ -179,27 +122,14 @@ def _trials(bench: _Bench, promise: float, evaded: Tensor, knowledge: str, attac
         "right": (int(right.sum()), int((evaded & right).sum()), "images answered right and unflagged untouched"),
     }
     return [
-        Trial(
-            attack=f"{bench.against.name}/fpr-{promise:.0%}/{name}".replace("%", ""),
-            family=FAMILY,
-            technique=TECHNIQUE,
-            knowledge=knowledge,
-            defended=True,
-            seed=bench.seed,
-            samples=samples,
-            successes=successes,
-            metrics=metrics,
-            settings={**settings, "denominator": denominator},
-        )
-        for name, (samples, successes, denominator) in counted.items()
+        Finding(samples, successes, metrics, {**settings, "denominator": of}, part=f"fpr-{100 * promise:.0f}/{name}")
+        for name, (samples, successes, of) in counted.items()
     ]
 
 
-def _pgd_40(pipeline: Pipeline, images: Tensor, labels: Tensor, radius: float, seed: int) -> Tensor:
-    return static_pgd(pipeline, images, labels, radius, torch.Generator().manual_seed(seed))
-
-
-def _require_within(moved: Tensor, images: Tensor, radius: float) -> None:
-    """No pixel is changed by more than the radius (rounding apart) or leaves [0, 1]: else it is no result."""
+def _pgd_40(run: Run, pipeline: Pipeline, images: Tensor, labels: Tensor, radius: float) -> Tensor:
+    """Attack, and check the norm: ValueError where a pixel changed by more than the radius, or left [0, 1]."""
+    moved = static_pgd(pipeline, images, labels, radius, torch.Generator().manual_seed(run.seed))
     if float((moved - images).abs().max()) > radius + 1e-6 or float(moved.min()) < 0.0 or float(moved.max()) > 1.0:
         raise ValueError("the attack left its norm")
+    return moved

@@ -16,7 +16,7 @@ since against a thief who asks natural images for their class alone only the sec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
@@ -25,14 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from defenses.extraction.budget import TECHNIQUE, BudgetStep
-from defenses.lab.attack import Lab, Model, Size, Split, Trial
+from defenses.lab.attack import Finding, Run, Split
 from defenses.lab.extraction.service import Bill, Defence, Service, open_defence
 from defenses.lab.extraction.sources import foreign, synthetic
 from defenses.lab.extraction.surrogate import Recipe, agreement, slopes_of, train_copy
 
 Images = NDArray[np.float32]
 
+DRAWN: Final = {"foreign": foreign, "synthetic": synthetic}
 HELD_OUT_ROWS: Final = 2_000
 MARKS: Final = (100, 300, 1_000, 3_000)
 SEED_ROWS: Final = 150  # natural images that the augmenting thief begins with
@@ -41,29 +41,6 @@ CHUNK_ROWS: Final = 256
 TARGETS: Final = (0.60, 0.70, 0.80, 0.85, 0.90, 0.95)
 FIRST_DAY: Final = 2.0  # allowances that an account's first day holds
 BLANKS_MAX: Final = 50  # times as many as he needs, before a thief whose rows are refused gives up
-
-
-@dataclass(frozen=True, slots=True)
-class Thief:
-    """`labels_only`: he reads the class alone. `until` is the last step that he asks at before he waits."""
-
-    source: str
-    labels_only: bool = False
-    until: BudgetStep = BudgetStep.FULL
-
-    @property
-    def name(self) -> str:
-        return f"{self.source}/{'label' if self.labels_only else 'soft'}"
-
-
-_ALL = (
-    Thief("natural"),
-    Thief("natural", labels_only=True),
-    Thief("augmented", labels_only=True),
-    Thief("foreign"),
-    Thief("synthetic"),
-)
-THIEVES: Final[Mapping[str, Thief]] = {thief.name: thief for thief in _ALL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,39 +54,33 @@ class Mark:
 
 
 def steal(
-    lab: Lab,
-    model: Model,
-    thief: Thief,
-    defence: Defence | None,
-    *,
-    marks: Sequence[int],
-    recipe: Recipe,
-    seed: int,
+    run: Run, source: str, defence: Defence | None, *, labels_only: bool = False, marks: Sequence[int], recipe: Recipe
 ) -> list[Mark]:
     """Carry out one theft; one mark for each of `marks` (ascending), fewer where the rows are all refused."""
-    held_out = lab.rows(model.name, Split.TEST, HELD_OUT_ROWS, seed).rows
+    model = run.victim()
+    held_out = run.rows(Split.TEST, HELD_OUT_ROWS).rows
     victim = np.asarray(model.outputs(held_out)["probabilities"]).argmax(axis=1).astype(np.int64)
-    service = Service(model, defence, thief.until)
-    rng = np.random.default_rng([seed, 0x7EF])
+    service = Service(model, defence)
+    rng = np.random.default_rng([run.seed, 0x7EF])
     rows, targets = np.empty((0, *held_out.shape[1:]), np.float32), np.empty((0, model.classes), np.float32)
     found: list[Mark] = []
     copy = None
-    source = _source(lab, model.name, thief.source, marks[-1], rng, seed=seed)
+    draw = _source(run, source, marks[-1], rng)
     for mark in marks:
         while len(rows) < mark and service.bill.asked < BLANKS_MAX * mark:
             wanted = min(CHUNK_ROWS, mark - len(rows))
-            asked = source(wanted)
-            if thief.source == "augmented":
+            asked = draw(wanted)
+            if source == "augmented":
                 asked = _moved(asked, rng) if copy is None else _augmented(copy, rows, targets, wanted, rng)
             answers = service.ask(asked)
             told = answers.probabilities[answers.answered]
             rows = np.concatenate([rows, asked[answers.answered]])
-            targets = np.concatenate([targets, _class_alone(told) if thief.labels_only else told])
+            targets = np.concatenate([targets, _class_alone(told) if labels_only else told])
         if len(rows) < mark:
             break
-        copy = train_copy(rows, targets, recipe, seed=seed)
+        copy = train_copy(rows, targets, recipe, seed=run.seed)
         found.append(Mark(mark, agreement(copy, held_out, victim), replace(service.bill), service.waited_days))
-        lab.tell(thief.name, len(found), len(marks))
+        run.tell(len(found), len(marks))
     return found
 
 
@@ -125,41 +96,30 @@ def reached(points: Sequence[tuple[float, float]], target: float) -> float | Non
     return points[0][0] if points and points[0][1] >= target else None
 
 
-def theft_of(thief: str, name: str = "kiosk", version: str = "2") -> Callable[[Lab, int], list[Trial]]:
-    """Return the experiment in which one of THIEVES steals a model, undefended and defended: two trials."""
-    return lambda lab, seed: _theft(lab, seed, THIEVES[thief], name, version)
-
-
-def _theft(lab: Lab, seed: int, thief: Thief, name: str, version: str) -> list[Trial]:
-    smoke = lab.size == Size.SMOKE
-    marks = (100, 300) if smoke else MARKS
-    recipe = Recipe(steps=40) if smoke else Recipe()
-    model = lab.model(name, version)
-    defence = open_defence(lab, model, seed)
-    open_door = steal(lab, model, thief, None, marks=marks, recipe=recipe, seed=seed)
-    guarded = steal(lab, model, thief, defence, marks=marks, recipe=recipe, seed=seed)
+def theft(run: Run, *, source: str, labels_only: bool = False) -> list[Finding]:
+    """Steal a model, undefended and defended. `labels_only`: the thief reads the class alone."""
+    marks, recipe = ((100, 300), Recipe(steps=40)) if run.smoke else (MARKS, Recipe())
+    defence = open_defence(run)
+    open_door, guarded = (
+        steal(run, source, each, labels_only=labels_only, marks=marks, recipe=recipe) for each in (None, defence)
+    )
     settings = {
-        "source": thief.source,
-        "labels_only": thief.labels_only,
-        "until": thief.until.name.lower(),
+        "source": source,
+        "labels_only": labels_only,
+        "until": "full",
         "success": "images on which the copy agrees after the last mark",
         "steps": recipe.steps,
         "units_per_day": round(defence.budget.units, 1),
         "seed_rows": SEED_ROWS,
     }
     return [
-        Trial(
-            attack=f"extraction/{name}-{version}/{thief.name}",
-            family="extraction",
-            technique=TECHNIQUE,
-            knowledge="black box",
+        Finding(
+            HELD_OUT_ROWS,
+            found[-1].agreed if found else 0,
+            _costs(found) | (_ratios(open_door, guarded) if defended else {}),
+            settings,
+            {"agreement": _curve(found)},
             defended=defended,
-            seed=seed,
-            samples=HELD_OUT_ROWS,
-            successes=found[-1].agreed if found else 0,
-            metrics=_costs(found) | (_ratios(open_door, guarded) if defended else {}),
-            settings=settings,
-            curves={"agreement": _curve(found)},
         )
         for found, defended in ((open_door, False), (guarded, True))
     ]
@@ -177,7 +137,7 @@ def _costs(found: Sequence[Mark]) -> dict[str, float]:
         "account_days": last.bill.account_days,
         "accounts_within_a_day": float(math.ceil(last.bill.account_days / FIRST_DAY)),
         "days_with_one_account": last.days,
-        "proof_hashes": last.bill.proof_hashes,
+        "proof_hashes": 0.0,  # none is wanted within full answers
     }
     for target in TARGETS:
         answers = reached(_curve(found), target)
@@ -208,26 +168,16 @@ def _curve(found: Sequence[Mark]) -> list[tuple[float, float]]:
     return [(float(mark.answers), mark.agreed / HELD_OUT_ROWS) for mark in found]
 
 
-def _source(
-    lab: Lab, name: str, source: str, count: int, rng: np.random.Generator, *, seed: int
-) -> Callable[[int], Images]:
+def _source(run: Run, source: str, count: int, rng: np.random.Generator) -> Callable[[int], Images]:
     """Return what draws the next rows of a source; of natural ones there are `count` and a tenth."""
-    side = lab.rows(name, Split.TEST, 1, seed).rows.shape[1]
-    if source == "foreign":
-        return lambda wanted: foreign(wanted, side, rng)
-    if source == "synthetic":
-        return lambda wanted: synthetic(wanted, side, rng)
-    known = lab.rows(name, Split.TRAIN, SEED_ROWS if source == "augmented" else count + count // 10, seed).rows
-    return _dealt(known, rng) if source == "augmented" else _in_turn(known)
-
-
-def _in_turn(known: Images) -> Callable[[int], Images]:
-    rows: Iterator[Images] = iter(known)
-    return lambda wanted: np.stack([next(rows) for _ in range(wanted)])
-
-
-def _dealt(known: Images, rng: np.random.Generator) -> Callable[[int], Images]:
-    return lambda wanted: known[rng.integers(0, len(known), wanted)]
+    if source in DRAWN:
+        side = run.rows(Split.TEST, 1).rows.shape[1]
+        return lambda wanted: DRAWN[source](wanted, side, rng)
+    if source == "augmented":
+        few = run.rows(Split.TRAIN, SEED_ROWS).rows
+        return lambda wanted: few[rng.integers(0, len(few), wanted)]
+    known = iter(run.rows(Split.TRAIN, count + count // 10).rows)
+    return lambda wanted: np.stack([next(known) for _ in range(wanted)])
 
 
 def _moved(rows: Images, rng: np.random.Generator) -> Images:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 GATEWAYS_MAX: Final = 2
-TENANTS: Final = {Size.SMOKE: 24, Size.FULL: 400}
+TENANTS: Final = {Size.SMOKE: 40, Size.FULL: 400}
 PER_TENANT: Final = 10
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.use_local_subchannel_pool", 1))
 

@@ -8,7 +8,6 @@ import pytest
 
 from defenses.budget.intervals import clopper_pearson
 from defenses.lab.attack import Trial
-from defenses.lab.catalogue import EXPERIMENTS
 from defenses.lab.scorecard import Target, Verdict, as_json, judge, rows_of
 from defenses.lab.targets import TARGETS
 
@@ -78,7 +77,3 @@ def test_floors_are_never_harder_than_goals():
         if one.floor is not None:
             assert one.floor >= one.aim if one.sense == "at most" else one.floor <= one.aim, one.what
     assert len({(one.attack, one.measure, one.knowledge, one.defended) for one in TARGETS}) == len(TARGETS)
-
-
-def test_the_catalogue_names_what_it_holds():
-    assert all(name == one.name and one.summary and one.seeds >= 1 for name, one in EXPERIMENTS.items())
