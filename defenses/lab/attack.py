@@ -4,9 +4,9 @@ An attacker sees an `Oracle`: what an account of the service sees, and no more. 
 (was the row acted upon, did the account meet its first action) reaches the `Counted` oracle around it and stays there,
 unless an experiment hands it to the attack on purpose and says so in `Trial.knowledge`.
 
-An experiment is data: a row of `gateway/tools/lab/catalogue.py` that names a method and its parameters. A method is a
-function (Run, **parameters) to findings. It asks its run for all it needs, so the same method runs against a gateway
-over gRPC and against a bundle in this process. `Experiment.run` makes trials of the findings.
+An experiment is data: a row of `gateway/tools/lab/experiments.toml` that names a method and its parameters. A method
+is a function (Run, **parameters) to findings. It asks its run for all it needs, so the same method runs against a
+gateway over gRPC and against a bundle in this process. `Experiment.run` makes trials of the findings.
 
 Rules of the numbers:
 1. Rates are counts: a trial holds successes and samples, and whoever reads it makes the interval.
@@ -210,13 +210,11 @@ class Lab(Protocol):
         accounts: int = 1,
         tenants: int = 1,
         changes: Mapping[str, Any] | None = None,
-        pays: bool = False,
     ) -> AbstractContextManager[Oracle]:
         """Open the model to new accounts, spread evenly over new tenants, whom no screen remembers.
 
         Not defended: the same service with every screen off and nothing hardened. `changes` are laid over the model's
-        part of the policy, key by key (a variant under test). `pays`: proofs of work that are wanted are made. Answers
-        carry `acted`.
+        part of the policy, key by key (a variant under test). Answers carry `acted`. Proofs of work are not made.
         """
         ...
 

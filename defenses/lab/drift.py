@@ -25,7 +25,7 @@ from defenses.budget.calibration import ConformalCalibration
 from defenses.budget.screen import Evidence
 from defenses.drift.adwin import Adwin
 from defenses.drift.martingale import ALARM, ConformalMartingale
-from defenses.drift.roughness import RoughnessWindow, roughness
+from defenses.drift.shift import RoughnessWindow, roughness
 from defenses.lab.attack import Finding, Run, Size, Split
 from defenses.screens.evidence import load_evidence
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from defenses.budget.calibration import ConformalCalibration
 from defenses.errors import EvidenceInvalid, ScreenMissing
-from defenses.lab.trigger_statistic import TriggerStatistic
-from defenses.screens.evidence import COMPONENTS, MAHALANOBIS_WEIGHT, PARETO_SHAPE, EvidenceScreen
+from defenses.lab.trigger_statistic import Surprise, TriggerStatistic
+from defenses.screens.evidence import COMPONENTS, MAHALANOBIS_WEIGHT, EvidenceScreen
 from defenses.screens.evidence import NAME as EVIDENCE
 from defenses.screens.trigger import NAME as TRIGGER
 
@@ -45,32 +45,16 @@ class Statistic(Protocol):
 
 
 class EvidenceStatistic:
-    """S1 in torch: the weighted sum of surprises of defenses/screens/evidence.py, from the arrays of a bundle.
-
-    A surprise is constant below a witness's least knot and linear between knots; its slope is that of the segment.
-    """
+    """S1 in torch: the weighted sum of surprises of defenses/screens/evidence.py, from the arrays of a bundle."""
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        screen = EvidenceScreen.from_calibration(arrays)
-        self._knots = [torch.tensor(tail.values) for tail in screen.tails.each]
-        self._surprises = [torch.tensor(tail.surprise) for tail in screen.tails.each]
-        self._pareto = [*zip(screen.tails.edges.ravel().tolist(), screen.tails.rates.ravel().tolist(), strict=True)]
+        self._tails = [Surprise(tail) for tail in EvidenceScreen.from_calibration(arrays).tails.each]
 
     def __call__(self, images: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: ARG002  has all it needs
         energy, mahalanobis, residual = (
-            self._surprise(index, _witness(outputs, name)) for index, name in enumerate(COMPONENTS)
+            tail(_witness(outputs, name)) for tail, name in zip(self._tails, COMPONENTS, strict=True)
         )
         return energy + MAHALANOBIS_WEIGHT * mahalanobis + residual
-
-    def _surprise(self, index: int, values: Tensor) -> Tensor:
-        knots, surprises = self._knots[index], self._surprises[index]
-        edge, rate = self._pareto[index]
-        right = torch.searchsorted(knots, values.detach()).clamp(1, len(knots) - 1)
-        low, high = knots[right - 1], knots[right]
-        share = ((values - low) / (high - low)).clamp(0.0, 1.0)
-        within = torch.lerp(surprises[right - 1], surprises[right], share)
-        beyond = torch.log1p((values - edge).clamp(min=0.0) * rate) / PARETO_SHAPE
-        return within + beyond
 
 
 def _witness(outputs: Mapping[str, Tensor], name: str) -> Tensor:

@@ -36,7 +36,7 @@ class TriggerStatistic:
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         screen = TriggerScreen.from_calibration(arrays)
         self._pixels, self._latent = _Densities(screen.reference.pixels), _Densities(screen.reference.latent)
-        self._tails = [_Surprise(tail) for tail in screen.tails.each]
+        self._tails = [Surprise(tail) for tail in screen.tails.each]
 
     def __call__(self, images: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
         for name in OUTPUTS:
@@ -70,7 +70,7 @@ class _Densities:
         return found
 
 
-class _Surprise:
+class Surprise:
     """A tail's surprise with slopes: linear between knots, constant below the least, a Pareto tail beyond the last."""
 
     def __init__(self, tail: Tail) -> None:

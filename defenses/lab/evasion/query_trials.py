@@ -158,7 +158,7 @@ def in_turn(
     return [_finding(run, sample.labels, results, settings)]
 
 
-def transfer(run: Run, *, own: str | None) -> list[Finding]:
+def transfer(run: Run, *, own: str | None = None) -> list[Finding]:
     """Ask once for rows made on the attacker's model: version `own` of the model; None: a robust one that it taught."""
     sample = answered_right(run, SAMPLES[run.lab.size])
     images, labels = torch.from_numpy(sample.rows), torch.from_numpy(sample.labels)

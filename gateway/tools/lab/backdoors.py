@@ -71,7 +71,7 @@ def trigger(run: Run, *, backdoor: str) -> list[Finding]:
     return screened(Victim(made, target, outputs, arrays, INPUT, clean, others, fit.rows[:LOOK_ROWS]), run.seed)
 
 
-def inspection(run: Run, *, backdoor: str | None) -> list[Finding]:
+def inspection(run: Run, *, backdoor: str | None = None) -> list[Finding]:
     """Train a model with this backdoor, or on clean rows, and inspect it."""
     made, target = backdoor and _made(run, backdoor), TARGETS[run.seed % len(TARGETS)]
     outputs = outputs_of(poisoned_bundle(run, made or None, target))

@@ -118,7 +118,6 @@ class LocalLab:
         accounts: int = 1,
         tenants: int = 1,
         changes: Mapping[str, Any] | None = None,
-        pays: bool = False,
     ) -> Iterator[Oracle]:
         """See `Lab`. ValueError for more accounts than one attacker may have here."""
         if not 1 <= tenants <= accounts <= ACCOUNTS_MAX or accounts > tenants * PER_TENANT:
@@ -142,7 +141,6 @@ class LocalLab:
                     version=version,
                     tensor=known.tensor,
                     classes=known.classes,
-                    pays=pays,
                 )
         finally:
             standing.open -= 1

@@ -13,8 +13,7 @@ import textwrap
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
-from defenses.lab.scorecard import RATE, Met, Row, Spread, Target, Verdict, as_json, judge, rows_of
-from defenses.lab.targets import TARGETS
+from defenses.lab.scorecard import RATE, Met, Row, Spread, Target, Verdict, as_json, judge, rows_of, targets
 from gateway.tools.demo.page import STYLE
 from gateway.tools.demo.plots import BLUE, GREY, ORANGE, RED, plots
 
@@ -64,7 +63,7 @@ def write_report(lines: Sequence[Line], directory: Path) -> tuple[list[Path], in
         OSError: the disk said no.
     """
     rows = rows_of(line.trial for line in lines)
-    met = judge(TARGETS, rows)
+    met = judge(targets(), rows)
     spent = {(line.experiment, line.trial.seed): line.seconds for line in lines}
     directory.mkdir(parents=True, exist_ok=True)
     files = {

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import inspect
 import json
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from defenses.lab.evasion.query_trials import QUERY_ATTACKS, SEARCHES
-from defenses.lab.targets import TARGETS
-from gateway.tools.lab.catalogue import METHODS, catalogue
+from defenses.lab.scorecard import targets
+from gateway.tools.lab.catalogue import TABLE, catalogue
 
 ROWS = catalogue()
 TRIALS = Path(__file__).resolve().parents[4] / "docs" / "scorecard" / "trials.jsonl"
@@ -30,8 +31,9 @@ def test_a_row_names_a_method_and_its_parameters(row):
 
 
 def test_the_table_has_no_method_that_nobody_runs_and_no_name_twice():
-    assert {row.method for row in ROWS.values()} == {where for where, _, _ in METHODS.values()}
-    assert len(ROWS) == 67
+    table = tomllib.loads(TABLE.read_text())
+    assert {row.method for row in ROWS.values()} == {where for where, *_ in table["methods"].values()}
+    assert len(ROWS) == len(table["experiments"]["rows"])
 
 
 def test_the_trials_of_the_scorecard_are_of_these_rows():
@@ -45,4 +47,4 @@ def test_the_trials_of_the_scorecard_are_of_these_rows():
 
 def test_every_target_is_of_a_row():
     attacks = {row.attack for row in ROWS.values()}
-    assert all(any(f"{target.attack}/".startswith(f"{attack}/") for attack in attacks) for target in TARGETS)
+    assert all(any(f"{target.attack}/".startswith(f"{attack}/") for attack in attacks) for target in targets())
