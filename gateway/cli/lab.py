@@ -81,7 +81,7 @@ def run_run(options: argparse.Namespace) -> int:
     from defenses.lab.trial import LabError
     from gateway.tools.lab.catalogue import catalogue
     from gateway.tools.lab.lab import LocalLab
-    from gateway.tools.lab.policy import policy_under_test
+    from gateway.tools.lab.place import policy_under_test
     from gateway.tools.samples import bundles_directory
 
     console = Console(stderr=True, highlight=False)

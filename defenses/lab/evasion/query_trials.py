@@ -27,9 +27,8 @@ from numpy.typing import NDArray
 
 from defenses.art_adapter import QUERY_ATTACKS
 from defenses.lab.attack import Attempt, Finding, Oracle, QueryAttack, Refused, Run, Sample, Size, Split
-from defenses.lab.counted import Counted
 from defenses.lab.evasion.disguise import Between, Spread, rotate
-from defenses.lab.evasion.query import Ball, Rows, Search, Searching, Task
+from defenses.lab.evasion.query import Ball, Counted, Rows, Search, Searching, Task
 from defenses.lab.evasion.query_art import ArtQueries
 from defenses.lab.evasion.searches import Fresh, OarsNes, Patched, oars_square, square
 from defenses.lab.evasion.whitebox import static_pgd

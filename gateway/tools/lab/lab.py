@@ -23,8 +23,7 @@ from defenses.lab.attack import ACCOUNTS_MAX, Oracle, Sample, Size, Split
 from gateway.tools.init.init import RELEASE_KEY
 from gateway.tools.lab.models import BundleModel, Rows
 from gateway.tools.lab.oracle import GrpcOracle
-from gateway.tools.lab.place import BARE, Accounts, make_place, model_policy
-from gateway.tools.lab.policy import watched
+from gateway.tools.lab.place import BARE, Accounts, make_place, model_policy, watched
 from gateway.tools.local import Local, serving
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ import pytest
 
 from defenses.accounts.watch import Watch
 from defenses.lab.attack import Answers, Split
-from defenses.lab.counted import Counted
-from defenses.lab.evasion.query import Ball, Searching, Task, silence
+from defenses.lab.evasion.query import Ball, Counted, Searching, Task, silence
 from defenses.lab.evasion.searches import Fresh, Patched, square
 from defenses.lab.offline import Defended, OfflineOracle
 from gateway.tools.init.init import RELEASE_KEY

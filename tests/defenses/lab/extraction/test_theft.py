@@ -8,9 +8,8 @@ import pytest
 from defenses.extraction.budget import Budget
 from defenses.lab.attack import Run, Sample, Size, Split
 from defenses.lab.extraction.service import Service, open_defence
-from defenses.lab.extraction.sources import foreign, synthetic
 from defenses.lab.extraction.surrogate import Recipe, agreement, slopes_of, train_copy
-from defenses.lab.extraction.theft import reached, steal, theft
+from defenses.lab.extraction.theft import foreign, reached, steal, synthetic, theft
 from defenses.screens.evidence import fit_evidence
 
 SIDE, CLASSES = 12, 3

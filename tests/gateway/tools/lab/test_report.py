@@ -9,7 +9,7 @@ import pytest
 
 from defenses.lab.attack import Size, Trial
 from defenses.lab.trial import Line
-from gateway.tools.lab.policy import policy_under_test
+from gateway.tools.lab.place import policy_under_test
 from gateway.tools.lab.report import CURVES, write_report
 from gateway.tools.lab.whitebox import rates_of
 
