@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defenses.lab.drift import Judged, Spoke, first_words, run_stream
-from defenses.lab.drift_trials import SHIFTS
+from defenses.lab.drift import SHIFTS, Judged, Spoke, first_words, run_stream
 
 
 def stream(rng, rows, power=1.0, confidence=0.9, rough=9.0):

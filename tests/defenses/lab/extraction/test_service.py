@@ -9,9 +9,8 @@ import pytest
 from defenses.extraction.budget import Budget, BudgetStep
 from defenses.extraction.ledger import Ledger
 from defenses.lab.attack import Answers, Reason, Refused
-from defenses.lab.extraction.first_day import expected, first_day_of
-from defenses.lab.extraction.service import open_defence
-from tests.defenses.lab.extraction.test_theft import CLASSES, Laboratory
+from defenses.lab.extraction.service import expected, first_day, open_defence
+from tests.defenses.lab.extraction.test_theft import CLASSES, Laboratory, run_of
 
 NOW_NS = 10**18
 
@@ -25,8 +24,7 @@ def of_ledger(budget, costs):
 
 @pytest.mark.parametrize("units", [1.0, 7.0, 50.0, 5_000.0])
 def test_what_is_expected_is_what_an_account_gets(units):
-    lab = Laboratory()
-    defence = replace(open_defence(lab, lab.victim, 0), budget=Budget(units))
+    defence = replace(open_defence(run_of(Laboratory())), budget=Budget(units))
     costs = np.random.default_rng(0).integers(100, 3_000, 400)
     assert expected(defence, costs) == of_ledger(defence.budget, costs)
 
@@ -58,7 +56,7 @@ def test_answers_are_counted_until_there_are_none():
         yield Metered(120, 33) if defended else Metered(10_000, 0)
 
     lab.oracle = oracle
-    control, guarded = first_day_of("kiosk", "2")(lab, 0)
+    control, guarded = first_day(run_of(lab))
     assert (control.defended, control.successes, control.samples) == (False, 300, 300)
     assert {name: guarded.metrics[name] for name in ("full", "top1", "asked")} == {
         "full": 120,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from defenses.lab.sponge_trials import sponge_of, sponges
+from defenses.lab.attack import Run
+from defenses.lab.sponge import sponge, sponges
 from tests.defenses.lab.inference.fake_lab import Corners, FakeLab
 
 
@@ -34,7 +35,7 @@ class Slow(Corners):
 def test_a_kind_that_makes_the_model_slow_is_found(tmp_path):
     lab, model = FakeLab(tmp_path), Slow()
     lab.model = lambda *_: model
-    found = {trial.attack: trial for trial in sponge_of("kiosk", "1", lambda: model.now)(lab, 0)}
-    assert {name for name, trial in found.items() if trial.successes} == {"sponge/kiosk-1/ones"}
-    assert found["sponge/kiosk-1/ones"].metrics["p99_ratio"] == 10
-    assert found["sponge/kiosk-1/subnormal"].metrics["median_ratio"] == 1
+    found = {one.part: one for one in sponge(Run(lab, 0, "kiosk", "1", "sponge"), clock=lambda: model.now)}
+    assert {name for name, one in found.items() if one.successes} == {"ones"}
+    assert found["ones"].metrics["p99_ratio"] == 10
+    assert found["subnormal"].metrics["median_ratio"] == 1

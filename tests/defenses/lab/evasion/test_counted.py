@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from defenses.lab.attack import Answers, BudgetSpent, Reason, Refused
-from defenses.lab.counted import Counted
+from defenses.lab.evasion.query import Counted
 
 
 class Scripted:
