@@ -4,7 +4,3 @@ serve.py compares servers, memory.py watches one for a long time, verify.py time
 comes from h2load, which is not Python; peers run in environments of their own (`servers/` holds what runs there and is
 never imported here). docs/reference/benchmarks.md says what is measured and how.
 """
-
-from gateway.tools.bench.verbs import add_verbs
-
-__all__ = ["add_verbs"]

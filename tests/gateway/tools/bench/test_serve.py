@@ -1,22 +1,16 @@
-import argparse
 import json
 import subprocess
 import sys
 
 import pytest
 
-from gateway.tools.bench import add_verbs, h2load, peers
-from gateway.tools.bench.serve import Plan, measure_all, run
+from gateway.cli.main import main
+from gateway.tools.bench import h2load, peers
+from gateway.tools.bench.serve import Plan, measure_all
 from gateway.tools.bench.targets import TARGETS, Place
 from gateway.tools.samples import bundles_directory
 
 needs_h2load = pytest.mark.skipif(h2load.missing() is not None, reason=str(h2load.missing()))
-
-
-def command_line(*arguments):
-    parser = argparse.ArgumentParser()
-    add_verbs(parser.add_subparsers())
-    return parser.parse_args(arguments)
 
 
 def plan(tmp_path, *targets, rounds=1):
@@ -74,7 +68,7 @@ def test_the_verb_writes_a_report(tmp_path):
 
 
 def test_a_target_that_does_not_exist_is_named(capsys):
-    assert run(command_line("serve", "--targets", "echo,tensorflow")) == 2
+    assert main(["bench", "serve", "--targets", "echo,tensorflow"]) == 2
     assert "tensorflow" in capsys.readouterr().err
 
 
@@ -106,7 +100,7 @@ def test_every_target_says_how_it_is_set_up(name):
 )
 def test_a_plan_has_limits(arguments, capsys):
     with pytest.raises(SystemExit):
-        command_line("serve", *arguments)
+        main(["bench", "serve", *arguments])
     assert "is not a" in capsys.readouterr().err
 
 

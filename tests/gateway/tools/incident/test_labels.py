@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +13,7 @@ from ops.incidents.register import Opened
 from ops.incidents.timeline import Timeline
 from stockade.v1 import feedback_pb2
 
-OPTIONS = Namespace(incident="inc-1")
+OPTIONS = SimpleNamespace(incident="inc-1")
 
 
 def story(*suspects: str) -> Story:
