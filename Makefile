@@ -62,10 +62,7 @@ lock: $(VENV)/.dev  ## pin what is in the images, by hash
 	  ../../../$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header \
 	    --upgrade --output-file "$${from##*:}" $${from%:*} || exit 1; done
 
-test-reference: $(VENV)/.dev  ## generate docs/reference/cli.md from the command line
-	$(BIN)/python scripts/generate_cli_reference.py
-
-dashboards: $(VENV)/.dev  ## every panel on a live Prometheus, against Grafana's schema, and drawn by its components
+test-dashboards: $(VENV)/.dev  ## every panel on a live Prometheus, against Grafana's schema, and drawn by its components
 	$(BIN)/pip install --quiet playwright pillow
 	$(BIN)/python -m tests.dashboards.drawing
 	STOCKADE_TEST_DASHBOARDS=1 $(BIN)/python -m pytest $(PYTEST) --timeout 600 tests/dashboards

@@ -17,7 +17,7 @@ from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand
@@ -108,14 +108,24 @@ class Loose(TyperCommand):
         return super().parse_args(ctx, words)
 
 
-def option(*names: str, help: str = "", metavar: str | None = None, read: Function | None = None) -> Any:
-    """Declare an option. `read` turns its text into its value."""
-    return typer.Option(*names, help=help, metavar=metavar, parser=_reader(read), show_default=False, readable=False)
+def option(names: str, help: str = "", default: Any = ..., read: Function | None = None) -> Any:
+    """Declare an option as the default of a parameter.
+
+    Args:
+        names: as help shows them, with the name of the value: "-n, --lines N". A flag has no value, a Literal no name.
+        help: what it is.
+        default: what the value is where it is not given; without it the option is required.
+        read: turns text into the value.
+    """
+    *flags, last = names.split(", ")
+    name, _, metavar = last.partition(" ")
+    more: dict[str, Any] = {"metavar": metavar or None, "parser": _reader(read)}
+    return typer.Option(default, *flags, name, help=help, show_default=False, readable=False, **more)
 
 
-def argument(metavar: str, help: str = "", read: Function | None = None) -> Any:
-    """Declare an argument."""
-    return typer.Argument(metavar=metavar, help=help, parser=_reader(read), show_default=False, readable=False)
+def argument(metavar: str, help: str = "", default: Any = ..., read: Function | None = None) -> Any:
+    """Declare an argument, likewise."""
+    return typer.Argument(default, metavar=metavar, help=help, parser=_reader(read), show_default=False, readable=False)
 
 
 def _reader(read: Function | None) -> Function | None:
@@ -254,55 +264,31 @@ A_POLICY = "trusted logs and witnesses, and the quorum (c2sp.org/tlog-policy)"
 
 def epoch(otherwise: str = "the newest") -> Any:
     """Declare the option that names an epoch of a log."""
-    return option("--epoch", read=whole(1, EPOCHS_MAX), metavar="N", help=f"of the log (default: {otherwise})")
-
-
-def config(text: str = "stockade.yaml") -> Any:
-    """Declare `--config`."""
-    return option("--config", metavar="FILE", help=text)
+    return option("--epoch N", f"of the log (default: {otherwise})", None, whole(1, EPOCHS_MAX))
 
 
 # What many commands ask, with the text that people see. Lists may be given again and again.
-File = Annotated[Path, argument("FILE", "stockade.yaml")]
-Json = Annotated[bool, option("--json", help="print JSON")]
-Identity = Annotated[
-    Path | None,
-    option("--identity", metavar="PREFIX", help="PREFIX.crt and PREFIX.key (default: clients/operator.tls)"),
-]
-Ca = Annotated[
-    Path | None,
-    option("--ca", metavar="FILE", help="who signed the server's certificate, PEM (default: tls.client_ca)"),
-]
-Reason = Annotated[str, option("--reason", metavar="TEXT", help="why; it stands in the audit log")]
-Incident = Annotated[str, option("--incident", metavar="ID", help="which incident this belongs to")]
-Tenants = Annotated[list[str], option("--tenant", metavar="NAME", help="the whole of it")]
-Principals = Annotated[list[str], option("--principal", metavar="NAME", help="one caller; repeat it")]
-Pseudonyms = Annotated[
-    list[Caller], option("--pseudonym", read=caller, metavar="TENANT/HEX", help="one caller, as the log calls it")
-]
-Log = Annotated[Path, argument("LOG", A_LOG)]
-LogKey = Annotated[str | None, option("--vkey", metavar="KEY", help="the log's key, or a file that holds it")]
-Epoch = Annotated[int | None, epoch()]
-Where = Annotated[list[Match], option("--where", read=match, metavar="PATH=VALUE", help="only such: kind=refused")]
-Seen = Annotated[list[Path], option("--seen", metavar="FILE", help="a checkpoint that is known: cosigned")]
-Endpoint = Annotated[
-    str | None, option("--endpoint", metavar="URL", help="of an S3 of your own: http://127.0.0.1:8333")
-]
-Region = Annotated[str | None, option("--region", metavar="REGION", help="of an S3 bucket (default: us-east-1)")]
-Credentials = Annotated[
-    Path | None, option("--credentials", metavar="FILE", help="JSON object, as for `audit.replication`")
-]
-Bundle = Annotated[Path, argument("DIR", "the bundle, such as bundles/kiosk/2")]
-TrustedKey = Annotated[
-    Path | None, option("--trusted-key", metavar="FILE", help="who signed it (default: the project)")
-]
-SigningKey = Annotated[
-    Path,
-    option(
-        "--signing-key",
-        metavar="FILE",
-        help="ECDSA P-256 private key in PEM; created when absent, its public half is written beside it as .pub",
-    ),
-]
-BundlesTo = Annotated[Path, option("--out", metavar="DIR", help="bundles.directory of stockade.yaml")]
-Seed = Annotated[int, option("--seed", read=whole(0, SEED_MAX), metavar="N", help="of all chance (default: 0)")]
+FILE = argument("FILE", "stockade.yaml")
+JSON = option("--json", "print JSON", False)
+IDENTITY = option("--identity PREFIX", "PREFIX.crt and PREFIX.key (default: clients/operator.tls)", None)
+CA = option("--ca FILE", "who signed the server's certificate, PEM (default: tls.client_ca)", None)
+REASON = option("--reason TEXT", "why; it stands in the audit log")
+INCIDENT = option("--incident ID", "which incident this belongs to", "")
+TENANTS = option("--tenant NAME", "the whole of it", [])
+PRINCIPALS = option("--principal NAME", "one caller; repeat it", [])
+PSEUDONYMS = option("--pseudonym TENANT/HEX", "one caller, as the log calls it", [], caller)
+LOG = argument("LOG", A_LOG)
+LOG_KEY = option("--vkey KEY", "the log's key, or a file that holds it", None)
+EPOCH = epoch()
+WHERE = option("--where PATH=VALUE", "only such: kind=refused", [], match)
+SEEN = option("--seen FILE", "a checkpoint that is known: cosigned", [])
+ENDPOINT = option("--endpoint URL", "of an S3 of your own: http://127.0.0.1:8333", None)
+REGION = option("--region REGION", "of an S3 bucket (default: us-east-1)", None)
+CREDENTIALS = option("--credentials FILE", "JSON object, as for `audit.replication`", None)
+BUNDLE = argument("DIR", "the bundle, such as bundles/kiosk/2")
+BUNDLES_TO = option("--out DIR", "bundles.directory of stockade.yaml")
+TRUSTED_KEY = option("--trusted-key FILE", "who signed it (default: the project)", None)
+SIGNING_KEY = option(
+    "--signing-key FILE",
+    "ECDSA P-256 private key in PEM; created when absent, its public half is written beside it as .pub",
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import typer
 
@@ -11,21 +11,21 @@ from gateway.cli.arguments import (
     A_LOG,
     A_POLICY,
     A_REPLICA,
+    CREDENTIALS,
+    ENDPOINT,
+    EPOCH,
+    FILE,
     INDEX_MAX,
-    Credentials,
-    Endpoint,
-    Epoch,
-    File,
-    Json,
-    Log,
-    LogKey,
+    JSON,
+    LOG,
+    LOG_KEY,
+    REGION,
+    SEEN,
+    WHERE,
+    Match,
     Moment,
-    Region,
-    Seen,
-    Where,
     ago,
     argument,
-    config,
     epoch,
     group,
     log_place,
@@ -65,25 +65,18 @@ def pin(text: str) -> Pin:
     " or files that cannot be read.",
 )
 def verify(
-    directory: Annotated[Path, argument("DIR", f"{A_LOG}; or a .tlog-proof file; or {A_REPLICA}", read=log_place)],
-    endpoint: Endpoint = None,
-    region: Region = None,
-    credentials: Credentials = None,
-    vkey: Annotated[list[str], option("--vkey", metavar="KEY", help="the log's key, or a file that holds it")] = [],
-    policy: Annotated[Path | None, option("--policy", metavar="FILE", help=A_POLICY)] = None,
-    remembered: Annotated[
-        Path | None,
-        option("--remembered", metavar="FILE", help="a checkpoint seen earlier, or cosigned: the log must extend it"),
-    ] = None,
-    stale_after: Annotated[
-        float | None,
-        option("--stale-after", read=seconds, metavar="SECONDS", help="exit 3 when the newest entry is older"),
-    ] = None,
-    query: Annotated[
-        Path | None,
-        option("--query", metavar="INDEX", help="an index of `audit query`: make it anew and compare"),
-    ] = None,
-    json: Json = False,
+    directory: Path = argument("DIR", f"{A_LOG}; or a .tlog-proof file; or {A_REPLICA}", read=log_place),
+    endpoint: str | None = ENDPOINT,
+    region: str | None = REGION,
+    credentials: Path | None = CREDENTIALS,
+    vkey: list[str] = option("--vkey KEY", "the log's key, or a file that holds it", []),
+    policy: Path | None = option("--policy FILE", A_POLICY, None),
+    remembered: Path | None = option(
+        "--remembered FILE", "a checkpoint seen earlier, or cosigned: the log must extend it", None
+    ),
+    stale_after: float | None = option("--stale-after SECONDS", "exit 3 when the newest entry is older", None, seconds),
+    query: Path | None = option("--query INDEX", "an index of `audit query`: make it anew and compare", None),
+    json: bool = JSON,
 ) -> None:
     """Verify a log, or a receipt, with nothing but its public key."""
 
@@ -95,24 +88,16 @@ def verify(
     epilog="Exit codes: 0 answered; 1 what lies there does not lead to a signed root; 4 usage, or a question refused.",
 )
 def query(
-    log: Log,
-    sql: Annotated[str, argument("SQL", '"SELECT reason, count(*) FROM entries GROUP BY ALL"; "DESCRIBE entries"')],
-    vkey: LogKey = None,
-    index: Annotated[
-        Path | None, option("--index", metavar="DIR", help="where the Parquet files are kept (default: LOG.index)")
-    ] = None,
-    epoch: Epoch = None,
-    csv: Annotated[bool, option("--csv", help="print CSV")] = False,
-    rows: Annotated[
-        int, option("--rows", read=whole(1, ROWS_MAX), metavar="N", help="at most (default: 10,000)")
-    ] = 10_000,
-    timeout: Annotated[
-        float, option("--timeout", read=seconds, metavar="SECONDS", help="for the answer (default: 60)")
-    ] = 60.0,
-    memory_mib: Annotated[
-        int, option("--memory-mib", read=whole(64, MEMORY_MIB_MAX), metavar="N", help="for the answer (default: 1024)")
-    ] = 1024,
-    json: Json = False,
+    log: Path = LOG,
+    sql: str = argument("SQL", '"SELECT reason, count(*) FROM entries GROUP BY ALL"; "DESCRIBE entries"'),
+    vkey: str | None = LOG_KEY,
+    index: Path | None = option("--index DIR", "where the Parquet files are kept (default: LOG.index)", None),
+    epoch: int | None = EPOCH,
+    csv: bool = option("--csv", "print CSV", False),
+    rows: int = option("--rows N", "at most (default: 10,000)", 10000, whole(1, ROWS_MAX)),
+    timeout: float = option("--timeout SECONDS", "for the answer (default: 60)", 60.0, seconds),
+    memory_mib: int = option("--memory-mib N", "for the answer (default: 1024)", 1024, whole(64, MEMORY_MIB_MAX)),
+    json: bool = JSON,
 ) -> None:
     """Ask the log in SQL: one SELECT over the table `entries`."""
 
@@ -126,36 +111,23 @@ def query(
     " no failure.",
 )
 def replay(
-    log: Log,
-    vkey: LogKey = None,
-    epoch: Epoch = None,
-    config: Annotated[Path | None, config("stockade.yaml (default: LOG/stockade.yaml)")] = None,
-    policy: Annotated[
-        Path | None,
-        option("--policy", metavar="FILE", help="what if this had been the policy? needs no signature"),
-    ] = None,
-    model: Annotated[
-        list[Pin], option("--model", read=pin, metavar="NAME=VERSION", help="what if it had answered?")
-    ] = [],
-    since: Annotated[
-        Moment | None, option("--from", read=ago, metavar="TIME", help="2027-11-24T08:00:00Z, or 2h: ago")
-    ] = None,
-    until: Annotated[
-        Moment | None, option("--to", read=ago, metavar="TIME", help="likewise (default: the end)")
-    ] = None,
-    where: Where = [],
-    decisions_only: Annotated[bool, option("--decisions-only", help="leave out level R2, which runs models")] = False,
-    page: Annotated[Path | None, option("--page", metavar="FILE", help="write the report as an HTML page")] = None,
-    record: Annotated[bool, option("--record", help="have the running gateway write the result into its log")] = False,
-    identity: Annotated[
-        Path | None,
-        option("--identity", metavar="PREFIX", help="for --record: PREFIX.crt and PREFIX.key (clients/operator.tls)"),
-    ] = None,
-    ca: Annotated[
-        Path | None,
-        option("--ca", metavar="FILE", help="for --record: who signed the server's certificate, PEM"),
-    ] = None,
-    json: Json = False,
+    log: Path = LOG,
+    vkey: str | None = LOG_KEY,
+    epoch: int | None = EPOCH,
+    config: Path | None = option("--config FILE", "stockade.yaml (default: LOG/stockade.yaml)", None),
+    policy: Path | None = option("--policy FILE", "what if this had been the policy? needs no signature", None),
+    model: list[Pin] = option("--model NAME=VERSION", "what if it had answered?", [], pin),
+    since: Moment | None = option("--from TIME", "2027-11-24T08:00:00Z, or 2h: ago", None, ago),
+    until: Moment | None = option("--to TIME", "likewise (default: the end)", None, ago),
+    where: list[Match] = WHERE,
+    decisions_only: bool = option("--decisions-only", "leave out level R2, which runs models", False),
+    page: Path | None = option("--page FILE", "write the report as an HTML page", None),
+    record: bool = option("--record", "have the running gateway write the result into its log", False),
+    identity: Path | None = option(
+        "--identity PREFIX", "for --record: PREFIX.crt and PREFIX.key (clients/operator.tls)", None
+    ),
+    ca: Path | None = option("--ca FILE", "for --record: who signed the server's certificate, PEM", None),
+    json: bool = JSON,
 ) -> None:
     """Do again what was recorded, and say what would be otherwise."""
 
@@ -167,21 +139,14 @@ def replay(
     epilog="Exit codes: 0 fine; 1 what lies there does not lead to a signed root; 4 usage.",
 )
 def tail(
-    log: Log,
-    vkey: LogKey = None,
-    lines: Annotated[
-        int,
-        option(
-            "-n",
-            "--lines",
-            read=whole(0, LINES_MAX),
-            metavar="N",
-            help="the newest to begin with, of which --where chooses (default: 10)",
-        ),
-    ] = 10,
-    follow: Annotated[bool, option("-f", "--follow", help="go on with what comes, until interrupted")] = False,
-    where: Where = [],
-    json: Json = False,
+    log: Path = LOG,
+    vkey: str | None = LOG_KEY,
+    lines: int = option(
+        "-n, --lines N", "the newest to begin with, of which --where chooses (default: 10)", 10, whole(0, LINES_MAX)
+    ),
+    follow: bool = option("-f, --follow", "go on with what comes, until interrupted", False),
+    where: list[Match] = WHERE,
+    json: bool = JSON,
 ) -> None:
     """Print the newest entries, and those that come; each is proved."""
 
@@ -193,22 +158,22 @@ def tail(
     epilog="Exit codes: 0 up to date; 1 refused: a fork, an older copy, or tampered with; 2 incomplete; 4 usage.",
 )
 def mirror(
-    log: Log,
-    mirror: Annotated[Path, argument("MIRROR", "the copy; made when it is not there")],
-    vkey: LogKey = None,
-    json: Json = False,
+    log: Path = LOG,
+    mirror: Path = argument("MIRROR", "the copy; made when it is not there"),
+    vkey: str | None = LOG_KEY,
+    json: bool = JSON,
 ) -> None:
     """Bring a copy of a log up to date, checked, and only ever forward."""
 
 
 @tool(app, "epochs", "gateway.tools.audit.epochs:run_list")
 def epochs(
-    log: Log,
-    vkey: LogKey = None,
-    config: Annotated[
-        Path | None, config("stockade.yaml: also say where entries are, and which holds keep them")
-    ] = None,
-    json: Json = False,
+    log: Path = LOG,
+    vkey: str | None = LOG_KEY,
+    config: Path | None = option(
+        "--config FILE", "stockade.yaml: also say where entries are, and which holds keep them", None
+    ),
+    json: bool = JSON,
 ) -> None:
     """List the epochs of a log, and what is here of each."""
 
@@ -220,9 +185,7 @@ def epochs(
     epilog="Exit codes: 0 nothing more is due; 2 something keeps an epoch that is due; 4 usage.",
 )
 def retain(
-    file: File,
-    dry_run: Annotated[bool, option("--dry-run", help="only say what is due")] = False,
-    json: Json = False,
+    file: Path = FILE, dry_run: bool = option("--dry-run", "only say what is due", False), json: bool = JSON
 ) -> None:
     """Drop the entries of epochs that are old enough."""
 
@@ -234,17 +197,13 @@ def retain(
     epilog="Exit codes: 0 written; 2 the checkpoint has no such entry; 4 usage.",
 )
 def prove(
-    log: Log,
-    index: Annotated[int, argument("INDEX", "the entry's number, from 0", read=whole(0, INDEX_MAX))],
-    vkey: LogKey = None,
-    epoch: Epoch = None,
-    checkpoint: Annotated[
-        Path | None, option("--checkpoint", metavar="FILE", help="a cosigned one (default: the log's newest)")
-    ] = None,
-    out: Annotated[
-        Path | None, option("--out", metavar="FILE", help="where it goes (default: INDEX.tlog-proof)")
-    ] = None,
-    json: Json = False,
+    log: Path = LOG,
+    index: int = argument("INDEX", "the entry's number, from 0", read=whole(0, INDEX_MAX)),
+    vkey: str | None = LOG_KEY,
+    epoch: int | None = EPOCH,
+    checkpoint: Path | None = option("--checkpoint FILE", "a cosigned one (default: the log's newest)", None),
+    out: Path | None = option("--out FILE", "where it goes (default: INDEX.tlog-proof)", None),
+    json: bool = JSON,
 ) -> None:
     """Write the receipt of an entry (.tlog-proof)."""
 
@@ -256,15 +215,11 @@ def prove(
     epilog="Exit codes: 0 cosigned by the quorum; 1 a witness has seen another log; 2 no quorum; 4 usage.",
 )
 def cosign(
-    log: Log,
-    *,
-    policy: Annotated[Path, option("--policy", metavar="FILE", help=f"{A_POLICY}, with their URLs")],
-    out: Annotated[Path, option("--out", metavar="FILE", help="where the cosigned checkpoint goes")],
-    timeout: Annotated[
-        float,
-        option("--timeout", read=seconds, metavar="SECONDS", help="for all witnesses together (default: 10)"),
-    ] = 10.0,
-    json: Json = False,
+    log: Path = LOG,
+    policy: Path = option("--policy FILE", f"{A_POLICY}, with their URLs"),
+    out: Path = option("--out FILE", "where the cosigned checkpoint goes"),
+    timeout: float = option("--timeout SECONDS", "for all witnesses together (default: 10)", 10.0, seconds),
+    json: bool = JSON,
 ) -> None:
     """Have witnesses cosign the newest checkpoint."""
 
@@ -277,30 +232,20 @@ def cosign(
     " another copy; 3 restored, and a larger tree is known: the origin is sealed; 4 usage.",
 )
 def restore(
-    sources: Annotated[
-        list[Any], option("--from", read=log_place, metavar="DIR", help=f"what is left: a copy, or {A_REPLICA}")
-    ],
-    out: Annotated[Path, option("--out", metavar="DIR", help="where it goes; not a running log's")],
-    endpoint: Endpoint = None,
-    region: Region = None,
-    credentials: Credentials = None,
-    epoch: Annotated[int | None, epoch("all of them")] = None,
-    vkey: LogKey = None,
-    policy: Annotated[
-        Path | None, option("--policy", metavar="FILE", help=f"{A_POLICY}; its witnesses are asked")
-    ] = None,
-    seen: Seen = [],
-    target: Annotated[
-        str, option("--target", metavar="WHAT", help="newest, an index, a time, or a file with a checkpoint")
-    ] = "newest",
-    go_on: Annotated[bool, option("--go-on", help="nothing came after what is here: the origin may go on")] = False,
-    next: Annotated[
-        Path | None, option("--next", metavar="KEY", help="of `keys log`: begin the log that follows under it")
-    ] = None,
-    timeout: Annotated[
-        float, option("--timeout", read=seconds, metavar="SECONDS", help="for each witness (default: 10)")
-    ] = 10.0,
-    json: Json = False,
+    sources: list[Any] = option("--from DIR", f"what is left: a copy, or {A_REPLICA}", read=log_place),
+    out: Path = option("--out DIR", "where it goes; not a running log's"),
+    endpoint: str | None = ENDPOINT,
+    region: str | None = REGION,
+    credentials: Path | None = CREDENTIALS,
+    epoch: int | None = epoch("all of them"),
+    vkey: str | None = LOG_KEY,
+    policy: Path | None = option("--policy FILE", f"{A_POLICY}; its witnesses are asked", None),
+    seen: list[Path] = SEEN,
+    target: str = option("--target WHAT", "newest, an index, a time, or a file with a checkpoint", "newest"),
+    go_on: bool = option("--go-on", "nothing came after what is here: the origin may go on", False),
+    next: Path | None = option("--next KEY", "of `keys log`: begin the log that follows under it", None),
+    timeout: float = option("--timeout SECONDS", "for each witness (default: 10)", 10.0, seconds),
+    json: bool = JSON,
 ) -> None:
     """Bring a log back from what is left of it, by hash."""
     if go_on and next is not None:
@@ -309,12 +254,10 @@ def restore(
 
 @tool(app, "witness", "gateway.tools.audit.witness:witness")
 def witness(
-    key: Annotated[list[Path], option("--key", metavar="FILE", help="of `keys witness`")],
-    policy: Annotated[Path, option("--policy", metavar="FILE", help="the logs to watch: its `log` lines")],
-    store: Annotated[Path, option("--store", metavar="FILE", help="database; never lose it")],
-    listen: Annotated[
-        str, option("--listen", metavar="HOST:PORT", help="plain HTTP (default: 127.0.0.1:8008)")
-    ] = "127.0.0.1:8008",
+    key: list[Path] = option("--key FILE", "of `keys witness`"),
+    policy: Path = option("--policy FILE", "the logs to watch: its `log` lines"),
+    store: Path = option("--store FILE", "database; never lose it"),
+    listen: str = option("--listen HOST:PORT", "plain HTTP (default: 127.0.0.1:8008)", "127.0.0.1:8008"),
 ) -> None:
     """Watch other people's logs, and cosign them."""
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from gateway.cli.arguments import (
-    Bundle,
-    Json,
+    BUNDLE,
+    JSON,
+    SIGNING_KEY,
+    TRUSTED_KEY,
     Loose,
-    SigningKey,
-    TrustedKey,
     among,
     decimal,
     group,
@@ -25,59 +24,39 @@ SCREENS = ("accounts", "budget", "trigger", "feedback")
 
 @tool(app, "calibrate", "gateway.tools.registry.calibrate:run_calibrate", cls=Loose)
 def calibrate(
-    directory: Bundle,
-    *,
-    version: Annotated[str, option("--version", metavar="VERSION", help="what the new version is called")],
-    out: Annotated[Path, option("--out", metavar="DIR", help="it is written to DIR/MODEL/VERSION")],
-    data: Annotated[
-        Path | None,
-        option(
-            "--data",
-            metavar="FILE",
-            help="safetensors of benign rows the model did not learn from, with `labels` if known (default: what the"
-            " recipe kept back)",
-        ),
-    ] = None,
-    only: Annotated[
-        list[str],
-        option("--only", read=among(*SCREENS), metavar="WHAT...", help=f"of {', '.join(SCREENS)}"),
-    ] = [],
-    duplicates: Annotated[
-        float,
-        option(
-            "--duplicates",
-            read=decimal(0.001, 0.5),
-            metavar="SHARE",
-            help="of an account's questions that are about what it just asked about, seen again (default 0.05)",
-        ),
-    ] = 0.05,
-    burst: Annotated[
-        float,
-        option("--burst", read=decimal(1, 6), metavar="MEAN", help="how often it is seen again on average (default 3)"),
-    ] = 3.0,
-    returns: Annotated[
-        float | None,
-        option(
-            "--returns",
-            read=decimal(0, 0.05),
-            metavar="SHARE",
-            help="of an account's questions that are about a thing it asked about 64 questions ago or before (default:"
-            " nobody knows, and nothing is concluded from returns)",
-        ),
-    ] = None,
-    in_flight: Annotated[
-        int,
-        option(
-            "--in-flight",
-            read=whole(1, 64),
-            metavar="N",
-            help="questions that an account asks without waiting for the answers; they come in another order (default"
-            " 16)",
-        ),
-    ] = 16,
-    seed: Annotated[int, option("--seed", metavar="N", help="of the split, and of all chance (default 0)")] = 0,
-    signing_key: SigningKey,
-    trusted_key: TrustedKey = None,
-    json: Json = False,
+    directory: Path = BUNDLE,
+    version: str = option("--version VERSION", "what the new version is called"),
+    out: Path = option("--out DIR", "it is written to DIR/MODEL/VERSION"),
+    data: Path | None = option(
+        "--data FILE",
+        "safetensors of benign rows the model did not learn from, with `labels` if known (default: what the"
+        " recipe kept back)",
+        None,
+    ),
+    only: list[str] = option("--only WHAT...", f"of {', '.join(SCREENS)}", [], among(*SCREENS)),
+    duplicates: float = option(
+        "--duplicates SHARE",
+        "of an account's questions that are about what it just asked about, seen again (default 0.05)",
+        0.05,
+        decimal(0.001, 0.5),
+    ),
+    burst: float = option("--burst MEAN", "how often it is seen again on average (default 3)", 3.0, decimal(1, 6)),
+    returns: float | None = option(
+        "--returns SHARE",
+        "of an account's questions that are about a thing it asked about 64 questions ago or before (default:"
+        " nobody knows, and nothing is concluded from returns)",
+        None,
+        decimal(0, 0.05),
+    ),
+    in_flight: int = option(
+        "--in-flight N",
+        "questions that an account asks without waiting for the answers; they come in another order (default 16)",
+        16,
+        whole(1, 64),
+    ),
+    seed: int = option("--seed N", "of the split, and of all chance (default 0)", 0),
+    signing_key: Path = SIGNING_KEY,
+    trusted_key: Path | None = TRUSTED_KEY,
+    json: bool = JSON,
 ) -> None:
     """Write a version of a bundle whose screens know your benign traffic."""

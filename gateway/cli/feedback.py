@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from gateway.cli.arguments import SEED_MAX, Ca, File, Identity, Json, command, group, option, tool, whole
+from gateway.cli.arguments import CA, FILE, IDENTITY, JSON, SEED_MAX, command, group, option, tool, whole
 from gateway.cli.operations import add_to
 
 app = group("labels that clients sent: see them, decide on them, learn from them")
@@ -14,8 +13,8 @@ VERSION_MAX = 999_999_999
 
 @command(app, "key")
 def key(
-    out: Annotated[Path, option("--out", metavar="FILE", help="the private key, created with mode 0600")],
-    json: Annotated[bool, option("--json", help="print JSON, never the private key")] = False,
+    out: Path = option("--out FILE", "the private key, created with mode 0600"),
+    json: bool = option("--json", "print JSON, never the private key", False),
 ) -> int:
     """Make a key that labels are signed with; prints what the policy needs."""
     import sys
@@ -39,22 +38,14 @@ add_to(app, "feedback")
 
 @tool(app, "train", "gateway.tools.registry.label_training:run")
 def train(
-    file: File,
-    *,
-    identity: Identity = None,
-    ca: Ca = None,
-    model: Annotated[str, option("--model", metavar="NAME", help="kiosk is the one whose recipe goes on from labels")],
-    version: Annotated[int, option("--version", read=whole(1, VERSION_MAX), metavar="N", help="the version to make")],
-    signing_key: Annotated[
-        Path, option("--signing-key", metavar="FILE", help="ECDSA P-256 private key in PEM, for the candidate")
-    ],
-    data: Annotated[
-        Path | None, option("--data", metavar="DIR", help="Fashion-MNIST's idx files (default: Debian's package)")
-    ] = None,
-    seed: Annotated[
-        int,
-        option("--seed", read=whole(0, SEED_MAX), metavar="N", help="which trusted rows are learned beside (0)"),
-    ] = 0,
-    json: Json = False,
+    file: Path = FILE,
+    identity: Path | None = IDENTITY,
+    ca: Path | None = CA,
+    model: str = option("--model NAME", "kiosk is the one whose recipe goes on from labels"),
+    version: int = option("--version N", "the version to make", read=whole(1, VERSION_MAX)),
+    signing_key: Path = option("--signing-key FILE", "ECDSA P-256 private key in PEM, for the candidate"),
+    data: Path | None = option("--data DIR", "Fashion-MNIST's idx files (default: Debian's package)", None),
+    seed: int = option("--seed N", "which trusted rows are learned beside (0)", 0, whole(0, SEED_MAX)),
+    json: bool = JSON,
 ) -> None:
     """Make a candidate version of labels."""

@@ -7,16 +7,16 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from gateway.cli.arguments import (
     A_REPLICA,
-    Credentials,
-    Endpoint,
-    File,
-    Json,
-    Region,
-    Seen,
+    CREDENTIALS,
+    ENDPOINT,
+    FILE,
+    JSON,
+    REGION,
+    SEEN,
     argument,
     command,
     first_port,
@@ -26,48 +26,32 @@ from gateway.cli.arguments import (
     tool,
     whole,
 )
-from gateway.cli.backup import EXITS, BackupKey, Chosen, Repository
+from gateway.cli.backup import BACKUP_KEY, CHOSEN, EXITS, REPOSITORY
 
 app = group("")
 IMAGES_MAX = 1_000_000
-Profile = Annotated[
-    str | None, option("--profile", metavar="NAME", help="other defaults: standard, edge (default: as the file says)")
-]
+PROFILE = option("--profile NAME", "other defaults: standard, edge (default: as the file says)", None)
 
 
 @command(app, "init")
 def init(
-    directory: Annotated[Path, argument("DIR")],
-    host: Annotated[list[str], option("--host", metavar="NAME", help="another name that clients use")] = [],
-    listen: Annotated[
-        str, option("--listen", metavar="HOST", help="where clients connect (default: 127.0.0.1)")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int | None,
-        option(
-            "--port",
-            read=first_port,
-            metavar="N",
-            help="first of four ports: data N, metrics N+1, admin N+2, data_mtls N+3 (default: 8001; 0: any free ones)",
-        ),
-    ] = None,
-    bundles: Annotated[
-        Path | None,
-        option("--bundles", metavar="DIR", help="signed models to copy (default: those that come with the project)"),
-    ] = None,
-    upstream: Annotated[
-        str | None,
-        option(
-            "--upstream",
-            metavar="ADDRESS",
-            help="a server that runs the model: Triton, MLServer, KServe; needs --model",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        option("--model", metavar="NAME[/VERSION]", help="what that model is called here (version: 1)"),
-    ] = None,
-    json: Json = False,
+    directory: Path = argument("DIR"),
+    host: list[str] = option("--host NAME", "another name that clients use", []),
+    listen: str = option("--listen HOST", "where clients connect (default: 127.0.0.1)", "127.0.0.1"),
+    port: int | None = option(
+        "--port N",
+        "first of four ports: data N, metrics N+1, admin N+2, data_mtls N+3 (default: 8001; 0: any free ones)",
+        None,
+        first_port,
+    ),
+    bundles: Path | None = option(
+        "--bundles DIR", "signed models to copy (default: those that come with the project)", None
+    ),
+    upstream: str | None = option(
+        "--upstream ADDRESS", "a server that runs the model: Triton, MLServer, KServe; needs --model", None
+    ),
+    model: str | None = option("--model NAME[/VERSION]", "what that model is called here (version: 1)", None),
+    json: bool = JSON,
 ) -> int:
     """Make a working, secure directory: certificates, keys, both files."""
     from gateway.tools.init.init import InitRefused, Ports, Upstream, init_directory
@@ -99,7 +83,7 @@ def init(
 
 
 @command(app, "check")
-def check(file: File, profile: Profile = None, json: Json = False) -> int:
+def check(file: Path = FILE, profile: str | None = PROFILE, json: bool = JSON) -> int:
     """Check a configuration without starting it."""
     from gateway.tools.check.check import check, render
     from gateway.tools.terminal import EX_NO, out, print_json
@@ -113,7 +97,7 @@ def check(file: File, profile: Profile = None, json: Json = False) -> int:
 
 
 @command(app, "serve", epilog="Exit codes: 0 told to stop; 1 it ran and could not go on; 2 it could not start.")
-def serve(file: File, profile: Profile = None) -> int:
+def serve(file: Path = FILE, profile: str | None = PROFILE) -> int:
     """Run a gateway: recorder, workers, admin port, metrics."""
     import uvloop
 
@@ -143,7 +127,7 @@ def serve(file: File, profile: Profile = None) -> int:
     "recorder",
     epilog="Exit codes: 0 told to stop; 2 the file cannot be used; 65 to 76 as in docs/how-to/operations.md.",
 )
-def recorder(file: File, profile: Profile = None) -> int:
+def recorder(file: Path = FILE, profile: str | None = PROFILE) -> int:
     """Run the recorder alone, where audit.recorder is external."""
     from gateway.config.document import FileRejected
     from gateway.host.recorder import RecorderManaged, run_alone
@@ -157,37 +141,27 @@ def recorder(file: File, profile: Profile = None) -> int:
 
 @tool(app, "client", "gateway.tools.client")
 def client(
-    directory: Annotated[Path, argument("DIR", "a directory of `stockade init`")],
-    address: Annotated[
-        str | None,
-        option("--address", metavar="ADDRESS", help="host:port (default: the data port of DIR/stockade.yaml)"),
-    ] = None,
-    key: Annotated[
-        Path | None, option("--key", metavar="FILE", help="API key file (default: DIR/clients/kiosk-7.key)")
-    ] = None,
-    images: Annotated[
-        Path | None,
-        option("--images", metavar="FILE", help="safetensors with images and labels (default: the committed 1,000)"),
-    ] = None,
-    count: Annotated[
-        int, option("--count", read=whole(1, IMAGES_MAX), metavar="N", help="how many to send (default: 10)")
-    ] = 10,
-    json: Annotated[bool, option("--json", help="print answers as JSON lines")] = False,
+    directory: Path = argument("DIR", "a directory of `stockade init`"),
+    address: str | None = option("--address ADDRESS", "host:port (default: the data port of DIR/stockade.yaml)", None),
+    key: Path | None = option("--key FILE", "API key file (default: DIR/clients/kiosk-7.key)", None),
+    images: Path | None = option(
+        "--images FILE", "safetensors with images and labels (default: the committed 1,000)", None
+    ),
+    count: int = option("--count N", "how many to send (default: 10)", 10, whole(1, IMAGES_MAX)),
+    json: bool = option("--json", "print answers as JSON lines", False),
 ) -> None:
     """Send images to a gateway and show its answers."""
 
 
 @tool(app, "demo", "gateway.tools.demo")
 def demo(
-    report: Annotated[Path | None, option("--report", metavar="FILE", help="write the results as JSON")] = None,
-    page: Annotated[Path, option("--page", metavar="FILE", help="page with plots (default: out/demo.html)")] = Path(
-        "out/demo.html"
+    report: Path | None = option("--report FILE", "write the results as JSON", None),
+    page: Path = option("--page FILE", "page with plots (default: out/demo.html)", Path("out/demo.html")),
+    keep: Path | None = option("--keep DIR", "keep the gateway's directory here", None),
+    client_python: Path | None = option(
+        "--client-python FILE", "Python with tritonclient (default: .venv-client)", None
     ),
-    keep: Annotated[Path | None, option("--keep", metavar="DIR", help="keep the gateway's directory here")] = None,
-    client_python: Annotated[
-        Path | None, option("--client-python", metavar="FILE", help="Python with tritonclient (default: .venv-client)")
-    ] = None,
-    json: Annotated[bool, option("--json", help="print the report as JSON instead of tables")] = False,
+    json: bool = option("--json", "print the report as JSON instead of tables", False),
 ) -> None:
     """Show the whole job: serve, attack, measure, verify, tamper."""
 
@@ -199,21 +173,16 @@ def demo(
     epilog=f"{EXITS} 1 also: the log may not go on, because more of it is known than there is.",
 )
 def restore(
-    repository: Repository,
-    key: BackupKey,
-    out: Annotated[Path, option("--out", metavar="DIR", help="a directory that does not exist yet")],
-    backup: Chosen = "",
-    log_from: Annotated[
-        list[Any],
-        option("--log-from", read=log_place, metavar="DIR", help=f"another copy of the log: a mirror, or {A_REPLICA}"),
-    ] = [],
-    endpoint: Endpoint = None,
-    region: Region = None,
-    credentials: Credentials = None,
-    seen: Seen = [],
-    go_on: Annotated[
-        bool, option("--go-on", help="nothing came after what the copies hold: the log's origin may go on")
-    ] = False,
-    json: Json = False,
+    repository: Path = REPOSITORY,
+    key: Path = BACKUP_KEY,
+    out: Path = option("--out DIR", "a directory that does not exist yet"),
+    backup: str = CHOSEN,
+    log_from: list[Any] = option("--log-from DIR", f"another copy of the log: a mirror, or {A_REPLICA}", [], log_place),
+    endpoint: str | None = ENDPOINT,
+    region: str | None = REGION,
+    credentials: Path | None = CREDENTIALS,
+    seen: list[Path] = SEEN,
+    go_on: bool = option("--go-on", "nothing came after what the copies hold: the log's origin may go on", False),
+    json: bool = JSON,
 ) -> None:
     """Put a backup into a new directory."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from gateway.cli.arguments import (
-    Ca,
+    CA,
+    FILE,
+    IDENTITY,
+    JSON,
+    LOG,
+    LOG_KEY,
     Caller,
-    File,
-    Identity,
-    Json,
-    Log,
-    LogKey,
     Moment,
     ago,
     argument,
@@ -21,7 +20,7 @@ from gateway.cli.arguments import (
     option,
     tool,
 )
-from gateway.cli.operations import WHEN, SuspectModel, SuspectTenant, Until, add_to
+from gateway.cli.operations import SUSPECT_MODEL, SUSPECT_TENANT, UNTIL, WHEN, add_to
 
 app = group("what happened, who was affected, and the way back")
 HERE = "gateway.tools.incident.verbs"
@@ -31,7 +30,7 @@ add_to(app, "incident")
 
 
 @tool(app, "list", f"{HERE}:run_list")
-def show(log: Log, vkey: LogKey = None, json: Json = False) -> None:
+def show(log: Path = LOG, vkey: str | None = LOG_KEY, json: bool = JSON) -> None:
     """Show the incidents that the log knows."""
 
 
@@ -42,40 +41,31 @@ def show(log: Log, vkey: LogKey = None, json: Json = False) -> None:
     epilog="Exit codes: 0 done; 1 the log is not the one that is signed; 2 it cannot be read.",
 )
 def timeline(
-    log: Log,
-    vkey: LogKey = None,
-    json: Json = False,
-    incident: Annotated[
-        str, option("--incident", metavar="ID", help="the range and the suspects it was opened with")
-    ] = "",
-    since: Annotated[Moment | None, option("--from", read=ago, metavar="WHEN", help=WHEN)] = None,
-    until: Until = None,
-    tenant: SuspectTenant = [],
-    pseudonym: Annotated[list[Caller], option("--pseudonym", read=caller, metavar="TENANT/HEX")] = [],
-    model: SuspectModel = [],
-    out: Annotated[
-        Path | None, option("--out", metavar="FILE", help="write it as Markdown, for the post-mortem")
-    ] = None,
+    log: Path = LOG,
+    vkey: str | None = LOG_KEY,
+    json: bool = JSON,
+    incident: str = option("--incident ID", "the range and the suspects it was opened with", ""),
+    since: Moment | None = option("--from WHEN", WHEN, None, ago),
+    until: Moment | None = UNTIL,
+    tenant: list[str] = SUSPECT_TENANT,
+    pseudonym: list[Caller] = option("--pseudonym TENANT/HEX", "", [], caller),
+    model: list[str] = SUSPECT_MODEL,
+    out: Path | None = option("--out FILE", "write it as Markdown, for the post-mortem", None),
 ) -> None:
     """Show what happened, from the verified log."""
 
 
 @tool(app, "recover", f"{HERE}:run_recovery")
 def recover(
-    file: File,
-    incident: Annotated[str, argument("ID")],
-    identity: Identity = None,
-    ca: Ca = None,
-    json: Json = False,
-    apply: Annotated[bool, option("--apply", help="do it (default: only say what would be done)")] = False,
-    rollback: Annotated[list[str], option("--rollback", metavar="NAME/VERSION", help="serve this again")] = [],
-    policy: Annotated[
-        Path | None,
-        option("--policy", metavar="FILE", help="an earlier policy.yaml: its content, under the next revision"),
-    ] = None,
-    key: Annotated[
-        Path | None, option("--key", metavar="FILE", help="sign the policy with this key (default: sign it yourself)")
-    ] = None,
-    no_isolate: Annotated[bool, option("--no-isolate", help="leave the suspects alone")] = False,
+    file: Path = FILE,
+    incident: str = argument("ID"),
+    identity: Path | None = IDENTITY,
+    ca: Path | None = CA,
+    json: bool = JSON,
+    apply: bool = option("--apply", "do it (default: only say what would be done)", False),
+    rollback: list[str] = option("--rollback NAME/VERSION", "serve this again", []),
+    policy: Path | None = option("--policy FILE", "an earlier policy.yaml: its content, under the next revision", None),
+    key: Path | None = option("--key FILE", "sign the policy with this key (default: sign it yourself)", None),
+    no_isolate: bool = option("--no-isolate", "leave the suspects alone", False),
 ) -> None:
     """Say, or do, what takes things back to before it."""

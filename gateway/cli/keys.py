@@ -5,35 +5,30 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
 
-from gateway.cli.arguments import File, argument, command, group, option, tool, whole
+from gateway.cli.arguments import FILE, argument, command, group, option, tool, whole
 
 app = group("API keys, and the keys of approvers, logs and witnesses")
 KEY_DAYS_MAX = 3650
-Json = Annotated[bool, option("--json", help="print what was made as JSON, never the key itself")]
+JSON = option("--json", "print what was made as JSON, never the key itself", False)
 
 
 @tool(app, "approver", "gateway.tools.registry.verbs:run_key")
 def approver(
-    name: Annotated[str, argument("NAME", "the approver's name in the policy")],
-    *,
-    out: Annotated[Path, option("--out", metavar="FILE", help="file for the private key, created with mode 0600")],
-    json: Json = False,
+    name: str = argument("NAME", "the approver's name in the policy"),
+    out: Path = option("--out FILE", "file for the private key, created with mode 0600"),
+    json: bool = JSON,
 ) -> None:
     """Make an approver's key; prints what to put into the policy."""
 
 
 @command(app, "add")
 def add(
-    file: File,
-    id: Annotated[str, argument("ID", "the key's public half, such as kiosk-7-b")],
-    *,
-    out: Annotated[Path, option("--out", metavar="FILE", help="file for the key, created with mode 0600")],
-    days: Annotated[
-        int, option("--days", read=whole(1, KEY_DAYS_MAX), metavar="N", help="how long it is good for (default: 365)")
-    ] = 365,
-    json: Json = False,
+    file: Path = FILE,
+    id: str = argument("ID", "the key's public half, such as kiosk-7-b"),
+    out: Path = option("--out FILE", "file for the key, created with mode 0600"),
+    days: int = option("--days N", "how long it is good for (default: 365)", 365, whole(1, KEY_DAYS_MAX)),
+    json: bool = JSON,
 ) -> int:
     """Make an API key; prints what to put into the policy, writes the key to a file."""
     from rich.markup import escape
@@ -61,10 +56,9 @@ def add(
 
 @command(app, "log")
 def log(
-    origin: Annotated[str, argument("ORIGIN", "the log's name, such as example.org/gateway-1; never used twice")],
-    *,
-    out: Annotated[Path, option("--out", metavar="FILE", help="file for the key, mode 0600; a .vkey is put beside it")],
-    json: Json = False,
+    origin: str = argument("ORIGIN", "the log's name, such as example.org/gateway-1; never used twice"),
+    out: Path = option("--out FILE", "file for the key, mode 0600; a .vkey is put beside it"),
+    json: bool = JSON,
 ) -> int:
     """Make the key of a new audit log; prints its public half."""
     from gateway.config.document import unusable
@@ -87,10 +81,9 @@ def log(
 
 @tool(app, "witness", "gateway.tools.audit.witness:make_key")
 def witness(
-    name: Annotated[str, argument("NAME", "the witness's name, such as example.org/witness")],
-    *,
-    out: Annotated[Path, option("--out", metavar="FILE", help="file for the key, mode 0600; a .vkey is put beside it")],
-    ed25519: Annotated[bool, option("--ed25519", help="not ML-DSA-44, for logs whose verifiers know no other")] = False,
-    json: Json = False,
+    name: str = argument("NAME", "the witness's name, such as example.org/witness"),
+    out: Path = option("--out FILE", "file for the key, mode 0600; a .vkey is put beside it"),
+    ed25519: bool = option("--ed25519", "not ML-DSA-44, for logs whose verifiers know no other", False),
+    json: bool = JSON,
 ) -> None:
     """Make a witness's key; prints its public half."""

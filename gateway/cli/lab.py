@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from gateway.cli.arguments import Json, argument, command, group, option, whole
+from gateway.cli.arguments import JSON, argument, command, group, option, whole
 from gateway.tools.terminal import EX_NO, fail, print_json, terminal
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ OUT = Path("out/lab")
 
 
 @command(app, "list")
-def show(json: Json = False) -> int:
+def show(json: bool = JSON) -> int:
     """Name the experiments."""
     from gateway.tools.lab.catalogue import catalogue
 
@@ -45,30 +45,16 @@ def show(json: Json = False) -> int:
 
 @command(app, "run")
 def run(
-    names: Annotated[list[str], argument("NAME", "an experiment, a family, or the beginning of names")] = [],
-    smoke: Annotated[bool, option("--smoke", help="a few rows each: does everything run, in minutes")] = False,
-    seeds: Annotated[
-        int | None,
-        option("--seeds", read=whole(1, 100), metavar="N", help="seeds each (default: as the catalogue says)"),
-    ] = None,
-    out: Annotated[Path, option("--out", metavar="DIR", help="where trials are kept (default: out/lab)")] = OUT,
-    minutes: Annotated[
-        int, option("--minutes", read=whole(1, MINUTES_MAX), metavar="N", help="begin nothing new after this")
-    ] = MINUTES_MAX,
-    bundles: Annotated[
-        Path | None, option("--bundles", metavar="DIR", help="signed models (default: the project's)")
-    ] = None,
-    data: Annotated[
-        Path | None, option("--data", metavar="DIR", help="Fashion-MNIST (default: where Debian puts it)")
-    ] = None,
-    policy: Annotated[
-        Path | None,
-        option(
-            "--policy",
-            metavar="FILE",
-            help="policy.yaml whose `models` are attacked (default: as `init` gives, and a watch)",
-        ),
-    ] = None,
+    names: list[str] = argument("NAME", "an experiment, a family, or the beginning of names", []),
+    smoke: bool = option("--smoke", "a few rows each: does everything run, in minutes", False),
+    seeds: int | None = option("--seeds N", "seeds each (default: as the catalogue says)", None, whole(1, 100)),
+    out: Path = option("--out DIR", "where trials are kept (default: out/lab)", OUT),
+    minutes: int = option("--minutes N", "begin nothing new after this", MINUTES_MAX, whole(1, MINUTES_MAX)),
+    bundles: Path | None = option("--bundles DIR", "signed models (default: the project's)", None),
+    data: Path | None = option("--data DIR", "Fashion-MNIST (default: where Debian puts it)", None),
+    policy: Path | None = option(
+        "--policy FILE", "policy.yaml whose `models` are attacked (default: as `init` gives, and a watch)", None
+    ),
 ) -> int:
     """Run experiments, through real gateways and on the models; goes on where it was."""
     from defenses.lab.attack import Size
@@ -147,9 +133,9 @@ def told(outcome: Outcome) -> str:
 
 @command(app, "report")
 def report(
-    directory: Annotated[Path, argument("DIR")],
-    smoke: Annotated[bool, option("--smoke", help="of the smoke run's trials")] = False,
-    to: Annotated[Path | None, option("--to", metavar="DIR", help="where to write (default: DIR)")] = None,
+    directory: Path = argument("DIR"),
+    smoke: bool = option("--smoke", "of the smoke run's trials", False),
+    to: Path | None = option("--to DIR", "where to write (default: DIR)", None),
 ) -> int:
     """Write the scorecard of a directory of trials: JSON and a page."""
     from defenses.lab.attack import Size

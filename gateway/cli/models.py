@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
 
 from gateway.cli.arguments import (
+    BUNDLE,
+    BUNDLES_TO,
+    FILE,
+    JSON,
     SEED_MAX,
-    Bundle,
-    BundlesTo,
-    File,
-    Json,
-    SigningKey,
-    TrustedKey,
+    SIGNING_KEY,
+    TRUSTED_KEY,
     argument,
-    config,
     group,
     option,
     tool,
@@ -29,10 +28,8 @@ HERE = "gateway.tools.registry.verbs"
 VERSION_MAX = 999_999_999
 PROTOTYPES_MAX = 100
 LABELS_MAX = 1_000_000
-NameVersion = Annotated[str, argument("NAME/VERSION", "such as kiosk/2")]
-PolicyKey = Annotated[
-    Path | None, option("--key", metavar="FILE", help="sign with this key (default: sign it yourself)")
-]
+NAME_VERSION = argument("NAME/VERSION", "such as kiosk/2")
+POLICY_KEY = option("--key FILE", "sign with this key (default: sign it yourself)", None)
 
 
 def share(text: str) -> float:
@@ -47,133 +44,93 @@ def share(text: str) -> float:
 
 
 @tool(app, "list", f"{HERE}:run_list")
-def show(file: File, json: Json = False) -> None:
+def show(file: Path = FILE, json: bool = JSON) -> None:
     """Show versions, their state, and by whose word they may be served."""
 
 
 @tool(app, "evaluate", f"{HERE}:run_evaluate")
 def evaluate(
-    directory: Bundle,
-    data: Annotated[
-        Path | None,
-        option("--data", metavar="FILE", help="safetensors with inputs and labels (default: its test set)"),
-    ] = None,
-    config: Annotated[Path | None, config("stockade.yaml: judge by its policy, and write")] = None,
-    against: Annotated[
-        str | None,
-        option("--against", metavar="VERSION", help="compare with this version (default: that in `serve`)"),
-    ] = None,
-    trusted_key: Annotated[
-        Path | None, option("--trusted-key", metavar="FILE", help="who signed it, where there is no --config")
-    ] = None,
-    seed: Annotated[
-        int,
-        option("--seed", read=whole(0, SEED_MAX), metavar="N", help="which rows are attacked, and how (default: 0)"),
-    ] = 0,
-    replace: Annotated[bool, option("--replace", help="in place of an evaluation that somebody has signed")] = False,
-    json: Json = False,
+    directory: Path = BUNDLE,
+    data: Path | None = option("--data FILE", "safetensors with inputs and labels (default: its test set)", None),
+    config: Path | None = option("--config FILE", "stockade.yaml: judge by its policy, and write", None),
+    against: str | None = option("--against VERSION", "compare with this version (default: that in `serve`)", None),
+    trusted_key: Path | None = option("--trusted-key FILE", "who signed it, where there is no --config", None),
+    seed: int = option("--seed N", "which rows are attacked, and how (default: 0)", 0, whole(0, SEED_MAX)),
+    replace: bool = option("--replace", "in place of an evaluation that somebody has signed", False),
+    json: bool = JSON,
 ) -> None:
     """Measure a version on labelled data, for its approvers."""
 
 
 @tool(app, "diff", f"{HERE}:run_diff")
 def diff(
-    file: File,
-    model: Annotated[str, argument("NAME")],
-    one: Annotated[str, argument("VERSION")],
-    other: Annotated[str, argument("VERSION")],
-    json: Json = False,
+    file: Path = FILE,
+    model: str = argument("NAME"),
+    one: str = argument("VERSION"),
+    other: str = argument("VERSION"),
+    json: bool = JSON,
 ) -> None:
     """Show manifests, metrics and gates of two versions side by side."""
 
 
 @tool(app, "sign", "gateway.tools.registry.bundles:run_sign")
 def sign(
-    directories: Annotated[list[Path], argument("DIR", "a bundle, such as bundles/kiosk/2")],
-    *,
-    signing_key: SigningKey,
-    json: Json = False,
+    directories: list[Path] = argument("DIR", "a bundle, such as bundles/kiosk/2"),
+    signing_key: Path = SIGNING_KEY,
+    json: bool = JSON,
 ) -> None:
     """Sign bundles as they lie there: only their signature changes."""
 
 
 @tool(app, "prototypes", "gateway.tools.registry.bundles:run_prototypes")
 def prototypes(
-    directory: Bundle,
-    *,
-    data: Annotated[
-        Path, option("--data", metavar="FILE", help="safetensors with inputs and labels that may be shown")
-    ],
-    version: Annotated[int, option("--version", read=whole(1, VERSION_MAX), metavar="N", help="the new version")],
-    out: BundlesTo,
-    per_class: Annotated[
-        int,
-        option("--per-class", read=whole(1, PROTOTYPES_MAX), metavar="N", help="of each class (default: 3)"),
-    ] = 3,
-    nearest: Annotated[
-        int,
-        option("--nearest", read=whole(1, PROTOTYPES_MAX), metavar="N", help="that an answer names (default: 3)"),
-    ] = 3,
-    trusted_key: TrustedKey = None,
-    signing_key: SigningKey,
-    json: Json = False,
+    directory: Path = BUNDLE,
+    data: Path = option("--data FILE", "safetensors with inputs and labels that may be shown"),
+    version: int = option("--version N", "the new version", read=whole(1, VERSION_MAX)),
+    out: Path = BUNDLES_TO,
+    per_class: int = option("--per-class N", "of each class (default: 3)", 3, whole(1, PROTOTYPES_MAX)),
+    nearest: int = option("--nearest N", "that an answer names (default: 3)", 3, whole(1, PROTOTYPES_MAX)),
+    trusted_key: Path | None = TRUSTED_KEY,
+    signing_key: Path = SIGNING_KEY,
+    json: bool = JSON,
 ) -> None:
     """Write a version that can name nearest prototypes."""
 
 
 @tool(app, "inspect", "gateway.tools.registry.inspection:run_inspect")
 def inspect(
-    directory: Bundle,
-    *,
-    data: Annotated[Path, option("--data", metavar="FILE", help="safetensors: clean rows with labels, by input")],
-    seed: Annotated[
-        int,
-        option("--seed", read=whole(0, SEED_MAX), metavar="N", help="which rows and noise are taken (default: 0)"),
-    ] = 0,
-    trusted_key: TrustedKey = None,
-    json: Json = False,
+    directory: Path = BUNDLE,
+    data: Path = option("--data FILE", "safetensors: clean rows with labels, by input"),
+    seed: int = option("--seed N", "which rows and noise are taken (default: 0)", 0, whole(0, SEED_MAX)),
+    trusted_key: Path | None = TRUSTED_KEY,
+    json: bool = JSON,
 ) -> None:
     """Look for a backdoor in a bundle; exit 1: it is refused."""
 
 
 @tool(app, "wrap", "gateway.tools.registry.bundles:run_wrap")
 def wrap(
-    source: Annotated[
-        Path, argument("SOURCE", "an .onnx file, or the directory of a model of Triton's or of MLflow's")
-    ],
-    *,
-    sample: Annotated[
-        Path, option("--sample", metavar="FILE", help="safetensors: 2,000 ordinary rows or more, by input")
-    ],
-    bundle: Annotated[str, option("--as", metavar="NAME/VERSION", help="what it is called here")],
-    out: BundlesTo,
-    prediction: Annotated[
-        str, option("--prediction", metavar="TENSOR", help="output, rows x classes (default: the first)")
-    ] = "",
-    latent: Annotated[
-        str, option("--latent", metavar="TENSOR", help="what densities judge (default: the last layer's)")
-    ] = "",
-    classes: Annotated[
-        str, option("--classes", metavar="A,B,…", help="class names (default: as the layout says)")
-    ] = "",
-    seed: Annotated[
-        int,
-        option("--seed", read=whole(0, SEED_MAX), metavar="N", help="which rows fit and calibrate (default: 0)"),
-    ] = 0,
-    signing_key: SigningKey,
-    json: Json = False,
+    source: Path = argument("SOURCE", "an .onnx file, or the directory of a model of Triton's or of MLflow's"),
+    sample: Path = option("--sample FILE", "safetensors: 2,000 ordinary rows or more, by input"),
+    bundle: str = option("--as NAME/VERSION", "what it is called here"),
+    out: Path = BUNDLES_TO,
+    prediction: str = option("--prediction TENSOR", "output, rows x classes (default: the first)", ""),
+    latent: str = option("--latent TENSOR", "what densities judge (default: the last layer's)", ""),
+    classes: str = option("--classes A,B,…", "class names (default: as the layout says)", ""),
+    seed: int = option("--seed N", "which rows fit and calibrate (default: 0)", 0, whole(0, SEED_MAX)),
+    signing_key: Path = SIGNING_KEY,
+    json: bool = JSON,
 ) -> None:
     """Write the bundle of an ONNX model, calibrated on a sample."""
 
 
 @tool(app, "export", "gateway.tools.registry.bundles:run_export")
 def export(
-    directory: Bundle,
-    *,
-    layout: Annotated[Literal["onnx", "triton", "mlflow"], option("--layout", help="how it is written")],
-    out: Annotated[Path, option("--out", metavar="DIR", help="where; Triton: the model repository")],
-    trusted_key: TrustedKey = None,
-    json: Json = False,
+    directory: Path = BUNDLE,
+    layout: Literal["onnx", "triton", "mlflow"] = option("--layout", "how it is written"),
+    out: Path = option("--out DIR", "where; Triton: the model repository"),
+    trusted_key: Path | None = TRUSTED_KEY,
+    json: bool = JSON,
 ) -> None:
     """Write a bundle's model as plain ONNX, for Triton or for MLflow."""
 
@@ -183,74 +140,54 @@ TENSOR = "NAME:DATATYPE:SHAPE, the rows as -1: what the server does not say, or 
 
 @tool(app, "adopt", "gateway.tools.registry.adopt_view")
 def adopt(
-    server: Annotated[str, option("--server", metavar="ADDRESS", help="its gRPC port, such as 127.0.0.1:8081")],
-    model: Annotated[str, option("--model", metavar="NAME", help="what the model is called there")],
-    out: BundlesTo,
-    signing_key: SigningKey,
-    version: Annotated[str, option("--version", metavar="V", help="its version there (default: the only one)")] = "",
-    bundle: Annotated[
-        str | None, option("--as", metavar="NAME/VERSION", help="what it is called here (default: as there)")
-    ] = None,
-    input: Annotated[list[str], option("--input", metavar="TENSOR", help=TENSOR)] = [],
-    output: Annotated[list[str], option("--output", metavar="TENSOR", help="the same for an output")] = [],
-    encoder: Annotated[
-        Path | None, option("--encoder", metavar="FILE", help="ONNX graph over the same inputs, run here")
-    ] = None,
-    calibration: Annotated[
-        Path | None, option("--calibration", metavar="FILE", help="safetensors that calibrate screens")
-    ] = None,
-    ca: Annotated[
-        Path | None, option("--ca", metavar="FILE", help="who signed the server's certificate, PEM: uses TLS")
-    ] = None,
-    server_name: Annotated[
-        str | None,
-        option("--server-name", metavar="NAME", help="the name in its certificate, where it is another one"),
-    ] = None,
-    certificate: Annotated[Path | None, option("--certificate", metavar="FILE", help="client certificate, PEM")] = None,
-    key: Annotated[Path | None, option("--key", metavar="FILE", help="its private key, PEM")] = None,
-    token: Annotated[Path | None, option("--token", metavar="FILE", help="a file with a bearer token")] = None,
-    unsafe_plaintext: Annotated[bool, option("--unsafe-plaintext", help="ask another machine without TLS")] = False,
-    json: Json = False,
+    server: str = option("--server ADDRESS", "its gRPC port, such as 127.0.0.1:8081"),
+    model: str = option("--model NAME", "what the model is called there"),
+    out: Path = BUNDLES_TO,
+    signing_key: Path = SIGNING_KEY,
+    version: str = option("--version V", "its version there (default: the only one)", ""),
+    bundle: str | None = option("--as NAME/VERSION", "what it is called here (default: as there)", None),
+    input: list[str] = option("--input TENSOR", TENSOR, []),
+    output: list[str] = option("--output TENSOR", "the same for an output", []),
+    encoder: Path | None = option("--encoder FILE", "ONNX graph over the same inputs, run here", None),
+    calibration: Path | None = option("--calibration FILE", "safetensors that calibrate screens", None),
+    ca: Path | None = option("--ca FILE", "who signed the server's certificate, PEM: uses TLS", None),
+    server_name: str | None = option(
+        "--server-name NAME", "the name in its certificate, where it is another one", None
+    ),
+    certificate: Path | None = option("--certificate FILE", "client certificate, PEM", None),
+    key: Path | None = option("--key FILE", "its private key, PEM", None),
+    token: Path | None = option("--token FILE", "a file with a bearer token", None),
+    unsafe_plaintext: bool = option("--unsafe-plaintext", "ask another machine without TLS", False),
+    json: bool = JSON,
 ) -> None:
     """Write the signed bundle of a model that another server runs."""
 
 
 @tool(app, "approve", f"{HERE}:run_approve")
 def approve(
-    file: File,
-    version: NameVersion,
-    *,
-    approver: Annotated[str, option("--as", metavar="NAME", help="your name in `approvers`")],
-    key: Annotated[Path, option("--key", metavar="FILE", help="your private key, Ed25519 in PEM")],
-    data: Annotated[
-        Path | None, option("--data", metavar="FILE", help="measure again on it first; refuse what differs")
-    ] = None,
-    override: Annotated[
-        str | None, option("--override", metavar="REASON", help="let it pass although a gate does not; recorded")
-    ] = None,
+    file: Path = FILE,
+    version: str = NAME_VERSION,
+    approver: str = option("--as NAME", "your name in `approvers`"),
+    key: Path = option("--key FILE", "your private key, Ed25519 in PEM"),
+    data: Path | None = option("--data FILE", "measure again on it first; refuse what differs", None),
+    override: str | None = option("--override REASON", "let it pass although a gate does not; recorded", None),
 ) -> None:
     """Sign that a version may be served."""
 
 
 @tool(app, "promote", f"{HERE}:run_promote")
 def promote(
-    file: File,
-    version: NameVersion,
-    canary: Annotated[bool, option("--canary", help="step by step: 1, 10, 50, 100 % of the principals")] = False,
-    shadow: Annotated[
-        float | None,
-        option("--shadow", read=share, metavar="RATE", help="beside the version in `serve`, on this share"),
-    ] = None,
-    min_labels: Annotated[
-        int,
-        option(
-            "--min-labels",
-            read=whole(0, LABELS_MAX),
-            metavar="N",
-            help="with --canary: not for good before that many trusted labels of its answers have come (default: 0)",
-        ),
-    ] = 0,
-    key: PolicyKey = None,
+    file: Path = FILE,
+    version: str = NAME_VERSION,
+    canary: bool = option("--canary", "step by step: 1, 10, 50, 100 % of the principals", False),
+    shadow: float | None = option("--shadow RATE", "beside the version in `serve`, on this share", None, share),
+    min_labels: int = option(
+        "--min-labels N",
+        "with --canary: not for good before that many trusted labels of its answers have come (default: 0)",
+        0,
+        whole(0, LABELS_MAX),
+    ),
+    key: Path | None = POLICY_KEY,
 ) -> None:
     """Write the policy that puts a version in force."""
     if canary and shadow is not None:
@@ -259,9 +196,9 @@ def promote(
 
 @tool(app, "rollback", f"{HERE}:run_rollback")
 def rollback(
-    file: File,
-    version: Annotated[str, argument("NAME[/VERSION]", "default: end a release; else what it replaced")],
-    key: PolicyKey = None,
+    file: Path = FILE,
+    version: str = argument("NAME[/VERSION]", "default: end a release; else what it replaced"),
+    key: Path | None = POLICY_KEY,
 ) -> None:
     """Write the policy that goes back to a version."""
 

@@ -16,23 +16,24 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import typer
 
 from gateway.cli import effects
 from gateway.cli.arguments import (
+    CA,
+    FILE,
+    IDENTITY,
+    INCIDENT,
     INDEX_MAX,
-    Ca,
-    File,
-    Identity,
-    Incident,
-    Json,
+    JSON,
+    PRINCIPALS,
+    PSEUDONYMS,
+    REASON,
+    TENANTS,
+    Caller,
     Moment,
-    Principals,
-    Pseudonyms,
-    Reason,
-    Tenants,
     ago,
     argument,
     command,
@@ -48,16 +49,15 @@ ENTRIES_MAX = 65_536
 COUNT_MAX = 1_000
 ID_MAX = 2**62
 CODES = "Exit codes: 0 done; 1 the answer is no; 2 it cannot be asked."
-REQUIRED = inspect.Parameter.empty
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What is asked of whoever types the command: the name of the value, its type with its option, its default."""
+    """What is asked of whoever types the command: the name of the value, its type, its argument or option."""
 
     name: str
     kind: Any
-    default: Any = REQUIRED
+    option: Any
 
 
 def whole_answer(reply: Any) -> Any:
@@ -111,19 +111,18 @@ def changed(word: str) -> Callable[[Any, SimpleNamespace], str]:
     return lambda reply, asked: f"{word}: {reply.changed} of {len(set(asked.ids))}"
 
 
-REASON = Ask("reason", Reason)
-INCIDENT = Ask("incident", Incident, "")
-SUBJECTS = (Ask("tenant", Tenants, []), Ask("principal", Principals, []), REASON, INCIDENT)
-PSEUDONYM = Ask("pseudonym", Pseudonyms, [])
+WHY = Ask("reason", str, REASON)
+CASE = Ask("incident", str, INCIDENT)
+SUBJECTS = (Ask("tenant", list[str], TENANTS), Ask("principal", list[str], PRINCIPALS), WHY, CASE)
+CALLERS = Ask("pseudonym", list[Caller], PSEUDONYMS)
 WHEN = "2027-11-24T08:00:00Z, or how long ago: 2h"
-Until = Annotated[Moment | None, option("--until", read=ago, metavar="WHEN", help="default: it is going on")]
-SuspectTenant = Annotated[list[str], option("--tenant", metavar="NAME")]
-SuspectModel = Annotated[list[str], option("--model", metavar="NAME[/VERSION]")]
+UNTIL = option("--until WHEN", "default: it is going on", None, ago)
+SUSPECT_TENANT = option("--tenant NAME", "", [])
+SUSPECT_MODEL = option("--model NAME[/VERSION]", "", [])
 AN_ID = "as `list` shows it"
-Name = Annotated[str, option("--tenant", metavar="NAME")]
-Count = Annotated[int, option("-n", "--count", read=whole(1, COUNT_MAX), metavar="N", help="default: 50")]
-Entries = Ask("entries", Annotated[list[int], argument("ENTRY", "numbers in the log", read=whole(0, INDEX_MAX))])
-Labels = Ask("ids", Annotated[list[int], argument("ID", f"{AN_ID}; at most 50", read=whole(1, ID_MAX))])
+COUNT = option("-n, --count N", "default: 50", 50, whole(1, COUNT_MAX))
+ENTRIES = Ask("entries", list[int], argument("ENTRY", "numbers in the log", read=whole(0, INDEX_MAX)))
+LABELS = Ask("ids", list[int], argument("ID", f"{AN_ID}; at most 50", read=whole(1, ID_MAX)))
 Labelled = Literal["accepted", "quarantined", "released", "rejected", "taken", "learned", "dropped"]
 REVIEW = "FeedbackReview"
 RELOAD_FACTS = ("accepted", "digest", "previous_digest", "problem")
@@ -137,52 +136,50 @@ OPERATIONS = (
     Operation("tenants list", "Show the tenants, and who is kept out.", "Admin/ListTenants",
         tables=(("tenants", "tenants"), ("isolations", "isolations"))),
     Operation("tenants show", "Show one: its limits, principals, and what it asked lately.", "Admin/ShowTenant", (
-        Ask("tenant", Annotated[str, argument("TENANT")]),
-        Ask("entries_max", Annotated[int, option("--entries", read=whole(1, ENTRIES_MAX), metavar="N",
-            help="how many of the log's newest entries are looked at (default: 20,000)")], 20_000),
+        Ask("tenant", str, argument("TENANT")),
+        Ask("entries_max", int, option("--entries N",
+            "how many of the log's newest entries are looked at (default: 20,000)", 20_000, whole(1, ENTRIES_MAX))),
     ), view="tenant"),
     Operation("tenants isolate", "Keep tenants or principals out, at once and durably.", "Admin/Isolate", (
-        *SUBJECTS, PSEUDONYM,
-        Ask("lasting", Annotated[int | None, option("--for", read=lasting, metavar="TIME",
-            help="such as 2h (default: for good)")], None),
-        Ask("until", Annotated[Moment | None, option("--until", read=moment, metavar="WHEN",
-            help="such as 2027-11-24T08:00:00Z")], None),
+        *SUBJECTS, CALLERS,
+        Ask("lasting", int | None, option("--for TIME", "such as 2h (default: for good)", None, lasting)),
+        Ask("until", Moment | None, option("--until WHEN", "such as 2027-11-24T08:00:00Z", None, moment)),
     ), effect=effects.isolate, tables=(("isolations", "isolations"),), outcome=effects.followed),
     Operation("tenants release", "Let them in again.", "Admin/LiftIsolation", (
-        *SUBJECTS, Ask("ids", Annotated[list[str], option("--id", metavar="ID", help=AN_ID)], []),
+        *SUBJECTS, Ask("ids", list[str], option("--id ID", AN_ID, [])),
     ), effect=effects.lift, says=lambda _, asked: f"let in again: {len(asked.ids)}", outcome=effects.followed),
     Operation("tenants forgive", "Forget what the watches hold against accounts.", "Admin/ForgiveAccounts",
-        (*SUBJECTS, PSEUDONYM), effect=effects.name_subjects,
+        (*SUBJECTS, CALLERS), effect=effects.name_subjects,
         says=lambda reply, _: f"forgiven: {reply.principals} principals"),
     Operation("incident open", "Name an incident: who and what is suspected, and since when.", "Admin/NoteIncident", (
-        REASON,
-        Ask("since", Annotated[Moment, option("--from", read=ago, metavar="WHEN", help=WHEN)]),
-        Ask("until", Until, None),
-        Ask("tenant", SuspectTenant, []),
-        Ask("principal", Annotated[list[str], option("--principal", metavar="NAME")], []),
-        PSEUDONYM,
-        Ask("models", SuspectModel, []),
+        WHY,
+        Ask("since", Moment, option("--from WHEN", WHEN, read=ago)),
+        Ask("until", Moment | None, UNTIL),
+        Ask("tenant", list[str], SUSPECT_TENANT),
+        Ask("principal", list[str], option("--principal NAME", "", [])),
+        CALLERS,
+        Ask("models", list[str], SUSPECT_MODEL),
     ), fixed={"action": "opened"}, effect=effects.open_incident, says=lambda reply, _:
         f"opened {reply.incident}\nnext: stockade incident timeline LOG --incident {reply.incident}"),
     Operation("incident close", "Say that it is over.", "Admin/NoteIncident", (
-        Ask("incident", Annotated[str, argument("ID")]), REASON,
+        Ask("incident", str, argument("ID")), WHY,
     ), fixed={"action": "closed"}, effect=effects.close_incident, says=lambda reply, _: f"closed {reply.incident}"),
     Operation("quarantine list", "Show what screens found and nobody has looked at.", "Admin/ListQuarantine", (
-        Ask("state", Annotated[Literal["waiting", "released", "rejected", "all"], option("--state",
-            help="default: waiting")], "waiting"),
-        Ask("tenant", Name, ""),
-        Ask("model", Annotated[str, option("--model", metavar="NAME")], ""),
-        Ask("count_max", Count, 50),
+        Ask("state", Literal["waiting", "released", "rejected", "all"],
+            option("--state", "default: waiting", "waiting")),
+        Ask("tenant", str, option("--tenant NAME", default="")),
+        Ask("model", str, option("--model NAME", "", "")),
+        Ask("count_max", int, COUNT),
     ), effect=effects.any_state, tables=(("quarantine", "items"),), says=lambda reply, _:
         f"{reply.waiting:,} wait; {reply.dropped:,} were given up unseen, because there were too many"),
     Operation("quarantine show", "Show one, with what was sent where that was kept.", "Admin/ShowQuarantined", (
-        Ask("entry", Annotated[int, argument("ENTRY", "its number in the log", read=whole(0, INDEX_MAX))]),
-        Ask("payload", Annotated[Path | None, option("--payload", metavar="FILE",
-            help="write the request, a ModelInferRequest, to this file")], None),
+        Ask("entry", int, argument("ENTRY", "its number in the log", read=whole(0, INDEX_MAX))),
+        Ask("payload", Path | None,
+            option("--payload FILE", "write the request, a ModelInferRequest, to this file", None)),
     ), keep=effects.keep_request, tables=(("quarantine", "item"),), outcome=effects.request_kept, says=lambda reply, _:
         f"principal {reply.item.principal} of {reply.item.tenant}, request {reply.item.request_id}"),
     *(
-        Operation(f"quarantine {decision}", text, "Admin/DecideQuarantined", (Entries, REASON, INCIDENT),
+        Operation(f"quarantine {decision}", text, "Admin/DecideQuarantined", (ENTRIES, WHY, CASE),
             fixed={"decision": decision}, outcome=effects.decided,
             says=decided(decision))
         for decision, text in (
@@ -191,19 +188,17 @@ OPERATIONS = (
         )
     ),
     Operation("feedback list", "Show labels, and what is held of them.", f"{REVIEW}/ListItems", (
-        Ask("model", Annotated[str, option("--model", metavar="NAME", help="of this model")], ""),
-        Ask("tenant", Annotated[str, option("--tenant", metavar="NAME", help="of this tenant")], ""),
-        Ask("state", Annotated[Labelled | None, option("--state", help="in this state")], None),
-        Ask("count_max", Annotated[int, option("--count", read=whole(1, COUNT_MAX), metavar="N",
-            help="at most (default: 100)")], 100),
-        Ask("after", Annotated[int, option("--after", read=whole(0, ID_MAX), metavar="ID",
-            help="go on behind this one")], 0),
+        Ask("model", str, option("--model NAME", "of this model", "")),
+        Ask("tenant", str, option("--tenant NAME", "of this tenant", "")),
+        Ask("state", Labelled | None, option("--state", "in this state", None)),
+        Ask("count_max", int, option("--count N", "at most (default: 100)", 100, whole(1, COUNT_MAX))),
+        Ask("after", int, option("--after ID", "go on behind this one", 0, whole(0, ID_MAX))),
     ), tables=(("labels", "items"),)),
     Operation("feedback show", "Show everything about one label.", f"{REVIEW}/ListItems", (
-        Ask("id", Annotated[int, argument("ID", AN_ID, read=whole(1, ID_MAX))]),
+        Ask("id", int, argument("ID", AN_ID, read=whole(1, ID_MAX))),
     ), keep=effects.demand_label, view="label", facts=lambda reply: reply.items[0]),
     *(
-        Operation(f"feedback {decision}", text, f"{REVIEW}/DecideItems", (Labels, REASON),
+        Operation(f"feedback {decision}", text, f"{REVIEW}/DecideItems", (LABELS, WHY),
             fixed={"decision": decision}, outcome=effects.all_changed,
             says=changed(done))
         for decision, done, text in (
@@ -214,42 +209,40 @@ OPERATIONS = (
     Operation("feedback status", "Show how many there are, and how versions agree with them.",
         f"{REVIEW}/FeedbackStatus", view="label_status"),
     Operation("audit erase request", "Ask that a subject's keys be destroyed.", "Erasure/Request", (
-        Ask("tenant", Name),
-        Ask("subject", Annotated[str, option("--subject", metavar="NAME",
-            help="the principal whose payloads they are")]),
-        Ask("months", Annotated[list[str], option("--month", metavar="YYYY-MM",
-            help="only of this month; repeat it (default: all)")], []),
-        REASON,
+        Ask("tenant", str, option("--tenant NAME")),
+        Ask("subject", str, option("--subject NAME", "the principal whose payloads they are")),
+        Ask("months", list[str], option("--month YYYY-MM", "only of this month; repeat it (default: all)", [])),
+        WHY,
     ), says=lambda reply, asked:
         f"asked for: {len(reply.erasure.keys)} keys would be destroyed. Another administrator says:\n"
         f"stockade audit erase approve {asked.file} {reply.erasure.id}", epilog=CODES),
     Operation("audit erase approve", "Agree to what another asked for: the keys are destroyed.", "Erasure/Approve", (
-        Ask("id", Annotated[str, argument("ID", AN_ID)]),
+        Ask("id", str, argument("ID", AN_ID)),
     ), says=lambda reply, _: f"destroyed: {len(reply.erasure.keys)} keys; the log says so", epilog=CODES),
     Operation("audit erase list", "Show what was asked for and what was destroyed.", "Erasure/List", (
-        Ask("count_max", Count, 50),
+        Ask("count_max", int, COUNT),
     ), tables=(("erasures", "erasures"),), epilog=CODES),
     Operation("audit erase show", "Show one, with the references of its keys.", "Erasure/Show", (
-        Ask("id", Annotated[str, argument("ID", AN_ID)]),
+        Ask("id", str, argument("ID", AN_ID)),
     ), tables=(("erasures", "erasure"),), says=lambda reply, _: "\n".join([
         f"the subject in the log: {reply.erasure.pseudonym}", "keys, as entries have them in `payload.key`:",
         *reply.erasure.keys]), epilog=CODES),
     Operation("audit hold set", "Let nothing of a subject, or of a tenant, be erased.", "LegalHold/Set", (
-        Ask("tenant", Name),
-        Ask("subject", Annotated[str, option("--subject", metavar="NAME", help="default: the whole tenant")], ""),
-        Ask("matter", Annotated[str, option("--matter", metavar="TEXT", help="what for; it stands in the audit log")]),
+        Ask("tenant", str, option("--tenant NAME")),
+        Ask("subject", str, option("--subject NAME", "default: the whole tenant", "")),
+        Ask("matter", str, option("--matter TEXT", "what for; it stands in the audit log")),
     ), tables=(("holds", "hold"),), epilog=CODES),
     Operation("audit hold release", "Lift a hold.", "LegalHold/Release", (
-        Ask("id", Annotated[str, argument("ID", AN_ID)]), REASON,
+        Ask("id", str, argument("ID", AN_ID)), WHY,
     ), says=lambda *_: "lifted", epilog=CODES),
     Operation("audit hold list", "Show the holds in force.", "LegalHold/List",
         tables=(("holds", "holds"),), epilog=CODES),
     Operation("audit payload", "Open a payload that was kept; who reads it is recorded.", "Payloads/Read", (
-        Ask("entry", Annotated[int, argument("INDEX", "its entry's number in the log", read=whole(0, INDEX_MAX))]),
-        Ask("epoch", Annotated[int | None, epoch("INDEX counts over all")], None),
-        Ask("field", Annotated[Literal["request", "response"], option("--field", help="default: request")], "request"),
-        Ask("out", Annotated[Path, option("--out", metavar="FILE", help="where it goes; made, mode 0600")]),
-        REASON,
+        Ask("entry", int, argument("INDEX", "its entry's number in the log", read=whole(0, INDEX_MAX))),
+        Ask("epoch", int | None, epoch("INDEX counts over all")),
+        Ask("field", Literal["request", "response"], option("--field", "default: request", "request")),
+        Ask("out", Path, option("--out FILE", "where it goes; made, mode 0600")),
+        WHY,
     ), effect=effects.name_payload, keep=effects.keep_payload, outcome=effects.payload_kept, says=lambda reply, asked:
         "" if reply.problem else f"written: {asked.out}, {asked.size:,} bytes",
         epilog="Exit codes: 0 done; 1 the answer is no; 2 it cannot be asked, or written. 4: wrong usage."),
@@ -285,16 +278,16 @@ def function_of(operation: Operation) -> Any:
         return code
 
     asks = [
-        Ask("file", File),
+        Ask("file", Path, FILE),
         *operation.asks,
-        Ask("identity", Identity, None),
-        Ask("ca", Ca, None),
-        Ask("json", Json, False),
+        Ask("identity", Path | None, IDENTITY),
+        Ask("ca", Path | None, CA),
+        Ask("json", bool, JSON),
     ]
     run.__doc__ = operation.text
     run.__annotations__ = {each.name: each.kind for each in asks}
     by_name = inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter(each.name, by_name, default=each.default, annotation=each.kind) for each in asks]
+    parameters = [inspect.Parameter(each.name, by_name, default=each.option, annotation=each.kind) for each in asks]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
 

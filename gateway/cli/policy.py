@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from gateway.cli.arguments import File, Json, command, group, option
+from gateway.cli.arguments import FILE, JSON, command, group, option
 from gateway.cli.operations import add_to
 
 app = group("sign and reload the policy")
@@ -13,12 +12,9 @@ app = group("sign and reload the policy")
 
 @command(app, "sign")
 def sign(
-    file: File,
-    key: Annotated[
-        Path | None,
-        option("--key", metavar="FILE", help="private key (default: policy.key beside the configured public key)"),
-    ] = None,
-    json: Json = False,
+    file: Path = FILE,
+    key: Path | None = option("--key FILE", "private key (default: policy.key beside the configured public key)", None),
+    json: bool = JSON,
 ) -> int:
     """Sign policy.yaml after a change."""
     from gateway.config.config import load_config

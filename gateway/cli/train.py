@@ -11,14 +11,14 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from defenses.errors import DefenseError
-from gateway.cli.arguments import SigningKey, argument, command, group, option, whole
+from gateway.cli.arguments import argument, command, group, option, whole
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
@@ -41,54 +41,40 @@ NOT_FOR: Mapping[str, tuple[str, ...]] = {
 
 @command(app, "train")
 def train(
-    case: Annotated[Literal["kiosk", "clickstream", "payments"], argument("CASE", "kiosk, clickstream or payments")],
-    recipe: Annotated[
-        Literal["clean", "robust"] | None,
-        option(
-            "--recipe",
-            help="kiosk: clean makes version 1 (default), robust version 2, which stands small changes of every pixel; "
-            "attacked by AutoAttack where stockade[lab] is installed",
-        ),
-    ] = None,
-    bundle: Annotated[
-        Path | None,
-        option("--bundle", metavar="DIR", help="where the bundle is written (default: out/bundles/CASE/VERSION)"),
-    ] = None,
-    signing_key: SigningKey = Path("out/keys/bundles.key"),
-    data: Annotated[
-        Path | None,
-        option(
-            "--data",
-            metavar="PATH",
-            help="kiosk: the directory of Fashion-MNIST's idx files (default: Debian's package); "
-            "clickstream: ecom.csv.gz (default: PyPI's retentioneering, installed, cached or downloaded); "
-            "payments: an .rda file, or where r-cran-modeldata was unpacked (default: Debian's package)",
-        ),
-    ] = None,
-    table: Annotated[
-        Literal["credit_data", "lending_club"] | None,
-        option("--table", help="payments: which data (default: credit_data)"),
-    ] = None,
-    other_data: Annotated[
-        bool,
-        option("--other-data", help="payments: take a table that is not the published one; the card says so"),
-    ] = False,
-    checkpoint: Annotated[
-        Path | None, option("--checkpoint", metavar="FILE", help="resume from this file, and write it after each epoch")
-    ] = None,
-    plots: Annotated[
-        Path | None, option("--plots", metavar="DIR", help="directory for curves, reliability, energies as PNG")
-    ] = None,
-    samples: Annotated[
-        Path | None, option("--samples", metavar="FILE", help="also write 1,000 test rows to this file")
-    ] = None,
-    epochs: Annotated[
-        int | None, option("--epochs", read=whole(1, WHOLE_MAX), metavar="N", help="instead of the recipe's number")
-    ] = None,
-    seed: Annotated[
-        int, option("--seed", read=whole(0, WHOLE_MAX), metavar="N", help="decides the splits and the weights")
-    ] = 0,
-    smoke: Annotated[bool, option("--smoke", help="the whole recipe on a tenth of the data, in seconds")] = False,
+    case: Literal["kiosk", "clickstream", "payments"] = argument("CASE", "kiosk, clickstream or payments"),
+    recipe: Literal["clean", "robust"] | None = option(
+        "--recipe",
+        "kiosk: clean makes version 1 (default), robust version 2, which stands small changes of every pixel; "
+        "attacked by AutoAttack where stockade[lab] is installed",
+        None,
+    ),
+    bundle: Path | None = option(
+        "--bundle DIR", "where the bundle is written (default: out/bundles/CASE/VERSION)", None
+    ),
+    signing_key: Path = option(
+        "--signing-key FILE",
+        "ECDSA P-256 private key in PEM; created when absent, its public half is written beside it",
+        Path("out/keys/bundles.key"),
+    ),
+    data: Path | None = option(
+        "--data PATH",
+        "kiosk: the directory of Fashion-MNIST's idx files (default: Debian's package); "
+        "clickstream: ecom.csv.gz (default: PyPI's retentioneering, installed, cached or downloaded); "
+        "payments: an .rda file, or where r-cran-modeldata was unpacked (default: Debian's package)",
+        None,
+    ),
+    table: Literal["credit_data", "lending_club"] | None = option(
+        "--table", "payments: which data (default: credit_data)", None
+    ),
+    other_data: bool = option(
+        "--other-data", "payments: take a table that is not the published one; the card says so", False
+    ),
+    checkpoint: Path | None = option("--checkpoint FILE", "resume from this file, and write it after each epoch", None),
+    plots: Path | None = option("--plots DIR", "directory for curves, reliability, energies as PNG", None),
+    samples: Path | None = option("--samples FILE", "also write 1,000 test rows to this file", None),
+    epochs: int | None = option("--epochs N", "instead of the recipe's number", None, whole(1, WHOLE_MAX)),
+    seed: int = option("--seed N", "decides the splits and the weights", 0, whole(0, WHOLE_MAX)),
+    smoke: bool = option("--smoke", "the whole recipe on a tenth of the data, in seconds", False),
 ) -> int:
     """Train a model from raw data to a signed bundle."""
     return run(SimpleNamespace(**locals()))
