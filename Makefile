@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # Demo and tests start processes by the hundred: every module is compiled once, not in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow coverage test-faults test-lab test-cluster test-compose test-dashboards check fix lock proto schema manifests dashboards docs bench bench-peers clean
+.PHONY: help setup demo test test-slow coverage test-faults test-lab test-cluster test-compose test-dashboards check fix lock proto schema reference manifests dashboards docs bench bench-peers clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,7 @@ check: $(VENV)/.dev  ## style, types, layering, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate_proto.py --check
 	$(BIN)/python -m gateway.tools.schema --check
+	$(BIN)/python scripts/generate_cli_reference.py --check
 	$(BIN)/python scripts/generate_dashboards.py --check
 	$(BIN)/python scripts/generate_kubernetes.py --check
 	$(BIN)/python scripts/house.py --check
@@ -87,6 +88,9 @@ proto: $(VENV)/.dev  ## generate the wire types from proto/
 
 schema: $(VENV)/.dev  ## generate docs/schema/ from the configuration models
 	$(BIN)/python -m gateway.tools.schema
+
+reference: $(VENV)/.dev  ## generate docs/reference/cli.md from the command line
+	$(BIN)/python scripts/generate_cli_reference.py
 
 dashboards: $(VENV)/.dev  ## generate the Grafana dashboards
 	$(BIN)/python scripts/generate_dashboards.py

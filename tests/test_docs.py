@@ -6,15 +6,15 @@ import re
 import shlex
 import shutil
 import subprocess
-from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import typer
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from prometheus_client.parser import text_string_to_metric_families
@@ -124,39 +124,45 @@ def spans(text: str) -> list[str]:
 
 
 @cache
-def stockade() -> ArgumentParser:
+def stockade() -> Any:
     """The real command line: one, since the documents ask it hundreds of times."""
     return command_line()
 
 
+@cache
+def verbs_of(group: Any) -> dict[str, Any]:
+    """The commands of a group; none of a command."""
+    return {name: group.get_command(None, name) for name in group.list_commands(None)} if is_group(group) else {}
+
+
+def is_group(command: Any) -> bool:
+    return isinstance(command, typer.core.TyperGroup)
+
+
 def refused(arguments: list[str]) -> str | None:
-    """What the real command line says against these arguments."""
-    said = io.StringIO()
+    """What the real command line says against these arguments. Nothing is run."""
+    command, rest, context = stockade(), arguments, None
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            stockade().parse_args(arguments)
-    except SystemExit as exit_:
-        return said.getvalue() or None if exit_.code else None
-    return None
-
-
-def verbs_of(parser: ArgumentParser) -> dict[str, ArgumentParser]:
-    return {
-        name: verb
-        for action in parser._actions
-        if isinstance(action, _SubParsersAction)
-        for name, verb in action.choices.items()
-    }
+        with contextlib.redirect_stdout(io.StringIO()):
+            while True:
+                context = command.make_context("stockade", rest, parent=context)
+                if not is_group(command):
+                    return None
+                _, command, rest = command.resolve_command(context, [*context._protected_args, *context.args] or [""])
+    except typer.Exit as done:  # --help, --version
+        return None if done.exit_code == 0 else "it ends"
+    except typer.TyperException as problem:
+        return problem.format_message()
 
 
 def unknown(mention: list[str]) -> list[str]:
     """Words of a mention (`stockade audit verify --vkey`) that are no verb or option of the real command line."""
-    parser, rest = stockade(), mention
-    while rest and rest[0] in verbs_of(parser):
-        parser, rest = verbs_of(parser)[rest[0]], rest[1:]
-    if parser._subparsers is not None and rest and not rest[0].startswith("-"):
+    command, rest = stockade(), mention
+    while rest and rest[0] in verbs_of(command):
+        command, rest = verbs_of(command)[rest[0]], rest[1:]
+    if is_group(command) and rest and not rest[0].startswith("-"):
         return [rest[0]]
-    known = set(parser._option_string_actions) | set(stockade()._option_string_actions)
+    known = {"--help", *(name for each in (command, stockade()) for param in each.params for name in param.opts)}
     return [word for word in rest if word.startswith("-") and word.partition("=")[0] not in known]
 
 
@@ -300,6 +306,10 @@ def test_a_broken_link_is_seen(text, wrong):
         ("sudo -u stockade true | stockade audit verify DIR --json > report.json", True),
         ("stockade audit verify \\\n  DIR", True),
         ("stockade check", False),
+        ("stockade", False),
+        ("stockade audit", False),
+        ("stockade audit --help", True),
+        ("stockade tenants isolate FILE --tenant a", False),
         ("stockade check FILE --jsn", False),
         ("true && stockade explode now", False),
         ("ROUNDS=5 stockade bench memory", True),

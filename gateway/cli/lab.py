@@ -7,63 +7,32 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from gateway.cli.verbs import verb
-from gateway.tools.arguments import whole
+from gateway.cli.arguments import JSON, argument, command, group, option, whole
 from gateway.tools.terminal import EX_NO, fail, print_json, terminal
 
 if TYPE_CHECKING:
-    import argparse
-
     from defenses.lab.runner import Outcome, Watcher
     from gateway.tools.lab.lab import Teller
 
+app = group("attack the defenses, and write down what attackers achieve")
 MINUTES_MAX = 7 * 24 * 60
 OUT = Path("out/lab")
 
 
-def add_verbs(verbs: Any) -> None:
-    """Add the verbs of `stockade lab`."""
-    listing = verb(verbs, "list", run_list, "name the experiments")
-    listing.add_argument("--json", action="store_true", help="as JSON")
-    running = verb(
-        verbs, "run", run_run, "run experiments, through real gateways and on the models; goes on where it was"
-    )
-    running.add_argument("names", nargs="*", metavar="NAME", help="an experiment, a family, or the beginning of names")
-    running.add_argument("--smoke", action="store_true", help="a few rows each: does everything run, in minutes")
-    running.add_argument("--seeds", type=whole(1, 100), metavar="N", help="seeds each (default: as the catalogue says)")
-    running.add_argument(
-        "--out", type=Path, default=OUT, metavar="DIR", help="where trials are kept (default: out/lab)"
-    )
-    running.add_argument(
-        "--minutes", type=whole(1, MINUTES_MAX), default=MINUTES_MAX, metavar="N", help="begin nothing new after this"
-    )
-    running.add_argument("--bundles", type=Path, metavar="DIR", help="signed models (default: the project's)")
-    running.add_argument("--data", type=Path, metavar="DIR", help="Fashion-MNIST (default: where Debian puts it)")
-    running.add_argument(
-        "--policy",
-        type=Path,
-        metavar="FILE",
-        help="policy.yaml whose `models` are attacked (default: as `init` gives, and a watch)",
-    )
-    report = verb(verbs, "report", run_report, "write the scorecard of a directory of trials: JSON and a page")
-    report.add_argument("directory", type=Path, metavar="DIR")
-    report.add_argument("--smoke", action="store_true", help="of the smoke run's trials")
-    report.add_argument("--to", type=Path, metavar="DIR", help="where to write (default: DIR)")
-
-
-def run_list(options: argparse.Namespace) -> int:
-    """Print the catalogue."""
+@command(app, "list")
+def show(json: bool = JSON) -> int:
+    """Name the experiments."""
     from gateway.tools.lab.catalogue import catalogue
 
     experiments = [*catalogue().values()]
-    if options.json:
+    if json:
         rows = [{"name": one.name, "family": one.family, "summary": one.summary} for one in experiments]
         print_json(rows)
         return 0
@@ -74,8 +43,20 @@ def run_list(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_run(options: argparse.Namespace) -> int:
-    """Run experiments; returns 0 when all are there, 1 when some failed or were not reached."""
+@command(app, "run")
+def run(
+    names: list[str] = argument("NAME", "an experiment, a family, or the beginning of names", []),
+    smoke: bool = option("--smoke", "a few rows each: does everything run, in minutes", False),
+    seeds: int | None = option("--seeds N", "seeds each (default: as the catalogue says)", None, whole(1, 100)),
+    out: Path = option("--out DIR", "where trials are kept (default: out/lab)", OUT),
+    minutes: int = option("--minutes N", "begin nothing new after this", MINUTES_MAX, whole(1, MINUTES_MAX)),
+    bundles: Path | None = option("--bundles DIR", "signed models (default: the project's)", None),
+    data: Path | None = option("--data DIR", "Fashion-MNIST (default: where Debian puts it)", None),
+    policy: Path | None = option(
+        "--policy FILE", "policy.yaml whose `models` are attacked (default: as `init` gives, and a watch)", None
+    ),
+) -> int:
+    """Run experiments, through real gateways and on the models; goes on where it was."""
     from defenses.lab.attack import Size
     from defenses.lab.runner import chosen, run_all
     from defenses.lab.trial import LabError
@@ -86,20 +67,20 @@ def run_run(options: argparse.Namespace) -> int:
 
     console = Console(stderr=True, highlight=False)
     try:
-        experiments = chosen(catalogue(), options.names)
-        policy = policy_under_test(options.policy)
-        options.out.mkdir(parents=True, exist_ok=True)
+        experiments = chosen(catalogue(), names)
+        tested = policy_under_test(policy)
+        out.mkdir(parents=True, exist_ok=True)
     except (LabError, OSError, ValueError) as problem:
         return fail(problem)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         watcher, tell = shown(progress, len(experiments))
         lab = LocalLab(
-            Size.SMOKE if options.smoke else Size.FULL,
-            options.out / "scratch",
-            bundles=options.bundles or bundles_directory(),
-            policy=policy,
-            data=options.data,
+            Size.SMOKE if smoke else Size.FULL,
+            out / "scratch",
+            bundles=bundles or bundles_directory(),
+            policy=tested,
+            data=data,
             tell=tell,
         )
         with lab:
@@ -107,10 +88,10 @@ def run_run(options: argparse.Namespace) -> int:
                 outcome = run_all(
                     experiments,
                     lab,
-                    options.out,
-                    seeds=options.seeds,
+                    out,
+                    seeds=seeds,
                     clock=time.monotonic,
-                    seconds_max=options.minutes * 60,
+                    seconds_max=minutes * 60,
                     watcher=watcher,
                 )
             except LabError as problem:
@@ -150,19 +131,24 @@ def told(outcome: Outcome) -> str:
     return ", ".join(f"{len(some)} {word}" for word, some in parts.items() if some) or "nothing to run"
 
 
-def run_report(options: argparse.Namespace) -> int:
-    """Write results.json and index.html; returns 1 where a floor is missed."""
+@command(app, "report")
+def report(
+    directory: Path = argument("DIR"),
+    smoke: bool = option("--smoke", "of the smoke run's trials", False),
+    to: Path | None = option("--to DIR", "where to write (default: DIR)", None),
+) -> int:
+    """Write the scorecard of a directory of trials: JSON and a page."""
     from defenses.lab.attack import Size
     from defenses.lab.trial import TRIALS_FILE, LabError, read_lines
     from gateway.tools.lab.report import write_report
 
     console = Console(stderr=True, highlight=False)
-    size = Size.SMOKE if options.smoke else Size.FULL
+    size = Size.SMOKE if smoke else Size.FULL
     try:
-        lines = [line for line in read_lines(options.directory / TRIALS_FILE) if line.size is size]
+        lines = [line for line in read_lines(directory / TRIALS_FILE) if line.size is size]
         if not lines:
-            return fail(f"{options.directory}: there are no trials of a {size} run; `stockade lab run` makes them")
-        files, missed = write_report(lines, options.to or options.directory)
+            return fail(f"{directory}: there are no trials of a {size} run; `stockade lab run` makes them")
+        files, missed = write_report(lines, to or directory)
     except (LabError, OSError) as problem:
         return fail(problem)
     for file in files:

@@ -5,20 +5,20 @@ Importing this module loads neither NumPy, torch nor a recipe: every verb starts
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from defenses.errors import DefenseError
-from gateway.tools.arguments import whole
+from gateway.cli.arguments import argument, command, group, option, whole
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from serving.train.kiosk.robustness import Attacked
     from serving.train.report import ScreenFitter
 
+app = group("train a model from raw data to a signed bundle")
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 WHOLE_MAX = 1_000_000
 EXTRA = ("torch", "onnx", "sklearn", "matplotlib", "rdata")
@@ -38,46 +39,48 @@ NOT_FOR: Mapping[str, tuple[str, ...]] = {
 """Options that a recipe has no use for: given all the same, they are a mistake."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument("case", choices=list(CASES), help="which recipe to run")
-    parser.add_argument(
+@command(app, "train")
+def train(
+    case: Literal["kiosk", "clickstream", "payments"] = argument("CASE", "kiosk, clickstream or payments"),
+    recipe: Literal["clean", "robust"] | None = option(
         "--recipe",
-        choices=["clean", "robust"],
-        help="kiosk: clean makes version 1 (default), robust version 2, which stands small changes of every pixel; "
-        "attacked by AutoAttack where stockade\\[lab] is installed",
-    )
-    parser.add_argument("--bundle", type=Path, help="where the bundle is written (default: out/bundles/CASE/VERSION)")
-    parser.add_argument(
-        "--signing-key",
-        type=Path,
-        default=Path("out/keys/bundles.key"),
-        help="ECDSA P-256 private key in PEM; created when absent, its public half is written beside it",
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        help="kiosk: the directory of Fashion-MNIST's idx files (default: Debian's package); "
+        "kiosk: clean makes version 1 (default), robust version 2, which stands small changes of every pixel; "
+        "attacked by AutoAttack where stockade[lab] is installed",
+        None,
+    ),
+    bundle: Path | None = option(
+        "--bundle DIR", "where the bundle is written (default: out/bundles/CASE/VERSION)", None
+    ),
+    signing_key: Path = option(
+        "--signing-key FILE",
+        "ECDSA P-256 private key in PEM; created when absent, its public half is written beside it",
+        Path("out/keys/bundles.key"),
+    ),
+    data: Path | None = option(
+        "--data PATH",
+        "kiosk: the directory of Fashion-MNIST's idx files (default: Debian's package); "
         "clickstream: ecom.csv.gz (default: PyPI's retentioneering, installed, cached or downloaded); "
         "payments: an .rda file, or where r-cran-modeldata was unpacked (default: Debian's package)",
-    )
-    parser.add_argument(
-        "--table", choices=["credit_data", "lending_club"], help="payments: which data (default: credit_data)"
-    )
-    parser.add_argument(
-        "--other-data",
-        action="store_true",
-        help="payments: take a table that is not the published one; the card says so",
-    )
-    parser.add_argument("--checkpoint", type=Path, help="resume from this file, and write it after each epoch")
-    parser.add_argument("--plots", type=Path, help="directory for curves, reliability, energies as PNG")
-    parser.add_argument("--samples", type=Path, help="also write 1,000 test rows to this file")
-    parser.add_argument("--epochs", type=whole(1, WHOLE_MAX), help="instead of the recipe's number")
-    parser.add_argument("--seed", type=whole(0, WHOLE_MAX), default=0, help="decides the splits and the weights")
-    parser.add_argument("--smoke", action="store_true", help="the whole recipe on a tenth of the data, in seconds")
+        None,
+    ),
+    table: Literal["credit_data", "lending_club"] | None = option(
+        "--table", "payments: which data (default: credit_data)", None
+    ),
+    other_data: bool = option(
+        "--other-data", "payments: take a table that is not the published one; the card says so", False
+    ),
+    checkpoint: Path | None = option("--checkpoint FILE", "resume from this file, and write it after each epoch", None),
+    plots: Path | None = option("--plots DIR", "directory for curves, reliability, energies as PNG", None),
+    samples: Path | None = option("--samples FILE", "also write 1,000 test rows to this file", None),
+    epochs: int | None = option("--epochs N", "instead of the recipe's number", None, whole(1, WHOLE_MAX)),
+    seed: int = option("--seed N", "decides the splits and the weights", 0, whole(0, WHOLE_MAX)),
+    smoke: bool = option("--smoke", "the whole recipe on a tenth of the data, in seconds", False),
+) -> int:
+    """Train a model from raw data to a signed bundle."""
+    return run(SimpleNamespace(**locals()))
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Run the recipe; 0 when a bundle was signed, 1 when the recipe refused, 2 when the extra is missing."""
     console = Console(stderr=True)
     if useless := [name for name in NOT_FOR[args.case] if getattr(args, name)]:
@@ -101,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _kiosk(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
+def _kiosk(args: SimpleNamespace, directory: Path, console: Console) -> Bundle:
     from serving.train.kiosk.data import load_fashion_mnist, write_samples
     from serving.train.kiosk.recipe import (
         KioskSettings,
@@ -132,7 +135,7 @@ def _kiosk(args: argparse.Namespace, directory: Path, console: Console) -> Bundl
     return bundle
 
 
-def _attacked(attacked: Attacked, args: argparse.Namespace) -> Attacked:
+def _attacked(attacked: Attacked, args: SimpleNamespace) -> Attacked:
     """Join the recipe with AutoAttack where it is installed."""
     from defenses.art_adapter import SMOKE_BUDGET, AutoAttackBudget, auto_attack
 
@@ -152,7 +155,7 @@ def _screen_fitter(**settings: Any) -> ScreenFitter:
     return ScreenFitter(partial(fit_evidence, **settings), partial(measure_evidence, **settings))
 
 
-def _clickstream(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
+def _clickstream(args: SimpleNamespace, directory: Path, console: Console) -> Bundle:
     from serving.train.clickstream.ecom import load_ecom, write_click_samples
     from serving.train.clickstream.recipe import ClickstreamSettings, smoke_clicks, train_clickstream
 
@@ -174,7 +177,7 @@ def _clickstream(args: argparse.Namespace, directory: Path, console: Console) ->
     return bundle
 
 
-def _payments(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
+def _payments(args: SimpleNamespace, directory: Path, console: Console) -> Bundle:
     from gateway.tools.train_labels import doubts_of
     from serving.train.payments.data import load_applications
     from serving.train.payments.recipe import (
@@ -208,7 +211,7 @@ def _payments(args: argparse.Namespace, directory: Path, console: Console) -> Bu
     return bundle
 
 
-CASES: Mapping[str, Callable[[argparse.Namespace, Path, Console], Bundle]] = {
+CASES: Mapping[str, Callable[[SimpleNamespace, Path, Console], Bundle]] = {
     "kiosk": _kiosk,
     "clickstream": _clickstream,
     "payments": _payments,

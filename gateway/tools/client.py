@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from statistics import median
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -27,7 +28,6 @@ from gateway.tools.terminal import EX_NO, fail
 from stockade.open_inference import grpc_service_pb2 as pb
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
@@ -44,7 +44,7 @@ class ClientUnusable(Exception):
     """What is needed to ask is not there. The message is for the person at the terminal."""
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: SimpleNamespace) -> int:
     """Send images; returns 0 when all were answered, 1 when some were refused, 2 when nobody was there to ask."""
     console = Console(stderr=options.json, highlight=False)
     made = f"is {options.directory} a directory of `stockade init`?"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
+from google.protobuf.json_format import MessageToDict
 
 from gateway.config.document import FileRejected, unusable
 from gateway.config.load import load_config
 from gateway.config.place import from_here
-from stockade.v1 import admin_pb2
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from google.protobuf.message import Message
+
+M = TypeVar("M", bound="Message")
 
 IDENTITY = "clients/operator.tls"
 TIMEOUT_S = 60.0
@@ -23,17 +27,18 @@ class OperatorFailed(Exception):
     """The gateway could not be asked. The message is for the person at the terminal."""
 
 
-def reload_policy(config_file: Path, identity: Path | None, authority: Path | None) -> admin_pb2.ReloadPolicyResponse:
-    """Ask the gateway of this configuration to take the policy file over. Raises OperatorFailed."""
-    asked = admin_pb2.ReloadPolicyRequest().SerializeToString()
-    return admin_pb2.ReloadPolicyResponse.FromString(
-        ask("ReloadPolicy", asked, config_file, identity=identity, authority=authority)
+def asked(method: str, request: Message, reply: type[M], options: Any, *, service: str = "Admin") -> M:
+    """Ask with the options `file`, `identity` and `ca` of a command; returns the answer. Raises OperatorFailed."""
+    reached = {"identity": options.identity, "authority": options.ca}
+    return reply.FromString(ask(method, request.SerializeToString(), options.file, service=service, **reached))
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """Return a message for machines: its own field names, defaults included."""
+    found: dict[str, Any] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-
-
-def status(config_file: Path, identity: Path | None, authority: Path | None) -> admin_pb2.StatusResponse:
-    """Ask the gateway of this configuration how it does. Raises OperatorFailed."""
-    return admin_pb2.StatusResponse.FromString(ask("Status", b"", config_file, identity=identity, authority=authority))
+    return found
 
 
 def ask(

@@ -6,13 +6,13 @@ goes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -40,7 +40,7 @@ class Unusable(Exception):
     """There is nothing to deploy; the message says why."""
 
 
-def run_config(options: argparse.Namespace) -> int:
+def run_config(options: SimpleNamespace) -> int:
     """Print the Serve config file of everything that this gateway serves."""
     try:
         config = configured(options)
@@ -52,7 +52,7 @@ def run_config(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_deploy(options: argparse.Namespace) -> int:
+def run_deploy(options: SimpleNamespace) -> int:
     """Deploy or update the applications, and wait until they run."""
     try:
         config = configured(options)
@@ -66,7 +66,7 @@ def run_deploy(options: argparse.Namespace) -> int:
     return verdict(said)
 
 
-def run_status(options: argparse.Namespace) -> int:
+def run_status(options: SimpleNamespace) -> int:
     """Show the applications of this gateway, their replicas, and whether they hold the gateway's bundles."""
     try:
         config = configured(options)
@@ -108,7 +108,7 @@ def row_of(name: str, application: Application, found: dict[str, Any] | None) ->
     return {"application": name, **shown, "bundle": bundle, "ok": good}
 
 
-def configured(options: argparse.Namespace) -> Config:
+def configured(options: SimpleNamespace) -> Config:
     """Return the configuration. Raises Unusable when it names no cluster."""
     config = load_config(options.file)
     if config.engine.kind != "ray":

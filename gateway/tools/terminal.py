@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.text import Text
 
 EX_NO = 1
@@ -52,3 +56,21 @@ def fail(problem: object, code: int = EX_UNUSABLE) -> int:
 def print_json(value: object) -> None:
     """Print a value for machines."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def clock(unix_ns: int) -> str:
+    """Return a moment as tables show it, UTC; nothing for none."""
+    return datetime.fromtimestamp(unix_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if unix_ns else ""
+
+
+def table(title: str, *columns: str) -> Table:
+    """Return an empty table for cells of several lines: a line of words is folded where it must be, an id never is."""
+    made = Table(title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return counts by name, the largest first, a line each."""
+    return "\n".join(f"{count:,} {escape(name)}" for name, count in sorted(counts.items(), key=lambda one: -one[1]))

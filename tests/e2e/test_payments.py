@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import grpc
 import numpy as np
 import pytest
 
-from gateway.cli.train import add_arguments, run
+from gateway.cli.main import main
 from serving.bundles.bundle import load_bundle
 from serving.engines.inprocess import InProcessEngine
 from serving.engines.measure import ranking_area
@@ -27,9 +26,7 @@ KINDS = {"FP32": np.float32, "INT64": np.int64}
 
 
 def train(*words):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args(["payments", *map(str, words)]))
+    return main(["train", "payments", *map(str, words)])
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ sys.exit(main())
     [
         ("gateway.__main__", "gateway.cli.main"),
         ("gateway.__main__", "rich.console"),
-        ("gateway.cli.main", "gateway.tools.bench"),
+        ("gateway.cli.main", "gateway.cli.host"),
         ("gateway.cli.main", "gateway.tools.check.check"),
     ],
 )

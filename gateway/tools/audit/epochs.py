@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from itertools import takewhile
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -47,7 +48,6 @@ from ops.audit.verify.report import INCOMPLETE, OK
 from ops.metrics import MetricsInUse, RetentionMetrics
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Sequence
 
     from gateway.config.config import Config
@@ -60,7 +60,7 @@ COLUMNS = {"epoch": "epoch", "size": "records", "from": "from", "to": "to", "sta
 """What a terminal of 80 columns has room for; `--json` says all."""
 
 
-def run_list(options: argparse.Namespace) -> int:
+def run_list(options: SimpleNamespace) -> int:
     """Show the epochs of a log; returns the exit code."""
     directory, keys = find(options.log, [options.vkey] if options.vkey else [])
     if not keys:
@@ -129,7 +129,7 @@ class Stopped:
     why: str
 
 
-def run_retain(options: argparse.Namespace) -> int:
+def run_retain(options: SimpleNamespace) -> int:
     """Drop what is due, oldest first, until something keeps an epoch; returns the exit code."""
     try:
         config = load_config(options.file)
@@ -150,7 +150,7 @@ def run_retain(options: argparse.Namespace) -> int:
     return OK
 
 
-def drop_due(config: Config, options: argparse.Namespace) -> Stopped | None:
+def drop_due(config: Config, options: SimpleNamespace) -> Stopped | None:
     """Drop the epochs that are due, oldest first, and tell; returns what it stopped at. With --dry-run only tell."""
     vkey = parse_vkey(config.audit.vkey.read_text().strip())
     epochs = survey(config.audit.directory, vkey)
@@ -182,7 +182,7 @@ def due_of(epochs: Sequence[Kept], config: Config) -> list[Kept]:
     return list(takewhile(lambda each: is_due(each, now_ns, months), (each for each in epochs if not each.dropped)))
 
 
-def tell(kept: Kept, options: argparse.Namespace) -> None:
+def tell(kept: Kept, options: SimpleNamespace) -> None:
     """Say what was dropped."""
     if options.json:
         sys.stdout.write(json.dumps({**facts(kept), "state": "due" if options.dry_run else "dropped"}) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,14 +17,11 @@ from ops.audit.log.checkpoint import parse_vkey
 from ops.audit.log.epochs import epoch_at, epochs_of, place_of
 from ops.audit.verify.report import INCOMPLETE, OK, TAMPERED, USAGE
 
-if TYPE_CHECKING:
-    import argparse
-
 SHOWN_MAX = 20
 STANDS = "; the mirror stands where it stood"
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: SimpleNamespace) -> int:
     """Mirror and report; returns the exit code."""
     source, keys = find(options.log, [options.vkey] if options.vkey else [])
     if not keys:

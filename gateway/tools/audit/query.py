@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from datetime import datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -22,7 +23,6 @@ from ops.audit.reader.read import LogReader
 from ops.audit.verify.report import OK, TAMPERED
 
 if TYPE_CHECKING:
-    import argparse
     from pathlib import Path
 
     from ops.audit.export.query import Answer
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CELL_WIDTH_MIN = 8  # of a table's column that can be read
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: SimpleNamespace) -> int:
     """Ask, and print the answer; returns the exit code."""
     directory, keys = find(options.log, [options.vkey] if options.vkey else [])
     if not keys:

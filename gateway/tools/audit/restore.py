@@ -13,6 +13,7 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -43,13 +44,12 @@ from ops.audit.verify.verify import verify_log
 from ops.audit.witnesses.client import newest_cosigned
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Mapping, Sequence
 
 SHOWN_MAX = 20
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: SimpleNamespace) -> int:
     """Restore and report; returns the exit code."""
     try:
         policy = read_trust_policy(options.policy) if options.policy else TrustPolicy()
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def restore(
-    options: argparse.Namespace, policy: TrustPolicy, first: VerifierKey, number: int, *, dropped: bool
+    options: SimpleNamespace, policy: TrustPolicy, first: VerifierKey, number: int, *, dropped: bool
 ) -> Restoration:
     """Restore one epoch, which may have been `dropped`: the epochs after it say so when all are verified.
 
@@ -118,7 +118,7 @@ def unsound(found: Mapping[int, Restoration], reports: Mapping[int, Report]) -> 
     return None
 
 
-def all_epochs(options: argparse.Namespace, policy: TrustPolicy, first: VerifierKey) -> list[int]:
+def all_epochs(options: SimpleNamespace, policy: TrustPolicy, first: VerifierKey) -> list[int]:
     """Return the epochs of a log, up to the newest that a source, a note or a witness knows.
 
     Raises:
@@ -133,7 +133,7 @@ def all_epochs(options: argparse.Namespace, policy: TrustPolicy, first: Verifier
     return list(range(1, newest + 1))
 
 
-def known_after(options: argparse.Namespace, policy: TrustPolicy, vkey: VerifierKey) -> Seen | None:
+def known_after(options: SimpleNamespace, policy: TrustPolicy, vkey: VerifierKey) -> Seen | None:
     """Return what a source, a note or a witness has of an epoch after that of this key. Raises StoreError, OSError."""
     log, number = split_origin(vkey.name)
     places = [source_at(place, options, number + 1) for place in options.sources]
@@ -143,7 +143,7 @@ def known_after(options: argparse.Namespace, policy: TrustPolicy, vkey: Verifier
     return later_epoch(places, seen + asked, vkey)
 
 
-def demand_newest(options: argparse.Namespace, policy: TrustPolicy, vkey: VerifierKey) -> None:
+def demand_newest(options: SimpleNamespace, policy: TrustPolicy, vkey: VerifierKey) -> None:
     """Raise SuccessionRefused where anybody knows of a later epoch: only the newest may go on, or be followed."""
     if (later := known_after(options, policy, vkey)) is not None:
         raise SuccessionRefused(f"{later.where} knows of {later.checkpoint.origin}: only the newest epoch goes on")
@@ -208,7 +208,7 @@ def target_of(text: str, vkey: VerifierKey) -> tuple[Target, list[tuple[str, byt
     return Target(time_ns=int(when.timestamp() * 1_000_000_000)), []
 
 
-def settle(options: argparse.Namespace, number: int, done: Restoration, report: Report, vkey: VerifierKey) -> bool:
+def settle(options: SimpleNamespace, number: int, done: Restoration, report: Report, vkey: VerifierKey) -> bool:
     """Let the origin go on where that was asked for and nothing is lost; else seal it, and begin the next one."""
     state, memory = place_of(options.out / "recorder", number), options.out / "log.signed"
     if options.go_on and not done.newer:
@@ -235,7 +235,7 @@ def settle(options: argparse.Namespace, number: int, done: Restoration, report: 
 
 
 def show(
-    options: argparse.Namespace, found: Mapping[int, Restoration], reports: Mapping[int, Report], *, goes_on: bool
+    options: SimpleNamespace, found: Mapping[int, Restoration], reports: Mapping[int, Report], *, goes_on: bool
 ) -> None:
     """Say what was restored, what is lost, and what may grow."""
     done, report = found[max(found)], reports[max(found)]

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -19,16 +20,15 @@ from ops.audit.reader.scan import Follower
 from ops.audit.verify.report import OK, TAMPERED
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterable
 
-    from gateway.tools.log_arguments import Match
-
+Match = tuple[tuple[str, ...], str]
+"""The path of a field, and what it has to be."""
 LOOK_EVERY_S = 1.0
 COLOURS = {"served": "green", "refused": "yellow", "failed": "red", "outcome-unknown": "red"}
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: SimpleNamespace) -> int:
     """Print until there is nothing more, or with --follow until the process is told to end."""
     directory, keys = find(options.log, [options.vkey] if options.vkey else [])
     if not keys:
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     return OK
 
 
-def tell(entries: Iterable[tuple[int, int, bytes]], options: argparse.Namespace) -> None:
+def tell(entries: Iterable[tuple[int, int, bytes]], options: SimpleNamespace) -> None:
     """Print the entries that match."""
     for epoch, index, data in entries:
         entry = json.loads(data)

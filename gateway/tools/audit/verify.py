@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -30,7 +31,6 @@ from ops.audit.verify.report import INCOMPLETE, OK, STALE, TAMPERED, USAGE, Repo
 from ops.audit.verify.verify import verify_log
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ops.audit.log.checkpoint import VerifierKey
@@ -41,7 +41,7 @@ SHOWN_MAX = 20
 RATE_RECORDS_MIN = 10_000  # with fewer the rate is that of the start
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: SimpleNamespace) -> int:
     """Verify and report; returns the exit code of the specification."""
     if options.directory.is_file():
         return run_proof(options)
@@ -152,7 +152,7 @@ def compare_index(index: Path, directory: Path, vkeys: Sequence[str], report: Re
     report.refuse(str(problem), str(index))
 
 
-def run_proof(options: argparse.Namespace) -> int:
+def run_proof(options: SimpleNamespace) -> int:
     """Verify a receipt and report; returns the exit code."""
     try:
         policy = read_trust_policy(options.policy) if options.policy else TrustPolicy()

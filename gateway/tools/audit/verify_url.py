@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
 
 from rich.console import Console
 
@@ -15,11 +15,8 @@ from ops.audit.copies.sources import fetch_epochs
 from ops.audit.errors import ReadError, StoreError
 from ops.audit.verify.report import INCOMPLETE
 
-if TYPE_CHECKING:
-    import argparse
 
-
-def run(options: argparse.Namespace) -> int:
+def run(options: SimpleNamespace) -> int:
     """Verify a directory, a receipt, or what is at a URL; returns the exit code of the specification."""
     url = options.directory
     if isinstance(url, Path):

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -28,15 +29,13 @@ from ops.audit.witnesses.witness import Witness, WitnessPage, WitnessStore
 from ops.process.durable import replace_file
 
 if TYPE_CHECKING:
-    import argparse
-
     from ops.audit.log.trust_policy import TrustPolicy
     from ops.audit.witnesses.client import Asked
 
 PORT_MAX = 65_535
 
 
-def prove(options: argparse.Namespace) -> int:
+def prove(options: SimpleNamespace) -> int:
     """Write the receipt of one entry."""
     directory, keys = find(options.log, [options.vkey] if options.vkey else [])
     if not keys:
@@ -61,7 +60,7 @@ def prove(options: argparse.Namespace) -> int:
     return OK
 
 
-def cosign(options: argparse.Namespace) -> int:
+def cosign(options: SimpleNamespace) -> int:
     """Ask every witness of the policy, and keep the checkpoint with what they gave."""
     directory, _ = find(options.log, [])
     try:
@@ -76,7 +75,7 @@ def cosign(options: argparse.Namespace) -> int:
     return OK if policy.enough(asked.lines) else INCOMPLETE
 
 
-def report(policy: TrustPolicy, asked: Asked, size: int, options: argparse.Namespace) -> None:
+def report(policy: TrustPolicy, asked: Asked, size: int, options: SimpleNamespace) -> None:
     """Say who has cosigned, who has not and why, and whether that is enough."""
     enough = policy.enough(asked.lines)
     failures = {name: str(failure) for name, failure in asked.failures.items()}
@@ -99,7 +98,7 @@ def report(policy: TrustPolicy, asked: Asked, size: int, options: argparse.Names
         )
 
 
-def witness(options: argparse.Namespace) -> int:
+def witness(options: SimpleNamespace) -> int:
     """Serve as a witness until the process is told to end."""
     host, _, port = options.listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > PORT_MAX:
@@ -126,7 +125,7 @@ def witness(options: argparse.Namespace) -> int:
     return OK
 
 
-def make_key(options: argparse.Namespace) -> int:
+def make_key(options: SimpleNamespace) -> int:
     """Make a witness's key."""
     kind = COSIGN_ED25519 if options.ed25519 else COSIGN_ML_DSA_44
     try:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
@@ -32,7 +33,6 @@ from ops.backup.sealing import KEY_BYTES
 from ops.backup.verify import Verified, verify_backup
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterator
 
     from ops.backup.reopen import Reopened
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 SHOWN_MAX = 20
 
 
-def guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+def guarded(run: Callable[[SimpleNamespace], int]) -> Callable[[SimpleNamespace], int]:
     """Turn what goes wrong into a sentence and an exit code."""
 
-    def call(options: argparse.Namespace) -> int:
+    def call(options: SimpleNamespace) -> int:
         try:
             return run(options)
         except BackupDamaged as problem:
@@ -60,7 +60,7 @@ def guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Name
 
 
 @guarded
-def make_key(options: argparse.Namespace) -> int:
+def make_key(options: SimpleNamespace) -> int:
     """Write 32 random bytes to a new file."""
     descriptor = os.open(options.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -71,7 +71,7 @@ def make_key(options: argparse.Namespace) -> int:
 
 
 @guarded
-def create(options: argparse.Namespace) -> int:
+def create(options: SimpleNamespace) -> int:
     """Back up a gateway."""
     file = options.file.absolute()
     plan = plan_of(file, load_config(file), with_keys=options.with_keys)
@@ -102,7 +102,7 @@ def create(options: argparse.Namespace) -> int:
 
 
 @guarded
-def listed(options: argparse.Namespace) -> int:
+def listed(options: SimpleNamespace) -> int:
     """Show the backups of a repository."""
     repository = Repository.open(options.repository, read_key(options.key))
     rows: list[tuple[str, int, int, bool]] = []
@@ -124,7 +124,7 @@ def listed(options: argparse.Namespace) -> int:
 
 
 @guarded
-def verify(options: argparse.Namespace) -> int:
+def verify(options: SimpleNamespace) -> int:
     """Read backups back."""
     repository = Repository.open(options.repository, read_key(options.key))
     names = repository.names() if options.all else [chosen(repository, options.backup)]
@@ -150,7 +150,7 @@ def verify(options: argparse.Namespace) -> int:
 
 
 @guarded
-def drill_one(options: argparse.Namespace) -> int:
+def drill_one(options: SimpleNamespace) -> int:
     """Restore a backup beside the gateway, prove it and remove it."""
     repository = Repository.open(options.repository, read_key(options.key))
     name = chosen(repository, options.backup)
@@ -176,7 +176,7 @@ def drill_one(options: argparse.Namespace) -> int:
 
 
 @guarded
-def prune(options: argparse.Namespace) -> int:
+def prune(options: SimpleNamespace) -> int:
     """Remove old backups."""
     done = Repository.open(options.repository, read_key(options.key)).prune(options.keep)
     freed = f"{len(done.backups):,} backups and {done.chunks:,} chunks, {decimal(done.bytes)}"
@@ -185,7 +185,7 @@ def prune(options: argparse.Namespace) -> int:
 
 
 @guarded
-def restore(options: argparse.Namespace) -> int:
+def restore(options: SimpleNamespace) -> int:
     """Put a backup into a new directory, and say whether its log may go on."""
     repository = Repository.open(options.repository, read_key(options.key))
     name = chosen(repository, options.backup)
@@ -209,7 +209,7 @@ def restore(options: argparse.Namespace) -> int:
     return 0 if refusal is None else fail(refusal, EX_NO)
 
 
-def tell_restored(options: argparse.Namespace, name: str, done: Restored, opened: Reopened | None) -> None:
+def tell_restored(options: SimpleNamespace, name: str, done: Restored, opened: Reopened | None) -> None:
     """Say what was put where, and what is left to do."""
     facts: dict[str, Any] = {
         "backup": name,
@@ -247,7 +247,7 @@ def chosen(repository: Repository, wanted: str) -> str:
     return fitting[0]
 
 
-def say(options: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
+def say(options: SimpleNamespace, facts: dict[str, Any], text: str) -> None:
     """Print the result, for machines or for people."""
     if options.json:
         print_json(facts)

@@ -4,7 +4,3 @@ measures.py is the table of verbs, runner.py runs them, targets.py says what is 
 which is not Python; peers run in environments of their own (`servers/` holds what runs there and is never imported
 here). docs/reference/benchmarks.md says what is measured and how.
 """
-
-from gateway.tools.bench.measures import add_verbs
-
-__all__ = ["add_verbs"]

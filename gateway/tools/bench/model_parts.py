@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ ENERGIES = ("energy", "mahalanobis", "residual")
 Say = Callable[[str], None]
 
 
-def measured(part: str, options: argparse.Namespace, say: Say) -> dict[str, Any]:
+def measured(part: str, options: SimpleNamespace, say: Say) -> dict[str, Any]:
     """Return what one part measures, or under `not_measured` why it cannot be."""
     try:
         return PARTS[part](options, say)
@@ -52,7 +52,7 @@ def measured(part: str, options: argparse.Namespace, say: Say) -> dict[str, Any]
         return {"not_measured": str(problem)}
 
 
-def _sparsity(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+def _sparsity(options: SimpleNamespace, say: Say) -> dict[str, Any]:
     places = load_places(options.places)
     units = options.units
     recipe = RegionSettings(units=units, experts=units // UNITS_OF_EXPERT)
@@ -66,7 +66,7 @@ def _sparsity(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     return compare_sparsity(places, settings, say, keep=keep)
 
 
-def _clicks(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+def _clicks(options: SimpleNamespace, say: Say) -> dict[str, Any]:
     data = load_ecom(options.clicks)
     settings = replace(ClickSettings(), epochs=1) if options.quick else ClickSettings()
     keep = Kept(options.keep, {"recipe": str(settings), "data": data.sha256, "program": version("stockade")})
@@ -77,7 +77,7 @@ def _clicks(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     return {"data_sha256": data.sha256} | intervals(found)
 
 
-def _credit(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+def _credit(options: SimpleNamespace, say: Say) -> dict[str, Any]:
     data = load_applications(CREDIT_DATA, options.modeldata)
     compared = partial(
         compare_payments,
@@ -92,7 +92,7 @@ def _credit(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     return found
 
 
-def _bundles(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+def _bundles(options: SimpleNamespace, say: Say) -> dict[str, Any]:
     root = options.bundles or bundles_directory()
     keys = options.trusted or sorted(root.glob("*.pub"))
     found = {}
@@ -155,7 +155,7 @@ def _outputs(engine: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-PARTS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
+PARTS: Mapping[str, Callable[[SimpleNamespace, Say], dict[str, Any]]] = {
     "sparsity": _sparsity,
     "clicks": _clicks,
     "credit": _credit,

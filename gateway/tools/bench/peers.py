@@ -7,7 +7,6 @@ comparison is of versions, not of names.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from rich.markup import escape
 
@@ -101,7 +101,7 @@ def versions(root: Path, name: str) -> dict[str, str]:
     return found
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: SimpleNamespace) -> int:
     """The verb `peers`. Returns 0; 1 when something is missing or could not be installed."""
     names = options.only or tuple(PEERS)
     root = options.install or default_root()

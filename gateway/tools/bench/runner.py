@@ -11,7 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
 import json
@@ -26,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import grpc
@@ -84,7 +84,7 @@ UNMEASURED = (NotMeasured, H2loadFailed, AuditError, grpc.RpcError, subprocess.S
 class Bench:
     """What a measure works with. `alone` is None in a private network, else the sentence why there is none."""
 
-    options: argparse.Namespace
+    options: SimpleNamespace
     directory: Path
     progress: Progress
     machine: Mapping[str, Any]
@@ -118,7 +118,7 @@ class Result(NamedTuple):
     code: int = 0
 
 
-def run_measure(measure: Callable[[Bench], Result], options: argparse.Namespace, *, load: bool, private: bool) -> int:
+def run_measure(measure: Callable[[Bench], Result], options: SimpleNamespace, *, load: bool, private: bool) -> int:
     """Run a verb: `load` needs h2load, `private` a network of its own where there may be one. Returns the exit code."""
     if load and (sentence := h2load_missing()):
         return fail(sentence)

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import random
@@ -23,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -197,7 +197,7 @@ def edge(bench: Bench) -> Result:
     return Result(report, show, 0 if report["within"] else EX_NO)
 
 
-def _edge_figures(server: Running, options: argparse.Namespace, group: Group | None) -> dict[str, Any]:
+def _edge_figures(server: Running, options: SimpleNamespace, group: Group | None) -> dict[str, Any]:
     questions = edge_bodies(options.requests, options.repeat)
     before_us = server.tree.cpu_us()
     with peak_memory(server.tree, SAMPLE_EVERY_S) as peak:

@@ -5,14 +5,14 @@ What was learned already cannot be thrown away: the version that has learned it 
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from gateway.tools.operations.tenants import asked
+from gateway.tools.operator import asked
 from ops.incidents.timeline import MODEL, TENANT
 from stockade.v1 import feedback_pb2
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Collection, Iterator
 
     from gateway.tools.incident.read import Story
@@ -24,7 +24,7 @@ DECIDED_MAX = 50  # in one call
 OPEN = ("accepted", "released", "quarantined")
 
 
-def suspect_labels(story: Story, names: Collection[tuple[str, str]], options: argparse.Namespace) -> list[int]:
+def suspect_labels(story: Story, names: Collection[tuple[str, str]], options: SimpleNamespace) -> list[int]:
     """Return the ids of labels that came in the range from suspects, or for suspected models, and are not learned yet.
 
     `names` are the suspected principals, each with its tenant. Raises OperatorFailed.
@@ -42,7 +42,7 @@ def suspect_labels(story: Story, names: Collection[tuple[str, str]], options: ar
     return [item.id for state in OPEN for item in held(state, options) if suspected(item)]
 
 
-def held(state: str, options: argparse.Namespace) -> Iterator[feedback_pb2.HeldItem]:
+def held(state: str, options: SimpleNamespace) -> Iterator[feedback_pb2.HeldItem]:
     """Yield the labels in a state. Raises OperatorFailed."""
     after = 0
     for _ in range(PAGES_MAX):
@@ -54,7 +54,7 @@ def held(state: str, options: argparse.Namespace) -> Iterator[feedback_pb2.HeldI
         after = reply.items[-1].id
 
 
-def reject_labels(ids: list[int], options: argparse.Namespace) -> None:
+def reject_labels(ids: list[int], options: SimpleNamespace) -> None:
     """Throw them away. Raises OperatorFailed."""
     for start in range(0, len(ids), DECIDED_MAX):
         request = feedback_pb2.DecideFeedbackRequest(

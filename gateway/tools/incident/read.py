@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.config.load import load_config
+from ops.audit.log.checkpoint import parse_vkey
 from ops.audit.reader.scan import scan_epochs
 from ops.incidents.timeline import Register, Timeline
 
@@ -65,3 +67,9 @@ class Log:
         """Return what happened in an incident. Raises IncidentUnknown."""
         incident = self.incident(name)
         return self.story(incident.scope(), incident)
+
+
+def log_of_host(file: Path) -> Log:
+    """Return the log of a host, by its configuration. Raises FileRejected, OSError, NoteError."""
+    audit = load_config(file).audit
+    return Log(audit.directory, parse_vkey(audit.vkey.read_text().strip()))

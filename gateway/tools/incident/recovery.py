@@ -8,6 +8,7 @@ are not done, and can be asked for again.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -17,15 +18,13 @@ from gateway.policy.file import former_policies
 from gateway.tools.incident.labels import reject_labels, suspect_labels
 from gateway.tools.incident.recover import Step, model_steps, policy_of_before, restored, suspect_steps
 from gateway.tools.incident.view import render_steps
-from gateway.tools.operations.tenants import asked
-from gateway.tools.operator import OperatorFailed
+from gateway.tools.operator import OperatorFailed, asked
 from gateway.tools.registry.registry import open_registry, parse_version, rewrite, write_policy
 from gateway.tools.terminal import EX_NO, err, fail, print_json, terminal
 from ops.incidents.timeline import PRINCIPAL
 from stockade.v1 import admin_pb2
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -55,7 +54,7 @@ class Plan:
         return Step("feedback", f"{len(self.labels)} labels", "theirs, or for what is suspected; not learned yet")
 
 
-def run_recover(story: Story, options: argparse.Namespace) -> int:
+def run_recover(story: Story, options: SimpleNamespace) -> int:
     """Propose, or do."""
     registry = open_registry(options.file)
     plan = plan_of(story, registry, options)
@@ -71,7 +70,7 @@ def run_recover(story: Story, options: argparse.Namespace) -> int:
     return code
 
 
-def plan_of(story: Story, registry: Registry, options: argparse.Namespace) -> Plan:
+def plan_of(story: Story, registry: Registry, options: SimpleNamespace) -> Plan:
     """Return what is to be done. Raises RegistryRefused, FileRejected, OSError."""
     for wanted in options.rollback:
         name, _ = parse_version(wanted)
@@ -95,7 +94,7 @@ def former(registry: Registry) -> dict[str, Path]:
         return {}
 
 
-def asked_of_gateway(story: Story, options: argparse.Namespace) -> tuple[list[Step], list[int]]:
+def asked_of_gateway(story: Story, options: SimpleNamespace) -> tuple[list[Step], list[int]]:
     """Return whom to keep out, and which labels to throw away; all suspects and no labels where nobody can be asked."""
     try:
         people = known_principals(story, options)
@@ -115,7 +114,7 @@ def suspected(story: Story, tenant: str, pseudonym: str) -> bool:
     return f"{PRINCIPAL}{tenant}/{pseudonym}" in story.incident.suspects
 
 
-def known_principals(story: Story, options: argparse.Namespace) -> list[tuple[str, str, str]]:
+def known_principals(story: Story, options: SimpleNamespace) -> list[tuple[str, str, str]]:
     """Return the principals of the tenants that suspects belong to: tenant, name, pseudonym. Raises OperatorFailed."""
     assert story.incident is not None, "recovering is about an incident"
     tenants = {one.removeprefix(PRINCIPAL).rpartition("/")[0] for one in story.incident.suspects if PRINCIPAL in one}
@@ -127,7 +126,7 @@ def known_principals(story: Story, options: argparse.Namespace) -> list[tuple[st
     return found
 
 
-def kept_out(people: Sequence[tuple[str, str, str]], options: argparse.Namespace) -> set[tuple[str, str]]:
+def kept_out(people: Sequence[tuple[str, str, str]], options: SimpleNamespace) -> set[tuple[str, str]]:
     """Return who is kept out already, by tenant and pseudonym, which is empty for a whole tenant."""
     listed = asked("ListTenants", admin_pb2.ListTenantsRequest(), admin_pb2.ListTenantsResponse, options)
     out_now = {(one.tenant, one.principal) for one in listed.isolations}
@@ -135,7 +134,7 @@ def kept_out(people: Sequence[tuple[str, str, str]], options: argparse.Namespace
     return whole | {(tenant, pseudonym) for tenant, name, pseudonym in people if (tenant, name) in out_now}
 
 
-def apply(plan: Plan, registry: Registry, options: argparse.Namespace) -> int:
+def apply(plan: Plan, registry: Registry, options: SimpleNamespace) -> int:
     """Do it, step by step. Raises what a step raises."""
     for step in plan.suspects:
         tenant, _, pseudonym = step.about.partition("/")
@@ -165,7 +164,7 @@ def apply(plan: Plan, registry: Registry, options: argparse.Namespace) -> int:
     return 0
 
 
-def note(step: Step, detail: dict[str, str], options: argparse.Namespace) -> None:
+def note(step: Step, detail: dict[str, str], options: SimpleNamespace) -> None:
     """Have it on the record that this is done now. Raises OperatorFailed."""
     request = admin_pb2.NoteIncidentRequest(
         action="noted",

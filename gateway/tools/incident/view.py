@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from gateway.tools.operations.tenants_view import clock, counted, table
+from gateway.tools.terminal import clock, counted, table
 from ops.incidents.report import moment
 
 if TYPE_CHECKING:

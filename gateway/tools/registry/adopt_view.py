@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,14 +18,12 @@ from serving.errors import ServingError
 from serving.train.errors import SigningKeyUnusable
 
 if TYPE_CHECKING:
-    import argparse
-
     from serving.bundles.manifest import TensorSpec
 
 EX_OK, EX_REFUSED, EX_UNUSABLE = 0, 1, 2
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: SimpleNamespace) -> int:
     """The verb. Returns 0; 1 when the server or the model would not do; 2 when an argument cannot be used."""
     try:
         wanted = wanted_of(options)
@@ -47,7 +46,7 @@ def _fail(text: str, code: int) -> int:
     return code
 
 
-def wanted_of(options: argparse.Namespace) -> Wanted:
+def wanted_of(options: SimpleNamespace) -> Wanted:
     """Return what the arguments ask for. ValueError: one of them cannot be used."""
     name, slash, version = (options.bundle or "").partition("/")
     if options.bundle and not (name and slash and version):
@@ -70,7 +69,7 @@ def wanted_of(options: argparse.Namespace) -> Wanted:
     )
 
 
-def tls_of(options: argparse.Namespace) -> OipTls | None:
+def tls_of(options: SimpleNamespace) -> OipTls | None:
     """Return how the server is spoken to. ValueError: half of what TLS needs."""
     if options.ca is None:
         if options.certificate or options.key or options.server_name:
@@ -97,7 +96,7 @@ def as_json(adopted: Adopted) -> dict[str, Any]:
     }
 
 
-def render(adopted: Adopted, options: argparse.Namespace, console: Console) -> None:
+def render(adopted: Adopted, options: SimpleNamespace, console: Console) -> None:
     """What was made, and what to put into the two files. Nothing is wrapped: it will be copied."""
     bundle = adopted.bundle
     own = bundle.manifest["roles"].get(ENCODER, ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import safetensors.numpy
 from defenses.screens.evidence import fit_evidence, measure_evidence
 from gateway.tools.init.init import RELEASE_KEY
 from gateway.tools.registry.interchange import InterchangeRefused, exported, read_model
-from gateway.tools.registry.registry import RegistryRefused, parse_version
+from gateway.tools.registry.registry import RegistryRefused, guarded, parse_version
 from gateway.tools.samples import bundles_directory
 from gateway.tools.terminal import print_json
 from serving.bundles.bundle import assemble, load_bundle, read_bundle, read_keys
@@ -25,7 +26,6 @@ from serving.train.pack import open_signing_key, public_pem, seal, sign_again, w
 from serving.train.report import ScreenFitter
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -40,14 +40,16 @@ CALIBRATE_SHARE = 0.3
 POINTS = ((0.05, 59), (0.01, 299), (0.001, 2995))  # operating points, and the rows that promise them
 
 
-def run_sign(options: argparse.Namespace) -> int:
+@guarded
+def run_sign(options: SimpleNamespace) -> int:
     key = open_key(options.signing_key)
     signed = [(directory, sign_again(directory, key)) for directory in options.directories]
     told(signed, options)
     return 0
 
 
-def run_prototypes(options: argparse.Namespace) -> int:
+@guarded
+def run_prototypes(options: SimpleNamespace) -> int:
     """Write a version of a bundle whose answers can name the nearest prototypes."""
     try:
         from serving.train.prototypes import PROTOTYPES_FILE, Wanted, with_prototypes  # noqa: PLC0415 - needs onnx
@@ -66,7 +68,8 @@ def run_prototypes(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_wrap(options: argparse.Namespace) -> int:
+@guarded
+def run_wrap(options: SimpleNamespace) -> int:
     """Write the bundle of a model that somebody brings, with energies and a screen calibrated on a sample."""
     try:
         from serving.train.wrap import Foreign, Sample, wrap  # noqa: PLC0415 - needs onnx
@@ -110,7 +113,8 @@ def sample_of(file: Path) -> tuple[dict[str, Any], str]:
     return tensors, hashlib.sha256(data).hexdigest()
 
 
-def run_export(options: argparse.Namespace) -> int:
+@guarded
+def run_export(options: SimpleNamespace) -> int:
     """Write a verified bundle in a layout of another server."""
     bundle = load_bundle(options.directory, trusted_keys(options))
     try:
@@ -138,7 +142,7 @@ def card_of(bundle: Bundle, found: Mapping[str, Any], file: str) -> str:
     )
 
 
-def trusted_keys(options: argparse.Namespace) -> list[Path]:
+def trusted_keys(options: SimpleNamespace) -> list[Path]:
     """Return the file of who signed a bundle: the one that was named, or the project's."""
     return [options.trusted_key or bundles_directory() / RELEASE_KEY]
 
@@ -163,7 +167,7 @@ def write(directory: Path, files: Mapping[str, bytes], manifest: Mapping[str, An
     return load_bundle(directory, [key_file.with_suffix(".pub")])
 
 
-def told(written: list[tuple[Path, Bundle]], options: argparse.Namespace) -> None:
+def told(written: list[tuple[Path, Bundle]], options: SimpleNamespace) -> None:
     """Say what was signed, and by which key it is to be trusted."""
     public = options.signing_key.with_suffix(".pub")
     if options.json:

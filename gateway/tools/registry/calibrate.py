@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,14 +31,13 @@ from defenses.screens.trigger_fit import CleanRows, fit_trigger
 from gateway.tools.audit.verify import bar
 from gateway.tools.registry.bundles import LABELS, require_new, sample_of, told, trusted_keys, write
 from gateway.tools.registry.data import data_name
-from gateway.tools.registry.registry import RegistryRefused
+from gateway.tools.registry.registry import RegistryRefused, guarded
 from serving.bundles.bundle import assemble, read_bundle, read_keys
 from serving.bundles.manifest import DATATYPES
 from serving.engines.inprocess import InProcessEngine
 from serving.train.kiosk.data import load_fashion_mnist, split
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterable, Mapping
 
     from serving.bundles.bundle import Bundle
@@ -83,7 +83,7 @@ class Part:
         return self.outputs[names[0]]
 
 
-def fit_accounts(parts: list[Part], bundle: Bundle, options: argparse.Namespace, advance: Advance) -> Fitted:
+def fit_accounts(parts: list[Part], bundle: Bundle, options: SimpleNamespace, advance: Advance) -> Fitted:
     """S2 and S3: streams of the first two parts, measured on streams of the others."""
     name = parts[0].input_name
     fit, measure = (
@@ -102,7 +102,7 @@ def fit_accounts(parts: list[Part], bundle: Bundle, options: argparse.Namespace,
     return fit_watch(fit, measure, kind, traffic=traffic, seed=options.seed, progress=advance)
 
 
-def fit_prices(parts: list[Part], bundle: Bundle, options: argparse.Namespace, advance: Advance) -> Fitted:
+def fit_prices(parts: list[Part], bundle: Bundle, options: SimpleNamespace, advance: Advance) -> Fitted:
     """S4: prices and allowances on the first three parts, measured on the last."""
     judged = load_evidence(bundle.calibration)
 
@@ -119,20 +119,20 @@ def fit_prices(parts: list[Part], bundle: Bundle, options: argparse.Namespace, a
     return arrays, report
 
 
-def fit_triggers(parts: list[Part], _: Bundle, __: argparse.Namespace, ___: Advance) -> Fitted:
+def fit_triggers(parts: list[Part], _: Bundle, __: SimpleNamespace, ___: Advance) -> Fitted:
     """S6: densities on the first part, tails on the second, p-values on the third, measured on the last."""
     fit, tails, calibrate, measure = (part.clean() for part in parts)
     return fit_trigger(fit, tails, calibrate, measure, input_name=parts[0].input_name)
 
 
-def fit_labels(parts: list[Part], bundle: Bundle, _: argparse.Namespace, __: Advance) -> Fitted:
+def fit_labels(parts: list[Part], bundle: Bundle, _: SimpleNamespace, __: Advance) -> Fitted:
     """S7: trusted rows are the first part; what a right label looks like among them is taken from the third."""
     trusted, calibrate = ((part.output(bundle, "latent"), part.clean().labels) for part in (parts[0], parts[2]))
     arrays = fit_consistency(trusted, calibrate)
     return arrays, {"screen": "feedback", "rows": {"trusted": len(trusted[1]), "calibrate": len(calibrate[1])}}
 
 
-FITTERS: Mapping[str, Callable[[list[Part], Bundle, argparse.Namespace, Advance], Fitted]] = {
+FITTERS: Mapping[str, Callable[[list[Part], Bundle, SimpleNamespace, Advance], Fitted]] = {
     "accounts": fit_accounts,
     "budget": fit_prices,
     "trigger": fit_triggers,
@@ -163,7 +163,8 @@ class Calibrated:
         return packed
 
 
-def run_calibrate(options: argparse.Namespace) -> int:
+@guarded
+def run_calibrate(options: SimpleNamespace) -> int:
     """Write the calibrated version, and say what was fitted and what could not be."""
     files = read_bundle(options.directory)
     bundle = assemble(files, read_keys(trusted_keys(options)))
@@ -191,7 +192,7 @@ def calibrated(
     bundle: Bundle,
     tensors: Mapping[str, np.ndarray[Any, Any]],
     names: Iterable[str],
-    options: argparse.Namespace,
+    options: SimpleNamespace,
     console: Console,
 ) -> Calibrated:
     """Fit these of FITTERS on benign rows, as far as it can be done, and say so on the console."""
@@ -226,7 +227,7 @@ def heads(arrays: Mapping[str, object]) -> set[str]:
     return {name.partition(".")[0] for name in arrays}
 
 
-def rows_for(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+def rows_for(bundle: Bundle, options: SimpleNamespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the rows by input, with `labels` where there are any, and what the manifest says of them."""
     if options.data is not None:
         tensors, digest = sample_of(options.data)

@@ -6,6 +6,7 @@ the inspection refuses, and whoever imports the bundle acts on it.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from defenses.screens.inspection import Inspection, Outcome, inspect
 from gateway.tools.registry.bundles import trusted_keys
-from gateway.tools.registry.registry import RegistryRefused
+from gateway.tools.registry.registry import RegistryRefused, guarded
 from gateway.tools.terminal import print_json
 from serving.bundles.bundle import load_bundle
 from serving.engines.inprocess import InProcessEngine
@@ -23,7 +24,6 @@ from serving.registry.dataset import read_dataset
 from serving.registry.measure import classes_of
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
 
     from numpy.typing import NDArray
@@ -35,7 +35,8 @@ IMAGE_DIMS = 3
 COLOURS = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.REFUSE: "red"}
 
 
-def run_inspect(options: argparse.Namespace) -> int:
+@guarded
+def run_inspect(options: SimpleNamespace) -> int:
     """Inspect a bundle on labelled rows, and say what was found."""
     bundle = load_bundle(options.directory, trusted_keys(options))
     data = read_dataset(options.data, bundle, classes_of(bundle))

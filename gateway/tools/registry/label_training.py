@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +23,7 @@ from defenses.errors import DefenseError
 from defenses.labels.batch import clustered, spectral
 from defenses.screens.evidence import fit_evidence, measure_evidence
 from gateway.config.document import FileRejected
-from gateway.tools.operations.labels import SERVICE
-from gateway.tools.operations.tenants import asked
-from gateway.tools.operator import OperatorFailed
+from gateway.tools.operator import OperatorFailed, asked
 from gateway.tools.registry.refit import fitted_again
 from gateway.tools.registry.registry import RegistryRefused, open_registry
 from gateway.tools.terminal import EX_NO, fail, print_json
@@ -35,7 +34,6 @@ from serving.train.report import ScreenFitter
 from stockade.v1 import feedback_pb2 as pb
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Collection
     from pathlib import Path
 
@@ -53,7 +51,7 @@ ITEMS_MIN = 20
 err = Console(stderr=True, highlight=False)
 
 
-def run_verb(_: str, options: argparse.Namespace) -> int:
+def run(options: SimpleNamespace) -> int:
     """Run the verb; what is wrong is said in a sentence."""
     try:
         return train(options)
@@ -65,7 +63,7 @@ def run_verb(_: str, options: argparse.Namespace) -> int:
         return fail(f"this needs {missing.name}: pip install 'stockade[train]'")
 
 
-def train(options: argparse.Namespace) -> int:
+def train(options: SimpleNamespace) -> int:
     """Make a candidate of the labels that a running gateway holds."""
     from serving.train.feedback import measured
     from serving.train.feedback_bundle import kiosk_material
@@ -82,7 +80,7 @@ def train(options: argparse.Namespace) -> int:
     request = pb.TakeFeedbackBatchRequest(
         model=options.model, version=served, trusted_rows=len(material.trusted.labels)
     )
-    taken = asked("TakeBatch", request, pb.TakeFeedbackBatchResponse, options, service=SERVICE)
+    taken = asked("TakeBatch", request, pb.TakeFeedbackBatchResponse, options, service="FeedbackReview")
     try:
         return made_of(taken, material, before, options=options, target=target, key=key)
     except BaseException as problem:  # nobody else would ever close the batch
@@ -96,7 +94,7 @@ def made_of(
     material: Material,
     before: Measured,
     *,
-    options: argparse.Namespace,
+    options: SimpleNamespace,
     target: Path,
     key: ec.EllipticCurvePrivateKey,
 ) -> int:
@@ -127,7 +125,7 @@ def made_of(
     return told(bundle, learned, taken, len(planned), options)
 
 
-def material_of(registry: Registry, options: argparse.Namespace, served: str, made: Any) -> Material:
+def material_of(registry: Registry, options: SimpleNamespace, served: str, made: Any) -> Material:
     """Return what an update of the served version needs."""
     directory = registry.config.bundles.directory / options.model / served
     trusted = registry.config.bundles.trusted_keys
@@ -148,7 +146,7 @@ def planned_items(taken: pb.TakeFeedbackBatchResponse, material: Material) -> se
 
 
 def written(
-    material: Material, learned: Learned, options: argparse.Namespace, target: Path, key: ec.EllipticCurvePrivateKey
+    material: Material, learned: Learned, options: SimpleNamespace, target: Path, key: ec.EllipticCurvePrivateKey
 ) -> Bundle:
     """Write the candidate, signed."""
     from serving.train.feedback_bundle import candidate
@@ -159,7 +157,7 @@ def written(
     return write_bundle(target, seal(files, manifest, key), key)
 
 
-def thrown_out(batch: int, reason: str, planned: set[int], options: argparse.Namespace) -> int:
+def thrown_out(batch: int, reason: str, planned: set[int], options: SimpleNamespace) -> int:
     """Say that nothing comes of a batch."""
     close(batch, "dropped", reason, options, planned=planned)
     if options.json:
@@ -173,7 +171,7 @@ def close(
     batch: int,
     outcome: str,
     reason: str,
-    options: argparse.Namespace,
+    options: SimpleNamespace,
     *,
     planned: Collection[int] = (),
     bundle: Bundle | None = None,
@@ -182,7 +180,7 @@ def close(
     request = pb.CloseFeedbackBatchRequest(batch=batch, outcome=outcome, reason=reason, quarantined=sorted(planned))
     if bundle is not None:
         request.version, request.digest = bundle.version, bundle.digest
-    asked("CloseBatch", request, pb.CloseFeedbackBatchResponse, options, service=SERVICE)
+    asked("CloseBatch", request, pb.CloseFeedbackBatchResponse, options, service="FeedbackReview")
 
 
 def told(
@@ -190,7 +188,7 @@ def told(
     learned: Learned,
     taken: pb.TakeFeedbackBatchResponse,
     planned: int,
-    options: argparse.Namespace,
+    options: SimpleNamespace,
 ) -> int:
     """Say what was made and what comes next."""
     facts = {

@@ -7,6 +7,7 @@ taken out: a policy that asks for it is then refused, and nobody is promised wha
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from gateway.tools.registry.calibrate import as_tensors, calibrated, heads, kept_back
@@ -15,8 +16,6 @@ from serving.bundles.signature import TrustedKey
 from serving.train.pack import public_pem, seal
 
 if TYPE_CHECKING:
-    import argparse
-
     from cryptography.hazmat.primitives.asymmetric import ec
     from rich.console import Console
 
@@ -28,7 +27,7 @@ Parts = tuple[dict[str, bytes], dict[str, Any]]
 
 
 def fitted_again(
-    made: Parts, splits: Splits, key: ec.EllipticCurvePrivateKey, options: argparse.Namespace, console: Console
+    made: Parts, splits: Splits, key: ec.EllipticCurvePrivateKey, options: SimpleNamespace, console: Console
 ) -> Parts:
     """Return the files and the manifest of a candidate, neither sealed nor listed, with those screens fitted to it."""
     files, manifest = made

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from defenses.errors import DefenseError
+from gateway.config.document import FileRejected
 from gateway.config.load import load_config
 from gateway.config.place import place_of
 from gateway.control.promotions import judge_versions, named_versions, refusals
@@ -18,15 +21,18 @@ from gateway.policy.edit import edit
 from gateway.policy.load import load_policy, parse_policy, sign_checked
 from gateway.policy.promotion import rule_of
 from gateway.policy.signature import signature_path
+from gateway.tools.terminal import EX_NO, fail
 from serving.bundles.bundle import load_bundle
 from serving.bundles.catalog import find_bundles
-from serving.errors import BundleRejected
+from serving.errors import BundleRejected, ServingError
 from serving.registry.approval import REASON_CHARACTERS_MAX, Statement, key_hex, parse_approval, sign
+from serving.registry.errors import RegistryError
 from serving.registry.evidence import directory_of, read_evidence, write_file
 from serving.registry.proof import About, faults_of
+from serving.train.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -41,6 +47,20 @@ if TYPE_CHECKING:
 
 class RegistryRefused(Exception):
     """A verb does nothing, and says why."""
+
+
+def guarded(run: Callable[[SimpleNamespace], int]) -> Callable[[SimpleNamespace], int]:
+    """Say in a sentence what is wrong."""
+
+    def call(options: SimpleNamespace) -> int:
+        try:
+            return run(options)
+        except RegistryRefused as problem:
+            return fail(problem, EX_NO)
+        except (FileRejected, ServingError, RegistryError, TrainingError, DefenseError, OSError) as problem:
+            return fail(problem)
+
+    return call
 
 
 @dataclass(frozen=True, slots=True)

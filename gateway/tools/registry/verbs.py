@@ -1,4 +1,4 @@
-"""What `stockade models list|evaluate|approve|promote|rollback|diff|inspect` and `stockade keys approver` do.
+"""What `stockade models list|evaluate|approve|promote|rollback|diff` and `stockade keys approver` do.
 
 Exit codes: 0 done; 1 done, and the answer is no (a gate that does not pass, a version that may not be served);
 2 something that cannot be used, or is not there.
@@ -10,19 +10,16 @@ import sys
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from defenses.errors import DefenseError
-from gateway.config.document import FileRejected
 from gateway.policy.promotion import limits_of
-from gateway.tools.registry.bundles import run_export, run_prototypes, run_sign, run_wrap, trusted_keys
-from gateway.tools.registry.calibrate import run_calibrate
+from gateway.tools.registry.bundles import trusted_keys
 from gateway.tools.registry.data import held_out, sample_of
 from gateway.tools.registry.evaluate import differing, evaluate, measured_again, strength_of
-from gateway.tools.registry.inspection import run_inspect
-from gateway.tools.registry.registry import RegistryRefused, approve, open_registry, parse_version, rewrite
+from gateway.tools.registry.registry import RegistryRefused, approve, guarded, open_registry, parse_version, rewrite
 from gateway.tools.registry.view import (
     differences,
     render_differences,
@@ -30,22 +27,19 @@ from gateway.tools.registry.view import (
     render_versions,
     version_json,
 )
-from gateway.tools.terminal import EX_NO, err, fail, print_json, terminal
+from gateway.tools.terminal import EX_NO, err, print_json, terminal
 from serving.bundles.bundle import load_bundle
-from serving.errors import ServingError
 from serving.registry.approval import key_hex, make_key, read_key
 from serving.registry.dataset import parse_dataset, read_dataset
-from serving.registry.errors import RegistryError
 from serving.registry.evaluation import encode
 from serving.registry.evidence import EVALUATION_FILE, write_file
 from serving.registry.gates import Thresholds, judge
 from serving.registry.labels import SUSPECT_MIN
 from serving.registry.measure import LABELS_SUSPECT
 from serving.registry.proof import About
-from serving.train.errors import DatasetMissing, TrainingError
+from serving.train.errors import DatasetMissing
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -60,16 +54,6 @@ KEY_BYTES_MAX = 64 * 1024
 CANARY = {"steps": [0.01, 0.1, 0.5, 1], "step_every": "10m"}
 
 
-def run_verb(name: str, options: argparse.Namespace) -> int:
-    """Run a verb; what is wrong is said in a sentence."""
-    try:
-        return VERBS[name](options)
-    except RegistryRefused as problem:
-        return fail(problem, EX_NO)
-    except (FileRejected, ServingError, RegistryError, TrainingError, DefenseError, OSError) as problem:
-        return fail(problem)
-
-
 def say(text: str) -> None:
     """Print a line."""
     sys.stdout.write(text + "\n")
@@ -80,7 +64,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def run_list(options: argparse.Namespace) -> int:
+@guarded
+def run_list(options: SimpleNamespace) -> int:
     versions = list(open_registry(options.file).versions())
     if options.json:
         print_json([version_json(each) for each in versions])
@@ -89,7 +74,8 @@ def run_list(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_evaluate(options: argparse.Namespace) -> int:
+@guarded
+def run_evaluate(options: SimpleNamespace) -> int:
     registry, bundle, baseline, promotion = subjects(options)
     limits = registry.rule(bundle.name).limits if registry is not None and promotion is not None else Thresholds()
     file = registry.directory(bundle.name, bundle.version) / EVALUATION_FILE if registry is not None else None
@@ -132,7 +118,7 @@ def warnings_of(evaluation: Evaluation) -> Iterator[str]:
 
 
 def subjects(
-    options: argparse.Namespace,
+    options: SimpleNamespace,
 ) -> tuple[Registry | None, Bundle, Bundle | None, Promotion | None]:
     """Return the files of the host, the bundle, what it is compared with, and what the policy asks of the model."""
     if options.config is None:
@@ -151,7 +137,7 @@ def subjects(
     return registry, bundle, registry.bundle(bundle.name, other) if other is not None else None, model.promotion
 
 
-def source_of(options: argparse.Namespace, bundle: Bundle) -> Source:
+def source_of(options: SimpleNamespace, bundle: Bundle) -> Source:
     """Return where the labelled data comes from: the file that was named, or the model's own test set.
 
     Where that is not installed, the sample that comes with the project stands in for it, and the person is told.
@@ -186,7 +172,8 @@ def approvals_in(directory: Path) -> Sequence[Path]:
     return [each for each in directory.glob("*.json") if each.name != EVALUATION_FILE]
 
 
-def run_approve(options: argparse.Namespace) -> int:
+@guarded
+def run_approve(options: SimpleNamespace) -> int:
     registry = open_registry(options.file)
     name, number = parse_version(options.version)
     bundle = registry.bundle(name, number)
@@ -212,7 +199,8 @@ def require_repeatable(registry: Registry, bundle: Bundle, evaluation: Evaluatio
         raise RegistryRefused(f"measured again, the evaluation says something else: {', '.join(found)}")
 
 
-def run_promote(options: argparse.Namespace) -> int:
+@guarded
+def run_promote(options: SimpleNamespace) -> int:
     registry = open_registry(options.file)
     name, number = parse_version(options.version)
     serve, release = number, dict[str, Any]()
@@ -227,7 +215,8 @@ def run_promote(options: argparse.Namespace) -> int:
     return told(rewrite(registry, name, serve, release or None, options.key), options)
 
 
-def run_rollback(options: argparse.Namespace) -> int:
+@guarded
+def run_rollback(options: SimpleNamespace) -> int:
     registry = open_registry(options.file)
     if "/" in options.version:
         name, serve = parse_version(options.version)
@@ -249,7 +238,7 @@ def version_before(registry: Registry, name: str) -> str:
     return str(evaluation.baseline.version)
 
 
-def told(policy: Policy, options: argparse.Namespace) -> int:
+def told(policy: Policy, options: SimpleNamespace) -> int:
     """Say what is to be done next."""
     say(f"wrote revision {policy.revision}, digest {policy.digest}")
     steps = [f"stockade policy reload {options.file}"]
@@ -260,7 +249,8 @@ def told(policy: Policy, options: argparse.Namespace) -> int:
     return 0
 
 
-def run_diff(options: argparse.Namespace) -> int:
+@guarded
+def run_diff(options: SimpleNamespace) -> int:
     registry = open_registry(options.file)
     promotion = registry.model(options.model).promotion
     sides = [
@@ -275,27 +265,11 @@ def run_diff(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_key(options: argparse.Namespace) -> int:
+@guarded
+def run_key(options: SimpleNamespace) -> int:
     public = key_hex(make_key(options.out))
     if options.json:
         print_json({"name": options.name, "file": str(options.out), "key": public})
     else:
         say(f'{options.name}: {{key: "{public}"}}')
     return 0
-
-
-VERBS = {
-    "list": run_list,
-    "evaluate": run_evaluate,
-    "approve": run_approve,
-    "calibrate": run_calibrate,
-    "promote": run_promote,
-    "rollback": run_rollback,
-    "diff": run_diff,
-    "sign": run_sign,
-    "prototypes": run_prototypes,
-    "wrap": run_wrap,
-    "inspect": run_inspect,
-    "export": run_export,
-    "key": run_key,
-}

@@ -18,7 +18,7 @@ from ops.audit.log.entry import check
 from ops.audit.log.schemas import OutcomeUnknown, Recover, Request
 
 if TYPE_CHECKING:
-    from gateway.tools.log_arguments import Match
+    from gateway.tools.audit.tail import Match
 
 
 RECORDS_MAX = 500_000

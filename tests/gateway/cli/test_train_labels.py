@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from gateway.cli.train import add_arguments, run
+from gateway.cli.main import main
 from gateway.tools.samples import bundles_directory
 from gateway.tools.train_labels import doubts_of
 from serving.train.payments.data import Applications
@@ -46,9 +44,7 @@ def table(labels):
 
 
 def test_who_trains_on_them_is_warned(tmp_path, capsys):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     data = save(tmp_path / "credit_data.rda", table(changed(0.1)))
     words = ["payments", "--smoke", "--other-data", "--data", data, "--bundle", tmp_path / "b"]
-    run(parser.parse_args([*map(str, words), "--signing-key", str(tmp_path / "k.key")]))
+    main(["train", *map(str, words), "--signing-key", str(tmp_path / "k.key")])
     assert "of the labels contradict payments/1" in capsys.readouterr().err

@@ -1,4 +1,3 @@
-import argparse
 import json
 import subprocess
 import sys
@@ -6,7 +5,8 @@ from itertools import islice
 
 import pytest
 
-from gateway.tools.bench import add_verbs, audit, peers
+from gateway.cli.main import main
+from gateway.tools.bench import audit, peers
 from gateway.tools.bench.audit_load import (
     HEARTBEAT_RECORDS,
     append_for,
@@ -27,16 +27,13 @@ START_NS = 1_800_000_000_000_000_000
 needs_h2load = pytest.mark.skipif(h2load_missing() is not None, reason=str(h2load_missing()))
 
 
-def command_line(*arguments):
-    parser = argparse.ArgumentParser()
-    add_verbs(parser.add_subparsers())
-    return parser.parse_args(arguments)
+def bench(*arguments):
+    return main(["bench", *arguments])
 
 
 def test_the_verifier_is_timed_on_a_log_that_verifies(tmp_path, capsys):
     report = tmp_path / "report.json"
-    options = command_line("verify", "--records", "700", "--report", str(report), "--workspace", str(tmp_path))
-    assert options.run(options) == 0
+    assert bench("verify", "--records", "700", "--report", str(report), "--workspace", str(tmp_path)) == 0
     written = json.loads(report.read_text())
     assert (written["records"], written["exit_code"], written["findings"]) == (700, 0, [])
     assert written["verify_records_per_s"] > 0
@@ -51,8 +48,7 @@ def test_a_log_that_does_not_verify_is_no_measurement(tmp_path, monkeypatch, cap
         bundle.write_bytes(bundle.read_bytes()[:-1] + b"]")
 
     monkeypatch.setattr(audit, "write_log", write_and_flip)
-    options = command_line("verify", "--records", "256", "--workspace", str(tmp_path))
-    assert options.run(options) == 1
+    assert bench("verify", "--records", "256", "--workspace", str(tmp_path)) == 1
     assert "tampered" in capsys.readouterr().out
 
 
@@ -65,8 +61,7 @@ def test_the_audit_log_is_timed_with_its_aims_beside(tmp_path, monkeypatch, caps
     report = tmp_path / "report.json"
     store = tmp_path / "store"
     more = ["--store", store.as_uri(), "--report", str(report), "--workspace", str(tmp_path)]
-    options = command_line("audit", *LITTLE, *more)
-    assert options.run(options) == 0
+    assert bench("audit", *LITTLE, *more) == 0
     written = json.loads(report.read_text())
     assert audit.AIMS.keys() - written.keys() == OF_GATEWAYS
     assert all(written[name] > 0 for name in audit.AIMS.keys() - OF_GATEWAYS)
@@ -87,8 +82,7 @@ def test_what_gateways_counted_is_recorded_and_what_they_recorded_replays(tmp_pa
     report = tmp_path / "report.json"
     with workspace(None) as directory:  # a short path, as sockets need it
         more = ["--requests", "100", "--overload", "1", "--workspace", str(directory)]
-        options = command_line("audit", *LITTLE, *more, "--report", str(report))
-        assert options.run(options) == 0
+        assert bench("audit", *LITTLE, *more, "--report", str(report)) == 0
     written = json.loads(report.read_text())
     assert audit.AIMS.keys() - written.keys() == {"restore_store_1m_s"}
     assert (written["overload_refused"] > 0, written["overload_unrecorded"]) == (True, 0)
@@ -122,8 +116,7 @@ def test_our_gateway_is_measured_in_each_of_its_settings(tmp_path):
 
 def test_peers_are_listed_with_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(peers, "default_root", lambda: tmp_path)
-    options = command_line("peers", "--only", "ray,triton")
-    assert options.run(options) == 1
+    assert bench("peers", "--only", "ray,triton") == 1
     shown = capsys.readouterr().out
     assert "ray is not installed" in shown
     assert "triton is not installed" in shown
@@ -131,8 +124,7 @@ def test_peers_are_listed_with_what_is_missing(tmp_path, monkeypatch, capsys):
 
 
 def test_a_peer_that_does_not_exist_is_named(capsys):
-    options = command_line("peers", "--only", "tensorflow")
-    assert options.run(options) == 2
+    assert bench("peers", "--only", "tensorflow") == 2
     assert "tensorflow" in capsys.readouterr().err
 
 

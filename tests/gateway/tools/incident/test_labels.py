@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +12,7 @@ from gateway.tools.incident.read import Story
 from ops.incidents.timeline import Opened, Timeline
 from stockade.v1 import feedback_pb2
 
-OPTIONS = Namespace(incident="inc-1")
+OPTIONS = SimpleNamespace(incident="inc-1")
 
 
 def story(*suspects: str) -> Story:

@@ -122,6 +122,6 @@ def test_a_trainer_that_fails_closes_its_batch(material, told, monkeypatch, tmp_
     monkeypatch.setattr(training, "asked", asked)
     monkeypatch.setattr(training, "written", broken)
     options = SimpleNamespace(file=tmp_path, model="kiosk", version=9, signing_key=None, json=True)
-    assert training.run_verb("train", options) == 2
+    assert training.run(options) == 2
     [closed] = told
     assert (closed.outcome, closed.reason) == ("dropped", "the trainer failed: OSError")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from defenses.budget.screen import Evidence
 from defenses.screens.evidence import load_evidence
-from gateway.cli.train import add_arguments, run
+from gateway.cli.main import main
 from serving.bundles.bundle import load_bundle
 from serving.engines.inprocess import InProcessEngine
 from serving.engines.measure import evaluate
@@ -19,10 +17,8 @@ from serving.train.clickstream.report import by_sessions, effective_rank
 from tests.serving.train.clicks import compressed
 
 
-def arguments(*words):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(["clickstream", *map(str, words)])
+def train(*words):
+    return main(["train", "clickstream", *map(str, words)])
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +32,7 @@ def made(tmp_path_factory):
     (directory / "ecom.csv.gz").write_bytes(compressed(2100))
     words = ("--smoke", "--data", directory / "ecom.csv.gz", "--bundle", directory / "b" / "1")
     extra = ("--signing-key", directory / "k.key", "--plots", directory / "p", "--samples", directory / "s.safetensors")
-    assert run(arguments(*words, *extra)) == 0
+    assert train(*words, *extra) == 0
     return directory
 
 
@@ -115,6 +111,6 @@ def test_rows_of_one_session_are_drawn_together():
 
 def test_without_data_nothing_is_written_and_the_package_is_named(tmp_path, capsys):
     words = ("--data", tmp_path / "absent", "--bundle", tmp_path / "b", "--signing-key", tmp_path / "k.key")
-    assert run(arguments(*words)) == 1
+    assert train(*words) == 1
     assert "retentioneering==5.2.4" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()

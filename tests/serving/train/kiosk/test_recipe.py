@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import importlib.util
 import io
@@ -19,7 +18,7 @@ from rich.console import Console
 
 from defenses.budget.screen import Evidence
 from defenses.screens.evidence import fit_evidence, load_evidence, measure_evidence
-from gateway.cli.train import add_arguments, run
+from gateway.cli.main import main
 from serving.bundles.bundle import load_bundle
 from serving.engines import measure
 from serving.engines.inprocess import InProcessEngine
@@ -33,10 +32,8 @@ from serving.train.report import ScreenFitter
 from tests.serving.tiny import tiny_sealed, write
 
 
-def arguments(*words):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(["kiosk", *map(str, words)])
+def train(*words):
+    return main(["train", "kiosk", *map(str, words)])
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +57,7 @@ def data(tmp_path_factory):
 def test_a_smoke_run_makes_a_bundle_that_is_served_and_screened(tmp_path, data, capsys):
     words = ("--smoke", "--data", data, "--bundle", tmp_path / "b" / "1", "--signing-key", tmp_path / "k.key")
     extra = ("--plots", tmp_path / "plots", "--samples", tmp_path / "samples.safetensors")
-    assert run(arguments(*words, *extra)) == 0
+    assert train(*words, *extra) == 0
     assert "test accuracy" in capsys.readouterr().out
     bundle = load_bundle(tmp_path / "b" / "1", [tmp_path / "k.pub"])
     assert bundle.manifest["training"]["smoke"]
@@ -84,7 +81,7 @@ def test_a_smoke_run_makes_a_bundle_that_is_served_and_screened(tmp_path, data, 
 def test_a_smoke_run_of_the_robust_recipe_says_how_robust_it_is(tmp_path, data, capsys):
     words = ("--recipe", "robust", "--smoke", "--data", data, "--bundle", tmp_path / "b" / "2")
     extra = ("--signing-key", tmp_path / "k.key", "--plots", tmp_path / "plots")
-    assert run(arguments(*words, *extra)) == 0
+    assert train(*words, *extra) == 0
     assert "right under pgd 40" in capsys.readouterr().out
     bundle = load_bundle(tmp_path / "b" / "2", [tmp_path / "k.pub"])
     assert (bundle.version, bundle.manifest["training"]["recipe"]) == ("2", "robust")
@@ -111,26 +108,27 @@ def test_a_model_that_is_not_robust_enough_is_not_signed():
 def test_a_key_that_cannot_sign_is_said_before_anything_is_trained(tmp_path, data, capsys):
     (tmp_path / "k.key").write_text("no key")
     words = ("--data", data, "--bundle", tmp_path / "b", "--signing-key", tmp_path / "k.key")
-    assert run(arguments(*words)) == 1
+    assert train(*words) == 1
     assert "not an unencrypted private key" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert run(arguments("--bundle", tmp_path / "b")) == 2
+    assert train("--bundle", tmp_path / "b") == 2
     assert "stockade[train]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("option", "least", "most"), [("--epochs", 1, 1_000_000), ("--seed", 0, 1_000_000)], ids=["epochs", "seed"]
 )
-def test_numbers_at_their_limits_and_one_past(option, least, most, capsys):
+def test_numbers_at_their_limits_and_one_past(option, least, most, monkeypatch):
+    monkeypatch.setattr("gateway.cli.train.run", lambda options: getattr(options, option.strip("-")))
     for value in (least, most):
-        assert getattr(arguments(option, value), option.strip("-")) == value
+        assert train(option, value) == value
     for value in (least - 1, most + 1, "many"):
         with pytest.raises(SystemExit):
-            arguments(f"{option}={value}")
+            train(f"{option}={value}")
 
 
 def test_help_loads_no_training_library():
@@ -159,6 +157,6 @@ def test_a_gate_that_fails_leaves_the_old_bundle(tmp_path, data):
 
 def test_without_data_nothing_is_written_and_the_package_is_named(tmp_path, capsys):
     words = ("--data", tmp_path / "absent", "--bundle", tmp_path / "b", "--signing-key", tmp_path / "k.key")
-    assert run(arguments(*words)) == 1
+    assert train(*words) == 1
     assert "dataset-fashion-mnist" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()

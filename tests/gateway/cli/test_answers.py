@@ -7,14 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
-import gateway.tools.operations.quarantine
-from gateway.tools.incident.read import Story
-from gateway.tools.incident.view import as_json, render_incidents, render_steps, render_story
-from gateway.tools.operations.tenants_view import render_isolations, render_shown, render_tenants
-from ops.incidents.timeline import Register, Scope, Timeline
-from stockade.v1 import admin_pb2
-from tests.ops.incidents.test_report import HEAD
-from tests.ops.incidents.test_timeline import FLAGGED, T, asked, other
+from gateway.cli import answers, effects
+from gateway.cli.answers import TABLES, VIEWS, show_tenant
+from gateway.cli.operations import OPERATIONS
+from stockade.v1 import admin_pb2, custody_pb2
+from tests.ops.incidents.test_timeline import T
 
 WIDTH = 80
 HOSTILE = "[red]near[/red] repeats, three accounts that move together"
@@ -24,7 +21,7 @@ OPERATOR = "spiffe://stockade.local/operator"
 @pytest.fixture
 def console(monkeypatch):
     made = Console(file=io.StringIO(), width=WIDTH, highlight=False)
-    monkeypatch.setattr(gateway.tools.operations.quarantine, "terminal", made)
+    monkeypatch.setattr(answers, "terminal", made)
     return made
 
 
@@ -50,11 +47,12 @@ def isolation(**more) -> admin_pb2.Isolation:
 def test_who_is_kept_out(console):
     reply = admin_pb2.ListTenantsResponse(isolations=[isolation(principal="kiosk-7"), isolation(until_unix_ns=T)])
     reply.tenants.add(name="store-7", priority_class="standard", principals=3, isolated=1)
-    render_tenants(reply, console)
+    TABLES["tenants"].show(reply.tenants)
+    TABLES["isolations"].show(reply.isolations)
     text = seen(console)
     for word in ("kiosk-7", "(all)", "until it is lifted", "ab" * 16, OPERATOR, "[red]near[/red]", "(inc-1)"):
         assert word in text, word
-    render_isolations([], console)
+    TABLES["isolations"].show([])
     assert "nobody is kept out" in seen(console)
 
 
@@ -73,7 +71,7 @@ def test_a_tenant(console):
         steps={"top1": 30},
         evidence_milli=9123,
     )
-    render_shown(reply, console)
+    show_tenant(reply)
     text = seen(console)
     for word in ("cd" * 16, "1,234 rows", "34 INPUT_REJECTED", "30 top1", "e^9.1", "newest entries: 20999, 7"):
         assert word in text, word
@@ -83,44 +81,38 @@ def test_what_waits_for_review(console):
     item = admin_pb2.Quarantined(entry=48_211, unix_ns=T, tenant="store-7", model="kiosk", version="2", payload=True)
     item.decision, item.state, item.administrator, item.reason = "refuse", "rejected", OPERATOR, HOSTILE
     item.found.append("evidence refuse p=0.000100 AML.T0015")
-    gateway.tools.operations.quarantine.render([item])
+    TABLES["quarantine"].show([item])
     text = seen(console)
     for word in ("48211", "payload kept", "p=0.000100", "rejected", "[red]near[/red]"):
         assert word in text, word
 
 
-def test_what_happened(console):
-    timeline, register = Timeline(Scope()), Register()
-    entries = [
-        other("incident", 1, reason=HOSTILE, suspects=["principal:store-7/" + "a" * 32]),
-        asked(2, screens=[FLAGGED], decision="flag"),
-        other("isolation", 3, reason=HOSTILE),
-    ]
-    for index, entry in enumerate(entries):
-        timeline.add(index, entry)
-        register.add(index, entry)
-    story = Story(HEAD, timeline, register.incidents["i-1"])
-    render_incidents(register, console)
-    render_story(story, console)
-    text = seen(console)
-    for word in (
-        "i-1",
-        "open, 1 acts",
-        "principal:store-7/",
-        "isolation: isolated",
-        "entries 1 to 1",
-        "[red]near[/red]",
-    ):
-        assert word in text, word
-    told = as_json(story)
-    assert [one["index"] for one in told["happenings"]] == [0, 2]
-    assert told["requests"][0]["verdicts"] == {"AML.T0015 evidence flag": 1}
+LONG = "spiffe://stockade.example/operations/administrators/" + "anna" * 8
 
 
-def test_nothing(console):
-    render_steps([], console)
-    render_incidents(Register(), console)
-    render_story(Story(HEAD, Timeline(Scope()), None), console)
+def test_ids_that_people_copy_are_never_folded(console):
+    one, subject = "5f0c3b7e9a1d4c2f8e6b0a9d7c5e3f1b", {"tenant": "store" * 8, "subject": "[red]kiosk" * 8}
+    erasure = custody_pb2.ErasureState(id=one, state="requested", requested_by=LONG, reason="DSR " * 20, **subject)
+    TABLES["erasures"].show([erasure])
+    TABLES["holds"].show([custody_pb2.HoldState(id=one, administrator=LONG, matter="case " * 20, **subject)])
     text = seen(console)
-    for word in ("nothing is to be taken back", "knows no incident", "nothing happened but requests", "no requests"):
-        assert word in text, word
+    assert text.count(one) == 2
+    assert "[red]" in text
+    TABLES["erasures"].show([])
+    TABLES["holds"].show([])
+    assert seen(console).endswith("nothing was erased, and nothing waits\nnothing is held\n")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.path)
+def test_every_row_asks_a_method_that_exists_and_is_shown(operation):
+    service, _, name = operation.call.partition("/")
+    method = answers.SERVICES[service].methods_by_name[name]
+    fields, answer = ({each.name for each in one.fields} for one in (method.input_type, method.output_type))
+    assert operation.fixed.keys() <= fields
+    assert operation.effect is not None or {each.name for each in operation.asks} - {"payload"} <= fields
+    assert operation.tables or operation.view or operation.says
+    assert {table for table, _ in operation.tables} <= TABLES.keys()
+    assert {field for _, field in operation.tables} <= answer
+    assert operation.view in {"", *VIEWS}
+    refuses = "accepted" in answer
+    assert not refuses or operation.outcome in {effects.accepted, effects.followed, effects.decided, effects.reloaded}

@@ -38,7 +38,7 @@ def gateway(monkeypatch):
             raise OperatorFailed("there is no gateway")
         return replies[method].SerializeToString()
 
-    monkeypatch.setattr("gateway.tools.operations.tenants.ask", ask)
+    monkeypatch.setattr("gateway.cli.answers.ask", ask)
     return asked, replies
 
 

@@ -1,1 +1,0 @@
-"""`stockade audit replay`: what runs it is in `gateway.tools.replay`."""
