@@ -226,7 +226,10 @@ def add_restore(audit: Any) -> argparse.ArgumentParser:
 def add_replay(audit: Any) -> argparse.ArgumentParser:
     """Add `stockade audit replay`."""
     replay = verb(
-        audit, "replay", lazy("gateway.cli.replay"), "do again what was recorded, and say what would be otherwise"
+        audit,
+        "replay",
+        lazy("gateway.tools.replay.verbs"),
+        "do again what was recorded, and say what would be otherwise",
     )
     replay.epilog = (
         "Exit codes: 0 all that was compared is equal; 1 something differs, or the log was tampered with; 2 it is"
