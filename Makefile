@@ -76,6 +76,7 @@ check: $(VENV)/.dev  ## style, types, layering, generated files
 	$(BIN)/python -m gateway.tools.schema --check
 	$(BIN)/python scripts/generate_dashboards.py --check
 	$(BIN)/python scripts/generate_kubernetes.py --check
+	$(BIN)/python scripts/house.py --check
 
 fix: $(VENV)/.dev  ## format, and mend what can be mended
 	$(BIN)/ruff format .

@@ -48,7 +48,6 @@ def auto_attack(
     radius: float,
     budget: AutoAttackBudget,
     seed: int,
-    moved: NDArray[np.float32] | None = None,
 ) -> dict[str, NDArray[np.bool_]]:
     """Attack a torch module with AutoAttack's attacks (Croce and Hein 2020, arXiv 2003.01690), worst case per row.
 
@@ -65,7 +64,6 @@ def auto_attack(
         radius: the largest change of a pixel.
         budget: how hard to try.
         seed: where the attacks' chance comes from; NumPy's global generator is set to it, which is all ART has.
-        moved: where each row that falls is written as it was when it fell, float32 (n, 1, h, w); the others are left.
 
     Returns by stage, in the order they ran, which rows (n,) were right however they had been changed up to then.
     """
@@ -89,8 +87,6 @@ def auto_attack(
             if len(rows):
                 tried = _within(attack.generate(images[rows], y=ranked[rows, rank]), images[rows], radius)
                 alive[rows] = answers(tried) == labels[rows]
-                if moved is not None:
-                    moved[rows[~alive[rows]]] = tried[~alive[rows]]
         found[name] = alive.copy()
     return found
 

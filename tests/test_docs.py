@@ -21,7 +21,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.cli.main import command_line
 from ops.audit.log.entry import KINDS
-from ops.audit.payloads.erasure_rows import Owed
 from ops.metrics import BatchesDone, LabelFigures, Metrics, RecorderMetrics, RetentionMetrics, ScreenFacts, expose
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -219,7 +218,7 @@ def exported(tmp_path_factory):
     worker.ray_cluster().replicas({"stockade-kiosk-1": (1, 1)})
     worker.witnesses(["other"]).cosigned(1, 1.0)
     worker.replication().measured(size=1, entries=1, seconds=1.0)
-    worker.erasures().owed({"requested": Owed(), "agreed": Owed()})
+    worker.erasures().owed({"requested": (0, 0), "agreed": (0, 0)})
     worker.evaluations().found([LabelFigures("kiosk", "2", "trusted", 1, 1, 0.0, 0.1, 1.0, 0.0)])
     recorder = RecorderMetrics(directory, "recorder", kinds=KINDS)
     retention = RetentionMetrics(directory)

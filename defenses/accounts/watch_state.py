@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,13 +23,16 @@ from defenses.accounts.window import AGAIN_MAX, ANCHORS_FIRST, ANCHORS_MAX, Wind
 from defenses.errors import SnapshotInvalid
 
 if TYPE_CHECKING:
+    from collections import OrderedDict
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
     from defenses.accounts.archive import Archive
-    from defenses.accounts.watch import Watch
+    from defenses.accounts.kept_answers import KeptAnswers
+    from defenses.accounts.known import Known
+    from defenses.accounts.similarity import Fingerprint
 
 FORMAT: Final = 2
 SNAPSHOT_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -38,6 +41,21 @@ ACCOUNTS_AT_ONCE: Final = 500  # are looked at in one hold of the lock: a millis
 WINDOWS_AT_ONCE: Final = 4
 
 T = TypeVar("T")
+
+
+class Watch(Protocol):
+    """What is kept of a `defenses.accounts.watch.Watch`."""
+
+    fingerprint: Fingerprint
+    known: Known
+    digests: Mapping[str, str]
+    kept: KeptAnswers
+    key: bytes
+    windows: OrderedDict[str, Window]
+    windows_bytes: int
+
+    @property
+    def slow(self) -> int: ...
 
 
 class _Process(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from defenses.budget.intervals import Interval, beta_quantile, guaranteed_rank, rows_needed
+from defenses.budget.intervals import Interval, beta_quantile, clopper_pearson, guaranteed_rank, rows_needed
 from defenses.budget.screen import Evidence, Screen
 from defenses.errors import CalibrationInvalid, CalibrationTooSmall, ScreenFailed
 
@@ -163,3 +163,33 @@ class Calibrated:
         if np.isnan(scores).any():
             raise ScreenFailed(self.screen.name, "returned NaN")
         return Judged(scores, self.calibration.p_values(scores, ties))
+
+
+def promised_points(
+    calibration: ConformalCalibration, held_out: NDArray[np.float64], points: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Return for each rate its rank, bounds and interval, and the rate among `held_out`, scores of benign rows (n,)."""
+    return [
+        {
+            "fpr_max": fpr_max,
+            "rank": calibration.rank(fpr_max),
+            "level": calibration.level(fpr_max),
+            "threshold": calibration.threshold(fpr_max),
+            "fpr_interval": list(calibration.fpr_interval(fpr_max)),
+            "measured": _flagged(calibration, held_out, fpr_max),
+        }
+        for fpr_max in points
+    ]
+
+
+def measured_points(
+    calibration: ConformalCalibration, scores: NDArray[np.float64], points: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Return for each rate how many rows of these scores (n,) are flagged, with exact intervals."""
+    return [{"fpr_max": fpr_max, **_flagged(calibration, scores, fpr_max)} for fpr_max in points]
+
+
+def _flagged(calibration: ConformalCalibration, scores: NDArray[np.float64], fpr_max: float) -> dict[str, Any]:
+    flagged = int((calibration.p_values(scores) <= calibration.level(fpr_max)).sum())
+    rows = int(scores.size)
+    return {"rows": rows, "flagged": flagged, "rate": flagged / rows, "interval": list(clopper_pearson(flagged, rows))}

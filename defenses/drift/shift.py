@@ -1,4 +1,4 @@
-"""Has what a model sees, or says, moved? Two detectors over sliding windows, each a number and no decision.
+"""Has what a model sees, or says, moved? Three detectors over sliding windows, each a number and no decision.
 
 - `UniformityWindow`: conformal p-values of rows like those of the calibration are uniform; the detector is the
   Kolmogorov-Smirnov distance of the last rows from that, 0 to 1. It stands on the signed calibration alone, so it needs
@@ -8,16 +8,26 @@
   seen, in tenths of those (Siddiqi, "Credit Risk Scorecards", 2006: above 0.25 the population has changed). Rows that a
   screen did not let pass are kept out of the reference by whoever adds them: `reference=False`. Scores that are no
   numbers are left out.
+- `RoughnessWindow`: S8's look at the inputs themselves. How rough they are moves with focus, light and the noise of a
+  sensor. The roughness of a row is how much neighbours differ, on average over its last two axes. Each row's is ranked
+  among those of the first WINDOW_ROWS rows, so it does not matter how rough inputs of this kind are. Over the ranks
+  goes ADWIN (`defenses.drift.adwin`). Given the first rows, the ranks of others like them are independent and alike,
+  so its promise holds. It says nothing of whether answers are worse: where they are not yet, it tells before they are.
 
-Pure, bounded, not thread-safe. Neither says anything before it has seen ROWS_MIN rows.
+Pure, bounded, not thread-safe. The first two say nothing before they have seen ROWS_MIN rows.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from defenses.drift.adwin import Adwin
+
 WINDOW_ROWS = 2_000
+ROUGHNESS_AXES = (-1, -2)
 ROWS_MIN = 200
 BINS = 10
 SHARE_MIN = 1e-4  # of a bin that is empty: what keeps the index finite
@@ -115,3 +125,46 @@ class PopulationWindow:
         if len(self._first) > 1:
             self._first = [np.concatenate(self._first)]
         return population_shift(self._first[0], values)
+
+
+def roughness(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean absolute difference of neighbours along the last two axes of each row, float64 (rows,).
+
+    `rows` are numbers (rows, ..., height, width) with 2 of each at least.
+    """
+    parts = [
+        np.abs(np.diff(rows, axis=axis)).reshape(len(rows), -1).mean(axis=1, dtype=np.float64)
+        for axis in ROUGHNESS_AXES
+    ]
+    return np.asarray(np.add(*parts))
+
+
+class RoughnessWindow:
+    """The mean rank of the last rows' roughness among the first ones', while it is the same."""
+
+    def __init__(self, rows_max: int = WINDOW_ROWS) -> None:
+        self._rows_max = rows_max
+        self._first = np.empty(0)
+        self._ranks = Adwin()
+
+    @property
+    def cuts(self) -> int:
+        """How often it had changed."""
+        return self._ranks.cuts
+
+    @property
+    def value(self) -> float:
+        """How far apart the mean ranks before and after the last change were, 0 to 1, while it was not long ago."""
+        return self._ranks.value
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Take in what `roughness` said of rows in their order, float64 (rows,); what is no number is left out."""
+        values = values[np.isfinite(values)]
+        missing = self._rows_max - self._first.size
+        if missing > 0:
+            self._first = np.concatenate([self._first, values[:missing]])
+            values = values[missing:]
+            if self._first.size == self._rows_max:
+                self._first.sort()
+        if values.size:
+            self._ranks.add((np.searchsorted(self._first, values) + 0.5) / (self._rows_max + 1))

@@ -4,8 +4,9 @@ An attacker sees an `Oracle`: what an account of the service sees, and no more. 
 (was the row acted upon, did the account meet its first action) reaches the `Counted` oracle around it and stays there,
 unless an experiment hands it to the attack on purpose and says so in `Trial.knowledge`.
 
-An experiment is a function (Lab, seed) to trials; `defenses/lab/catalogue.py` names them. It asks the lab for all it
-needs, so that the same experiment runs against a gateway over gRPC and against a bundle in this process.
+An experiment is data: a row of `gateway/tools/lab/experiments.toml` that names a method and its parameters. A method
+is a function (Run, **parameters) to findings. It asks its run for all it needs, so the same method runs against a
+gateway over gRPC and against a bundle in this process. `Experiment.run` makes trials of the findings.
 
 Rules of the numbers:
 1. Rates are counts: a trial holds successes and samples, and whoever reads it makes the interval.
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -104,17 +106,11 @@ class Attempt:
 
 
 class QueryAttack(Protocol):
-    """An attack that asks. Its settings are its fields (a frozen dataclass), and stand in the trial.
+    """An attack that asks. Its settings are its fields (a frozen dataclass).
 
     `run` stops of itself after `budget` rows asked, or takes BudgetSpent as its end and returns its best; it leaves
     `row` as it is, draws chance from `rng` alone and lets Refused pass only where it can do no more.
     """
-
-    name: str
-    family: str
-    """evasion, poisoning, extraction, inference, availability."""
-    technique: str
-    """MITRE ATLAS, such as AML.T0043.001."""
 
     def run(
         self, oracle: Oracle, row: NDArray[np.float32], label: int, budget: int, rng: np.random.Generator
@@ -214,13 +210,11 @@ class Lab(Protocol):
         accounts: int = 1,
         tenants: int = 1,
         changes: Mapping[str, Any] | None = None,
-        pays: bool = False,
     ) -> AbstractContextManager[Oracle]:
         """Open the model to new accounts, spread evenly over new tenants, whom no screen remembers.
 
         Not defended: the same service with every screen off and nothing hardened. `changes` are laid over the model's
-        part of the policy, key by key (a variant under test). `pays`: proofs of work that are wanted are made. Answers
-        carry `acted`.
+        part of the policy, key by key (a variant under test). Answers carry `acted`. Proofs of work are not made.
         """
         ...
 
@@ -230,12 +224,96 @@ class Lab(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """What a method is given: the lab, a seed, a model version, and the name of the attack."""
+
+    lab: Lab
+    seed: int
+    model: str
+    version: str
+    attack: str
+
+    @property
+    def smoke(self) -> bool:
+        return self.lab.size is Size.SMOKE
+
+    def victim(self) -> Model:
+        """Return the model under attack as its bundle has it."""
+        return self.lab.model(self.model, self.version)
+
+    def rows(self, split: Split, count: int, seed: int | None = None) -> Sample:
+        """Draw rows; `seed` None: those of the run's own seed. See `Lab.rows`."""
+        return self.lab.rows(self.model, split, count, self.seed if seed is None else seed)
+
+    def oracle(self, *, defended: bool, **options: Any) -> AbstractContextManager[Oracle]:
+        """Open the model to new accounts; see `Lab.oracle`."""
+        return self.lab.oracle(self.model, self.version, defended=defended, **options)
+
+    def tell(self, done: int, total: int) -> None:
+        self.lab.tell(self.attack, done, total)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a method measured; see `Trial` for the fields. `part` is added to the attack's name; `knowledge` None: as in
+    the catalogue.
+    """
+
+    samples: int
+    successes: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, list[tuple[float, float]]] = field(default_factory=dict)
+    part: str = ""
+    defended: bool = True
+    knowledge: str | None = None
+
+
+Method = Callable[..., list[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
 class Experiment:
-    """A row of the catalogue. `run` must give the same trials for the same (lab, seed)."""
+    """A row of the catalogue. `run` gives the same trials for the same (lab, seed).
+
+    method: "module:function", imported when the experiment runs; or the function. Called with a Run and `parameters`.
+    attack: the name in trials where it is not the experiment's.
+    seeds: how many a full run takes; a smoke run takes one.
+    """
 
     name: str
     family: str
     summary: str
-    run: Callable[[Lab, int], list[Trial]]
+    method: str | Method
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    technique: str = ""
+    knowledge: str = "black box"
+    version: str = "1"
+    model: str = "kiosk"
+    attack: str | None = None
     seeds: int = 3
-    """How many seeds a full run takes; a smoke run takes one."""
+
+    def run(self, lab: Lab, seed: int) -> list[Trial]:
+        """Run the method and make a trial of each finding."""
+        method = self.method
+        if isinstance(method, str):
+            module, _, function = method.partition(":")
+            method = getattr(import_module(module), function)
+        attack = self.attack or self.name
+        found = method(Run(lab, seed, self.model, self.version, attack), **self.parameters)
+        return [
+            Trial(
+                attack=f"{attack}/{one.part}" if one.part else attack,
+                family=self.family,
+                technique=self.technique,
+                knowledge=self.knowledge if one.knowledge is None else one.knowledge,
+                defended=one.defended,
+                seed=seed,
+                samples=one.samples,
+                successes=one.successes,
+                metrics=one.metrics,
+                settings=one.settings,
+                curves=one.curves,
+            )
+            for one in found
+        ]

@@ -7,16 +7,25 @@ told and passed over: the others still run, and it runs again next time.
 
 from __future__ import annotations
 
+import difflib
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from defenses.lab.attack import Experiment, Lab, Size
-from defenses.lab.errors import ExperimentUnknown
-from defenses.lab.trial import TRIALS_FILE, Line, append_lines, read_lines
+from defenses.lab.trial import TRIALS_FILE, LabError, Line, append_lines, read_lines
 
 SEEDS_MAX = 100
+
+
+class ExperimentUnknown(LabError):
+    """No experiment of the catalogue has this name."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        super().__init__(f"there is no experiment {name!r}{hint}; `stockade lab list` shows all {len(known)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,12 @@ whether the whole interval is on the good side. Nothing that was not run is met.
 
 from __future__ import annotations
 
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from statistics import median
 from typing import Any, Final, Literal
 
@@ -66,6 +68,12 @@ class Target:
     knowledge: str | None = None
     defended: bool = True
     percent: bool = True
+
+
+def targets() -> list[Target]:
+    """Return what is aimed at, as targets.toml has it."""
+    table = tomllib.loads(Path(__file__).with_name("targets.toml").read_text())
+    return [Target(what, attack, sense, aim, **more) for what, attack, sense, aim, more in table["rows"]]
 
 
 class Verdict(StrEnum):

@@ -15,12 +15,23 @@ from typing import Any, Final
 
 import orjson
 
+from defenses.errors import DefenseError
 from defenses.lab.attack import Size, Trial
-from defenses.lab.errors import TrialsUnreadable
 
 TRIALS_FILE: Final = "trials.jsonl"
 TRIALS_MAX: Final = 100_000
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
+
+
+class LabError(DefenseError):
+    """Root of what the lab raises on purpose. Never on the path of a request."""
+
+
+class TrialsUnreadable(LabError):
+    """A file of trials holds something else."""
+
+    def __init__(self, file: str, line: int, problem: str) -> None:
+        super().__init__(f"{file}, line {line}: {problem}")
 
 
 @dataclass(frozen=True, slots=True)

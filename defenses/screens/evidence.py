@@ -30,8 +30,14 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.budget.calibration import CONFIDENCE, Calibrated, ConformalCalibration, digest_arrays
-from defenses.budget.operating_points import measured_points, promised_points
+from defenses.budget.calibration import (
+    CONFIDENCE,
+    Calibrated,
+    ConformalCalibration,
+    digest_arrays,
+    measured_points,
+    promised_points,
+)
 from defenses.budget.screen import Evidence
 from defenses.errors import CalibrationInvalid, EvidenceInvalid
 

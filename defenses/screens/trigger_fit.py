@@ -10,8 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.budget.calibration import CONFIDENCE, ConformalCalibration
-from defenses.budget.operating_points import measured_points, promised_points
+from defenses.budget.calibration import CONFIDENCE, ConformalCalibration, measured_points, promised_points
 from defenses.budget.screen import Evidence
 from defenses.errors import CalibrationInvalid, EvidenceInvalid
 from defenses.screens.evidence import FPR_POINTS, Tail

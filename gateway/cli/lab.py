@@ -77,11 +77,11 @@ def run_list(options: argparse.Namespace) -> int:
 def run_run(options: argparse.Namespace) -> int:
     """Run experiments; returns 0 when all are there, 1 when some failed or were not reached."""
     from defenses.lab.attack import Size
-    from defenses.lab.errors import LabError
     from defenses.lab.runner import chosen, run_all
+    from defenses.lab.trial import LabError
     from gateway.tools.lab.catalogue import catalogue
     from gateway.tools.lab.lab import LocalLab
-    from gateway.tools.lab.policy import policy_under_test
+    from gateway.tools.lab.place import policy_under_test
     from gateway.tools.samples import bundles_directory
 
     console = Console(stderr=True, highlight=False)
@@ -153,8 +153,7 @@ def told(outcome: Outcome) -> str:
 def run_report(options: argparse.Namespace) -> int:
     """Write results.json and index.html; returns 1 where a floor is missed."""
     from defenses.lab.attack import Size
-    from defenses.lab.errors import LabError
-    from defenses.lab.trial import TRIALS_FILE, read_lines
+    from defenses.lab.trial import TRIALS_FILE, LabError, read_lines
     from gateway.tools.lab.report import write_report
 
     console = Console(stderr=True, highlight=False)

@@ -24,7 +24,7 @@ from serving.errors import ServingError
 if TYPE_CHECKING:
     from serving.bundles.bundle import Bundle
     from serving.train.kiosk.robustness import Attacked
-    from serving.train.screen import ScreenFitter
+    from serving.train.report import ScreenFitter
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 WHOLE_MAX = 1_000_000
@@ -102,14 +102,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _kiosk(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
-    from serving.train.kiosk.data import load_fashion_mnist
+    from serving.train.kiosk.data import load_fashion_mnist, write_samples
     from serving.train.kiosk.recipe import (
         KioskSettings,
         robust_settings,
         smoke_settings,
         train_kiosk,
     )
-    from serving.train.samples import write_samples
 
     settings = KioskSettings(
         bundle=directory,
@@ -148,15 +147,14 @@ def _attacked(attacked: Attacked, args: argparse.Namespace) -> Attacked:
 
 def _screen_fitter(**settings: Any) -> ScreenFitter:
     from defenses.screens.evidence import fit_evidence, measure_evidence
-    from serving.train.screen import ScreenFitter
+    from serving.train.report import ScreenFitter
 
     return ScreenFitter(partial(fit_evidence, **settings), partial(measure_evidence, **settings))
 
 
 def _clickstream(args: argparse.Namespace, directory: Path, console: Console) -> Bundle:
-    from serving.train.clickstream.ecom import load_ecom
+    from serving.train.clickstream.ecom import load_ecom, write_click_samples
     from serving.train.clickstream.recipe import ClickstreamSettings, smoke_clicks, train_clickstream
-    from serving.train.samples import write_click_samples
 
     settings = ClickstreamSettings(
         bundle=directory,

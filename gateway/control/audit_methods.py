@@ -15,7 +15,6 @@ from ops.audit.errors import NoteError
 from ops.audit.log.epochs import parted
 from ops.audit.log.merkle import inclusion_proof
 from ops.audit.log.tiles import node_from
-from ops.audit.reader.receipt import make_proof
 from stockade.v1 import audit_pb2
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def receipt(log: PublicLog, request: audit_pb2.GetReceiptRequest) -> audit_pb2.G
                 note, reader = cosigned
     if index >= reader.checkpoint.size:
         raise ArgumentInvalid("index", NOT_PUBLISHED)
-    return audit_pb2.GetReceiptResponse(receipt=make_proof(reader, index, note).text())
+    return audit_pb2.GetReceiptResponse(receipt=reader.receipt(index, note).text())
 
 
 def fitting(entries: list[bytes], bytes_max: int) -> list[bytes]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ops.audit.errors import AuditError, WitnessAhead
 from ops.audit.log.epochs import Epoch, epoch_at, epochs_of
-from ops.audit.witnesses.cosign import cosign_newest
+from ops.audit.witnesses.client import cosign_newest
 from ops.process.durable import replace_file
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ops.audit.log.checkpoint import VerifierKey
     from ops.audit.log.trust_policy import TrustPolicy
     from ops.audit.witnesses.client import Asked
-    from ops.metrics.witnesses import WitnessMetrics
+    from ops.metrics.parts import WitnessMetrics
     from ops.process.logging import Log
 
 TIMEOUT_S = 10.0

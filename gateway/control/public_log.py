@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from gateway.errors import ArgumentInvalid
 from ops.audit.log.checkpoint import VerifierKey, open_checkpoint, parse_vkey
 from ops.audit.log.epochs import Epoch, epoch_at, newest_epoch, parted
-from ops.audit.reader.read import LogReader
-from ops.audit.reader.read_epochs import open_following
+from ops.audit.reader.read import LogReader, open_following
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gateway.control.desk import Journal
     from gateway.host.neighbour import Neighbour
     from gateway.policy.policy import Policy
-    from ops.audit.copies.replicate_epochs import EpochReplicator
+    from ops.audit.copies.replicator import EpochReplicator
     from ops.audit.log.trust_policy import TrustPolicy
     from ops.process.logging import Log
     from serving.registry.proof import Unproven

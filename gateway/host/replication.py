@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from gateway.config.document import ConfigRejected
 from ops.audit.copies.object_store import Place, open_store, read_credentials
-from ops.audit.copies.replicate_epochs import EpochReplicator
+from ops.audit.copies.replicator import EpochReplicator
 from ops.audit.errors import AuditError, NoteError, ReplicationError, StoreError
 from ops.audit.log.checkpoint import parse_vkey
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from gateway.config.config import Config
     from ops.audit.copies.replicator import Behind
-    from ops.metrics.replication import ReplicationMetrics
+    from ops.metrics.parts import ReplicationMetrics
     from ops.process.logging import Log
 
 MEASURE_EVERY_S = 1.0

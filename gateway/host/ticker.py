@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from gateway.request.gateway import Gateway
     from ops.audit.payloads.keys import KeyStore
     from ops.metrics import Metrics
-    from ops.metrics.cache import CacheMetrics
-    from ops.metrics.cluster import ClusterMetrics
-    from ops.metrics.shared_limits import SharedLimitsMetrics
+    from ops.metrics.parts import CacheMetrics, ClusterMetrics, SharedLimitsMetrics
 
 TICK_S = 1.0
 KEEP_LIMITS_TICKS = 2

@@ -11,8 +11,7 @@ import numpy as np
 from defenses.budget.policy import Action
 from defenses.drift.adwin import Adwin
 from defenses.drift.martingale import ALARM, ConformalMartingale
-from defenses.drift.roughness import RoughnessWindow, roughness
-from defenses.drift.shift import PopulationWindow, UniformityWindow
+from defenses.drift.shift import PopulationWindow, RoughnessWindow, UniformityWindow, roughness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

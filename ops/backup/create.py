@@ -6,29 +6,82 @@ MiB; a chunk that is there already is not written again, and the full tiles of t
 read again. A private key gets in only where that is asked for: whatever looks like one is left out and said so.
 """
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 from ops.audit.errors import NoteError, ProofError, ReadError, TileError
-from ops.audit.log.checkpoint import Checkpoint, open_checkpoint
+from ops.audit.log.checkpoint import Checkpoint, VerifierKey, open_checkpoint
 from ops.audit.log.epochs import epoch_at, newest_epoch, place_of
-from ops.audit.log.merkle import verify_consistency
 from ops.audit.reader.read import LogReader
 from ops.backup.errors import BackupDamaged, LogMoved, SourceRefused
 from ops.backup.log_files import edge_files, full_tiles, read_full
 from ops.backup.manifest import FORMAT, BackedLog, Kind, Manifest, StoredFile, check_path, encode_index
-from ops.backup.plan import LogSource, Plan, Source
 from ops.backup.repository import KEYS_LIVE_NS, Repository
 from ops.backup.sealing import CHUNK_BYTES_MAX, ID_BYTES
-from ops.backup.snapshots import is_sqlite, snapshot
+from ops.backup.verify import problem_of
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One thing to be kept under `name`.
+
+    `file` has to be there. `state` is a file that comes and goes. `tree` is every file below a directory; a missing one
+    is empty. `keys` is the key database, a copy of which lives for seven days.
+    """
+
+    name: str
+    path: Path
+    kind: Literal["file", "state", "tree", "keys"] = "file"
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Each file with its path in the backup. Raises SourceRefused: what has to be there is not."""
+        if self.kind == "tree":
+            for path in sorted(self.path.rglob("*")) if self.path.is_dir() else ():
+                if path.is_file():
+                    yield f"{self.name}/{path.relative_to(self.path).as_posix()}", path
+        elif self.path.is_file():
+            yield self.name, self.path
+        elif self.kind == "file":
+            raise SourceRefused(f"{self.path} is not there, and no gateway starts without it")
+
+
+@dataclass(frozen=True, slots=True)
+class LogSource:
+    """A published log, or one of its epochs: where it is, whose it is, and what its parts are called in the backup
+    (`BackedLog`). `dropped`: its entries are not here any more.
+    """
+
+    path: Path
+    vkey: VerifierKey
+    directory: str
+    state_directory: str
+    memory: str
+    dropped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sources in the order in which they are read; the log comes last, so that nothing is ahead of it."""
+
+    sources: tuple[Source, ...]
+    log: LogSource | None = None
+    with_keys: bool = False
+
 
 FILE_BYTES_MAX = 8 << 30
 LOG_MODE = 0o644
 ATTEMPTS = 5
 PRIVATE = (b"PRIVATE+KEY+", b"PRIVATE KEY-----")
 LOOKED_AT_BYTES = 64 * 1024
+
+MAGIC = b"SQLite format 3\x00"
+SNAPSHOT_BYTES_MAX = 1 << 30
+BUSY_TIMEOUT_S = 10.0
 
 Progress = Callable[[str, int], None]
 
@@ -237,8 +290,7 @@ def _stored_before(repository: Repository, log: LogSource, now: Checkpoint, note
             if (manifest.log.vkey, manifest.log.directory) != (str(log.vkey), log.directory):
                 continue
             old = open_checkpoint(manifest.log.note.encode(), [log.vkey])
-            proof = LogReader(log.path, now).consistency_proof(old.size)
-            verify_consistency(old.size, now.size, proof, old.root, now.root)
+            LogReader(log.path, now).demand_extension(old)
         except (BackupDamaged, NoteError):
             continue
         except (ProofError, ReadError, TileError) as error:
@@ -247,3 +299,33 @@ def _stored_before(repository: Repository, log: LogSource, now: Checkpoint, note
         else:
             return files
     return {}
+
+
+def is_sqlite(path: Path) -> bool:
+    """Whether a file is a SQLite database. OSError: it cannot be read."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def snapshot(path: Path) -> bytes:
+    """The database as one transaction left it. A live file must never be copied, so it is read through SQLite.
+
+    The backup API (sqlite.org/backup.html) copies it into memory, so that nothing of it lies on a disk unsealed.
+
+    Raises:
+        SourceRefused: it is too large, locked, or damaged.
+    """
+    if path.stat().st_size > SNAPSHOT_BYTES_MAX:
+        raise SourceRefused(f"{path} is larger than {SNAPSHOT_BYTES_MAX} bytes")
+    try:
+        with (
+            closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)) as source,
+            closing(sqlite3.connect(":memory:")) as copy,
+        ):
+            source.backup(copy)
+            data = copy.serialize()
+    except sqlite3.Error as error:
+        raise SourceRefused(f"{path}: {error}") from error
+    if problem := problem_of(data):
+        raise SourceRefused(f"{path}: {problem}")
+    return data

@@ -1,16 +1,4 @@
-"""Everything a backup raises, in one tree.
-
-```
-BackupError
-├── RepositoryRefused     a directory that is no repository, or a backup that it does not hold
-├── RepositoryBusy        somebody else writes into it
-├── BackupKeyRefused      the key file is no key, or that of another repository
-├── SourceRefused         something of the gateway cannot be backed up as it is
-├── LogMoved              a tile was replaced while it was read: begin again (never leaves `create`)
-├── BackupDamaged         what was stored does not open, or is not what was stored
-└── RestoreRefused        the target holds something, or a name leads out of it
-```
-"""
+"""Everything a backup raises: `BackupError` and below it."""
 
 from collections.abc import Sequence
 
@@ -36,7 +24,7 @@ class SourceRefused(BackupError):
 
 
 class LogMoved(BackupError):
-    """A tile at the right edge of the log was replaced while it was being read: begin again."""
+    """A tile at the right edge of the log was replaced while it was read: begin again. It never leaves `create`."""
 
 
 class BackupDamaged(BackupError):

@@ -19,7 +19,7 @@ from ops.audit.log.checkpoint import Checkpoint, VerifierKey, parse_checkpoint, 
 from ops.audit.log.epochs import home_of, split_origin
 from ops.audit.payloads.erasure import Erasures
 from ops.audit.payloads.erasure_log import follow
-from ops.audit.reader.read_epochs import open_following
+from ops.audit.reader.read import open_following
 from ops.audit.store.succession import go_on, seal
 from ops.audit.verify.report import INCOMPLETE, OK
 from ops.audit.verify.verify import verify_log

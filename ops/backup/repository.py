@@ -26,8 +26,7 @@ from pathlib import Path
 from ops.backup.errors import BackupDamaged, BackupKeyRefused, RepositoryBusy, RepositoryRefused
 from ops.backup.manifest import FORMAT, Manifest, StoredFile, parse_index, parse_manifest
 from ops.backup.sealing import CHUNK_BYTES_MAX, BackupKey
-from ops.process.durable import make_directories, replace_file, sync_directory, write_file
-from ops.process.exclusive import exclusive
+from ops.process.durable import exclusive, make_directories, replace_file, sync_directory, write_file
 
 KEYS_LIVE_NS = 7 * 24 * 3600 * 1_000_000_000
 """How long a copy of the key database is kept: erasure becomes final when the last one is gone."""

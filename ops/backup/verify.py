@@ -6,7 +6,9 @@ and the root of its signed checkpoint. What has been removed on purpose, a key d
 damage.
 """
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -17,9 +19,10 @@ from ops.audit.log.tiles import ENTRIES, split_bundle, tiles_between
 from ops.backup.errors import BackupDamaged
 from ops.backup.manifest import BackedLog, Manifest, StoredFile
 from ops.backup.repository import Repository
-from ops.backup.snapshots import problem_of
 
 PROBLEMS_MAX = 1000
+MENTIONED_MAX = 3
+ROLLBACK_JOURNAL = b"\x01\x01"  # at byte 18 of the header (sqlite.org/fileformat2.html, section 1.3.3)
 
 Progress = Callable[[int, int], None]
 
@@ -123,3 +126,14 @@ def _check_log(repository: Repository, files: list[StoredFile], manifest: Manife
     if (frontier.size, frontier.root()) != (checkpoint.size, checkpoint.root):
         raise BackupDamaged([f"{log.directory}: the entries do not give the root of the checkpoint"])
     return checkpoint
+
+
+def problem_of(data: bytes) -> str:
+    """What SQLite finds wrong with a database, in a few words; nothing where it is whole."""
+    try:
+        with closing(sqlite3.connect(":memory:")) as db:
+            db.deserialize(data[:18] + ROLLBACK_JOURNAL + data[20:])  # memory has no write-ahead log
+            found = [row[0] for row in db.execute("PRAGMA integrity_check")]
+    except sqlite3.Error as error:
+        return str(error)
+    return "" if found == ["ok"] else "; ".join(found[:MENTIONED_MAX])

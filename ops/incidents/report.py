@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from ops.audit.log.checkpoint import Checkpoint
-from ops.incidents.register import Opened
-from ops.incidents.timeline import FOR_EVER_NS, Affected, Timeline
+from ops.incidents.timeline import FOR_EVER_NS, Affected, Opened, Timeline
 
 ROWS_MAX = 200
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~!&])")

@@ -4,15 +4,12 @@
 `store` and `scrape` are the only modules that know prometheus_client. Nothing here reads a clock.
 """
 
-from ops.metrics.evaluation import LabelFigures
 from ops.metrics.gateway import Metrics, RequestDone
-from ops.metrics.models import BatchesDone
+from ops.metrics.models import BatchesDone, ScreenFacts
 from ops.metrics.page import MetricsPage, serve_metrics
-from ops.metrics.recorder import RecorderMetrics
-from ops.metrics.release import TIMES, Compared, ReleaseMetrics, VersionCounts, read_versions
-from ops.metrics.retention import RETENTION, RetentionMetrics
+from ops.metrics.recorder import RETENTION, RecorderMetrics, RetentionMetrics
+from ops.metrics.release import TIMES, Compared, LabelFigures, ReleaseMetrics, VersionCounts, read_versions
 from ops.metrics.scrape import expose, prepare_directory
-from ops.metrics.screens import ScreenFacts
 from ops.metrics.store import MetricsInUse, forget_process
 
 __all__ = [

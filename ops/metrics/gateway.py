@@ -4,22 +4,21 @@ Hot methods take a whole batch: one lock round, one write a series that changed.
 the record holds them, and come out as seconds.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ops.metrics.cache import CacheMetrics
-from ops.metrics.cluster import ClusterMetrics
-from ops.metrics.erasures import ErasureMetrics
-from ops.metrics.evaluation import EvaluationMetrics
-from ops.metrics.feedback import FeedbackMetrics
-from ops.metrics.models import ModelMetrics
-from ops.metrics.release import ReleaseMetrics
-from ops.metrics.replication import ReplicationMetrics
-from ops.metrics.screens import ScreenFacts, ScreenMetrics
-from ops.metrics.shared_limits import SharedLimitsMetrics
-from ops.metrics.store import OTHER, Cell, Family, Histogram, HistogramCells, Store, counter, gauge
-from ops.metrics.witnesses import WitnessMetrics
+from ops.metrics.models import FeedbackMetrics, ModelMetrics, ScreenFacts, ScreenMetrics
+from ops.metrics.parts import (
+    CacheMetrics,
+    ClusterMetrics,
+    ErasureMetrics,
+    ReplicationMetrics,
+    SharedLimitsMetrics,
+    WitnessMetrics,
+)
+from ops.metrics.release import EvaluationMetrics, ReleaseMetrics
+from ops.metrics.store import OTHER, Cell, HistogramCells, Store, counter, gauge, histogram
 
 MICRO = 1e-6
 STAGES = ("auth", "admit", "decode", "limits", "screen", "queue", "infer", "harden", "audit", "total")
@@ -83,10 +82,10 @@ class Metrics:
     def __init__(self, directory: Path, process: str, *, methods: Mapping[str, str], reasons: Collection[str]) -> None:
         self._store = Store(directory, process)
         self._lock = self._store.lock
+        self._allow(methods, reasons)
+        self._define_requests()
+        self._define_facts()
         with self._lock:
-            self._allow(methods, reasons)
-            self._define_requests()
-            self._define_facts()
             self._rpc = {method: self._bind_rpc(method, kind) for method, kind in methods.items()}
             self._rpc_unknown = self._bind_rpc(f"/{OTHER}/{OTHER}", OTHER)
         self._policy = ""
@@ -114,32 +113,36 @@ class Metrics:
         ended, stage = ("model", "version", "outcome", "reason"), ("model", "stage")
         self._started = counter(store, "grpc_server_started_total", "RPCs started.", rpc)
         self._handled = counter(store, "grpc_server_handled_total", "RPCs completed.", (*rpc, "grpc_code"))
-        self._handling = Histogram(
-            Family(store, "histogram", "grpc_server_handling_seconds", "Time an RPC took.", rpc), SECONDS, MICRO
-        )
+        text = "Time an RPC took."
+        self._handling = histogram(store, "grpc_server_handling_seconds", text, rpc, SECONDS, MICRO)
         self._requests = counter(store, "stockade_requests_total", "Requests by how they ended.", ended)
         text = "Time that requests spent in each stage."
-        self._duration = Histogram(
-            Family(store, "histogram", "stockade_request_duration_seconds", text, stage), SECONDS, MICRO
-        )
-        text = "Credentials refused."
-        self._auth_failures = counter(store, "stockade_auth_failures_total", text, ("method", "reason"))
-        text = "Decisions of the rate limiter."
-        self._limits = counter(store, "stockade_ratelimit_decisions_total", text, ("class", "decision"))
-        self._inflight = gauge(store, "stockade_inflight_requests", "Calls being worked on.").bind()
-        self._backlog = gauge(store, "stockade_audit_backlog_records", "Records waiting for the recorder.").bind()
-        self._spans = counter(store, "stockade_trace_spans_dropped_total", "Spans that reached no collector.").bind()
-        text = "Calls that found no room in the in-flight ring: a worker that dies leaves no word of them."
-        self._ring_full = counter(store, "stockade_inflight_ring_full_total", text).bind()
-        text = "Calls that ended unanswered and left no record, because none could be written. Must stay 0."
-        self._dropped = counter(store, "stockade_audit_dropped_total", text).bind()
+        self._duration = histogram(store, "stockade_request_duration_seconds", text, stage, SECONDS, MICRO)
 
     def _define_facts(self) -> None:
+        """The series that one call writes, and those calls: each takes what stands in its comment."""
         store = self._store
+        text = "Credentials refused."
+        self._auth_failures = counter(store, "stockade_auth_failures_total", text, ("method", "reason")).adder()
+        text = "Decisions of the rate limiter."
+        limits = counter(store, "stockade_ratelimit_decisions_total", text, ("class", "decision"))
+        self.limits_decided: Callable[[Mapping[tuple[str, str], int]], None] = limits.counter_of()
+        """(priority class, "admit" or "refuse") -> requests"""
+        inflight = gauge(store, "stockade_inflight_requests", "Calls being worked on.")
+        self.inflight: Callable[[int], None] = inflight.setter()
+        backlog = gauge(store, "stockade_audit_backlog_records", "Records waiting for the recorder.")
+        self.audit_backlog: Callable[[int], None] = backlog.setter()
+        spans = counter(store, "stockade_trace_spans_dropped_total", "Spans that reached no collector.")
+        self.spans_dropped: Callable[[int], None] = spans.adder()
+        text = "Calls that found no room in the in-flight ring: a worker that dies leaves no word of them."
+        self.ring_full: Callable[[int], None] = counter(store, "stockade_inflight_ring_full_total", text).adder()
+        text = "Calls that ended unanswered and left no record, because none could be written. Must stay 0."
+        self.audit_dropped: Callable[[int], None] = counter(store, "stockade_audit_dropped_total", text).adder()
         self._policies = gauge(store, "stockade_policy_info", "Workers that use this policy.", ("digest",))
-        self._build = gauge(store, "stockade_build_info", "Workers of this build.", ("version",))
+        self._build = gauge(store, "stockade_build_info", "Workers of this build.", ("version",)).setter()
         text = "When a certificate expires."
-        self._expiry = gauge(store, "stockade_cert_expiry_timestamp_seconds", text, ("certificate",), merge="livemin")
+        name = "stockade_cert_expiry_timestamp_seconds"
+        self._expiry = gauge(store, name, text, ("certificate",), merge="livemin").setter()
 
     def _bind_rpc(self, method: str, kind: str) -> _Rpc:
         _, service, name = method.split("/")
@@ -201,39 +204,7 @@ class Metrics:
 
     def auth_failed(self, method: str, reason: str) -> None:
         """A credential was refused. `method`: "api_key", "jwt", "mtls", or "none" when there was no credential."""
-        with self._lock:
-            self._auth_failures.bind(method, reason).add(1)
-
-    def limits_decided(self, counts: Mapping[tuple[str, str], int]) -> None:
-        """The rate limiter has decided. `counts`: (priority class, "admit" or "refuse") -> requests."""
-        with self._lock:
-            for decided, count in counts.items():
-                self._limits.bind(*decided).add(count)
-
-    def inflight(self, calls: int) -> None:
-        """How many calls are being worked on now."""
-        with self._lock:
-            self._inflight.set(calls)
-
-    def audit_backlog(self, records: int) -> None:
-        """How many records wait for the recorder now."""
-        with self._lock:
-            self._backlog.set(records)
-
-    def ring_full(self, calls: int) -> None:
-        """Calls found no room in the in-flight ring."""
-        with self._lock:
-            self._ring_full.add(calls)
-
-    def audit_dropped(self, records: int) -> None:
-        """Calls have left no record. Somebody will be woken up."""
-        with self._lock:
-            self._dropped.add(records)
-
-    def spans_dropped(self, spans: int) -> None:
-        """Spans were dropped: too many at once, or the collector did not take them."""
-        with self._lock:
-            self._spans.add(spans)
+        self._auth_failures(method, reason, 1)
 
     def policy(self, digest: str) -> None:
         """This worker now uses the policy of that digest, and no other."""
@@ -248,15 +219,13 @@ class Metrics:
 
     def build(self, version: str) -> None:
         """What is running."""
-        with self._lock:
-            self._store.vocabulary.allow("version", (version,))
-            self._build.bind(version).set(1)
+        self._store.vocabulary.allow("version", (version,))
+        self._build(version, 1)
 
     def certificate(self, name: str, expires_s: float) -> None:
         """When the certificate of that role ("server", "client_ca") expires, in seconds since 1970."""
-        with self._lock:
-            self._store.vocabulary.allow("certificate", (name,))
-            self._expiry.bind(name).set(expires_s)
+        self._store.vocabulary.allow("certificate", (name,))
+        self._expiry(name, expires_s)
 
     def shared_limits(self, failures: Sequence[str]) -> SharedLimitsMetrics:
         """Let shared limits have series: called where limits are shared."""

@@ -5,7 +5,8 @@ Rules:
   store into shared memory, so what was counted survives kill -9, and a process started again under the same name goes
   on from there: the number of files is the number of names, however often processes die.
 - Two writers of one name would corrupt the files: the second gets MetricsInUse.
-- A bound cell is written while `Store.lock` is held; one lock round serves a whole batch.
+- A bound cell is written while `Store.lock` is held; one lock round serves a whole batch. What `setter`, `adder`,
+  `counter_of` and `observer` return takes the lock itself.
 - Label values come from a `Vocabulary`: what is not in it becomes "other", so no client can invent a series.
 
 The library's own classes are not used for writing: they take a lock and ask for the process id at each increment, and
@@ -16,11 +17,12 @@ import fcntl
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from threading import Lock
-from typing import IO, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import mark_process_dead
@@ -196,6 +198,44 @@ class Scalar:
         """Hold a series no longer; what it says stays in the file for the life of the process. `Store.lock` held."""
         self._cells.pop(values, None)
 
+    def setter(self, *known: Iterable[str]) -> Callable[..., None]:
+        """A function of (label values ..., number) that sets one series.
+
+        `known` are values of each label: they enter the vocabulary, and the series of all combinations are there at
+        once. So is the one series of a metric without labels.
+        """
+        return self._writer(Cell.set, known)
+
+    def adder(self, *known: Iterable[str]) -> Callable[..., None]:
+        """As `setter`; the number is added."""
+        return self._writer(Cell.add, known)
+
+    def counter_of(self) -> Callable[[Mapping[Any, float]], None]:
+        """A function that adds to many series at once: label values -> number."""
+
+        def count(counts: Mapping[tuple[str, ...], float]) -> None:
+            with self._family.store.lock:
+                for values, number in counts.items():
+                    self.bind(*values).add(number)
+
+        return count
+
+    def _writer(self, write: Callable[[Cell, float], None], known: Sequence[Iterable[str]]) -> Callable[..., None]:
+        store, lists = self._family.store, [tuple(values) for values in known]
+        with store.lock:
+            for label, values in zip(self._family.labels, lists, strict=False):
+                store.vocabulary.allow(label, values)
+            if len(lists) == len(self._family.labels):
+                for values in product(*lists):
+                    self.bind(*values)
+
+        def write_one(*values: Any) -> None:
+            *labels, number = values
+            with store.lock:
+                write(self.bind(*labels), number)
+
+        return write_one
+
 
 class Histogram:
     """A histogram with its series. What is observed, times `scale`, is in the unit of the name; so are `bounds`."""
@@ -216,6 +256,16 @@ class Histogram:
                 series = self._series[known] = self._create(known)
         return series
 
+    def observer(self) -> Callable[..., None]:
+        """A function of (label values ..., sequence of numbers) that counts them in one series."""
+
+        def observe(*values: Any) -> None:
+            *labels, numbers = values
+            with self._family.store.lock:
+                self.bind(*labels).observe(numbers)
+
+        return observe
+
     def _create(self, values: tuple[str, ...]) -> HistogramCells:
         family = self._family
         texts = [_bound_text(bound) for bound in (*self._bounds, float("inf"))]
@@ -232,6 +282,13 @@ def counter(store: Store, name: str, text: str, labels: tuple[str, ...] = ()) ->
 def gauge(store: Store, name: str, text: str, labels: tuple[str, ...] = (), *, merge: str = "livesum") -> Scalar:
     """A gauge; `merge` is the library's word for how processes add up: livesum, livemin, livemax, max."""
     return Scalar(Family(store, f"gauge_{merge}", name, text, labels), name)
+
+
+def histogram(  # noqa: PLR0917  as the other two, then its buckets
+    store: Store, name: str, text: str, labels: tuple[str, ...], bounds: Sequence[float], scale: float = 1.0
+) -> Histogram:
+    """A histogram with these upper bounds."""
+    return Histogram(Family(store, "histogram", name, text, labels), bounds, scale)
 
 
 def forget_process(directory: Path, process: str) -> None:

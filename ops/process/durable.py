@@ -5,10 +5,12 @@ was durable already. No call here is ever retried after an error: the kernel may
 """
 
 import contextlib
+import fcntl
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 
 IOV_MAX = 1024
@@ -144,3 +146,17 @@ def remove_files(paths: Iterable[Path]) -> None:
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
+
+
+@contextmanager
+def exclusive(directory: Path, busy: Exception) -> Iterator[None]:
+    """Hold the directory while the block runs. Raises `busy` where another process holds it; OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -14,7 +14,8 @@ It does not check types or shapes: the runtime does, and the engine compares its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from serving.errors import BundleRejected, Rejection
 
@@ -22,13 +23,30 @@ DEPTH_MAX = 8
 VARINT_BYTES_MAX = 10
 
 _DOMAINS = frozenset({b"", b"ai.onnx"})
-# Field numbers of onnx.proto that we let through without a look: names, documentation, shapes, values.
-_MODEL_PLAIN = frozenset({1, 2, 3, 4, 5, 6, 14})
-_GRAPH_PLAIN = frozenset({2, 10, 11, 12, 13, 16})
-_NODE_PLAIN = frozenset({1, 2, 3, 4, 6, 9})
-_ATTRIBUTE_PLAIN = frozenset({1, 2, 3, 4, 7, 8, 9, 13, 20})
-_TENSOR_PLAIN = frozenset({1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12})
-_OPERATOR_SET_PLAIN = frozenset({2})
+
+
+class _Message(NamedTuple):
+    """Field numbers of a message of onnx.proto: let through without a look, messages within, operator domains."""
+
+    name: str
+    plain: frozenset[int]  # names, documentation, shapes, values
+    within: Mapping[int, str] = {}
+    domain: int = 0
+
+
+_MESSAGES = {
+    "model": _Message("model", frozenset({1, 2, 3, 4, 5, 6, 14}), {7: "graph", 8: "operators"}),
+    "operators": _Message("operator set", frozenset({2}), domain=1),
+    "graph": _Message("graph", frozenset({2, 10, 11, 12, 13, 16}), {1: "node", 5: "tensor"}),
+    "node": _Message("node", frozenset({1, 2, 3, 4, 6, 9}), {5: "attribute"}, domain=7),
+    "attribute": _Message(
+        "attribute",
+        frozenset({1, 2, 3, 4, 7, 8, 9, 13, 20}),
+        {5: "tensor", 10: "tensor", 6: "graph", 11: "graph"},
+    ),
+    "tensor": _Message("tensor", frozenset({1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12})),
+}
+_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14  # 0 there: in this file
 
 Span = tuple[int, int]
 
@@ -40,77 +58,31 @@ class _Malformed(Exception):
 def check_graph(data: bytes, file: str) -> None:
     """Return if this ONNX model may be given to a runtime; raise BundleRejected otherwise."""
     try:
-        graphs = _check_model(data)
+        graphs = _check(data, (0, len(data)), "model", DEPTH_MAX + 1)
     except _Malformed as error:
         raise BundleRejected(Rejection.GRAPH, file, str(error)) from error
     if graphs != 1:
         raise BundleRejected(Rejection.GRAPH, file, "does not hold exactly one graph")
 
 
-def _check_model(data: bytes) -> int:
-    graphs = 0
-    for number, value in _fields(data, (0, len(data))):
-        match number, value:
-            case 7, (int(), int()):
-                _check_graph(data, value, DEPTH_MAX)
-                graphs += 1
-            case 8, (int(), int()):
-                _check_operator_set(data, value)
-            case _ if number not in _MODEL_PLAIN:
-                raise _Malformed(f"model field {number} is not allowed")
-    return graphs
-
-
-def _check_operator_set(data: bytes, span: Span) -> None:
-    for number, value in _fields(data, span):
-        match number, value:
-            case 1, (start, end):
-                _check_domain(data[start:end])
-            case _ if number not in _OPERATOR_SET_PLAIN:
-                raise _Malformed(f"operator set field {number} is not allowed")
-
-
-def _check_graph(data: bytes, span: Span, depth: int) -> None:
+def _check(data: bytes, span: Span, kind: str, depth: int) -> int:
+    """Walk a message of this kind, in which graphs may be `depth` deep, and return how many it holds directly."""
+    message, graphs = _MESSAGES[kind], 0
     if depth == 0:
         raise _Malformed("graphs are nested too deeply")
     for number, value in _fields(data, span):
-        match number, value:
-            case 1, (int(), int()):
-                _check_node(data, value, depth)
-            case 5, (int(), int()):
-                _check_tensor(data, value)
-            case _ if number not in _GRAPH_PLAIN:
-                raise _Malformed(f"graph field {number} is not allowed")
-
-
-def _check_node(data: bytes, span: Span, depth: int) -> None:
-    for number, value in _fields(data, span):
-        match number, value:
-            case 5, (int(), int()):
-                _check_attribute(data, value, depth)
-            case 7, (start, end):
-                _check_domain(data[start:end])
-            case _ if number not in _NODE_PLAIN:
-                raise _Malformed(f"node field {number} is not allowed")
-
-
-def _check_attribute(data: bytes, span: Span, depth: int) -> None:
-    for number, value in _fields(data, span):
-        match number, value:
-            case ((5 | 10), (int(), int())):
-                _check_tensor(data, value)
-            case ((6 | 11), (int(), int())):
-                _check_graph(data, value, depth - 1)
-            case _ if number not in _ATTRIBUTE_PLAIN:
-                raise _Malformed(f"attribute field {number} is not allowed")
-
-
-def _check_tensor(data: bytes, span: Span) -> None:
-    for number, value in _fields(data, span):
-        if number == 13 or (number == 14 and value != 0):
-            raise _Malformed("a tensor lies outside the file")
-        if number != 14 and number not in _TENSOR_PLAIN:
-            raise _Malformed(f"tensor field {number} is not allowed")
+        if number in message.within and isinstance(value, tuple):
+            inner = message.within[number]
+            graphs += inner == "graph"
+            _check(data, value, inner, depth - 1 if inner == "graph" else depth)
+        elif number == message.domain and isinstance(value, tuple):
+            _check_domain(data[value[0] : value[1]])
+        elif kind == "tensor" and number in {_TENSOR_EXTERNAL, _TENSOR_LOCATION}:
+            if number == _TENSOR_EXTERNAL or value != 0:
+                raise _Malformed("a tensor lies outside the file")
+        elif number not in message.plain:
+            raise _Malformed(f"{message.name} field {number} is not allowed")
+    return graphs
 
 
 def _check_domain(domain: bytes) -> None:

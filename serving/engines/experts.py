@@ -23,6 +23,7 @@ have, within `PATHS_APART_MAX`. From how many rows the twin answers is measured 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +37,6 @@ from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import DATATYPES, TensorSpec
 from serving.engines.engine import Engine
 from serving.engines.inprocess import InProcessEngine, Session, open_session
-from serving.engines.routing import RoutingWindow
 from serving.errors import BackendFailed, EngineClosed, GraphRejected
 
 ROUTER, HEAD = "router", "head"
@@ -45,6 +45,7 @@ PATHS_APART_MAX = 1e-4
 EXPERTS_ACTIVE_MAX = 8
 """Experts of one row."""
 PROBE_ROWS = 64
+WINDOW_ROWS, ROWS_MIN = 10_000, 200  # of the routing that is watched
 TIMED_RUNS = 5
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -62,6 +63,35 @@ def open_engine(bundle: Bundle) -> Engine:
         GraphRejected: the runtime refuses a graph, or they do not fit together.
     """
     return ExpertsEngine(bundle) if ROUTER in bundle.graphs else InProcessEngine(bundle)
+
+
+class RoutingWindow:
+    """How often each of `experts` was chosen among about the last WINDOW_ROWS rows: old ones count less and less.
+
+    It shows that a caller steers all rows to one. A batch thread adds and another reads, and a count that is one batch
+    behind does no harm.
+    """
+
+    def __init__(self, experts: int) -> None:
+        self._counts = np.zeros(experts)
+        self._rows = 0
+
+    def add(self, chosen: NDArray[np.int64]) -> None:
+        """Take in the choices of a batch, (rows, k)."""
+        keep = (1.0 - 1.0 / WINDOW_ROWS) ** len(chosen)
+        self._counts = self._counts * keep + np.bincount(chosen.ravel(), minlength=self._counts.size)
+        self._rows += len(chosen)
+
+    def entropy(self) -> float | None:
+        """Return how evenly experts were chosen: 1 where all alike, 0 where one always.
+
+        It is the entropy of their shares over its largest possible value; None before ROWS_MIN rows, and where there is
+        only one expert.
+        """
+        if self._rows < ROWS_MIN or self._counts.size == 1:
+            return None
+        shares = self._counts[self._counts > 0] / self._counts.sum()
+        return float(-(shares * np.log(shares)).sum() / math.log(self._counts.size))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,14 @@ from typing import Generic, NamedTuple, TypeVar
 
 from serving.errors import BatcherClosed, QueueFull
 from serving.queue.fair_queue import FairQueue
-from serving.queue.pace import Pace
 
 T = TypeVar("T")
 
 QUIET_TURNS = 3  # turns that brought nothing, after which nothing more is waited for
 TURNS_MAX = 64
+RETRY_MS_UNKNOWN = 100  # the hint before the first batch has been timed
+RETRY_MS_MAX = 10_000
+_WEIGHT = 0.125  # of the newest batch in the moving average
 
 
 class Begun(NamedTuple):
@@ -34,6 +36,24 @@ class Begun(NamedTuple):
 
     rows: int
     began_ns: int
+
+
+class Pace:
+    """How fast rows are served: a moving average of the time per row. Batches side by side each count as if alone."""
+
+    def __init__(self) -> None:
+        self._ns_per_row = 0.0
+
+    def observe(self, batch_ns: int, rows: int) -> None:
+        """Take in one finished batch."""
+        per_row = batch_ns / rows
+        self._ns_per_row += (per_row - self._ns_per_row) * (_WEIGHT if self._ns_per_row else 1.0)
+
+    def retry_after_ms(self, rows: int, *, threads: int = 1) -> int:
+        """Return when `rows` waiting rows will have been served, in whole milliseconds from 1 up."""
+        if not self._ns_per_row:
+            return RETRY_MS_UNKNOWN
+        return min(RETRY_MS_MAX, max(1, int(rows * self._ns_per_row / threads / 1e6)))
 
 
 class Batcher(Generic[T]):

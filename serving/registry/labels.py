@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from serving.registry.gates import Z
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Z = 1.959963984540054
+
 DOUBT_MAX = 0.1
 SUSPECT_MIN = 0.005
 """What the lower end of the excess stays below on clean data, and is above with 5 % changed:

@@ -18,10 +18,11 @@ from serving.engines.inprocess import InProcessEngine
 from serving.engines.measure import calibration_error, ranking_area
 from serving.registry.errors import NotMeasurable
 from serving.registry.evaluation import Attacked, Decided, Measure
+from serving.registry.gates import Z
 from serving.registry.labels import check_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
 
 BATCH = 256
 TIMED, WARM = 300, 20
-Z = 1.959963984540054
 PREDICTION = "prediction"
 LABELS_SUSPECT = "labels_suspect"
 SUM_APART_MAX = 1e-3
 PREDICTION_DIMS = 2
 TWO = 2
+
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}
+"""Student's t at 97.5 %, by number of values."""
 
 Array = np.ndarray[Any, Any]
 
@@ -246,3 +249,14 @@ def wilson(count: int, rows: int) -> tuple[float, float]:
     middle = (p + z2 / (2 * rows)) / (1 + z2 / rows)
     half = Z / (1 + z2 / rows) * math.sqrt(p * (1 - p) / rows + z2 / (4 * rows * rows))
     return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))
+
+
+def interval(values: Sequence[float]) -> dict[str, Any]:
+    """Return `values` (one a seed or a fold; 2, 3, 4, 5 or 10), their `mean`, and `half` its 95 % interval's width."""
+    half = STUDENT[len(values)] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return {"mean": float(np.mean(values)), "half": half, "values": list(values)}
+
+
+def intervals(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """Return the interval of each figure; every run has the same figures."""
+    return {name: interval([run[name] for run in runs]) for name in runs[0]}

@@ -29,7 +29,7 @@ from serving.train.errors import FeedbackRefused
 from serving.train.feedback import Head, LearnSettings, Measured, Rows, canary_triggers
 from serving.train.kiosk.data import Labelled, Splits, load_fashion_mnist, split
 from serving.train.pack import tensor_bytes
-from serving.train.screen import ScreenFitter
+from serving.train.report import ScreenFitter
 
 GRAPH = "dense"
 WEIGHT, BIAS = "head.weight", "head.bias"

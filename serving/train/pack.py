@@ -59,6 +59,12 @@ def tensor_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return bytes(safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
+def write_rows(path: Path, tensors: Mapping[str, NDArray[Any]], licence: str) -> None:
+    """Write rows as safetensors, with the licence that they are under: for demonstrations, and where data are not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(safetensors.numpy.save(dict(tensors), {"licence": licence}))
+
+
 def seal(files: Mapping[str, bytes], manifest: Mapping[str, Any], key: ec.EllipticCurvePrivateKey) -> dict[str, bytes]:
     """Return the complete bundle: these files, the manifest with their digests filled in, and the signature."""
     listed = {name: {"bytes": len(data), "sha256": _digest(data)} for name, data in sorted(files.items())}

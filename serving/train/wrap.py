@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, shape_inference
 
-from serving.bundles.bundle import Bundle
 from serving.bundles.graph import check_graph
 from serving.bundles.manifest import TensorSpec
 from serving.engines import measure
@@ -35,10 +34,10 @@ from serving.registry.measure import predictions
 from serving.train.density import Gaussian, Plane, fit_gaussian, leading_plane
 from serving.train.errors import WrapRefused
 from serving.train.pack import tensor_bytes
-from serving.train.screen import ScreenFitter
-from serving.train.wrap_graph import ENERGIES, Fitted, Tensors, write_energies
+from serving.train.report import ENERGIES, ScreenFitter, Signature
+from serving.train.wrap_graph import Fitted, Tensors, write_energies
 
-GRAPH, FILE = "dense", "model.onnx"
+FILE = "model.onnx"
 ROWS_MIN = 2_000
 OPERATOR_SET_MIN = 13
 RESIDUAL_WIDTH_MAX, COMPONENTS_MAX = 4_096, 48
@@ -101,11 +100,8 @@ def wrap(
     gaussian, plane, flat = _densities(seen["latent"], rows[parts["fit"]])
     fitted = Fitted(gaussian, plane, flat, probable=_probable(seen["prediction"]))
     graph = write_energies(model, tensors, fitted, outputs)
-    bundle = Bundle(
-        foreign.name, foreign.version, "", (spec,), outputs_of(graph, foreign.name), foreign.class_names, {},
-        {GRAPH: graph}, {},
-    )  # fmt: skip
-    engine = InProcessEngine(bundle)
+    signature = _signature(foreign, spec, graph, tensors.latent)
+    engine = InProcessEngine(signature.draft(graph))
     given = {
         part: {name: predictions(engine, {spec.name: rows[places]}, name) for name in ("probabilities", *ENERGIES)}
         for part, places in parts.items()
@@ -124,7 +120,21 @@ def wrap(
         "calibration.safetensors": tensor_bytes(calibration),
     }
     metrics = _metrics(given["measure"], sample, parts["measure"], screen.measure(calibration, given["measure"]))
-    return files, _manifest(foreign, bundle, tensors, sample, {"parts": parts, "metrics": metrics, "report": report})
+    return files, signature.manifest(
+        data={
+            "name": f"sample {sample.file}",
+            "sha256": {sample.file: sample.sha256},
+            "rows": {part: len(places) for part, places in parts.items()},
+        },
+        training={
+            "wrapped": {**(foreign.source or {}), "sha256": hashlib.sha256(foreign.graph).hexdigest()},
+            "latent": tensors.latent,
+            "logits": tensors.logits,
+        },
+        metrics=metrics,
+        evidence=report,
+        gates=[],
+    )
 
 
 def _require_usable(model: onnx.ModelProto, foreign: Foreign) -> None:
@@ -227,9 +237,7 @@ def _seen(
             raise WrapRefused(f"{tensors.latent} is not a tensor of rows x values; name another with --latent")
         looked.graph.output.append(known[tensors.latent])
     graph = looked.SerializeToString()
-    engine = InProcessEngine(
-        Bundle(foreign.name, foreign.version, "", (spec,), outputs_of(graph, foreign.name), (), {}, {GRAPH: graph}, {})
-    )
+    engine = InProcessEngine(_signature(foreign, spec, graph, tensors.latent).draft(graph))
     inputs = {spec.name: rows}
     latents = rows if tensors.latent == tensors.input else predictions(engine, inputs, tensors.latent)
     if latents.ndim != MATRIX:
@@ -267,36 +275,8 @@ def _metrics(
     return found
 
 
-def _manifest(
-    foreign: Foreign, bundle: Bundle, tensors: Tensors, sample: Sample, made: Mapping[str, Any]
-) -> dict[str, Any]:
-    names = {spec.name for spec in bundle.outputs}
-    return {
-        "format": "stockade.bundle/1",
-        "name": foreign.name,
-        "version": foreign.version,
-        "inputs": [asdict(spec) for spec in bundle.inputs],
-        "outputs": [asdict(spec) for spec in bundle.outputs],
-        "class_names": list(foreign.class_names),
-        "roles": {
-            "prediction": ["probabilities"],
-            "latent": [tensors.latent] if tensors.latent in names else [],
-            "energies": list(ENERGIES),
-        },
-        "graphs": {GRAPH: FILE},
-        "weights": "weights.safetensors",
-        "calibration": "calibration.safetensors",
-        "data": {
-            "name": f"sample {sample.file}",
-            "sha256": {sample.file: sample.sha256},
-            "rows": {part: len(places) for part, places in made["parts"].items()},
-        },
-        "training": {
-            "wrapped": {**(foreign.source or {}), "sha256": hashlib.sha256(foreign.graph).hexdigest()},
-            "latent": tensors.latent,
-            "logits": tensors.logits,
-        },
-        "metrics": made["metrics"],
-        "calibration_report": {"evidence": made["report"]},
-        "gates": [],
-    }
+def _signature(foreign: Foreign, spec: TensorSpec, graph: bytes, latent: str) -> Signature:
+    """Return what a graph takes and gives; the latent has a role where it is an output."""
+    outputs = outputs_of(graph, foreign.name)
+    roles = {"prediction": ["probabilities"], "latent": [each.name for each in outputs if each.name == latent]}
+    return Signature(foreign.name, foreign.version, (spec,), outputs, foreign.class_names, roles)

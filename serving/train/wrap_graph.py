@@ -19,8 +19,8 @@ from serving.bundles.manifest import TensorSpec
 from serving.train.density import Gaussian, Plane
 from serving.train.errors import WrapRefused
 from serving.train.graph import GraphBuilder
+from serving.train.report import ENERGIES
 
-ENERGIES = ("energy", "mahalanobis", "residual")
 PROBABILITIES = "probabilities"
 OWN = "stockade."
 AXIS = f"{OWN}axis"

@@ -19,7 +19,7 @@ from defenses.lab.trial import read_lines
 from gateway.tools.lab import lab as lab_module
 from gateway.tools.lab.catalogue import catalogue
 from gateway.tools.lab.lab import LabExhausted, LocalLab
-from gateway.tools.lab.policy import policy_under_test
+from gateway.tools.lab.place import policy_under_test
 from gateway.tools.samples import bundles_directory
 
 HARD = HardeningRule(top_k=3, temperature=1.0, decimals=3)

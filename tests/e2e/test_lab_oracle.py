@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -10,14 +9,10 @@ import grpc
 import numpy as np
 import pytest
 
-from defenses.extraction.proof_of_work import zero_bits
 from defenses.lab.attack import Reason, Refused
 from gateway.tools.lab import oracle as oracle_module
 from gateway.tools.lab.oracle import METHOD, GatewayGone, GrpcOracle
 from stockade.open_inference import grpc_service_pb2 as pb
-
-BITS = 6
-CHALLENGE = f"1.7.{BITS}.{'a' * 32}.{'b' * 64}"
 
 
 class Service:
@@ -35,8 +30,6 @@ class Service:
             word = word(told)
         if isinstance(word, tuple):
             code, details = word
-            if "PROOF" in details:
-                context.set_trailing_metadata((("x-stockade-challenge", CHALLENGE),))
             context.abort(code, details)
         context.set_trailing_metadata((("x-stockade-verdict", word),))
         reply = pb.ModelInferResponse()
@@ -52,7 +45,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(oracle_module, "PAUSE_S", 0.0)
     open_things = []
 
-    def start(*words, **options):
+    def start(*words):
         service = Service(words)
         handler = grpc.unary_unary_rpc_method_handler(
             service.infer, pb.ModelInferRequest.FromString, pb.ModelInferResponse.SerializeToString
@@ -64,7 +57,7 @@ def asked(monkeypatch):
         server.start()
         channel = grpc.insecure_channel(f"127.0.0.1:{port}")
         open_things.append((server, channel))
-        made = GrpcOracle(channel, ["one", "two"], model="kiosk", version="2", tensor="image", classes=2, **options)
+        made = GrpcOracle(channel, ["one", "two"], model="kiosk", version="2", tensor="image", classes=2)
         return SimpleNamespace(oracle=made, service=service)
 
     yield start
@@ -129,27 +122,6 @@ def test_a_gateway_that_is_away_for_a_moment_is_asked_again(asked):
 def test_a_gateway_that_is_gone_is_no_defense(asked, code):
     with pytest.raises(GatewayGone, match=code.name):
         asked((code, "[WHATEVER] ...")).oracle.ask(rows([0, 1]))
-
-
-def proven(told):
-    proof = told.get("x-stockade-proof")
-    return (grpc.StatusCode.RESOURCE_EXHAUSTED, "[PROOF_OF_WORK_WANTED] ...") if proof is None else "allow"
-
-
-def test_who_pays_is_answered_and_has_been_acted_upon(asked):
-    there = asked(proven, pays=True)
-    answers = there.oracle.ask(rows([0, 1]))
-    assert answers.answered.all()
-    assert answers.acted is not None
-    assert answers.acted.all()
-    assert there.oracle.hashes >= 1
-    (proof,) = [told["x-stockade-proof"] for _, told in there.service.seen if "x-stockade-proof" in told]
-    assert zero_bits(hashlib.sha256(proof.encode()).digest()) >= BITS
-
-
-def test_who_does_not_pay_is_not_answered(asked):
-    with pytest.raises(Refused, match="proof_of_work"):
-        asked(proven).oracle.ask(rows([0, 1]))
 
 
 def test_bounds(asked):

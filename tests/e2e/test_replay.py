@@ -15,7 +15,7 @@ import yaml
 
 from gateway.cli.main import main
 from gateway.tools.operator import ask
-from gateway.tools.replay.findings import DECISIONS
+from gateway.tools.replay.history import DECISIONS
 from gateway.tools.samples import bundles_directory
 from ops.audit.log.checkpoint import parse_vkey
 from ops.audit.log.entry import canonical

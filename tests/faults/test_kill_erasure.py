@@ -12,8 +12,7 @@ import pytest
 
 from ops.audit.errors import KeyMissing
 from ops.audit.payloads.erasure import Erasures
-from ops.audit.payloads.key_database import traces
-from ops.audit.payloads.keys import KeyStore
+from ops.audit.payloads.keys import KeyStore, traces
 from ops.audit.reader.read import LogReader
 from ops.audit.verify.verify import verify_log
 from tests.faults.erasing import wanted

@@ -9,8 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,15 @@ from ops.audit.store.settings import RecorderSettings
 from ops.audit.verify.verify import verify_log
 from ops.metrics import RecorderMetrics, expose
 from ops.process.logging import FIELDS
-from tests.faults.recorder_process import KEY, SEGMENT_BYTES, client_of, eventually, launch, settings_in
+from tests.faults.recorder_process import (
+    KEY,
+    SEGMENT_BYTES,
+    RecorderProcess,
+    client_of,
+    eventually,
+    launch,
+    settings_in,
+)
 from tests.ops.audit.samples import number_id, small
 
 
@@ -46,6 +54,18 @@ async def connected(settings: RecorderSettings) -> AuditClient:
     client = client_of(settings)
     await client.connect()
     return client
+
+
+@asynccontextmanager
+async def served(
+    settings: RecorderSettings, stdin: int = subprocess.DEVNULL
+) -> AsyncIterator[tuple[RecorderProcess, AuditClient]]:
+    """A recorder and a client of it; in the end the client hangs up, and the recorder stops as it should."""
+    recorder = launch(settings, stdin=stdin).wait_ready()
+    client = await connected(settings)
+    yield recorder, client
+    await client.close()
+    assert recorder.stop() == 0, recorder.errors
 
 
 async def append(client: AuditClient, entries: list[bytes]) -> Receipt | AuditUnavailable:
@@ -204,22 +224,19 @@ async def test_a_recorder_started_by_hand_goes_on_without_an_input(tmp_path):
 
 async def test_a_second_appender_is_refused_and_the_first_goes_on(tmp_path):
     settings = settings_in(tmp_path)
-    recorder = launch(settings).wait_ready()
-    client = await connected(settings)
-    config = settings.signing_key.with_name("settings.json")
-    second = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "ops.audit.store.recorder_main", os.fspath(config)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert second.returncode == AppenderRunning.exit_code
-    assert "AppenderRunning" in second.stderr
-    assert isinstance(await append(client, [small(1)]), Receipt)
-    await client.close()
-    assert recorder.stop() == 0, recorder.errors
+    async with served(settings) as (_, client):
+        config = settings.signing_key.with_name("settings.json")
+        second = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "ops.audit.store.recorder_main", os.fspath(config)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert second.returncode == AppenderRunning.exit_code
+        assert "AppenderRunning" in second.stderr
+        assert isinstance(await append(client, [small(1)]), Receipt)
 
 
 def test_a_database_that_somebody_holds_may_be_free_the_next_time(tmp_path):
@@ -295,11 +312,8 @@ async def test_an_old_log_put_back_is_refused_before_anything_is_accepted(tmp_pa
 
 async def grow(settings: RecorderSettings, numbers: Iterable[int]) -> None:
     """One run of the recorder that takes these entries and publishes them."""
-    recorder = launch(settings).wait_ready()
-    client = await connected(settings)
-    assert isinstance(await append(client, [small(number) for number in numbers]), Receipt)
-    await client.close()
-    assert recorder.stop() == 0, recorder.errors
+    async with served(settings) as (_, client):
+        assert isinstance(await append(client, [small(number) for number in numbers]), Receipt)
 
 
 def contents(home: Path) -> dict[Path, bytes]:
@@ -311,40 +325,34 @@ def contents(home: Path) -> dict[Path, bytes]:
 
 async def test_what_breaks_the_protocol_is_hung_up_on_and_hurts_nobody(tmp_path):
     settings = settings_in(tmp_path)
-    recorder = launch(settings).wait_ready()
-    client = await connected(settings)
-    for rubbish in (b"\xff" * 64, b"\0\0\0\3xxxxx", b"\0\0\0\x08\0\0\0\x09xxxx"):
-        reader, writer = await asyncio.open_unix_connection(settings.socket)
-        writer.write(rubbish)
-        await writer.drain()
-        assert b"origin" in await reader.read()  # the hello, then the end
-        writer.close()
-        await writer.wait_closed()
-    assert isinstance(await append(client, [small(1)]), Receipt)
-    await client.close()
-    assert recorder.stop() == 0, recorder.errors
+    async with served(settings) as (_, client):
+        for rubbish in (b"\xff" * 64, b"\0\0\0\3xxxxx", b"\0\0\0\x08\0\0\0\x09xxxx"):
+            reader, writer = await asyncio.open_unix_connection(settings.socket)
+            writer.write(rubbish)
+            await writer.drain()
+            assert b"origin" in await reader.read()  # the hello, then the end
+            writer.close()
+            await writer.wait_closed()
+        assert isinstance(await append(client, [small(1)]), Receipt)
 
 
 async def test_no_worker_forges_the_recorders_own_word(tmp_path):
     """One heartbeat with a number of its own would make the log tampered for ever; a gap would excuse a silence."""
     settings = settings_in(tmp_path)
-    recorder = launch(settings).wait_ready()
-    client = await connected(settings)
-    own = OwnEntries("forged", time.time_ns, lambda: bytes(16), 5000)
-    forged = [
-        own.heartbeat(999_999, 1),
-        own.gap("open", "disk-full", 0),
-        own.recover(1, bytes(32), torn_bytes=0, unpublished=0),
-        own.genesis(KEY.name, str(KEY.verifier)),
-        own.outcome_unknown(bytes(16), b"{}", b"{}"),
-    ]
-    for entries in ([each] for each in forged):
-        answer = await append(client, entries)
-        assert isinstance(answer, AuditUnavailable)
-        assert (answer.reason, answer.detail) == ("log_refused", "invalid entry")
-    assert isinstance(await append(client, [small(1)]), Receipt)
-    await client.close()
-    assert recorder.stop() == 0, recorder.errors
+    async with served(settings) as (recorder, client):
+        own = OwnEntries("forged", time.time_ns, lambda: bytes(16), 5000)
+        forged = [
+            own.heartbeat(999_999, 1),
+            own.gap("open", "disk-full", 0),
+            own.recover(1, bytes(32), torn_bytes=0, unpublished=0),
+            own.genesis(KEY.name, str(KEY.verifier)),
+            own.outcome_unknown(bytes(16), b"{}", b"{}"),
+        ]
+        for entries in ([each] for each in forged):
+            answer = await append(client, entries)
+            assert isinstance(answer, AuditUnavailable)
+            assert (answer.reason, answer.detail) == ("log_refused", "invalid entry")
+        assert isinstance(await append(client, [small(1)]), Receipt)
     assert kinds(settings) == ["genesis", "refused"]
     told = [(line["level"], line["event"], line["role"]) for line in recorder.events()]
     assert told.count(("error", "append-refused", "recorder")) == len(forged)
@@ -385,16 +393,13 @@ os.kill(os.getpid(), 9)
 
 async def test_what_a_dead_worker_had_in_flight_becomes_outcome_unknown_once(tmp_path):
     settings = settings_in(tmp_path, heartbeat_ms=20)
-    recorder = launch(settings).wait_ready()
-    client = await connected(settings)
-    assert isinstance(await append(client, [small(1)]), Receipt)  # recorded, but its worker died before `leave`
-    in_flight = [number_id(1), number_id(2), number_id(3)]
-    command = [sys.executable, "-c", WORKER, os.fspath(settings.rings_directory), ",".join(in_flight)]
-    ended = await asyncio.to_thread(subprocess.run, command, check=False)
-    assert ended.returncode == -9
-    await eventually(lambda: not list(settings.rings_directory.iterdir()))
-    await client.close()
-    assert recorder.stop() == 0, recorder.errors
+    async with served(settings) as (_, client):
+        assert isinstance(await append(client, [small(1)]), Receipt)  # recorded, but its worker died before `leave`
+        in_flight = [number_id(1), number_id(2), number_id(3)]
+        command = [sys.executable, "-c", WORKER, os.fspath(settings.rings_directory), ",".join(in_flight)]
+        ended = await asyncio.to_thread(subprocess.run, command, check=False)
+        assert ended.returncode == -9
+        await eventually(lambda: not list(settings.rings_directory.iterdir()))
     unknown = [entry for entry in entries_of(settings) if entry["kind"] == "outcome-unknown"]
     assert [entry["id"] for entry in unknown] == in_flight[1:]
     assert {(entry["build"], entry["gateway"], entry["method"]) for entry in unknown} == {("9.9", "host/0", "/m/Infer")}
@@ -487,32 +492,29 @@ async def test_a_full_disk_refuses_without_losing_and_goes_on_when_there_is_room
         disk_warn_percent=60,
         disk_stop_percent=70,
     )
-    recorder = launch(settings).wait_ready()
-    client = await connected(settings)
-    ballast = small_disk / "ballast"
-    receipts: list[Receipt] = []
-    assert isinstance(await append(client, [small(0)]), Receipt)
-    ballast.write_bytes(bytes(8 << 20))
-    async with asyncio.timeout(30):
-        number = 1
-        while True:
-            answer = await append(client, [small(number)])
-            if isinstance(answer, AuditUnavailable):
-                break
-            receipts.append(answer)
-            number += 1
-    assert (answer.reason, answer.detail) == ("log_refused", "disk full")
-    assert not client.available
-    late = await connected(settings)
-    await eventually(lambda: not late.available)
-    ballast.unlink()
-    await eventually(lambda: client.available and late.available)  # though nobody appends
-    await late.close()
-    async with asyncio.timeout(30):
-        while isinstance(await append(client, [small(number)]), AuditUnavailable):  # noqa: ASYNC110 (it shows only so)
-            await asyncio.sleep(0.01)
-    await client.close()
-    assert recorder.stop() == 0, recorder.errors
+    async with served(settings) as (recorder, client):
+        ballast = small_disk / "ballast"
+        receipts: list[Receipt] = []
+        assert isinstance(await append(client, [small(0)]), Receipt)
+        ballast.write_bytes(bytes(8 << 20))
+        async with asyncio.timeout(30):
+            number = 1
+            while True:
+                answer = await append(client, [small(number)])
+                if isinstance(answer, AuditUnavailable):
+                    break
+                receipts.append(answer)
+                number += 1
+        assert (answer.reason, answer.detail) == ("log_refused", "disk full")
+        assert not client.available
+        late = await connected(settings)
+        await eventually(lambda: not late.available)
+        ballast.unlink()
+        await eventually(lambda: client.available and late.available)  # though nobody appends
+        await late.close()
+        async with asyncio.timeout(30):
+            while isinstance(await append(client, [small(number)]), AuditUnavailable):  # noqa: ASYNC110 (it shows only so)
+                await asyncio.sleep(0.01)
     gaps = [(entry["state"], entry["reason"]) for entry in entries_of(settings) if entry["kind"] == "gap"]
     assert gaps == [("open", "disk-full"), ("close", "disk-full")]
     assert kinds(settings).count("refused") == len(receipts) + 2
@@ -522,23 +524,20 @@ async def test_a_full_disk_refuses_without_losing_and_goes_on_when_there_is_room
 async def test_no_room_for_a_segment_refuses_until_there_is(small_disk):
     """Below the limit in percent, and a segment still does not fit."""
     settings = settings_in(small_disk, publish_every_ms=20, heartbeat_ms=50, disk_stop_percent=100)
-    recorder = launch(settings).wait_ready()
-    client = await connected(settings)
-    ballast = small_disk / "ballast"
-    await eventually((settings.state_directory / "segments" / "spare").exists)
-    stat = os.statvfs(small_disk)
-    ballast.write_bytes(bytes(stat.f_bavail * stat.f_frsize - SEGMENT_BYTES))
-    taken = 1
-    async with asyncio.timeout(30):
-        while isinstance(answer := await append(client, [small(n) for n in range(500)]), Receipt):
-            taken += 1
-    assert (answer.reason, answer.detail) == ("log_refused", "disk full")
-    await eventually(lambda: not client.available)
-    ballast.unlink()
-    await eventually(lambda: client.available)
-    assert isinstance(await append(client, [small(n) for n in range(500)]), Receipt)
-    await client.close()
-    assert recorder.stop() == 0, recorder.errors
+    async with served(settings) as (_, client):
+        ballast = small_disk / "ballast"
+        await eventually((settings.state_directory / "segments" / "spare").exists)
+        stat = os.statvfs(small_disk)
+        ballast.write_bytes(bytes(stat.f_bavail * stat.f_frsize - SEGMENT_BYTES))
+        taken = 1
+        async with asyncio.timeout(30):
+            while isinstance(answer := await append(client, [small(n) for n in range(500)]), Receipt):
+                taken += 1
+        assert (answer.reason, answer.detail) == ("log_refused", "disk full")
+        await eventually(lambda: not client.available)
+        ballast.unlink()
+        await eventually(lambda: client.available)
+        assert isinstance(await append(client, [small(n) for n in range(500)]), Receipt)
     gaps = [entry for entry in entries_of(settings) if entry["kind"] == "gap"]
     assert [(entry["state"], entry["reason"]) for entry in gaps] == [("open", "disk-full"), ("close", "disk-full")]
     assert sum(int(str(entry["dropped"])) for entry in gaps) == 500

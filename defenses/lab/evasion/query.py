@@ -1,27 +1,31 @@
 """Evasion by asking: what the query attacks of the lab have in common. NumPy alone.
 
 A *search* is written as a generator: it yields rows, is sent what was answered to them, and knows nothing of accounts,
-budgets or gateways. `Searching` makes a `QueryAttack` of it; `disguised` runs it through several accounts or between
-innocent questions; the trials run many searches at once. So one search is run in every disguise.
+budgets or gateways. `Searching` makes a `QueryAttack` of it; `disguise` puts it behind several accounts or between
+innocent questions, or runs many searches at once. So one search is run in every disguise.
 
 A search ends when it was told a wrong class for a row within the norm. Whether that is true is the lab's to find out:
 an answer may have been an earlier one, given again.
+
+`Counted` stands around every oracle that an attack is given. Which rows were acted upon stays there, unless the
+experiment says that the attacker sees it (`sees_actions`: the perfect oracle of OARS, arXiv 2303.06280).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from defenses.lab.attack import Answers, Attempt, BudgetSpent, Oracle, Refused
 
-TECHNIQUE: Final = "AML.T0043.001"  # MITRE ATLAS: Craft Adversarial Data, black-box optimization
 REFUSALS_MAX: Final = 100  # asks in a row of which nothing was answered: then an attack has lost its account
 UNSEEN: Final = 5e-4  # a probability that was rounded away
+UNIQUE_MAX: Final = 1_000_000
 
 Rows = NDArray[np.float32]
 Steps = Generator[Rows, Answers, Rows | None]
@@ -115,21 +119,12 @@ class Best:
         return Attempt(self.won, self.queries, self.row, float(np.abs(self.row - self.ball.row).max()))
 
 
-class Attacker(Protocol):
-    """The part of `QueryAttack` that asks."""
-
-    def run(self, oracle: Oracle, row: Rows, label: int, budget: int, rng: np.random.Generator) -> Attempt: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Searching:
     """Implements QueryAttack: one search through one account."""
 
-    name: str
     search: Search
     radius: float = 0.1
-    family: str = "evasion"
-    technique: str = TECHNIQUE
 
     def run(self, oracle: Oracle, row: Rows, label: int, budget: int, rng: np.random.Generator) -> Attempt:
         """See QueryAttack. An ask of which nothing is answered counts as answered without a word."""
@@ -160,3 +155,53 @@ def silence(rows: int, classes: int) -> Answers:
     """Return answers of which there is none."""
     nothing = np.full((rows, classes), np.nan, np.float32)
     return Answers(nothing, np.full(rows, -1), np.zeros(rows, np.bool_), np.ones(rows, np.bool_))
+
+
+class Counted:
+    """Implements Oracle over another: counts what is asked, ends it at its budget, hides what only the lab may know.
+
+    One attempt each; not for several threads.
+    """
+
+    def __init__(self, inner: Oracle, *, budget: int, sees_actions: bool = False) -> None:
+        self._inner = inner
+        self._budget = budget
+        self._sees_actions = sees_actions
+        self._seen: set[bytes] = set()
+        self.accounts = inner.accounts
+        self.asked = 0
+        self.actions = 0
+        self.before_action: int | None = None
+        """Distinct rows answered before the first action; None until there is one."""
+
+    @property
+    def answered(self) -> int:
+        """Distinct rows answered so far."""
+        return len(self._seen)
+
+    def ask(self, rows: NDArray[np.float32], account: int = 0) -> Answers:
+        """Ask, as far as the budget goes: rows beyond it are cut off, and a call without any left raises BudgetSpent.
+
+        A cut call returns fewer answers than rows.
+        """
+        rows = rows[: self._budget - self.asked]
+        if not len(rows):
+            raise BudgetSpent
+        self.asked += len(rows)
+        try:
+            answers = self._inner.ask(rows, account)
+        except Refused:
+            self._act()
+            raise
+        acted = ~answers.answered if answers.acted is None else answers.acted | ~answers.answered
+        for row, answered, moved in zip(rows, answers.answered, acted, strict=True):
+            if moved:
+                self._act()
+            if answered and len(self._seen) < UNIQUE_MAX:
+                self._seen.add(hashlib.blake2b(row.tobytes(), digest_size=16).digest())
+        return answers if self._sees_actions else replace(answers, acted=None)
+
+    def _act(self) -> None:
+        self.actions += 1
+        if self.before_action is None:
+            self.before_action = len(self._seen)

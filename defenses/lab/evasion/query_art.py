@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from defenses.art_adapter import query_attack
 from defenses.lab.attack import Attempt, BudgetSpent, Oracle, Reason, Refused, Sample
-from defenses.lab.evasion.query import REFUSALS_MAX, TECHNIQUE, Ball, Best, Found, Rows
+from defenses.lab.evasion.query import REFUSALS_MAX, Ball, Best, Found, Rows
 
 SEED_MAX: Final = 2**32
 
@@ -34,8 +34,6 @@ class ArtQueries:
     classes: int
     others: Sample = field(repr=False)  # images to start from
     radius: float = 0.1
-    family: str = "evasion"
-    technique: str = TECHNIQUE
 
     def run(self, oracle: Oracle, row: Rows, label: int, budget: int, rng: np.random.Generator) -> Attempt:
         """See QueryAttack."""

@@ -9,27 +9,40 @@ judged by the screens afterwards. *Adaptive* knows everything (Carlini and Wagne
 with several weights, restarts with other losses, signed steps with momentum that shrink along a cosine, and the first
 iterate that is wrong, answered and unflagged wins: worst case per row over all weights, restarts and steps. The
 pipeline is deterministic, so one sample is the exact expectation; `eot` averages slopes where a model is not.
+
+Measured at two rates of false alarms, as the policy promises them ("flag: 0.01"); what the rate is on untouched images
+stands beside it. The attack at the stricter rate goes on only with the rows that the looser one lost: an image that
+evades at 5 % evades at 1 %. Two denominators, each a trial of its own, since they answer two questions: ".../all" is of
+all images, those included that the model gets wrong untouched (what a client can be given wrong); ".../right" is of the
+images that the pipeline gets right untouched (what an attacker can turn).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from defenses.lab.pipeline import Judged, Pipeline
+from defenses.lab.attack import Finding, Run, Size, Split
+from defenses.lab.pipeline import Judged, Pipeline, Rates
+from defenses.screens.evidence import NAME as EVIDENCE
 
 STATIC_STEPS = 40
 STATIC_STEP_SHARE = 0.25
 MARGIN_ENOUGH = 2.0  # logits beyond which being wrong is worth no more, so that the detectors get their say
 SLACK = 0.05  # how far below its threshold a score is pushed
 LAST_STEP_SHARE = 0.05
+ROWS = {Size.SMOKE: 12, Size.FULL: 200}
+BENIGN_ROWS = {Size.SMOKE: 500, Size.FULL: 10_000}
+BATCH_ROWS = 500
+PROMISES = (0.01, 0.05)
+SMOKE_STEPS, SMOKE_RESTARTS, SMOKE_WEIGHTS = 10, 1, (0.0, 1.0)
 
 Tell = Callable[[int, int], None]
 Objective = Callable[[Tensor], Tensor]
@@ -157,3 +170,107 @@ def _mean_size(slope: Tensor) -> Tensor:
     """Return the mean absolute slope of each row, shaped to divide by."""
     size = slope.abs().flatten(1).mean(1).clamp(min=1e-20)
     return size.reshape(-1, *[1] * (slope.ndim - 1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bench:
+    """The images of one seed, and the pipeline at each promised rate."""
+
+    images: Tensor
+    labels: Tensor
+    pipelines: Mapping[float, Pipeline]
+    benign: Mapping[float, float]
+    benign_rows: int
+
+
+def adaptive(run: Run, *, radius: float) -> list[Finding]:
+    """Projected gradient descent with the screens in its loss, worst case per image."""
+    attack = AdaptivePgd(radius)
+    if run.smoke:
+        attack = AdaptivePgd(radius, SMOKE_STEPS, SMOKE_RESTARTS, SMOKE_WEIGHTS)
+    bench = _bench(run)
+    generator = torch.Generator().manual_seed(run.seed)
+    left = torch.arange(len(bench.labels))
+    findings = []
+    for promise in PROMISES:
+        tell = partial(run.lab.tell, f"{run.attack} at {promise:.0%}")
+        found = attack.run(bench.pipelines[promise], bench.images[left], bench.labels[left], generator, tell)
+        evaded = torch.zeros(len(bench.labels), dtype=torch.bool)
+        evaded[left] = found.evaded
+        left = left[found.evaded]
+        findings += _findings(bench, promise, evaded, asdict(attack))
+    return findings
+
+
+def static(run: Run, *, radius: float) -> list[Finding]:
+    """PGD-40 on the classifier alone, judged afterwards."""
+    bench = _bench(run)
+    moved = _pgd_40(run, bench.pipelines[PROMISES[0]], bench.images, bench.labels, radius)
+    findings = []
+    for promise in PROMISES:
+        with torch.no_grad():
+            evaded = evades(bench.pipelines[promise].judged(moved), bench.labels)
+        findings += _findings(bench, promise, evaded, {"radius": radius})
+    return findings
+
+
+def control(run: Run, *, radius: float) -> list[Finding]:
+    """PGD-40 on a model without screens: has to bring nearly all past, or the lab proves nothing."""
+    model = run.victim()
+    sample = run.rows(Split.TEST, ROWS[run.lab.size])
+    images, labels = torch.from_numpy(sample.rows), torch.from_numpy(sample.labels)
+    bare = Pipeline(model.module(), model.arrays(), {})
+    moved = _pgd_40(run, bare, images, labels, radius)
+    with torch.no_grad():
+        wrong = evades(bare.judged(moved), labels)
+    settings = {"norm": "L-inf", "radius": radius, "steps": 40, "denominator": "all images"}
+    return [Finding(len(labels), int(wrong.sum()), settings=settings, part="all", defended=False)]
+
+
+def _bench(run: Run) -> _Bench:
+    model = run.victim()
+    sample = run.rows(Split.TEST, ROWS[run.lab.size])
+    module, arrays = model.module(), model.arrays()
+    pipelines = {promise: Pipeline(module, arrays, {EVIDENCE: Rates(promise)}) for promise in PROMISES}
+    benign = torch.from_numpy(run.rows(Split.TEST, BENIGN_ROWS[run.lab.size], 0).rows)
+    return _Bench(
+        torch.from_numpy(sample.rows),
+        torch.from_numpy(sample.labels),
+        pipelines,
+        {promise: _flagged_share(pipeline, benign) for promise, pipeline in pipelines.items()},
+        len(benign),
+    )
+
+
+def _flagged_share(pipeline: Pipeline, images: Tensor) -> float:
+    with torch.no_grad():
+        flagged = [pipeline.judged(batch).flagged for batch in torch.split(images, BATCH_ROWS)]
+    return float(torch.cat(flagged).double().mean())
+
+
+def _findings(bench: _Bench, promise: float, evaded: Tensor, attack: dict[str, Any]) -> list[Finding]:
+    with torch.no_grad():
+        clean = bench.pipelines[promise].judged(bench.images)
+    right = (clean.outputs["logits"].argmax(1) == bench.labels) & ~clean.flagged
+    metrics = {
+        "benign_flagged_share": bench.benign[promise],
+        "benign_rows": float(bench.benign_rows),
+        "evades_untouched_share": float(evades(clean, bench.labels).double().mean()),
+    }
+    settings = {"norm": "L-inf", "flag_fpr_promised": promise, "eot": "exact: nothing is random", **attack}
+    counted = {
+        "all": (len(evaded), int(evaded.sum()), "all images"),
+        "right": (int(right.sum()), int((evaded & right).sum()), "images answered right and unflagged untouched"),
+    }
+    return [
+        Finding(samples, successes, metrics, {**settings, "denominator": of}, part=f"fpr-{100 * promise:.0f}/{name}")
+        for name, (samples, successes, of) in counted.items()
+    ]
+
+
+def _pgd_40(run: Run, pipeline: Pipeline, images: Tensor, labels: Tensor, radius: float) -> Tensor:
+    """Attack, and check the norm: ValueError where a pixel changed by more than the radius, or left [0, 1]."""
+    moved = static_pgd(pipeline, images, labels, radius, torch.Generator().manual_seed(run.seed))
+    if float((moved - images).abs().max()) > radius + 1e-6 or float(moved.min()) < 0.0 or float(moved.max()) > 1.0:
+        raise ValueError("the attack left its norm")
+    return moved

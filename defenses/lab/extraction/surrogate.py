@@ -23,12 +23,11 @@ BATCH_ROWS = 512
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a copy is trained: steps of `batch_rows` answers, with images moved by up to `shift_pixels`."""
+    """How a copy is trained: steps of `batch_rows` answers, half of the batches mirrored."""
 
     steps: int = 400
     batch_rows: int = 64
     rate_max: float = 1e-2
-    shift_pixels: int = 0
     mirror: bool = True
 
 
@@ -64,7 +63,9 @@ def train_copy(images: NDArray[np.float32], targets: NDArray[np.float32], recipe
     copy.train()
     for _ in range(recipe.steps):
         drawn = torch.randint(0, len(rows), (recipe.batch_rows,), generator=generator)
-        batch = _moved(rows[drawn], recipe, generator)
+        batch = rows[drawn]
+        if recipe.mirror and torch.rand(1, generator=generator).item() < 0.5:
+            batch = batch.flip(3)
         loss = functional.cross_entropy(copy(batch), wanted[drawn])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
@@ -92,16 +93,3 @@ def slopes_of(copy: nn.Module, images: NDArray[np.float32], labels: NDArray[np.i
 def agreement(copy: nn.Module, images: NDArray[np.float32], victim: NDArray[np.int64]) -> int:
     """Return on how many images the copy says what the victim says."""
     return int((labels_of(copy, images) == victim).sum())
-
-
-def _moved(batch: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Move the whole batch by a few pixels, and mirror it half of the time: the thief's own augmentation."""
-    reach = recipe.shift_pixels
-    if reach:
-        down, right = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
-        height, width = batch.shape[2:]
-        padded = functional.pad(batch, (reach,) * 4)
-        batch = padded[:, :, reach + down : reach + down + height, reach + right : reach + right + width]
-    if recipe.mirror and torch.rand(1, generator=generator).item() < 0.5:
-        batch = batch.flip(3)
-    return batch

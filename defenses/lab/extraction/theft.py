@@ -11,12 +11,22 @@ What it costs, defended (S1 refuses, answers are hardened, the query budget coun
 Undefended one account is done within a day: at the rates that policies allow, a model is stolen in minutes. So the
 ratio of cost is answers needed over answers needed without the defence, and beside it the accounts; both are said,
 since against a thief who asks natural images for their class alone only the second moves.
+
+Where queries come from; rows are float32 (n, side, side) in [0, 1] and come from the generator alone:
+- natural: images from where the victim's own came from, without their labels. The strongest thief: nothing about his
+  queries is strange (in-distribution theft; nothing but rates and accounts stands in his way).
+- foreign: real images of something else (handwritten digits from scikit-learn, moved, scaled and in other contrasts),
+  as Knockoff Nets ask ("Knockoff Nets", Orekondy, Schiele, Fritz, CVPR 2019, arXiv 1812.02766).
+- synthetic: dead leaves, overlapping ellipses and rectangles of random greys, for a thief without any images (Baradad
+  et al., "Learning to See by Looking at Noise", NeurIPS 2021, section 3).
+- augmented: a few natural images, then steps from them along the signs of the copy's own slopes (Jacobian-based
+  augmentation; Papernot et al., "Practical Black-Box Attacks", Asia CCS 2017, section 4.2). Made round by round.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
@@ -25,10 +35,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from defenses.extraction.budget import TECHNIQUE, BudgetStep
-from defenses.lab.attack import Lab, Model, Size, Split, Trial
+from defenses.lab.attack import Finding, Run, Split
 from defenses.lab.extraction.service import Bill, Defence, Service, open_defence
-from defenses.lab.extraction.sources import foreign, synthetic
 from defenses.lab.extraction.surrogate import Recipe, agreement, slopes_of, train_copy
 
 Images = NDArray[np.float32]
@@ -41,29 +49,55 @@ CHUNK_ROWS: Final = 256
 TARGETS: Final = (0.60, 0.70, 0.80, 0.85, 0.90, 0.95)
 FIRST_DAY: Final = 2.0  # allowances that an account's first day holds
 BLANKS_MAX: Final = 50  # times as many as he needs, before a thief whose rows are refused gives up
+FOREIGN_SOURCE: Final = "UCI Optical Recognition of Handwritten Digits (CC BY 4.0), from scikit-learn"
+LEAVES: Final = (3, 12)
+DIGIT_LEVEL_MAX: Final = 16.0
 
 
-@dataclass(frozen=True, slots=True)
-class Thief:
-    """`labels_only`: he reads the class alone. `until` is the last step that he asks at before he waits."""
+def foreign(count: int, side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw handwritten digits, each in a size, place, contrast and ground of its own."""
+    import sklearn.datasets  # noqa: PLC0415  it comes with ART, and takes a second
 
-    source: str
-    labels_only: bool = False
-    until: BudgetStep = BudgetStep.FULL
+    digits = sklearn.datasets.load_digits().images / DIGIT_LEVEL_MAX
+    rows = np.empty((count, side, side), np.float32)
+    rows[:] = 0.0
+    for row in rows:
+        digit = digits[rng.integers(len(digits))]
+        size = int(rng.integers(side // 2, side + 1))
+        places = np.linspace(0.0, digit.shape[0] - 1.0, size)
+        down, right = rng.integers(0, side - size + 1, 2)
+        row[down : down + size, right : right + size] = _enlarged(digit, places) * rng.uniform(0.5, 1.0)
+        if rng.random() < 0.25:
+            np.subtract(1.0, row, out=row)
+    return rows
 
-    @property
-    def name(self) -> str:
-        return f"{self.source}/{'label' if self.labels_only else 'soft'}"
+
+def synthetic(count: int, side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw dead leaves: a dark or grey ground, and on it ellipses and rectangles that hide each other."""
+    down, right = np.mgrid[0:side, 0:side].astype(np.float32)
+    rows = np.empty((count, side, side), np.float32)
+    for row in rows:
+        row[:] = rng.uniform(0.0, 1.0) if rng.random() < 0.3 else 0.0
+        for _ in range(rng.integers(*LEAVES)):
+            y, x = rng.uniform(0.0, side, 2)
+            height, width = rng.uniform(1.0, side / 2.5, 2)
+            away = np.abs((down - y) / height), np.abs((right - x) / width)
+            inside = np.hypot(*away) < 1.0 if rng.random() < 0.5 else np.maximum(*away) < 1.0
+            row[inside] = rng.uniform(0.0, 1.0)
+        noise = rng.normal(0.0, rng.uniform(0.0, 0.05), row.shape)
+        np.clip(row + noise, 0.0, 1.0, out=row)
+    return rows
 
 
-_ALL = (
-    Thief("natural"),
-    Thief("natural", labels_only=True),
-    Thief("augmented", labels_only=True),
-    Thief("foreign"),
-    Thief("synthetic"),
-)
-THIEVES: Final[Mapping[str, Thief]] = {thief.name: thief for thief in _ALL}
+def _enlarged(image: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Read a square image between its pixels, at `places` along both axes."""
+    grid = np.arange(len(image))
+    down = np.array([np.interp(places, grid, column) for column in image.T])
+    across = np.array([np.interp(places, grid, line) for line in down.T])
+    return np.asarray(np.clip(across, 0.0, 1.0))
+
+
+DRAWN: Final = {"foreign": foreign, "synthetic": synthetic}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,39 +111,33 @@ class Mark:
 
 
 def steal(
-    lab: Lab,
-    model: Model,
-    thief: Thief,
-    defence: Defence | None,
-    *,
-    marks: Sequence[int],
-    recipe: Recipe,
-    seed: int,
+    run: Run, source: str, defence: Defence | None, *, labels_only: bool = False, marks: Sequence[int], recipe: Recipe
 ) -> list[Mark]:
     """Carry out one theft; one mark for each of `marks` (ascending), fewer where the rows are all refused."""
-    held_out = lab.rows(model.name, Split.TEST, HELD_OUT_ROWS, seed).rows
+    model = run.victim()
+    held_out = run.rows(Split.TEST, HELD_OUT_ROWS).rows
     victim = np.asarray(model.outputs(held_out)["probabilities"]).argmax(axis=1).astype(np.int64)
-    service = Service(model, defence, thief.until)
-    rng = np.random.default_rng([seed, 0x7EF])
+    service = Service(model, defence)
+    rng = np.random.default_rng([run.seed, 0x7EF])
     rows, targets = np.empty((0, *held_out.shape[1:]), np.float32), np.empty((0, model.classes), np.float32)
     found: list[Mark] = []
     copy = None
-    source = _source(lab, model.name, thief.source, marks[-1], rng, seed=seed)
+    draw = _source(run, source, marks[-1], rng)
     for mark in marks:
         while len(rows) < mark and service.bill.asked < BLANKS_MAX * mark:
             wanted = min(CHUNK_ROWS, mark - len(rows))
-            asked = source(wanted)
-            if thief.source == "augmented":
+            asked = draw(wanted)
+            if source == "augmented":
                 asked = _moved(asked, rng) if copy is None else _augmented(copy, rows, targets, wanted, rng)
             answers = service.ask(asked)
             told = answers.probabilities[answers.answered]
             rows = np.concatenate([rows, asked[answers.answered]])
-            targets = np.concatenate([targets, _class_alone(told) if thief.labels_only else told])
+            targets = np.concatenate([targets, _class_alone(told) if labels_only else told])
         if len(rows) < mark:
             break
-        copy = train_copy(rows, targets, recipe, seed=seed)
+        copy = train_copy(rows, targets, recipe, seed=run.seed)
         found.append(Mark(mark, agreement(copy, held_out, victim), replace(service.bill), service.waited_days))
-        lab.tell(thief.name, len(found), len(marks))
+        run.tell(len(found), len(marks))
     return found
 
 
@@ -125,41 +153,30 @@ def reached(points: Sequence[tuple[float, float]], target: float) -> float | Non
     return points[0][0] if points and points[0][1] >= target else None
 
 
-def theft_of(thief: str, name: str = "kiosk", version: str = "2") -> Callable[[Lab, int], list[Trial]]:
-    """Return the experiment in which one of THIEVES steals a model, undefended and defended: two trials."""
-    return lambda lab, seed: _theft(lab, seed, THIEVES[thief], name, version)
-
-
-def _theft(lab: Lab, seed: int, thief: Thief, name: str, version: str) -> list[Trial]:
-    smoke = lab.size == Size.SMOKE
-    marks = (100, 300) if smoke else MARKS
-    recipe = Recipe(steps=40) if smoke else Recipe()
-    model = lab.model(name, version)
-    defence = open_defence(lab, model, seed)
-    open_door = steal(lab, model, thief, None, marks=marks, recipe=recipe, seed=seed)
-    guarded = steal(lab, model, thief, defence, marks=marks, recipe=recipe, seed=seed)
+def theft(run: Run, *, source: str, labels_only: bool = False) -> list[Finding]:
+    """Steal a model, undefended and defended. `labels_only`: the thief reads the class alone."""
+    marks, recipe = ((100, 300), Recipe(steps=40)) if run.smoke else (MARKS, Recipe())
+    defence = open_defence(run)
+    open_door, guarded = (
+        steal(run, source, each, labels_only=labels_only, marks=marks, recipe=recipe) for each in (None, defence)
+    )
     settings = {
-        "source": thief.source,
-        "labels_only": thief.labels_only,
-        "until": thief.until.name.lower(),
+        "source": source,
+        "labels_only": labels_only,
+        "until": "full",
         "success": "images on which the copy agrees after the last mark",
         "steps": recipe.steps,
         "units_per_day": round(defence.budget.units, 1),
         "seed_rows": SEED_ROWS,
     }
     return [
-        Trial(
-            attack=f"extraction/{name}-{version}/{thief.name}",
-            family="extraction",
-            technique=TECHNIQUE,
-            knowledge="black box",
+        Finding(
+            HELD_OUT_ROWS,
+            found[-1].agreed if found else 0,
+            _costs(found) | (_ratios(open_door, guarded) if defended else {}),
+            settings,
+            {"agreement": _curve(found)},
             defended=defended,
-            seed=seed,
-            samples=HELD_OUT_ROWS,
-            successes=found[-1].agreed if found else 0,
-            metrics=_costs(found) | (_ratios(open_door, guarded) if defended else {}),
-            settings=settings,
-            curves={"agreement": _curve(found)},
         )
         for found, defended in ((open_door, False), (guarded, True))
     ]
@@ -177,7 +194,7 @@ def _costs(found: Sequence[Mark]) -> dict[str, float]:
         "account_days": last.bill.account_days,
         "accounts_within_a_day": float(math.ceil(last.bill.account_days / FIRST_DAY)),
         "days_with_one_account": last.days,
-        "proof_hashes": last.bill.proof_hashes,
+        "proof_hashes": 0.0,  # none is wanted within full answers
     }
     for target in TARGETS:
         answers = reached(_curve(found), target)
@@ -208,26 +225,16 @@ def _curve(found: Sequence[Mark]) -> list[tuple[float, float]]:
     return [(float(mark.answers), mark.agreed / HELD_OUT_ROWS) for mark in found]
 
 
-def _source(
-    lab: Lab, name: str, source: str, count: int, rng: np.random.Generator, *, seed: int
-) -> Callable[[int], Images]:
+def _source(run: Run, source: str, count: int, rng: np.random.Generator) -> Callable[[int], Images]:
     """Return what draws the next rows of a source; of natural ones there are `count` and a tenth."""
-    side = lab.rows(name, Split.TEST, 1, seed).rows.shape[1]
-    if source == "foreign":
-        return lambda wanted: foreign(wanted, side, rng)
-    if source == "synthetic":
-        return lambda wanted: synthetic(wanted, side, rng)
-    known = lab.rows(name, Split.TRAIN, SEED_ROWS if source == "augmented" else count + count // 10, seed).rows
-    return _dealt(known, rng) if source == "augmented" else _in_turn(known)
-
-
-def _in_turn(known: Images) -> Callable[[int], Images]:
-    rows: Iterator[Images] = iter(known)
-    return lambda wanted: np.stack([next(rows) for _ in range(wanted)])
-
-
-def _dealt(known: Images, rng: np.random.Generator) -> Callable[[int], Images]:
-    return lambda wanted: known[rng.integers(0, len(known), wanted)]
+    if source in DRAWN:
+        side = run.rows(Split.TEST, 1).rows.shape[1]
+        return lambda wanted: DRAWN[source](wanted, side, rng)
+    if source == "augmented":
+        few = run.rows(Split.TRAIN, SEED_ROWS).rows
+        return lambda wanted: few[rng.integers(0, len(few), wanted)]
+    known = iter(run.rows(Split.TRAIN, count + count // 10).rows)
+    return lambda wanted: np.stack([next(known) for _ in range(wanted)])
 
 
 def _moved(rows: Images, rng: np.random.Generator) -> Images:

@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defenses.budget.hardening import HardeningRule, harden
-from defenses.extraction.budget import TECHNIQUE, margins_of
-from defenses.lab.attack import Lab, Sample, Size, Split, Trial
+from defenses.extraction.budget import margins_of
+from defenses.lab.attack import Finding, Run, Sample, Size, Split
 from defenses.lab.extraction.surrogate import Recipe, agreement, train_copy
 from defenses.lab.extraction.theft import HELD_OUT_ROWS, reached
 
 Probabilities = NDArray[np.float32]
-Labels = NDArray[np.int64]
 Curve = list[tuple[float, float]]
 Way = Callable[[Probabilities, NDArray[np.float64]], Probabilities]
 
@@ -70,63 +69,51 @@ WAYS: Final[Mapping[str, Way]] = {
 }
 
 
-def ways_of(name: str, version: str) -> Callable[[Lab, int], list[Trial]]:
-    """Return the experiment: a trial a way, with the answers to a copy that agrees on 90 % of held-out rows."""
-    return lambda lab, seed: _tried(lab, seed, name, version)
-
-
-def _tried(lab: Lab, seed: int, name: str, version: str) -> list[Trial]:
-    model = lab.model(name, version)
+def ways(run: Run) -> list[Finding]:
+    """Return a finding a way, with the answers to a copy that agrees on 90 % of held-out rows."""
+    model, recipe = run.victim(), Recipe(steps=40) if run.smoke else Recipe()
 
     def asked(split: Split, rows: int) -> tuple[Sample, Probabilities]:
-        sample = lab.rows(name, split, rows, seed)
+        sample = run.rows(split, rows)
         return sample, np.asarray(model.outputs(sample.rows)["probabilities"], np.float32)
 
     test, truth = asked(Split.TEST, HELD_OUT_ROWS)
     margins = margins_of(asked(Split.DEVELOP, DEVELOP_ROWS)[1])
-    bought, told = asked(Split.TRAIN, MARKS[lab.size][-1])
+    bought, told = asked(Split.TRAIN, MARKS[run.lab.size][-1])
+    said = truth.argmax(axis=1)
     curves: dict[str, Curve] = {}
     for done, (way, answer) in enumerate(WAYS.items(), 1):
-        curves[way] = _curve(lab, bought.rows, answer(told, margins), (test.rows, truth.argmax(axis=1)), seed)
-        lab.tell("ways to answer", done, len(WAYS))
+        targets = answer(told, margins)
+        copies = (
+            (mark, train_copy(bought.rows[:mark], targets[:mark], recipe, seed=run.seed))
+            for mark in MARKS[run.lab.size]
+        )
+        curves[way] = [(float(mark), agreement(copy, test.rows, said) / len(said)) for mark, copy in copies]
+        run.tell(done, len(WAYS))
     open_door = reached(curves["all"], TARGET)
-    trials = []
+    findings = []
     for way, answer in WAYS.items():
         best, given = _best(curves, way), answer(truth, margins)
         needed = reached(best, TARGET)
-        right = (each.argmax(axis=1) == test.labels for each in (truth, given))
-        before, after = (float(each.mean()) for each in right)
+        before, after = (float((each.argmax(axis=1) == test.labels).mean()) for each in (truth, given))
         metrics = {
             "accuracy_points_lost": 100 * (before - after),
             "confidence_moved": float(np.abs(given.max(axis=1) - truth.max(axis=1)).mean()),
         }
         if needed is not None and open_door is not None:
             metrics |= {"answers_to_90_percent": needed, "answers_ratio_at_90_percent": needed / open_door}
-        trials.append(
-            Trial(
-                attack=f"extraction/{name}-{version}/ways/{way}",
-                family="extraction",
-                technique=TECHNIQUE,
-                knowledge="black box",
+        findings.append(
+            Finding(
+                len(truth),
+                round(best[-1][1] * len(truth)),
+                metrics,
+                {"success": "images on which the copy agrees after the last mark"},
+                {"agreement": best},
+                part=way,
                 defended=way != "all",
-                seed=seed,
-                samples=len(truth),
-                successes=round(best[-1][1] * len(truth)),
-                metrics=metrics,
-                settings={"success": "images on which the copy agrees after the last mark"},
-                curves={"agreement": best},
             )
         )
-    return trials
-
-
-def _curve(
-    lab: Lab, rows: NDArray[np.float32], told: Probabilities, held_out: tuple[NDArray[np.float32], Labels], seed: int
-) -> Curve:
-    """Return how often copies of the first rows agree with the victim: (answers, agreement) at each mark."""
-    recipe = Recipe(steps=40) if lab.size == Size.SMOKE else Recipe()
-    copies = ((mark, train_copy(rows[:mark], told[:mark], recipe, seed=seed)) for mark in MARKS[lab.size])
-    return [(float(mark), agreement(copy, *held_out) / len(held_out[1])) for mark, copy in copies]
+    return findings
 
 
 def _best(curves: Mapping[str, Curve], way: str) -> Curve:

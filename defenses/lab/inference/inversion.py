@@ -8,18 +8,26 @@
   whose class is not among those answered, counts as p = 0.
 
 Whether an image shows the class is for somebody else to say: a classifier that knows neither the model nor its rows.
+Success is that it says the class that was aimed at. One in `classes` is chance.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from defenses.lab.attack import BudgetSpent, Oracle, Refused
+from defenses.lab.attack import BudgetSpent, Finding, Oracle, Refused, Run, Size, Split
+from defenses.lab.inference.shadow import ShadowRecipe, logits_of, train_shadow
+
+EACH = {Size.SMOKE: 1, Size.FULL: 20}
+EACH_ASKING = {Size.SMOKE: 1, Size.FULL: 5}
+QUERIES = {Size.SMOKE: 510, Size.FULL: 10_000}
+READER = {Size.SMOKE: (500, ShadowRecipe(epochs=2, batch_rows=64)), Size.FULL: (10_000, ShadowRecipe(epochs=12))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +108,54 @@ def _answered(oracle: Oracle, rows: NDArray[np.float32], wanted: int) -> NDArray
     except Refused:
         return np.zeros(len(rows))
     return np.nan_to_num(answers.probabilities[:, wanted].astype(np.float64))
+
+
+def by_weights(run: Run) -> list[Finding]:
+    """The white box: nothing stands between the attacker and the weights."""
+    known, each, settings = run.victim(), EACH[run.lab.size], MiFace()
+    starts = starts_of(known.classes, each, _shape(run), np.random.default_rng([run.seed, 0x1FACE]))
+    wanted = np.repeat(np.arange(known.classes), each)
+    images, sure = miface(known.module(), starts, wanted, settings)
+    metrics = {"confidence_median": float(np.median(sure))}
+    return [_finding(run, images, wanted, metrics, asdict(settings), defended=False)]
+
+
+def by_asking(run: Run) -> list[Finding]:
+    """The black box, as the service answers and without any protection; each image by an account of its own."""
+    classes, each = run.victim().classes, EACH_ASKING[run.lab.size]
+    settings = replace(Evolution(), queries=QUERIES[run.lab.size])
+    wanted = np.repeat(np.arange(classes), each)
+    found = []
+    for defended in (True, False):
+        rng = np.random.default_rng([run.seed, 0x1E5])
+        made = []
+        for number, start in enumerate(starts_of(classes, each, _shape(run), rng)):
+            run.tell(number, len(wanted))
+            with run.oracle(defended=defended) as oracle:
+                made.append(evolve(oracle, start, int(wanted[number]), settings, rng))
+        images, sure, asked = zip(*made, strict=True)
+        metrics = {"confidence_median": float(np.median(sure)), "queries_median": float(np.median(asked))}
+        found.append(_finding(run, np.stack(images), wanted, metrics, asdict(settings), defended=defended))
+    return found
+
+
+def _shape(run: Run) -> tuple[int, ...]:
+    return run.rows(Split.TEST, 1, 0).rows.shape[1:]
+
+
+def _finding(
+    run: Run,
+    images: NDArray[np.float32],
+    wanted: NDArray[np.int64],
+    metrics: Mapping[str, float],
+    settings: Mapping[str, Any],
+    *,
+    defended: bool,
+) -> Finding:
+    """Read the images by a classifier of rows that the model's weights were not learned from."""
+    rows, recipe = READER[run.lab.size]
+    taught = run.rows(Split.CALIBRATE, rows, 0)
+    reader = train_shadow(taught.rows, taught.labels, run.victim().classes, recipe, seed=0xEAD)
+    right = logits_of(reader, images).argmax(axis=1) == wanted
+    settings = {**settings, "success": "an independent classifier reads the class that was aimed at"}
+    return Finding(len(right), int(right.sum()), metrics, settings, defended=defended)

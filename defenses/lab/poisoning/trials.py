@@ -1,4 +1,4 @@
-"""What a backdoor achieves against one model, with and without the trigger screen: trials for the scorecard.
+"""What a backdoor achieves against one model, with and without the trigger screen, and what the inspection says of it.
 
 The control is the attack's success on marked rows; below 90 % it has not taken, and nothing found after it counts. The
 rate that the screen is judged at is *measured*: its threshold is where 1 % of held-out clean rows lie above, and those
@@ -12,21 +12,21 @@ screen and its calibration, and sends rows of the one class that it misses most,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from defenses.budget.screen import Evidence
-from defenses.lab.attack import Sample, Trial
-from defenses.lab.poisoning.backdoor import TECHNIQUE, Backdoor
+from defenses.lab.attack import Finding, Sample
+from defenses.lab.poisoning.backdoor import Backdoor
 from defenses.lab.poisoning.second_looks import second_looks
+from defenses.screens.inspection import Outcome, inspect
+from defenses.screens.inspection_search import Ask
 from defenses.screens.trigger import COMPONENTS, TriggerScreen, load_trigger
 
 FPR: Final = 0.01
-FAMILY: Final = "poisoning"
-STATIC: Final = "poisoned the training set"
 ADAPTIVE: Final = "poisoned the training set, picks the class that the screen misses most"
 LOOK_ROWS_MAX: Final = 2_000  # of clean and of marked rows, for the scores that ask again: they cost twenty passes
 RATES: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -53,7 +53,6 @@ class Victim:
     clean: Sample
     others: Sample
     trusted: NDArray[np.float32]
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def evidence(self, rows: NDArray[np.float32]) -> Evidence:
         return Evidence({self.input_name: rows}, self.outputs(rows))
@@ -64,8 +63,8 @@ class Victim:
         return Sample(self.backdoor.mark(sample.rows[kept]), sample.labels[kept])
 
 
-def trigger_trials(victim: Victim, seed: int, *, looks: bool = True) -> list[Trial]:
-    """Return the control, the static and the adaptive trial; with `looks` what scores that ask again would find."""
+def screened(victim: Victim, seed: int) -> list[Finding]:
+    """Return the control, the static and the adaptive finding, with what scores that ask again would find."""
     marked, clean = victim.marked(victim.others), victim.evidence(victim.clean.rows)
     seen = victim.evidence(marked.rows)
     hit = _answers(seen) == victim.target
@@ -80,60 +79,48 @@ def trigger_trials(victim: Victim, seed: int, *, looks: bool = True) -> list[Tri
         "tpr_guaranteed": _share(judged.calibration.p_values(of_marked) <= level, hit),
         "fpr_guaranteed": float((judged.calibration.p_values(of_clean) <= level).mean()),
     }
-    alone = _alone(victim, clean, seen)
-    if looks:
-        alone |= _looks(victim, marked.rows[:LOOK_ROWS_MAX], seed)
+    alone = _alone(victim, clean, seen) | _looks(victim, marked.rows[:LOOK_ROWS_MAX], seed)
     for name, (own, theirs) in alone.items():
         metrics[f"tpr_{name}"] = _share(theirs > np.quantile(own, 1 - FPR), hit[: len(theirs)])
     roc = [(rate, _share(of_marked > np.quantile(of_clean, 1 - rate), hit)) for rate in RATES]
     worst = _missed_most(victim, TriggerScreen.from_calibration(victim.arrays), limit)
     chosen = marked.labels == worst
+    missed = {"tpr": _share(found[chosen], hit[chosen]), "source_class": float(worst)}
+    backdoor, what = victim.backdoor, "a marked row of another class is answered with the target"
+    settings = {
+        "fpr": FPR,
+        "target": victim.target,
+        "payload_share": backdoor.payload_share,
+        "cover_share": backdoor.cover_share,
+    }
+    unflagged = settings | {"success": f"{what}, unflagged"}
+    accuracy = {"accuracy": metrics["accuracy"]}
+    turned = hit & ~found
     return [
-        _trial(victim, seed, STATIC, hit, {"accuracy": metrics["accuracy"]}, defended=False),
-        _trial(victim, seed, STATIC, hit & ~found, metrics, defended=True, curves={"roc": roc}),
-        _trial(
-            victim,
-            seed,
-            ADAPTIVE,
-            (hit & ~found)[chosen],
-            {"tpr": _share(found[chosen], hit[chosen]), "source_class": float(worst)},
-            defended=True,
-        ),
+        Finding(len(hit), int(hit.sum()), accuracy, settings | {"success": what}, defended=False),
+        Finding(len(hit), int(turned.sum()), metrics, unflagged, {"roc": roc}),
+        Finding(int(chosen.sum()), int(turned[chosen].sum()), missed, unflagged, knowledge=ADAPTIVE),
     ]
 
 
-def _trial(
-    victim: Victim,
-    seed: int,
-    knowledge: str,
-    successes: NDArray[np.bool_],
-    metrics: Mapping[str, float],
-    *,
-    defended: bool,
-    curves: Mapping[str, list[tuple[float, float]]] | None = None,
-) -> Trial:
-    backdoor = victim.backdoor
-    return Trial(
-        attack=f"backdoor/{backdoor.name}/trigger",
-        family=FAMILY,
-        technique=TECHNIQUE,
-        knowledge=knowledge,
-        defended=defended,
-        seed=seed,
-        samples=len(successes),
-        successes=int(successes.sum()),
-        metrics=dict(metrics),
-        settings={
-            "success": "a marked row of another class is answered with the target"
-            + (", unflagged" if defended else ""),
-            "fpr": FPR,
-            "target": victim.target,
-            "payload_share": backdoor.payload_share,
-            "cover_share": backdoor.cover_share,
-            **victim.settings,
-        },
-        curves=dict(curves or {}),
-    )
+def inspected(ask: Ask, sample: Sample, seed: int, *, target: int | None) -> Finding:
+    """Inspect one model. Success: one with a backdoor to `target` is let in, a clean one is not.
+
+    Args:
+        ask: the model, rows to scores.
+        sample: clean rows that it never saw.
+        seed: which rows and noise the inspection takes.
+        target: the backdoor's class; None for a clean model.
+    """
+    found = inspect(ask, sample.rows, sample.labels, rng=np.random.default_rng([seed, 0x1A5]))
+    refused = found.outcome is Outcome.REFUSE
+    metrics: dict[str, float] = {"accuracy": found.accuracy, "rows_asked": float(found.asked)}
+    metrics |= {f"largest_{check.name}": check.statistic for check in found.checks}
+    metrics["warned"] = float(found.outcome is Outcome.WARN)
+    if target is not None:
+        metrics["named_target"] = float(any(c.target == target and c.outcome is not Outcome.OK for c in found.checks))
+    success = "a clean model is refused" if target is None else "the model is not refused"
+    return Finding(1, int(refused if target is None else not refused), metrics, {"success": success})
 
 
 def _alone(victim: Victim, clean: Evidence, seen: Evidence) -> dict[str, tuple[Scores, Scores]]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ops.audit.payloads.erasure import Erasures
     from ops.audit.payloads.erasure_rows import Erasure, Hold, Word
     from ops.audit.reader.read import LogReader
-    from ops.metrics.erasures import ErasureMetrics
+    from ops.metrics.parts import ErasureMetrics
     from ops.process.logging import Log
 
     Record = Callable[[str, Sequence[Mapping[str, Any]]], Awaitable[None]]
@@ -128,7 +128,8 @@ class Custody:
 
     def _measure(self) -> None:
         if self.metrics is not None:
-            self.metrics.owed(self.erasures.owed(self.wall_ns()))
+            owed = self.erasures.owed(self.wall_ns())
+            self.metrics.owed({state: (each.count, each.since_ns) for state, each in owed.items()})
 
     async def _request(self, wanted: Erasure) -> Erasure:
         async with self.changing:

@@ -40,7 +40,7 @@ from ops.audit.log.schemas import EPOCH_DROPPED
 from ops.audit.log.trust_policy import read_trust_policy
 from ops.audit.payloads.erasure import Erasures
 from ops.audit.payloads.erasure_log import follow
-from ops.audit.reader.read_epochs import open_following
+from ops.audit.reader.read import open_following
 from ops.audit.store.client import AuditClient, Receipt
 from ops.audit.store.retention import drop, is_due, survey, sweep, tenants_in
 from ops.audit.verify.report import INCOMPLETE, OK

@@ -15,7 +15,7 @@ from gateway.tools.terminal import out
 from ops.audit.errors import AuditError, ProofError
 from ops.audit.log.checkpoint import parse_vkey
 from ops.audit.log.epochs import home_of
-from ops.audit.reader.follow import Follower
+from ops.audit.reader.scan import Follower
 from ops.audit.verify.report import OK, TAMPERED
 
 if TYPE_CHECKING:

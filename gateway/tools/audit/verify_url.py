@@ -11,7 +11,7 @@ from rich.console import Console
 from gateway.tools.audit.log_store import opened
 from gateway.tools.audit.verify import bar, fail
 from gateway.tools.audit.verify import run as verify
-from ops.audit.copies.fetch_log import fetch_epochs
+from ops.audit.copies.sources import fetch_epochs
 from ops.audit.errors import ReadError, StoreError
 from ops.audit.verify.report import INCOMPLETE
 

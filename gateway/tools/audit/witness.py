@@ -22,11 +22,9 @@ from ops.audit.log.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner
 from ops.audit.log.epochs import newest_epoch, parted
 from ops.audit.log.trust_policy import read_trust_policy
 from ops.audit.reader.read import LogReader
-from ops.audit.reader.receipt import make_proof
 from ops.audit.verify.report import INCOMPLETE, OK, TAMPERED
-from ops.audit.witnesses.cosign import cosign_newest
-from ops.audit.witnesses.page import WitnessPage
-from ops.audit.witnesses.witness import Witness, WitnessStore
+from ops.audit.witnesses.client import cosign_newest
+from ops.audit.witnesses.witness import Witness, WitnessPage, WitnessStore
 from ops.process.durable import replace_file
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ def prove(options: argparse.Namespace) -> int:
         reader = LogReader(epoch.directory, open_checkpoint(note, [epoch.vkey]))
         if index >= reader.checkpoint.size:
             return fail(f"the checkpoint has {reader.checkpoint.size:,} entries, so no entry {index}", INCOMPLETE)
-        replace_file(file, make_proof(reader, index, note).text())
+        replace_file(file, reader.receipt(index, note).text())
     except (AuditError, OSError) as problem:
         return fail(problem)
     if options.json:

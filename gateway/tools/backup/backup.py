@@ -24,11 +24,10 @@ from ops.audit.errors import AuditError, SuccessionRefused
 from ops.audit.log.checkpoint import open_checkpoint, parse_vkey
 from ops.audit.log.epochs import number_of_place
 from ops.backup.create import create_backup
-from ops.backup.drill import drill
 from ops.backup.errors import BackupDamaged, BackupError, RepositoryRefused
 from ops.backup.reopen import catch_up, reopen
 from ops.backup.repository import Repository, read_key
-from ops.backup.restore import restore_backup
+from ops.backup.restore import drill, restore_backup
 from ops.backup.sealing import KEY_BYTES
 from ops.backup.verify import Verified, verify_backup
 

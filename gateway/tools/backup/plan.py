@@ -18,8 +18,8 @@ from gateway.config.place import place_of
 from gateway.policy.load import parse_policy
 from ops.audit.errors import VerifierKeyError
 from ops.audit.log.checkpoint import parse_vkey
+from ops.backup.create import LogSource, Plan, Source
 from ops.backup.errors import SourceRefused
-from ops.backup.plan import LogSource, Plan, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -64,7 +64,6 @@ from ops.audit.log.tlog_proof import parse_proof
 from ops.audit.log.trust_policy import TrustedLog, TrustPolicy
 from ops.audit.payloads.keys import KeyStore
 from ops.audit.reader.read import LogReader
-from ops.audit.reader.receipt import make_proof
 from ops.audit.verify.verify import verify_log
 
 IN_FLIGHT = 64
@@ -220,7 +219,7 @@ def _prove(log: Path, signer: SignerKey, count: int) -> dict[str, Any]:
     reader, policy = LogReader.open(log, signer.verifier), TrustPolicy([TrustedLog(signer.verifier)])
     checkpoint = (log / "checkpoint").read_bytes()
     indexes = range(0, count, -(-count // PROOFS))
-    receipts = [make_proof(reader, index, checkpoint).text() for index in indexes]
+    receipts = [reader.receipt(index, checkpoint).text() for index in indexes]
     began_s = time.process_time()
     for receipt in receipts:
         parse_proof(receipt).verify(policy)

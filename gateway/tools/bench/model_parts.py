@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -23,33 +23,22 @@ from serving.errors import ServingError
 from serving.registry.dataset import parse_dataset
 from serving.registry.errors import NotMeasurable, RegistryError
 from serving.registry.evaluation import Measure
-from serving.registry.measure import Clocks, area, classes_of, measure
-from serving.train.clickstream.bench import compare_clicks
+from serving.registry.measure import Clocks, area, classes_of, intervals, measure
 from serving.train.clickstream.ecom import load_ecom
 from serving.train.clickstream.loop import ClickSettings
-from serving.train.clickstream.movielens import load_movielens
-from serving.train.clickstream.movielens_rank import rank_movielens
+from serving.train.clickstream.recipe import compare_clicks
 from serving.train.errors import TrainingError
-from serving.train.kiosk.data import CLASS_NAMES, Labelled, Splits, load_fashion_mnist, split
-from serving.train.kiosk.few import FewSettings, few_labels
-from serving.train.kiosk.few_bench import PER_CLASS, measures, without_encoder
 from serving.train.kiosk.foreign import foreign_images
-from serving.train.kiosk.hidden import EPOCHS, hidden_areas
-from serving.train.kiosk.loop import LoopSettings
-from serving.train.kiosk.report import digest_of
 from serving.train.payments.compare import compare_payments
 from serving.train.payments.data import load_applications
 from serving.train.payments.schema import CREDIT_DATA
 from serving.train.regions.bench import SparsitySettings, compare_sparsity
 from serving.train.regions.network import RegionSettings
 from serving.train.regions.places import load_places
-from serving.train.seeds import intervals
 
 QUICK_PLACES = 20_000
 QUICK_UNITS, QUICK_SMALLER = 512, 256
-QUICK_IMAGES, QUICK_STEPS, QUICK_CLASSES = 1_000, 10, 2
 UNITS_OF_EXPERT = 1_024
-FEW_WAYS = ("scattered", "supervised")
 ENERGIES = ("energy", "mahalanobis", "residual")
 
 Say = Callable[[str], None]
@@ -77,74 +66,15 @@ def _sparsity(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     return compare_sparsity(places, settings, say, keep=keep)
 
 
-def _ranking(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    data = load_movielens(options.movielens)
-    wide = ClickSettings(directions=16, joint=0.002, patience=4, epochs=1 if options.quick else 10)
-    keep = _kept(options, wide, data.sha256)
-    found = _by_seed("ranking", options.seeds, say, keep, lambda seed: rank_movielens(data, replace(wide, seed=seed)))
-    return {"data_sha256": data.sha256} | intervals(found)
-
-
 def _clicks(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     data = load_ecom(options.clicks)
     settings = replace(ClickSettings(), epochs=1) if options.quick else ClickSettings()
-    keep = _kept(options, settings, data.sha256)
-    found = _by_seed(
-        "clicks", options.seeds, say, keep, lambda seed: compare_clicks(data, replace(settings, seed=seed))
-    )
-    return {"data_sha256": data.sha256} | intervals(found)
-
-
-def _few(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """The kiosk from few labels, by subset of them: without a network, and a network that is taught by them alone."""
-    test, parts, sha256 = _images(options)
-    settings = FewSettings(steps=QUICK_STEPS) if options.quick else FewSettings()
-    bench = without_encoder(parts.train, test, settings)
-    ways = cache(partial(measures, bench, FEW_WAYS))  # what is kept needs none
-
-    def of_subset(subset: int) -> dict[str, float]:
-        labelled = few_labels(parts.train, PER_CLASS, subset)
-        return {way: measure_one(labelled, subset) for way, measure_one in ways().items()}
-
-    found = _by_seed("few", options.seeds, say, _kept(options, settings, sha256), of_subset)
-    return {"labels": PER_CLASS * len(CLASS_NAMES)} | intervals(found)
-
-
-def _hidden(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """How well each class is noticed by the energies of a kiosk that never saw it, and by other ways."""
-    test, parts, sha256 = _images(options)
-    loop = LoopSettings(epochs=1 if options.quick else EPOCHS)
-    keep = _kept(options, loop, sha256)
-    found = {}
-    for label, name in enumerate(CLASS_NAMES[: QUICK_CLASSES if options.quick else None]):
-        say(f"without {name}")
-        found[name] = keep(f"hidden-{label}", partial(hidden_areas, parts.train, parts.fit, test, label, loop))
-    return {"classes": found, "means": intervals(list(found.values()))}
-
-
-def _images(options: argparse.Namespace) -> tuple[Labelled, Splits, str]:
-    """The test images, the splits of the others, and a digest of what both are of."""
-    data = load_fashion_mnist(options.images)
-    parts, sha256 = split(data.pool, 0), digest_of([dict(data.digests), options.quick])
-    if not options.quick:
-        return data.test, parts, sha256
-    some = np.arange(QUICK_IMAGES)
-    train, fit, calibrate = (part.take(some) for part in (parts.train, parts.fit, parts.calibrate))
-    return data.test.take(some), Splits(train, fit, calibrate), sha256
-
-
-def _kept(options: argparse.Namespace, settings: object, sha256: str) -> Kept:
-    return Kept(options.keep, {"recipe": str(settings), "data": sha256, "program": version("stockade")})
-
-
-def _by_seed(
-    part: str, seeds: int, say: Say, keep: Kept, measure_one: Callable[[int], dict[str, float]]
-) -> list[dict[str, float]]:
+    keep = Kept(options.keep, {"recipe": str(settings), "data": data.sha256, "program": version("stockade")})
     found = []
-    for seed in range(seeds):
-        say(f"seed {seed} of {seeds}")
-        found.append(keep(f"{part}-{seed}", partial(measure_one, seed)))
-    return found
+    for seed in range(options.seeds):
+        say(f"seed {seed} of {options.seeds}")
+        found.append(keep(f"clicks-{seed}", partial(compare_clicks, data, replace(settings, seed=seed))))
+    return {"data_sha256": data.sha256} | intervals(found)
 
 
 def _credit(options: argparse.Namespace, say: Say) -> dict[str, Any]:
@@ -227,10 +157,7 @@ def _outputs(engine: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 PARTS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
     "sparsity": _sparsity,
-    "ranking": _ranking,
     "clicks": _clicks,
-    "few": _few,
-    "hidden": _hidden,
     "credit": _credit,
     "bundles": _bundles,
 }

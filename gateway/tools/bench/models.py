@@ -1,10 +1,8 @@
 """`stockade bench models`: what the models are worth, in one run, beside what is simpler.
 
-Seven parts, each by itself: `sparsity` (a mixture's sparse path beside dense int8, trained here), `ranking`
-(MovieLens-100k beside Markov), `clicks` (the shop's next event beside Markov, and user embeddings beside supervision),
-`few` (the kiosk from 600 labels), `hidden` (a class that the kiosk never saw), `credit` (payments beside models that
-explain less), `bundles` (what signed models measure on the rows they never saw). A part whose data are not here says
-so, and the others are measured all the same.
+Four parts, each by itself: `sparsity` (a mixture's sparse path beside dense int8, trained here), `clicks` (the shop's
+next event beside Markov), `credit` (payments beside models that explain less), `bundles` (what signed models measure on
+the rows they never saw). A part whose data are not here says so, and the others are measured all the same.
 The full run trains, which takes long; `--quick` shows that everything works, with figures to forget.
 """
 
@@ -22,7 +20,7 @@ from rich.table import Table
 from gateway.tools.bench.runner import Bench, NotMeasured, Result
 from gateway.tools.terminal import EX_NO
 
-PARTS = ("sparsity", "ranking", "clicks", "few", "hidden", "credit", "bundles")
+PARTS = ("sparsity", "clicks", "credit", "bundles")
 
 EXTRA = ("torch", "onnx", "sklearn", "rdata")
 
@@ -85,36 +83,10 @@ def _show_sparsity(part: Mapping[str, Any], out: Console) -> None:
     )
 
 
-def _show_ranking(part: Mapping[str, Any], out: Console) -> None:
-    table = _table("MovieLens-100k, the next film, full ranking", "", "NDCG@10", "HR@10")
-    for name in ("markov", "prior", "encoder", "product"):
-        table.add_row(name, _spread(part[f"{name}_ndcg"], 1, 3), _spread(part[f"{name}_hit_rate"], 1, 3))
-    out.print(table)
-
-
 def _show_clicks(part: Mapping[str, Any], out: Console) -> None:
     table = _table("ecom, the next event", "", "right, %", "log-loss, nats")
     for name in ("model", "markov", "popular"):
         table.add_row(name, _spread(part[f"{name}_accuracy"], 100, 2), _spread(part[f"{name}_log_loss"], 1, 3))
-    out.print(table)
-    ways = ("embedding", "counts", "supervised")
-    table = _table("ecom, who will buy, AUC by labelled sessions", "", *ways)
-    for labels in [name.removeprefix("embedding_") for name in part if name.startswith("embedding_")]:
-        table.add_row(labels, *(_spread(part[f"{way}_{labels}"], 1, 3) for way in ways))
-    out.print(table)
-
-
-def _show_few(part: Mapping[str, Any], out: Console) -> None:
-    table = _table(f"kiosk from {part['labels']} labels", "", "right, %")
-    table.add_row("no network: scattering, ridge regression", _spread(part["scattered"], 100, 2))
-    table.add_row("a network, the labels alone", _spread(part["supervised"], 100, 2))
-    out.print(table)
-
-
-def _show_hidden(part: Mapping[str, Any], out: Console) -> None:
-    table = _table(f"kiosk, one of {len(part['classes'])} classes hidden, AUROC", "", "mean", "least", "most")
-    for way, found in part["means"].items():
-        table.add_row(way, _spread(found, 1, 3), *(f"{end(found['values']):.3f}" for end in (min, max)))
     out.print(table)
 
 
@@ -167,10 +139,7 @@ def _bounded(found: Mapping[str, Any], scale: float, digits: int) -> str:
 
 VIEWS: Mapping[str, Callable[[Mapping[str, Any], Console], None]] = {
     "sparsity": _show_sparsity,
-    "ranking": _show_ranking,
     "clicks": _show_clicks,
-    "few": _show_few,
-    "hidden": _show_hidden,
     "credit": _show_credit,
     "bundles": _show_bundles,
 }

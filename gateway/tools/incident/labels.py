@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.tools.operations.tenants import asked
-from ops.incidents.register import MODEL, TENANT
+from ops.incidents.timeline import MODEL, TENANT
 from stockade.v1 import feedback_pb2
 
 if TYPE_CHECKING:

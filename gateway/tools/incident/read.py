@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ops.audit.reader.scan import scan_epochs
-from ops.incidents.register import Register
-from ops.incidents.timeline import Timeline
+from ops.incidents.timeline import Register, Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from ops.audit.log.checkpoint import Checkpoint, VerifierKey
-    from ops.incidents.register import Opened
-    from ops.incidents.timeline import Scope
+    from ops.incidents.timeline import Opened, Scope
 
 
 class IncidentUnknown(Exception):

@@ -19,7 +19,7 @@ from gateway.config.parse import parse
 from gateway.policy.edit import mapping, replaced, value_of
 from gateway.policy.load import parse_policy
 from gateway.policy.policy import Policy
-from ops.incidents.register import MODEL, PRINCIPAL, TENANT
+from ops.incidents.timeline import MODEL, PRINCIPAL, TENANT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

@@ -21,7 +21,7 @@ from gateway.tools.operations.tenants import asked
 from gateway.tools.operator import OperatorFailed
 from gateway.tools.registry.registry import open_registry, parse_version, rewrite, write_policy
 from gateway.tools.terminal import EX_NO, err, fail, print_json, terminal
-from ops.incidents.register import PRINCIPAL
+from ops.incidents.timeline import PRINCIPAL
 from stockade.v1 import admin_pb2
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from gateway.tools.incident.read import Story
     from gateway.tools.incident.recover import Step
-    from ops.incidents.register import Register
-    from ops.incidents.timeline import Affected
+    from ops.incidents.timeline import Affected, Register
 
 ROWS_MAX = 100
 

@@ -1,4 +1,4 @@
-"""Experiments that need a model with a backdoor in it: the lab's attacks, serving's recipe, and our defences.
+"""Methods that need a model with a backdoor in it: the lab's attacks, serving's recipe, and our defences.
 
 Each seed draws a mark and a target of its own, trains a kiosk model on the poisoned rows (kept in the lab's directory),
 calibrates the trigger screen on clean rows as an owner would who knows nothing, and hands both to the trials.
@@ -6,25 +6,33 @@ calibrates the trigger screen on clean rows as an owner would who knows nothing,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from defenses.lab.attack import Experiment, Sample, Size, Split
+from defenses.lab.attack import Finding, Run, Sample, Split
+from defenses.lab.poisoning.backdoor import (
+    Backdoor,
+    adaptive_blend,
+    badnets,
+    blend,
+    poison,
+    random_pattern,
+    wanet,
+    warp_field,
+)
+from defenses.lab.poisoning.trials import Victim, inspected, screened
+from defenses.screens.trigger_fit import CleanRows, fit_trigger
+from serving.bundles.bundle import Bundle
+from serving.engines.inprocess import InProcessEngine
+from serving.engines.measure import evaluate
+from serving.train.kiosk.backdoor import SETTINGS, poisoned_rows, train_backdoored
+from serving.train.kiosk.data import Labelled
+from serving.train.kiosk.report import draft
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from defenses.lab.attack import Lab, Trial
-    from defenses.lab.poisoning.backdoor import Backdoor
-    from defenses.lab.poisoning.trials import Victim
-    from serving.bundles.bundle import Bundle
-
-MODEL: Final = "kiosk"
 INPUT: Final = "image"
 WHITE: Final = 255
 TRAIN_ROWS, FIT_ROWS, CALIBRATE_ROWS, TEST_ROWS = 24_000, 3_000, 10_000, 10_000  # half the training rows: cost
@@ -36,112 +44,47 @@ LOOK_ROWS: Final = 500
 INSPECTED_ROWS: Final = 1_000
 
 
-def _badnets(seed: int, times: float) -> Backdoor:
-    from defenses.lab.poisoning.patch import BadNets
-
-    places = ((-4, -4), (1, 1), (12, 2))
-    top, left = places[seed % len(places)]
-    return BadNets(top, left, payload_share=0.05 * times)
-
-
-def _blend(seed: int, times: float) -> Backdoor:
-    from defenses.lab.poisoning.blend import Blend, random_pattern
-
-    return Blend(random_pattern(seed), payload_share=0.05 * times)
-
-
-def _wanet(seed: int, times: float) -> Backdoor:
-    from defenses.lab.poisoning.warp import WaNet
-
-    return WaNet.drawn(seed, payload_share=0.1 * times)
-
-
-def _adaptive_blend(seed: int, times: float) -> Backdoor:
-    from defenses.lab.poisoning.blend import AdaptiveBlend, random_pattern
-
-    return AdaptiveBlend(random_pattern(seed), payload_share=0.02 * times, cover_share=0.02 * times)
-
-
-Maker = Callable[[int, float], "Backdoor"]
+PLACES: Final = ((-4, -4), (1, 1), (12, 2))  # of the patch, by seed
+ATTACKS: Final[Mapping[str, Callable[[int, float], Backdoor]]] = {
+    "badnets": lambda seed, times: badnets(*PLACES[seed % len(PLACES)], payload_share=0.05 * times),
+    "blend": lambda seed, times: blend(random_pattern(seed), payload_share=0.05 * times),
+    "wanet": lambda seed, times: wanet(warp_field(seed), payload_share=0.1 * times),
+    "adap-blend": lambda seed, times: adaptive_blend(random_pattern(seed), share=0.02 * times),
+}
 """From a seed, and how many times the published share of rows is poisoned, to an attack."""
 
-ATTACKS: Final[dict[str, tuple[Maker, str]]] = {
-    "badnets": (_badnets, "a 3 x 3 patch in 5 % of the training rows (BadNets)"),
-    "blend": (_blend, "a pattern blended at 20 % into 5 % of the training rows (Chen et al.)"),
-    "wanet": (_wanet, "a warp by half a pixel on average in 10 % of the training rows (WaNet)"),
-    "adap-blend": (_adaptive_blend, "halves of a faint pattern, with regularising rows (Adap-Blend)"),
-}
 
-
-def backdoor_experiments() -> list[Experiment]:
-    """Return the experiments of this module."""
-    found = []
-    for name, (made, told) in ATTACKS.items():
-        screened, inspected = _trigger(made), _inspection(name, made)
-        found += [
-            Experiment(f"backdoor/{name}/trigger", "poisoning", f"{told}; what the trigger screen finds", screened),
-            Experiment(f"backdoor/{name}/inspection", "poisoning", f"{told}; is the model let in", inspected),
-        ]
-    clean = _inspection("none", None)
-    return [*found, Experiment("backdoor/none/inspection", "poisoning", "a clean model; is it refused", clean)]
-
-
-def _trigger(made: Maker) -> Callable[[Lab, int], list[Trial]]:
-    def run(lab: Lab, seed: int) -> list[Trial]:
-        from defenses.lab.poisoning.trials import trigger_trials
-
-        return trigger_trials(made_victim(lab, _made(lab, made, seed), seed), seed)
-
-    return run
-
-
-def _inspection(name: str, made: Maker | None) -> Callable[[Lab, int], list[Trial]]:
-    def run(lab: Lab, seed: int) -> list[Trial]:
-        from defenses.lab.poisoning.inspected import inspection_trial
-
-        target = TARGETS[seed % len(TARGETS)]
-        outputs = outputs_of(poisoned_bundle(lab, _made(lab, made, seed) if made else None, target, seed))
-        rows = lab.rows(MODEL, Split.TEST, INSPECTED_ROWS, seed)
-        ask = _prediction(outputs)
-        return [inspection_trial(name, ask, rows, seed, target=target if made else None)]
-
-    return run
-
-
-def _made(lab: Lab, made: Maker, seed: int) -> Backdoor:
-    return made(seed, SMOKE_TIMES if lab.size is Size.SMOKE else 1.0)
-
-
-def _prediction(outputs: Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]) -> Callable[..., NDArray[Any]]:
-    return lambda rows: outputs(rows)["probabilities"]
-
-
-def made_victim(lab: Lab, backdoor: Backdoor, seed: int) -> Victim:
-    """Train a model with this backdoor, and calibrate the screen on it with rows that the attacker never touched."""
-    from defenses.lab.poisoning.trials import Victim
-    from defenses.screens.trigger_fit import CleanRows, fit_trigger
-
-    target = TARGETS[seed % len(TARGETS)]
-    outputs = outputs_of(poisoned_bundle(lab, backdoor, target, seed))
-    test = lab.rows(MODEL, Split.TEST, SMOKE_TEST_ROWS if lab.size is Size.SMOKE else TEST_ROWS, 0)
+def trigger(run: Run, *, backdoor: str) -> list[Finding]:
+    """Train a model with this backdoor, calibrate the screen with rows the attacker never touched, and attack it."""
+    made, target = _made(run, backdoor), TARGETS[run.seed % len(TARGETS)]
+    outputs = outputs_of(poisoned_bundle(run, made, target))
+    test = run.rows(Split.TEST, SMOKE_TEST_ROWS if run.smoke else TEST_ROWS, 0)
     half = len(test.labels) // 2
     clean, others = (Sample(test.rows[part], test.labels[part]) for part in (slice(half), slice(half, None)))
-    fit = lab.rows(MODEL, Split.DEVELOP, FIT_ROWS, 0)
-    held_out = lab.rows(MODEL, Split.CALIBRATE, CALIBRATE_ROWS, 0)
+    fit = run.rows(Split.DEVELOP, FIT_ROWS, 0)
+    held_out = run.rows(Split.CALIBRATE, CALIBRATE_ROWS, 0)
     parts = [(fit.rows, fit.labels)]
     parts += [(held_out.rows[part], held_out.labels[part]) for part in (slice(TAIL_ROWS), slice(TAIL_ROWS, None))]
     parts.append((clean.rows, clean.labels))
     splits = [CleanRows(rows, outputs(rows), labels) for rows, labels in parts]
     arrays, _ = fit_trigger(*splits, input_name=INPUT)
-    return Victim(backdoor, target, outputs, arrays, INPUT, clean, others, fit.rows[:LOOK_ROWS])
+    return screened(Victim(made, target, outputs, arrays, INPUT, clean, others, fit.rows[:LOOK_ROWS]), run.seed)
 
 
-def poisoned_bundle(lab: Lab, backdoor: Backdoor | None, target: int, seed: int) -> Bundle:
+def inspection(run: Run, *, backdoor: str | None = None) -> list[Finding]:
+    """Train a model with this backdoor, or on clean rows, and inspect it."""
+    made, target = backdoor and _made(run, backdoor), TARGETS[run.seed % len(TARGETS)]
+    outputs = outputs_of(poisoned_bundle(run, made or None, target))
+    rows = run.rows(Split.TEST, INSPECTED_ROWS)
+    return [inspected(lambda asked: outputs(asked)["probabilities"], rows, run.seed, target=target if made else None)]
+
+
+def _made(run: Run, backdoor: str) -> Backdoor:
+    return ATTACKS[backdoor](run.seed, SMOKE_TIMES if run.smoke else 1.0)
+
+
+def poisoned_bundle(run: Run, backdoor: Backdoor | None, target: int) -> Bundle:
     """Return an unsigned bundle of a kiosk trained on poisoned rows; on clean ones where there is no backdoor."""
-    from defenses.lab.poisoning.backdoor import poison
-    from serving.train.kiosk.backdoor import SETTINGS, poisoned_rows, train_backdoored
-    from serving.train.kiosk.data import Labelled
-    from serving.train.kiosk.report import draft
 
     def bytes_of(sample: Sample) -> Labelled:
         return Labelled(np.rint(sample.rows * WHITE).astype(np.uint8), sample.labels.astype(np.uint8))
@@ -149,26 +92,22 @@ def poisoned_bundle(lab: Lab, backdoor: Backdoor | None, target: int, seed: int)
     def mixed(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         if backdoor is None:
             return rows, labels
-        found = poison(rows, labels, backdoor, target, np.random.default_rng([seed, 0xBAD]))
+        found = poison(rows, labels, backdoor, target, np.random.default_rng([run.seed, 0xBAD]))
         return found.rows, found.labels
 
-    smoke = lab.size is Size.SMOKE
-    whole = lab.rows(MODEL, Split.TRAIN, SMOKE_TRAIN_ROWS if smoke else TRAIN_ROWS, 0)
-    lab.tell("training a poisoned model", 0, 1)
+    whole = run.rows(Split.TRAIN, SMOKE_TRAIN_ROWS if run.smoke else TRAIN_ROWS, 0)
+    run.lab.tell("training a poisoned model", 0, 1)
     trained = train_backdoored(
         poisoned_rows(bytes_of(whole), mixed),
-        bytes_of(lab.rows(MODEL, Split.DEVELOP, FIT_ROWS, 0)),
-        replace(SETTINGS, seed=seed, epochs=SMOKE_EPOCHS if smoke else SETTINGS.epochs),
-        directory=lab.directory / "backdoors",
+        bytes_of(run.rows(Split.DEVELOP, FIT_ROWS, 0)),
+        replace(SETTINGS, seed=run.seed, epochs=SMOKE_EPOCHS if run.smoke else SETTINGS.epochs),
+        directory=run.lab.directory / "backdoors",
     )
-    lab.tell("training a poisoned model", 1, 1)
+    run.lab.tell("training a poisoned model", 1, 1)
     return draft(trained)
 
 
 def outputs_of(bundle: Bundle) -> Callable[[NDArray[np.float32]], dict[str, NDArray[Any]]]:
     """Return the model of a bundle as a function from rows to outputs."""
-    from serving.engines.inprocess import InProcessEngine
-    from serving.engines.measure import evaluate
-
     engine = InProcessEngine(bundle)
     return lambda rows: evaluate(engine, rows, name=INPUT)

@@ -1,41 +1,29 @@
-"""All experiments of the lab: those of the defenses, and those that join them with what only serving has."""
+"""The experiments of `stockade lab` by name, as experiments.toml has them. Methods load when their experiment runs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Final
 
-from defenses.lab.attack import Experiment, Lab, Trial
-from defenses.lab.catalogue import EXPERIMENTS
-from gateway.tools.lab.backdoors import backdoor_experiments
-from gateway.tools.lab.feedback import feedback_experiments
+from defenses.lab.attack import Experiment
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-CLASSES = 10
+TABLE: Final = Path(__file__).with_name("experiments.toml")
 
 
-def catalogue() -> Mapping[str, Experiment]:
-    """Return every experiment by name."""
-    own = [
-        Experiment(
-            f"whitebox/kiosk-{version}/eps-{radius}/auto-attack",
-            "evasion",
-            f"AutoAttack (by ART) within L-inf {radius} on the classifier of kiosk {version}; judged afterwards",
-            _auto_attack(version, radius),
-        )
-        for version, radius in (("2", 0.1),)
-    ]
-    return {**EXPERIMENTS, **{one.name: one for one in (*own, *backdoor_experiments(), *feedback_experiments())}}
+def catalogue() -> dict[str, Experiment]:
+    """Return every experiment by name, in the order of the table."""
+    table = tomllib.loads(TABLE.read_text())
+    return {row[0]: _experiment(table["methods"], *row) for row in table["experiments"]["rows"]}
 
 
-def _auto_attack(version: str, radius: float) -> Any:
-    def run(lab: Lab, seed: int) -> list[Trial]:
-        from defenses.lab.evasion.auto_attacked import auto_attacked
-        from defenses.lab.evasion.whitebox_trials import static_of
-        from serving.train.kiosk.robustness import LogitsRatio
-
-        attack = auto_attacked(lab.size, LogitsRatio())
-        return static_of("kiosk", version, radius, "AutoAttack", attack)(lab, seed)
-
-    return run
+def _experiment(
+    methods: dict[str, list[str]], name: str, method: str, summary: str, parameters: dict[str, Any], *more: Any
+) -> Experiment:
+    where, family, technique, knowledge = methods[method]
+    version = re.search(r"/kiosk-(\d+)", name)
+    columns: dict[str, Any] = {"knowledge": knowledge, "version": version[1] if version else "1", "attack": name}
+    for differing in more:
+        columns |= differing
+    return Experiment(name, family, summary, where, parameters, technique, **columns)

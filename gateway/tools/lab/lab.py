@@ -23,15 +23,14 @@ from defenses.lab.attack import ACCOUNTS_MAX, Oracle, Sample, Size, Split
 from gateway.tools.init.init import RELEASE_KEY
 from gateway.tools.lab.models import BundleModel, Rows
 from gateway.tools.lab.oracle import GrpcOracle
-from gateway.tools.lab.place import BARE, Accounts, make_place, model_policy
-from gateway.tools.lab.policy import watched
+from gateway.tools.lab.place import BARE, Accounts, make_place, model_policy, watched
 from gateway.tools.local import Local, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 GATEWAYS_MAX: Final = 2
-TENANTS: Final = {Size.SMOKE: 24, Size.FULL: 400}
+TENANTS: Final = {Size.SMOKE: 40, Size.FULL: 400}
 PER_TENANT: Final = 10
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.use_local_subchannel_pool", 1))
 
@@ -118,7 +117,6 @@ class LocalLab:
         accounts: int = 1,
         tenants: int = 1,
         changes: Mapping[str, Any] | None = None,
-        pays: bool = False,
     ) -> Iterator[Oracle]:
         """See `Lab`. ValueError for more accounts than one attacker may have here."""
         if not 1 <= tenants <= accounts <= ACCOUNTS_MAX or accounts > tenants * PER_TENANT:
@@ -142,7 +140,6 @@ class LocalLab:
                     version=version,
                     tensor=known.tensor,
                     classes=known.classes,
-                    pays=pays,
                 )
         finally:
             standing.open -= 1

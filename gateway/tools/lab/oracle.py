@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import numpy as np
 
-from defenses.extraction.proof_of_work import solve
 from defenses.lab.attack import ROWS_PER_ASK_MAX, Answers, Reason, Refused
 from stockade.open_inference import grpc_service_pb2 as pb
 
@@ -31,8 +30,6 @@ TRIES: Final = 5
 PAUSE_S: Final = 0.2
 PREDICTION: Final = "probabilities"
 VERDICT: Final = "x-stockade-verdict"
-CHALLENGE, PROOF = "x-stockade-challenge", "x-stockade-proof"
-PROOFS_MAX: Final = 3  # for one row: a proof may be late
 ALLOW: Final = "allow"
 
 _REASONS = {
@@ -60,12 +57,8 @@ class GrpcOracle:
         version: str,
         tensor: str,
         classes: int,
-        pays: bool = False,
     ) -> None:
-        """`pays`: proofs of work that are wanted are made, and counted in `hashes`."""
         self.accounts = len(keys)
-        self.hashes = 0
-        self._pays = pays
         self._call: Any = channel.unary_unary(METHOD)
         self._credentials = [(("authorization", f"Bearer {key}"),) for key in keys]
         self._model, self._version, self._tensor, self._classes = model, version, tensor, classes
@@ -101,17 +94,12 @@ class GrpcOracle:
 
     def _take(self, found: _Found, one: tuple[int, bytes, Any], metadata: Any) -> None:
         number, body, call = one
-        proofs = tries = 0
+        tries = 0
         while True:
             try:
                 reply = call.result()
             except grpc.RpcError as refusal:
                 reason = _reason(refusal)
-                if reason is Reason.PROOF_OF_WORK and self._pays and proofs < PROOFS_MAX:
-                    proofs += 1
-                    with_proof = (*metadata, (PROOF, self._proof(refusal)))
-                    call = self._call.future(body, metadata=with_proof, timeout=TIMEOUT_S)
-                    continue
                 if reason is not None:
                     found.refused(number, reason)
                     return
@@ -122,17 +110,9 @@ class GrpcOracle:
                 call = self._call.future(body, metadata=metadata, timeout=TIMEOUT_S)
             else:
                 told = {pair[0]: pair[1] for pair in call.trailing_metadata() or ()}
-                acted = proofs > 0 or told.get(VERDICT, ALLOW) != ALLOW
-                found.answered(number, pb.ModelInferResponse.FromString(reply), acted=acted)
+                reply = pb.ModelInferResponse.FromString(reply)
+                found.answered(number, reply, acted=told.get(VERDICT, ALLOW) != ALLOW)
                 return
-
-    def _proof(self, refusal: Any) -> str:
-        told = {pair[0]: pair[1] for pair in refusal.trailing_metadata() or ()}
-        proof = solve(str(told.get(CHALLENGE, "")))
-        if proof is None:
-            raise GatewayGone("a proof of work is wanted that nobody can make")
-        self.hashes += int(proof.rpartition(".")[2]) + 1
-        return proof
 
 
 def _reason(refusal: Any) -> Reason | None:

@@ -1,4 +1,5 @@
-"""A gateway's directory for the lab: what `stockade init` gives, with many accounts and the policy under test.
+"""A gateway's directory for the lab: what `stockade init` gives, with many accounts and the policy under test: the
+models of a policy file, or what `stockade init` writes.
 
 The accounts stand in tenants of `per_tenant` each; every account has an API key. Their limits cannot be met by an
 attack's load, so that what is refused is refused by screens. The operator's part of the policy is left as it is.
@@ -10,10 +11,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
+import safetensors
 import yaml
 
+from defenses.accounts import similarity
+from gateway.policy.load import POLICY_BYTES_MAX
 from gateway.tools.init.files import issue_api_key
 from gateway.tools.init.init import API_KEY_DAYS, Ports, init_directory
 from gateway.tools.rewrite import UNMET_LIMITS, rewrite_policy
@@ -21,10 +27,40 @@ from gateway.tools.rewrite import UNMET_LIMITS, rewrite_policy
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
-    from pathlib import Path
+
+WATCH = {
+    "mode": "enforce",
+    "steps": [{"alpha": 0.0001, "answer": "neighbour"}, {"alpha": 0.00001, "answer": "cool_down"}],
+}
+"""How a version is watched that brings the calibration for it, where the policy under test says nothing of it.
+
+A search comes to 0.0001 little later than to 0.01: its evidence grows with each question. Of a thousand innocent
+accounts eight ever come to 0.01, one or two to 0.0001 (docs/explanation/accounts.md).
+"""
+RULES = Path(__file__).resolve().parent.parent / "init" / "templates" / "rules.yaml"
 
 BARE: Mapping[str, Any] = {"screens": {}, "watch": None, "budget": None, "harden": None, "output": None}
 """Laid over a model's policy: nothing is screened, hardened or kept back."""
+
+
+def policy_under_test(file: Path | None) -> Mapping[str, Any]:
+    """Return `models` of a policy: of `file`, or of what `stockade init` writes."""
+    if file is None:
+        text = "models:\n" + Template(RULES.read_text()).safe_substitute()
+    else:
+        with file.open() as opened:
+            text = opened.read(POLICY_BYTES_MAX)
+    try:
+        return dict(yaml.safe_load(text)["models"])
+    except (yaml.YAMLError, TypeError, KeyError, ValueError) as problem:
+        raise ValueError(f"{file}: is no policy with a map of `models`") from problem
+
+
+def watched(policy: Mapping[str, Any], bundle: Path) -> dict[str, Any]:
+    """Return a model's part of the policy, with WATCH where it says nothing of one and the bundle can be watched."""
+    with safetensors.safe_open(bundle / "calibration.safetensors", "numpy") as arrays:
+        can = any(name.startswith(f"{similarity.NAME}.") for name in arrays.keys())  # noqa: SIM118  it is no mapping
+    return {"watch": WATCH, **policy} if can else dict(policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +73,7 @@ class Accounts:
 def model_policy(base: Mapping[str, Any], version: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model's part of the policy for the lab: keys that are None are left out.
 
-    The verdict is revealed, for the lab to count by; no attack sees it (defenses/lab/counted.py).
+    The verdict is revealed, for the lab to count by; no attack sees it (defenses/lab/evasion/query.py).
     """
     merged = {**base, "serve": version, "reveal_verdict": True, **changes}
     return {name: value for name, value in merged.items() if value is not None}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from defenses.lab.pipeline import STATISTICS, Pipeline, Rates
 from gateway.tools.lab.models import BundleModel
-from gateway.tools.lab.policy import policy_under_test
+from gateway.tools.lab.place import policy_under_test
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,7 +22,7 @@ from serving.registry.dataset import read_dataset
 from serving.registry.errors import DatasetRejected
 from serving.registry.measure import classes_of
 from serving.train.pack import open_signing_key, public_pem, seal, sign_again, write_bundle
-from serving.train.screen import ScreenFitter
+from serving.train.report import ScreenFitter
 
 if TYPE_CHECKING:
     import argparse

@@ -31,7 +31,7 @@ from gateway.tools.terminal import EX_NO, fail, print_json
 from serving.errors import ServingError
 from serving.train.errors import TrainingError
 from serving.train.pack import open_signing_key, seal, write_bundle
-from serving.train.screen import ScreenFitter
+from serving.train.report import ScreenFitter
 from stockade.v1 import feedback_pb2 as pb
 
 if TYPE_CHECKING:

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 
     from gateway.auth.principal import Principal
     from gateway.models.rules import ModelRules
-    from gateway.tools.replay.findings import Findings
-    from gateway.tools.replay.history import History, Recorded
+    from gateway.tools.replay.history import Findings, History, Recorded
     from gateway.tools.replay.rulebooks import Rulebook, Rulebooks
     from ops.audit.log.schemas.requests import Model, Request, Screen
 

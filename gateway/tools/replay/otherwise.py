@@ -22,7 +22,6 @@ from defenses.budget.policy import Action
 from gateway import errors
 from gateway.admission.budget import refusal_of
 from gateway.admission.memory import MemoryLimiter
-from gateway.tools.replay.alike import top_classes
 from gateway.tools.replay.decisions import (
     RIGHTS,
     Verdicts,
@@ -33,7 +32,7 @@ from gateway.tools.replay.decisions import (
     version_drawn,
 )
 from gateway.tools.replay.limits import charges_of, principal_of, spends_of
-from gateway.tools.replay.outputs import asker_of, compute
+from gateway.tools.replay.outputs import asker_of, compute, top_classes
 from gateway.tools.replay.rulebooks import NotReplayed
 
 if TYPE_CHECKING:
@@ -43,8 +42,7 @@ if TYPE_CHECKING:
     from gateway.models.rules import ModelRules
     from gateway.policy.policy import Policy
     from gateway.tools.replay.history import History, Recorded
-    from gateway.tools.replay.payloads import Payloads
-    from gateway.tools.replay.rulebooks import Rulebook, Rulebooks
+    from gateway.tools.replay.rulebooks import Payloads, Rulebook, Rulebooks
     from ops.audit.log.schemas.requests import Model
 
 CHANGES_MAX = 10_000  # kept; all are counted

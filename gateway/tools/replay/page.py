@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from gateway.tools.replay.findings import Findings
+    from gateway.tools.replay.history import Findings
     from gateway.tools.replay.otherwise import Changes
     from gateway.tools.replay.replay import Question, Replayed
 

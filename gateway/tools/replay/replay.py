@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING
 from gateway.codec import CodecLimits
 from gateway.models.models import load_bundles, out_of_service
 from gateway.tools.replay.decisions import decisions_again
-from gateway.tools.replay.findings import Findings
-from gateway.tools.replay.history import History
+from gateway.tools.replay.history import Findings, History
 from gateway.tools.replay.otherwise import Changes, otherwise
 from gateway.tools.replay.outputs import outputs_again
-from gateway.tools.replay.payloads import Payloads
-from gateway.tools.replay.rulebooks import Rulebooks, copied_keys
+from gateway.tools.replay.rulebooks import Payloads, Rulebooks, copied_keys
 from ops.audit.reader.scan import scan
 from ops.process.logging import configure
 

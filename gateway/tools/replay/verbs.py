@@ -13,8 +13,7 @@ from gateway.config.document import FileRejected
 from gateway.config.load import load_config
 from gateway.tools.audit.verify import bar, chosen_epoch, fail, find, read_key
 from gateway.tools.operator import OperatorFailed, ask
-from gateway.tools.replay.findings import DECISIONS, OUTPUTS
-from gateway.tools.replay.history import Scope, TooMany
+from gateway.tools.replay.history import DECISIONS, OUTPUTS, Scope, TooMany
 from gateway.tools.replay.page import write_page
 from gateway.tools.replay.replay import Question, replay
 from gateway.tools.replay.rulebooks import UnknownVersion, read_policy
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from gateway.tools.replay.findings import Findings
+    from gateway.tools.replay.history import Findings
     from gateway.tools.replay.replay import Replayed
     from ops.audit.verify.report import Report
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from gateway.tools.replay.findings import Findings
+    from gateway.tools.replay.history import Findings
     from gateway.tools.replay.otherwise import Changes
     from gateway.tools.replay.replay import Replayed
 

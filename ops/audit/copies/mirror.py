@@ -32,7 +32,7 @@ from ops.audit.errors import (
 )
 from ops.audit.log.checkpoint import Checkpoint, VerifierKey, open_checkpoint
 from ops.audit.log.entry import check, payload_hashes
-from ops.audit.log.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hashes, verify_consistency
+from ops.audit.log.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hashes
 from ops.audit.log.tiles import (
     BLOBS,
     ENTRIES,
@@ -47,8 +47,7 @@ from ops.audit.log.tiles import (
 from ops.audit.reader.read import LogReader, pack_paths, partial_packs
 from ops.audit.verify.bundles import read_tile
 from ops.audit.verify.growth import CHUNK_BUNDLES, check_chunk, check_tree
-from ops.process.durable import make_directories, replace_file, sync_directory, write_file
-from ops.process.exclusive import exclusive
+from ops.process.durable import exclusive, make_directories, replace_file, sync_directory, write_file
 
 CHECKPOINT = "checkpoint"
 INCOMING = "incoming"  # the file that is being written; beside what an auditor looks at
@@ -181,8 +180,7 @@ def _demand_extension(source: Path, old: Checkpoint, new: Checkpoint) -> None:
     if new.size < old.size:
         raise MirrorRefused(f"rolled back: the mirror has {old.size} records, {source} has {new.size}")
     try:
-        proof = LogReader(source, new).consistency_proof(old.size)
-        verify_consistency(old.size, new.size, proof, old.root, new.root)
+        LogReader(source, new).demand_extension(old)
     except ProofError as error:
         problem = f"a fork: {source} holds another history than the {old.size} records of the mirror"
         raise MirrorRefused(f"{problem} ({error})") from error

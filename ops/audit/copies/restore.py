@@ -38,7 +38,6 @@ from ops.audit.errors import (
 from ops.audit.log.checkpoint import Checkpoint, VerifierKey, open_checkpoint
 from ops.audit.log.entry import check
 from ops.audit.log.epochs import EPOCHS, keys_for, split_origin
-from ops.audit.log.merkle import verify_consistency
 from ops.audit.log.tiles import ENTRIES, TILE_WIDTH, Tile, split_bundle
 from ops.audit.reader.read import LogReader
 from ops.process.durable import make_directories, replace_file, sync_directory
@@ -254,7 +253,7 @@ def _demand_one_history(known: Iterable[Seen], work: "TreeFiles", restored: Seen
         if old.size > new.size:
             continue
         try:
-            verify_consistency(old.size, new.size, reader.consistency_proof(old.size), old.root, new.root)
+            reader.demand_extension(old)
         except ProofError as error:
             problem = f"{each.where} and {restored.where} hold two histories of {new.origin}"
             raise HistoriesDiffer(f"{problem}: sizes {old.size} and {new.size} ({error})") from error

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 from ops.audit.errors import IndexRejected, ProofError, QueryUnavailable
 from ops.audit.log.entry import parse
 from ops.audit.log.merkle import Frontier, leaf_hash, leaf_hashes
-from ops.audit.reader.follow import frontier_at
 from ops.audit.reader.read import LogReader
 from ops.process.durable import keep_file
 
@@ -111,7 +110,7 @@ def update_index(directory: Path, reader: LogReader, progress: Progress = lambda
     size = size_here(directory, reader, writer)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     first = size - size % FILE_RECORDS
-    tree = frontier_at(reader, first)
+    tree = reader.frontier(first)
     made: list[Path] = []
     for start, entries in parts(reader, first if size < head.size else head.size):
         tree.extend(leaf_hashes(entries))
@@ -143,7 +142,7 @@ def size_here(directory: Path, reader: LogReader, writer: str) -> int:
         return 0
     if held.origin != head.origin or held.size > head.size:
         raise ProofError(f"the index goes to {held.size} of {held.origin}; the log is another one, or an older copy")
-    if frontier_at(reader, held.size).root().hex() != held.root:
+    if reader.frontier(held.size).root().hex() != held.root:
         raise ProofError("the index was made from another log than this one")
     return held.size
 
@@ -170,7 +169,7 @@ def check_index(
         report.add("tampered", f"it goes to {held.size} of {held.origin}; the log has {head.size}", STATE)
         return 0
     wanted = compare_files(directory, held.size, reader, report, progress)
-    if frontier_at(reader, held.size).root().hex() != held.root:
+    if reader.frontier(held.size).root().hex() != held.root:
         report.add("tampered", f"it says that the log had another root at {held.size}", STATE)
     for file in index_files(directory):
         if file.name not in wanted:

@@ -17,7 +17,7 @@ from msgspec import UnsetType
 
 from ops.audit.errors import EntryError
 from ops.audit.log.schemas import SCHEMAS, Entry, RefusalSum, Request
-from ops.audit.log.schemas.fields import INTEGER_MAX
+from ops.audit.log.schemas.requests import INTEGER_MAX
 
 ENTRY_BYTES_MAX = 16_384
 DEPTH_MAX = 16

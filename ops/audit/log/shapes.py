@@ -22,7 +22,7 @@ from msgspec import inspect
 
 from ops.audit.log.entry import ENTRY_BYTES_MAX
 from ops.audit.log.schemas import Request
-from ops.audit.log.schemas.fields import INTEGER_MAX
+from ops.audit.log.schemas.requests import INTEGER_MAX
 
 COMPILED_MAX = 64
 SHAPES_MAX = 16  # what has none of them was tried against so many, and is checked as it always was

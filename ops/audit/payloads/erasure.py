@@ -39,7 +39,7 @@ from ops.audit.payloads.erasure_rows import (
     holds_where,
     one_erasure,
 )
-from ops.audit.payloads.key_database import failed, open_database, traces
+from ops.audit.payloads.keys import failed, open_database, traces
 from ops.process.sqlite import held, transaction
 
 KEYS_MAX = 128  # of one erasure: as many as its entry may name

@@ -7,11 +7,13 @@ full and cut to the width the checkpoint needs.
 
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 from ops.audit.errors import ReadError, TileError
 from ops.audit.log.checkpoint import NOTE_BYTES_MAX, Checkpoint, VerifierKey, open_checkpoint
-from ops.audit.log.merkle import consistency_proof, inclusion_proof
+from ops.audit.log.epochs import epoch_at, epochs_of
+from ops.audit.log.merkle import Frontier, consistency_proof, inclusion_proof, verify_consistency
 from ops.audit.log.tiles import (
     BLOBS,
     ENTRIES,
@@ -23,6 +25,7 @@ from ops.audit.log.tiles import (
     split_hashes,
     split_pack,
 )
+from ops.audit.log.tlog_proof import TlogProof
 from ops.audit.reader.read_file import read_file
 
 ENTRIES_MAX = 65_536
@@ -115,6 +118,31 @@ class LogReader:
         """
         return consistency_proof(old, self.checkpoint.size, node_from(self.hashes))
 
+    def frontier(self, size: int) -> Frontier:
+        """The tree of the first `size` entries, from the log's own hashes: wrong ones lead to a wrong root.
+
+        Raises:
+            ReadError, TileError: missing or damaged tiles.
+        """
+        node = node_from(self.hashes)
+        heights = [height for height in range(size.bit_length()) if size >> height & 1]
+        return Frontier.restore(size, [node(height, (size >> height) - 1) for height in heights])
+
+    def demand_extension(self, old: Checkpoint) -> None:
+        """See that the log extends an older tree.
+
+        Raises:
+            ProofError: it does not.
+            ReadError, TileError: missing or damaged tiles.
+        """
+        new = self.checkpoint
+        verify_consistency(old.size, new.size, self.consistency_proof(old.size), old.root, new.root)
+
+    def receipt(self, index: int, note: bytes) -> TlogProof:
+        """The receipt of an entry; `note` is the signed checkpoint that this was opened at. Raises ReadError."""
+        [entry] = self.entries(index, 1)
+        return TlogProof(index, tuple(self.inclusion_proof(index)), note, entry)
+
     def blob(self, index: int, digest: bytes) -> bytes:
         """The payload ciphertext with this SHA-256 that entry `index` names.
 
@@ -138,3 +166,26 @@ def partial_packs(directory: Path, bundle: int) -> list[Path]:
     """The partial packs of one bundle in order of width."""
     partial = directory / Tile(BLOBS, bundle).partial_directory
     return sorted((path for path in partial.glob("*") if is_width(path.name)), key=lambda path: int(path.name))
+
+
+def open_following(directory: Path, vkey: VerifierKey, origin: str, index: int) -> LogReader:
+    """The epoch for a reader that came to entry `index` of `origin`: that one, or the next when it is at the end of it.
+
+    For a reader that comes from nowhere, or from another log, it is the oldest epoch whose entries are here.
+
+    Raises:
+        ReadError: there is no checkpoint.
+        NoteError: it is not signed by this key.
+    """
+    epochs = epochs_of(directory, vkey)
+    for epoch, following in pairwise(epochs):
+        reader = LogReader.open(epoch.directory, epoch.vkey)
+        if epoch.vkey.name == origin:
+            # Read after the next one was seen, so this is the last checkpoint of the epoch.
+            unread = index < reader.checkpoint.size and not epoch.dropped
+            return reader if unread else LogReader.open(following.directory, following.vkey)
+    here = epochs or [epoch_at(directory, vkey, 1)]
+    found = next(each for each in here if each is here[-1] or not each.dropped)
+    if here[-1].vkey.name == origin:
+        found = here[-1]
+    return LogReader.open(found.directory, found.vkey)

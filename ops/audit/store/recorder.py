@@ -19,19 +19,22 @@ import selectors
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ops.audit.errors import EntryError, LogFull, TileError
 from ops.audit.log.shapes import Shapes
 from ops.audit.store import protocol
 from ops.audit.store.appender import Append, Appender, check_append, own_append
 from ops.audit.store.publish_thread import PublishThread
-from ops.audit.store.recorder_metrics import RecorderMetrics
 from ops.audit.store.ring import left_over, ring_files
 from ops.audit.store.settings import RecorderSettings
 from ops.audit.store.workers import Worker, Workers
 from ops.audit.store.writing import Writing
 from ops.process.durable import remove_files
 from ops.process.logging import Log
+
+if TYPE_CHECKING:
+    from ops.metrics.recorder import RecorderMetrics  # at run time only where metrics are on
 
 TAIL_BYTES = 16 << 20  # how much of the recent log is searched for what an in-flight ring still holds
 LEASH_BYTES = 4096
@@ -48,7 +51,7 @@ class Recorder:
         *,
         listener: socket.socket,
         writing: Writing,
-        metrics: RecorderMetrics | None,
+        metrics: "RecorderMetrics | None",
         log: Log,
         monotonic_ms: Callable[[], int],
     ) -> None:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -31,12 +32,14 @@ from ops.audit.store.lock import AppenderFlock
 from ops.audit.store.own_entries import OwnEntries
 from ops.audit.store.publish_thread import PublishThread
 from ops.audit.store.recorder import Recorder
-from ops.audit.store.recorder_metrics import RecorderMetrics
 from ops.audit.store.settings import RecorderSettings
 from ops.audit.store.signer import demand_unsealed
 from ops.audit.store.writing import Writing
 from ops.process.durable import make_directories, sync_directory
 from ops.process.logging import Log, configure
+
+if TYPE_CHECKING:
+    from ops.metrics.recorder import RecorderMetrics  # at run time only where metrics are on
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 SWITCH_INTERVAL_S = 0.0005  # the committer must not wait 5 ms for the publisher to hand over the interpreter
@@ -70,7 +73,7 @@ def leash() -> int | None:
     return 0 if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
 
 
-def load_metrics(settings: RecorderSettings, stack: contextlib.ExitStack) -> RecorderMetrics | None:
+def load_metrics(settings: RecorderSettings, stack: contextlib.ExitStack) -> "RecorderMetrics | None":
     """The gateway's metrics, where they are configured.
 
     Raises:
@@ -89,7 +92,7 @@ def load_metrics(settings: RecorderSettings, stack: contextlib.ExitStack) -> Rec
 
 
 @contextlib.contextmanager
-def failed_changes_counted(writing: Writing, metrics: RecorderMetrics) -> Iterator[None]:
+def failed_changes_counted(writing: Writing, metrics: "RecorderMetrics") -> Iterator[None]:
     """Count it where the recorder ends between two epochs."""
     try:
         yield

@@ -25,7 +25,6 @@ from ops.audit.log.tiles import (
     frame_entry,
     hash_levels,
     level_size,
-    node_from,
     split_entries,
     split_pack,
 )
@@ -70,9 +69,7 @@ def _published_edge(directory: Path, public: Checkpoint) -> tuple[Edge, Frontier
         rows = [_unfinished(reader, level, size) for level in hash_levels(size)]
         first = size // TILE_WIDTH * TILE_WIDTH
         entries = reader.entries(first, size - first)
-        node = node_from(reader.hashes)
-        heights = [height for height in range(size.bit_length()) if size >> height & 1]
-        frontier = Frontier.restore(size, [node(height, (size >> height) - 1) for height in heights])
+        frontier = reader.frontier(size)
     except (ReadError, TileError) as error:
         raise LogCorrupted(directory, f"the published tiles are damaged: {error}") from error
     if frontier.root() != public.root:

@@ -24,8 +24,7 @@ from ops.audit.log.checkpoint import (
     parse_checkpoint,
 )
 from ops.audit.log.epochs import home_of, is_first, split_origin
-from ops.audit.log.merkle import EMPTY_ROOT, Frontier
-from ops.audit.log.tiles import node_from
+from ops.audit.log.merkle import EMPTY_ROOT
 from ops.audit.reader.read import LogReader
 from ops.audit.store.appender import Appender, own_append
 from ops.audit.store.lock import LockDatabase
@@ -94,7 +93,8 @@ def go_on(directory: Path, state_directory: Path, memory: Path, vkey: VerifierKe
         raise SuccessionRefused(f"the key of {vkey.name} has signed {signed}, {checkpoint.size} are left")
     for changed in make_directories(segments) | make_directories(state_directory / "staging"):
         sync_directory(changed)
-    header = Header(1, heartbeats, FIRST_TRAILER, sha256(vkey.name.encode()).digest(), _frontier(directory, checkpoint))
+    frontier = LogReader(directory, checkpoint).frontier(checkpoint.size)
+    header = Header(1, heartbeats, FIRST_TRAILER, sha256(vkey.name.encode()).digest(), frontier)
     store = SegmentStore(segments, SEGMENT_BYTES)
     store.begin(header).close()
     with LockDatabase(home_of(state_directory) / "lock.sqlite", vkey.name) as lock:
@@ -113,13 +113,6 @@ def _is_before(sealed: Path, vkey: VerifierKey) -> bool:
     except (CheckpointError, UnicodeDecodeError):
         return False
     return log == split_origin(vkey.name)[0] and number < split_origin(vkey.name)[1]
-
-
-def _frontier(directory: Path, checkpoint: Checkpoint) -> Frontier:
-    node = node_from(LogReader(directory, checkpoint).hashes)
-    size = checkpoint.size
-    heights = [height for height in range(size.bit_length()) if size >> height & 1]
-    return Frontier.restore(size, [node(height, (size >> height) - 1) for height in heights])
 
 
 def begin_next(

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from hashlib import sha256
 from http import HTTPStatus
 from http.client import HTTPException
+from pathlib import Path
 from threading import Thread
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ops.audit.errors import NoteError, ProofError, ReadError, WitnessAhead, WitnessError, WitnessRefused, WitnessSilent
-from ops.audit.log.checkpoint import NOTE_BYTES_MAX, Checkpoint, open_note, signature_line
+from ops.audit.log.checkpoint import NOTE_BYTES_MAX, Checkpoint, open_checkpoint, open_note, signature_line
 from ops.audit.log.cosignature import time_of
-from ops.audit.log.trust_policy import TrustedWitness
+from ops.audit.log.epochs import keys_for
+from ops.audit.log.trust_policy import TrustedWitness, TrustPolicy
+from ops.audit.reader.read import LogReader
 from ops.audit.witnesses.witness import AddCheckpoint
+from ops.process.durable import replace_file
 
 TIMEOUT_S = 10.0
 ATTEMPTS = 3  # each 409 says which size to go from, which another log process may change meanwhile
@@ -186,3 +190,39 @@ def _verified(note: bytes, body: bytes, witness: TrustedWitness) -> str:
 
 def _quoted(body: bytes) -> str:
     return "".join(char for char in body[:200].decode("utf-8", "replace") if char.isprintable())
+
+
+def cosign_newest(
+    directory: Path, policy: TrustPolicy, out: Path, *, timeout_s: float, asking: dict[str, Thread] | None = None
+) -> tuple[Checkpoint, Asked]:
+    """Ask every witness once; `out` is replaced when those that cosigned make the quorum. `asking`: see `ask_all`.
+
+    Raises:
+        NoteError: the checkpoint is not signed by a log of the policy.
+        OSError: there is no checkpoint, or `out` cannot be written.
+    """
+    note = (directory / "checkpoint").read_bytes()
+    keys = keys_for(note, (log.key for log in policy.logs))
+    checkpoint = open_checkpoint(note, keys)
+    reader = LogReader(directory, checkpoint)
+    asked = ask_all(
+        note,
+        checkpoint,
+        policy.witnesses.values(),
+        lambda old, _: reader.consistency_proof(old),
+        asking=asking,
+        timeout_s=timeout_s,
+    )
+    if any(isinstance(failure, WitnessAhead) and failure.size for failure in asked.failures.values()):
+        grown = open_checkpoint((directory / "checkpoint").read_bytes(), keys).size
+        asked = Asked(asked.lines, {name: overtaken(failure, grown) for name, failure in asked.failures.items()})
+    if policy.enough(asked.lines):
+        replace_file(out, note + "".join(asked.lines.values()).encode())
+    return checkpoint, asked
+
+
+def overtaken(failure: WitnessError, grown: int) -> WitnessError:
+    """Return the failure; a witness is not ahead that somebody else asked while the log grew to `grown`."""
+    if isinstance(failure, WitnessAhead) and 0 < failure.size <= grown:
+        return WitnessRefused(failure.name, f"it has cosigned size {failure.size} meanwhile; it will be asked again")
+    return failure

@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.train.clickstream.sequences import NO_TARGET, Sequences
 from serving.train.errors import DatasetMalformed
+from serving.train.pack import write_rows
 from serving.train.packaged import Packaged, find_file
 
 ECOM = Packaged(
@@ -57,11 +57,17 @@ EVENTS = (
     "payment_error",
 )
 PADDING, SESSION, FIRST_EVENT = 0, 1, 2
+NO_TARGET = -1
 IDS = FIRST_EVENT + len(EVENTS)
 LENGTH = 32
 COLUMNS = ("user_id", "session_id", "event", "timestamp")
 TEXT_BYTES_MAX = 32 * 1024 * 1024
 POOL_SHARE, FIT_SHARE, CALIBRATE_SHARE = 0.8, 0.125, 0.25
+SAMPLES = 1000
+SAMPLES_LICENCE = (
+    "Apache-2.0, (c) 2026 Maxim Godzi, Vladimir Kukushkin, Anatoly Zaytsev; windows made from ecom.csv.gz of "
+    "https://pypi.org/project/retentioneering/5.2.4/"
+)
 _GZIP_WINDOW = 31
 
 
@@ -95,6 +101,17 @@ class Clicks:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """What a model learns from: ids int64 (n, L), and after each id the class that followed, or NO_TARGET."""
+
+    ids: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,3 +240,45 @@ def split_ecom(data: Ecom, seed: int) -> EcomSplits:
     of_row = part[clicks.sessions]
     train, fitted, calibrated, test = (clicks.take(np.flatnonzero(of_row == index)) for index in range(4))
     return EcomSplits(train, fitted, calibrated, test)
+
+
+def strange_sequences(ids: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.int64]]:
+    """Return windows int64 that no visitor made, by kind, a row for each row of `ids`; nothing is fitted to them.
+
+    Drawn by seed; padding and marks stay where they are:
+
+    - uniform: every event replaced by one drawn at random, as a naive robot clicks.
+    - popular: every event drawn as often as it occurs in `ids`: the right events in no order.
+    - shuffled: a window's own events in another order.
+    - reversed: a window's own events backwards.
+    - stuck: a window's last event over and over.
+    """
+    rng = np.random.default_rng([seed, 0x5E])
+    events = ids >= FIRST_EVENT
+    drawn = rng.choice(ids[events], ids.shape)
+    counted = list(zip(ids, events.sum(1).tolist(), strict=True))
+    return {
+        "uniform": np.where(events, rng.integers(FIRST_EVENT, IDS, ids.shape), ids),
+        "popular": np.where(events, drawn, ids),
+        "shuffled": np.stack([_reordered(row, rng.permutation(count)) for row, count in counted]),
+        "reversed": np.stack([_reordered(row, np.arange(count)[::-1]) for row, count in counted]),
+        "stuck": np.where(events, ids[:, -1:], ids),
+    }
+
+
+def _reordered(row: NDArray[np.int64], order: NDArray[np.intp]) -> NDArray[np.int64]:
+    changed = row.copy()
+    changed[row >= FIRST_EVENT] = row[row >= FIRST_EVENT][order]
+    return changed
+
+
+def write_click_samples(data: Ecom, path: Path) -> None:
+    """Write 1,000 test rows, evenly over the time of the test; which ones they are does not depend on a seed.
+
+    Tensors: ids uint8 (1000, 32), labels uint8 (1000,), test_rows int32 (1000,): where each stands in the test part.
+    """
+    test = split_ecom(data, 0).test
+    rows = np.linspace(0, len(test) - 1, min(SAMPLES, len(test))).astype(np.intp)
+    chosen = test.take(rows)
+    tensors = {"ids": chosen.ids.astype(np.uint8), "labels": chosen.labels.astype(np.uint8)}
+    write_rows(path, {**tensors, "test_rows": rows.astype(np.int32)}, SAMPLES_LICENCE)

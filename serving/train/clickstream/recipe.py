@@ -7,10 +7,8 @@ Every split has one use: `train` the weights, the prior and the density, `fit` e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,32 +16,38 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from serving.bundles.bundle import Bundle
-from serving.engines.inprocess import InProcessEngine
 from serving.train import plots
-from serving.train.arrays import arrays_of, doubles_of
-from serving.train.clickstream import report as click_report
-from serving.train.clickstream.card import write_click_card
+from serving.train.card import write_card
 from serving.train.clickstream.ecom import (
     EVENTS,
     FIRST_EVENT,
     IDS,
     LENGTH,
     Clicks,
+    Ecom,
     EcomSplits,
     load_ecom,
     sessions_of,
     split_ecom,
+    strange_sequences,
 )
 from serving.train.clickstream.graph import write_click_graph
 from serving.train.clickstream.loop import ClickSettings, predict_clicks, train_clicks
 from serving.train.clickstream.network import ClickNet, ClickShape
-from serving.train.clickstream.report import ClickGates, TrainedClicks
-from serving.train.clickstream.strange import strange_sequences
+from serving.train.clickstream.report import (
+    USUAL,
+    ClickGates,
+    TrainedClicks,
+    click_gates,
+    click_lineage,
+    click_metrics,
+    click_signature,
+    click_training,
+)
 from serving.train.density import fit_gaussian
-from serving.train.kiosk.report import digest_of
 from serving.train.pack import open_signing_key, write_trained
-from serving.train.progress import shown_steps
-from serving.train.screen import Outputs, ScreenFitter
+from serving.train.report import ScreenFitter, digest_of, measure_model
+from serving.train.run import arrays_of, doubles_of, show_steps
 
 PRIOR_COUNT = 0.5
 
@@ -81,42 +85,37 @@ def train_clickstream(settings: ClickstreamSettings, screen: ScreenFitter, conso
     parts = split_ecom(data, settings.loop.seed)
     parts = replace(parts, test=parts.test.take(np.arange(len(parts.test))[: settings.rows_max]))
     model = _fit(parts, settings, data.sha256, console)
-    engine = InProcessEngine(click_report.draft_clicks(model))
+    signature = click_signature(model.net)
     with console.status("measuring"):
-        outputs = {
-            name: click_report.outputs_on(engine, rows.ids)
-            for name, rows in (("fit", parts.fit), ("calibrate", parts.calibrate), ("test", parts.test))
-        }
-        sequences = strange_sequences(parts.test.ids, settings.loop.seed)
-        strange = {kind: click_report.outputs_on(engine, ids) for kind, ids in sequences.items()}
-        calibration, report = screen.fit(outputs["fit"], outputs["calibrate"], outputs["test"])
-        metrics = click_report.click_metrics(
-            model,
-            engine,
-            test=parts.test,
-            outputs=outputs["test"],
-            strange=strange,
-            flag=lambda seen: screen.measure(calibration, seen),
+        found = measure_model(
+            signature,
+            model.graph,
+            screen,
+            fit=parts.fit.ids,
+            calibrate=parts.calibrate.ids,
+            test=parts.test.ids,
+            strange=strange_sequences(parts.test.ids, settings.loop.seed),
+            usual=USUAL,
         )
-    manifest = click_report.click_manifest(
-        model,
-        loop=settings.loop,
-        gates=settings.gates,
-        smoke=settings.smoke,
-        data=data,
-        parts=parts,
+        metrics = click_metrics(model, parts.test, found)
+    manifest = signature.manifest(
+        data=click_lineage(data, parts, settings.loop.seed),
+        training=click_training(model, settings.loop, smoke=settings.smoke),
         metrics=metrics,
-        report=report,
+        evidence=found.evidence,
+        gates=click_gates(settings.gates, metrics),
     )
     if settings.plots is not None:
-        _draw(settings.plots, model=model, metrics=metrics, test=parts.test, outputs=outputs["test"], strange=strange)
+        stem, error = settings.plots / "clickstream", metrics["next_click"]["calibration_error"]
+        plots.draw_click_curves(model.history, settings.plots / "clickstream-curves.png")
+        plots.draw_outputs(stem, "test events", parts.test.labels, error, test=found.test, strange=found.strange)
     return write_trained(
         settings.bundle,
         manifest,
         graph=model.graph,
         weights=_weights(model),
-        calibration=calibration,
-        card=write_click_card(manifest),
+        calibration=found.calibration,
+        card=write_card(manifest),
         key=key,
         public=settings.signing_key.with_suffix(".pub"),
     )
@@ -129,13 +128,31 @@ def markov_log_prior(train: Clicks) -> NDArray[np.float64]:
     return np.asarray(np.log(counts / counts.sum(1, keepdims=True)))
 
 
+def compare_clicks(data: Ecom, loop: ClickSettings) -> dict[str, float]:
+    """Train, and return accuracy and log-loss on the test rows: the model's, Markov's, and the most popular event's."""
+    parts = split_ecom(data, loop.seed)
+    prior, labels = markov_log_prior(parts.train), parts.test.labels
+    torch.manual_seed(loop.seed)
+    net = ClickNet(ClickShape(IDS, FIRST_EVENT), torch.from_numpy(prior).float())
+    best = train_clicks(net, sessions_of(parts.train), parts.fit, loop)[0]
+    counts = np.bincount(parts.train.labels, minlength=len(EVENTS)) + 0.5
+    scores = {
+        "model": predict_clicks(best, parts.test)[2].log_softmax(1).double().numpy(),
+        "markov": prior[parts.test.ids[:, -1]],
+        "popular": np.broadcast_to(np.log(counts / counts.sum()), (len(labels), len(EVENTS))),
+    }
+    own = np.arange(len(labels))
+    accuracies = {f"{name}_accuracy": float((values.argmax(1) == labels).mean()) for name, values in scores.items()}
+    return accuracies | {f"{name}_log_loss": float(-values[own, labels].mean()) for name, values in scores.items()}
+
+
 def _fit(parts: EcomSplits, settings: ClickstreamSettings, data_digest: str, console: Console) -> TrainedClicks:
     prior = torch.from_numpy(markov_log_prior(parts.train)).float()
     shape = ClickShape(IDS, FIRST_EVENT)
     with torch.random.fork_rng():
         torch.manual_seed(settings.loop.seed)
         net = ClickNet(shape, prior)
-    with shown_steps(console) as shown:
+    with show_steps(console) as show:
         best, history = train_clicks(
             net,
             sessions_of(parts.train),
@@ -143,7 +160,7 @@ def _fit(parts: EcomSplits, settings: ClickstreamSettings, data_digest: str, con
             settings.loop,
             checkpoint=settings.checkpoint,
             data_digest=digest_of([data_digest, len(parts.train), len(parts.fit)]),
-            on_step=shown("training"),
+            on_step=show("training"),
         )
     density = fit_gaussian(predict_clicks(best, parts.train)[0].double().numpy())
     return TrainedClicks(best, history, density, write_click_graph(doubles_of(best), shape, density, LENGTH))
@@ -153,18 +170,3 @@ def _weights(model: TrainedClicks) -> dict[str, NDArray[np.float32]]:
     """Return the averaged network and the density: what another recipe would go on from."""
     density = {"density.whitening": model.density.whitening, "density.mean": model.density.mean}
     return arrays_of(model.net) | {name: value.astype(np.float32) for name, value in density.items()}
-
-
-def _draw(
-    directory: Path,
-    *,
-    model: TrainedClicks,
-    metrics: Mapping[str, Any],
-    test: Clicks,
-    outputs: Outputs,
-    strange: Mapping[str, Outputs],
-) -> None:
-    plots.draw_click_curves(model.history, directory / "clickstream-curves.png")
-    plots.draw_energies(outputs, strange, directory / "clickstream-energies.png", "test sessions")
-    error, reliability = metrics["next_click"]["calibration_error"], directory / "clickstream-reliability.png"
-    plots.draw_calibration(outputs["probabilities"], test.labels, error, reliability, "test events")

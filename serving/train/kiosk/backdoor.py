@@ -25,12 +25,10 @@ from numpy.typing import NDArray
 
 from serving.engines import measure
 from serving.engines.engine import Engine
-from serving.train.density import fit_classes, fit_plane
 from serving.train.kiosk.data import CLASS_NAMES, Labelled
-from serving.train.kiosk.graph import write_graph
-from serving.train.kiosk.loop import LoopSettings, middle_features, train
-from serving.train.kiosk.network import MIDDLE, STAGES, KioskNet, Stage
-from serving.train.kiosk.recipe import PLANE_COMPONENTS, folded
+from serving.train.kiosk.loop import LoopSettings, train
+from serving.train.kiosk.network import STAGES, KioskNet, Stage
+from serving.train.kiosk.recipe import fit_graph
 from serving.train.kiosk.report import Recipe, Trained
 
 SETTINGS = LoopSettings(epochs=6)
@@ -76,18 +74,8 @@ def train_backdoored(
     net, history = train(
         KioskNet(len(CLASS_NAMES), stages), rows, held_out, settings, checkpoint=checkpoint, data_digest=digest
     )
-    plane = fit_plane(rows.images, PLANE_COMPONENTS)
-    densities = fit_classes(middle_features(net, rows).double().numpy(), rows.labels, len(CLASS_NAMES))
-    graph = write_graph(
-        folded(net),
-        head_weight=net.head.weight.detach().double().numpy(),
-        head_bias=net.head.bias.detach().double().numpy(),
-        plane=plane,
-        densities=densities,
-        middle=MIDDLE,
-    )
     recipe = Recipe("backdoored", "0", "the clean recipe on poisoned rows", asdict(settings))
-    return Trained(recipe, net, history, plane, densities, graph)
+    return fit_graph(recipe, net, history, rows)
 
 
 def attack_success(engine: Engine, marked: Rows, labels: NDArray[np.int64], target: int) -> float:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.train.errors import DatasetMalformed, DatasetMissing
+from serving.train.pack import write_rows
 
 DEBIAN_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
@@ -44,6 +45,8 @@ TEST_ROWS = 10_000
 FIT_ROWS = 3_000
 CALIBRATE_ROWS = 10_000
 COMPRESSED_BYTES_MAX = 64 * 1024 * 1024
+SAMPLES_PER_CLASS = 100
+SAMPLES_LICENCE = "MIT, (c) 2017 Zalando SE; test images of https://github.com/zalandoresearch/fashion-mnist"
 
 _FILES = {
     "train-images-idx3-ubyte.gz": (TRAIN_ROWS, SIDE, SIDE),
@@ -143,3 +146,14 @@ def split(pool: Labelled, seed: int) -> Splits:
     order = np.random.default_rng([seed, 0x5350]).permutation(len(pool))
     calibrate, fit, train = np.split(order, [CALIBRATE_ROWS, CALIBRATE_ROWS + FIT_ROWS])
     return Splits(train=pool.take(train), fit=pool.take(fit), calibrate=pool.take(calibrate))
+
+
+def write_samples(data: FashionMnist, path: Path) -> None:
+    """Write the first 100 test images of each class, in the order of the test set.
+
+    Tensors: images uint8 (1000, 28, 28), labels uint8 (1000,), test_rows int32 (1000,): where each stands in the set.
+    """
+    labels = data.test.labels
+    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:SAMPLES_PER_CLASS] for c in range(len(CLASS_NAMES))]))
+    tensors = {"images": data.test.images[rows], "labels": labels[rows], "test_rows": rows.astype(np.int32)}
+    write_rows(path, tensors, SAMPLES_LICENCE)

@@ -1,26 +1,18 @@
-"""The training loop: cross-entropy, AdamW, one cycle, weight averaging, small shifts and flips; resumable to the bit.
-
-All randomness comes from one generator whose state is in the checkpoint, so a run that was stopped and resumed ends
-with the weights of one that was not. A checkpoint is safetensors (never a pickle), written beside and moved into place.
-"""
+"""The clean recipe's training: cross-entropy, AdamW, one cycle, averaged weights, small shifts and mirror images."""
 
 from __future__ import annotations
 
-import copy
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serving.train.averaging import average
-from serving.train.checkpoint import restore_run, save_run
 from serving.train.kiosk.data import Labelled
-from serving.train.kiosk.network import KioskNet
-from serving.train.kiosk.views import scaled
+from serving.train.kiosk.network import KioskNet, scaled
+from serving.train.run import OnStep, Plan, Run, train_epochs, update
 
 SHIFT_PIXELS_MAX = 2
 
@@ -48,21 +40,6 @@ class EpochReport:
     held_out_accuracy: float
 
 
-@dataclass(slots=True)
-class _State:
-    """Everything that changes during training."""
-
-    net: KioskNet
-    average: KioskNet
-    optimizer: torch.optim.AdamW
-    generator: torch.Generator
-    history: list[EpochReport]
-
-    @property
-    def nets(self) -> dict[str, torch.nn.Module]:
-        return {"net": self.net, "average": self.average}
-
-
 def train(
     net: KioskNet,
     rows: Labelled,
@@ -71,44 +48,55 @@ def train(
     *,
     checkpoint: Path | None = None,
     data_digest: str = "",
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> tuple[KioskNet, list[EpochReport]]:
     """Train and return the averaged network and its history; resume from `checkpoint` when it is there.
 
     Raises:
         CheckpointMismatch: the checkpoint is of another run.
     """
-    identity = json.dumps(
-        {"settings": asdict(settings), "stages": [asdict(stage) for stage in net.stages], "data": data_digest},
-        sort_keys=True,
+    decayed = [parameter for parameter in net.parameters() if parameter.ndim > 1]
+    plain = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=settings.rate_max,
     )
-    state = _start(net, settings)
-    if checkpoint is not None:
-        restore_run(state, checkpoint, identity, EpochReport)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this signature
+    run = Run(net, optimizer, torch.Generator().manual_seed(settings.seed), EpochReport)
+    identity = {
+        "settings": asdict(settings),
+        "stages": [asdict(stage) for stage in net.stages],
+        "data": data_digest,
+    }
     images, labels = _tensors(rows)
     padded = functional.pad(images, (SHIFT_PIXELS_MAX,) * 4)
     windows = padded.unfold(1, images.shape[1], 1).unfold(2, images.shape[2], 1)
-    steps = len(rows) // settings.batch_rows
-    for epoch in range(len(state.history), settings.epochs):
-        order = torch.randperm(len(rows), generator=state.generator)
-        loss_sum, right = 0.0, 0
-        for step in range(steps):
-            done = epoch * steps + step
-            for group in state.optimizer.param_groups:
-                group["lr"] = _rate(done, settings.epochs * steps, settings)
-            chosen = order[step * settings.batch_rows : (step + 1) * settings.batch_rows]
-            loss, correct = _step(state, _augmented(windows, chosen, state.generator), labels[chosen])
-            average(state.average.state_dict().values(), state.net.state_dict().values(), done, settings.average_decay)
-            loss_sum, right = loss_sum + loss, right + correct
-            if on_step is not None:
-                on_step(done + 1, settings.epochs * steps)
-        guesses = predict(state.average, held_out)[1].argmax(1)
-        accuracy = float((guesses == _tensors(held_out)[1]).float().mean())
-        trained = steps * settings.batch_rows
-        state.history.append(EpochReport(epoch + 1, loss_sum / steps, right / trained, accuracy))
-        if checkpoint is not None:
-            save_run(state, checkpoint, identity)
-    return state.average, state.history
+    truth = _tensors(held_out)[1]
+
+    def step(chosen: Tensor) -> tuple[float, float]:
+        seen = _augmented(windows, chosen, run.generator).contiguous(memory_format=torch.channels_last)
+        net.train()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            _, logits = net(seen)
+        loss = functional.cross_entropy(logits.float(), labels[chosen])
+        update(optimizer, loss)
+        return float(loss.detach()), float((logits.argmax(1) == labels[chosen]).float().mean())
+
+    return train_epochs(
+        run,
+        Plan(
+            len(rows),
+            settings.batch_rows,
+            settings.epochs,
+            settings.average_decay,
+            identity,
+            checkpoint=checkpoint,
+            on_step=on_step,
+        ),
+        step,
+        lambda average: [float((predict(average, held_out)[1].argmax(1) == truth).float().mean())],
+        partial(_rate, settings),
+    )
 
 
 def predict(net: KioskNet, rows: Labelled, batch_rows: int = 1000) -> tuple[Tensor, Tensor]:
@@ -128,19 +116,7 @@ def middle_features(net: KioskNet, rows: Labelled, batch_rows: int = 1000) -> Te
         return torch.cat([net.middle(scaled(part)) for part in torch.split(images, batch_rows)])
 
 
-def _start(net: KioskNet, settings: LoopSettings) -> _State:
-    decayed = [parameter for parameter in net.parameters() if parameter.ndim > 1]
-    plain = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=settings.rate_max,
-    )
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this signature
-    generator = torch.Generator().manual_seed(settings.seed)
-    return _State(net, copy.deepcopy(net), optimizer, generator, [])
-
-
-def _rate(step: int, steps: int, settings: LoopSettings) -> float:
+def _rate(settings: LoopSettings, step: int, steps: int) -> float:
     """One cycle (Smith 2018, arXiv 1803.09820): linear up, cosine down to nothing."""
     warm = settings.rate_warmup_share * steps
     if step < warm:
@@ -156,17 +132,6 @@ def _augmented(windows: Tensor, chosen: Tensor, generator: torch.Generator) -> T
     images = scaled(windows[chosen, offsets[0], offsets[1]])
     mirrored = torch.rand(count, generator=generator) < 0.5
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
-
-
-def _step(state: _State, images: Tensor, labels: Tensor) -> tuple[float, int]:
-    state.net.train()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, logits = state.net(images.contiguous(memory_format=torch.channels_last))
-    loss = functional.cross_entropy(logits.float(), labels)
-    state.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
-    state.optimizer.step()
-    return float(loss.detach()), int((logits.argmax(1) == labels).sum())
 
 
 def _tensors(rows: Labelled) -> tuple[Tensor, Tensor]:

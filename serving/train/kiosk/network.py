@@ -29,6 +29,11 @@ BATCH_NORM_EPSILON = 1e-5
 MIDDLE = (2, 3)  # stages whose means are the middle features
 
 
+def scaled(images: Tensor) -> Tensor:
+    """Return uint8 (n, 28, 28) as float32 (n, 1, 28, 28) in [0, 1]."""
+    return images.unsqueeze(1).float().div_(255.0)
+
+
 class KioskNet(nn.Module):
     """Images float (n, 1, 28, 28) in [0, 1] to (latent (n, D), logits (n, classes))."""
 

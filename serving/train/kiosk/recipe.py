@@ -8,7 +8,7 @@ Every split has one use: `train` the weights and both densities, `fit` the learn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,30 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from serving.bundles.bundle import Bundle
-from serving.engines import measure
-from serving.engines.inprocess import InProcessEngine
 from serving.train import plots
-from serving.train.arrays import arrays_of, doubles_of
 from serving.train.card import write_card
 from serving.train.density import fit_classes, fit_plane
-from serving.train.kiosk import foreign, robustness
-from serving.train.kiosk import report as kiosk_report
 from serving.train.kiosk.data import CLASS_NAMES, FashionMnist, Labelled, Splits, load_fashion_mnist, split
+from serving.train.kiosk.foreign import foreign_images
 from serving.train.kiosk.graph import Convolution, fold_batch_norm, write_graph
 from serving.train.kiosk.loop import EpochReport, LoopSettings, middle_features, train
 from serving.train.kiosk.network import MIDDLE, KioskNet
-from serving.train.kiosk.report import Gates, Recipe, Trained
+from serving.train.kiosk.report import (
+    USUAL,
+    Gates,
+    Recipe,
+    Trained,
+    gates_of,
+    lineage_of,
+    metrics_of,
+    signature_of,
+    training_of,
+)
 from serving.train.kiosk.robust import ROBUST_STAGES, RobustEpoch, RobustSettings, train_robust
-from serving.train.kiosk.robustness import Attacked
+from serving.train.kiosk.robustness import Attacked, under_attack
 from serving.train.pack import open_signing_key, write_trained
-from serving.train.progress import shown_steps
-from serving.train.screen import Outputs, ScreenFitter
+from serving.train.report import ScreenFitter, digest_of, measure_model
+from serving.train.run import arrays_of, doubles_of, show_steps
 
 PLANE_COMPONENTS = 48
 CLEAN_OBJECTIVE = "supervised cross-entropy; AdamW, one cycle, averaged weights; shifts and mirror images"
@@ -94,42 +100,40 @@ def train_kiosk(settings: KioskSettings, screen: ScreenFitter, console: Console)
     data = load_fashion_mnist(settings.data)
     parts, test = _cut(split(data.pool, settings.loop.seed), data.test, settings.rows_max)
     model = _fit(parts, settings, data, console)
-    engine = InProcessEngine(kiosk_report.draft(model))
+    signature = signature_of(model)
     with console.status("measuring"):
-        outputs = {
-            "fit": measure.evaluate(engine, parts.fit.images),
-            "calibrate": measure.evaluate(engine, parts.calibrate.images),
-            "test": measure.evaluate(engine, test.images),
-        }
-        strange = {
-            kind: measure.evaluate(engine, images)
-            for kind, images in foreign.foreign_images(test.images, settings.loop.seed).items()
-        }
-        calibration, report = screen.fit(outputs["fit"], outputs["calibrate"], outputs["test"])
-        metrics = kiosk_report.metrics_of(model, engine, test, outputs["test"])
-        metrics["foreign"] = kiosk_report.foreign_metrics(
-            lambda seen: screen.measure(calibration, seen), outputs["test"], strange
+        found = measure_model(
+            signature,
+            model.graph,
+            screen,
+            fit=parts.fit.images,
+            calibrate=parts.calibrate.images,
+            test=test.images,
+            strange=foreign_images(test.images, settings.loop.seed),
+            usual=USUAL,
         )
+        metrics = metrics_of(model, test, found)
         if settings.robust is not None:
-            metrics["robustness"] = robustness.under_attack(model.net, test, settings.attacked, settings.robust.seed)
-    manifest = kiosk_report.manifest_of(
-        model,
-        gates=settings.gates,
-        smoke=settings.smoke,
-        data=data,
-        parts=parts,
-        test=test,
+            metrics["robustness"] = under_attack(model.net, test, settings.attacked, settings.robust.seed)
+    manifest = signature.manifest(
+        data=lineage_of(data, parts, test),
+        training=training_of(model, smoke=settings.smoke),
         metrics=metrics,
-        report=report,
+        evidence=found.evidence,
+        gates=gates_of(settings.gates, metrics),
     )
     if settings.plots is not None:
-        _draw(settings.plots, model=model, metrics=metrics, test=test, outputs=outputs["test"], strange=strange)
+        name = "kiosk" if model.recipe.version == "1" else f"kiosk-{model.recipe.name}"
+        stem, error = settings.plots / name, metrics["calibration_error"]
+        plots.draw_curves(model.history, metrics["accuracy"], settings.plots / f"{name}-curves.png")
+        plots.draw_confusion(np.array(metrics["confusion"]), CLASS_NAMES, settings.plots / f"{name}-confusion.png")
+        plots.draw_outputs(stem, "test images", test.labels, error, test=found.test, strange=found.strange)
     return write_trained(
         settings.bundle,
         manifest,
         graph=model.graph,
         weights=_weights(model),
-        calibration=calibration,
+        calibration=found.calibration,
         card=write_card(manifest),
         key=key,
         public=settings.signing_key.with_suffix(".pub"),
@@ -147,27 +151,32 @@ def _cut(parts: Splits, test: Labelled, rows_max: Mapping[str, int] | None) -> t
 
 
 def _fit(parts: Splits, settings: KioskSettings, data: FashionMnist, console: Console) -> Trained:
-    digest = kiosk_report.digest_of([data.digests, len(parts.train), len(parts.fit)])
+    digest = digest_of([data.digests, len(parts.train), len(parts.fit)])
     recipe, average, history = _learn(parts, settings, digest, console)
-    plane = fit_plane(parts.train.images, PLANE_COMPONENTS)
-    middle = middle_features(average, parts.train).double().numpy()
-    densities = fit_classes(middle, parts.train.labels, len(CLASS_NAMES))
-    head = average.head
+    return fit_graph(recipe, average, history, parts.train)
+
+
+def fit_graph(
+    recipe: Recipe, net: KioskNet, history: Sequence[EpochReport] | Sequence[RobustEpoch], rows: Labelled
+) -> Trained:
+    """Fit both densities to the training rows, and write the graph."""
+    plane = fit_plane(rows.images, PLANE_COMPONENTS)
+    densities = fit_classes(middle_features(net, rows).double().numpy(), rows.labels, len(CLASS_NAMES))
     graph = write_graph(
-        folded(average),
-        head_weight=head.weight.detach().double().numpy(),
-        head_bias=head.bias.detach().double().numpy(),
+        folded(net),
+        head_weight=net.head.weight.detach().double().numpy(),
+        head_bias=net.head.bias.detach().double().numpy(),
         plane=plane,
         densities=densities,
         middle=MIDDLE,
     )
-    return Trained(recipe, average, history, plane, densities, graph)
+    return Trained(recipe, net, history, plane, densities, graph)
 
 
 def _learn(
     parts: Splits, settings: KioskSettings, data_digest: str, console: Console
 ) -> tuple[Recipe, KioskNet, list[EpochReport] | list[RobustEpoch]]:
-    with shown_steps(console) as shown:
+    with show_steps(console) as show:
         if settings.robust is None:
             torch.manual_seed(settings.loop.seed)
             clean = Recipe("clean", "1", CLEAN_OBJECTIVE, asdict(settings.loop))
@@ -178,7 +187,7 @@ def _learn(
                 settings.loop,
                 checkpoint=settings.checkpoint,
                 data_digest=data_digest,
-                on_step=shown("training"),
+                on_step=show("training"),
             )
             return clean, average, history
         torch.manual_seed(settings.robust.seed)
@@ -190,7 +199,7 @@ def _learn(
             settings.robust,
             checkpoint=settings.checkpoint,
             data_digest=data_digest,
-            on_step=shown("training"),
+            on_step=show("training"),
         )
         return robust, best, curve
 
@@ -220,20 +229,3 @@ def _weights(model: Trained) -> dict[str, NDArray[Any]]:
         "classes.whitening": model.densities.whitening.astype(np.float32),
         "classes.means": model.densities.means.astype(np.float32),
     }
-
-
-def _draw(
-    directory: Path,
-    *,
-    model: Trained,
-    metrics: Mapping[str, Any],
-    test: Labelled,
-    outputs: Outputs,
-    strange: Mapping[str, Outputs],
-) -> None:
-    name = "kiosk" if model.recipe.version == "1" else f"kiosk-{model.recipe.name}"
-    plots.draw_curves(model.history, metrics["accuracy"], directory / f"{name}-curves.png")
-    plots.draw_confusion(np.array(metrics["confusion"]), CLASS_NAMES, directory / f"{name}-confusion.png")
-    reliability = directory / f"{name}-reliability.png"
-    plots.draw_calibration(outputs["probabilities"], test.labels, metrics["calibration_error"], reliability)
-    plots.draw_energies(outputs, strange, directory / f"{name}-energies.png")

@@ -6,28 +6,23 @@
 The ascents see the network as it answers requests: batch norm folded into the convolutions, no gradient to weights.
 SGD with Nesterov's momentum, one cycle, mirror images, averaged weights. After each epoch the averaged network is
 measured on held-out rows, clean and under projected gradient descent; the most robust one is returned, and training
-stops when that has not improved for `patience` epochs. All randomness is one generator's, whose state is in the
-checkpoint: a run that was stopped and resumed ends with the weights of one that was not.
+stops when that has not improved for `patience` epochs.
 """
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serving.train.averaging import average
-from serving.train.checkpoint import restore_run, save_run
 from serving.train.kiosk.data import Labelled
-from serving.train.kiosk.network import KioskNet, Stage
-from serving.train.kiosk.views import scaled
+from serving.train.kiosk.network import KioskNet, Stage, scaled
+from serving.train.run import OnStep, Plan, Run, train_epochs, update
 
 ROBUST_STAGES = (Stage(32, 3, 2), Stage(64, 3, 1), Stage(64, 3, 2), Stage(128, 3, 1), Stage(128, 3, 2))
 MOMENTUM = 0.9
@@ -69,27 +64,6 @@ class RobustEpoch:
     held_out_robust_accuracy: float
 
 
-@dataclass(slots=True)
-class _State:
-    """Everything that changes during training."""
-
-    net: KioskNet
-    average: KioskNet
-    best: KioskNet
-    optimizer: torch.optim.SGD
-    generator: torch.Generator
-    history: list[RobustEpoch]
-
-    @property
-    def nets(self) -> dict[str, torch.nn.Module]:
-        return {"net": self.net, "average": self.average, "best": self.best}
-
-    @property
-    def since_best(self) -> int:
-        found = [report.held_out_robust_accuracy for report in self.history]
-        return len(found) - 1 - int(np.argmax(found)) if found else 0
-
-
 def train_robust(
     net: KioskNet,
     rows: Labelled,
@@ -98,40 +72,48 @@ def train_robust(
     *,
     checkpoint: Path | None = None,
     data_digest: str = "",
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> tuple[KioskNet, list[RobustEpoch]]:
     """Train and return the best averaged network and its history; resume from `checkpoint` when it is there.
 
     Raises:
         CheckpointMismatch: the checkpoint is of another run.
     """
-    whole = {"settings": asdict(settings), "stages": [asdict(stage) for stage in net.stages], "data": data_digest}
-    identity = json.dumps(whole, sort_keys=True)
-    state = _start(net, settings)
-    if checkpoint is not None:
-        restore_run(state, checkpoint, identity, RobustEpoch)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this signature
+    optimizer = torch.optim.SGD(
+        net.parameters(), settings.rate_max, MOMENTUM, weight_decay=settings.weight_decay, nesterov=True
+    )
+    generator = torch.Generator().manual_seed(settings.seed)
+    run = Run(net, optimizer, generator, RobustEpoch, lambda epoch: epoch.held_out_robust_accuracy)
+    identity = {
+        "settings": asdict(settings),
+        "stages": [asdict(stage) for stage in net.stages],
+        "data": data_digest,
+    }
     images, labels = torch.from_numpy(rows.images.copy()), torch.from_numpy(rows.labels.copy()).long()
-    steps = max(1, len(rows) // settings.batch_rows)
-    while len(state.history) < settings.epochs and state.since_best < settings.patience:
-        order = torch.randperm(len(rows), generator=state.generator)
-        sums = torch.zeros(2)
-        for step in range(steps):
-            done = len(state.history) * steps + step
-            for group in state.optimizer.param_groups:
-                group["lr"] = _rate(done, settings.epochs * steps, settings)
-            chosen = order[step * settings.batch_rows : (step + 1) * settings.batch_rows]
-            sums += _step(state, _mirrored(scaled(images[chosen]), state.generator), labels[chosen], settings)
-            average(state.average.state_dict().values(), state.net.state_dict().values(), done, settings.average_decay)
-            if on_step is not None:
-                on_step(done + 1, settings.epochs * steps)
-        loss, right = (float(value) / steps for value in sums)
-        clean, robust = _measure(state.average, held_out, settings)
-        state.history.append(RobustEpoch(len(state.history) + 1, loss, right, clean, robust))
-        if state.since_best == 0:
-            state.best.load_state_dict(state.average.state_dict())
-        if checkpoint is not None:
-            save_run(state, checkpoint, identity)
-    return state.best.eval(), state.history
+
+    def step(chosen: Tensor) -> tuple[float, float]:
+        clean = scaled(images[chosen])
+        mirrored = torch.rand(len(chosen), generator=generator) < 0.5
+        clean = torch.where(mirrored[:, None, None, None], clean.flip(3), clean)
+        return _step(run, clean, labels[chosen], settings)
+
+    return train_epochs(
+        run,
+        Plan(
+            len(rows),
+            settings.batch_rows,
+            settings.epochs,
+            settings.average_decay,
+            identity,
+            settings.patience,
+            checkpoint,
+            on_step,
+        ),
+        step,
+        lambda average: _measure(average, held_out, settings),
+        partial(_rate, settings),
+    )
 
 
 def folded_net(net: KioskNet, dtype: torch.dtype = torch.float32) -> Logits:
@@ -190,16 +172,7 @@ def _ascend(
     return moved
 
 
-def _start(net: KioskNet, settings: RobustSettings) -> _State:
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this signature
-    optimizer = torch.optim.SGD(
-        net.parameters(), settings.rate_max, MOMENTUM, weight_decay=settings.weight_decay, nesterov=True
-    )
-    generator = torch.Generator().manual_seed(settings.seed)
-    return _State(net, copy.deepcopy(net), copy.deepcopy(net), optimizer, generator, [])
-
-
-def _rate(step: int, steps: int, settings: RobustSettings) -> float:
+def _rate(settings: RobustSettings, step: int, steps: int) -> float:
     """One cycle (Smith 2018, arXiv 1803.09820): linear up, linear down to nothing."""
     warm = settings.rate_warmup_share * steps
     if step < warm:
@@ -207,26 +180,26 @@ def _rate(step: int, steps: int, settings: RobustSettings) -> float:
     return settings.rate_max * (steps - step) / (steps - warm)
 
 
-def _step(state: _State, images: Tensor, labels: Tensor, settings: RobustSettings) -> Tensor:
-    """Return (loss, share right on the clean images)."""
-    moved = _worst(state, images, settings)
-    state.net.train()
+def _step(
+    run: Run[KioskNet, RobustEpoch], images: Tensor, labels: Tensor, settings: RobustSettings
+) -> tuple[float, float]:
+    """Change the weights and return (loss, share right on the clean images)."""
+    moved = _worst(run, images, settings)
+    run.net.train()
     both = torch.cat([images, moved]).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, logits = state.net(both)
+        _, logits = run.net(both)
     clean, adverse = logits.float().chunk(2)
     apart = functional.kl_div(
         functional.log_softmax(adverse, 1), functional.log_softmax(clean, 1), reduction="batchmean", log_target=True
     )
     loss = functional.cross_entropy(clean, labels) + settings.beta * apart
-    state.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
-    state.optimizer.step()
-    return torch.stack([loss.detach(), (clean.argmax(1) == labels).float().mean()])
+    update(run.optimizer, loss)
+    return float(loss.detach()), float((clean.argmax(1) == labels).float().mean())
 
 
-def _worst(state: _State, images: Tensor, settings: RobustSettings) -> Tensor:
-    logits = folded_net(state.net, torch.bfloat16)
+def _worst(run: Run[KioskNet, RobustEpoch], images: Tensor, settings: RobustSettings) -> Tensor:
+    logits = folded_net(run.net, torch.bfloat16)
     with torch.no_grad():
         expected = functional.softmax(logits(images), 1)
 
@@ -239,7 +212,7 @@ def _worst(state: _State, images: Tensor, settings: RobustSettings) -> Tensor:
         radius=settings.radius,
         step=settings.inner_step,
         steps=settings.inner_steps,
-        generator=state.generator,
+        generator=run.generator,
     )
 
 
@@ -255,8 +228,3 @@ def _measure(net: KioskNet, held_out: Labelled, settings: RobustSettings) -> tup
     with torch.no_grad():
         robust = logits(moved).argmax(1) == few_labels
     return float((clean == labels).float().mean()), float(robust.float().mean())
-
-
-def _mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
-    chosen = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(chosen[:, None, None, None], images.flip(3), images)

@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from serving.registry.measure import wilson
 from serving.train.kiosk.data import Labelled
-from serving.train.kiosk.network import KioskNet
+from serving.train.kiosk.network import KioskNet, scaled
 from serving.train.kiosk.robust import folded_net, pgd
-from serving.train.kiosk.views import scaled
 
 PGD_STEPS = 40
-Z = 1.959963984540054
 RATIO_ROOM = 1e-12
 BATCH_ROWS = 500
 
@@ -77,10 +76,7 @@ class Attacked:
 
 def share_right(right: NDArray[np.bool_]) -> dict[str, Any]:
     """Return the share with its 95 % interval (Wilson 1927)."""
-    rows, share = len(right), float(right.mean())
-    middle = (share + Z**2 / (2 * rows)) / (1 + Z**2 / rows)
-    half = Z / (1 + Z**2 / rows) * float(np.sqrt(share * (1 - share) / rows + Z**2 / (4 * rows**2)))
-    return {"right": share, "interval": [max(0.0, middle - half), min(1.0, middle + half)], "rows": rows}
+    return {"right": float(right.mean()), "interval": list(wilson(int(right.sum()), len(right))), "rows": len(right)}
 
 
 def under_attack(net: KioskNet, test: Labelled, attacked: Attacked, seed: int) -> dict[str, Any]:

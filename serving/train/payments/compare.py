@@ -3,19 +3,13 @@
 Beside the additive model stand logistic regression (numbers standardised, categories and "missing" as indicators) and
 histogram gradient boosting, both of scikit-learn with its defaults (the latter with its own early stopping also), on
 exactly the features that the additive model may choose from, ratios included; and logistic regression and boosting on
-the features alone. Nothing is tuned on test rows.
-
-`python -m serving.train.payments.compare [--folds] [--table lending_club]` prints the figures as JSON.
+the features alone. Nothing is tuned on test rows. `stockade bench models --only credit` runs it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,13 +21,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from serving.engines import measure
-from serving.train.errors import TrainingError
+from serving.registry.measure import interval
 from serving.train.payments.additive import AdditiveSettings, Source, sigmoid
-from serving.train.payments.data import Applications, load_applications, split
+from serving.train.payments.data import Applications, sources_of, split
 from serving.train.payments.recipe import decide
-from serving.train.payments.schema import CREDIT_DATA, SCHEMAS, Schema
-from serving.train.payments.sources import sources_of
-from serving.train.seeds import COUNTS, interval
+from serving.train.payments.schema import Schema
 
 PERFECT_DRAWS = 200
 OURS = "additive, at most 8 terms"
@@ -146,30 +138,3 @@ def _summary(values: list[float]) -> dict[str, Any]:
     found = interval(values)
     low, high = found["mean"] - found["half"], found["mean"] + found["half"]
     return {"mean": found["mean"], "interval": [low, high], "values": values}
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Print the figures as JSON; 1 when the data cannot be used."""
-    parser = argparse.ArgumentParser(description="Compare the payments decision with models that explain less.")
-    parser.add_argument("--table", choices=sorted(SCHEMAS), default=CREDIT_DATA.table)
-    parser.add_argument("--data", type=Path, help="as of `stockade train payments`")
-    parser.add_argument("--rounds", type=int, choices=COUNTS, default=5)
-    parser.add_argument("--folds", action="store_true", help="as many folds, each row a test row once (default: seeds)")
-    options = parser.parse_args(words)
-    schema = SCHEMAS[options.table]
-
-    def say(done: int, total: int) -> None:
-        sys.stderr.write(f"round {done} of {total}\n")
-
-    try:
-        data = load_applications(schema, options.data)
-        found = compare_payments(schema, data, options.rounds, folds=options.folds, on_step=say)
-    except TrainingError as problem:
-        sys.stderr.write(f"{problem}\n")
-        return 1
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.train.errors import DatasetMalformed, DatasetMissing
+from serving.train.payments.additive import Source
 from serving.train.payments.rtables import Column, Table, read_database, read_rda, table_digest
-from serving.train.payments.schema import MISSING, Feature, Schema
+from serving.train.payments.schema import MISSING, Feature, Ratio, Schema
 
 INSTALLED = Path("usr/lib/R/site-library/modeldata/data")
 DEBIAN_DIRECTORY = Path("/") / INSTALLED
@@ -37,6 +38,7 @@ ROWS_MIN, ROWS_MAX = 500, 1_000_000
 LABEL_SHARE_MIN = 0.01
 CONTRADICTIONS_MAX = 0.01
 TEST_SHARE = CALIBRATE_SHARE = 0.2
+EMBELLISHED_TIMES = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +177,53 @@ def _check(applications: Applications, schema: Schema, file: str) -> None:
     if contradictions > CONTRADICTIONS_MAX:
         problem = f"{contradictions:.2%} of the rows have an equal with the other {schema.label}"
         raise DatasetMalformed(file, f"{problem}; at most {CONTRADICTIONS_MAX:.0%} may")
+
+
+def clean(features: NDArray[np.float32], schema: Schema) -> NDArray[np.float64]:
+    """Return float64 (rows, features): NaN where missing, the end of the range beyond it, codes rounded."""
+    values = np.minimum(features.astype(np.float64), [feature.top for feature in schema.features])
+    coded = [bool(feature.levels or feature.ranks) for feature in schema.features]
+    values = np.where(coded, np.floor(values + 0.5), values)
+    return np.where(features < 0, np.nan, values)
+
+
+def sources_of(features: NDArray[np.float32], schema: Schema) -> dict[str, Source]:
+    """Return what terms are functions of, every feature and ratio by name; `graph` does the same in ONNX."""
+    values = clean(features, schema)
+    columns = {feature.name: values[:, index] for index, feature in enumerate(schema.features)}
+    sources = {feature.name: Source(columns[feature.name], len(feature.levels)) for feature in schema.features}
+    return sources | {ratio.name: Source(_ratio(ratio, columns)) for ratio in schema.ratios}
+
+
+def _ratio(ratio: Ratio, columns: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    total = np.sum([weight * np.nan_to_num(columns[name]) for name, weight in ratio.sum.items()], axis=0)
+    value = np.maximum(total, 0.0) / np.maximum(np.nan_to_num(columns[ratio.over]), ratio.over_min)
+    if ratio.times:
+        value = value * np.nan_to_num(columns[ratio.times])
+    missing = np.any([np.isnan(columns[name]) for name in ratio.needs], axis=0)
+    return np.where(missing, np.nan, value)
+
+
+def strange_applications(schema: Schema, rows: NDArray[np.float32], seed: int) -> dict[str, NDArray[np.float32]]:
+    """Return rows that nobody sent, by kind, one for each test row, drawn by seed; nothing is fitted to them.
+
+    - mixed: each feature from another row, so every column is as usual and the rows are not.
+    - uniform: each feature anywhere in its declared range.
+    - shifted: each row with its features moved one place, cut to the range of where they land: columns mixed up.
+    - embellished: real rows with one number, drawn by chance, three times as large: a figure that was improved.
+    """
+    rng = np.random.default_rng([seed, 0x57])
+    tops = np.array([feature.top for feature in schema.features], np.float32)
+    coded = np.array([bool(feature.levels or feature.ranks) for feature in schema.features])
+    uniform = rng.random(rows.shape, dtype=np.float32) * tops
+    uniform = np.where(coded, np.floor(uniform + 0.5), uniform)
+    embellished = rows.copy()
+    chosen = rng.choice(np.flatnonzero(~coded), len(rows))
+    at = (np.arange(len(rows)), chosen)
+    embellished[at] = np.where(rows[at] > 0, np.minimum(rows[at] * EMBELLISHED_TIMES, tops[chosen]), rows[at])
+    return {
+        "mixed": rng.permuted(rows, axis=0),
+        "uniform": uniform.astype(np.float32),
+        "shifted": np.minimum(np.roll(rows, 1, axis=1), tops),
+        "embellished": embellished,
+    }

@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from serving.train.arrays import doubles_of
 from serving.train.graph import GraphBuilder, rows_of
 from serving.train.payments.additive import AdditiveModel
 from serving.train.payments.embedding import SCORE_MAX, Block
 from serving.train.payments.masked import Surprise
 from serving.train.payments.schema import Ratio, Schema
+from serving.train.run import doubles_of
 
 REASONS_MAX = 4  # as many as a notice of adverse action names: 12 CFR 1002, Supplement I, 9(b)(2)
 FAR = 1e30  # in place of infinity: a bound that nothing reaches

@@ -1,10 +1,8 @@
 """Train the masked-feature predictor, and measure what is usual: everything the energies of payments are made of.
 
-No label is looked at. With `joint`, a row with one feature masked and the same row with another are views of one thing,
-whose projections are brought together and kept from collapsing by SIGReg (LeJEPA, arXiv 2511.08544). A tenth of the
-rows is held out: its error decides when to stop (`patience` epochs without a new least) and which epoch's weights are
-kept, and scales each feature's error, so that each weighs the same in the energy. The plane holds the leading half of
-the principal components of the embedding.
+No label is looked at. A tenth of the rows is held out: its error decides when to stop (`patience` epochs without a new
+least) and which epoch's weights are kept, and scales each feature's error, so that each weighs the same in the energy.
+The plane holds the leading half of the principal components of the embedding.
 """
 
 from __future__ import annotations
@@ -20,15 +18,49 @@ from torch import Tensor, nn
 
 from serving.train.density import Gaussian, Plane, fit_gaussian, leading_plane
 from serving.train.payments.embedding import Block, embed, fit_blocks
-from serving.train.payments.network import HIDDEN, MaskedPredictor
-from serving.train.sigreg import joint_embedding, unit_directions
 
+HIDDEN = 48
 ERROR_MIN = 1e-3  # of a feature that the others determine: smaller would make rounding a surprise
+
+
+class MaskedPredictor(nn.Module):
+    """What a feature of an application should be, given all the others.
+
+    After T-JEPA (Thimonier et al. 2024, arXiv 2410.05016), reduced to what a table of twenty columns needs: features
+    are embedded by fixed maps (`embedding`), so there is no collapse to guard against and no teacher; it sees the
+    embedding with one feature's block blanked, and which one that is, and predicts the block.
+
+    `blocks` (features, E) holds 1 where an element of the embedding belongs to a feature, else 0.
+    """
+
+    blocks: Tensor
+
+    def __init__(self, blocks: Tensor, hidden: int = HIDDEN) -> None:
+        super().__init__()
+        features, width = blocks.shape
+        self.register_buffer("blocks", blocks)
+        self.seen = nn.Linear(width, hidden, bias=False)
+        self.masked = nn.Parameter(torch.randn(features, hidden) / hidden**0.5)
+        self.middle = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, width)
+
+    def forward(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings (n, E) to (hidden (n, features, H), predictions (n, features, E)), one masked feature each."""
+        visible = embedded[:, None, :] * (1.0 - self.blocks)
+        hidden = torch.relu(self.seen(visible) + self.masked)
+        hidden = torch.relu(self.middle(hidden))
+        return hidden, self.out(hidden)
+
+    def errors(self, embedded: Tensor) -> Tensor:
+        """Squared error of each feature when it is masked (n, features)."""
+        _, predicted = self(embedded)
+        wrong: Tensor = (predicted - embedded[:, None, :]) * self.blocks
+        return wrong.square().sum(dim=2)
 
 
 @dataclass(frozen=True, slots=True)
 class MaskedSettings:
-    """What decides the predictor's weights, beside the rows. `joint` 0 leaves the joint embedding out."""
+    """What decides the predictor's weights, beside the rows."""
 
     hidden: int = HIDDEN
     epochs: int = 60
@@ -37,12 +69,6 @@ class MaskedSettings:
     weight_decay: float = 1e-3
     held_out_share: float = 0.1
     patience: int = 8
-    joint: float = 0.0
-    views: int = 4
-    directions: int = 64
-    sigreg_share: float = 0.02
-    projector_hidden: int = 64
-    projector_width: int = 16
     seed: int = 0
 
 
@@ -84,12 +110,7 @@ def fit_surprise(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         predictor = MaskedPredictor(_membership(blocks), settings.hidden)
-        projector = nn.Sequential(
-            nn.Linear(settings.hidden, settings.projector_hidden),
-            nn.ReLU(),
-            nn.Linear(settings.projector_hidden, settings.projector_width),
-        )
-    history, best = _train(predictor, projector, (inside, held_out), settings, generator=generator, on_step=on_step)
+    history, best = _train(predictor, (inside, held_out), settings, generator=generator, on_step=on_step)
     predictor.load_state_dict(best)
     predictor.eval()
     with torch.no_grad():
@@ -104,15 +125,6 @@ def fit_surprise(
     )
 
 
-def _joint(
-    predictor: MaskedPredictor, projector: nn.Module, rows: Tensor, settings: MaskedSettings, generator: torch.Generator
-) -> Tensor:
-    hidden, _ = predictor(rows)
-    masked = torch.randperm(hidden.shape[1], generator=generator)[: settings.views]
-    directions = unit_directions(settings.projector_width, settings.directions, generator)
-    return joint_embedding(projector(hidden[:, masked]).transpose(0, 1), directions, settings.sigreg_share)[0]
-
-
 def _membership(blocks: Sequence[Block]) -> Tensor:
     widths = [block.width for block in blocks]
     owner = torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor(widths))
@@ -121,7 +133,6 @@ def _membership(blocks: Sequence[Block]) -> Tensor:
 
 def _train(
     predictor: MaskedPredictor,
-    projector: nn.Module,
     rows: tuple[Tensor, Tensor],
     settings: MaskedSettings,
     *,
@@ -129,21 +140,17 @@ def _train(
     on_step: Callable[[int, int], None] | None,
 ) -> tuple[list[MaskedEpoch], dict[str, Tensor]]:
     inside, held_out = rows
-    learned = [*predictor.parameters(), *projector.parameters()]
-    optimizer = torch.optim.AdamW(learned, lr=settings.rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(predictor.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
     history: list[MaskedEpoch] = []
     best = copy.deepcopy(predictor.state_dict())
     for epoch in range(settings.epochs):
         losses = []
         for chosen in torch.split(torch.randperm(len(inside), generator=generator), settings.batch_rows):
-            error = predictor.errors(inside[chosen]).mean()
-            loss = error
-            if settings.joint:
-                loss = error + settings.joint * _joint(predictor, projector, inside[chosen], settings, generator)
+            loss = predictor.errors(inside[chosen]).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
             optimizer.step()
-            losses.append(float(error.detach()))
+            losses.append(float(loss.detach()))
         with torch.no_grad():
             held_out_loss = float(predictor.errors(held_out).mean())
         history.append(MaskedEpoch(epoch + 1, float(np.mean(losses)), held_out_loss))

@@ -14,28 +14,44 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 from rich.console import Console
 
 from serving.bundles.bundle import Bundle
-from serving.engines import measure
-from serving.engines.inprocess import InProcessEngine
+from serving.train import plots
+from serving.train.card import write_card
 from serving.train.errors import GateFailed
-from serving.train.pack import open_signing_key, write_trained
-from serving.train.payments import plots as payments_plots
-from serving.train.payments import report as payments_report
+from serving.train.pack import open_signing_key, write_rows, write_trained
 from serving.train.payments.additive import AdditiveModel, AdditiveSettings, fit_additive
-from serving.train.payments.card import write_payments_card
-from serving.train.payments.data import LICENCE, SOURCE, Applications, Parts, load_applications, split
+from serving.train.payments.data import (
+    LICENCE,
+    SOURCE,
+    Applications,
+    Parts,
+    clean,
+    load_applications,
+    sources_of,
+    split,
+    strange_applications,
+)
 from serving.train.payments.graph import write_payments_graph
 from serving.train.payments.masked import MaskedSettings, Surprise, fit_surprise
-from serving.train.payments.report import INPUT, PaymentsGates, TrainedPayments
+from serving.train.payments.report import (
+    INPUT,
+    USUAL,
+    PaymentsGates,
+    TrainedPayments,
+    gates_of,
+    lineage_of,
+    metrics_of,
+    reasons_of,
+    signature_of,
+    training_of,
+    weights_of,
+)
 from serving.train.payments.schema import CREDIT_DATA, Schema
-from serving.train.payments.sources import clean, sources_of
-from serving.train.payments.strange import strange_applications
-from serving.train.progress import OnStep, shown_steps
-from serving.train.screen import Outputs, ScreenFitter
+from serving.train.report import ENERGIES, Outputs, ScreenFitter, measure_model
+from serving.train.run import OnStep, show_steps
 
 FOLDS = 3
 
@@ -74,41 +90,43 @@ def train_payments(settings: PaymentsSettings, screen: ScreenFitter, console: Co
     key = open_signing_key(settings.signing_key)
     data = load_applications(settings.schema, settings.data, other=settings.other_data)
     parts = split(data.labels, settings.seed)
-    with shown_steps(console) as shown:
-        model, crossed = _fit(data, parts, settings, shown)
-    engine = InProcessEngine(payments_report.draft(model))
+    with show_steps(console) as show:
+        model, crossed = _fit(data, parts, settings, show)
+    signature, test = signature_of(model), data.take(parts.test)
     with console.status("measuring"):
-        outputs = {
-            "calibrate": measure.evaluate(engine, data.features[parts.calibrate], name=INPUT),
-            "test": measure.evaluate(engine, data.features[parts.test], name=INPUT),
-        }
-        test = data.take(parts.test)
-        strange = {
-            kind: measure.evaluate(engine, rows, name=INPUT)
-            for kind, rows in strange_applications(settings.schema, test.features, settings.seed).items()
-        }
-        calibration, report = screen.fit(crossed, outputs["calibrate"], outputs["test"])
-        metrics = payments_report.metrics_of(model, engine, test, outputs["test"])
-        metrics["foreign"] = payments_report.strange_metrics(
-            lambda seen: screen.measure(calibration, seen), outputs["test"], strange
+        found = measure_model(
+            signature,
+            model.graph,
+            screen,
+            fit=crossed,
+            calibrate=data.features[parts.calibrate],
+            test=test.features,
+            strange=strange_applications(settings.schema, test.features, settings.seed),
+            usual=USUAL,
         )
-    manifest = payments_report.manifest_of(
-        model,
-        payments_report.Run(settings.seed, settings.decision, settings.masked, settings.gates, smoke=settings.smoke),
-        data=data,
-        parts=parts,
+        metrics = metrics_of(model, test, found)
+    manifest = signature.manifest(
+        data=lineage_of(model.schema, data, parts),
+        training=training_of(
+            model, seed=settings.seed, decision=settings.decision, masked=settings.masked, smoke=settings.smoke
+        ),
         metrics=metrics,
-        report=report,
-    )
+        evidence=found.evidence,
+        gates=gates_of(settings.gates, metrics),
+    ) | {"reasons": reasons_of(model)}
     if settings.plots is not None:
-        payments_plots.draw_all(settings.plots, model, test, outputs["test"], strange=strange, metrics=metrics)
+        levels = {feature.name: feature.levels for feature in settings.schema.features}
+        stem, error = settings.plots / "payments", metrics["calibration_error"]
+        plots.draw_choice(model.model.path, model.surprise.history, settings.plots / "payments-curves.png")
+        plots.draw_terms(model.model.terms, levels, settings.plots / "payments-terms.png")
+        plots.draw_outputs(stem, "test applications", test.labels, error, test=found.test, strange=found.strange)
     return write_trained(
         settings.bundle,
         manifest,
         graph=model.graph,
-        weights=payments_report.weights_of(model),
-        calibration=calibration,
-        card=write_payments_card(manifest),
+        weights=weights_of(model),
+        calibration=found.calibration,
+        card=write_card(manifest),
         key=key,
         public=settings.signing_key.with_suffix(".pub"),
     )
@@ -118,14 +136,14 @@ def write_test_rows(settings: PaymentsSettings, path: Path) -> None:
     """Write the test rows of a run: features float32 (rows, d), labels uint8 (rows,), test_rows int32: their places."""
     data = load_applications(settings.schema, settings.data, other=settings.other_data)
     rows = split(data.labels, settings.seed).test
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, NDArray[Any]] = {
         INPUT: data.features[rows],
         "labels": data.labels[rows],
         "test_rows": rows.astype(np.int32),
     }
-    licence = f"{LICENCE}; rows of {settings.schema.table} of {SOURCE}" if data.published else "unknown"
-    path.write_bytes(safetensors.numpy.save(tensors, {"licence": licence}))
+    write_rows(
+        path, tensors, f"{LICENCE}; rows of {settings.schema.table} of {SOURCE}" if data.published else "unknown"
+    )
 
 
 def decide(
@@ -148,27 +166,26 @@ def decide(
 
 
 def _fit(
-    data: Applications, parts: Parts, settings: PaymentsSettings, shown: Callable[[str], OnStep]
+    data: Applications, parts: Parts, settings: PaymentsSettings, show: Callable[[str], OnStep]
 ) -> tuple[TrainedPayments, Outputs]:
     """Return the model, and the energies of the rows of train as cross-fitted models give them."""
     schema = settings.schema
     decision = replace(settings.decision, seed=settings.seed)
-    model = decide(schema, data, parts.learn, decision, shown("choosing terms"))
+    model = decide(schema, data, parts.learn, decision, show("choosing terms"))
     values = clean(data.features, schema)
     levels = [len(feature.levels) for feature in schema.features]
     masked = replace(settings.masked, seed=settings.seed)
-    surprise = fit_surprise(values[parts.train], levels, masked, shown("masked features"))
+    surprise = fit_surprise(values[parts.train], levels, masked, show("masked features"))
     trained = TrainedPayments(schema, model, surprise, write_payments_graph(schema, model, surprise))
     order = np.random.default_rng([settings.seed, 0xF01D]).permutation(parts.train)
     crossed = []
     for number, held_out in enumerate(np.array_split(order, FOLDS)):
         rest = np.setdiff1d(order, held_out)
-        fold = fit_surprise(values[rest], levels, masked, shown(f"cross-fitting {number + 1} of {FOLDS}"))
+        fold = fit_surprise(values[rest], levels, masked, show(f"cross-fitting {number + 1} of {FOLDS}"))
         crossed.append(_energies(schema, model, fold, data.features[held_out]))
-    return trained, {name: np.concatenate([part[name] for part in crossed]) for name in payments_report.ENERGIES}
+    return trained, {name: np.concatenate([part[name] for part in crossed]) for name in ENERGIES}
 
 
 def _energies(schema: Schema, model: AdditiveModel, surprise: Surprise, rows: NDArray[np.float32]) -> Outputs:
     graph = write_payments_graph(schema, model, surprise)
-    engine = InProcessEngine(payments_report.draft(TrainedPayments(schema, model, surprise, graph)))
-    return measure.evaluate(engine, rows, name=INPUT)
+    return signature_of(TrainedPayments(schema, model, surprise, graph)).outputs_on(graph, rows)

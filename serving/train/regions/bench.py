@@ -27,11 +27,11 @@ from serving.bundles.signature import TrustedKey
 from serving.engines.engine import Engine
 from serving.engines.experts import ExpertsEngine
 from serving.engines.inprocess import InProcessEngine
+from serving.registry.measure import interval
 from serving.train.pack import public_pem, seal, tensor_bytes
 from serving.train.regions.graph import write_dense, write_mixture
 from serving.train.regions.network import RegionNet, RegionSettings, train_regions
 from serving.train.regions.places import Places, split_places
-from serving.train.seeds import interval
 
 BATCHES = (1, 8, 64)
 EQUAL_POINTS = 0.3

@@ -12,10 +12,9 @@ from defenses.accounts.watch import Watch
 from defenses.budget.hardening import HardeningRule
 from defenses.budget.policy import Action
 from defenses.budget.steps import Step
-from defenses.lab import benign_trials
-from defenses.lab.attack import Size, Split
-from defenses.lab.benign import Habit, Stream
-from defenses.lab.benign_trials import HABITS, benign_of, stale
+from defenses.lab import benign
+from defenses.lab.attack import Run, Size, Split
+from defenses.lab.benign import Habit, Stream, stale
 from defenses.lab.offline import Defended, OfflineOracle
 from gateway.tools.init.init import RELEASE_KEY
 from gateway.tools.lab.models import BundleModel, Rows
@@ -23,20 +22,21 @@ from gateway.tools.samples import bundles_directory
 from tests.watching import KEY, images, watch_arrays
 
 QUERIES = 400
+HABITS = [Habit(0.0), Habit(0.05), Habit(0.05, burst_mean=5.0, mixed=True), Habit(0.2)]
 
 
 def stream(habit, seed=1, queries=QUERIES):
     return habit.stream(images(1, QUERIES), queries, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("habit", HABITS.values(), ids=HABITS)
+@pytest.mark.parametrize("habit", HABITS)
 def test_it_asks_as_often_again_as_is_said(habit):
     again = np.mean([stream(habit, seed).again.mean() for seed in range(20)])
     assert again == pytest.approx(habit.duplicates, abs=0.015 + 0.1 * habit.duplicates)
 
 
 def test_what_is_asked_again_shows_what_was_just_asked():
-    found = stream(Habit("often", 0.3))
+    found = stream(Habit(0.3))
     shown = images(1, QUERIES)
     assert found.rows.shape == (QUERIES, 28, 28)
     assert found.rows.dtype == np.float32
@@ -59,7 +59,7 @@ def test_questions_on_the_way_together_arrive_in_another_order():
 
 def test_no_image_is_asked_about_twice_for_want_of_images():
     with pytest.raises(ValueError, match="images for"):
-        stream(Habit("none", 0.0), queries=QUERIES + 1)
+        stream(Habit(0.0), queries=QUERIES + 1)
 
 
 class KioskLab:
@@ -106,11 +106,16 @@ class KioskLab:
         assert done <= total
 
 
+def count(lab, duplicates):
+    (found,) = benign.benign(Run(lab, 0, "kiosk", "1", "benign"), duplicates=duplicates)
+    return found
+
+
 def test_what_is_counted_of_them(monkeypatch):
-    monkeypatch.setitem(benign_trials.STREAMS, Size.SMOKE, 2)
-    (trial,) = benign_of("duplicates-5", "kiosk", "1")(KioskLab(watch_arrays()), 0)
+    monkeypatch.setitem(benign.STREAMS, Size.SMOKE, 2)
+    trial = count(KioskLab(watch_arrays()), 0.05)
     metrics = trial.metrics
-    assert (trial.family, trial.samples) == ("benign", 2)
+    assert trial.samples == 2
     assert trial.successes == round(2 * metrics["acted_at_0.0001_share"])
     assert metrics["rows_seen_again_share"] > 0.01
     assert metrics["rows_near_earlier_share"] > 0.5 * metrics["rows_seen_again_share"]
@@ -123,7 +128,7 @@ def test_what_is_counted_of_them(monkeypatch):
 
 def test_a_watch_that_sees_attackers_everywhere_is_seen():
     everyone = watch_arrays(similarity_tolerances=np.array([255, 255]))  # all rows are near each other
-    (trial,) = benign_of("duplicates-0", "kiosk", "1")(KioskLab(everyone), 0)
+    trial = count(KioskLab(everyone), 0.0)
     assert trial.successes == trial.samples
     assert trial.metrics["rows_near_earlier_share"] > 0.9
     assert trial.metrics["gateway_streams_acted"] == trial.metrics["gateway_streams"] == 1

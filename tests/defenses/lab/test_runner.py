@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses.lab.attack import Experiment, Size, Trial
-from defenses.lab.errors import ExperimentUnknown, TrialsUnreadable
-from defenses.lab.runner import Watcher, chosen, run_all
-from defenses.lab.trial import TRIALS_FILE, Line, append_lines, read_lines
+from defenses.lab.attack import Experiment, Finding, Size, Trial
+from defenses.lab.runner import ExperimentUnknown, Watcher, chosen, run_all
+from defenses.lab.trial import TRIALS_FILE, Line, TrialsUnreadable, append_lines, read_lines
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -37,8 +36,8 @@ def trial(attack="a", seed=0, **others):
     return Trial(attack, "evasion", "AML.T0015", "black box", True, seed, 10, 1, **others)
 
 
-def experiment(name, run=None, seeds=3, family="evasion"):
-    return Experiment(name, family, "what it does", run or (lambda lab, seed: [trial(name, seed)]), seeds)
+def experiment(name, method=None, seeds=3, family="evasion"):
+    return Experiment(name, family, "what it does", method or (lambda run: [Finding(10, 1)]), seeds=seeds)
 
 
 def lab(size=Size.FULL):
@@ -63,6 +62,21 @@ def run(tmp_path, experiments, size=Size.FULL, *, seeds=None, seconds_max=1e9):
     return outcome, heard
 
 
+def test_a_method_is_given_its_run_and_parameters_and_trials_are_made_of_what_it_finds():
+    def method(run, *, radius):
+        assert (run.lab.size, run.smoke, run.model, run.version, run.attack) == (Size.SMOKE, True, "kiosk", "2", "b")
+        return [
+            Finding(5, 2, settings={"radius": radius}, part="right"),
+            Finding(5, 5, defended=False, knowledge="all"),
+        ]
+
+    row = Experiment("a", "evasion", "", method, {"radius": 0.1}, "AML.T0015", "static", version="2", attack="b")
+    assert row.run(lab(Size.SMOKE), 7) == [
+        Trial("b/right", "evasion", "AML.T0015", "static", True, 7, 5, 2, settings={"radius": 0.1}),
+        Trial("b", "evasion", "AML.T0015", "all", False, 7, 5, 5),
+    ]
+
+
 def test_seed_by_seed_and_never_twice(tmp_path):
     both = [experiment("a"), experiment("b", seeds=2)]
     outcome, heard = run(tmp_path, both)
@@ -80,7 +94,7 @@ def test_a_smoke_run_takes_one_seed_and_is_no_full_one(tmp_path):
 
 
 def test_what_fails_is_told_passed_over_and_run_again(tmp_path):
-    broken = experiment("broken", lambda lab, seed: 1 / 0)
+    broken = experiment("broken", lambda run: 1 / 0)
     outcome, heard = run(tmp_path, [broken, experiment("a")], seeds=1)
     assert outcome.failed == (("broken", 0),)
     assert outcome.ran == (("a", 0),)
@@ -88,9 +102,9 @@ def test_what_fails_is_told_passed_over_and_run_again(tmp_path):
     assert run(tmp_path, [experiment("broken")], seeds=1)[0].ran == (("broken", 0),)
 
 
-@pytest.mark.parametrize("wrong", [[], [trial("a", 7)], [trial("a", metrics={"share": float("nan")})]])
+@pytest.mark.parametrize("wrong", [[], [Finding(10, 1, {"share": float("nan")})]])
 def test_trials_that_are_none_are_a_failure(tmp_path, wrong):
-    outcome, _ = run(tmp_path, [experiment("a", lambda lab, seed: wrong)], seeds=1)
+    outcome, _ = run(tmp_path, [experiment("a", lambda run: wrong)], seeds=1)
     assert outcome.failed
     assert read_lines(tmp_path / TRIALS_FILE) == []
 
@@ -102,7 +116,7 @@ def test_nothing_begins_after_its_time(tmp_path):
 
 
 def test_an_interrupt_ends_the_run(tmp_path):
-    def stopped(lab, seed):
+    def stopped(run):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

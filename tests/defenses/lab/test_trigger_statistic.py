@@ -8,8 +8,7 @@ import torch
 
 from defenses.budget.screen import Evidence
 from defenses.errors import EvidenceInvalid
-from defenses.lab.pipeline import STATISTICS
-from defenses.lab.trigger_statistic import TriggerStatistic
+from defenses.lab.pipeline import STATISTICS, TriggerStatistic
 from defenses.screens.trigger import TriggerScreen
 from defenses.screens.trigger_fit import CleanRows, fit_trigger
 

@@ -18,7 +18,7 @@ from serving.bundles.bundle import load_bundle
 from serving.engines import measure
 from serving.engines.inprocess import InProcessEngine
 from serving.train.kiosk.data import DEBIAN_DIRECTORY, load_fashion_mnist, split
-from serving.train.kiosk.letters import development_images
+from tests.defenses.screens.development_images import development_images
 
 ROOT = Path(__file__).parents[3]
 CHOSEN = "energy + 2 mahalanobis + residual (used)"

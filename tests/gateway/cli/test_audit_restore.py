@@ -17,8 +17,7 @@ from ops.audit.log.trust_policy import TrustedWitness
 from ops.audit.reader.read import LogReader
 from ops.audit.verify.verify import verify_log
 from ops.audit.witnesses.client import cosignature
-from ops.audit.witnesses.page import WitnessPage
-from ops.audit.witnesses.witness import Witness, WitnessStore
+from ops.audit.witnesses.witness import Witness, WitnessPage, WitnessStore
 from tests.faults.recorder_process import KEY, ORIGIN, launch, settings_in
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.ops.audit.samples import small

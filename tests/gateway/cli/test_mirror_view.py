@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from ops.process.exclusive import exclusive
+from ops.process.durable import exclusive
 from tests.ops.audit.open_log import VKEY, open_log
 from tests.ops.audit.samples import small
 

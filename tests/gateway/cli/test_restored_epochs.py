@@ -15,10 +15,8 @@ from ops.audit.log.checkpoint import Checkpoint
 from ops.audit.log.epochs import epoch_at, place_of
 from ops.audit.payloads.erasure import Erasures
 from ops.audit.payloads.erasure_log import follow
-from ops.audit.reader.read import LogReader
-from ops.audit.reader.read_epochs import open_following
-from ops.backup.create import create_backup
-from ops.backup.plan import LogSource, Plan, Source
+from ops.audit.reader.read import LogReader, open_following
+from ops.backup.create import LogSource, Plan, Source, create_backup
 from ops.backup.reopen import catch_up, reopen
 from ops.backup.repository import Repository, read_key
 from ops.backup.restore import restore_backup

@@ -14,7 +14,7 @@ import pytest
 from gateway.cli.main import main
 from ops.audit.errors import ProofError
 from ops.audit.log.entry import canonical
-from ops.audit.reader.follow import Follower
+from ops.audit.reader.scan import Follower
 from tests.faults.recorder_process import KEY
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
 from tests.ops.audit.samples import request, small

@@ -40,7 +40,7 @@ from ops.audit.log.checkpoint import Checkpoint, SignerKey, parse_vkey, sign_not
 from ops.audit.log.epochs import origin_of
 from ops.audit.log.trust_policy import Group, TrustedLog, TrustedWitness, TrustPolicy
 from ops.audit.store.lock import LockDatabase
-from ops.audit.witnesses.cosign import cosign_newest
+from ops.audit.witnesses.client import cosign_newest
 from ops.audit.witnesses.witness import Reply
 from tests.faults import tracing
 from tests.faults.load import Load
@@ -50,7 +50,7 @@ from tests.gateway.rig import until
 from tests.ops.audit.open_log import OpenLog, open_log
 from tests.ops.audit.samples import small
 from tests.ops.audit.stores import Spoiled, directory_store
-from tests.ops.audit.witnesses.test_cosign import COSIGNER, watching
+from tests.ops.audit.witnesses.test_client import COSIGNER, watching
 
 NONE = Path("/nowhere")
 

@@ -17,7 +17,7 @@ from gateway.config.document import ConfigRejected
 from gateway.config.load import load_config
 from gateway.host.replication import Replication, open_replicator
 from gateway.tools.check.check import check
-from ops.audit.copies.replicate_epochs import EpochReplicator
+from ops.audit.copies.replicator import EpochReplicator
 from ops.audit.errors import StoreUnavailable
 from ops.process.logging import configure
 from tests.e2e.site import Site, copy_site

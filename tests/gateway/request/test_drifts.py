@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from defenses.budget.policy import Action
-from defenses.drift.roughness import roughness
+from defenses.drift.shift import roughness
 from gateway.request import drifts as drifts_module
 from gateway.request.drifts import (
     ADWIN,

@@ -65,6 +65,12 @@ class OpenLog:
         while self.publisher.publish():
             self.store.retire(self.edge.published_size)
 
+    def say(self, entries: Sequence[bytes], blobs: Sequence[bytes] = ()) -> int:
+        """`append` and `publish`."""
+        first = self.append(entries, blobs)
+        self.publish()
+        return first
+
     def close(self) -> None:
         self.publisher.close()
         self.appender.close()

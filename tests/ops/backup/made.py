@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from ops.backup.create import Created, create_backup
-from ops.backup.plan import LogSource, Plan, Source
+from ops.backup.create import Created, LogSource, Plan, Source, create_backup
 from ops.backup.repository import Repository
 from ops.backup.sealing import BackupKey
 from tests.faults.recorder_process import KEY

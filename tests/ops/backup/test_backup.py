@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from ops.audit.verify.verify import verify_log
+from ops.backup.create import Source
 from ops.backup.errors import (
     BackupDamaged,
     BackupKeyRefused,
@@ -24,7 +25,6 @@ from ops.backup.errors import (
     SourceRefused,
 )
 from ops.backup.manifest import Manifest, StoredFile, encode_index
-from ops.backup.plan import Source
 from ops.backup.repository import KEYS_LIVE_NS, Pruned, Repository, read_key
 from ops.backup.restore import restore_backup
 from ops.backup.sealing import BackupKey
@@ -341,8 +341,7 @@ def test_a_manifest_cannot_lead_out_of_the_target(made, tmp_path, path):
 def test_a_fork_that_is_longer_is_refused_as_well(made, tmp_path):
     made.back_up()
     with open_log(tmp_path / "fork") as fork:
-        fork.append([small(number) for number in range(5000, 6000)])
-        fork.publish()
+        fork.say([small(number) for number in range(5000, 6000)])
         shutil.rmtree(made.home / "log")
         shutil.copytree(fork.directory, made.home / "log")
     with pytest.raises(SourceRefused, match="an older copy was put back, or a fork"):

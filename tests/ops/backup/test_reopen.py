@@ -13,10 +13,9 @@ from ops.audit.payloads.erasure import Erasures
 from ops.audit.payloads.keys import KeyStore
 from ops.audit.store.signer import SEALED
 from ops.audit.verify.verify import verify_log
-from ops.backup import drill as module
-from ops.backup.drill import drill
+from ops.backup import restore as module
 from ops.backup.reopen import catch_up, reopen
-from ops.backup.restore import restore_backup
+from ops.backup.restore import drill, restore_backup
 from tests.faults.erasing import hold
 from tests.faults.recorder_process import KEY, launch, settings_in
 from tests.ops.audit.open_log import VKEY, open_log
@@ -83,8 +82,7 @@ def test_the_signers_own_memory_counts_as_well(made, back):
 
 def test_a_copy_of_another_history_is_a_fork(made, back, tmp_path):
     with open_log(tmp_path / "other") as other:
-        other.append([small(number) for number in range(5000, 5700)])
-        other.publish()
+        other.say([small(number) for number in range(5000, 5700)])
         with pytest.raises(HistoriesDiffer):
             reopen(back.target, back.manifest.log, sources=[DirectorySource(other.directory)], wanted=True)
     assert made.log.appender.size == 901

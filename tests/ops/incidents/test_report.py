@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from ops.audit.log.checkpoint import Checkpoint
-from ops.incidents.register import Register
 from ops.incidents.report import markdown, moment
-from ops.incidents.timeline import Scope, Timeline
+from ops.incidents.timeline import Register, Scope, Timeline
 from tests.ops.incidents.test_timeline import FLAGGED, T, asked, other
 
 HEAD = Checkpoint("example.test/log", 900, b"\x07" * 32)

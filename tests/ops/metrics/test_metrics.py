@@ -389,17 +389,19 @@ def test_a_screen_is_shown_with_its_technique_and_only_the_mode_in_force(tmp_pat
     other.close()
 
 
-def test_calls_that_left_no_record(tmp_path, metrics):
-    assert value(tmp_path, "stockade_audit_dropped_total") == 0  # there before it is needed: an alert can see it rise
-    metrics.audit_dropped(2)
-    assert value(tmp_path, "stockade_audit_dropped_total") == 2
-
-
-def test_calls_that_found_no_room_in_the_ring(tmp_path, metrics):
-    assert value(tmp_path, "stockade_inflight_ring_full_total") == 0
-    metrics.ring_full(2)
-    metrics.ring_full(1)
-    assert value(tmp_path, "stockade_inflight_ring_full_total") == 3
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [
+        ("audit_dropped", "stockade_audit_dropped_total"),
+        ("ring_full", "stockade_inflight_ring_full_total"),
+        ("spans_dropped", "stockade_trace_spans_dropped_total"),
+    ],
+)
+def test_what_must_not_happen_is_there_before_it_does(tmp_path, metrics, count, name):
+    assert value(tmp_path, name) == 0  # an alert can see it rise
+    getattr(metrics, count)(2)
+    getattr(metrics, count)(1)
+    assert value(tmp_path, name) == 3
 
 
 def test_only_the_policy_in_force_is_shown_with_how_many_workers_use_it(tmp_path, metrics):

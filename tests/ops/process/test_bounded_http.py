@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 import pytest
 
-from ops.audit.witnesses import page as witness_page
+from ops.audit.witnesses import witness as witness_page
 from ops.metrics import page as metrics_page
 from ops.process.bounded_http import HEAD_BYTES_MAX, BoundedHandler, BoundedServer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.engines.routing import ROWS_MIN, WINDOW_ROWS, RoutingWindow
+from serving.engines.experts import ROWS_MIN, WINDOW_ROWS, RoutingWindow
 
 
 def test_even_choices_are_one_and_a_single_one_is_nothing():

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import BatcherClosed, QueueFull
-from serving.queue.batcher import QUIET_TURNS, TURNS_MAX, Batcher
-from serving.queue.pace import RETRY_MS_UNKNOWN
+from serving.queue.batcher import QUIET_TURNS, RETRY_MS_UNKNOWN, TURNS_MAX, Batcher
 
 
 @dataclass

@@ -8,6 +8,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from defenses.budget.intervals import clopper_pearson
 from serving.bundles.bundle import assemble
@@ -15,7 +16,18 @@ from serving.bundles.manifest import TensorSpec
 from serving.registry.dataset import read_dataset
 from serving.registry.errors import DatasetRejected, NotMeasurable
 from serving.registry.evaluation import Attacked, Decided
-from serving.registry.measure import Attacker, Clocks, classes_of, distance, measure, ranked, wilson
+from serving.registry.measure import (
+    STUDENT,
+    Attacker,
+    Clocks,
+    classes_of,
+    distance,
+    interval,
+    intervals,
+    measure,
+    ranked,
+    wilson,
+)
 from serving.train.pack import seal, tensor_bytes
 from tests.e2e.versions import graph_of, manifest
 from tests.serving.tiny import remote_bundle, signing_key, tiny_files, tiny_manifest, trusted
@@ -184,3 +196,13 @@ def test_how_well_two_classes_are_told_apart():
 def test_the_distance_of_two_samples():
     assert distance(np.array([1.0, 2.0]), np.array([3.0, 4.0])) == 1.0
     assert distance(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 3.5, 4.5])) == 0.25
+
+
+@pytest.mark.parametrize("count", STUDENT)
+def test_an_interval_over_runs_is_students(count):
+    values = np.random.default_rng(count).normal(size=count).tolist()
+    low, high = stats.t.interval(0.95, count - 1, np.mean(values), stats.sem(values))
+    found = intervals([{"figure": value} for value in values])["figure"]
+    assert found == interval(values)
+    assert found["values"] == values
+    assert (found["mean"], found["half"]) == pytest.approx(((low + high) / 2, (high - low) / 2), rel=1e-3)

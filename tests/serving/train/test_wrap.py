@@ -17,7 +17,7 @@ from serving.engines.measure import evaluate, rows_apart
 from serving.errors import BundleRejected, GraphRejected
 from serving.train.errors import WrapRefused
 from serving.train.pack import seal
-from serving.train.screen import ScreenFitter
+from serving.train.report import ScreenFitter
 from serving.train.wrap import Foreign, Sample, wrap
 from serving.train.wrap_graph import ENERGIES
 from tests.serving.tiny import signing_key, trusted

@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import UNSET, UnsetType
 
-from ops.audit.log.schemas.fields import V1, Count, Hex32, Hex64, Part, Text, TimeNs
+from ops.audit.log.schemas.requests import V1, Count, Hex32, Hex64, Part, Text, TimeNs
 
 
 class Genesis(Part, kw_only=True, frozen=True):

@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from ops.audit.log.schemas.fields import V1, Count, Counts, Hex32, Hex64, Key, Name, Part, Text, TimeNs
-from ops.audit.log.schemas.requests import Auth
+from ops.audit.log.schemas.requests import V1, Auth, Count, Counts, Hex32, Hex64, Key, Name, Part, Text, TimeNs
 
 
 class Loaded(Part, kw_only=True, frozen=True):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from ops.audit.log.schemas.fields import V1, Count, Details, Hex32, Hex64, Name, Part, Text, TimeNs
+from ops.audit.log.schemas.requests import V1, Count, Details, Hex32, Hex64, Name, Part, Text, TimeNs
 
 EPOCH_DROPPED = "epoch-dropped"  # an administrator's action; its detail has the number of the `epoch`
 

@@ -8,7 +8,7 @@ import pytest
 from defenses.lab.attack import Refused
 from defenses.lab.evasion.disguise import Between, Spread, rotate
 from defenses.lab.evasion.query import Ball, Task
-from defenses.lab.evasion.query_scores import Nes, square
+from defenses.lab.evasion.searches import Fresh, square
 from tests.defenses.lab.evasion.linear import SIDE, Linear, middle
 
 
@@ -55,7 +55,7 @@ def test_a_sybil_that_is_refused_does_not_silence_the_others():
         Spread(Linear(accounts=2, refusing=[0, 1]), [0, 1]).ask(middle(4))
 
 
-@pytest.mark.parametrize("search", [square, Nes()])
+@pytest.mark.parametrize("search", [square, Fresh()])
 def test_images_are_asked_about_in_turn(search):
     oracle = Linear(reach=5.0)
     rows = np.stack([middle()[0] * np.float32(part) for part in (0.6, 1.0, 1.4)])

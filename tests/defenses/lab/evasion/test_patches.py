@@ -10,11 +10,8 @@ import pytest
 
 from defenses.accounts.watch import Watch
 from defenses.lab.attack import Answers, Split
-from defenses.lab.counted import Counted
-from defenses.lab.evasion.fresh import Fresh
-from defenses.lab.evasion.patches import Patched
-from defenses.lab.evasion.query import Ball, Searching, Task, silence
-from defenses.lab.evasion.query_scores import square
+from defenses.lab.evasion.query import Ball, Counted, Searching, Task, silence
+from defenses.lab.evasion.searches import Fresh, Patched, square
 from defenses.lab.offline import Defended, OfflineOracle
 from gateway.tools.init.init import RELEASE_KEY
 from gateway.tools.lab.models import BundleModel, Rows
@@ -25,7 +22,7 @@ SMALL = partial(Patched, side=2, by=0.45, patches=1)
 
 
 def run(search, oracle, budget, row, label=0):
-    return Searching("patched", search).run(oracle, row, label, budget, np.random.default_rng(5))
+    return Searching(search).run(oracle, row, label, budget, np.random.default_rng(5))
 
 
 def bare(oracle):

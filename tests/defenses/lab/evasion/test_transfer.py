@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from defenses.lab.attack import Size
-from defenses.lab.evasion.transfer import robust_transfer_of, transfer_of
+from defenses.lab.attack import Run, Size
+from defenses.lab.evasion.query_trials import transfer
 from defenses.lab.offline import OfflineOracle
 from gateway.tools.init.init import RELEASE_KEY
 from gateway.tools.lab.models import BundleModel, Rows
@@ -49,18 +49,12 @@ class BareLab:
 
 
 @pytest.mark.slow
-def test_a_model_falls_to_what_was_made_on_itself():
+@pytest.mark.parametrize(("own", "name"), [("1", "kiosk-1"), (None, "a robust one of its own")])
+def test_each_row_is_made_on_a_model_of_ones_own_and_asked_once(own, name):
     lab = BareLab()
-    (trial,) = transfer_of("1", "kiosk", "1")(lab, 0)
-    assert (trial.attack, trial.technique) == ("query/kiosk-1/transfer", "AML.T0043.002")
-    assert trial.successes == trial.samples == lab.asked
-    assert trial.metrics["queries_median"] == 1
-
-
-@pytest.mark.slow
-def test_a_robust_model_of_ones_own_is_taught_and_each_row_asked_once():
-    lab = BareLab()
-    (trial,) = robust_transfer_of("kiosk", "1")(lab, 0)
-    assert trial.attack == "query/kiosk-1/transfer-robust"
-    assert trial.samples == lab.asked > 0
-    assert trial.settings["own_model"] == "a robust one of its own"
+    (found,) = transfer(Run(lab, 0, "kiosk", "1", "transfer"), own=own)
+    assert found.samples == lab.asked > 0
+    assert found.metrics["queries_median"] == 1
+    assert found.settings["own_model"] == name
+    if own == "1":
+        assert found.successes == found.samples, "a model falls to what was made on itself"

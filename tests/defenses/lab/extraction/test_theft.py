@@ -5,16 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from defenses.extraction.budget import Budget, BudgetStep
-from defenses.lab.attack import Sample, Size, Split
+from defenses.extraction.budget import Budget
+from defenses.lab.attack import Run, Sample, Size, Split
 from defenses.lab.extraction.service import Service, open_defence
-from defenses.lab.extraction.sources import foreign, synthetic
 from defenses.lab.extraction.surrogate import Recipe, agreement, slopes_of, train_copy
-from defenses.lab.extraction.theft import Thief, reached, steal, theft_of
+from defenses.lab.extraction.theft import foreign, reached, steal, synthetic, theft
 from defenses.screens.evidence import fit_evidence
 
 SIDE, CLASSES = 12, 3
-RECIPE = Recipe(steps=60, batch_rows=32, shift_pixels=0, mirror=False)
+RECIPE = Recipe(steps=60, batch_rows=32, mirror=False)
 
 
 def products(rng, rows):
@@ -77,9 +76,13 @@ def lab():
     return Laboratory()
 
 
+def run_of(lab, seed=0):
+    return Run(lab, seed, "kiosk", "2", "theft")
+
+
 @pytest.fixture(scope="module")
 def defence(lab):
-    return open_defence(lab, lab.victim, 0)
+    return open_defence(run_of(lab))
 
 
 def natural(lab, count):
@@ -148,29 +151,6 @@ def test_defended_answers_are_paid_for_and_after_a_days_worth_one_waits(lab, def
     assert service.waited_days == pytest.approx(bill.account_days - 1.0, abs=0.3)
     told = answers.probabilities[answers.answered]
     assert np.array_equal(np.round(told, 3), told), "hardened"
-    assert bill.proof_hashes == 0.0
-
-
-def test_who_goes_on_beyond_full_answers_gets_labels_and_pays_with_work(lab, defence):
-    tight = replace(defence, budget=Budget(units=50.0))
-    service = Service(lab.victim, tight, BudgetStep.PROOF_OF_WORK)
-    answers = service.ask(natural(lab, 600))
-    late = answers.probabilities[-200:][answers.answered[-200:]]
-    assert set(np.unique(late)) == {0.0, 1.0}
-    assert service.bill.proof_hashes > 2.0**16
-    patient = Service(lab.victim, tight, BudgetStep.TOP1)
-    patient.ask(natural(lab, 600))
-    assert patient.bill.proof_hashes == 0.0
-    assert patient.waited_days > service.waited_days
-
-
-def test_more_accounts_wait_less_and_pay_the_same(lab, defence):
-    tight = replace(defence, budget=Budget(units=100.0))
-    one, ten = Service(lab.victim, tight), Service(lab.victim, tight, accounts=10)
-    for service in (one, ten):
-        service.ask(natural(lab, 800))
-    assert ten.waited_days == 0.0 < one.waited_days
-    assert ten.bill.account_days == pytest.approx(one.bill.account_days)
 
 
 def test_what_a_screen_refuses_is_not_told_and_is_paid_for(lab, defence):
@@ -185,27 +165,29 @@ def test_what_a_screen_refuses_is_not_told_and_is_paid_for(lab, defence):
 # ------------------------------------------------------------------------------------------------------------ thefts
 
 
-def test_an_open_door_is_found_open_and_a_guarded_one_has_its_price(lab, defence):
+@pytest.mark.parametrize(("source", "labels_only"), [("natural", False), ("natural", True), ("augmented", True)])
+def test_an_open_door_is_found_open_and_a_guarded_one_has_its_price(lab, defence, source, labels_only):
     marks = (200, 800)
-    for thief in (Thief("natural"), Thief("natural", labels_only=True), Thief("augmented", labels_only=True)):
-        open_door = steal(lab, lab.victim, thief, None, marks=marks, recipe=RECIPE, seed=1)
-        assert [mark.answers for mark in open_door] == list(marks)
-        assert open_door[-1].agreed > 1_500
-        guarded = steal(lab, lab.victim, thief, defence, marks=marks, recipe=RECIPE, seed=1)
-        assert guarded[-1].bill.account_days > open_door[-1].bill.account_days == 0.0
+    open_door, guarded = (
+        steal(run_of(lab, 1), source, each, labels_only=labels_only, marks=marks, recipe=RECIPE)
+        for each in (None, defence)
+    )
+    assert [mark.answers for mark in open_door] == list(marks)
+    assert open_door[-1].agreed > 1_500
+    assert guarded[-1].bill.account_days > open_door[-1].bill.account_days == 0.0
 
 
 def test_a_thief_whose_rows_are_all_refused_gives_up(lab, defence):
     strict = replace(defence, refuse_level=1.0)
-    assert steal(lab, lab.victim, Thief("synthetic"), strict, marks=(50,), recipe=RECIPE, seed=1) == []
+    assert steal(run_of(lab, 1), "synthetic", strict, marks=(50,), recipe=RECIPE) == []
 
 
-def test_an_experiment_gives_a_trial_each_way_and_the_same_again(lab):
-    once, again = (theft_of("natural/label")(lab, 3) for _ in range(2))
+def test_an_experiment_finds_something_each_way_and_the_same_again(lab):
+    once, again = (theft(run_of(lab, 3), source="natural", labels_only=True) for _ in range(2))
     assert once == again
-    assert [trial.defended for trial in once] == [False, True]
-    assert all(trial.samples == 2_000 and 0 < trial.successes <= 2_000 for trial in once)
-    assert all(np.isfinite(list(trial.metrics.values())).all() for trial in once)
+    assert [found.defended for found in once] == [False, True]
+    assert all(found.samples == 2_000 and 0 < found.successes <= 2_000 for found in once)
+    assert all(np.isfinite(list(found.metrics.values())).all() for found in once)
     assert lab.told
 
 

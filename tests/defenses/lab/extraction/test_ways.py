@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from defenses.extraction.budget import margins_of
-from defenses.lab.extraction.ways import WAYS, reverse_sigmoid, second_where_unsure, ways_of
-from tests.defenses.lab.extraction.test_theft import Laboratory
+from defenses.lab.extraction.ways import WAYS, reverse_sigmoid, second_where_unsure, ways
+from tests.defenses.lab.extraction.test_theft import Laboratory, run_of
 
 
 def answers(rows=2_000, classes=10, seed=0):
@@ -40,7 +40,7 @@ def test_the_second_class_is_given_where_the_model_is_least_sure():
 
 
 def test_the_lab_says_what_each_way_costs_the_thief_and_the_honest():
-    trials = {trial.attack.rpartition("/")[2]: trial for trial in ways_of("kiosk", "2")(Laboratory(), 0)}
+    trials = {found.part: found for found in ways(run_of(Laboratory()))}
     assert list(trials) == list(WAYS)
     assert not trials["all"].defended
     assert trials["all"].metrics["accuracy_points_lost"] == 0

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from defenses.lab.attack import BudgetSpent, Reason, Refused
+from defenses.lab.attack import BudgetSpent, Reason, Refused, Run
 from defenses.lab.evasion.whitebox import static_pgd
-from defenses.lab.inference import inversion_trials, membership_trials
+from defenses.lab.inference import inversion, membership_trials
 from defenses.lab.inference.inversion import Evolution, MiFace, evolve, miface, starts_of
+from defenses.lab.inference.membership_trials import SMOKE, shadows_of, under_attack
 from defenses.lab.inference.shadow import ShadowRecipe, logits_of, train_regressor, train_shadow
-from defenses.lab.inference.shadows import SMOKE, shadows_of, under_attack
 from tests.defenses.lab.inference.fake_lab import CLASSES, SIDE, Corners, FakeLab, MemoryOracle, blobs
 
 
@@ -23,13 +23,15 @@ def lab(tmp_path):
     return FakeLab(tmp_path)
 
 
-def whole(trials, seed=0):
-    for trial in trials:
-        assert trial.seed == seed
-        assert trial.family == "inference"
-        assert 0 <= trial.successes <= trial.samples > 0
-        json.dumps(asdict(trial), allow_nan=False)
-    return {(trial.attack, trial.defended): trial for trial in trials}
+def run_of(lab):
+    return Run(lab, 0, "kiosk", "1", "inference")
+
+
+def whole(findings):
+    for found in findings:
+        assert 0 <= found.successes <= found.samples > 0
+        json.dumps(asdict(found), allow_nan=False)
+    return {(found.part, found.defended): found for found in findings}
 
 
 def test_the_overfitted_control_leaks(lab):
@@ -38,41 +40,43 @@ def test_the_overfitted_control_leaks(lab):
     lab.rows = lambda *_: type(blobs(1, 0))(
         rng.random((300, SIDE, SIDE), np.float32), rng.integers(CLASSES, size=300).astype(np.int64)
     )
-    [trial] = membership_trials.overfitted(lab, 0)
+    [trial] = membership_trials.overfitted(run_of(lab))
     assert trial.metrics["auc"] >= 0.65
     assert not trial.defended
 
 
 def test_lira_and_quantile_regression_leave_both_sides_of_the_scorecard(lab):
-    found = whole(membership_trials.lira_of("kiosk", "1")(lab, 0))
-    assert found.keys() == {("membership/kiosk-1/lira", True), ("membership/kiosk-1/lira", False)}
+    found = whole(membership_trials.lira(run_of(lab)))
+    assert found.keys() == {("", True), ("", False)}
     assert [oracle.asked for oracle in lab.oracles] == [4 * SMOKE.rows] * 2  # two views of both kinds
-    found = whole(membership_trials.quantile_of("kiosk", "1")(lab, 0))
+    found = whole(membership_trials.quantile(run_of(lab)))
     for trial in found.values():
         assert trial.metrics["auc_low"] < 0.6  # the model learned from nobody
 
 
 def test_labels_alone_are_asked_for_within_a_thousand_queries_a_row(lab):
-    found = whole(membership_trials.label_only_of("kiosk", "1")(lab, 0))
-    assert {name.rsplit("/")[-1] for name, _ in found} == {"gap", "noise", "moved"}
+    found = whole(membership_trials.label_only(run_of(lab)))
+    assert {part for part, _ in found} == {"gap", "noise", "moved"}
     assert max(trial.settings["queries"] for trial in found.values()) <= 1_000
     assert lab.oracles[0].asked <= 1_000 * 20
 
 
 def test_shadow_models_are_kept_and_learn_from_half_of_the_rows(lab, monkeypatch):
-    under = under_attack(lab, "kiosk", SMOKE)
-    first = shadows_of(lab, "kiosk", CLASSES, SMOKE, under)
+    under = under_attack(run_of(lab), SMOKE)
+    first = shadows_of(run_of(lab), SMOKE, under)
     assert first.logits.shape == (SMOKE.models, 2, 2 * SMOKE.rows, CLASSES)
     assert first.learned.sum(axis=1).tolist() == [SMOKE.rows] * SMOKE.models
     assert under.members.sum() == SMOKE.rows
-    monkeypatch.setattr("defenses.lab.inference.shadows.train_shadow", None)  # what is there is not made again
-    again = shadows_of(lab, "kiosk", CLASSES, SMOKE, under)
+    monkeypatch.setattr(
+        "defenses.lab.inference.membership_trials.train_shadow", None
+    )  # what is there is not made again
+    again = shadows_of(run_of(lab), SMOKE, under)
     np.testing.assert_array_equal(again.logits, first.logits)
 
 
 def test_seeds_attack_rows_of_their_own(lab):
     plan = type(SMOKE)(rows=10, seeds=3, models=1, filling=5)
-    under = under_attack(lab, "kiosk", plan)
+    under = under_attack(run_of(lab), plan)
     assert [under.of_seed(seed, plan) for seed in (0, 2, 3)] == [slice(0, 20), slice(40, 60), slice(0, 20)]
     assert under.members[under.of_seed(2, plan)].tolist() == [True] * 10 + [False] * 10
 
@@ -139,8 +143,8 @@ def test_evolution_gets_nothing_where_nothing_is_answered(refusal):
 
 
 def test_inversions_leave_whole_trials(lab):
-    [white] = whole(inversion_trials.miface_of("kiosk", "2")(lab, 0)).values()
-    assert (white.samples, white.knowledge, white.defended) == (CLASSES, "white box", False)
-    found = whole(inversion_trials.evolution_of("kiosk", "2")(lab, 0))
-    assert found.keys() == {("inversion/kiosk-2/nes", True), ("inversion/kiosk-2/nes", False)}
+    [white] = whole(inversion.by_weights(run_of(lab))).values()
+    assert (white.samples, white.defended) == (CLASSES, False)
+    found = whole(inversion.by_asking(run_of(lab)))
+    assert found.keys() == {("", True), ("", False)}
     assert len(lab.oracles) == 2 * CLASSES, "each image is made by an account of its own"

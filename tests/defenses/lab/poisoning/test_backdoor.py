@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from defenses.lab.poisoning.backdoor import poison
-from defenses.lab.poisoning.blend import AdaptiveBlend, Blend, random_pattern
-from defenses.lab.poisoning.patch import BadNets
-from defenses.lab.poisoning.warp import WaNet
+from defenses.lab.poisoning.backdoor import (
+    adaptive_blend,
+    badnets,
+    blend,
+    poison,
+    random_pattern,
+    wanet,
+    warp_field,
+)
 
 PATTERN = random_pattern(3)
-ATTACKS = [BadNets(), BadNets(top=10, left=12), Blend(PATTERN), AdaptiveBlend(PATTERN), WaNet.drawn(3)]
+ATTACKS = [badnets(-4, -4), badnets(10, 12), blend(PATTERN), adaptive_blend(PATTERN), wanet(warp_field(3))]
 TARGET = 2
 
 
@@ -56,14 +63,16 @@ def test_a_poisoned_set_holds_payload_under_the_target_and_cover_under_its_own_l
 def test_too_large_a_share_is_refused():
     rows, labels = images(20)
     with pytest.raises(ValueError, match="of cover"):
-        poison(rows, labels, BadNets(payload_share=0.7, cover_share=0.4), TARGET, np.random.default_rng(0))
+        poison(
+            rows, labels, replace(badnets(-4, -4), payload_share=0.7, cover_share=0.4), TARGET, np.random.default_rng(0)
+        )
     with pytest.raises(ValueError, match="0 rows of payload"):
-        poison(rows, labels, BadNets(payload_share=0.001), TARGET, np.random.default_rng(0))
+        poison(rows, labels, badnets(-4, -4, payload_share=0.001), TARGET, np.random.default_rng(0))
 
 
 def test_badnets_changes_nine_pixels_where_it_is_told():
     rows = np.full((2, 28, 28), 0.5, np.float32)
-    changed = np.argwhere(BadNets(top=-4, left=3).mark(rows)[0] != 0.5)
+    changed = np.argwhere(badnets(-4, 3).mark(rows)[0] != 0.5)
     assert changed.min(axis=0).tolist() == [24, 3]
     assert changed.max(axis=0).tolist() == [26, 5]
     assert len(changed) == 9
@@ -71,11 +80,11 @@ def test_badnets_changes_nine_pixels_where_it_is_told():
 
 def test_blend_is_the_share_that_it_says():
     rows = np.zeros((1, 28, 28), np.float32)
-    assert np.allclose(Blend(PATTERN, alpha=0.3).mark(rows)[0], 0.3 * PATTERN)
+    assert np.allclose(blend(PATTERN, alpha=0.3).mark(rows)[0], 0.3 * PATTERN)
 
 
 def test_adaptive_blend_trains_on_half_the_mark_and_sends_all_of_it():
-    attack = AdaptiveBlend(np.ones((28, 28), np.float32), alpha=0.3, alpha_train=0.1)
+    attack = adaptive_blend(np.ones((28, 28), np.float32), alpha=0.3, alpha_train=0.1)
     rows = np.zeros((40, 28, 28), np.float32)
     trained = attack.payload(rows, np.random.default_rng(0))
     assert np.allclose(np.unique(trained), [0, 0.1])
@@ -86,14 +95,14 @@ def test_adaptive_blend_trains_on_half_the_mark_and_sends_all_of_it():
 
 def test_wanet_moves_a_slope_by_the_strength_it_was_drawn_with():
     slope = np.broadcast_to(np.arange(28, dtype=np.float32) / 28, (1, 28, 28)).copy()
-    attack = WaNet.drawn(5, strength=0.8)
-    moved = (attack.mark(slope) - slope)[0, 4:-4, 4:-4] * 28
-    assert np.allclose(moved, attack.shifts[1, 4:-4, 4:-4], atol=1e-4)
-    assert np.abs(attack.shifts).mean() == pytest.approx(0.8, rel=1e-5)
+    shifts = warp_field(5, strength=0.8)
+    moved = (wanet(shifts).mark(slope) - slope)[0, 4:-4, 4:-4] * 28
+    assert np.allclose(moved, shifts[1, 4:-4, 4:-4], atol=1e-4)
+    assert np.abs(shifts).mean() == pytest.approx(0.8, rel=1e-5)
 
 
 def test_wanets_cover_is_another_warp_for_each_row():
-    attack = WaNet.drawn(5)
+    attack = wanet(warp_field(5))
     rows = np.repeat(images(1)[0], 3, axis=0)
     covered = attack.cover(rows, np.random.default_rng(0))
     assert len(np.unique(covered, axis=0)) == 3

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from defenses.lab.attack import Sample, Size
-from defenses.lab.poisoning.inspected import inspection_trial
-from defenses.lab.poisoning.patch import BadNets
-from defenses.lab.poisoning.trials import ADAPTIVE, STATIC, Victim, trigger_trials
-from defenses.lab.trial import Line, append_lines, read_lines
+from defenses.lab.attack import Sample
+from defenses.lab.poisoning.backdoor import badnets
+from defenses.lab.poisoning.trials import ADAPTIVE, Victim, inspected, screened
 from defenses.screens.trigger_fit import CleanRows, fit_trigger
 
 CLASSES, SIDE, TARGET = 4, 12, 1
 MIDDLES = np.random.default_rng(0).random((CLASSES, SIDE, SIDE)).astype(np.float32) * 0.6
 HEAD = np.random.default_rng(1).normal(size=(SIDE * SIDE, 6)).astype(np.float32)
-MARK = BadNets(top=5, left=5)
+MARK = badnets(5, 5)
 
 
 def images(count, seed):
@@ -50,10 +48,10 @@ def victim(run=outputs):
 
 
 def test_the_control_succeeds_and_the_screen_takes_it_away():
-    control, static, adaptive = trigger_trials(victim(), 0)
+    control, static, adaptive = screened(victim(), 0)
     others = int((images(600, 6).labels != TARGET).sum())
     assert (control.samples, control.successes, control.defended) == (others, others, False)
-    assert (static.knowledge, static.defended, static.samples) == (STATIC, True, others)
+    assert (static.knowledge, static.defended, static.samples) == (None, True, others)
     assert static.metrics["tpr"] > 0.95
     assert static.successes == round((1 - static.metrics["tpr"]) * others)
     assert static.metrics["fpr_guaranteed"] < 0.03
@@ -66,21 +64,12 @@ def test_the_control_succeeds_and_the_screen_takes_it_away():
 
 
 def test_a_backdoor_that_did_not_take_shows_in_the_control():
-    control, static, _ = trigger_trials(victim(lambda rows: outputs(rows, works=False)), 0, looks=False)
+    control, _, _ = screened(victim(lambda rows: outputs(rows, works=False)), 0)
     assert control.successes < 0.1 * control.samples
-    assert "tpr_strip" not in static.metrics
 
 
-def test_the_same_seed_gives_the_same_trials_and_they_can_be_written(tmp_path):
-    first = trigger_trials(victim(), 3)
-    assert trigger_trials(victim(), 3) == first
-    first.append(
-        inspection_trial("badnets", lambda rows: outputs(rows)["probabilities"], images(200, 8), 3, target=TARGET)
-    )
-    lines = [Line("backdoor", Size.SMOKE, 1.0, trial, done=trial is first[-1]) for trial in first]
-    append_lines(tmp_path / "trials.jsonl", lines)
-    back = [line.trial for line in read_lines(tmp_path / "trials.jsonl")]
-    assert [trial.metrics for trial in back] == [trial.metrics for trial in first]
+def test_the_same_seed_finds_the_same():
+    assert screened(victim(), 3) == screened(victim(), 3)
 
 
 def test_an_inspection_counts_what_gets_in_and_what_is_refused_for_nothing():
@@ -89,11 +78,11 @@ def test_an_inspection_counts_what_gets_in_and_what_is_refused_for_nothing():
     def honest(rows):
         return outputs(rows, works=False)["probabilities"]
 
-    found = inspection_trial("none", honest, images(200, 8), 0, target=None)
-    assert (found.samples, found.successes, found.attack) == (1, 0, "backdoor/none/inspection")
-    caught = inspection_trial("badnets", lambda rows: outputs(rows)["probabilities"], images(200, 8), 0, target=TARGET)
+    found = inspected(honest, images(200, 8), 0, target=None)
+    assert (found.samples, found.successes) == (1, 0)
+    caught = inspected(lambda rows: outputs(rows)["probabilities"], images(200, 8), 0, target=TARGET)
     assert (caught.samples, caught.successes) == (1, 0)
     assert caught.metrics["named_target"] == 1
     assert caught.metrics["largest_patch"] == 1
-    missed = inspection_trial("badnets", honest, images(200, 8), 0, target=TARGET)
+    missed = inspected(honest, images(200, 8), 0, target=TARGET)
     assert missed.successes == 1

@@ -15,23 +15,19 @@ from gateway.control.cosigning import Cosigning, kept_cosigned
 from gateway.control.public_log import PublicLog
 from gateway.control.quarantine.collect import Seen, collect
 from gateway.control.quarantine.store import Finding, Quarantine
-from ops.audit.copies import fetch_log
-from ops.audit.copies.fetch_log import fetch_epochs
-from ops.audit.copies.replicate_epochs import EpochReplicator
-from ops.audit.copies.replicator import Behind
+from ops.audit.copies import sources
+from ops.audit.copies.replicator import Behind, EpochReplicator
+from ops.audit.copies.sources import fetch_epochs
 from ops.audit.errors import ReadError, StoreUnavailable
 from ops.audit.log.epochs import epochs_of, numbered, parted, place_of
 from ops.audit.log.tlog_proof import parse_proof
-from ops.audit.reader.follow import Follower
-from ops.audit.reader.read import LogReader
-from ops.audit.reader.read_epochs import open_following
-from ops.audit.reader.scan import scan_epochs
+from ops.audit.reader.read import LogReader, open_following
+from ops.audit.reader.scan import Follower, scan_epochs
 from ops.audit.store.retention import drop, survey
 from ops.audit.verify.epochs import verify_epochs
-from ops.backup.create import create_backup
-from ops.backup.drill import drill
-from ops.backup.plan import LogSource, Plan
+from ops.backup.create import LogSource, Plan, create_backup
 from ops.backup.repository import Repository
+from ops.backup.restore import drill
 from ops.backup.sealing import BackupKey
 from ops.backup.verify import verify_backup
 from stockade.v1 import audit_pb2
@@ -42,7 +38,7 @@ from tests.ops.audit.samples import small
 from tests.ops.audit.store.test_retention import said_of
 from tests.ops.audit.stores import Spoiled, directory_store
 from tests.ops.audit.verify.test_epochs import Series, series_of
-from tests.ops.audit.witnesses.test_cosign import watching
+from tests.ops.audit.witnesses.test_client import watching
 
 NOW = 1_800_000_000_000_000_000
 
@@ -205,7 +201,7 @@ def test_a_store_that_has_epochs_without_end_is_fetched_to_the_last_that_has_a_n
         def keys(self, _prefix: str) -> Iterator[str]:
             return iter(())
 
-    monkeypatch.setattr(fetch_log, "NUMBER_MAX", 3)
+    monkeypatch.setattr(sources, "NUMBER_MAX", 3)
     fetch_epochs(Endless(), tmp_path)
     assert [each.name for each in sorted((tmp_path / "epochs").iterdir())] == ["0002", "0003"]
 

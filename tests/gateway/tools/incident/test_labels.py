@@ -9,8 +9,7 @@ import pytest
 from gateway.tools.incident import labels
 from gateway.tools.incident.labels import reject_labels, suspect_labels
 from gateway.tools.incident.read import Story
-from ops.incidents.register import Opened
-from ops.incidents.timeline import Timeline
+from ops.incidents.timeline import Opened, Timeline
 from stockade.v1 import feedback_pb2
 
 OPTIONS = Namespace(incident="inc-1")

@@ -11,8 +11,7 @@ from gateway.config.document import PolicyRejected
 from gateway.policy.load import load_policy, parse_policy
 from gateway.tools.incident.read import Story
 from gateway.tools.incident.recover import model_steps, policy_of_before, restored, suspect_steps
-from ops.incidents.register import Opened
-from ops.incidents.timeline import Timeline
+from ops.incidents.timeline import Opened, Timeline
 
 A, B = "a" * 32, "b" * 32
 

@@ -11,8 +11,7 @@ import gateway.tools.operations.quarantine
 from gateway.tools.incident.read import Story
 from gateway.tools.incident.view import as_json, render_incidents, render_steps, render_story
 from gateway.tools.operations.tenants_view import render_isolations, render_shown, render_tenants
-from ops.incidents.register import Register
-from ops.incidents.timeline import Scope, Timeline
+from ops.incidents.timeline import Register, Scope, Timeline
 from stockade.v1 import admin_pb2
 from tests.ops.incidents.test_report import HEAD
 from tests.ops.incidents.test_timeline import FLAGGED, T, asked, other

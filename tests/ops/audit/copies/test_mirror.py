@@ -22,7 +22,7 @@ from ops.audit.log.tiles import (
 )
 from ops.audit.reader.read import LogReader
 from ops.audit.verify.verify import verify_log
-from ops.process.exclusive import exclusive
+from ops.process.durable import exclusive
 from tests.faults.recorder_process import KEY, ORIGIN
 from tests.ops.audit.crashing import Crash, CrashAfter
 from tests.ops.audit.open_log import VKEY, OpenLog, open_log
@@ -53,6 +53,12 @@ def write_plain(directory: Path, entries: list[bytes]) -> None:
         path.write_bytes(b"".join(items[tile.index * TILE_WIDTH :][: tile.width]))
     note = sign_note(Checkpoint(ORIGIN, len(entries), tree_root(rows[0])).text(), [KEY])
     (directory / "checkpoint").write_bytes(note)
+
+
+def grow(log: OpenLog, count: int, salt: str = "") -> None:
+    """Publish as many more entries as `fill` makes."""
+    fill(log, count, salt)
+    log.publish()
 
 
 @pytest.fixture
@@ -104,8 +110,7 @@ def test_it_catches_up_step_by_step_and_never_loses_a_file(log, target):
 
 
 def test_when_there_is_nothing_new_nothing_is_written(log, target):
-    fill(log, 300)
-    log.publish()
+    grow(log, 300)
     assert mirrored(log, target).files > 0
     before = held(target)
     done = mirrored(log, target)
@@ -115,8 +120,7 @@ def test_when_there_is_nothing_new_nothing_is_written(log, target):
 
 def test_a_mirror_can_be_mirrored(log, target, tmp_path):
     for count in (100, 300):
-        fill(log, count)
-        log.publish()
+        grow(log, count)
         mirrored(log, target)
         mirror_log(target, tmp_path / "second", KEY.verifier)
     sound(tmp_path / "second", log.appender.size)
@@ -139,38 +143,23 @@ def test_upper_levels_are_copied_and_checked(target, tmp_path, monkeypatch):
         mirror_log(spoiled, tmp_path / "none", KEY.verifier)
 
 
-def test_a_fork_is_refused_and_nothing_is_written(log, target, tmp_path):
-    fill(log, 300)
-    log.publish()
+@pytest.mark.parametrize(("count", "forked"), [(300, 500), (30, 30)], ids=["longer", "of the same size"])
+def test_a_fork_is_refused_and_nothing_is_written(log, target, tmp_path, count, forked):
+    grow(log, count)
     mirrored(log, target)
     before = held(target)
     with open_log(tmp_path / "fork") as fork:
-        fill(fork, 500, "another")
-        fork.publish()
+        grow(fork, forked, "another")
         with pytest.raises(MirrorRefused, match="a fork"):
             mirrored(fork, target)
     assert held(target) == before
     sound(target, log.appender.size)
 
 
-def test_a_fork_of_the_same_size_is_refused(log, target, tmp_path):
-    fill(log, 30)
-    log.publish()
-    mirrored(log, target)
-    with open_log(tmp_path / "fork") as fork:
-        fill(fork, 30, "another")
-        fork.publish()
-        assert fork.appender.size == log.appender.size
-        with pytest.raises(MirrorRefused, match="a fork"):
-            mirrored(fork, target)
-
-
 def test_an_older_copy_is_refused(log, target, tmp_path):
-    fill(log, 300)
-    log.publish()
+    grow(log, 300)
     old = shutil.copytree(log.directory, tmp_path / "old")
-    fill(log, 1)
-    log.publish()
+    grow(log, 1)
     mirrored(log, target)
     before = held(target)
     with pytest.raises(MirrorRefused, match=r"rolled back: the mirror has 302 records, .* has 301"):
@@ -179,8 +168,7 @@ def test_an_older_copy_is_refused(log, target, tmp_path):
 
 
 def test_the_log_of_another_key_is_refused_on_either_side(log, target, tmp_path):
-    fill(log, 10)
-    log.publish()
+    grow(log, 10)
     with pytest.raises(MirrorRefused, match="is not this log's"):
         mirror_log(log.directory, target, OTHER.verifier)
     target.mkdir(parents=True, exist_ok=True)
@@ -192,8 +180,7 @@ def test_the_log_of_another_key_is_refused_on_either_side(log, target, tmp_path)
 
 
 def test_it_is_no_mirror_of_itself(log):
-    fill(log, 10)
-    log.publish()
+    grow(log, 10)
     with pytest.raises(MirrorRefused, match="the log itself"):
         mirrored(log, log.directory)
 
@@ -208,8 +195,7 @@ def test_without_a_log_there_is_nothing_to_mirror(tmp_path, target, missing):
 
 
 def test_two_runs_at_once_are_one_too_many(log, target):
-    fill(log, 10)
-    log.publish()
+    grow(log, 10)
     mirrored(log, target)
     with exclusive(target, AssertionError("nobody else does")), pytest.raises(MirrorBusy):
         mirrored(log, target)
@@ -221,11 +207,9 @@ def grown(tmp_path_factory) -> Path:
     """A log whose mirror stands at 301 of 1,031 records: `log` and `mirror`."""
     home = tmp_path_factory.mktemp("grown")
     with open_log(home / "home") as log:
-        fill(log, 300)
-        log.publish()
+        grow(log, 300)
         mirror_log(log.directory, home / "mirror", KEY.verifier)
-        fill(log, 730)
-        log.publish()
+        grow(log, 730)
         shutil.copytree(log.directory, home / "log")
     return home
 
@@ -255,8 +239,7 @@ def test_what_was_interrupted_goes_on(grown, tmp_path, monkeypatch, step, after)
 
 
 def test_what_an_interrupted_run_has_copied_is_not_read_again(log, target, monkeypatch):
-    fill(log, 1030)
-    log.publish()
+    grow(log, 1030)
     with monkeypatch.context() as patch:
         patch.setattr(module, "replace_file", lambda *_: (_ for _ in ()).throw(Crash))
         with pytest.raises(Crash):
@@ -277,11 +260,9 @@ def test_what_an_interrupted_run_has_copied_is_not_read_again(log, target, monke
 
 
 def test_what_lies_wrong_ahead_of_the_mirror_is_written_again(log, target):
-    fill(log, 100)
-    log.publish()
+    grow(log, 100)
     mirrored(log, target)
-    fill(log, 500)
-    log.publish()
+    grow(log, 500)
     for path in ("tile/entries/000", "tile/0/000", "blobs/000"):
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         (target / path).write_bytes(b"torn")
@@ -289,20 +270,23 @@ def test_what_lies_wrong_ahead_of_the_mirror_is_written_again(log, target):
     sound(target, log.appender.size)
 
 
-def test_a_live_log_that_goes_on_meanwhile_gives_what_its_checkpoint_named(log, target, monkeypatch):
-    """Its narrow tiles have become full ones, and their payloads have moved."""
-    fill(log, 300)
-    log.publish()
+def and_then(log: OpenLog, count: int):
+    """Reads the newest checkpoint, and lets the log go on."""
     newest = module._newest
 
     def and_then_more(source, vkey):
         found = newest(source, vkey)
-        fill(log, 300)
-        log.publish()
+        grow(log, count)
         return found
 
+    return and_then_more
+
+
+def test_a_live_log_that_goes_on_meanwhile_gives_what_its_checkpoint_named(log, target, monkeypatch):
+    """Its narrow tiles have become full ones, and their payloads have moved."""
+    grow(log, 300)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_newest", and_then_more)
+        patch.setattr(module, "_newest", and_then(log, 300))
         assert mirrored(log, target).size == 301
     sound(target, 301)
     assert mirrored(log, target).size == 601
@@ -310,14 +294,12 @@ def test_a_live_log_that_goes_on_meanwhile_gives_what_its_checkpoint_named(log, 
 
 
 def test_what_goes_away_as_it_is_read_is_read_at_the_next_checkpoint(log, target, monkeypatch):
-    fill(log, 300)
-    log.publish()
+    grow(log, 300)
     copy_packs, left = module._copy_packs, [300]
 
     def and_then_more(copy, bundle):
         if left:
-            fill(log, left.pop())
-            log.publish()
+            grow(log, left.pop())
             raise FileNotFoundError
         copy_packs(copy, bundle)
 
@@ -327,8 +309,7 @@ def test_what_goes_away_as_it_is_read_is_read_at_the_next_checkpoint(log, target
 
 
 def test_a_log_that_never_holds_still_is_given_up(log, target, monkeypatch):
-    fill(log, 300)
-    log.publish()
+    grow(log, 300)
 
     def gone(*_):
         raise module._Gone
@@ -381,20 +362,10 @@ def test_an_entry_exchanged_with_its_hash_does_not_fit_the_tree(grown, tmp_path,
 
 def test_of_a_full_pack_that_is_ahead_only_what_belongs_to_the_checkpoint_is_taken(log, target, monkeypatch):
     """Twice within one bundle, so that the mirror holds a narrow pack already."""
-    fill(log, 100)
-    log.publish()
+    grow(log, 100)
     mirrored(log, target)
-    fill(log, 100)
-    log.publish()
-    newest = module._newest
-
-    def and_then_more(source, vkey):
-        found = newest(source, vkey)
-        fill(log, 100)
-        log.publish()
-        return found
-
-    monkeypatch.setattr(module, "_newest", and_then_more)
+    grow(log, 100)
+    monkeypatch.setattr(module, "_newest", and_then(log, 100))
     assert mirrored(log, target).size == 201
     sound(target, 201)
     packs = [split_pack((target / f"blobs/000.p/{width}").read_bytes()) for width in (101, 201)]

@@ -50,6 +50,12 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return copies
 
 
+@pytest.fixture
+def source(grown: dict[int, Path], tmp_path: Path) -> Path:
+    """A copy of the largest log, to be spoiled."""
+    return shutil.copytree(grown[700], tmp_path / "source")
+
+
 def restore(places: Sequence[Path], out: Path, **rest: Any) -> Restoration:
     return restore_log([DirectorySource(each) for each in places], out, KEY.verifier, **rest)
 
@@ -113,9 +119,7 @@ def test_two_damaged_copies_give_a_whole_log(grown, tmp_path):
     assert done.payloads_missing == 0
 
 
-def test_an_edge_that_does_not_give_the_root_is_not_taken(grown, tmp_path):
-    source = tmp_path / "source"
-    shutil.copytree(grown[700], source)
+def test_an_edge_that_does_not_give_the_root_is_not_taken(grown, source, tmp_path):
     edge = [*source.glob("tile/[0-9]/*.p/*")]
     assert len(edge) > 1
     for path in edge:
@@ -124,17 +128,14 @@ def test_an_edge_that_does_not_give_the_root_is_not_taken(grown, tmp_path):
     sound(tmp_path / "out", 700)
 
 
-def test_hashes_of_the_lowest_level_follow_from_the_entries(grown, tmp_path):
-    source = tmp_path / "source"
-    shutil.copytree(grown[700], source)
+def test_hashes_of_the_lowest_level_follow_from_the_entries(source, tmp_path):
     shutil.rmtree(source / "tile/0")
     restore([source], tmp_path / "out")
     sound(tmp_path / "out", 700)
 
 
-def test_what_no_source_has_is_named_and_a_later_source_completes_it(grown, tmp_path):
-    source, out = tmp_path / "source", tmp_path / "out"
-    shutil.copytree(grown[700], source)
+def test_what_no_source_has_is_named_and_a_later_source_completes_it(grown, source, tmp_path):
+    out = tmp_path / "out"
     (source / "tile/entries/001").write_bytes(b"spoiled")
     with pytest.raises(RestoreIncomplete) as raised:
         restore([source], out)
@@ -145,9 +146,8 @@ def test_what_no_source_has_is_named_and_a_later_source_completes_it(grown, tmp_
     sound(out, 700)
 
 
-def test_what_an_interrupted_run_has_left_is_made_durable_as_well(grown, tmp_path, monkeypatch):
-    source, out, synced = tmp_path / "source", tmp_path / "out", set()
-    shutil.copytree(grown[700], source)
+def test_what_an_interrupted_run_has_left_is_made_durable_as_well(grown, source, tmp_path, monkeypatch):
+    out, synced = tmp_path / "out", set()
     (source / "tile/entries/001").unlink()
     with pytest.raises(RestoreIncomplete):
         restore([source], out)
@@ -171,9 +171,7 @@ def test_a_later_source_takes_the_same_target_further(grown, tmp_path):
     assert sorted(packs) == ["blobs/000", "blobs/001", "blobs/002.p/188"]
 
 
-def test_payloads_that_are_gone_are_counted(grown, tmp_path):
-    source = tmp_path / "source"
-    shutil.copytree(grown[700], source)
+def test_payloads_that_are_gone_are_counted(source, tmp_path):
     shutil.rmtree(source / "blobs")
     done = restore([source], tmp_path / "out")
     assert done.payloads_missing == 69

@@ -31,8 +31,7 @@ ENTRIES = [small(number) if number % 3 else canonical(request(number)) for numbe
 def log(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "FILE_RECORDS", 256)
     with open_log(tmp_path / "home") as made:
-        made.append(ENTRIES)
-        made.publish()
+        made.say(ENTRIES)
         yield made
 
 
@@ -75,8 +74,7 @@ def test_the_same_entries_give_the_same_bytes_and_others_do_not(log, tmp_path):
 def test_an_index_that_grew_is_one_that_was_made_at_once(log, tmp_path):
     update_index(tmp_path / "grown", reader(log))
     untouched = (tmp_path / "grown" / "000000.parquet").stat().st_ino
-    log.append([small(number) for number in range(2000, 2500)])
-    log.publish()
+    log.say([small(number) for number in range(2000, 2500)])
     grown, fresh = (update_index(tmp_path / name, reader(log)) for name in ("grown", "fresh"))
     assert grown == fresh
     files = [[file.read_bytes() for file in index_files(tmp_path / name)] for name in ("grown", "fresh")]
@@ -87,8 +85,7 @@ def test_an_index_that_grew_is_one_that_was_made_at_once(log, tmp_path):
 
 def test_an_index_that_is_behind_is_a_notice(log, tmp_path):
     update_index(tmp_path / "index", reader(log))
-    log.append([small(5000)])
-    log.publish()
+    log.say([small(5000)])
     assert findings(tmp_path / "index", log) == [("notice", "index.json")]
 
 

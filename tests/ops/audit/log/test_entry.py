@@ -10,7 +10,7 @@ from ops.audit.errors import EntryError
 from ops.audit.log import entry
 from ops.audit.log.entry import ENTRY_BYTES_MAX, canonical, check, parse
 from ops.audit.log.merkle import leaf_hash
-from ops.audit.log.schemas.fields import INTEGER_MAX
+from ops.audit.log.schemas.requests import INTEGER_MAX
 from tests.ops.audit.samples import captured, request, sized, small
 from tests.ops.audit.vectors import vector
 

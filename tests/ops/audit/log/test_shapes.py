@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ops.audit.errors import EntryError
 from ops.audit.log.entry import ENTRY_BYTES_MAX, canonical, check
-from ops.audit.log.schemas.fields import INTEGER_MAX
+from ops.audit.log.schemas.requests import INTEGER_MAX
 from ops.audit.log.shapes import SHAPES_MAX, Shapes
 from tests.ops.audit.samples import captured, number_id, request, sized, small
 

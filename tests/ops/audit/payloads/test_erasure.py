@@ -11,11 +11,10 @@ import pytest
 
 from ops.audit.errors import ErasureRefused, KeyMissing, KeyStoreError
 from ops.audit.payloads import erasure as erasing
-from ops.audit.payloads import key_database
+from ops.audit.payloads import keys as key_database
 from ops.audit.payloads.erasure import KEYS_MAX, VALID_NS, Erasures
 from ops.audit.payloads.erasure_rows import Erasure, Hold, Owed, Word
-from ops.audit.payloads.key_database import traces
-from ops.audit.payloads.keys import KeyStore
+from ops.audit.payloads.keys import KeyStore, traces
 
 MASTER = bytes(range(32))
 RECORD = bytes(16)

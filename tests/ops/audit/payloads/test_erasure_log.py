@@ -50,8 +50,7 @@ def store(path):
 @pytest.fixture
 def log(tmp_path):
     with open_log(tmp_path / "home") as opened:
-        opened.append([small(1)])
-        opened.publish()
+        opened.say([small(1)])
         yield opened
 
 
@@ -60,8 +59,7 @@ def seal(store, number: int = 0):
 
 
 def says(log: OpenLog, *entries: bytes) -> LogReader:
-    log.append(entries)
-    log.publish()
+    log.say(entries)
     return LogReader.open(log.directory, KEY.verifier)
 
 

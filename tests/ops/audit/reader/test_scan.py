@@ -15,8 +15,7 @@ from tests.ops.audit.samples import small
 @pytest.fixture
 def log(tmp_path):
     with open_log(tmp_path / "log") as made:
-        made.append([small(number) for number in range(600)])
-        made.publish()
+        made.say([small(number) for number in range(600)])
         yield made
 
 

@@ -21,6 +21,8 @@ HELLO = protocol.hello("peer.test/log", 1, 0, 1 << 16)
 
 @asynccontextmanager
 async def peer(path: Path, behave: Peer) -> AsyncIterator[None]:
+    """A recorder that says hello and then does this."""
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await behave(reader, writer)
@@ -34,9 +36,40 @@ async def peer(path: Path, behave: Peer) -> AsyncIterator[None]:
     server.close()
 
 
-async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(HELLO)
-    await reader.read(-1)
+def answering(*answers: bytes | asyncio.Event, hello: bytes = HELLO) -> Peer:
+    """A recorder that waits for the first append, then gives these answers; an event is waited for between two."""
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(hello)
+        await reader.read(1 if answers else -1)
+        for each in answers:
+            if isinstance(each, bytes):
+                writer.write(each)
+            else:
+                await each.wait()
+                each.clear()
+        await reader.read(-1)
+
+    return behave
+
+
+@asynccontextmanager
+async def connected(path: Path, behave: Peer, **changes: Any) -> AsyncIterator[AuditClient]:
+    """A client of such a recorder. At the end it waits for no answer any more."""
+    async with peer(path / "s", behave):
+        client = client_at(path / "s", **changes)
+        await client.connect()
+        yield client
+        client._timeout_s = 0.01
+        await client.close()
+
+
+def refused(reason: int, count: int = 1) -> bytes:
+    return protocol.reply(protocol.REFUSED, count, reason)
+
+
+def ack(index: int, count: int = 1) -> bytes:
+    return protocol.reply(protocol.ACK, count, index)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -70,17 +103,7 @@ async def test_nobody_there_is_said_after_the_timeout(tmp_path):
 
 async def test_an_append_without_an_answer_times_out_and_a_late_answer_is_not_mistaken_for_the_next(tmp_path):
     release = asyncio.Event()
-
-    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(HELLO)
-        await reader.read(1)
-        await release.wait()
-        writer.write(protocol.reply(protocol.ACK, 1, 7) + protocol.reply(protocol.ACK, 1, 8))
-        await reader.read(-1)
-
-    async with peer(tmp_path / "s", late):
-        client = client_at(tmp_path / "s", append_timeout_ms=1_000)
-        await client.connect()
+    async with connected(tmp_path, answering(release, ack(7) + ack(8)), append_timeout_ms=1_000) as client:
         assert await reason(append(client, [small(1)])) == "append_timeout"
         assert client.backlog_records == 1
         client._timeout_s = 20
@@ -88,14 +111,11 @@ async def test_an_append_without_an_answer_times_out_and_a_late_answer_is_not_mi
         release.set()
         assert await second == Receipt("peer.test/log", 8, 1)
         assert client.backlog_records == 0
-        await client.close()
 
 
 async def test_the_backlog_is_bounded_in_bytes(tmp_path):
     message = len(protocol.append_message([small(1)], []))
-    async with peer(tmp_path / "s", silent):
-        client = client_at(tmp_path / "s", backlog_bytes_max=3 * message)
-        await client.connect()
+    async with connected(tmp_path, answering(), backlog_bytes_max=3 * message) as client:
         waiting = [append(client, [small(n)]) for n in range(1, 4)]
         assert await reason(append(client, [small(4)])) == "backlog_full"
         assert client.backlog_records == 3
@@ -111,58 +131,32 @@ async def test_a_recorder_that_goes_fails_what_waits_and_is_found_again(tmp_path
         writer.write(HELLO)
         await reader.read(1)
 
-    async def acknowledge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(HELLO)
-        await reader.read(1)
-        writer.write(protocol.reply(protocol.ACK, 1, 5))
-        await reader.read(-1)
-
     async with peer(tmp_path / "s", die):
         client = client_at(tmp_path / "s")
         await client.connect()
         assert client.available
         assert await reason(append(client, [small(1)])) == "recorder_gone"
     (tmp_path / "s").unlink(missing_ok=True)
-    async with peer(tmp_path / "s", acknowledge):
+    async with peer(tmp_path / "s", answering(ack(5))):
         async with asyncio.timeout(20):
             while isinstance(await append(client, [small(2)]), AuditUnavailable):  # noqa: ASYNC110 (it shows only so)
                 await asyncio.sleep(0.01)
         await client.close()
 
 
-@pytest.mark.parametrize("rubbish", [b"\xff" * 16, protocol.reply(9, 1, 1), protocol.reply(protocol.ACK, 0, 1)])
+@pytest.mark.parametrize("rubbish", [b"\xff" * 16, protocol.reply(9, 1, 1), ack(1, count=0)])
 async def test_a_peer_that_breaks_the_protocol_is_left(tmp_path, rubbish):
-    async def misbehave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(HELLO)
-        await reader.read(1)
-        writer.write(rubbish)
-        await reader.read(-1)
-
-    async with peer(tmp_path / "s", misbehave):
-        client = client_at(tmp_path / "s")
-        await client.connect()
+    async with connected(tmp_path, answering(rubbish)) as client:
         assert await reason(append(client, [small(1)])) == "recorder_gone"
-        client._timeout_s = 0.01
-        await client.close()
 
 
 @pytest.mark.parametrize("with_hello", [True, False], ids=["with its hello", "later"])
 async def test_a_recorder_without_room_is_not_available_until_it_says_so(tmp_path, with_hello):
     """What was refused before the room came back may be answered after it: only the recorder's own word counts."""
-    full, free = (protocol.reply(protocol.STATE, 1, reason) for reason in (protocol.DISK_FULL, 0))
-    step = asyncio.Event()
-
-    async def fill(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(HELLO + full if with_hello else HELLO)
-        await reader.read(1)
-        writer.write((b"" if with_hello else full) + protocol.reply(protocol.REFUSED, 1, protocol.DISK_FULL))
-        await step.wait()
-        writer.write(free + protocol.reply(protocol.REFUSED, 1, protocol.DISK_FULL))
-        await reader.read(-1)
-
-    async with peer(tmp_path / "s", fill):
-        client = client_at(tmp_path / "s")
-        await client.connect()
+    full, free = (protocol.reply(protocol.STATE, 1, why) for why in (protocol.DISK_FULL, 0))
+    step, no_room = asyncio.Event(), refused(protocol.DISK_FULL)
+    first, hello = (no_room, HELLO + full) if with_hello else (full + no_room, HELLO)
+    async with connected(tmp_path, answering(first, step, free + no_room, hello=hello)) as client:
         assert client.available is not with_hello
         assert await reason(append(client, [small(1)])) == "log_refused"
         assert not client.available
@@ -175,37 +169,17 @@ async def test_a_recorder_without_room_is_not_available_until_it_says_so(tmp_pat
 
 
 async def test_refusals_carry_their_reason_and_appends_their_limit(tmp_path):
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(HELLO)
-        await reader.read(1)
-        writer.write(protocol.reply(protocol.REFUSED, 1, protocol.DISK_FULL))
-        await reader.read(-1)
-
-    async with peer(tmp_path / "s", refuse):
-        client = client_at(tmp_path / "s", backlog_bytes_max=1 << 20)
-        await client.connect()
+    async with connected(tmp_path, answering(refused(protocol.DISK_FULL)), backlog_bytes_max=1 << 20) as client:
         answer = await append(client, [small(1)])
         assert isinstance(answer, AuditUnavailable)
         assert (answer.reason, answer.detail) == ("log_refused", "disk full")
         many = [small(n) for n in range(1 + (1 << 16) // len(small(1)))]
         assert await reason(append(client, many)) == "append_too_large"
-        await client.close()
 
 
 async def test_a_recorder_that_stands_still_is_not_available_until_it_answers_what_timed_out(tmp_path):
     step = asyncio.Event()
-
-    async def freeze(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(HELLO)
-        for _ in range(2):
-            await step.wait()
-            step.clear()
-            writer.write(protocol.reply(protocol.ACK, 1, 5))
-        await reader.read(-1)
-
-    async with peer(tmp_path / "s", freeze):
-        client = client_at(tmp_path / "s", append_timeout_ms=200)
-        await client.connect()
+    async with connected(tmp_path, answering(step, ack(5), step, ack(5)), append_timeout_ms=200) as client:
         first, second = append(client, [small(1)]), append(client, [small(2)])
         assert client.available
         assert [await reason(first), await reason(second)] == ["append_timeout"] * 2
@@ -219,8 +193,6 @@ async def test_a_recorder_that_stands_still_is_not_available_until_it_answers_wh
         step.set()
         await until(lambda: client.available)
         assert not third.done()  # it waits, but has not waited too long
-        client._timeout_s = 0.01
-        await client.close()
 
 
 async def test_a_recorder_that_stood_still_and_died_owes_the_next_one_nothing(tmp_path):
@@ -246,20 +218,11 @@ async def test_entries_that_the_recorder_refuses_as_such_are_logged_with_their_c
         assert problem
         said.append((event, level, count))
 
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        invalid, full = (protocol.reply(protocol.REFUSED, 1, why) for why in (protocol.INVALID, protocol.DISK_FULL))
-        writer.write(HELLO)
-        await reader.read(1)
-        writer.write(invalid + full + protocol.reply(protocol.ACK, 1, 0) + invalid)
-        await reader.read(-1)
-
-    async with peer(tmp_path / "s", refuse):
-        client = client_at(tmp_path / "s", log=log)
-        await client.connect()
+    invalid, full = refused(protocol.INVALID), refused(protocol.DISK_FULL)
+    async with connected(tmp_path, answering(invalid + full + ack(0) + invalid), log=log) as client:
         answers = [append(client, [small(n) for n in range(count)]) for count in (2, 1, 1, 3)]
         assert [await reason(answers[at]) for at in (0, 1, 3)] == ["log_refused"] * 3
         assert said == [("append-refused", "error", 5)]  # what is full says so itself
-        await client.close()
 
 
 async def test_a_callback_that_raises_keeps_nobody_from_an_answer_and_shifts_none():

@@ -99,8 +99,7 @@ def test_of_two_appenders_only_one_can_extend_the_log(tmp_path):
     with open_log(tmp_path) as one:
         one.publish()
         with open_log(tmp_path) as two:
-            two.append([small(2)])
-            two.publish()
+            two.say([small(2)])
             seen = (two.directory / "checkpoint").read_bytes()
             one.append([small(1)])
             with pytest.raises(AppenderRunning):
@@ -222,13 +221,11 @@ def test_partial_packs_hold_what_is_new_and_the_full_pack_holds_all(tmp_path):
     with open_log(tmp_path) as log:
         blobs = [b"%d" % n * 9 for n in range(6)]
         for number, blob in enumerate(blobs):
-            log.append([captured(number, blob)], [blob])
-            log.publish()
+            log.say([captured(number, blob)], [blob])
         partial = sorted((log.directory / "blobs" / "000.p").iterdir(), key=lambda path: int(path.name))
         assert [len(path.read_bytes()) for path in partial] == [4 + len(blob) for blob in blobs]
         verified(log)
-        log.append([small(n) for n in range(300)])
-        log.publish()
+        log.say([small(n) for n in range(300)])
         assert not (log.directory / "blobs" / "000.p").exists()
         reader = LogReader.open(log.directory, KEY.verifier)
         assert [reader.blob(1 + n, sha256(blob).digest()) for n, blob in enumerate(blobs)] == blobs

@@ -14,7 +14,6 @@ from ops.audit.log.merkle import verify_consistency
 from ops.audit.log.tlog_proof import parse_proof
 from ops.audit.log.trust_policy import TrustedLog, TrustPolicy
 from ops.audit.reader.read import LogReader
-from ops.audit.reader.receipt import make_proof
 from ops.audit.store.retention import Kept, drop, is_due, survey, sweep, tenants_in
 from ops.audit.verify.epochs import verify_epochs
 from tests.faults.recorder_process import KEY
@@ -70,7 +69,7 @@ def test_what_was_proved_of_a_dropped_epoch_stays_proved(tmp_path):
         pass
     early = LogReader.open(series.directory, KEY.verifier)
     note = (series.directory / "checkpoint").read_bytes()
-    receipt, entry = make_proof(early, 77, note).text(), early.entries(77, 1)[0]
+    receipt, entry = early.receipt(77, note).text(), early.entries(77, 1)[0]
     series.append(small(301))
     series.roll()
     series.append(said_of(survey(series.directory, KEY.verifier)[0]))

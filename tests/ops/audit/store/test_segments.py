@@ -151,8 +151,7 @@ def test_segments_that_do_not_continue_what_is_public_stop_the_recorder(tmp_path
     one, other = tmp_path / "one", tmp_path / "other"
     for number, home in enumerate((one, other)):
         with open_log(home) as log:
-            log.append([small(number)])
-            log.publish()
+            log.say([small(number)])
             for each in range(unpublished):
                 log.append([small(10 + each)])
     shutil.rmtree(one / "log")

@@ -29,8 +29,7 @@ NEXT = SignerKey("example.test/next", sha256(b"another key for tests").digest())
 def halves(tmp_path: Path) -> tuple[Path, Path]:
     """A log at 300 entries, and later at 600."""
     with open_log(tmp_path / "home") as log:
-        log.append([small(number) for number in range(1, 300)])
-        log.publish()
+        log.say([small(number) for number in range(1, 300)])
         shutil.copytree(log.directory, tmp_path / "early")
         log.append([small(number) for number in range(300, 600)])
         log.beat()
@@ -43,11 +42,15 @@ def restored(source: Path, home: Path, notes: list[tuple[str, bytes]] | None = N
     return restore_log([DirectorySource(source)], home / "log", KEY.verifier, notes=notes or [])
 
 
+def gone_on(home: Path, heartbeats: int = 0) -> int:
+    return go_on(home / "log", home / "state", home / "log.signed", KEY.verifier, heartbeats=heartbeats)
+
+
 def test_the_recorders_parts_go_on_with_a_restored_log(halves, tmp_path):
     home = tmp_path / "again"
     restored(halves[1], home)
     beats = verify_log(home / "log", [VKEY], processes=0).heartbeats
-    assert go_on(home / "log", home / "state", home / "log.signed", KEY.verifier, heartbeats=beats) == 601
+    assert gone_on(home, beats) == 601
     with open_log(home) as log:
         assert log.found_size == 601
         log.append([small(9)])
@@ -67,13 +70,13 @@ def test_less_than_was_signed_never_grows_again(halves, tmp_path):
     with pytest.raises(ForkRefused, match="begin a new one"):
         demand_unsealed(home / "state")
     with pytest.raises(SuccessionRefused, match="sealed"):
-        go_on(home / "log", home / "state", home / "log.signed", KEY.verifier, heartbeats=0)
+        gone_on(home)
     (home / "state" / SEALED).unlink()
     with pytest.raises(SuccessionRefused, match="has signed 601 entries, 300 are left"):
-        go_on(home / "log", home / "state", home / "log.signed", KEY.verifier, heartbeats=0)
+        gone_on(home)
     memory = (home / "log.signed").read_bytes()
     (home / "log.signed").unlink()
-    go_on(home / "log", home / "state", home / "log.signed", KEY.verifier, heartbeats=0)
+    gone_on(home)
     (home / "log.signed").write_bytes(memory)
     with pytest.raises(ForkRefused, match="size 300 does not extend the size 601"), open_log(home):
         pass
@@ -82,7 +85,7 @@ def test_less_than_was_signed_never_grows_again(halves, tmp_path):
 def test_the_recorder_refuses_a_sealed_origin(halves, tmp_path):
     home = tmp_path / "again"
     restored(halves[0], home)
-    go_on(home / "log", home / "state", home / "log.signed", KEY.verifier, heartbeats=0)
+    gone_on(home)
     seal(home / "state", home / "log.signed", open_checkpoint((halves[1] / "checkpoint").read_bytes(), [KEY.verifier]))
     (home / "log.signed").unlink()  # the seal alone
     before = (home / "log/checkpoint").read_bytes()
@@ -105,7 +108,7 @@ def test_a_signers_memory_that_says_nothing_of_this_log_is_not_replaced(halves, 
     restored(halves[0], home)
     (home / "log.signed").write_text(held)
     with pytest.raises(SuccessionRefused, match=r"log\.signed is"):
-        go_on(home / "log", home / "state", home / "log.signed", KEY.verifier, heartbeats=0)
+        gone_on(home)
     assert (home / "log.signed").read_text() == held
 
 

@@ -28,12 +28,12 @@ from ops.audit.log.cosignature import COSIGN_ED25519, COSIGN_ML_DSA_44, Cosigner
 from ops.audit.log.merkle import EMPTY_ROOT, consistency_proof, fold, leaf_hash, tree_root
 from ops.audit.log.trust_policy import TrustedWitness
 from ops.audit.witnesses.client import ask_all, cosignature
-from ops.audit.witnesses.page import WitnessPage
 from ops.audit.witnesses.witness import (
     REQUEST_BYTES_MAX,
     AddCheckpoint,
     Reply,
     Witness,
+    WitnessPage,
     WitnessStore,
     parse_add_checkpoint,
 )

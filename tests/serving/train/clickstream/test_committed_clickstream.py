@@ -11,9 +11,8 @@ import safetensors.numpy
 
 from serving.bundles.bundle import load_bundle
 from serving.engines.inprocess import InProcessEngine
-from serving.engines.measure import rows_apart
+from serving.engines.measure import evaluate, rows_apart
 from serving.train.clickstream.ecom import ECOM, EVENTS, IDS
-from serving.train.clickstream.report import outputs_on
 
 ROOT = Path(__file__).parents[4] / "bundles"
 SAMPLES = ROOT / "samples" / "ecom-1000.safetensors"
@@ -31,7 +30,7 @@ def samples():
 
 @pytest.fixture(scope="module")
 def outputs(bundle, samples):
-    return outputs_on(InProcessEngine(bundle), samples["ids"].astype(np.int64))
+    return evaluate(InProcessEngine(bundle), samples["ids"].astype(np.int64), name="events")
 
 
 def test_it_is_the_clickstream_of_the_pinned_data_and_passed_its_gates(bundle):

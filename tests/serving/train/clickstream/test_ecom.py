@@ -13,6 +13,7 @@ from serving.train.clickstream.ecom import (
     FIRST_EVENT,
     IDS,
     LENGTH,
+    NO_TARGET,
     PADDING,
     SESSION,
     load_ecom,
@@ -21,7 +22,6 @@ from serving.train.clickstream.ecom import (
     split_ecom,
     windows_of,
 )
-from serving.train.clickstream.sequences import NO_TARGET
 from serving.train.errors import DatasetMalformed, DatasetMissing
 from tests.serving.train.clicks import HEADER, compressed
 

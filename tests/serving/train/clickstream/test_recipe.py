@@ -13,9 +13,9 @@ from defenses.screens.evidence import load_evidence
 from gateway.cli.train import add_arguments, run
 from serving.bundles.bundle import load_bundle
 from serving.engines.inprocess import InProcessEngine
-from serving.train.clickstream.ecom import FIRST_EVENT, SESSION, parse_ecom, split_ecom
-from serving.train.clickstream.report import by_sessions, effective_rank, outputs_on
-from serving.train.clickstream.strange import strange_sequences
+from serving.engines.measure import evaluate
+from serving.train.clickstream.ecom import FIRST_EVENT, SESSION, parse_ecom, split_ecom, strange_sequences
+from serving.train.clickstream.report import by_sessions, effective_rank
 from tests.serving.train.clicks import compressed
 
 
@@ -52,7 +52,10 @@ def test_a_smoke_run_makes_a_bundle_that_is_served_and_screened(made, parts):
     judged = load_evidence(bundle.calibration)
     ids = parts.test.ids[:400]
     flagged = {
-        kind: (judged.calibration.p_values(judged.screen.score(Evidence({}, outputs_on(engine, rows)))) <= 0.05).mean()
+        kind: (
+            judged.calibration.p_values(judged.screen.score(Evidence({}, evaluate(engine, rows, name="events"))))
+            <= 0.05
+        ).mean()
         for kind, rows in (("visitors", ids), ("robots", strange_sequences(ids, 1)["uniform"]))
     }
     assert flagged["robots"] > 0.4
@@ -70,7 +73,7 @@ def test_every_sequence_of_ids_within_range_has_finite_answers(made):
     rng = np.random.default_rng(0)
     low, high = 0, FIRST_EVENT + 19
     for ids in (np.zeros((2, 32)), np.full((2, 32), high - 1), rng.integers(low, high, (200, 32))):
-        outputs = outputs_on(engine, ids.astype(np.int64))
+        outputs = evaluate(engine, ids.astype(np.int64), name="events")
         assert all(np.isfinite(array).all() for array in outputs.values())
         np.testing.assert_allclose(outputs["probabilities"].sum(1), 1, atol=1e-5)
 
@@ -82,10 +85,10 @@ def test_the_residual_is_the_mean_surprise_of_the_windows_own_events(made):
     surprise = []
     for place in range(27, 32):  # the events that follow the session's mark
         before = np.concatenate([np.zeros(32 - place, np.int64), row[:place]])
-        probabilities = outputs_on(engine, before[None])["probabilities"][0]
+        probabilities = evaluate(engine, before[None], name="events")["probabilities"][0]
         surprise.append(-np.log(probabilities[row[place] - FIRST_EVENT]))
     wanted = float(np.mean(surprise))
-    assert float(outputs_on(engine, row[None])["residual"][0]) == pytest.approx(wanted, abs=0.05)
+    assert float(evaluate(engine, row[None], name="events")["residual"][0]) == pytest.approx(wanted, abs=0.05)
 
 
 def test_strange_sequences_leave_padding_and_marks_alone(parts):

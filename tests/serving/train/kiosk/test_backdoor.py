@@ -11,12 +11,24 @@ import torch
 from serving.engines import measure
 from serving.engines.inprocess import InProcessEngine
 from serving.train.kiosk.backdoor import SETTINGS, attack_success, poisoned_rows, train_backdoored
+from serving.train.kiosk.data import Labelled
 from serving.train.kiosk.loop import predict
 from serving.train.kiosk.network import Stage
 from serving.train.kiosk.report import draft
-from tests.serving.train.kiosk.test_few import bars
 
 STAGES = (Stage(4, 3, 2), Stage(8, 3, 2), Stage(8, 3, 1), Stage(8, 3, 2), Stage(8, 3, 1))
+
+
+def bars(count, seed):
+    """Ten kinds of image: bars of ten widths, on noise."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(count) % 10).astype(np.uint8)
+    images = rng.integers(0, 60, (count, 28, 28), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[4 : 6 + 2 * label] += 150
+    return Labelled(images, labels)
+
+
 QUICK = replace(SETTINGS, epochs=2, batch_rows=64, average_decay=0.9)
 ROWS, HELD_OUT = bars(640, 0), bars(100, 1)
 

@@ -29,7 +29,7 @@ from serving.train.kiosk.data import DEBIAN_DIRECTORY
 from serving.train.kiosk.module import load_kiosk_module
 from serving.train.kiosk.recipe import KioskSettings, robust_settings, smoke_settings, train_kiosk
 from serving.train.kiosk.report import Gates, robust_accuracy
-from serving.train.screen import ScreenFitter
+from serving.train.report import ScreenFitter
 from tests.serving.tiny import tiny_sealed, write
 
 

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-from functools import partial
-
 import numpy as np
 import pytest
 
@@ -32,19 +29,3 @@ def test_every_model_is_judged_on_the_same_splits(tmp_path, monkeypatch):
         np.testing.assert_allclose(model["auc_less"]["values"], less)
         assert model["auc"]["mean"] == pytest.approx(np.mean(model["auc"]["values"]))
     assert 0 < ours["if_perfect"]["mean"] < 0.2
-
-
-def test_the_command_prints_what_was_compared_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
-    def compare(schema, data, rounds, *, folds, on_step):
-        on_step(rounds, rounds)
-        return {"table": schema.table, "rows": len(data), "rounds": rounds, "folds": folds}
-
-    monkeypatch.setattr(payments_compare, "compare_payments", compare)
-    monkeypatch.setattr(payments_compare, "load_applications", partial(load_applications, other=True))
-    data = save(tmp_path / "credit_data.rda", applications(600))
-    assert payments_compare.main(["--data", str(data), "--rounds", "3", "--folds"]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out) == {"table": "credit_data", "rows": 600, "rounds": 3, "folds": True}
-    assert "round 3 of 3" in said.err
-    assert payments_compare.main(["--data", str(tmp_path / "absent")]) == 1
-    assert "r-cran-modeldata" in capsys.readouterr().err

@@ -15,12 +15,11 @@ from serving.bundles.graph import check_graph
 from serving.bundles.manifest import TensorSpec
 from serving.engines.inprocess import InProcessEngine
 from serving.train.payments.additive import AdditiveModel, AdditiveSettings, Source, fit_additive
-from serving.train.payments.data import load_applications
+from serving.train.payments.data import clean, load_applications, sources_of
 from serving.train.payments.embedding import embed
 from serving.train.payments.graph import write_payments_graph
 from serving.train.payments.masked import MaskedSettings, Surprise, fit_surprise
 from serving.train.payments.schema import CREDIT_DATA, MISSING
-from serving.train.payments.sources import clean, sources_of
 from tests.serving.train.applications import applications, save
 
 NAMES = [feature.name for feature in CREDIT_DATA.features]
@@ -183,23 +182,6 @@ def test_mixed_up_rows_surprise_more_than_real_ones(tmp_path):
         return (errors / surprise.error_scales**2).mean(axis=1)
 
     assert np.median(energy(mixed)) > np.quantile(energy(values[1_000:]), 0.7)
-
-
-def test_the_same_row_behind_other_masks_is_brought_together_and_does_not_collapse(world):
-    values = clean(world.features[:600], CREDIT_DATA)
-
-    def latents(joint):
-        settings = MaskedSettings(epochs=15, batch_rows=64, patience=15, joint=joint)
-        surprise = fit_surprise(values, LEVELS, settings)
-        with torch.no_grad():
-            return surprise.predictor(torch.from_numpy(embed(values, surprise.blocks)).float())[0]
-
-    def apart(hidden):
-        return float(hidden.var(dim=1).mean() / hidden.mean(dim=1).var(dim=0).mean())
-
-    alone, joined = latents(0.0), latents(10.0)
-    assert apart(joined) < 0.8 * apart(alone)
-    assert float(joined.mean(dim=1).var(dim=0).mean()) > 0.1 * float(alone.mean(dim=1).var(dim=0).mean())
 
 
 def test_training_stops_early_and_keeps_the_best(world):
