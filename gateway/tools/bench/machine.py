@@ -298,13 +298,15 @@ def peak_memory(tree: ProcessTree, every_s: float = SAMPLE_S) -> Iterator[Callab
 
     def watch() -> None:
         nonlocal peak
-        while not over.wait(every_s):
+        while True:
             sizes = tree.pss_bytes()
             sample = Counter({"all": sum(sizes.values())})
             for pid, size in sizes.items():
                 sample[role_of(tree.command(pid))] += size
             if sample["all"] > peak["all"]:
                 peak = dict(sample)
+            if over.wait(every_s):
+                return
 
     thread = threading.Thread(target=watch, name="memory")
     thread.start()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from defenses.screens.evidence import measure_evidence
-from gateway.tools.bench.kept import Kept
 from gateway.tools.registry.data import held_out, sample_of
 from gateway.tools.samples import bundles_directory
 from serving.bundles.bundle import Bundle, load_bundle
@@ -42,6 +43,35 @@ UNITS_OF_EXPERT = 1_024
 ENERGIES = ("energy", "mahalanobis", "residual")
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where figures of a stopped run are kept, a JSON file each; without a directory everything is measured.
+
+    A file counts only for what it was measured of: a program of the same version, the same settings and data.
+    """
+
+    directory: Path | None
+    about: Mapping[str, str | int | bool]
+
+    def __call__(self, name: str, measure: Callable[[], Any]) -> Any:
+        """Return what is kept under a name, or else measure it and keep it. What is measured must be plain JSON."""
+        if self.directory is None:
+            return measure()
+        file = self.directory / f"{name}.json"
+        try:
+            there = json.loads(file.read_bytes())
+            if there["about"] == self.about:
+                return there["found"]
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
+            pass
+        found = measure()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        staged = file.with_suffix(".part")
+        staged.write_text(json.dumps({"about": dict(self.about), "found": found}) + "\n")
+        staged.replace(file)  # from here on a stopped run goes on behind this
+        return found
 
 
 def measured(part: str, options: SimpleNamespace, say: Say) -> dict[str, Any]:

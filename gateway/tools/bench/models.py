@@ -15,9 +15,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from gateway.tools.bench.runner import Bench, NotMeasured, Result
+from gateway.tools.bench.runner import Bench, NotMeasured, Result, table
 from gateway.tools.terminal import EX_NO
 
 PARTS = ("sparsity", "clicks", "credit", "bundles")
@@ -53,29 +52,21 @@ def _show(report: Mapping[str, Any], out: Console) -> None:
         out.print("--quick: these figures show that it works, and nothing more")
 
 
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left")
-    return table
-
-
 def _spread(found: Mapping[str, Any], scale: float, digits: int) -> str:
     return f"{scale * found['mean']:.{digits}f} ± {scale * found['half']:.{digits}f}"
 
 
 def _show_sparsity(part: Mapping[str, Any], out: Console) -> None:
-    table = _table(
-        f"region of a place, {part['experts']}, one thread", "model", "right, %", "us 1", "us 8", "us 64", "x"
-    )
+    rows = []
     for name, quality in part["quality"].items():
         us = part["us"].get(name)
-        times = [f"{us[rows]:,.0f}" for rows in ("1", "8", "64")] if us else [""] * 3
+        times = [f"{us[size]:,.0f}" for size in ("1", "8", "64")] if us else [""] * 3
         faster = f"{part['times_faster_than_dense'][name]['1']:.2f}" if us else ""
-        table.add_row(name, _spread(quality, 100, 2), *times, faster)
+        rows.append((name, _spread(quality, 100, 2), *times, faster))
     pruned = part["pruned"]
-    table.add_row("dense, 1 weight in 20, CSR", f"{100 * pruned['quality']:.2f}", f"{pruned['us']:,.0f}", "", "", "")
-    out.print(table)
+    rows.append(("dense, 1 weight in 20, CSR", f"{100 * pruned['quality']:.2f}", f"{pruned['us']:,.0f}", "", "", ""))
+    headings = ("model", "right, %", "us 1", "us 8", "us 64", "x")
+    out.print(table(headings, rows, f"region of a place, {part['experts']}, one thread"))
     smallest = part["smallest_equal"]
     out.print(
         f"smallest dense within {smallest['points']} points: {smallest['model']};"
@@ -84,52 +75,42 @@ def _show_sparsity(part: Mapping[str, Any], out: Console) -> None:
 
 
 def _show_clicks(part: Mapping[str, Any], out: Console) -> None:
-    table = _table("ecom, the next event", "", "right, %", "log-loss, nats")
-    for name in ("model", "markov", "popular"):
-        table.add_row(name, _spread(part[f"{name}_accuracy"], 100, 2), _spread(part[f"{name}_log_loss"], 1, 3))
-    out.print(table)
+    rows = [
+        (name, _spread(part[f"{name}_accuracy"], 100, 2), _spread(part[f"{name}_log_loss"], 1, 3))
+        for name in ("model", "markov", "popular")
+    ]
+    out.print(table(("", "right, %", "log-loss, nats"), rows, "ecom, the next event"))
 
 
 def _show_credit(part: Mapping[str, Any], out: Console) -> None:
-    table = _table(f"{part['table']}, {part['rounds']} rounds", "model", "AUC", "calibration error, %", "all rows")
+    rows = []
     for name, found in part["models"].items():
         auc, error = found["auc"], found["calibration_error"]
+        low, high = auc["interval"]
         pooled = f"{100 * part['pooled'][name]:.1f}" if part["pooled"] else ""
-        table.add_row(
-            name,
-            f"{auc['mean']:.3f} ({auc['interval'][0]:.3f}-{auc['interval'][1]:.3f})",
-            f"{100 * error['mean']:.1f}",
-            pooled,
-        )
-    out.print(table)
+        rows.append((name, f"{auc['mean']:.3f} ({low:.3f}-{high:.3f})", f"{100 * error['mean']:.1f}", pooled))
+    headings = ("model", "AUC", "calibration error, %", "all rows")
+    out.print(table(headings, rows, f"{part['table']}, {part['rounds']} rounds"))
     out.print(f"terms of the additive model: {', '.join(str(len(terms)) for terms in part['terms'])}")
 
 
 def _show_bundles(part: Mapping[str, Any], out: Console) -> None:
-    table = _table(
-        "signed models, on rows they never saw (95 %)", "bundle", "rows", "right, %", "AUROC", "alarms at 5 %"
-    )
+    rows = []
     for name, found in part.items():
         alarms = next((one for one in found.get("alarms", ()) if one["fpr_max"] == 0.05), None)
-        table.add_row(
-            name,
-            f"{found['rows']:,}",
-            _bounded(found["accuracy"], 100, 2),
-            _bounded(area, 1, 3) if (area := _area(found)) else "",
-            _bounded({"value": alarms["rate"], **alarms}, 100, 2) if alarms else "",
-        )
-    out.print(table)
+        areas = (found["auc"],) if "auc" in found else found.get("digits_auroc", {}).values()
+        area = max(areas, key=lambda each: each["value"], default=None)
+        rates = _bounded({"value": alarms["rate"], **alarms}, 100, 2) if alarms else ""
+        right, separation = _bounded(found["accuracy"], 100, 2), _bounded(area, 1, 3) if area else ""
+        rows.append((name, f"{found['rows']:,}", right, separation, rates))
+    headings = ("bundle", "rows", "right, %", "AUROC", "alarms at 5 %")
+    out.print(table(headings, rows, "signed models, on rows they never saw (95 %)"))
     out.print("AUROC: of two classes, or of the best energy, handwritten digits (UCI) beside products", soft_wrap=True)
     for name, found in part.items():
         if attacked := found["told"].get("robustness", {}).get("auto_attack"):
             right = _bounded({"value": attacked["right"], **attacked}, 100, 2)
             said = f"{name}: {right} % of {attacked['rows']} right under AutoAttack, as its manifest says"
             out.print(said, soft_wrap=True)
-
-
-def _area(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    areas = (found["auc"],) if "auc" in found else found.get("digits_auroc", {}).values()
-    return max(areas, key=lambda area: area["value"], default=None)
 
 
 def _bounded(found: Mapping[str, Any], scale: float, digits: int) -> str:

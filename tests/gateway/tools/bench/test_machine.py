@@ -30,18 +30,8 @@ STAT = "{pid} ({command}) {state} {parent} 1 1 0 -1 0 0 0 0 0 {utime} {stime} {c
 
 
 def stat(pid, parent, *, command="python", state="S", ticks=(0, 0, 0, 0), start=100):
-    utime, stime, cutime, cstime = ticks
-    return STAT.format(
-        pid=pid,
-        command=command,
-        state=state,
-        parent=parent,
-        utime=utime,
-        stime=stime,
-        cutime=cutime,
-        cstime=cstime,
-        start=start,
-    )
+    times = dict(zip(("utime", "stime", "cutime", "cstime"), ticks, strict=True))
+    return STAT.format(pid=pid, command=command, state=state, parent=parent, start=start, **times)
 
 
 class Proc:
@@ -72,10 +62,11 @@ def test_a_command_may_hold_spaces_and_brackets(command):
     assert (found.pid, found.parent, found.start_ticks, found.cpu_us, found.zombie) == (42, 7, 99, 15 * TICK_US, False)
 
 
-def test_a_tree_is_the_root_and_all_below_it(proc):
+def test_a_tree_is_the_root_and_all_below_it_with_memory_counted_in_pages(proc):
     for pid, parent in ((10, 1), (11, 10), (12, 11), (20, 1)):
         proc.put(stat(pid, parent))
     assert set(ProcessTree(10, proc.root).living()) == {10, 11, 12}
+    assert ProcessTree(20, proc.root).rss_bytes() == {20: 100 * os.sysconf("SC_PAGE_SIZE")}
 
 
 def test_children_that_were_waited_for_stay_in_the_account(proc):
@@ -114,11 +105,6 @@ def test_what_has_ended_but_was_not_waited_for_costs_and_does_not_live(proc):
     assert tree.cpu_us() == 7 * TICK_US
 
 
-def test_resident_memory_is_counted_in_pages(proc):
-    proc.put(stat(10, 1))
-    assert ProcessTree(10, proc.root).rss_bytes() == {10: 100 * os.sysconf("SC_PAGE_SIZE")}
-
-
 def test_the_machine_is_busy_with_everything_but_idling(tmp_path):
     (tmp_path / "stat").write_text("cpu  1 2 4 1000 500 8 16 0 0 0\ncpu0 1 2 4 1000 500 8 16 0 0 0\n")
     assert machine_busy_us(tmp_path) == 31 * TICK_US
@@ -142,8 +128,7 @@ def test_a_real_process_is_charged_for_its_child():
     assert tree.command(process.pid) == ""
 
 
-def test_proportional_memory_is_read_and_a_process_that_ended_has_none(tmp_path):
-    proc = Proc(tmp_path)
+def test_proportional_memory_is_read_and_a_process_that_ended_has_none(proc, tmp_path):
     for pid, parent in ((10, 1), (11, 10), (12, 10)):
         proc.put(stat(pid, parent))
     for pid, kibibytes in ((10, 7), (11, 5)):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gateway.cli.main import main
-from gateway.tools.bench.kept import Kept
+from gateway.tools.bench.model_parts import Kept
 from gateway.tools.bench.models import PARTS
 from gateway.tools.samples import bundles_directory
 from tests.serving.train.clicks import compressed

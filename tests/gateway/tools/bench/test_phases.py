@@ -1,12 +1,11 @@
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import grpc
 import pytest
 
 from gateway.tools.bench import phases
-from gateway.tools.bench.load import METHOD, Endpoint, first_request
+from gateway.tools.bench.load import Endpoint, first_request
 from gateway.tools.bench.machine import free_ports
 from gateway.tools.bench.phases import Phase, as_json, asking, wait_for
 from gateway.tools.bench.runner import NotMeasured, running
@@ -31,9 +30,7 @@ def test_callers_count_answers_by_version_and_every_other_end_as_an_error(tmp_pa
         assert seen.total == seen.versions["1"] + seen.errors.total()
 
 
-def refusing():
-    """A server that answers every other call with what is no prediction, and refuses the others as a gateway does."""
-
+def test_a_refusal_is_an_error_by_its_reason_and_so_is_an_answer_that_is_no_prediction(serving):
     calls = itertools.count()
 
     def answer(_request, context):
@@ -41,25 +38,11 @@ def refusing():
             context.abort(grpc.StatusCode.UNAVAILABLE, "[BACKEND_UNAVAILABLE] The model is away. (request_id=1)")
         return b"\xff"
 
-    handler = grpc.unary_unary_rpc_method_handler(answer)
-    server = grpc.server(ThreadPoolExecutor(2))
-    service, _, method = METHOD.lstrip("/").partition("/")
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    return server, Endpoint(port)
-
-
-def test_a_refusal_is_an_error_by_its_reason_and_so_is_an_answer_that_is_no_prediction():
-    server, endpoint = refusing()
-    try:
-        with asking(endpoint, REQUEST, callers=1) as seen:
-            seen.more(10)
-        assert not seen.versions
-        assert seen.errors.keys() == {"UNAVAILABLE [BACKEND_UNAVAILABLE]", "the reply is no ModelInferResponse"}
-        assert seen.total == seen.errors.total()
-    finally:
-        server.stop(None)
+    with asking(serving(answer), REQUEST, callers=1) as seen:
+        seen.more(10)
+    assert not seen.versions
+    assert seen.errors.keys() == {"UNAVAILABLE [BACKEND_UNAVAILABLE]", "the reply is no ModelInferResponse"}
+    assert seen.total == seen.errors.total()
 
 
 def test_what_does_not_come_is_named(monkeypatch):

@@ -1,6 +1,5 @@
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import grpc
@@ -9,12 +8,10 @@ import pytest
 from gateway.tools.bench import load as h2load
 from gateway.tools.bench.load import (
     FRAME_HEADER_BYTES,
-    METHOD,
     Endpoint,
     H2loadReport,
     InFlight,
     echo_reply,
-    image_request,
     load_of,
 )
 from gateway.tools.bench.machine import ProcessTree, free_ports, h2load_missing
@@ -79,50 +76,30 @@ def answer(_request, _context):
     return echo_reply()
 
 
-@pytest.fixture
-def serving():
-    """Serve one behaviour on a free port of loopback, in this process."""
-    servers = []
-
-    def start(behaviour):
-        server = grpc.server(ThreadPoolExecutor(2))
-        handler = grpc.unary_unary_rpc_method_handler(behaviour)
-        service, method = METHOD[1:].split("/")
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        servers.append(server)
-        return Endpoint(port)
-
-    yield start
-    for server in servers:
-        server.stop(None).wait()
-
-
 @needs_h2load
-def test_refusals_are_never_throughput(serving, tmp_path, image):
+def test_refusals_are_never_throughput(serving, tmp_path, request_bytes):
     endpoint = serving(refuse)
     server = Running(endpoint, ProcessTree(os.getpid()), len(echo_reply()))
-    command = h2load.fixed_count(load_of(endpoint, image_request(image), tmp_path), InFlight(1, 4), 50)
+    command = h2load.fixed_count(load_of(endpoint, request_bytes, tmp_path), InFlight(1, 4), 50)
     with pytest.raises(NotMeasured, match="50 requests done, but the bytes received are those of 0 replies"):
         run_checked(server, command, 20)
 
 
 @needs_h2load
-def test_a_cell_has_all_its_figures(serving, tmp_path, image):
+def test_a_cell_has_all_its_figures(serving, tmp_path, request_bytes):
     endpoint = serving(answer)
-    reply = probe(endpoint, image_request(image))
+    reply = probe(endpoint, request_bytes)
     server = Running(endpoint, ProcessTree(os.getpid()), len(reply))
-    cell = measure(server, load_of(endpoint, image_request(image), tmp_path), InFlight(2, 4), 0.4)
+    cell = measure(server, load_of(endpoint, request_bytes, tmp_path), InFlight(2, 4), 0.4)
     assert cell.rps > 0
     assert 0 < cell.p50_ms <= cell.p99_ms
     assert 0 < cell.half_load_p50_ms <= cell.half_load_p99_ms
     assert 0 < cell.half_load_rps < cell.rps
 
 
-def test_a_probe_reads_what_it_gets(serving, image):
+def test_a_probe_reads_what_it_gets(serving, request_bytes):
     with pytest.raises(grpc.RpcError, match="busy"):
-        probe(serving(refuse), image_request(image))
+        probe(serving(refuse), request_bytes)
 
 
 METRICS = """\
@@ -136,12 +113,9 @@ grpc_server_started_total{grpc_code="OK",grpc_method="ModelInfer",grpc_service="
 """
 
 
-def test_predictions_are_counted_by_status_whatever_the_order_of_the_labels():
-    assert parse_handled(METRICS) == {"OK": 1235, "UNAVAILABLE": 5}
-
-
-def test_a_page_without_predictions_counts_none():
-    assert parse_handled("") == {}
+@pytest.mark.parametrize(("page", "counts"), [(METRICS, {"OK": 1235, "UNAVAILABLE": 5}), ("", {})])
+def test_predictions_are_counted_by_status_whatever_the_order_of_the_labels(page, counts):
+    assert parse_handled(page) == counts
 
 
 @pytest.fixture
@@ -153,62 +127,43 @@ def echo(tmp_path):
     return Launch(command, Endpoint(port), tmp_path / "echo")
 
 
-def exists(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def test_a_server_runs_until_the_end_of_the_block_and_no_longer(echo, image):
-    with running(echo, image_request(image)) as server:
-        (pid,) = server.tree.living()
-        assert server.reply_bytes == len(echo_reply())
-        assert os.getpgid(pid) == pid != os.getpgid(0)
-    assert not exists(pid)
-
-
-def test_a_server_is_stopped_when_the_block_raises(echo, image):
-    seen = []
-
+def test_a_server_runs_until_the_end_of_the_block_and_no_longer_also_when_it_raises(echo, request_bytes):
     def look_and_raise():
-        with running(echo, image_request(image)) as server:
-            seen.extend(server.tree.living())
+        with running(echo, request_bytes) as server:
+            pids.extend(server.tree.living())
+            assert server.reply_bytes == len(echo_reply())
+            assert [os.getpgid(pid) for pid in pids] == pids != [os.getpgid(0)]
             raise KeyError
 
+    pids = []
     with pytest.raises(KeyError):
         look_and_raise()
-    (pid,) = seen
-    assert not exists(pid)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
 
 
-def test_what_a_server_leaves_behind_is_stopped_too(echo, image, tmp_path):
+def test_what_a_server_leaves_behind_is_stopped_too(echo, request_bytes, tmp_path):
     daemon = "subprocess.Popen(['sleep', '600'], start_new_session=True)"
     become = f"os.execv({sys.executable!r}, {list(echo.command)!r})"
     command = [sys.executable, "-c", f"import os, subprocess; {daemon}; {become}"]
     launch = Launch(command, echo.endpoint, tmp_path / "daemon")
-    with running(launch, image_request(image)) as server:
+    with running(launch, request_bytes) as server:
         assert len(server.tree.living()) == 2
     assert server.tree.living() == {}
 
 
-def test_a_server_that_ends_at_once_has_failed_and_says_why(tmp_path, image):
-    command = [sys.executable, "-c", "import sys; sys.exit('no such model')"]
-    launch = Launch(command, Endpoint(free_ports(1)[0]), tmp_path / "broken", attempts=2)
-    with pytest.raises(StartFailed) as caught, running(launch, image_request(image)):
+@pytest.mark.parametrize(
+    ("command", "changes", "tail"),
+    [
+        ([sys.executable, "-c", "import sys; sys.exit('no such model')"], {"attempts": 2}, ["no such model"] * 2),
+        (["sleep", "600"], {"start_seconds_max": 0.3}, []),
+        (None, {"start_seconds_max": 3.0}, []),
+    ],
+    ids=["it ends at once", "it never answers", "it answers with something else"],
+)
+def test_a_server_that_does_not_answer_has_failed_and_says_why(echo, request_bytes, command, changes, tail):
+    (echo.directory.parent / "reply").write_bytes(b"not a prediction")
+    launch = Launch(command or echo.command, echo.endpoint, echo.directory, **changes)
+    with pytest.raises(StartFailed, match="did not answer") as caught, running(launch, request_bytes):
         pass
-    assert caught.value.log_tail.splitlines() == ["no such model"] * 2
-
-
-def test_a_server_that_never_answers_has_failed(tmp_path, image):
-    launch = Launch(["sleep", "600"], Endpoint(free_ports(1)[0]), tmp_path / "mute", start_seconds_max=0.3)
-    with pytest.raises(StartFailed, match="did not answer"), running(launch, image_request(image)):
-        pass
-
-
-def test_a_server_that_answers_with_something_else_has_failed(echo, tmp_path, image):
-    (tmp_path / "reply").write_bytes(b"not a prediction")
-    launch = Launch(echo.command, echo.endpoint, tmp_path / "wrong", start_seconds_max=3.0)
-    with pytest.raises(StartFailed), running(launch, image_request(image)):
-        pass
+    assert caught.value.log_tail.splitlines() == tail

@@ -1,13 +1,10 @@
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
-from gateway.cli.main import main
 from gateway.tools.bench import peers
 from gateway.tools.bench.machine import h2load_missing
 from gateway.tools.bench.serve import FIGURES, IN_FLIGHT, RATIOS, Cell, Plan, as_json, as_table, measure_all
@@ -15,10 +12,6 @@ from gateway.tools.bench.targets import TARGETS, Place
 from gateway.tools.samples import bundles_directory
 
 needs_h2load = pytest.mark.skipif(h2load_missing() is not None, reason=str(h2load_missing()))
-
-
-def bench(*arguments):
-    return main(["bench", *arguments])
 
 
 def plan(tmp_path, *targets, rounds=1):
@@ -51,28 +44,30 @@ def test_a_target_that_does_not_start_fails_and_the_others_go_on(tmp_path, monke
 
 
 @needs_h2load
-def test_the_verb_writes_a_report(tmp_path):
-    report = tmp_path / "out" / "report.json"
-    arguments = ["--targets", "echo", "--rounds", "1", "--seconds", "0.2", "--workspace", str(tmp_path)]
-    # In a process of its own: the verb moves its process into a network without a way back.
-    command = [sys.executable, "-m", "gateway", "bench", "serve", *arguments, "--report", str(report)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "grpc.aio echo" in done.stdout
-    written = json.loads(report.read_text())
+def test_the_verb_writes_a_report(measured, tmp_path):
+    written, shown = measured(
+        "serve", "--targets", "echo", "--rounds", "1", "--seconds", "0.2", "--workspace", str(tmp_path)
+    )
+    assert "grpc.aio echo" in shown
     assert written["echo_rps"]["256"] > 0
     assert written["protected_over_ray"]["256"] is None
-    assert written["method"]["in_flight"] == {
-        "1": "1 connections x 1",
-        "32": "4 connections x 8",
-        "256": "8 connections x 32",
-    }
+    shapes = {"1": "1 connections x 1", "32": "4 connections x 8", "256": "8 connections x 32"}
+    assert written["method"]["in_flight"] == shapes
     assert set(written["details"]) == {"echo"}
     assert "cores" in written["machine"]
     assert written["versions"]["grpcio"]
 
 
-def test_a_target_that_does_not_exist_is_named(capsys):
+@needs_h2load
+@pytest.mark.slow
+def test_our_gateway_is_measured_in_each_of_its_settings(measured, tmp_path):
+    targets = ("protected", "protected_tls", "unprotected")
+    options = ["--rounds", "1", "--seconds", "0.3", "--workspace", str(tmp_path)]
+    report, _ = measured("serve", "--targets", ",".join(targets), *options)
+    assert [target for target in targets if not report[f"{target}_rps"]["256"] > 0] == []
+
+
+def test_a_target_that_does_not_exist_is_named(bench, capsys):
     assert bench("serve", "--targets", "echo,tensorflow") == 2
     assert "tensorflow" in capsys.readouterr().err
 
@@ -80,7 +75,7 @@ def test_a_target_that_does_not_exist_is_named(capsys):
 @pytest.mark.parametrize(
     "arguments", [["--rounds", "0"], ["--seconds", "0.05"], ["--seconds", "nan"], ["--seconds", "3601"]]
 )
-def test_a_plan_has_limits(arguments, capsys):
+def test_a_plan_has_limits(bench, arguments, capsys):
     assert bench("serve", *arguments) == 2
     assert "is not a" in capsys.readouterr().err
 

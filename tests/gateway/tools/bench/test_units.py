@@ -1,6 +1,3 @@
-import json
-import subprocess
-import sys
 import tempfile
 
 import pytest
@@ -60,15 +57,9 @@ def test_a_directory_that_is_too_long_for_sockets_is_said_to_be(tmp_path):
 
 @needs_h2load
 @pytest.mark.slow
-def test_units_are_measured_on_a_real_gateway():
-    with tempfile.TemporaryDirectory(
-        prefix="u", dir="/tmp"
-    ) as directory:  # a short one: Ray's sockets lie far below it
-        arguments = ["--quick", "--json", "--workspace", directory]
-        command = [sys.executable, "-m", "gateway", "bench", "units", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(done.stdout)
+def test_units_are_measured_on_a_real_gateway(measured):
+    with tempfile.TemporaryDirectory(prefix="u", dir="/tmp") as directory:  # short: Ray's sockets lie far below it
+        report, _ = measured("units", "--quick", "--workspace", directory)
     shares = [share for by_shape in report["processes"].values() for share in by_shape.values()]
     assert {*report["processes"]} == {"1"}
     assert all(share["worker_us"] > 0 and share["batch_rows"] >= 1 for share in shares)

@@ -1,13 +1,12 @@
-import json
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 
 from gateway.tools.bench.load import Asked
-from gateway.tools.bench.machine import MIB
+from gateway.tools.bench.machine import MIB, h2load_missing
 from gateway.tools.bench.watches import ALL, Drift, drifts, edge_bodies, edge_summary, lookups_in, screens_summary
+
+needs_h2load = pytest.mark.skipif(h2load_missing() is not None, reason=str(h2load_missing()))
 
 
 @pytest.mark.parametrize(("most", "flat"), [(1000, True), (1100, True), (1101, False)])
@@ -72,15 +71,18 @@ def test_a_round_of_screens_has_medians_and_tails():
     assert (found["shared_p50_us"], found["shared_p99_us"]) == (100.0, pytest.approx(198.0))
 
 
+@needs_h2load
 @pytest.mark.slow
-def test_the_edge_is_measured_on_a_real_gateway(tmp_path):
-    report = tmp_path / "report.json"
-    arguments = ["--requests", "120", "--repeat", "0.8", "--workspace", str(tmp_path), "--report", str(report)]
-    command = [sys.executable, "-m", "gateway", "bench", "edge", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "within the limit" in done.stdout
-    found = json.loads(report.read_text())
+def test_memory_is_watched_on_a_real_gateway(measured, tmp_path):
+    report, _ = measured("memory", "--requests", "600", "--workspace", str(tmp_path))
+    assert {name.split(" ")[0] for name in report["processes"]} == {"all", "recorder", "supervisor", "worker"}
+    assert all(process["least_mib"] > 5 for process in report["processes"].values())
+
+
+@pytest.mark.slow
+def test_the_edge_is_measured_on_a_real_gateway(measured, tmp_path):
+    found, shown = measured("edge", "--requests", "120", "--repeat", "0.8", "--workspace", str(tmp_path))
+    assert "within the limit" in shown
     assert found["outcomes"]["OK"] > 100
     assert sum(found["lookups"].values()) >= 120
     assert 0.3 < found["hit_rate"] < 0.9

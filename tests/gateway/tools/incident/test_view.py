@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 
 import pytest
-from ops.incidents.timeline import Register
 from rich.console import Console
 
 from gateway.tools.incident.read import Story
 from gateway.tools.incident.view import as_json, render_incidents, render_steps, render_story
-from ops.incidents.timeline import Scope, Timeline
+from ops.incidents.timeline import Register, Scope, Timeline
 from tests.ops.incidents.test_report import HEAD
 from tests.ops.incidents.test_timeline import FLAGGED, asked, other
 
