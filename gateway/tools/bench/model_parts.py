@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from defenses.screens.evidence import measure_evidence
 from gateway.tools.bench.kept import Kept
@@ -19,6 +20,7 @@ from gateway.tools.samples import bundles_directory
 from serving.bundles.bundle import Bundle, load_bundle
 from serving.bundles.catalog import find_bundles
 from serving.engines.experts import open_engine
+from serving.engines.measure import evaluate
 from serving.errors import ServingError
 from serving.registry.dataset import parse_dataset
 from serving.registry.errors import NotMeasurable, RegistryError
@@ -32,8 +34,7 @@ from serving.train.kiosk.foreign import foreign_images
 from serving.train.payments.compare import compare_payments
 from serving.train.payments.data import load_applications
 from serving.train.payments.schema import CREDIT_DATA
-
-ENERGIES = ("energy", "mahalanobis", "residual")
+from serving.train.report import ENERGIES
 
 Say = Callable[[str], None]
 
@@ -99,8 +100,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
     report |= {name: _told(found[name]) for name in ("accuracy", "auc", "calibration_error") if name in found}
     report["latency_p50_us"] = round(1000 * found["latency_p50_ms"].value, 1)
     if "evidence" in bundle.manifest["calibration_report"]:
-        inputs = {name: np.asarray(array) for name, array in data.inputs.items()}
-        report |= _energies(bundle, inputs)
+        report |= _energies(bundle, np.asarray(data.inputs[bundle.inputs[0].name]))
     told = bundle.manifest["metrics"]
     report["told"] = {name: told[name] for name in ("robustness", "terms") if name in told}
     return report
@@ -111,28 +111,19 @@ def _told(found: Measure) -> dict[str, Any]:
     return {"value": found.value} | ({"interval": [found.low, found.high]} if found.low is not None else {})
 
 
-def _energies(bundle: Bundle, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _energies(bundle: Bundle, rows: NDArray[Any]) -> dict[str, Any]:
     """False alarms of its screen on these rows, and of images how well each energy tells real digits from them."""
     points = [point["fpr_max"] for point in bundle.manifest["calibration_report"]["evidence"]["operating_points"]]
-    engine = open_engine(bundle)
-    own = _outputs(engine, inputs)
+    engine, name = open_engine(bundle), bundle.inputs[0].name
+    own = evaluate(engine, rows, name=name)
     alarms = measure_evidence(bundle.calibration, own, points=points)
     report: dict[str, Any] = {"alarms": [{key: one[key] for key in ("fpr_max", "rate", "interval")} for one in alarms]}
     if [spec.shape for spec in bundle.inputs] == [(-1, 28, 28)]:
         digits = foreign_images(np.zeros((1, 28, 28), np.uint8), 0)["digits"]
-        strange = _outputs(engine, {bundle.inputs[0].name: digits.astype(np.float32) / 255})
-        report["digits_auroc"] = {name: _told(area(strange[name], own[name])) for name in ENERGIES}
+        strange = evaluate(engine, digits, name=name)
+        report["digits_auroc"] = {energy: _told(area(strange[energy], own[energy])) for energy in ENERGIES}
     engine.close()
     return report
-
-
-def _outputs(engine: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    rows = len(next(iter(inputs.values())))
-    parts = [
-        engine.infer({name: np.ascontiguousarray(array[at : at + 256]) for name, array in inputs.items()})
-        for at in range(0, rows, 256)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 PARTS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
