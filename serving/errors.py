@@ -118,38 +118,29 @@ class ReplicaRefused(ServingError):
 
 
 class EngineError(ServingError):
-    """Root of what an engine raises. `remark` says what went wrong in our own words alone: it may stand in the log."""
+    """Root of what an engine raises about `model`, its name and version.
 
-    remark: str = ""
+    `problem` may quote the runtime, and through it what was sent: it goes nowhere. `remark` says what went wrong in our
+    own words alone: it may stand in the log.
+    """
+
+    def __init__(self, model: str, problem: str = "", *, remark: str = "") -> None:
+        super().__init__(f"{model}: {problem}" if problem else model)
+        self.model = model
+        self.problem = problem
+        self.remark = remark
 
 
 class GraphRejected(EngineError):
     """No session can be made of this graph, or its tensors are not the manifest's."""
 
-    def __init__(self, model: str, problem: str) -> None:
-        super().__init__(f"{model}: {problem}")
-        self.model = model
-        self.problem = problem
-
 
 class BackendFailed(EngineError):
-    """A run failed. `problem` may quote the runtime, and through it what was sent: it goes nowhere."""
-
-    def __init__(self, model: str, problem: str, *, remark: str = "") -> None:
-        super().__init__(f"{model}: {problem}")
-        self.model = model
-        self.problem = problem
-        self.remark = remark
+    """A run failed."""
 
 
 class BackendUnavailable(EngineError):
-    """Nobody who runs the model took the request, also when asked again; no answer was seen. `problem` as above."""
-
-    def __init__(self, model: str, problem: str, *, remark: str = "") -> None:
-        super().__init__(f"{model}: {problem}")
-        self.model = model
-        self.problem = problem
-        self.remark = remark
+    """Nobody who runs the model took the request, also when asked again; no answer was seen."""
 
 
 class DeploymentStale(BackendUnavailable):
@@ -166,15 +157,10 @@ class BackendTimedOut(EngineError):
     """Who runs the model did not answer within `timeout_ms`. It is not asked again: it may be at work still."""
 
     def __init__(self, model: str, timeout_ms: int) -> None:
-        self.remark = f"no answer within {timeout_ms} ms"
-        super().__init__(f"{model}: {self.remark}")
-        self.model = model
+        remark = f"no answer within {timeout_ms} ms"
+        super().__init__(model, remark, remark=remark)
         self.timeout_ms = timeout_ms
 
 
 class EngineClosed(EngineError):
     """The engine was closed before this call."""
-
-    def __init__(self, model: str) -> None:
-        super().__init__(model)
-        self.model = model

@@ -54,7 +54,8 @@ def init(
     json: bool = JSON,
 ) -> int:
     """Make a working, secure directory: certificates, keys, both files."""
-    from gateway.tools.init.init import InitRefused, Ports, Upstream, init_directory
+    from gateway.tools.init.files import Ports, Upstream
+    from gateway.tools.init.init import InitRefused, init_directory
     from gateway.tools.init.report import render
     from gateway.tools.samples import bundles_directory
     from gateway.tools.terminal import fail, out, print_json

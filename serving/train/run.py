@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import safetensors
@@ -32,34 +32,30 @@ OnStep = Callable[[int, int], None]
 """Is called after a step with how many are done, of how many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How long a run is and what it is the run of. `patience`: epochs without a better score; None trains them all."""
-
-    rows: int
-    batch_rows: int
-    epochs: int
-    average_decay: float
-    identity: Mapping[str, Any]
-    patience: int | None = None
-    checkpoint: Path | None = None
-    on_step: OnStep | None = None
+class Settings(Protocol):
+    """What every training has: how many epochs, rows of a step, and how slowly the average follows the weights."""
 
     @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return max(1, self.rows // self.batch_rows)
+    def epochs(self) -> int: ...
+    @property
+    def batch_rows(self) -> int: ...
+    @property
+    def average_decay(self) -> float: ...
 
 
 @dataclass(slots=True)
 class Run(Generic[Net, Epoch]):
-    """Everything that changes during training. `score` of an epoch decides which average is kept in `best`."""
+    """Everything that changes during training.
+
+    With `score` of an epoch the best average is kept in `best`, and training ends after `patience` epochs without one.
+    """
 
     net: Net
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     epoch: Callable[..., Epoch]
     score: Callable[[Epoch], float] | None = None
+    patience: int = 0
     average: Net = field(init=False)
     best: Net = field(init=False)
     history: list[Epoch] = field(default_factory=list)
@@ -83,45 +79,55 @@ class Run(Generic[Net, Epoch]):
 
 def train_epochs(
     run: Run[Net, Epoch],
-    plan: Plan,
+    settings: Settings,
+    *,
+    rows: int,
+    identity: Mapping[str, Any],
     step: Callable[[Tensor], Sequence[float]],
     measure: Callable[[Net], Sequence[float]],
     rate: Callable[[int, int], float] | None = None,
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
 ) -> tuple[Net, list[Epoch]]:
-    """Train and return the network to keep and the history; go on from the plan's checkpoint when it is there.
+    """Train and return the network to keep and the history; go on from `checkpoint` when it is there.
 
     Args:
         run: where training stands; it is changed.
-        plan: how long.
+        settings: how long.
+        rows: how many there are to learn from.
+        identity: what it is the run of, in JSON; a checkpoint of another run is refused.
         step: takes the rows of a batch, changes the weights, and returns figures whose means begin an epoch's record.
         measure: returns the figures of the averaged network on held-out rows, which end the record.
         rate: the learning rate of a step, of so many; None leaves it.
+        checkpoint: where the run is kept after each epoch.
+        on_step: is called after each step.
 
     Raises:
         CheckpointMismatch: the checkpoint is of another run.
     """
-    identity = json.dumps(plan.identity, sort_keys=True)
-    if plan.checkpoint is not None:
-        _restore(run, plan.checkpoint, identity)
-    total = plan.epochs * plan.steps
-    while len(run.history) < plan.epochs and (plan.patience is None or run.since_best < plan.patience):
-        order = torch.randperm(plan.rows, generator=run.generator)
+    about = json.dumps(identity, sort_keys=True)
+    if checkpoint is not None:
+        _restore(run, checkpoint, about)
+    steps = max(1, rows // settings.batch_rows)
+    total = settings.epochs * steps
+    while len(run.history) < settings.epochs and (run.score is None or run.since_best < run.patience):
+        order = torch.randperm(rows, generator=run.generator)
         figures = []
-        for index in range(plan.steps):
-            done = len(run.history) * plan.steps + index
+        for index in range(steps):
+            done = len(run.history) * steps + index
             if rate is not None:
                 for group in run.optimizer.param_groups:
                     group["lr"] = rate(done, total)
-            figures.append(step(order[index * plan.batch_rows : (index + 1) * plan.batch_rows]))
-            _average(run, done, plan.average_decay)
-            if plan.on_step is not None:
-                plan.on_step(done + 1, total)
+            figures.append(step(order[index * settings.batch_rows : (index + 1) * settings.batch_rows]))
+            _average(run, done, settings.average_decay)
+            if on_step is not None:
+                on_step(done + 1, total)
         means = [float(mean) for mean in np.mean(figures, axis=0)]
         run.history.append(run.epoch(len(run.history) + 1, *means, *measure(run.average)))
         if run.score and run.since_best == 0:
             run.best.load_state_dict(run.average.state_dict())
-        if plan.checkpoint is not None:
-            _save(run, plan.checkpoint, identity)
+        if checkpoint is not None:
+            _save(run, checkpoint, about)
     run.best.eval()
     return run.best, run.history
 

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwt.algorithms import OKPAlgorithm
 
 from gateway.policy.signature import sign_policy
-from gateway.tools.init.files import issue_api_key
-from gateway.tools.init.init import Ports, init_directory
+from gateway.tools.init.files import Ports, issue_api_key
+from gateway.tools.init.init import init_directory
 from gateway.tools.init.pki import Authority, Credential
 from gateway.tools.samples import bundles_directory
 from serving.train.pack import public_pem

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from defenses.screens.evidence import measure_evidence
 from gateway.tools.registry.data import held_out, sample_of
@@ -20,6 +21,7 @@ from gateway.tools.samples import bundles_directory
 from serving.bundles.bundle import Bundle, load_bundle
 from serving.bundles.catalog import find_bundles
 from serving.engines.experts import open_engine
+from serving.engines.measure import evaluate
 from serving.errors import ServingError
 from serving.registry.dataset import parse_dataset
 from serving.registry.errors import NotMeasurable, RegistryError
@@ -36,11 +38,11 @@ from serving.train.payments.schema import CREDIT_DATA
 from serving.train.regions.bench import SparsitySettings, compare_sparsity
 from serving.train.regions.network import RegionSettings
 from serving.train.regions.places import load_places
+from serving.train.report import ENERGIES
 
 QUICK_PLACES = 20_000
 QUICK_UNITS, QUICK_SMALLER = 512, 256
 UNITS_OF_EXPERT = 1_024
-ENERGIES = ("energy", "mahalanobis", "residual")
 
 Say = Callable[[str], None]
 
@@ -149,8 +151,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
     report |= {name: _told(found[name]) for name in ("accuracy", "auc", "calibration_error") if name in found}
     report["latency_p50_us"] = round(1000 * found["latency_p50_ms"].value, 1)
     if "evidence" in bundle.manifest["calibration_report"]:
-        inputs = {name: np.asarray(array) for name, array in data.inputs.items()}
-        report |= _energies(bundle, inputs)
+        report |= _energies(bundle, np.asarray(data.inputs[bundle.inputs[0].name]))
     told = bundle.manifest["metrics"]
     report["told"] = {name: told[name] for name in ("robustness", "terms") if name in told}
     return report
@@ -161,28 +162,19 @@ def _told(found: Measure) -> dict[str, Any]:
     return {"value": found.value} | ({"interval": [found.low, found.high]} if found.low is not None else {})
 
 
-def _energies(bundle: Bundle, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _energies(bundle: Bundle, rows: NDArray[Any]) -> dict[str, Any]:
     """False alarms of its screen on these rows, and of images how well each energy tells real digits from them."""
     points = [point["fpr_max"] for point in bundle.manifest["calibration_report"]["evidence"]["operating_points"]]
-    engine = open_engine(bundle)
-    own = _outputs(engine, inputs)
+    engine, name = open_engine(bundle), bundle.inputs[0].name
+    own = evaluate(engine, rows, name=name)
     alarms = measure_evidence(bundle.calibration, own, points=points)
     report: dict[str, Any] = {"alarms": [{key: one[key] for key in ("fpr_max", "rate", "interval")} for one in alarms]}
     if [spec.shape for spec in bundle.inputs] == [(-1, 28, 28)]:
         digits = foreign_images(np.zeros((1, 28, 28), np.uint8), 0)["digits"]
-        strange = _outputs(engine, {bundle.inputs[0].name: digits.astype(np.float32) / 255})
-        report["digits_auroc"] = {name: _told(area(strange[name], own[name])) for name in ENERGIES}
+        strange = evaluate(engine, digits, name=name)
+        report["digits_auroc"] = {energy: _told(area(strange[energy], own[energy])) for energy in ENERGIES}
     engine.close()
     return report
-
-
-def _outputs(engine: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    rows = len(next(iter(inputs.values())))
-    parts = [
-        engine.infer({name: np.ascontiguousarray(array[at : at + 256]) for name, array in inputs.items()})
-        for at in range(0, rows, 256)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 PARTS: Mapping[str, Callable[[SimpleNamespace, Say], dict[str, Any]]] = {

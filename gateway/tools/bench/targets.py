@@ -28,7 +28,8 @@ from gateway.tools.bench import peers
 from gateway.tools.bench.load import MODEL, Endpoint, echo_reply
 from gateway.tools.bench.machine import free_pair, free_ports
 from gateway.tools.bench.runner import Launch
-from gateway.tools.init.init import Ports, init_directory
+from gateway.tools.init.files import Ports
+from gateway.tools.init.init import init_directory
 from gateway.tools.rewrite import UNMET_LIMITS, rewrite_policy
 from ops.audit.log.checkpoint import parse_vkey
 from ops.audit.reader.read import LogReader

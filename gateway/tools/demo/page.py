@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from gateway.tools.demo.play import Played
+    from gateway.tools.demo.report import Played
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b2733; --faint: #5a6b7b; --line: #d5dde5; --page: #fff; --code: #f1f4f7;

@@ -11,10 +11,9 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -22,16 +21,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gateway.tools.demo.page import write_page
-from gateway.tools.demo.report import as_json, show
+from gateway.tools.demo.report import Evidence, Played, as_json, show
 from gateway.tools.demo.scenes import Scene, scenes
-from gateway.tools.init.init import Ports, init_directory
+from gateway.tools.init.files import Ports
+from gateway.tools.init.init import init_directory
 from gateway.tools.local import Local, NotServing, serving
 from gateway.tools.samples import bundles_directory
 from gateway.tools.terminal import print_json
 from ops.audit.log.checkpoint import parse_vkey
 from ops.audit.log.entry import parse
 from ops.audit.reader.read import LogReader
-from ops.audit.verify.report import Report
 from ops.audit.verify.verify import verify_log
 
 if TYPE_CHECKING:
@@ -47,41 +46,6 @@ EX_UNUSABLE = 2
 SEED = 7
 STATUS = re.compile(rb'"status":(\d+)')
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-
-
-@dataclass(slots=True)
-class Played:
-    """What came of one scene. Latencies in milliseconds; verdicts as the gateway counted them, by row."""
-
-    scene: Scene
-    seconds: float = 0.0
-    latencies_ms: list[float] = field(default_factory=list)
-    answered: int = 0
-    correct: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-    verdicts: Counter[str] = field(default_factory=Counter)
-
-    def note(self, line: dict[str, Any]) -> None:
-        """Take in one line of the client."""
-        if "seconds" in line:
-            self.seconds = line["seconds"]
-        elif "details" in line:
-            self.refused[line["details"].removeprefix("[").partition("]")[0]] += 1
-        else:
-            self.answered += 1
-            self.latencies_ms.append(line["ms"])
-            labels = self.scene.labels
-            self.correct += bool(labels is not None and labels[line["number"]] == line["class"])
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What the log says: verified as it stands, and with one byte flipped in a copy; entries by what they are of."""
-
-    whole: Report
-    tampered: Report
-    flipped: str
-    records: dict[str, int]
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
-from ops.audit.verify.report import OK, TAMPERED
+from gateway.tools.demo.scenes import Scene
+from ops.audit.verify.report import OK, TAMPERED, Report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
 
-    from gateway.tools.demo.play import Evidence, Played
+
+@dataclass(slots=True)
+class Played:
+    """What came of one scene. Latencies in milliseconds; verdicts as the gateway counted them, by row."""
+
+    scene: Scene
+    seconds: float = 0.0
+    latencies_ms: list[float] = field(default_factory=list)
+    answered: int = 0
+    correct: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Take in one line of the client."""
+        if "seconds" in line:
+            self.seconds = line["seconds"]
+        elif "details" in line:
+            self.refused[line["details"].removeprefix("[").partition("]")[0]] += 1
+        else:
+            self.answered += 1
+            self.latencies_ms.append(line["ms"])
+            labels = self.scene.labels
+            self.correct += bool(labels is not None and labels[line["number"]] == line["class"])
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the log says: verified as it stands, and with one byte flipped in a copy; entries by what they are of."""
+
+    whole: Report
+    tampered: Report
+    flipped: str
+    records: dict[str, int]
 
 
 def as_json(played: Sequence[Played], evidence: Evidence, measured: float, seconds: float) -> dict[str, Any]:

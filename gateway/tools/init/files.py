@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from gateway.tools.init.init import Ports, Upstream
     from ops.audit.log.checkpoint import SignerKey
 
 SECRET_BYTES = 32
@@ -30,6 +29,30 @@ OPERATOR_SPIFFE = f"spiffe://{TRUST_DOMAIN}/operator"
 API_KEY_PRINCIPALS = ("kiosk-7", "batch-1")
 UPSTREAM_CA = "tls/upstream-ca.crt"
 UPSTREAM_TRUST = f"    tls: {{ca: {UPSTREAM_CA}}}  # who signed its certificate, PEM: put it there\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports that the configuration names; 0 takes any free one at each start."""
+
+    data: int = 8001
+    metrics: int = 8002
+    admin: int = 8003
+    data_mtls: int = 8004
+
+    @classmethod
+    def from_first(cls, port: int) -> Ports:
+        """Four in a row, as the default ones are; from 0, any free ones."""
+        return cls(port, port + 1, port + 2, port + 3) if port else cls(0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A server of the Open Inference Protocol that runs the one model of the policy: its bundle's name and version."""
+
+    address: str
+    model: str
+    version: str = "1"
 
 
 @dataclass(frozen=True, slots=True)

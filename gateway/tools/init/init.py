@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -27,6 +26,8 @@ from gateway.tools.init.files import (
     SERVED,
     TRUST_DOMAIN,
     File,
+    Ports,
+    Upstream,
     bundle_keys,
     certificates,
     client_keys,
@@ -51,30 +52,6 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 class InitRefused(Exception):
     """Nothing was made. The message says why, for the person at the terminal."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """The ports that the configuration names; 0 takes any free one at each start."""
-
-    data: int = 8001
-    metrics: int = 8002
-    admin: int = 8003
-    data_mtls: int = 8004
-
-    @classmethod
-    def from_first(cls, port: int) -> Ports:
-        """Four in a row, as the default ones are; from 0, any free ones."""
-        return cls(port, port + 1, port + 2, port + 3) if port else cls(0, 0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """A server of the Open Inference Protocol that runs the one model of the policy: its bundle's name and version."""
-
-    address: str
-    model: str
-    version: str = "1"
 
 
 def init_directory(

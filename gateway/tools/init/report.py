@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from gateway.tools.init.init import Upstream
+    from gateway.tools.init.files import Upstream
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ import yaml
 
 from defenses.accounts import similarity
 from gateway.policy.load import POLICY_BYTES_MAX
-from gateway.tools.init.files import issue_api_key
-from gateway.tools.init.init import API_KEY_DAYS, Ports, init_directory
+from gateway.tools.init.files import Ports, issue_api_key
+from gateway.tools.init.init import API_KEY_DAYS, init_directory
 from gateway.tools.rewrite import UNMET_LIMITS, rewrite_policy
 
 if TYPE_CHECKING:

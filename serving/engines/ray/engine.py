@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import DATATYPES
-from serving.engines.ray.frames import BadFrame, Kind, Verdict, pack_request, parse_reply, unpack_arrays
+from serving.engines.ray.frames import (
+    ApplicationStatus,
+    BadFrame,
+    Kind,
+    Verdict,
+    pack_request,
+    parse_reply,
+    unpack_arrays,
+)
 from serving.engines.ray.link import borrow, give_back
 from serving.engines.ray.settings import RaySettings, target_of
 from serving.errors import BackendFailed, BackendUnavailable, DeploymentStale, EngineClosed
@@ -57,9 +65,9 @@ class RayEngine:
         self._closed = False
         self._wanted = settings.replicas_min
         self._link.wait_for(self._application, start_timeout_s, named=not model)  # one of several models: never known
-        if (found := self._found()) not in {"", self._digest}:
+        if (found := self._application_status()) is not None and found.digest not in {"", self._digest}:
             self.close()
-            raise DeploymentStale(self._model, self._digest, found)
+            raise DeploymentStale(self._model, self._digest, found.digest)
 
     def infer(self, inputs: Mapping[str, NDArray[Any]], /) -> Mapping[str, NDArray[Any]]:
         """Return the declared outputs; see `Engine`. Also raises BackendUnavailable and BackendTimedOut."""
@@ -79,14 +87,15 @@ class RayEngine:
 
     def ready(self) -> bool:
         """True while a replica runs that holds this bundle, as far as is known."""
-        return not self._closed and self._running_replicas() > 0 and self._found() in {"", self._digest}
+        found = self._application_status()
+        return not self._closed and found is not None and found.running > 0 and found.digest in {"", self._digest}
 
     def replicas(self) -> Replicas:
         """Return what Serve said last. With nothing heard of the application none runs; what was wanted still is."""
-        found = self._link.status.applications.get(self._application)
+        found = self._application_status()
         if found is not None:
             self._wanted = found.wanted
-        return Replicas(self._application, self._wanted, self._running_replicas())
+        return Replicas(self._application, self._wanted, 0 if found is None else found.running)
 
     def close(self) -> None:
         """Refuse further calls; the bridge goes when the last running call returns."""
@@ -110,21 +119,17 @@ class RayEngine:
             give_back(self._link)
 
     def _require_replica(self) -> None:
-        if self._running_replicas() == 0:
-            status = self._link.status
-            application = status.applications.get(self._application)
-            message = f"{application.state} {application.message}" if application is not None else "is not deployed"
-            remark = "there is no connection to Ray" if status.problem else f"no replica of {self._application} runs"
-            problem = status.problem or f"{self._application}: {message}"  # Ray's words may quote anything
-            raise BackendUnavailable(self._model, problem, remark=remark)
+        status, application = self._link.status, self._application_status()
+        if application is not None and application.running > 0:
+            return
+        message = f"{application.state} {application.message}" if application is not None else "is not deployed"
+        remark = "there is no connection to Ray" if status.problem else f"no replica of {self._application} runs"
+        problem = status.problem or f"{self._application}: {message}"  # Ray's words may quote anything
+        raise BackendUnavailable(self._model, problem, remark=remark)
 
-    def _running_replicas(self) -> int:
-        application = self._link.status.applications.get(self._application)
-        return 0 if application is None else application.running
-
-    def _found(self) -> str:
-        application = self._link.status.applications.get(self._application)
-        return "" if application is None else application.digest
+    def _application_status(self) -> ApplicationStatus | None:
+        """Return what Serve said last of the application; None: nothing."""
+        return self._link.status.applications.get(self._application)
 
     def _outputs_of(self, reply: bytes, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Return the outputs in a reply, which must be this bundle's and what its manifest declares."""

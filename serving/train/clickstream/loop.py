@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from serving.train.clickstream.ecom import NO_TARGET, Clicks, Sequences
 from serving.train.clickstream.network import ClickNet
-from serving.train.run import OnStep, Plan, Run, train_epochs, update
+from serving.train.run import OnStep, Run, train_epochs, update
 
 KNOTS, END = 17, 3.0  # of SIGReg's integral
 
@@ -68,23 +68,18 @@ def train_clicks(
     """
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
     generator = torch.Generator().manual_seed(settings.seed)
-    run = Run(net, optimizer, generator, ClickEpoch, lambda epoch: -epoch.held_out_loss)
+    run = Run(net, optimizer, generator, ClickEpoch, lambda epoch: -epoch.held_out_loss, settings.patience)
     identity = {"settings": asdict(settings), "shape": asdict(net.shape), "data": data_digest}
     ids, targets = torch.from_numpy(rows.ids), torch.from_numpy(rows.targets)
     return train_epochs(
         run,
-        Plan(
-            len(rows),
-            settings.batch_rows,
-            settings.epochs,
-            settings.average_decay,
-            identity,
-            settings.patience,
-            checkpoint,
-            on_step,
-        ),
-        lambda chosen: _step(run, ids[chosen], targets[chosen], settings),
-        lambda average: _measure(average, held_out),
+        settings,
+        rows=len(rows),
+        identity=identity,
+        step=lambda chosen: _step(run, ids[chosen], targets[chosen], settings),
+        measure=lambda average: _measure(average, held_out),
+        checkpoint=checkpoint,
+        on_step=on_step,
     )
 
 

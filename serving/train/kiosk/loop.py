@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from serving.train.kiosk.data import Labelled
 from serving.train.kiosk.network import KioskNet, scaled
-from serving.train.run import OnStep, Plan, Run, train_epochs, update
+from serving.train.run import OnStep, Run, train_epochs, update
 
 SHIFT_PIXELS_MAX = 2
 
@@ -84,18 +84,14 @@ def train(
 
     return train_epochs(
         run,
-        Plan(
-            len(rows),
-            settings.batch_rows,
-            settings.epochs,
-            settings.average_decay,
-            identity,
-            checkpoint=checkpoint,
-            on_step=on_step,
-        ),
-        step,
-        lambda average: [float((predict(average, held_out)[1].argmax(1) == truth).float().mean())],
-        partial(_rate, settings),
+        settings,
+        rows=len(rows),
+        identity=identity,
+        step=step,
+        measure=lambda average: [float((predict(average, held_out)[1].argmax(1) == truth).float().mean())],
+        rate=partial(_rate, settings),
+        checkpoint=checkpoint,
+        on_step=on_step,
     )
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from serving.train.kiosk.data import Labelled
 from serving.train.kiosk.network import KioskNet, Stage, scaled
-from serving.train.run import OnStep, Plan, Run, train_epochs, update
+from serving.train.run import OnStep, Run, train_epochs, update
 
 ROBUST_STAGES = (Stage(32, 3, 2), Stage(64, 3, 1), Stage(64, 3, 2), Stage(128, 3, 1), Stage(128, 3, 2))
 MOMENTUM = 0.9
@@ -84,7 +84,7 @@ def train_robust(
         net.parameters(), settings.rate_max, MOMENTUM, weight_decay=settings.weight_decay, nesterov=True
     )
     generator = torch.Generator().manual_seed(settings.seed)
-    run = Run(net, optimizer, generator, RobustEpoch, lambda epoch: epoch.held_out_robust_accuracy)
+    run = Run(net, optimizer, generator, RobustEpoch, lambda epoch: epoch.held_out_robust_accuracy, settings.patience)
     identity = {
         "settings": asdict(settings),
         "stages": [asdict(stage) for stage in net.stages],
@@ -100,19 +100,14 @@ def train_robust(
 
     return train_epochs(
         run,
-        Plan(
-            len(rows),
-            settings.batch_rows,
-            settings.epochs,
-            settings.average_decay,
-            identity,
-            settings.patience,
-            checkpoint,
-            on_step,
-        ),
-        step,
-        lambda average: _measure(average, held_out, settings),
-        partial(_rate, settings),
+        settings,
+        rows=len(rows),
+        identity=identity,
+        step=step,
+        measure=lambda average: _measure(average, held_out, settings),
+        rate=partial(_rate, settings),
+        checkpoint=checkpoint,
+        on_step=on_step,
     )
 
 

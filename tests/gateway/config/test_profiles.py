@@ -18,7 +18,8 @@ from gateway.config.place import place_of
 from gateway.config.profiles import PROFILES, laid_under
 from gateway.host.recorder import recorder_settings
 from gateway.tools.check.check import check
-from gateway.tools.init.init import Ports, init_directory
+from gateway.tools.init.files import Ports
+from gateway.tools.init.init import init_directory
 from gateway.tools.samples import bundles_directory
 
 MINIMAL = Path(__file__).parents[2] / "configs/ok/config/minimal.yaml"

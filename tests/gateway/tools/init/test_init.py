@@ -19,8 +19,8 @@ from rich.console import Console
 from gateway.config.load import load_config
 from gateway.policy.load import load_policy
 from gateway.tools.check.check import check
-from gateway.tools.init.files import issue_api_key
-from gateway.tools.init.init import InitRefused, Ports, init_directory
+from gateway.tools.init.files import Ports, issue_api_key
+from gateway.tools.init.init import InitRefused, init_directory
 from gateway.tools.init.report import render
 from gateway.tools.samples import bundles_directory
 from ops.audit.log.checkpoint import parse_skey, parse_vkey

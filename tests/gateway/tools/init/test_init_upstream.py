@@ -20,7 +20,8 @@ from gateway.models.statistics import ModelCounters, ServiceTime
 from gateway.models.upstream import UpstreamEngine
 from gateway.policy.load import load_policy
 from gateway.tools.check.check import check
-from gateway.tools.init.init import InitRefused, Upstream, init_directory
+from gateway.tools.init.files import Upstream
+from gateway.tools.init.init import InitRefused, init_directory
 from gateway.tools.init.report import render
 from serving.bundles.bundle import load_bundle
 from stockade.open_inference import grpc_service_pb2 as pb

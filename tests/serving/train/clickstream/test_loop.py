@@ -10,7 +10,6 @@ from serving.train.clickstream.ecom import FIRST_EVENT, IDS, parse_ecom, session
 from serving.train.clickstream.loop import ClickSettings, predict_clicks, train_clicks
 from serving.train.clickstream.network import ClickNet, ClickShape
 from serving.train.clickstream.recipe import markov_log_prior
-from serving.train.errors import CheckpointMismatch
 from tests.serving.train.clicks import compressed
 
 SETTINGS = ClickSettings(epochs=3, batch_rows=64, directions=8)
@@ -31,10 +30,6 @@ def trained(parts, settings=SETTINGS, **more):
     return train_clicks(fresh(parts), sessions_of(parts.train), parts.fit, settings, **more)
 
 
-def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
-
-
 @pytest.fixture(scope="module")
 def unbroken(parts):
     return trained(parts)
@@ -46,33 +41,6 @@ def test_it_learns_more_than_the_prior_knows(parts, unbroken):
     before = float(torch.nn.functional.cross_entropy(first, torch.from_numpy(parts.fit.labels)))
     assert min(report.held_out_loss for report in history) < before
     assert not net.training
-
-
-def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(parts, unbroken, tmp_path):
-    file = tmp_path / "c" / "run.safetensors"
-
-    class Stopped(Exception):
-        pass
-
-    def stop_in_the_third_epoch(done, total):
-        if done > 2 * total // 3:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        trained(parts, checkpoint=file, on_step=stop_in_the_third_epoch)
-    net, history = trained(parts, checkpoint=file)
-    assert same(net, unbroken[0])
-    assert history == unbroken[1]
-
-
-def test_a_checkpoint_of_another_run_is_refused(parts, tmp_path):
-    file = tmp_path / "run.safetensors"
-    trained(parts, replace(SETTINGS, epochs=1), checkpoint=file)
-    with pytest.raises(CheckpointMismatch, match="belongs to other"):
-        trained(parts, replace(SETTINGS, epochs=1, seed=1), checkpoint=file)
-    file.write_bytes(b"nothing")
-    with pytest.raises(CheckpointMismatch, match="not a checkpoint"):
-        trained(parts, checkpoint=file)
 
 
 def test_it_stops_when_nothing_gets_better_and_returns_the_best(parts):

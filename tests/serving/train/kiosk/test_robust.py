@@ -7,13 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from serving.train.errors import CheckpointMismatch
 from serving.train.kiosk.loop import train
 from serving.train.kiosk.network import KioskNet
 from serving.train.kiosk.robust import RobustSettings, folded_net, pgd, train_robust
 from serving.train.kiosk.robustness import Attacked, LogitsRatio, OnlyLogits, share_right, under_attack
-from tests.serving.train.kiosk.test_loop import HELD_OUT, SETTINGS, STAGES, TRAIN, one_thread, weights  # noqa: F401  a fixture
-from tests.serving.train.resuming import stopped_and_resumed
+from tests.serving.train.kiosk.test_loop import HELD_OUT, SETTINGS, STAGES, TRAIN, one_thread  # noqa: F401  a fixture
 
 ROBUST = RobustSettings(epochs=4, batch_rows=32, average_decay=0.9, radius=0.15, inner_step=0.06, held_out_rows=100)
 
@@ -39,17 +37,6 @@ def test_it_stands_an_attack_that_the_clean_recipe_does_not():
     of_clean, of_robust = (under_attack(one, HELD_OUT, attacked, 0)["pgd_40"]["right"] for one in (clean, robust))
     assert of_robust > of_clean + 0.2, (of_clean, of_robust)
     assert history[-1].held_out_robust_accuracy == pytest.approx(of_robust, abs=0.1)
-
-
-def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
-    checkpoint = tmp_path / "run.safetensors"
-    (resumed, history), steps = stopped_and_resumed(run, checkpoint, at=25)  # in the third epoch
-    assert steps[0] == 21
-    whole, whole_history = run()
-    assert history == whole_history
-    assert all(torch.equal(a, b) for a, b in zip(weights(resumed).values(), weights(whole).values(), strict=True))
-    with pytest.raises(CheckpointMismatch):
-        run(replace(ROBUST, beta=1.0), checkpoint=checkpoint)
 
 
 def test_training_stops_when_robustness_does_not_improve_and_returns_the_best():
