@@ -25,7 +25,7 @@ from gateway.tools.bench.peers import PEERS, default_root
 
 app = group("measure, beside the named peers")
 COUNT_MAX = 1_000_000_000
-ROOT = default_root()
+ROOT = "~/.cache/stockade/peers"
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def serve(
     rounds: int = count("--rounds", "rounds; each starts every target afresh", 3),
     seconds: float = LENGTH,
     quick: bool = option("--quick", "one round of two seconds: a look, not a figure to quote", False),
-    peers: Path = option("--peers DIR", "where peers are installed", ROOT),
+    peers: Path | None = option("--peers DIR", f"where peers are installed (default: {ROOT})", None),
     json: bool = JSON,
     bundles: Path | None = BUNDLES,
     workspace: Path | None = WORKSPACE,

@@ -118,7 +118,7 @@ def serve(bench: Bench) -> Result:
         rounds=1 if options.quick else options.rounds,
         seconds=2.0 if options.quick else options.seconds,
         warm_up_s=1.0 if options.quick else 2.0,
-        root=Place(bench.directory, bench.bundles, options.peers, bench.alone),
+        root=Place(bench.directory, bench.bundles, options.peers or peers.default_root(), bench.alone),
     )
     bench.step("starting", 0, plan.rounds * len(plan.targets) * len(SHAPES) + len(PHASES) * (OVER_RAY in plan.targets))
 
