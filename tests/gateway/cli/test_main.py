@@ -99,6 +99,6 @@ def test_options_with_many_values_or_none(tool, words, name, value, monkeypatch)
     seen = []
     monkeypatch.setattr(f"gateway.tools.{tool}", lambda options: seen.append(getattr(options, name)) or 0)
     needed = ["--version", "9", "--out", "o", "--signing-key", "k"]
-    command = ["bench", "peers"] if "install" in tool else ["defenses", "calibrate", "DIR", *needed]
+    command = ["bench", "peers"] if "peers" in tool else ["defenses", "calibrate", "DIR", *needed]
     assert main([*command, *words.split()]) == 0
     assert seen == [value]
