@@ -22,9 +22,15 @@ if TYPE_CHECKING:
 EX_INTERRUPTED = 130
 EX_USAGE = 2
 EX_AUDIT_USAGE = 4
-LIBRARY_DEFAULTS = {"GRPC_VERBOSITY": "NONE", "GRPC_ENABLE_FORK_SUPPORT": "0", "ORT_DISABLE_TELEMETRY": "1"}
+LIBRARY_DEFAULTS = {
+    "GRPC_VERBOSITY": "NONE",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "PYDANTIC_DISABLE_PLUGINS": "1",
+}
 """gRPC writes lines of its own to standard error, also for what strangers do; ONNX Runtime sends its maker news of what
-it runs. Children inherit that neither does."""
+it runs; Pydantic loads plugins of other packages. Children inherit that none does. Typer sets the last one for a moment
+whenever it reads a value, and takes it away again unless it was there: two threads would trip over that."""
 HOST, OPERATIONS = "host", "operations"
 VERBS = {
     "init": (HOST, "make a working, secure directory: certificates, keys, both files"),

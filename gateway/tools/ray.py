@@ -24,7 +24,7 @@ from rich.table import Table
 from gateway.config.document import FileRejected
 from gateway.config.load import load_config
 from gateway.models.ray import ray_settings
-from gateway.tools.terminal import EX_NO, EX_UNUSABLE, err, fail, out, print_json
+from gateway.tools.terminal import EX_NO, EX_UNUSABLE, err, fail, guarded, out, print_json
 from serving.bundles.bundle import load_bundle
 from serving.bundles.catalog import find_bundles
 from serving.engines.ray.settings import Application, Deployable, DeployPlan, applications, serve_config
@@ -40,39 +40,34 @@ class Unusable(Exception):
     """There is nothing to deploy; the message says why."""
 
 
+saying = guarded((), (FileRejected, ServingError, Unusable))
+
+
+@saying
 def run_config(options: SimpleNamespace) -> int:
     """Print the Serve config file of everything that this gateway serves."""
-    try:
-        config = configured(options)
-        found = applications_of(config)
-    except (FileRejected, ServingError, Unusable, OSError) as problem:
-        return fail(problem)
+    found = applications_of(configured(options))
     head = f"# Written by `stockade ray config {options.file}`; deploy it with `serve deploy`.\n"
     sys.stdout.write(head + yaml.safe_dump(serve_config(found), sort_keys=False))
     return 0
 
 
+@saying
 def run_deploy(options: SimpleNamespace) -> int:
     """Deploy or update the applications, and wait until they run."""
-    try:
-        config = configured(options)
-        settings = ray_settings(config)
-        prune = settings.namespace if options.prune else ""
-        plan = DeployPlan(settings.address, applications_of(config), prune)
-    except (FileRejected, ServingError, Unusable, OSError) as problem:
-        return fail(problem)
+    config = configured(options)
+    settings = ray_settings(config)
+    plan = DeployPlan(settings.address, applications_of(config), settings.namespace if options.prune else "")
     lines = run_verb(["deploy", str(options.timeout)], msgspec.json.encode(plan))
     said = watch(lines, len(plan.applications)) if not options.json else [show(line) for line in lines]
     return verdict(said)
 
 
+@saying
 def run_status(options: SimpleNamespace) -> int:
     """Show the applications of this gateway, their replicas, and whether they hold the gateway's bundles."""
-    try:
-        config = configured(options)
-        wanted = {each.name: each for each in applications_of(config)}
-    except (FileRejected, ServingError, Unusable, OSError) as problem:
-        return fail(problem)
+    config = configured(options)
+    wanted = {each.name: each for each in applications_of(config)}
     said = list(run_verb(["status"], msgspec.json.encode(ray_settings(config))))
     if code := verdict(said):  # what was not seen is not shown as absent
         return code

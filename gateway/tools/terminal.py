@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,9 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from rich.text import Text
+
+    Run = Callable[[Any], int]
 
 EX_NO = 1
 """Done, and the answer is no."""
@@ -51,6 +54,28 @@ def fail(problem: object, code: int = EX_UNUSABLE) -> int:
     text = unusable(problem) if isinstance(problem, OSError) else str(problem)
     err.print(f"[red]stockade:[/red] {escape(text)}")
     return code
+
+
+def guarded(no: tuple[type[Exception], ...], unusable: tuple[type[Exception], ...]) -> Callable[[Run], Run]:
+    """Return a decorator of what runs a command: these exceptions, and OSError, are said in a sentence.
+
+    Exit codes: 1 for those of `no`; 2 for the others.
+    """
+    problems: tuple[type[Exception], ...] = (*unusable, OSError)
+
+    def decorate(run: Run) -> Run:
+        @wraps(run)
+        def call(options: Any) -> int:
+            try:
+                return run(options)
+            except no as problem:
+                return fail(problem, EX_NO)
+            except problems as problem:
+                return fail(problem)
+
+        return call
+
+    return decorate
 
 
 def print_json(value: object) -> None:

@@ -15,7 +15,7 @@ import safetensors.numpy
 from defenses.screens.evidence import fit_evidence, measure_evidence
 from gateway.tools.init.init import RELEASE_KEY
 from gateway.tools.registry.interchange import InterchangeRefused, exported, read_model
-from gateway.tools.registry.registry import RegistryRefused, guarded, parse_version
+from gateway.tools.registry.registry import RegistryRefused, parse_version, saying
 from gateway.tools.samples import bundles_directory
 from gateway.tools.terminal import print_json
 from serving.bundles.bundle import assemble, load_bundle, read_bundle, read_keys
@@ -40,7 +40,7 @@ CALIBRATE_SHARE = 0.3
 POINTS = ((0.05, 59), (0.01, 299), (0.001, 2995))  # operating points, and the rows that promise them
 
 
-@guarded
+@saying
 def run_sign(options: SimpleNamespace) -> int:
     key = open_key(options.signing_key)
     signed = [(directory, sign_again(directory, key)) for directory in options.directories]
@@ -48,7 +48,7 @@ def run_sign(options: SimpleNamespace) -> int:
     return 0
 
 
-@guarded
+@saying
 def run_prototypes(options: SimpleNamespace) -> int:
     """Write a version of a bundle whose answers can name the nearest prototypes."""
     try:
@@ -68,7 +68,7 @@ def run_prototypes(options: SimpleNamespace) -> int:
     return 0
 
 
-@guarded
+@saying
 def run_wrap(options: SimpleNamespace) -> int:
     """Write the bundle of a model that somebody brings, with energies and a screen calibrated on a sample."""
     try:
@@ -113,7 +113,7 @@ def sample_of(file: Path) -> tuple[dict[str, Any], str]:
     return tensors, hashlib.sha256(data).hexdigest()
 
 
-@guarded
+@saying
 def run_export(options: SimpleNamespace) -> int:
     """Write a verified bundle in a layout of another server."""
     bundle = load_bundle(options.directory, trusted_keys(options))

@@ -31,7 +31,7 @@ from defenses.screens.trigger_fit import CleanRows, fit_trigger
 from gateway.tools.audit.verify import bar
 from gateway.tools.registry.bundles import LABELS, require_new, sample_of, told, trusted_keys, write
 from gateway.tools.registry.data import data_name
-from gateway.tools.registry.registry import RegistryRefused, guarded
+from gateway.tools.registry.registry import RegistryRefused, saying
 from serving.bundles.bundle import assemble, read_bundle, read_keys
 from serving.bundles.manifest import DATATYPES
 from serving.engines.inprocess import InProcessEngine
@@ -163,7 +163,7 @@ class Calibrated:
         return packed
 
 
-@guarded
+@saying
 def run_calibrate(options: SimpleNamespace) -> int:
     """Write the calibrated version, and say what was fitted and what could not be."""
     files = read_bundle(options.directory)

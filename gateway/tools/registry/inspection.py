@@ -16,7 +16,7 @@ from rich.table import Table
 
 from defenses.screens.inspection import Inspection, Outcome, inspect
 from gateway.tools.registry.bundles import trusted_keys
-from gateway.tools.registry.registry import RegistryRefused, guarded
+from gateway.tools.registry.registry import RegistryRefused, saying
 from gateway.tools.terminal import print_json
 from serving.bundles.bundle import load_bundle
 from serving.engines.inprocess import InProcessEngine
@@ -35,7 +35,7 @@ IMAGE_DIMS = 3
 COLOURS = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.REFUSE: "red"}
 
 
-@guarded
+@saying
 def run_inspect(options: SimpleNamespace) -> int:
     """Inspect a bundle on labelled rows, and say what was found."""
     bundle = load_bundle(options.directory, trusted_keys(options))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from defenses.errors import DefenseError
@@ -21,7 +20,7 @@ from gateway.policy.edit import edit
 from gateway.policy.load import load_policy, parse_policy, sign_checked
 from gateway.policy.promotion import rule_of
 from gateway.policy.signature import signature_path
-from gateway.tools.terminal import EX_NO, fail
+from gateway.tools.terminal import guarded
 from serving.bundles.bundle import load_bundle
 from serving.bundles.catalog import find_bundles
 from serving.errors import BundleRejected, ServingError
@@ -32,7 +31,7 @@ from serving.registry.proof import About, faults_of
 from serving.train.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -49,18 +48,8 @@ class RegistryRefused(Exception):
     """A verb does nothing, and says why."""
 
 
-def guarded(run: Callable[[SimpleNamespace], int]) -> Callable[[SimpleNamespace], int]:
-    """Say in a sentence what is wrong."""
-
-    def call(options: SimpleNamespace) -> int:
-        try:
-            return run(options)
-        except RegistryRefused as problem:
-            return fail(problem, EX_NO)
-        except (FileRejected, ServingError, RegistryError, TrainingError, DefenseError, OSError) as problem:
-            return fail(problem)
-
-    return call
+saying = guarded((RegistryRefused,), (FileRejected, ServingError, RegistryError, TrainingError, DefenseError))
+"""Decorates what runs a command of the registry."""
 
 
 @dataclass(frozen=True, slots=True)

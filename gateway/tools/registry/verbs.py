@@ -19,7 +19,7 @@ from gateway.policy.promotion import limits_of
 from gateway.tools.registry.bundles import trusted_keys
 from gateway.tools.registry.data import held_out, sample_of
 from gateway.tools.registry.evaluate import differing, evaluate, measured_again, strength_of
-from gateway.tools.registry.registry import RegistryRefused, approve, guarded, open_registry, parse_version, rewrite
+from gateway.tools.registry.registry import RegistryRefused, approve, open_registry, parse_version, rewrite, saying
 from gateway.tools.registry.view import (
     differences,
     render_differences,
@@ -64,7 +64,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-@guarded
+@saying
 def run_list(options: SimpleNamespace) -> int:
     versions = list(open_registry(options.file).versions())
     if options.json:
@@ -74,7 +74,7 @@ def run_list(options: SimpleNamespace) -> int:
     return 0
 
 
-@guarded
+@saying
 def run_evaluate(options: SimpleNamespace) -> int:
     registry, bundle, baseline, promotion = subjects(options)
     limits = registry.rule(bundle.name).limits if registry is not None and promotion is not None else Thresholds()
@@ -172,7 +172,7 @@ def approvals_in(directory: Path) -> Sequence[Path]:
     return [each for each in directory.glob("*.json") if each.name != EVALUATION_FILE]
 
 
-@guarded
+@saying
 def run_approve(options: SimpleNamespace) -> int:
     registry = open_registry(options.file)
     name, number = parse_version(options.version)
@@ -199,7 +199,7 @@ def require_repeatable(registry: Registry, bundle: Bundle, evaluation: Evaluatio
         raise RegistryRefused(f"measured again, the evaluation says something else: {', '.join(found)}")
 
 
-@guarded
+@saying
 def run_promote(options: SimpleNamespace) -> int:
     registry = open_registry(options.file)
     name, number = parse_version(options.version)
@@ -215,7 +215,7 @@ def run_promote(options: SimpleNamespace) -> int:
     return told(rewrite(registry, name, serve, release or None, options.key), options)
 
 
-@guarded
+@saying
 def run_rollback(options: SimpleNamespace) -> int:
     registry = open_registry(options.file)
     if "/" in options.version:
@@ -249,7 +249,7 @@ def told(policy: Policy, options: SimpleNamespace) -> int:
     return 0
 
 
-@guarded
+@saying
 def run_diff(options: SimpleNamespace) -> int:
     registry = open_registry(options.file)
     promotion = registry.model(options.model).promotion
@@ -265,7 +265,7 @@ def run_diff(options: SimpleNamespace) -> int:
     return 0
 
 
-@guarded
+@saying
 def run_key(options: SimpleNamespace) -> int:
     public = key_hex(make_key(options.out))
     if options.json:
