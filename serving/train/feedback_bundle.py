@@ -21,14 +21,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from serving.bundles.bundle import Bundle, assemble, read_bundle, read_keys
-from serving.bundles.manifest import MANIFEST_FILE
-from serving.bundles.signature import SIGNATURE_FILE
 from serving.engines import measure
 from serving.engines.inprocess import InProcessEngine
 from serving.train.errors import FeedbackRefused
 from serving.train.feedback import Head, LearnSettings, Measured, Rows, canary_triggers
 from serving.train.kiosk.data import Labelled, Splits, load_fashion_mnist, split
-from serving.train.pack import tensor_bytes
+from serving.train.pack import tensor_bytes, unsealed
 from serving.train.report import ScreenFitter
 
 GRAPH = "dense"
@@ -128,13 +126,13 @@ def candidate(
     accuracy = measure.accuracy(outputs[2]["probabilities"], labels)
     weights = safetensors.numpy.load(files[bundle.manifest["weights"]])
     weights |= {WEIGHT: learned.head.weight.astype(np.float32), BIAS: learned.head.bias.astype(np.float32)}
-    changed = {name: data for name, data in files.items() if name not in (MANIFEST_FILE, SIGNATURE_FILE)}
+    changed, before = unsealed(bundle, files)
     changed |= {
         bundle.manifest["graphs"][GRAPH]: graph,
         bundle.manifest["weights"]: tensor_bytes(weights),
         bundle.manifest["calibration"]: tensor_bytes(kept | evidence),
     }
-    manifest = _manifest(material, learned, version) | {"metrics": {"accuracy": accuracy, "rows": len(labels)}}
+    manifest = _manifest(material, learned, version, before) | {"metrics": {"accuracy": accuracy, "rows": len(labels)}}
     manifest["calibration_report"] = {**bundle.manifest.get("calibration_report", {}), "evidence": report}
     if "MODEL_CARD.md" in changed:
         changed["MODEL_CARD.md"] = _card(changed["MODEL_CARD.md"], material, learned, version, accuracy)
@@ -158,10 +156,9 @@ def _graph(graph: bytes, before: Head, after: Head) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _manifest(material: Material, learned: Learned, version: str) -> dict[str, Any]:
+def _manifest(material: Material, learned: Learned, version: str, before: dict[str, Any]) -> dict[str, Any]:
     bundle = material.bundle
-    manifest = {name: value for name, value in bundle.manifest.items() if name != "files"}
-    return manifest | {
+    return before | {
         "version": version,
         "training": {
             **bundle.manifest["training"],

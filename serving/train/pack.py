@@ -59,6 +59,12 @@ def tensor_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return bytes(safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
+def unsealed(bundle: Bundle, files: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return the files and the manifest, neither sealed nor listed, that another version of a bundle is made from."""
+    kept = {name: data for name, data in files.items() if name not in (MANIFEST_FILE, SIGNATURE_FILE)}
+    return kept, {name: value for name, value in bundle.manifest.items() if name != "files"}
+
+
 def write_rows(path: Path, tensors: Mapping[str, NDArray[Any]], licence: str) -> None:
     """Write rows as safetensors, with the licence that they are under: for demonstrations, and where data are not."""
     path.parent.mkdir(parents=True, exist_ok=True)

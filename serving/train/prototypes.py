@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.bundles.bundle import Bundle
-from serving.bundles.manifest import MANIFEST_FILE, PROTOTYPES, TensorSpec
-from serving.bundles.signature import SIGNATURE_FILE
+from serving.bundles.manifest import PROTOTYPES, TensorSpec
 from serving.engines.inprocess import InProcessEngine
 from serving.registry.dataset import Dataset
 from serving.registry.measure import predictions
 from serving.train.errors import PrototypesRefused
-from serving.train.pack import tensor_bytes
+from serving.train.pack import tensor_bytes, unsealed
 
 PLACES, DISTANCES = "prototypes", "prototype_distances"
 PROTOTYPES_FILE = "prototypes.safetensors"
@@ -95,7 +94,8 @@ def with_prototypes(
     outputs = (*bundle.outputs, TensorSpec(PLACES, "INT64", (-1, nearest), 0.0, float(len(chosen) - 1)))
     outputs += (TensorSpec(DISTANCES, "FP32", (-1, nearest), 0.0),)
     after = replace(bundle, outputs=outputs, graphs={GRAPH: changed})
-    manifest = _manifest(bundle, outputs, wanted)
+    kept, before = unsealed(bundle, files)
+    manifest = _manifest(bundle, before, outputs, wanted)
     manifest["metrics"][PROTOTYPES] = _measured(bundle, after, data, chosen, scores)
     manifest["data"][PROTOTYPES] = {
         "file": data.file,
@@ -104,7 +104,6 @@ def with_prototypes(
         "labels": data.labels[chosen].tolist(),
     }
     exemplars = {name: array[chosen] for name, array in data.inputs.items()} | {"labels": data.labels[chosen]}
-    kept = {name: content for name, content in files.items() if name not in (MANIFEST_FILE, SIGNATURE_FILE)}
     return {**kept, graph: changed, PROTOTYPES_FILE: tensor_bytes(exemplars)}, manifest
 
 
@@ -170,8 +169,9 @@ def _graph(graph: bytes, latent: str, prototypes: NDArray[np.float32], nearest: 
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _manifest(bundle: Bundle, outputs: tuple[TensorSpec, ...], wanted: Wanted) -> dict[str, Any]:
-    manifest = {name: value for name, value in bundle.manifest.items() if name != "files"}
+def _manifest(
+    bundle: Bundle, manifest: dict[str, Any], outputs: tuple[TensorSpec, ...], wanted: Wanted
+) -> dict[str, Any]:
     return manifest | {
         "version": wanted.version,
         "outputs": [asdict(spec) for spec in outputs],

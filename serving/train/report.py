@@ -92,7 +92,7 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """Outputs on the test rows and on strange rows by kind, the screen's arrays and report, and the first metrics."""
 
     engine: InProcessEngine
@@ -113,7 +113,7 @@ def measure_model(
     test: NDArray[Any],
     strange: Mapping[str, NDArray[Any]],
     usual: str,
-) -> Measured:
+) -> Measurement:
     """Ask the graph, calibrate the screen, and measure what all recipes publish.
 
     Args:
@@ -145,7 +145,7 @@ def measure_model(
             for kind, seen in {usual: outputs, **kinds}.items()
         },
     }
-    return Measured(engine, outputs, kinds, calibration, evidence, metrics)
+    return Measurement(engine, outputs, kinds, calibration, evidence, metrics)
 
 
 def at_least(name: str, value: float, bound: float) -> dict[str, Any]:

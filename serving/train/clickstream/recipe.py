@@ -87,7 +87,7 @@ def train_clickstream(settings: ClickstreamSettings, screen: ScreenFitter, conso
     model = _fit(parts, settings, data.sha256, console)
     signature = click_signature(model.net)
     with console.status("measuring"):
-        found = measure_model(
+        measurement = measure_model(
             signature,
             model.graph,
             screen,
@@ -97,24 +97,26 @@ def train_clickstream(settings: ClickstreamSettings, screen: ScreenFitter, conso
             strange=strange_sequences(parts.test.ids, settings.loop.seed),
             usual=USUAL,
         )
-        metrics = click_metrics(model, parts.test, found)
+        metrics = click_metrics(model, parts.test, measurement)
     manifest = signature.manifest(
         data=click_lineage(data, parts, settings.loop.seed),
         training=click_training(model, settings.loop, smoke=settings.smoke),
         metrics=metrics,
-        evidence=found.evidence,
+        evidence=measurement.evidence,
         gates=click_gates(settings.gates, metrics),
     )
     if settings.plots is not None:
         stem, error = settings.plots / "clickstream", metrics["next_click"]["calibration_error"]
         plots.draw_click_curves(model.history, settings.plots / "clickstream-curves.png")
-        plots.draw_outputs(stem, "test events", parts.test.labels, error, test=found.test, strange=found.strange)
+        plots.draw_outputs(
+            stem, "test events", parts.test.labels, error, test=measurement.test, strange=measurement.strange
+        )
     return write_trained(
         settings.bundle,
         manifest,
         graph=model.graph,
         weights=_weights(model),
-        calibration=found.calibration,
+        calibration=measurement.calibration,
         card=write_card(manifest),
         key=key,
         public=settings.signing_key.with_suffix(".pub"),

@@ -15,7 +15,7 @@ from serving.train.clickstream.ecom import ECOM, EVENTS, IDS, LENGTH, PADDING, S
 from serving.train.clickstream.loop import ClickEpoch, ClickSettings, predict_clicks
 from serving.train.clickstream.network import ClickNet
 from serving.train.density import Gaussian
-from serving.train.report import Measured, Outputs, Signature, at_least, code_versions, served_gates
+from serving.train.report import Measurement, Outputs, Signature, at_least, code_versions, served_gates
 
 USUAL = "sessions"
 RESAMPLES = 1000
@@ -66,9 +66,9 @@ def click_signature(net: ClickNet) -> Signature:
     )
 
 
-def click_metrics(model: TrainedClicks, test: Clicks, found: Measured) -> dict[str, Any]:
+def click_metrics(model: TrainedClicks, test: Clicks, measurement: Measurement) -> dict[str, Any]:
     """Measure the prediction on the test rows, beside what all recipes measure."""
-    probabilities, own = found.test["probabilities"], np.arange(len(test))
+    probabilities, own = measurement.test["probabilities"], np.arange(len(test))
     prior = model.net.log_prior.double().numpy()[test.ids[:, -1]]
     loss, markov = -np.log(probabilities.astype(np.float64))[own, test.labels], -prior[own, test.labels]
     return {
@@ -80,9 +80,9 @@ def click_metrics(model: TrainedClicks, test: Clicks, found: Measured) -> dict[s
             "markov_log_loss": float(markov.mean()),
             "gain_interval": by_sessions(markov - loss, test.sessions),
         },
-        "latent_rank": effective_rank(found.test["embedding"]),
-        "parity": _parity(model.net, test, found.test),
-        **found.metrics,
+        "latent_rank": effective_rank(measurement.test["embedding"]),
+        "parity": _parity(model.net, test, measurement.test),
+        **measurement.metrics,
     }
 
 

@@ -102,7 +102,7 @@ def train_kiosk(settings: KioskSettings, screen: ScreenFitter, console: Console)
     model = _fit(parts, settings, data, console)
     signature = signature_of(model)
     with console.status("measuring"):
-        found = measure_model(
+        measurement = measure_model(
             signature,
             model.graph,
             screen,
@@ -112,14 +112,14 @@ def train_kiosk(settings: KioskSettings, screen: ScreenFitter, console: Console)
             strange=foreign_images(test.images, settings.loop.seed),
             usual=USUAL,
         )
-        metrics = metrics_of(model, test, found)
+        metrics = metrics_of(model, test, measurement)
         if settings.robust is not None:
             metrics["robustness"] = under_attack(model.net, test, settings.attacked, settings.robust.seed)
     manifest = signature.manifest(
         data=lineage_of(data, parts, test),
         training=training_of(model, smoke=settings.smoke),
         metrics=metrics,
-        evidence=found.evidence,
+        evidence=measurement.evidence,
         gates=gates_of(settings.gates, metrics),
     )
     if settings.plots is not None:
@@ -127,13 +127,13 @@ def train_kiosk(settings: KioskSettings, screen: ScreenFitter, console: Console)
         stem, error = settings.plots / name, metrics["calibration_error"]
         plots.draw_curves(model.history, metrics["accuracy"], settings.plots / f"{name}-curves.png")
         plots.draw_confusion(np.array(metrics["confusion"]), CLASS_NAMES, settings.plots / f"{name}-confusion.png")
-        plots.draw_outputs(stem, "test images", test.labels, error, test=found.test, strange=found.strange)
+        plots.draw_outputs(stem, "test images", test.labels, error, test=measurement.test, strange=measurement.strange)
     return write_trained(
         settings.bundle,
         manifest,
         graph=model.graph,
         weights=_weights(model),
-        calibration=found.calibration,
+        calibration=measurement.calibration,
         card=write_card(manifest),
         key=key,
         public=settings.signing_key.with_suffix(".pub"),

@@ -18,7 +18,7 @@ from serving.train.kiosk.loop import EpochReport, predict
 from serving.train.kiosk.network import MIDDLE, KioskNet
 from serving.train.kiosk.robust import RobustEpoch
 from serving.train.kiosk.robustness import PGD_STEPS
-from serving.train.report import Measured, Signature, at_least, code_versions, served_gates
+from serving.train.report import Measurement, Signature, at_least, code_versions, served_gates
 
 USUAL = "products"
 
@@ -84,9 +84,9 @@ def draft(model: Trained) -> Bundle:
     return signature_of(model).draft(model.graph)
 
 
-def metrics_of(model: Trained, test: Labelled, found: Measured) -> dict[str, Any]:
+def metrics_of(model: Trained, test: Labelled, measurement: Measurement) -> dict[str, Any]:
     """Measure the prediction on the test rows, beside what all recipes measure."""
-    probabilities = found.test["probabilities"]
+    probabilities = measurement.test["probabilities"]
     counts = measure.confusion(probabilities, test.labels)
     _, logits = predict(model.net, test)
     return {
@@ -94,8 +94,8 @@ def metrics_of(model: Trained, test: Labelled, found: Measured) -> dict[str, Any
         "calibration_error": measure.calibration_error(probabilities, test.labels),
         "recall": dict(zip(CLASS_NAMES, (np.diag(counts) / counts.sum(axis=1)).tolist(), strict=True)),
         "confusion": counts.tolist(),
-        "parity": float(np.abs(logits.numpy() - found.test["logits"]).max()),
-        **found.metrics,
+        "parity": float(np.abs(logits.numpy() - measurement.test["logits"]).max()),
+        **measurement.metrics,
     }
 
 
@@ -130,14 +130,14 @@ def training_of(model: Trained, *, smoke: bool) -> dict[str, Any]:
 
 def gates_of(gates: Gates, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Hold the metrics against their bounds."""
-    found = [
+    results = [
         at_least("accuracy", metrics["accuracy"], gates.accuracy_min),
         *served_gates(metrics, USUAL, gates),
     ]
     if gates.robust_accuracy_min:
         robust = robust_accuracy(metrics["robustness"])
-        found.append(at_least("robust_accuracy", robust, gates.robust_accuracy_min))
-    return found
+        results.append(at_least("robust_accuracy", robust, gates.robust_accuracy_min))
+    return results
 
 
 def robust_accuracy(robustness: Mapping[str, Any]) -> float:

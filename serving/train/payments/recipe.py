@@ -94,7 +94,7 @@ def train_payments(settings: PaymentsSettings, screen: ScreenFitter, console: Co
         model, crossed = _fit(data, parts, settings, show)
     signature, test = signature_of(model), data.take(parts.test)
     with console.status("measuring"):
-        found = measure_model(
+        measurement = measure_model(
             signature,
             model.graph,
             screen,
@@ -104,14 +104,14 @@ def train_payments(settings: PaymentsSettings, screen: ScreenFitter, console: Co
             strange=strange_applications(settings.schema, test.features, settings.seed),
             usual=USUAL,
         )
-        metrics = metrics_of(model, test, found)
+        metrics = metrics_of(model, test, measurement)
     manifest = signature.manifest(
         data=lineage_of(model.schema, data, parts),
         training=training_of(
             model, seed=settings.seed, decision=settings.decision, masked=settings.masked, smoke=settings.smoke
         ),
         metrics=metrics,
-        evidence=found.evidence,
+        evidence=measurement.evidence,
         gates=gates_of(settings.gates, metrics),
     ) | {"reasons": reasons_of(model)}
     if settings.plots is not None:
@@ -119,13 +119,15 @@ def train_payments(settings: PaymentsSettings, screen: ScreenFitter, console: Co
         stem, error = settings.plots / "payments", metrics["calibration_error"]
         plots.draw_choice(model.model.path, model.surprise.history, settings.plots / "payments-curves.png")
         plots.draw_terms(model.model.terms, levels, settings.plots / "payments-terms.png")
-        plots.draw_outputs(stem, "test applications", test.labels, error, test=found.test, strange=found.strange)
+        plots.draw_outputs(
+            stem, "test applications", test.labels, error, test=measurement.test, strange=measurement.strange
+        )
     return write_trained(
         settings.bundle,
         manifest,
         graph=model.graph,
         weights=weights_of(model),
-        calibration=found.calibration,
+        calibration=measurement.calibration,
         card=write_card(manifest),
         key=key,
         public=settings.signing_key.with_suffix(".pub"),

@@ -17,7 +17,7 @@ from serving.train.payments.data import LICENCE, SOURCE, Applications, Parts, so
 from serving.train.payments.graph import reasons_shown
 from serving.train.payments.masked import MaskedSettings, Surprise
 from serving.train.payments.schema import MISSING, Schema
-from serving.train.report import Measured, Signature, at_least, at_most, code_versions, served_gates
+from serving.train.report import Measurement, Signature, at_least, at_most, code_versions, served_gates
 from serving.train.run import arrays_of
 
 INPUT, USUAL = "features", "applications"
@@ -77,9 +77,9 @@ def signature_of(trained: TrainedPayments) -> Signature:
     )
 
 
-def metrics_of(trained: TrainedPayments, test: Applications, found: Measured) -> dict[str, Any]:
+def metrics_of(trained: TrainedPayments, test: Applications, measurement: Measurement) -> dict[str, Any]:
     """Measure decision and explanation on the test rows, beside what all recipes measure."""
-    outputs = found.test
+    outputs = measurement.test
     logit, probabilities = outputs["logit"], outputs["probabilities"]
     bad = test.labels == 1
     total = trained.model.intercept + outputs["contributions"].astype(np.float64).sum(axis=1)
@@ -92,9 +92,9 @@ def metrics_of(trained: TrainedPayments, test: Applications, found: Measured) ->
         "confusion": measure.confusion(probabilities, test.labels).tolist(),
         "terms": len(trained.model.terms),
         "sum_apart": float(np.abs(total - logit).max()),
-        "wrong_way": wrong_way(trained, found.engine, test.features),
+        "wrong_way": wrong_way(trained, measurement.engine, test.features),
         "parity": float(np.abs(own - logit).max()),
-        **found.metrics,
+        **measurement.metrics,
     }
 
 
