@@ -40,7 +40,6 @@ from serving.train.feedback import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -178,7 +177,7 @@ def latents_of(directory: Path, model: Model, rows: NDArray[np.float32]) -> NDAr
 def trial(world: World, liars: Liars, seed: int, *, defended: bool) -> Finding:
     """Run all rounds, and measure what is then served."""
     rng = np.random.default_rng((seed, LIARS.index(liars), defended))
-    tally = (defended_rounds if defended else open_rounds)(world, liars, rng)
+    tally = all_rounds(world, liars, rng, defended=defended)
     sizes, test = world.sizes, world.test
     before, after, ungated = (
         head.logits(test.latents).argmax(axis=1) == test.labels for head in (world.head, tally.head, tally.ungated)
@@ -210,39 +209,27 @@ def trial(world: World, liars: Liars, seed: int, *, defended: bool) -> Finding:
     )
 
 
-def rounds_of(world: World, liars: Liars, tally: Tally, rng: np.random.Generator) -> Iterator[Said]:
-    """Yield what is said in each round, to the head that is served by then."""
-    order = rng.permutation(len(world.stream.labels))
-    for number in range(world.sizes.rounds):
-        said = said_in_round(world, liars, tally.head, order=order, number=number, rng=rng)
-        tally.lies += int(said.lies.sum())
-        tally.truths += int((~said.lies).sum())
-        yield said
-
-
-def open_rounds(world: World, liars: Liars, rng: np.random.Generator) -> Tally:
-    """Learn from all that is said."""
-    tally = Tally(world.head, world.head)
-    for said in rounds_of(world, liars, tally, rng):
-        tally.head = tally.ungated = fine_tune(tally.head, None, said.rows, NAIVE)
-    tally.lies_learned, tally.truths_learned = tally.lies, tally.truths
-    return tally
-
-
-def defended_rounds(world: World, liars: Liars, rng: np.random.Generator) -> Tally:
-    """Learn from what the gateway and the trainer let through."""
+def all_rounds(world: World, liars: Liars, rng: np.random.Generator, *, defended: bool) -> Tally:
+    """Learn round after round: from all that is said, or from what the gateway and the trainer let through."""
     tally = Tally(world.head, world.head)
     started = measured(world.head, world.held_out, world.triggered)
     alone = fine_tune(world.head, None, world.trusted, LearnSettings())
     twin = measured(alone, world.held_out, world.triggered)
-    for said in rounds_of(world, liars, tally, rng):
-        kept = kept_of(world, said, rng)
+    order = rng.permutation(len(world.stream.labels))
+    for number in range(world.sizes.rounds):
+        said = said_in_round(world, liars, tally.head, order=order, number=number, rng=rng)
+        kept = kept_of(world, said, rng) if defended else np.ones(len(said.who), bool)
         items = Rows(said.rows.latents[kept], said.rows.labels[kept])
-        tally.ungated = fine_tune(tally.ungated, world.trusted, items, LearnSettings())
-        candidate = fine_tune(tally.head, world.trusted, items, LearnSettings())
-        if objection(started, measured(candidate, world.held_out, world.triggered), twin, Limits()):
-            tally.thrown_out += 1
-            continue
+        tally.lies += int(said.lies.sum())
+        tally.truths += int((~said.lies).sum())
+        if defended:
+            tally.ungated = fine_tune(tally.ungated, world.trusted, items, LearnSettings())
+            candidate = fine_tune(tally.head, world.trusted, items, LearnSettings())
+            if objection(started, measured(candidate, world.held_out, world.triggered), twin, Limits()):
+                tally.thrown_out += 1
+                continue
+        else:
+            candidate = tally.ungated = fine_tune(tally.head, None, items, NAIVE)
         tally.head = candidate
         tally.lies_learned += int(said.lies[kept].sum())
         tally.truths_learned += int((~said.lies[kept]).sum())
