@@ -187,6 +187,7 @@ def _script(
 ) -> Launch:
     """A file of servers/, under the peer's interpreter or ours; `model` has it run the kiosk's graph."""
     reply = place.directory / "reply"
+    place.directory.mkdir(parents=True, exist_ok=True)
     reply.write_bytes(echo_reply())
     port, python = free_pair(), peers.interpreter(place.peers, peer) if peer else sys.executable
     command = [str(python), str(peers.script(file)), "--port", str(port), "--reply", str(reply)]
