@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import sys
 import tomllib
-from collections import Counter
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -99,15 +98,15 @@ def exceptions() -> list[str]:
     return [ignored for contract in contracts for ignored in contract.get("ignore_imports", [])]
 
 
-def arrows(graph: Graph) -> Counter[tuple[str, str]]:
-    """Return how many modules of one room import from another room of the same package."""
-    counted: Counter[tuple[str, str]] = Counter()
+def arrows(graph: Graph) -> set[tuple[str, str]]:
+    """Return which room imports from which other of the same package."""
+    found: set[tuple[str, str]] = set()
     for name, others in graph.items():
         for other in others:
             here, there = name.split(".")[:2], other.split(".")[:2]
             if here != there and here[0] == there[0] and len(here) == len(there) == 2:
-                counted[".".join(here), ".".join(there)] += 1
-    return counted
+                found.add((".".join(here), ".".join(there)))
+    return found
 
 
 class Box(NamedTuple):
@@ -117,14 +116,11 @@ class Box(NamedTuple):
     y: int
 
 
-BOX_WIDTH, BOX_HEIGHT, GAP, COLUMN, TOP = 112, 40, 14, 300, 64
+BOX_WIDTH, BOX_HEIGHT, GAP, COLUMN, TOP = 112, 28, 16, 300, 64
 
 
 def picture(graph: Graph) -> str:
     """Return the rooms in their order, with the imports between them, as SVG."""
-    sizes: Counter[str] = Counter()
-    for name, path in modules().items():
-        sizes[".".join(name.split(".")[:2])] += path.read_text(encoding="utf-8").count("\n")
     boxes: dict[str, Box] = {}
     parts: list[str] = []
     height = 0
@@ -137,33 +133,30 @@ def picture(graph: Graph) -> str:
                 boxes[f"{package}.{room}"] = Box(x, y)
                 y += BOX_HEIGHT + (2 if room != layer[-1] else GAP)
         height = max(height, y)
-    for (room, other), count in sorted(arrows(graph).items()):
+    for room, other in sorted(arrows(graph)):
         if room in boxes and other in boxes:
-            parts.append(_arrow(boxes[room], boxes[other], count, f"{room} imports {other} in {count} places"))
+            parts.append(_arrow(boxes[room], boxes[other], f"{room} imports {other}"))
     for room, (x, y) in boxes.items():
         name = room.split(".")[1]
         parts.append(f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="4"/>')
-        parts.append(f'<text x="{x + 8}" y="{y + 17}">{escape(name)}</text>')
-        parts.append(f'<text class="size" x="{x + 8}" y="{y + 32}">{sizes[room]:,} lines</text>')
+        parts.append(f'<text x="{x + 8}" y="{y + 18}">{escape(name)}</text>')
     width = 16 + COLUMN * len(order())
     style = (
         "text{font:13px sans-serif;fill:#1c2733}.package{font-size:17px;font-weight:bold}"
-        ".size{font-size:11px;fill:#5a6b7b}rect{fill:#eef3f8;stroke:#7f95aa}"
-        "path{fill:none;stroke:#3d6fa5;stroke-opacity:.4}.up{stroke:#c0392b;stroke-opacity:1}"
+        "rect{fill:#eef3f8;stroke:#7f95aa}"
+        "path{fill:none;stroke:#3d6fa5;stroke-opacity:.4;stroke-width:1.5}.up{stroke:#c0392b;stroke-opacity:1}"
     )
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">'
     title = "<title>The rooms of each package in their order; every import between rooms points down</title>"
     return "\n".join([head, title, f"<style>{style}</style>", *parts, "</svg>", ""])
 
 
-def _arrow(source: Box, target: Box, count: int, label: str) -> str:
-    """Return a bow on the right of the column, as wide as there are imports; one that points up is red."""
+def _arrow(source: Box, target: Box, label: str) -> str:
+    """Return a bow on the right of the column; one that points up is red."""
     x, y1, y2 = source.x + BOX_WIDTH, source.y + BOX_HEIGHT // 2 + 6, target.y + BOX_HEIGHT // 2 - 6
     bend = min(150, 24 + abs(y2 - y1) // 4)
     kind = ' class="up"' if y2 < y1 else ""
-    width = round(min(6.0, 0.8 + count / 12), 1)
-    path = f"M{x},{y1} C{x + bend},{y1} {x + bend},{y2} {x},{y2}"
-    return f'<path{kind} d="{path}" stroke-width="{width}"><title>{escape(label)}</title></path>'
+    return f'<path{kind} d="M{x},{y1} C{x + bend},{y1} {x + bend},{y2} {x},{y2}"><title>{escape(label)}</title></path>'
 
 
 def main(arguments: list[str]) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from gateway import errors
@@ -61,7 +61,7 @@ def site_of(build: str, config_digest: str, gateway: str) -> Site:
     return Site(build, config_digest, gateway, head, quoted(gateway))
 
 
-class Phase(IntEnum):
+class Phase(Enum):
     """How far the leaf of a record is. It only goes forward, but for a batch that gives its items back."""
 
     OPEN = 0  # nobody has taken on the duty to write it
@@ -149,16 +149,17 @@ class Record:
     @property
     def claimed(self) -> bool:
         """Whether somebody has taken on the duty to write the leaf."""
-        return self.phase >= Phase.CLAIMED
+        return self.phase is not Phase.OPEN
 
     @property
     def settled(self) -> bool:
         """Whether the sink has said what became of the leaf."""
-        return self.phase == Phase.SETTLED
+        return self.phase is Phase.SETTLED
 
     def claim(self) -> None:
         """Take on the duty to write the leaf."""
-        self.phase = max(self.phase, Phase.CLAIMED)
+        if self.phase is Phase.OPEN:
+            self.phase = Phase.CLAIMED
 
     def durable(self, receipt: Receipt, offset: int = 0) -> None:
         """The leaf is durable, as entry `offset` of those that the receipt is for."""
